@@ -1,0 +1,1 @@
+"""Open-H1R: train, study and serve small hybrid reasoning models."""

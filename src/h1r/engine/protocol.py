@@ -1,0 +1,91 @@
+"""What every engine promises: prompts in, traces out. Names follow vLLM, so that one engine swaps for another.
+
+`scaling` and `evals` know engines only by this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from h1r.records import Trace
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample one request. Raises `ValueError` at construction for values that cannot work.
+
+    n: traces per prompt, which share one prefill. temperature 0 is greedy. `seed`: trace j of a request draws from the
+    stream `seed + j`, whatever else is in the batch. `stop`: strings that end a trace, kept out of its text (their
+    tokens stay in `token_ids`). `stop_token_ids`: in addition to the model's own end tokens.
+
+    DeepConf (arXiv 2508.15260): `confidence_top_k` tokens enter each token confidence; once `confidence_window` tokens
+    exist, the trace ends when their mean confidence falls below `confidence_threshold` (nats; None: never).
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    confidence_top_k: int = 20
+    confidence_window: int = 2048
+    confidence_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "n": self.n >= 1,
+            "temperature": self.temperature >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "top_k": self.top_k >= 0,
+            "min_p": 0 <= self.min_p <= 1,
+            "max_tokens": self.max_tokens >= 1,
+            "confidence_top_k": self.confidence_top_k >= 1,
+            "confidence_window": self.confidence_window >= 1,
+        }
+        for name, ok in checks.items():
+            if not ok:
+                raise ValueError(f"SamplingParams.{name} = {getattr(self, name)!r} is out of range")
+
+    @property
+    def filters(self) -> bool:
+        """Whether sampling renormalises over a subset, which biases importance ratios (no RL on such traces)."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+Prompt = Sequence[int]
+"""A prompt is its token ids: the chat template is applied once, by whoever knows the tokenizer."""
+
+
+class Engine(Protocol):
+    """A generator of traces. Implementations are not thread-safe; one caller drives one engine."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Trace]:
+        """All traces, ordered by (prompt_index, sample_index). One `SamplingParams`, or one per prompt."""
+        ...
+
+    def stream(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[Trace]:
+        """The same traces, each as soon as it ends. Closing the iterator cancels what still runs."""
+        ...
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        """Ends the running and waiting traces of one prompt of the stream in progress and returns the running ones
+        as they stand (finish_reason "cancelled"), so that every token spent is counted. They are not yielded again."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | str | Path) -> None:
+        """Takes new weights (a state dict of the model, or a checkpoint directory) for all later requests."""
+        ...

@@ -1,0 +1,197 @@
+"""The only shapes that cross room borders: Problem, Trace, Verdict, Sample.
+
+Each is one JSON line on disk. `read_jsonl` and `write_jsonl` are the only readers and writers of such files, so that a
+malformed line is treated the same way everywhere: counted, set aside beside its source, never silently skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from h1r.errors import UserError
+
+FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
+DifficultyClass = Literal["easy", "medium", "hard"]
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(slots=True)
+class Problem:
+    """A question with a reference answer and the name of the verifier that can read it.
+
+    `metadata` is what that verifier needs beyond the reference answer (for `reasoning_gym`: the item's own entry);
+    `difficulty` holds the knobs the problem was made with, or published difficulty labels.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    id: str
+    question: str
+    answer: str
+    verifier: str = "math"
+    family: str = "default"
+    category: str = "default"
+    source: str = ""
+    difficulty: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One generated answer. Per-token lists have the length of `token_ids`.
+
+    `logprobs` are nats under the sampling-free distribution (temperature 1, no filter). `sampling_logprobs` are nats
+    under the temperature-scaled distribution that was sampled from, before any top-k/top-p/min-p filter; it equals
+    `logprobs` at temperature 1. `confidences` is DeepConf's token confidence: the negative mean log-probability of the
+    top-k tokens (arXiv 2508.15260), nats. `finish_reason`: "stop" an end token or stop string, "length" the token
+    limit, "confidence" DeepConf's early stop, "cancelled" by the caller, "error" see `error`.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    prompt_index: int
+    sample_index: int
+    token_ids: list[int]
+    text: str
+    logprobs: list[float]
+    sampling_logprobs: list[float]
+    confidences: list[float]
+    finish_reason: FinishReason
+    seed: int = 0
+    problem_id: str = ""
+    error: str | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a verifier says of one answer. `reward` is in [0, 1]; `parts` names what it is made of."""
+
+    __pydantic_config__ = _STRICT
+
+    reward: float
+    parts: dict[str, float] = field(default_factory=dict)
+    extracted: str | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Message:
+    """One chat turn. `thinking` is the reasoning of an assistant turn, without its tags."""
+
+    __pydantic_config__ = _STRICT
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    thinking: str | None = None
+
+
+@dataclass(slots=True)
+class Sample:
+    """One training conversation. `weight` multiplies its token losses (difficulty weighting, paper section 2)."""
+
+    __pydantic_config__ = _STRICT
+
+    problem_id: str
+    messages: list[Message]
+    family: str = "default"
+    category: str = "default"
+    weight: float = 1.0
+    difficulty_class: DifficultyClass = "medium"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+Record = TypeVar("Record", Problem, Trace, Verdict, Sample)
+
+
+def normalise_text(text: str) -> str:
+    """Case, whitespace and punctuation that do not change the content are removed, digits and operators stay."""
+    return re.sub(r"\s+", " ", re.sub(r"[`\"',;:?!]", " ", text.lower())).strip(" .")
+
+
+def content_id(question: str) -> str:
+    """A stable 16-hex-digit id of a question's content: the same question gets the same id from any source."""
+    return hashlib.sha256(normalise_text(question).encode()).hexdigest()[:16]
+
+
+def to_json(record: Any) -> str:
+    """One JSON line of a record (no newline)."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+@dataclass(slots=True)
+class BadLine:
+    """A line that could not be read: where it stands and why."""
+
+    path: str
+    line: int
+    why: str
+    text: str
+
+
+def read_jsonl(path: str | Path, kind: type[Record], bad: list[BadLine] | None = None) -> Iterator[Record]:
+    """Yields the records of a JSONL file in order.
+
+    A malformed line is appended to `bad`; with `bad=None` it raises `UserError` naming the file and the line. A missing
+    file always raises.
+    """
+    adapter = TypeAdapter(kind)
+    for number, text in read_lines(path):
+        try:
+            yield adapter.validate_json(text)
+        except ValidationError as error:
+            line = BadLine(str(path), number, first_problem(error), text[:2000])
+            if bad is None:
+                raise UserError(
+                    f"{path}, line {number}: {line.why}; mend or delete the line (a {kind.__name__} is expected)"
+                ) from None
+            bad.append(line)
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of every line of a UTF-8 file; bytes that are not UTF-8 become U+FFFD."""
+    try:
+        handle = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by the with below
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    with handle:
+        for number, text in enumerate(handle, 1):
+            yield number, text.rstrip("\r\n")
+
+
+def write_jsonl(path: str | Path, records: Iterable[Any]) -> int:
+    """Writes records (dataclasses or dicts) as JSONL and returns how many; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    count = 0
+    with open(partial, "w", encoding="utf-8") as handle:
+        for record in records:
+            handle.write(json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else to_json(record))
+            handle.write("\n")
+            count += 1
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+    return count
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a pydantic error as a phrase: `key: what is wrong`."""
+    detail = error.errors()[0]
+    place = ".".join(str(part) for part in detail["loc"])
+    return f"{place}: {detail['msg']}" if place else detail["msg"]

@@ -1,0 +1,222 @@
+"""A run directory: everything that one recipe produced, in files a person can open.
+
+    runs/NAME/
+      recipe.json            the resolved recipe
+      attempts.jsonl         one line per start: stage, time, code version, command line
+      stages.json            per stage: wall_seconds, peak_rss_bytes
+      STAGE/                 what one stage wrote: metrics.jsonl, checkpoints/, model/, *.jsonl
+      report.html report.json
+
+Files are written atomically (temporary name, fsync, rename), so a `kill -9` leaves the old state or the new, never half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from h1r.config import Recipe
+from h1r.errors import UserError
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON so that the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as handle:
+        json.dump(value, handle, indent=1, ensure_ascii=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON; a missing or malformed file raises `UserError`."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; has the stage that writes it run?") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); delete it and run its stage again"
+        ) from None
+
+
+def code_version() -> dict[str, str]:
+    """The package version and, in a git checkout, the commit (with `+changes` when the tree is dirty)."""
+    try:
+        found = {"h1r": version("open-h1r")}
+    except PackageNotFoundError:
+        found = {"h1r": "unknown"}
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        found["commit"] = git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return found
+
+
+def peak_rss_bytes() -> int:
+    """The peak resident memory of this process and of the largest child that has ended, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path, recipe: Recipe) -> Run:
+        """Opens a run directory for `recipe`, creating it when it is new.
+
+        An existing directory that holds another recipe is refused: mixing two recipes in one run would make its report
+        a lie. `Recipe.name` and output paths are not compared.
+        """
+        run = cls(Path(path))
+        run.path.mkdir(parents=True, exist_ok=True)
+        resolved = recipe.model_dump(mode="json")
+        stored = run.path / "recipe.json"
+        if stored.exists() and (difference := _first_difference(read_json(stored), resolved)):
+            raise UserError(
+                f"{stored} was made by another recipe (they differ in {difference}); "
+                "give another --out, or delete that directory to start again"
+            )
+        write_json(stored, resolved)
+        return run
+
+    def stage(self, name: str) -> Path:
+        """The directory of one stage, created when missing."""
+        directory = self.path / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def need(self, relative: str, made_by: str) -> Path:
+        """The path of a file another stage must have written; `UserError` names the command that makes it."""
+        path = self.path / relative
+        if not path.exists():
+            raise UserError(f"{path} is missing; run `h1r {made_by}` first")
+        return path
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the wall time and peak memory of the block to stages.json, also when the block fails."""
+        self._log_attempt(stage)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            path = self.path / "stages.json"
+            stages = read_json(path) if path.exists() else {}
+            before = stages.get(stage, {}).get("wall_seconds", 0.0)
+            stages[stage] = {
+                "wall_seconds": round(before + time.monotonic() - start, 3),
+                "peak_rss_bytes": peak_rss_bytes(),
+            }
+            write_json(path, stages)
+
+    def _log_attempt(self, stage: str) -> None:
+        line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version()}
+        with open(self.path / "attempts.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+
+class Metrics:
+    """`metrics.jsonl`: one flat JSON object per step, flushed at once.
+
+    On resume at step N, lines of step N and later (written by the attempt that died) are cut off, so that a step has
+    one line.
+    """
+
+    def __init__(self, path: str | Path, start_step: int = 0) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(self.path) if line["step"] < start_step] if self.path.exists() else []
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self.path)
+        self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the stage
+
+    def log(self, step: int, **values: float | int | None) -> None:
+        self._handle.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        self._handle.flush()
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a torn last line (the writer was killed) is left out."""
+    lines = []
+    for text in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Checkpoints:
+    """`checkpoints/step_00000100/` directories, each written whole or not at all, the newest `keep` kept."""
+
+    def __init__(self, stage: Path, keep: int = 2) -> None:
+        self.directory = stage / "checkpoints"
+        self.keep = keep
+
+    def save(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Calls `write(directory)` on a temporary directory and renames it to its final name."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        final = self.directory / f"step_{step:08d}"
+        partial = self.directory / f".step_{step:08d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        write(partial)
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for old in self._steps()[: -self.keep]:
+            shutil.rmtree(self.directory / f"step_{old:08d}", ignore_errors=True)
+        return final
+
+    def latest(self) -> tuple[int, Path] | None:
+        """(step, directory) of the newest whole checkpoint."""
+        steps = self._steps()
+        return (steps[-1], self.directory / f"step_{steps[-1]:08d}") if steps else None
+
+    def _steps(self) -> list[int]:
+        if not self.directory.exists():
+            return []
+        return sorted(int(path.name.removeprefix("step_")) for path in self.directory.glob("step_*"))
+
+
+def _first_difference(left: Any, right: Any, place: str = "") -> str:
+    """The dotted key of the first difference between two JSON trees, or ''. The run's own name is not compared."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in sorted({*left, *right} - ({"name"} if not place else set())):
+            if found := _first_difference(left.get(key), right.get(key), f"{place}.{key}" if place else key):
+                return found
+        return ""
+    return "" if left == right else place
