@@ -69,15 +69,11 @@ Prompt = Sequence[int]
 class Engine(Protocol):
     """A generator of traces. Implementations are not thread-safe; one caller drives one engine."""
 
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
-    ) -> list[Trace]:
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """All traces, ordered by (prompt_index, sample_index). One `SamplingParams`, or one per prompt."""
         ...
 
-    def stream(
-        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
-    ) -> Iterator[Trace]:
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Closing the iterator cancels what still runs."""
         ...
 

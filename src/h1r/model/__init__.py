@@ -1,0 +1,20 @@
+"""The hybrid Transformer + Mamba-2 model: `load`, `save`, `build`. torch is imported on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from h1r.model.checkpoint import build as build
+    from h1r.model.checkpoint import load as load
+    from h1r.model.checkpoint import save as save
+
+__all__ = ["build", "load", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from h1r.model import checkpoint
+
+    return getattr(checkpoint, name)

@@ -1,0 +1,184 @@
+"""The Falcon-H1 hybrid decoder: every layer runs attention and Mamba-2 side by side on the same input, then an MLP.
+
+    h = RMSNorm(x);   x = x + ssm_out * out_proj(mamba(h)) + attention_out * o_proj(attention(h))
+    u = RMSNorm(x);   x = x + mlp_down * down(up(u) * SiLU(mlp_gate * gate(u)))
+    logits = lm_head_multiplier * lm_head(RMSNorm(x)),   x_0 = embedding_multiplier * embed(ids)
+
+Source: arXiv 2507.22448, section 2, and transformers' `falcon_h1`, whose parameter names are used unchanged, so a state
+dict is a checkpoint. Shapes: T flat tokens, B rows, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from h1r.model.attention import Attention, rotary_table
+from h1r.model.cache import HybridCache
+from h1r.model.config import HybridConfig
+from h1r.model.layout import Layout
+from h1r.model.mamba2 import Mamba2
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        d, ff, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(d, ff, bias=bias)
+        self.up_proj = nn.Linear(d, ff, bias=bias)
+        self.down_proj = nn.Linear(ff, d, bias=bias)
+        self.gate_multiplier = config.mlp_multipliers[0]
+
+    def forward(self, u: Tensor) -> Tensor:
+        """[..., D] -> [..., ff], before the down projection."""
+        # The multiplier scales the weight, not the activations: one product per parameter instead of one per token.
+        bias = None if self.gate_proj.bias is None else self.gate_proj.bias * self.gate_multiplier
+        gate = F.linear(u, self.gate_proj.weight * self.gate_multiplier, bias)
+        return self.up_proj(u) * F.silu(gate)
+
+
+class Block(nn.Module):
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mamba = Mamba2(config)
+        self.self_attn = Attention(config)
+        self.pre_ff_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.feed_forward = MLP(config)
+
+    def forward(self, x_TD: Tensor, layout: Layout, table: tuple[Tensor, Tensor]) -> Tensor:
+        h = self.input_layernorm(x_TD)
+        return self._residual(x_TD, self.mamba(h, layout), self.self_attn(h, layout, table))
+
+    def cached(
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: HybridCache, layer: int, step: CachedStep
+    ) -> Tensor:
+        h = self.input_layernorm(x_BTD)
+        mixed = self.mamba.cached(h, cache.conv[layer], cache.ssm[layer], step.num_new)
+        attended = self.self_attn.cached(h, table, cache.keys[layer], cache.values[layer], step.start, step.mask)
+        return self._residual(x_BTD, mixed, attended)
+
+    def _residual(self, x: Tensor, mixed: Tensor, attended: Tensor) -> Tensor:
+        config = self.config
+        x = _add_linear(x, mixed, self.mamba.out_proj, config.ssm_out_multiplier)
+        x = _add_linear(x, attended, self.self_attn.o_proj, config.attention_out_multiplier)
+        inner = self.feed_forward(self.pre_ff_layernorm(x))
+        return _add_linear(x, inner, self.feed_forward.down_proj, config.mlp_multipliers[1])
+
+
+class CachedStep:
+    """What the layers of one cached forward share: where each row starts, how many tokens are new, who sees whom."""
+
+    def __init__(self, cache: HybridCache, T: int, num_new: Tensor | None) -> None:
+        device = cache.lengths.device
+        self.start = cache.lengths.clone()
+        self.num_new = num_new
+        self.positions = self.start[:, None] + torch.arange(T, device=device)
+        longest = int(self.start.max()) + T
+        self.mask = torch.arange(longest, device=device) <= self.positions[:, None, :, None]
+
+
+class HybridModel(nn.Module):
+    """The body (`model.*`) without the language-model head."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.final_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, ids_T: Tensor, layout: Layout) -> Tensor:
+        """Hidden states [T, D] after the final norm, for documents laid end to end."""
+        table = rotary_table(self.config, layout.positions)
+        x = self.embed_tokens(ids_T) * self.config.embedding_multiplier
+        for layer in self.layers:
+            x = layer(x, layout, table)
+        return self.final_layernorm(x)
+
+    def cached(self, ids_BT: Tensor, cache: HybridCache, num_new: Tensor | None) -> Tensor:
+        """Hidden states [B, T, D] of T new tokens per row; the cache (B slots) takes them in and grows."""
+        step = CachedStep(cache, ids_BT.shape[1], num_new)
+        if step.mask.shape[-1] > cache.max_length:
+            raise ValueError(f"the cache holds {cache.max_length} tokens, {step.mask.shape[-1]} are needed")
+        table = rotary_table(self.config, step.positions)
+        x = self.embed_tokens(ids_BT) * self.config.embedding_multiplier
+        for index, layer in enumerate(self.layers):
+            x = cast(Block, layer).cached(x, table, cache, index, step)
+        cache.lengths += ids_BT.shape[1] if num_new is None else num_new
+        return self.final_layernorm(x)
+
+
+class HybridForCausalLM(nn.Module):
+    """The whole model. `state_dict()` has exactly the tensors of a `falcon_h1` checkpoint."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = HybridModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Makes the head share the embedding's tensor where the config says so (moving off meta unshares it)."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def init_weights(self, generator: torch.Generator | None = None) -> HybridForCausalLM:
+        """Random weights: normal(0, initializer_range); dt_bias = 1, A_log = log(1..heads), D = 1, norms 1, biases 0,
+        as transformers initialises `falcon_h1` (the report's own pre-training initialisation is not public)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+                nn.init.normal_(module.weight, 0.0, self.config.initializer_range, generator=generator)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(cast(Tensor, module.bias))
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return self.lm_head(hidden * self.config.lm_head_multiplier)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] of a batch [B, T].
+
+        `attention_mask` [B, T] marks real tokens with 1; padding may stand left or right. Padded positions are taken
+        out before the model runs, so they cannot leak into anything; their logits are zero.
+        """
+        rows, T = input_ids.shape
+        if attention_mask is None:
+            layout = Layout.of([T] * rows, input_ids.device)
+            return self.logits(self.model(input_ids.flatten(), layout)).view(rows, T, -1)
+        real = attention_mask.bool()
+        lengths = [n for n in real.sum(1).tolist() if n > 0]
+        hidden = self.model(input_ids[real], Layout.of(lengths, input_ids.device))
+        logits = hidden.new_zeros(rows, T, self.config.vocab_size)
+        logits[real] = self.logits(hidden)
+        return logits
+
+
+def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear, alpha: float) -> Tensor:
+    """x + alpha * linear(y), in one matrix product."""
+    out = torch.addmm(x.flatten(0, -2), y.flatten(0, -2), linear.weight.t(), alpha=alpha).view_as(x)
+    return out if linear.bias is None else out + alpha * linear.bias

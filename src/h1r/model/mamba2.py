@@ -1,0 +1,150 @@
+"""The Mamba-2 mixer of Falcon-H1 (arXiv 2507.22448, section 2; state-space dual form in `kernels/ssd.py`).
+
+    z, xBC, dt = split(in_proj(h * ssm_in_multiplier) * mup_vector)
+    x, B, C    = split(SiLU(causal_conv(xBC)))
+    y          = SSD(x, softplus(dt + dt_bias), -exp(A_log), B, C) + D x
+    out        = y * SiLU(z), with a grouped RMSNorm before or after the gate where the checkpoint has one
+
+Shapes: T flat tokens, B sequences, D hidden, M = d_ssm, N = conv_dim = d_ssm + 2 G S, K = d_conv.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from h1r.model.config import HybridConfig
+from h1r.model.kernels.ssd import ssd_scan, ssd_scan_rows, ssd_step
+from h1r.model.layout import Layout
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm over each of G groups of channels, with the gate SiLU(z) before it (Falcon-H1) or after it."""
+
+    def __init__(self, width: int, groups: int, eps: float, norm_before_gate: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.groups, self.eps, self.norm_before_gate = groups, eps, norm_before_gate
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        gate = F.silu(at_least_fp32(z))
+        value = at_least_fp32(y) if self.norm_before_gate else at_least_fp32(y) * gate
+        grouped = value.unflatten(-1, (self.groups, -1))
+        grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)
+        value = grouped.flatten(-2) * self.weight
+        return (value * gate if self.norm_before_gate else value).to(y.dtype)
+
+
+class Mamba2(nn.Module):
+    """Parameter names are those of transformers' `falcon_h1`."""
+
+    mup_vector: Tensor
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        d, m, heads = config.hidden_size, config.mamba_d_ssm, config.mamba_n_heads
+        self.in_proj = nn.Linear(d, m + config.conv_dim + heads, bias=config.mamba_proj_bias)
+        self.conv1d = nn.Conv1d(
+            config.conv_dim, config.conv_dim, config.mamba_d_conv, groups=config.conv_dim, bias=config.mamba_conv_bias
+        )
+        self.dt_bias = nn.Parameter(torch.ones(heads))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, heads + 1, dtype=torch.float32)))
+        self.D = nn.Parameter(torch.ones(heads))
+        self.out_proj = nn.Linear(m, d, bias=config.projectors_bias)
+        if config.mamba_rms_norm:
+            self.norm = GatedRMSNorm(m, config.mamba_n_groups, config.rms_norm_eps, config.mamba_norm_before_gate)
+        self.register_buffer("mup_vector", mup_vector(config), persistent=False)
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z [..., M], xBC [..., N] before the convolution, dt [..., heads] before softplus."""
+        config = self.config
+        # The multipliers scale the weight, not the activations: one product per parameter instead of one per token.
+        scale = self.mup_vector.to(h.dtype)
+        weight = self.in_proj.weight * (scale * config.ssm_in_multiplier)[:, None]
+        bias = None if self.in_proj.bias is None else self.in_proj.bias * scale
+        projected = F.linear(h, weight, bias)
+        z, xBC, dt = projected.split([config.mamba_d_ssm, config.conv_dim, config.mamba_n_heads], dim=-1)
+        return z, xBC, dt
+
+    def forward(self, h_TD: Tensor, layout: Layout) -> Tensor:
+        """Over documents laid end to end; every document starts from a zero state. Returns [T, M]."""
+        z, xBC, dt = self.project(h_TD)
+        xBC = F.silu(self._conv_documents(xBC, layout))
+        x, B, C = self._split(xBC)
+        y = ssd_scan(x, self._dt(dt), self._decay(), B, C, layout.seq_idx, self.config.mamba_chunk_size)
+        return self._finish(y, x, z)
+
+    def cached(self, h_BTD: Tensor, conv: Tensor, ssm: Tensor, num_new_B: Tensor | None) -> Tensor:
+        """T new tokens per sequence after the cached state: `conv` [B, N, K-1], the last inputs of the convolution, and
+        `ssm` [B, heads, P, S], both updated in place. Row b has `num_new_B[b]` real tokens, the rest is padding on the
+        right (None: all are real). Returns [B, T, M]; outputs at padding are meaningless."""
+        z, xBC, dt = self.project(h_BTD)
+        rows, T = h_BTD.shape[:2]
+        taps = self.config.mamba_d_conv
+        window_BNL = torch.cat([conv, xBC.transpose(1, 2).to(conv.dtype)], dim=-1)
+        if T == 1:
+            conv.copy_(window_BNL[..., 1:])
+            xBC = (window_BNL * self.conv1d.weight[:, 0]).sum(-1)
+            if self.conv1d.bias is not None:
+                xBC = xBC + self.conv1d.bias
+            x, B, C = self._split(F.silu(xBC.to(h_BTD.dtype)))
+            y = ssd_step(ssm, x.to(ssm.dtype), self._dt(dt[:, 0]), self._decay(), B.to(ssm.dtype), C.to(ssm.dtype))
+            return self._finish(y, x, z[:, 0])[:, None]
+        xBC = F.silu(F.conv1d(window_BNL, self.conv1d.weight, self.conv1d.bias, groups=self.config.conv_dim))
+        x, B, C = self._split(xBC.transpose(1, 2).to(h_BTD.dtype))
+        dt_BTH = self._dt(dt)
+        if num_new_B is None:
+            conv.copy_(window_BNL[..., T:])
+        else:
+            column = torch.arange(T, device=h_BTD.device)
+            dt_BTH = dt_BTH * (column < num_new_B[:, None])[..., None]
+            tail = num_new_B[:, None] + torch.arange(taps - 1, device=h_BTD.device)
+            conv.copy_(window_BNL.gather(2, tail[:, None].expand(rows, self.config.conv_dim, taps - 1)))
+        y, final = ssd_scan_rows(x, dt_BTH, self._decay(), B, C, ssm, self.config.mamba_chunk_size)
+        ssm.copy_(final)
+        return self._finish(y, x, z)
+
+    def _conv_documents(self, xBC_TN: Tensor, layout: Layout) -> Tensor:
+        """Causal depthwise convolution that sees nothing before its own document's first token."""
+        taps = self.config.mamba_d_conv
+        # Each document gets its own run of taps - 1 zeros in front, so one plain convolution serves them all.
+        gap = taps - 1
+        place = torch.arange(xBC_TN.shape[0], device=xBC_TN.device) + gap * (layout.seq_idx + 1)
+        spaced = xBC_TN.new_zeros(xBC_TN.shape[0] + gap * (layout.cu_seqlens.shape[0] - 1), xBC_TN.shape[1])
+        spaced = spaced.index_copy(0, place, xBC_TN)
+        out = F.conv1d(spaced.t()[None], self.conv1d.weight, self.conv1d.bias, groups=self.config.conv_dim)
+        return out[0].t().index_select(0, place - gap)
+
+    def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.config
+        width = config.mamba_n_groups * config.mamba_d_state
+        x, B, C = xBC.split([config.mamba_d_ssm, width, width], dim=-1)
+        heads, groups = (config.mamba_n_heads, config.mamba_d_head), (config.mamba_n_groups, config.mamba_d_state)
+        return x.unflatten(-1, heads), B.unflatten(-1, groups), C.unflatten(-1, groups)
+
+    def _dt(self, dt: Tensor) -> Tensor:
+        dt = F.softplus(at_least_fp32(dt) + at_least_fp32(self.dt_bias))
+        low, high = self.config.time_step_limit
+        return dt if (low, high) == (0.0, float("inf")) else dt.clamp(low, high)
+
+    def _decay(self) -> Tensor:
+        return -torch.exp(at_least_fp32(self.A_log))
+
+    def _finish(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """D x, the gate and the norm: [..., heads, P] -> [..., M]."""
+        y = torch.addcmul(y.to(x.dtype), x, self.D[:, None].to(x.dtype)).flatten(-2)
+        return self.norm(y, z) if self.config.mamba_rms_norm else y * F.silu(z)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precisions widen to fp32; fp32 and fp64 stay."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def mup_vector(config: HybridConfig) -> Tensor:
+    """The fixed scale of in_proj's outputs: segments [z | x | B | C | dt] times `ssm_multipliers`."""
+    width = config.mamba_n_groups * config.mamba_d_state
+    sizes = (config.mamba_d_ssm, config.mamba_d_ssm, width, width, config.mamba_n_heads)
+    return torch.cat([torch.full((n,), scale) for n, scale in zip(sizes, config.ssm_multipliers, strict=True)])
