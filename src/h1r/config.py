@@ -7,6 +7,8 @@ Section numbers refer to arXiv 2601.02346.
 from __future__ import annotations
 
 import difflib
+import json
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from h1r.errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -24,21 +27,31 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """A table of the recipe: frozen, and a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSection(Section):
     """Which model: a preset built from random weights, or a `falcon_h1` checkpoint (directory or hub id)."""
 
-    preset: str | None = "tiny"
+    preset: str | None = None
+    """A preset's name; `tiny` when no checkpoint is given either. "" unsets that of a recipe this one `extends`."""
     checkpoint: str | None = None
+    """Start from this checkpoint instead of random weights."""
     overrides: dict[str, Any] = {}
     """Fields of the model's own config, by their Hugging Face names, laid over the preset."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_origin(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = {key: None if key in ("preset", "checkpoint") and value == "" else value for key, value in data.items()}
+        return data if data.get("preset") or data.get("checkpoint") else {**data, "preset": "tiny"}
+
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSection:
-        if (self.preset is None) == (self.checkpoint is None):
-            raise ValueError("set either `preset` or `checkpoint`, not both and not neither")
+        if self.preset and self.checkpoint:
+            raise ValueError('set `preset` or `checkpoint`, not both ("" unsets an extended one)')
         return self
 
 
@@ -46,37 +59,52 @@ class TokenizerSection(Section):
     """A tokenizer directory or hub id; without one, a byte-level BPE is trained on the curated samples."""
 
     path: str | None = None
+    """Unset: one is trained."""
     vocab_size: Positive = 512
+    """Entries of the trained one, special tokens included."""
 
 
 class ChatSection(Section):
+    """How a problem becomes a prompt."""
+
     system_prompt: str | None = None
-    """None: the paper's system prompt (sections 3.4, 4.1). Empty string: no system turn."""
+    """Unset: the paper's system prompt (sections 3.4, 4.1). Empty string: no system turn."""
 
 
 class GeneratedSource(Section):
     """A procedural family of `reasoning-gym` with its difficulty knobs."""
 
     kind: Literal["reasoning_gym"] = "reasoning_gym"
+    """Problems made on the spot."""
     family: str
+    """The family's name in reasoning-gym."""
     share: PositiveFloat = 1.0
+    """Share of the problems, relative to the other sources."""
     knobs: dict[str, Any] = {}
+    """The family's own settings, by their reasoning-gym names. Lists set a range where it takes one."""
 
 
 class FileSource(Section):
     """A JSONL or Parquet file, or a Hugging Face data set, with a mapping from our field names to its columns."""
 
     kind: Literal["jsonl", "parquet", "hub"]
+    """What is read."""
     path: str
     """File path, or `owner/name` of a data set on the hub."""
     subset: str | None = None
+    """Configuration of a hub data set."""
     split: str = "train"
+    """Split of a hub data set."""
     columns: dict[str, str] = {}
     """Our field ("question", "answer", "id", "family", "category", "solution") -> column, dots reach into objects."""
     share: PositiveFloat = 1.0
+    """Share of the problems, relative to the other sources."""
     verifier: str = "math"
+    """The verifier that can read the reference answers."""
     family: str = "default"
+    """Family of every problem, where no column gives it."""
     category: str = "default"
+    """Category of every problem, where no column gives it."""
 
 
 Source = Annotated[GeneratedSource | FileSource, Field(discriminator="kind")]
@@ -87,14 +115,17 @@ class ProblemsSection(Section):
 
     sources: list[Source] = []
     train: Positive = 4000
+    """Problems to make worked traces for."""
     rl: Positive = 1000
+    """Candidates for RL, before the pass-rate filter."""
     held_out: Positive = 200
+    """Problems for evaluation only."""
     seed: int = 0
-    """Which held-out problems, and which training ones; apart from `Recipe.seed`, so that runs compare."""
+    """Which held-out problems, and which training ones; apart from `seed`, so that runs compare."""
 
 
 class CurateSection(Section):
-    """Trace making and filtering (section 2; recipe facts 3.1, 3.2, 4.1)."""
+    """Trace making and filtering (section 2)."""
 
     traces_per_problem: Positive = 2
     """Traces asked for per problem; the paper's best is 12. A family with one solution form gives fewer."""
@@ -113,14 +144,18 @@ class CurateSection(Section):
     easy_share: Fraction = 0.25
     """Share of a family (by trace length) that counts as easy; the paper gives no thresholds. Our choice."""
     hard_share: Fraction = 0.25
+    """The same for the longest traces, which count as hard. Our choice."""
 
 
 class RLPoolSection(Section):
     """Pass-rate filter for RL problems (section 3.1)."""
 
     rollouts: Positive = 8
+    """Rollouts of the SFT model per candidate."""
     temperature: PositiveFloat = 0.6
+    """Sampling temperature of these rollouts."""
     top_p: Fraction = 0.95
+    """Nucleus of these rollouts."""
     max_majority: Positive = 4
     """0 solved and the most frequent wrong answer at least this often: dropped as a likely wrong label."""
     keep_unsolved_share: Fraction = 0.1
@@ -131,10 +166,15 @@ class RLPoolSection(Section):
 
 class OptimizerSection(Section):
     learning_rate: PositiveFloat
+    """Peak learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW."""
     eps: PositiveFloat = 1e-8
+    """AdamW."""
     weight_decay: NonNegative = 0.01
+    """Decoupled, on matrices only."""
     grad_clip: PositiveFloat = 1.0
+    """Largest gradient norm."""
 
 
 class SFTSection(Section):
@@ -142,6 +182,7 @@ class SFTSection(Section):
 
     optimizer: OptimizerSection = OptimizerSection(learning_rate=1024e-6)
     epochs: PositiveFloat = 3
+    """Passes over the samples."""
     batch_size: Positive = 512
     """Packed rows per optimiser step."""
     micro_batch_size: Positive = 4
@@ -149,16 +190,19 @@ class SFTSection(Section):
     seq_len: Positive = 36864
     """Tokens per packed row; longer samples are right-trimmed."""
     warmup_ratio: Fraction = 0.04
+    """Share of all steps over which the learning rate rises linearly."""
     min_lr_ratio: Fraction = 0.0
     """Final over peak learning rate of the linear schedule; not given by the paper. Our choice."""
     checkpoint_every: Positive = 100
+    """Optimiser steps between checkpoints to resume from."""
 
 
 class BackfillSection(Section):
     """Zero-advantage groups (section 3.3): `backfill` is the paper's choice, the others were tried there."""
 
     mode: Literal["backfill", "reject", "duplicate"] = "backfill"
-    cache_groups: int = Field(64, ge=0)
+    """`backfill` from the cache, `reject` the group, or `duplicate` a useful one."""
+    cache_groups: Count = 64
     """Surplus groups kept for later steps; size not given by the paper. Our choice."""
     max_age: Positive = 2
     """Optimiser steps after which a cached group is too far off-policy; not given by the paper. Our choice."""
@@ -171,15 +215,23 @@ class RLSection(Section):
 
     optimizer: OptimizerSection = OptimizerSection(learning_rate=2e-6)
     steps: Positive = 100
-    warmup_steps: int = Field(10, ge=0)
+    """Rollout batches."""
+    warmup_steps: Count = 10
+    """Steps over which the learning rate rises linearly; constant after."""
     batch_size: Positive = 128
     """Prompts (groups) per optimiser step."""
     num_generations: Annotated[int, Field(ge=2)] = 16
+    """Rollouts per prompt, G."""
     temperature: PositiveFloat = 0.85
+    """Sampling temperature of the rollouts."""
     max_tokens: Positive = 49152
+    """Longest rollout."""
     epsilon_low: PositiveFloat = 0.2
+    """The ratio is clipped at 1 - epsilon_low."""
     epsilon_high: PositiveFloat = 0.28
+    """The ratio is clipped at 1 + epsilon_high (clip-higher)."""
     tis_cap: PositiveFloat = 2.0
+    """Cap of the truncated importance weight between sampler and trainer."""
     tis_level: Literal["token", "sequence"] = "token"
     """Not stated by the paper. Our choice."""
     positive_ce: NonNegative = 0.1
@@ -196,10 +248,14 @@ class RLSection(Section):
     """Tokens per forward pass; the loss does not depend on it."""
     backfill: BackfillSection = BackfillSection()
     checkpoint_every: Positive = 10
+    """Steps between checkpoints to resume from."""
 
 
 class EngineSection(Section):
+    """How traces are generated."""
+
     kind: Literal["native"] = "native"
+    """Which engine generates."""
     max_sequences: Positive = 64
     """Sequences decoded together."""
     prefill_tokens: Positive = 4096
@@ -210,32 +266,52 @@ class EvalSection(Section):
     """pass@1 averaged over n samples (section 4.1)."""
 
     samples: Positive = 16
+    """Answers per problem, n."""
     temperature: NonNegative = 0.6
+    """Sampling temperature; 0 is greedy."""
     top_p: Fraction = 0.95
+    """Nucleus."""
     max_tokens: Positive = 65536
+    """Longest answer."""
     confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the bootstrap intervals."""
 
 
 class ScalingSection(Section):
     """DeepConf (section 5.1; arXiv 2508.15260)."""
 
     problems: Positive = 30
+    """Held-out problems to scale on."""
     budgets: list[Positive] = [512]
     """Traces per problem, the warm-up included."""
     warmup: Annotated[int, Field(ge=2)] = 16
+    """Traces generated whole, from which the threshold is set."""
     keep_top: Annotated[float, Field(gt=0, lt=1)] = 0.10
     """Share of warm-up traces that must lie above the threshold: 0.10 puts it at their 90th percentile."""
+    warmup_votes: Literal["above_threshold", "all"] = "above_threshold"
+    """Which answered warm-up traces vote; those below the threshold do not in the reference implementation."""
     window: Positive = 2048
     """Tokens per confidence group."""
     top_k: Positive = 20
+    """Most likely tokens that enter a token confidence."""
     tau: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Consensus stop: end when the leading answer's share of the vote reaches tau. None: fixed budget, as in [P]."""
+    """Consensus stop: end when the leading answer's share of the vote reaches it. Unset: never, as in the paper."""
     voter: Literal[
-        "majority", "mean", "tail", "bottom_window", "min_window", "top10_tail_filtered", "top10_bottom_window_filtered"
+        "majority",
+        "mean",
+        "tail",
+        "bottom_window",
+        "min_window",
+        "top10_tail_filtered",
+        "top10_bottom_window_filtered",
     ] = "min_window"
+    """How traces are weighted in the vote."""
     temperature: PositiveFloat = 0.6
+    """Sampling temperature of the traces."""
     top_p: Fraction = 0.95
+    """Nucleus of the traces."""
     max_tokens: Positive = 65536
+    """Longest trace."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> ScalingSection:
@@ -248,8 +324,10 @@ class Recipe(Section):
     """One experiment. `extends` in the TOML file names another recipe that this one is laid over."""
 
     name: str
+    """The run's name; its directory is `runs/NAME` unless `--out` says otherwise."""
     seed: int = 0
-    threads: int = Field(0, ge=0)
+    """Of weights, order and sampling. The choice of problems has its own, `problems.seed`."""
+    threads: Count = 0
     """CPU threads for torch; 0 leaves torch's own choice."""
     model: ModelSection = ModelSection()
     tokenizer: TokenizerSection = TokenizerSection()
@@ -267,29 +345,40 @@ class Recipe(Section):
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a TOML recipe, lays it over the ones it `extends`, then `overrides` ({"rl.steps": 5}) over both.
 
+    A run directory's `recipe.json`, which is already resolved, is read the same way.
+
     Every mistake raises `UserError`: missing file, TOML syntax (with its line), unknown key (with the nearest known
     one), value out of range.
     """
-    tree = _read_toml(Path(path), ())
+    return resolve(_read_toml(Path(path), ()), overrides, str(path))
+
+
+def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) -> Recipe:
+    """The recipe of a tree of keys with `overrides` laid over it; `place` is where messages say that it came from."""
     for key, value in (overrides or {}).items():
         _set(tree, key.split("."), value)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{place}: {_explain(error)}") from None
 
 
 def _read_toml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: recipes extend each other in a circle; remove one `extends`")
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read recipe {path}: {error.strerror or error}; check the path") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; a recipe is a TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
+        raise UserError(f"{path}: not valid TOML: {error}; mend that line") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); give the TOML recipe instead") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a table of keys; give a TOML recipe")
     base = tree.pop("extends", None)
     if base is None:
         return tree
@@ -305,8 +394,12 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1], 1):
         tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"`{'.'.join(keys)}` cannot be set: `{'.'.join(keys[:depth])}` is no table; set that key whole"
+            )
     tree[keys[-1]] = value
 
 
@@ -320,8 +413,11 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else "; remove it")
     if detail["type"] == "missing":
         return f"key `{place}` is missing; add it"
+    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return f"`{place}` needs a `kind`: one of reasoning_gym, jsonl, parquet, hub"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"`{place}` = {detail['input']!r} is refused: {message[:1].lower()}{message[1:]}" if place else message
+    refused = f"`{place}` = {reprlib.repr(detail['input'])} is refused: " if place else ""
+    return f"{refused}{message[:1].lower()}{message[1:]}"
 
 
 def _known_keys(parts: list[str]) -> list[str]:

@@ -7,7 +7,7 @@
       STAGE/                 what one stage wrote: metrics.jsonl, checkpoints/, model/, *.jsonl
       report.html report.json
 
-Files are written atomically (temporary name, fsync, rename), so a `kill -9` leaves the old state or the new, never half.
+Files are written atomically (temporary name, fsync, rename), so a `kill -9` leaves the old state or the new.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -65,10 +65,10 @@ def code_version() -> dict[str, str]:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout
 
-    try:
-        found["commit"] = git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain").strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        pass
+    with suppress(OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in someone else's checkout
+        changes = git("status", "--porcelain").strip()
+        found["commit"] = git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
     return found
 
 
@@ -119,8 +119,11 @@ class Run:
         return path
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Adds the wall time and peak memory of the block to stages.json, also when the block fails."""
+    def timed(self, stage: str, add: bool = True) -> Iterator[None]:
+        """Notes the wall time and peak memory of the block in stages.json, also when the block fails.
+
+        `add`: to the time of earlier attempts, for a stage that goes on from them; else in place of it.
+        """
         self._log_attempt(stage)
         start = time.monotonic()
         try:
@@ -128,7 +131,7 @@ class Run:
         finally:
             path = self.path / "stages.json"
             stages = read_json(path) if path.exists() else {}
-            before = stages.get(stage, {}).get("wall_seconds", 0.0)
+            before = stages.get(stage, {}).get("wall_seconds", 0.0) if add else 0.0
             stages[stage] = {
                 "wall_seconds": round(before + time.monotonic() - start, 3),
                 "peak_rss_bytes": peak_rss_bytes(),

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from h1r.model.checkpoint import build as build
     from h1r.model.checkpoint import load as load
     from h1r.model.checkpoint import save as save
+    from h1r.model.hybrid import HybridForCausalLM as HybridForCausalLM
 
-__all__ = ["build", "load", "save"]
+__all__ = ["HybridForCausalLM", "build", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,16 @@
+"""An answer in, a verdict out. Model output is hostile input: no verifier raises on it, hangs on it, or trusts it."""
+
+from h1r.verify.format import check_format
+from h1r.verify.pool import VerifierPool, reference_scores, verify
+from h1r.verify.registry import Verifier, register, require, verifier_names
+
+__all__ = [
+    "Verifier",
+    "VerifierPool",
+    "check_format",
+    "reference_scores",
+    "register",
+    "require",
+    "verifier_names",
+    "verify",
+]

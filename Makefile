@@ -1,0 +1,68 @@
+# make demo    the whole loop on the tiny recipe, ends in runs/demo/report.html (SEED=1: runs/demo-seed1)
+# make test    the test suite                  make lint    ruff and mypy
+# make bench   side-by-side measurements       make smoke   the demo's road at the smallest sizes, checked
+#
+# Every target sets up .venv once and reuses it. Nothing outside the checkout is written but pip's cache.
+
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CACHE := $(CURDIR)/$(VENV)/cache
+RUN := HF_HOME=$(CACHE)/huggingface MPLCONFIGDIR=$(CACHE)/matplotlib XDG_CACHE_HOME=$(CACHE) $(BIN)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint bench smoke setup docs clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(READY)
+	$(RUN)/h1r demo $(if $(SEED),--seed $(SEED) --out runs/demo-seed$(SEED))
+
+test: $(READY)
+	$(RUN)/pytest
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(READY)
+	@for script in $(wildcard benchmarks/*.py); do echo "$$script"; $(RUN)/python "$$script" || exit 1; done
+
+smoke: $(READY)
+	rm -rf runs/smoke
+	$(RUN)/h1r demo recipes/smoke.toml
+	$(RUN)/python .ci/check_report.py runs/smoke/report.json
+
+docs: $(READY)
+	$(RUN)/python docs/recipes.py
+
+setup: $(READY)
+
+# On Linux the default torch wheel carries gigabytes of CUDA. Without an NVIDIA driver the CPU build is enough; it is
+# taken from TORCH_INDEX when that host answers, and else from the index pip is configured with.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "'$(PYTHON)' is missing or older than Python 3.11; install a newer one, or name it: make PYTHON=python3.12"; \
+	  exit 1; }
+	@echo "Setting up $(VENV) (once; again when pyproject.toml or constraints.txt change)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null \
+	  && $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=5)' 2>/dev/null; then \
+	  echo "Installing the CPU build of torch from $(TORCH_INDEX)"; \
+	  $(PIP) install torch -c constraints.txt --extra-index-url $(TORCH_INDEX); fi
+	@$(PIP) install pycosat -c constraints.txt >/dev/null 2>&1 || { \
+	  echo "pycosat, which reasoning-gym imports, could not be compiled here; installing tools/pycosat in its place"; \
+	  $(PIP) install ./tools/pycosat; }
+	$(PIP) install -e '.[dev]' -c constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "runs/ is kept; delete it yourself"

@@ -1,0 +1,283 @@
+"""The curation stage: problems in, training samples out, and a table of what was dropped and why.
+
+    split -> reference answers -> exact duplicates -> decontamination -> near duplicates
+          -> traces -> verifier -> trace rules -> weights
+
+Rules of arXiv 2601.02346, sections 2 and 3.1; the pass-rate rule for RL problems needs a fine-tuned model and comes
+later (`difficulty.select_for_rl`). Problems are sifted before traces are made of them, which costs least. Everything is
+seeded by `problems.seed` and the problem's id, so a problem's traces do not depend on what else is in the data.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from h1r.config import CurateSection, Recipe
+from h1r.data.chat import render
+from h1r.data.decontaminate import HeldOutIndex, decontaminate
+from h1r.data.dedup import drop_exact_duplicates, drop_near_duplicates, drop_repeated_traces
+from h1r.data.difficulty import weigh_samples
+from h1r.data.filters import Candidate, Dropped, Ledger, apply_rule, excerpt, num_chars, trace_rules
+from h1r.data.solvers import traces
+from h1r.data.sources import derive_seed
+from h1r.data.split import Splits, split_problems
+from h1r.data.tokenizer import load_tokenizer, train_tokenizer
+from h1r.errors import UserError
+from h1r.progress import progress
+from h1r.records import BadLine, Message, Problem, Sample, Verdict, write_jsonl
+from h1r.run import Run, write_json
+from h1r.verify import VerifierPool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+VERIFY_CHUNK = 256
+"""Texts handed to the verifier at a time, so that progress shows."""
+MAX_WORKERS = 8
+
+
+def curate(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Runs the stage and returns its summary. Writes to `run.stage("curate")`:
+
+        held_out.jsonl problems_train.jsonl problems_rl.jsonl   Problems; the second are those behind the samples
+        samples.jsonl            Samples: a user turn and an assistant turn with its thinking
+        dropped.jsonl            every record dropped: id, step, reason, excerpt
+        rejected_lines.jsonl     input lines that could not be read, when there are any
+        tokenizer/               trained on the samples, or a copy of `tokenizer.path`'s, or of the model checkpoint's
+        summary.json             the summary, last
+
+    Summary: `table` rows {step, unit, in, out, reasons}; `classes` samples per difficulty class; `families`
+    {name: {samples, mean_chars}}; `contamination` {"sft" and "rl": {benchmark: counts}} (`decontaminate`); `problems`
+    {held_out, train, rl}; `rejected_lines`. Raises `UserError` when nothing is left of the samples or of a set of
+    problems; what was dropped is on disk also then.
+    """
+    with run.timed("curate"):
+        stage = run.stage("curate")
+        (stage / "summary.json").unlink(missing_ok=True)
+        ledger = Ledger()
+        bad: list[BadLine] = []
+        try:
+            summary = _curate(recipe, stage, ledger, bad)
+        finally:
+            write_jsonl(stage / "dropped.jsonl", ledger.dropped)
+            _write_rejected(stage / "rejected_lines.jsonl", bad)
+        write_json(stage / "summary.json", summary)
+    return summary
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The steps of a curation summary as a table for the terminal."""
+    table = Table("step", "unit", title="Curation", title_justify="left")
+    for heading in ("in", "out", "dropped"):
+        table.add_column(heading, justify="right")
+    table.add_column("why")
+    for row in summary["table"]:
+        why = "\n".join(f"{count:,} {reason}" for reason, count in row["reasons"].items())
+        counts = (f"{count:,}" for count in (row["in"], row["out"], row["in"] - row["out"]))
+        table.add_row(row["step"], row["unit"], *counts, why)
+    return table
+
+
+def _curate(recipe: Recipe, stage: Path, ledger: Ledger, bad: list[BadLine]) -> dict[str, Any]:
+    known = recipe.tokenizer.path or recipe.model.checkpoint
+    tokenizer = load_tokenizer(known) if known else None
+    section = recipe.problems
+    with progress("Problems", total=section.held_out + section.train + section.rl, unit="problem") as bar:
+        splits = split_problems(section, bad, bar)
+    total = len(splits.held_out) + len(splits.train) + len(splits.rl)
+    unread = [Dropped(f"{line.path}:{line.line}", "read", "malformed line", excerpt(line.text)) for line in bad]
+    ledger.record("read", "problem", total + len(bad), unread)
+
+    with VerifierPool(workers=min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+        splits = _sound(splits, pool, ledger)
+        splits, contamination = _distinct(splits, recipe.curate, ledger)
+        _need(splits.held_out, "held-out problem", ledger, stage)
+        _need(splits.rl, "RL problem", ledger, stage)
+        write_jsonl(stage / "held_out.jsonl", splits.held_out)
+        write_jsonl(stage / "problems_rl.jsonl", splits.rl)
+        candidates = _candidates(splits.train, recipe, pool, ledger)
+
+    samples = _sift(candidates, recipe.curate, ledger)
+    _need(samples, "training sample", ledger, stage)
+    taught = {sample.problem_id for sample in samples}
+    problems = [problem for problem in splits.train if problem.id in taught]
+    _check_disjoint(problems, splits.rl)
+    write_jsonl(stage / "problems_train.jsonl", problems)
+    write_jsonl(stage / "samples.jsonl", samples)
+    _write_tokenizer(tokenizer, recipe, samples, stage / "tokenizer")
+    return {
+        "table": ledger.table,
+        "classes": dict(sorted(Counter(sample.difficulty_class for sample in samples).items())),
+        "families": _families(samples),
+        "contamination": contamination,
+        "problems": {"held_out": len(splits.held_out), "train": len(problems), "rl": len(splits.rl)},
+        "rejected_lines": len(bad),
+    }
+
+
+def _sound(splits: Splits, pool: VerifierPool, ledger: Ledger) -> Splits:
+    """Without the problems whose reference answer does not score 1.0 under their own verifier."""
+    problems = [*splits.held_out, *splits.train, *splits.rl]
+    texts = [rf"\boxed{{{problem.answer}}}" for problem in problems]
+    verdicts = _verify(pool, problems, texts, "Reference answers", "problem")
+    dropped = []
+    for problem, verdict in zip(problems, verdicts, strict=True):
+        if verdict.reward < 1:
+            why = f"{verdict.error}: " if verdict.error else ""
+            reason = "reference answer does not verify"
+            dropped.append(Dropped(problem.id, "reference answers", reason, excerpt(f"{why}{problem.answer}")))
+    ledger.record("reference answers", "problem", len(problems), dropped)
+    out = {item.id for item in dropped}
+    return Splits(*(_without(part, out) for part in (splits.held_out, splits.train, splits.rl)))
+
+
+def _distinct(splits: Splits, section: CurateSection, ledger: Ledger) -> tuple[Splits, dict[str, Any]]:
+    """Training and RL problems without duplicates, of each other and of held-out ones, and the overlap report.
+
+    Of a training problem and its duplicate among the RL problems the first stays.
+    """
+    problems = [*splits.train, *splits.rl]
+    unique, dropped = drop_exact_duplicates(problems)
+    ledger.record("exact duplicates", "problem", len(problems), dropped)
+
+    for_rl = {problem.id for problem in splits.rl}
+    index = HeldOutIndex(splits.held_out, section.ngram, section.boilerplate_share)
+    train, dropped_train, report_sft = decontaminate([p for p in unique if p.id not in for_rl], index)
+    rl, dropped_rl, report_rl = decontaminate([p for p in unique if p.id in for_rl], index)
+    ledger.record("decontamination", "problem", len(unique), [*dropped_train, *dropped_rl])
+
+    clean = [*train, *rl]
+    threshold, share = section.near_duplicate_threshold, section.boilerplate_share
+    distinct, dropped = drop_near_duplicates(clean, threshold, share, splits.held_out)
+    ledger.record("near duplicates", "problem", len(clean), dropped)
+    return (
+        Splits(splits.held_out, [p for p in distinct if p.id not in for_rl], [p for p in distinct if p.id in for_rl]),
+        {"sft": report_sft, "rl": report_rl},
+    )
+
+
+def _candidates(problems: Sequence[Problem], recipe: Recipe, pool: VerifierPool, ledger: Ledger) -> list[Candidate]:
+    """Every problem's worked traces with their verdicts."""
+    asked: list[Problem] = []
+    answers: list[Message] = []
+    numbers: list[int] = []
+    dropped: list[Dropped] = []
+    for problem in problems:
+        rng = random.Random(derive_seed(recipe.problems.seed, "traces", problem.id))
+        found = traces(problem, recipe.curate.traces_per_problem, rng)
+        if not found:
+            dropped.append(Dropped(problem.id, "worked traces", "no worked trace", excerpt(problem.question)))
+        asked.extend([problem] * len(found))
+        answers.extend(found)
+        numbers.extend(range(len(found)))
+    ledger.record("worked traces", "problem", len(problems), dropped)
+    texts = [f"<think>\n{answer.thinking or ''}\n</think>\n\n{answer.content}" for answer in answers]
+    verdicts = _verify(pool, asked, texts, "Worked traces", "trace")
+    return [
+        Candidate(problem, _sample(problem, answer, number), verdict)
+        for problem, answer, number, verdict in zip(asked, answers, numbers, verdicts, strict=True)
+    ]
+
+
+def _sample(problem: Problem, answer: Message, number: int) -> Sample:
+    return Sample(
+        problem_id=problem.id,
+        messages=[Message(role="user", content=problem.question), answer],
+        family=problem.family,
+        category=problem.category,
+        metadata={"trace": number},
+    )
+
+
+def _sift(candidates: list[Candidate], section: CurateSection, ledger: Ledger) -> list[Sample]:
+    """The samples that pass every rule for traces, weighted by difficulty."""
+    for step, rule in trace_rules(section.max_chars):
+        taken = len(candidates)
+        candidates, dropped = apply_rule(candidates, step, rule)
+        ledger.record(step, "trace", taken, dropped)
+    taken = len(candidates)
+    candidates, dropped = drop_repeated_traces(candidates)
+    ledger.record("repeated traces", "trace", taken, dropped)
+
+    pass_rates = {
+        candidate.problem.id: float(candidate.problem.difficulty["pass_rate"])
+        for candidate in candidates
+        if isinstance(candidate.problem.difficulty.get("pass_rate"), int | float)
+    }
+    samples, dropped = weigh_samples([candidate.sample for candidate in candidates], pass_rates, section)
+    ledger.record("difficulty", "trace", len(candidates), dropped)
+    return samples
+
+
+def _verify(
+    pool: VerifierPool, problems: Sequence[Problem], texts: Sequence[str], name: str, unit: str
+) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    with progress(name, total=len(texts), unit=unit) as bar:
+        for start in range(0, len(texts), VERIFY_CHUNK):
+            part = slice(start, start + VERIFY_CHUNK)
+            verdicts += pool.verify_many(problems[part], texts[part])
+            bar.advance(len(verdicts) - start)
+    return verdicts
+
+
+def _without(problems: Iterable[Problem], out: set[str]) -> list[Problem]:
+    return [problem for problem in problems if problem.id not in out]
+
+
+def _check_disjoint(train: Iterable[Problem], rl: Iterable[Problem]) -> None:
+    """RL problems must not be SFT problems (section 3.1); the split and the duplicate rules see to it."""
+    if both := {problem.id for problem in train} & {problem.id for problem in rl}:
+        raise ValueError(f"{len(both)} problems are in the SFT and the RL set, {min(both)} among them")
+
+
+def _need(records: Sequence[Any], what: str, ledger: Ledger, stage: Path) -> None:
+    """Raises `UserError` naming the step that dropped most, when nothing is left."""
+    if records:
+        return
+    row = ledger.worst()
+    reason = next(iter(row["reasons"]), "no reason")
+    raise UserError(
+        f"curation left no {what}: step `{row['step']}` dropped most, {row['in'] - row['out']} of {row['in']} "
+        f"({reason}); see {stage / 'dropped.jsonl'} and mend [problems] or [curate] in the recipe"
+    )
+
+
+def _families(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
+    """Samples and mean characters of the answer turn per family."""
+    lengths: dict[str, list[int]] = defaultdict(list)
+    for sample in samples:
+        lengths[sample.family].append(num_chars(sample))
+    return {
+        family: {"samples": len(found), "mean_chars": round(sum(found) / len(found), 1)}
+        for family, found in sorted(lengths.items())
+    }
+
+
+def _write_tokenizer(
+    tokenizer: PreTrainedTokenizerFast | None, recipe: Recipe, samples: Sequence[Sample], path: Path
+) -> None:
+    """Saves the given tokenizer, or one trained on the samples as the model will see them; whole or not at all."""
+    if tokenizer is None:
+        texts = (render(sample.messages, recipe.chat.system_prompt) for sample in samples)
+        tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save_pretrained(str(partial))
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(partial, path)
+
+
+def _write_rejected(path: Path, bad: Sequence[BadLine]) -> None:
+    if bad:
+        write_jsonl(path, bad)
+    else:
+        path.unlink(missing_ok=True)

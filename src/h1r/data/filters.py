@@ -1,0 +1,152 @@
+"""Which worked traces may teach a model, as rules on records that each give a reason (arXiv 2601.02346, section 2).
+
+The paper keeps a trace when its reasoning and its answer are not empty, its answer is verified correct, and a
+mathematical answer stands in `\\boxed{}`; its cap on length is in tokens. Two rules are ours: the cap counts
+characters, since curation comes before the tokenizer, and a trace that repeats itself is dropped even when its answer
+is right. Left out: the paper's exception for hard incorrect traces, its language-model judge, and its rules
+for code.
+
+Every curation step maps records to (kept, dropped). A `Ledger` collects the steps of one run into the table a person
+reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from h1r.records import Message, Problem, Sample, Verdict
+from h1r.verify.extract import last_boxed
+from h1r.verify.format import MAX_REPEATED_SHARE, repeated_share
+
+BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
+"""Verifiers that read their answer from `\\boxed{}`."""
+
+EXCERPT_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A record that left curation: `reason` is one of few phrases that can be counted, `excerpt` the particulars."""
+
+    id: str
+    step: str
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worked trace on its way to becoming training data: its problem, its conversation, its verdict."""
+
+    problem: Problem
+    sample: Sample
+    verdict: Verdict
+
+    @property
+    def id(self) -> str:
+        """Problem id and number of the trace among its problem's."""
+        return f"{self.problem.id}#{self.sample.metadata.get('trace', 0)}"
+
+    @property
+    def answer(self) -> Message:
+        return self.sample.messages[-1]
+
+
+Rule = Callable[[Candidate], str | None]
+"""The reason to drop a candidate, or None."""
+
+
+def excerpt(text: str) -> str:
+    """At most `EXCERPT_CHARS` characters of a text, cut in its middle, where a person misses it least."""
+    if len(text) <= EXCERPT_CHARS:
+        return text
+    half = EXCERPT_CHARS // 2
+    return f"{text[: half - 5]} [...] {text[-(half - 2) :]}"
+
+
+def empty_rule(candidate: Candidate) -> str | None:
+    """Reasoning or answer of white space only."""
+    if not (candidate.answer.thinking or "").strip():
+        return "empty thinking"
+    return None if candidate.answer.content.strip() else "empty answer"
+
+
+def incorrect_rule(candidate: Candidate) -> str | None:
+    """Reward below 1: partial credit is not correct."""
+    if candidate.verdict.reward >= 1:
+        return None
+    return "verifier error" if candidate.verdict.error else "wrong answer"
+
+
+def unboxed_rule(candidate: Candidate) -> str | None:
+    """An answer that should stand in `\\boxed{}` and does not."""
+    if candidate.problem.verifier not in BOXED_VERIFIERS or last_boxed(candidate.answer.content):
+        return None
+    return "no \\boxed{} answer"
+
+
+def overlong_rule(max_chars: int) -> Rule:
+    """The rule that drops traces of more than `max_chars` characters, reasoning and answer together."""
+    return lambda candidate: "too long" if num_chars(candidate.sample) > max_chars else None
+
+
+def repetition_rule(candidate: Candidate) -> str | None:
+    """A trace that repeats itself more than the format reward of RL allows."""
+    text = f"{candidate.answer.thinking} {candidate.answer.content}"
+    return "repeats itself" if repeated_share(text) > MAX_REPEATED_SHARE else None
+
+
+def num_chars(sample: Sample) -> int:
+    """Characters of the last turn, reasoning and answer."""
+    return len(sample.messages[-1].thinking or "") + len(sample.messages[-1].content)
+
+
+def apply_rule(candidates: Iterable[Candidate], step: str, rule: Rule) -> tuple[list[Candidate], list[Dropped]]:
+    """The candidates a rule lets through, in order, and those it drops."""
+    kept: list[Candidate] = []
+    dropped: list[Dropped] = []
+    for candidate in candidates:
+        reason = rule(candidate)
+        if reason is None:
+            kept.append(candidate)
+        else:
+            dropped.append(Dropped(candidate.id, step, reason, excerpt(candidate.verdict.error or _last(candidate))))
+    return kept, dropped
+
+
+def _last(candidate: Candidate) -> str:
+    return candidate.answer.content.strip() or (candidate.answer.thinking or "").strip()
+
+
+def trace_rules(max_chars: int) -> list[tuple[str, Rule]]:
+    """The rules of this file with the names of their steps, in the order they are applied."""
+    return [
+        ("empty", empty_rule),
+        ("incorrect", incorrect_rule),
+        ("unboxed", unboxed_rule),
+        ("over-long", overlong_rule(max_chars)),
+        ("repetition", repetition_rule),
+    ]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What each step took in and let out, and every record dropped."""
+
+    table: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def record(self, step: str, unit: str, taken: int, dropped: Sequence[Dropped]) -> None:
+        """Adds a step that took `taken` records of a `unit` (problem, trace); reasons come most frequent first."""
+        counts = Counter(item.reason for item in dropped)
+        reasons = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        row = {"step": step, "unit": unit, "in": taken, "out": taken - len(dropped), "reasons": reasons}
+        self.table.append(row)
+        self.dropped.extend(dropped)
+
+    def worst(self) -> dict[str, Any]:
+        """The step that dropped most records."""
+        return max(self.table, key=lambda row: row["in"] - row["out"])

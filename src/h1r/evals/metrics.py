@@ -1,0 +1,90 @@
+"""Accuracy over problems, and the failures that are not the model's (or not only).
+
+    pass@1 = mean over problems of (correct / n)           n answers a problem
+    pass@k = mean over problems of 1 - C(n - c, k) / C(n, k)   unbiased (arXiv 2107.03374, equation 1)
+
+Intervals resample problems, not answers (`h1r.scaling.intervals`). An answer is correct only at full reward: partial
+credit does not count. Beside every score stand three shares of traces: cut off at the token limit; no answer could be
+extracted; an answer was extracted but its verifier failed on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from h1r.records import Trace, Verdict
+from h1r.scaling.answers import extract_answer
+from h1r.scaling.intervals import Estimate, mean_accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many of one problem's answers were correct."""
+
+    problem_id: str
+    family: str
+    correct: int
+    samples: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.samples or self.samples < 1:
+            raise ValueError(f"problem {self.problem_id}: {self.correct} of {self.samples} answers cannot be correct")
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Shares of all traces, 0 to 1."""
+
+    truncated: float
+    no_answer: float
+    verifier_errors: float
+
+
+def is_correct(verdict: Verdict) -> bool:
+    """Full reward, and nothing less."""
+    return verdict.reward >= 1.0
+
+
+def pass_at_1(outcomes: Sequence[Outcome], level: float = 0.95) -> Estimate:
+    """Mean accuracy with its interval: a cluster bootstrap, or Wilson with one answer a problem.
+
+    Raises `ValueError` without problems.
+    """
+    samples = max((outcome.samples for outcome in outcomes), default=0)
+    return mean_accuracy([outcome.correct / outcome.samples for outcome in outcomes], samples, level)
+
+
+def pass_at_k(outcomes: Sequence[Outcome], k: int) -> float:
+    """The chance that at least one of k answers is correct; raises `ValueError` when a problem has fewer than k."""
+    if not outcomes or min(outcome.samples for outcome in outcomes) < k or k < 1:
+        raise ValueError(f"pass@{k} needs at least {max(k, 1)} answers to every problem")
+    missed = [math.comb(o.samples - o.correct, k) / math.comb(o.samples, k) for o in outcomes]
+    return 1 - math.fsum(missed) / len(outcomes)
+
+
+def per_family(outcomes: Sequence[Outcome], level: float = 0.95) -> dict[str, dict[str, Any]]:
+    """{family: {"pass_at_1", "interval", "n"}} in order of name; n counts problems."""
+    table = {}
+    for family in sorted({outcome.family for outcome in outcomes}):
+        members = [outcome for outcome in outcomes if outcome.family == family]
+        estimate = pass_at_1(members, level)
+        table[family] = {"pass_at_1": estimate.value, "interval": list(estimate.interval), "n": len(members)}
+    return table
+
+
+def faults(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> Faults:
+    """The three shares; verdicts belong to the traces one by one. Raises `ValueError` without traces."""
+    if not traces:
+        raise ValueError("shares of traces need at least one trace")
+    pairs = list(zip(traces, verdicts, strict=True))
+    # A verifier that was killed cannot say what it had read, so the text is asked too.
+    unanswered = [v.extracted is None and extract_answer(trace.text) is None for trace, v in pairs]
+    failed = [v.error is not None and not silent for (_, v), silent in zip(pairs, unanswered, strict=True)]
+    return Faults(
+        truncated=sum(trace.finish_reason == "length" for trace in traces) / len(pairs),
+        no_answer=sum(unanswered) / len(pairs),
+        verifier_errors=sum(failed) / len(pairs),
+    )

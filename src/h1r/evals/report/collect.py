@@ -1,0 +1,392 @@
+"""Reads a run directory into one typed structure, `RunReport`, and condenses it into `report.json`.
+
+The rule: a stage that has not run is missing, said so and left out; a file that is there but does not read is an error
+that names it. A report that quietly skipped half a file would be believed. Keys this version does not know are ignored,
+so that older reports open newer runs. Sizes are bytes, times seconds, shares and accuracies 0 to 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from h1r.errors import UserError
+from h1r.records import first_problem, read_lines
+from h1r.run import read_json, read_metrics
+
+EVAL_STAGES = ("base", "sft", "rl")
+DROPPED_PER_REASON = 3
+"""Dropped samples kept of each (step, reason), drawn evenly from all of them."""
+
+Interval = tuple[float, float]
+Metrics = list[dict[str, Any]]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class StageCost(_Shape):
+    """What one stage took. `peak_rss_bytes` is the process's high-water mark when the stage ended."""
+
+    wall_seconds: float
+    peak_rss_bytes: int
+
+
+class Attempt(_Shape):
+    """One start of a stage: when, with which code and command line."""
+
+    stage: str
+    time: float = 0.0
+    argv: list[str] = []
+    h1r: str = ""
+    commit: str = ""
+
+
+class FilterStep(_Shape):
+    """One curation step: how many records of a `unit` went in and out, and how many were dropped for which reason."""
+
+    step: str
+    unit: str = "record"
+    entered: int = Field(alias="in")
+    left: int = Field(alias="out")
+    reasons: dict[str, int] = {}
+
+
+class FamilyCount(_Shape):
+    samples: int = 0
+    mean_chars: float | None = None
+
+
+class Overlap(_Shape):
+    """Training problems that overlapped one held-out benchmark, and were dropped, by their strongest evidence."""
+
+    held_out: int = 0
+    exact: int = 0
+    contained: int = 0
+    ngram: int = 0
+    total: int = 0
+    percent: float = 0.0
+
+
+class CurateSummary(_Shape):
+    """`contamination`: {training set: {benchmark: overlap}}. `problems`: problems left of each set."""
+
+    table: list[FilterStep] = []
+    classes: dict[str, int] = {}
+    families: dict[str, FamilyCount] = {}
+    contamination: dict[str, dict[str, Overlap]] = {}
+    problems: dict[str, int] = {}
+    rejected_lines: int = 0
+
+
+class Dropped(_Shape):
+    id: str = ""
+    step: str
+    reason: str
+    excerpt: str = ""
+
+
+class PoolSummary(_Shape):
+    """`pass_rate_histogram[k]`: candidate RL problems that k of the rollouts solved."""
+
+    table: list[FilterStep] = []
+    pass_rate_histogram: list[int] = []
+
+
+class FamilyScore(_Shape):
+    pass_at_1: float
+    interval: Interval | None = None
+    n: int | None = None
+
+
+class Example(_Shape):
+    """One recorded answer with the text of each token and its DeepConf confidence (nats).
+
+    `state` and `threshold` (nats) stand on the scaling study's examples: what became of the trace in the vote.
+    """
+
+    family: str = ""
+    question: str
+    reference: str = ""
+    correct: bool
+    text: str = ""
+    tokens: list[str] = []
+    confidences: list[float] = []
+    finish_reason: str = ""
+    state: str = ""
+    threshold: float | None = None
+
+
+class EvalResult(_Shape):
+    """Held-out accuracy of one checkpoint: pass@1 averaged over `samples_per_problem` answers to each problem."""
+
+    pass_at_1: float
+    interval: Interval | None = None
+    per_family: dict[str, FamilyScore] = {}
+    mean_tokens: float | None = None
+    truncated: float | None = None
+    no_answer: float | None = None
+    verifier_errors: float | None = None
+    samples_per_problem: int | None = None
+    problems: int | None = None
+    confidence_level: float | None = None
+    examples: list[Example] = []
+
+
+class Score(_Shape):
+    """Accuracy and the tokens it cost. `simulated`: replayed on recorded traces, none generated anew.
+
+    `tokens_by_state`: tokens by what became of their trace ("voted", "stopped", ...).
+    """
+
+    accuracy: float
+    interval: Interval | None = None
+    tokens: float
+    simulated: bool = False
+    tokens_by_state: dict[str, float] = {}
+
+
+class BudgetScore(_Shape):
+    budget: int
+    majority: Score | None = None
+    deepconf: Score | None = None
+
+
+class Paired(_Shape):
+    """DeepConf minus majority on the same problems; `token_saving` is the share of majority's tokens not spent."""
+
+    accuracy_difference: float | None = None
+    accuracy_interval: Interval | None = None
+    token_saving: float | None = None
+    token_saving_interval: Interval | None = None
+
+
+class Separation(_Shape):
+    """`auroc`: the chance that a correct trace is more confident than a wrong one of the same problem."""
+
+    auroc: float | None = None
+
+
+class ScalingResult(_Shape):
+    """The study at its largest `budget` (traces per problem) and below; tokens are summed over `problems`."""
+
+    budget: int
+    problems: int | None = None
+    majority: Score
+    deepconf: Score
+    budgets: list[BudgetScore] = []
+    voters: dict[str, float] = {}
+    paired: Paired = Paired()
+    confidence: Separation = Separation()
+    examples: list[Example] = []
+
+    @property
+    def token_saving(self) -> float | None:
+        """The share of majority's tokens that DeepConf did not spend."""
+        if self.paired.token_saving is not None:
+            return self.paired.token_saving
+        return 1 - self.deepconf.tokens / self.majority.tokens if self.majority.tokens else None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part of the report that the run cannot fill: what it is, and the file it would come from."""
+
+    what: str
+    file: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything the report shows of one run; what the run does not have is None or empty, and listed in `missing`."""
+
+    path: Path
+    recipe: dict[str, Any]
+    attempts: list[Attempt]
+    stages: dict[str, StageCost]
+    curate: CurateSummary | None
+    dropped: list[Dropped]
+    sft: Metrics
+    rl_pool: PoolSummary | None
+    rl: Metrics
+    evals: dict[str, EvalResult]
+    scaling: ScalingResult | None
+    missing: list[Missing]
+
+    @property
+    def name(self) -> str:
+        return str(self.recipe.get("name") or self.path.resolve().name)
+
+    @property
+    def seed(self) -> int | None:
+        return self.recipe.get("seed")
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """The sum over stages; None when no stage was timed."""
+        return sum(cost.wall_seconds for cost in self.stages.values()) if self.stages else None
+
+    @property
+    def peak_rss_bytes(self) -> int | None:
+        return max((cost.peak_rss_bytes for cost in self.stages.values()), default=None)
+
+
+def collect(run: str | Path) -> RunReport:
+    """Reads a run directory. Raises `UserError` when it is none, or when a file in it does not read."""
+    path = Path(run)
+    if not (path / "recipe.json").exists():
+        raise UserError(f"{path} is not a run directory (it has no recipe.json); give a directory that `h1r` wrote")
+    reader = _Reader(path)
+    costs = reader.json("stages.json", "time and memory") or {}
+    return RunReport(
+        path=path,
+        recipe=read_json(path / "recipe.json"),
+        attempts=[_validate(Attempt, line, path / "attempts.jsonl") for line in reader.metrics("attempts.jsonl")],
+        stages={name: _validate(StageCost, cost, path / "stages.json") for name, cost in costs.items()},
+        curate=reader.shape("curate/summary.json", CurateSummary, "curation"),
+        dropped=_sample_dropped(path / "curate" / "dropped.jsonl"),
+        sft=reader.metrics("sft/metrics.jsonl", "the SFT learning curve"),
+        rl_pool=reader.shape("rl_pool/summary.json", PoolSummary, "the selection of RL problems"),
+        rl=reader.metrics("rl/metrics.jsonl", "the RL learning curves"),
+        evals={
+            stage: found
+            for stage in EVAL_STAGES
+            if (found := reader.shape(f"eval/{stage}.json", EvalResult, f"{STAGE_TITLES[stage]} accuracy"))
+        },
+        scaling=reader.shape("scaling/result.json", ScalingResult, "test-time scaling"),
+        missing=reader.missing,
+    )
+
+
+STAGE_TITLES = {"base": "Base", "sft": "SFT", "rl": "RL"}
+
+
+def summarise(report: RunReport) -> dict[str, Any]:
+    """`report.json`: the numbers of a run that a program wants, null where the run has none."""
+    scaling = report.scaling
+    summary: dict[str, Any] = {
+        "name": report.name,
+        "seed": report.seed,
+        "code_version": report.attempts[-1].model_dump(include={"h1r", "commit"}) if report.attempts else None,
+        "pass_at_1": {stage: _of(report.evals.get(stage), "pass_at_1") for stage in EVAL_STAGES},
+        "pass_at_1_interval": {stage: _of(report.evals.get(stage), "interval") for stage in EVAL_STAGES},
+        "pass_at_1_per_family": {
+            stage: {family: score.pass_at_1 for family, score in result.per_family.items()}
+            for stage, result in report.evals.items()
+        },
+        "mean_tokens": {stage: _of(report.evals.get(stage), "mean_tokens") for stage in EVAL_STAGES},
+        "scaling": None,
+        "wall_seconds": report.wall_seconds,
+        "peak_rss_bytes": report.peak_rss_bytes,
+        "stages": {name: cost.model_dump() for name, cost in report.stages.items()},
+        "missing": [part.file for part in report.missing],
+    }
+    if scaling:
+        summary["scaling"] = {
+            "budget": scaling.budget,
+            "majority": scaling.majority.model_dump(include={"accuracy", "tokens"}),
+            "deepconf": scaling.deepconf.model_dump(include={"accuracy", "tokens"}),
+            "token_saving": scaling.token_saving,
+            "paired": scaling.paired.model_dump(),
+            "voters": scaling.voters,
+        }
+    return _strict(summary)
+
+
+def series(metrics: Metrics, key: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of one metric, without the steps at which it is absent or not finite."""
+    points = [(line["step"], line[key]) for line in metrics if _is_number(line.get(key)) and "step" in line]
+    return [step for step, _ in points], [float(value) for _, value in points]
+
+
+def total(metrics: Metrics, key: str) -> float:
+    """The sum of one metric over all steps, absent and non-finite values left out."""
+    return sum(series(metrics, key)[1])
+
+
+Kind = TypeVar("Kind", bound=_Shape)
+
+
+class _Reader:
+    """Reads the files of one run and remembers which were not there."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.missing: list[Missing] = []
+
+    def _present(self, file: str, what: str) -> bool:
+        if (self.run / file).exists():
+            return True
+        if what:
+            self.missing.append(Missing(what, file))
+        return False
+
+    def json(self, file: str, what: str) -> Any:
+        return read_json(self.run / file) if self._present(file, what) else None
+
+    def shape(self, file: str, kind: type[Kind], what: str) -> Kind | None:
+        return _validate(kind, self.json(file, what), self.run / file) if self._present(file, what) else None
+
+    def metrics(self, file: str, what: str = "") -> Metrics:
+        return read_metrics(self.run / file) if self._present(file, what) else []
+
+
+def _validate(kind: type[Kind], value: Any, path: Path) -> Kind:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}; delete the file and run its stage again") from None
+
+
+def _sample_dropped(path: Path) -> list[Dropped]:
+    """A few dropped records of each (step, reason), each equally likely to be shown, the same ones every time.
+
+    A reservoir keeps memory constant on files of any length.
+    """
+    if not path.exists():
+        return []
+    rng = random.Random(0)
+    kept: dict[tuple[str, str], list[Dropped]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    for number, text in read_lines(path):
+        if not text.strip():
+            continue
+        try:
+            record = Dropped.model_validate(json.loads(text))
+        except (ValidationError, json.JSONDecodeError):
+            raise UserError(f"{path}, line {number}: not a dropped record; delete it and run its stage again") from None
+        key = (record.step, record.reason)
+        seen[key] = seen.get(key, 0) + 1
+        group = kept.setdefault(key, [])
+        if len(group) < DROPPED_PER_REASON:
+            group.append(record)
+        elif (place := rng.randrange(seen[key])) < DROPPED_PER_REASON:
+            group[place] = record
+    return [record for group in kept.values() for record in group]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _of(value: Any, name: str) -> Any:
+    return None if value is None else getattr(value, name)
+
+
+def _strict(value: Any) -> Any:
+    """The same tree as strict JSON in UTF-8: null for a number that is not finite, U+FFFD for a lone surrogate."""
+    if isinstance(value, Mapping):
+        return {_strict(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,101 @@
+"""The stages of a run that evaluate: pass@1 of one of its models, and test-time scaling of the last one.
+
+    eval/base.json  eval/sft.json  eval/rl.json      scaling/result.json
+
+Only this file and `answers.py` build engines here; the benchmarks themselves know them by the protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from h1r.config import Recipe
+from h1r.data.tokenizer import load_tokenizer
+from h1r.engine.native import NativeEngine
+from h1r.errors import UserError
+from h1r.evals.benchmark import evaluate
+from h1r.model import load
+from h1r.model.hybrid import HybridForCausalLM
+from h1r.records import Problem, read_jsonl
+from h1r.run import Run, write_json
+from h1r.scaling.study import study
+from h1r.train.start import starting_model
+from h1r.verify import VerifierPool
+
+TRAINED = ("sft", "rl")
+
+
+def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
+    """pass@1 of the run's model `which` ("base", "sft" or "rl") on its held-out problems; writes eval/WHICH.json.
+
+    Returns the result without the outcome of each problem and without the examples. `UserError` when an earlier stage
+    is missing.
+    """
+    with run.timed(f"eval_{which}", add=False), _verifier() as pool:
+        problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
+        engine = NativeEngine(_model(recipe, run, which), tokenizer, recipe.engine)
+        result = evaluate(
+            engine,
+            tokenizer,
+            problems,
+            recipe.eval,
+            pool.verify_many,
+            recipe.chat.system_prompt,
+            recipe.seed,
+            name=f"Evaluate {which}",
+        ).to_dict()
+        write_json(run.stage("eval") / f"{which}.json", result)
+    return _without(result, "outcomes", "examples")
+
+
+def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Majority and DeepConf at the recipe's budgets, on the last model trained; writes scaling/result.json."""
+    with run.timed("scaling", add=False), _verifier() as pool:
+        which = last_trained(run)
+        problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
+        engine = NativeEngine(_model(recipe, run, which), tokenizer, recipe.engine)
+        result = study(
+            engine,
+            tokenizer,
+            problems,
+            recipe.scaling,
+            pool.verify_many,
+            recipe.chat.system_prompt,
+            recipe.seed,
+            slots=recipe.engine.max_sequences,
+        )
+        result["model"] = which
+        write_json(run.stage("scaling") / "result.json", result)
+    return _without(result, "outcomes", "examples")
+
+
+def models_of(run: Run) -> list[str]:
+    """The models that the run has now: "base", and the trained ones."""
+    return ["base", *(which for which in TRAINED if (run.path / which / "model").is_dir())]
+
+
+def last_trained(run: Run) -> str:
+    """ "rl" or "sft", whichever was trained last; `UserError` when neither was."""
+    trained = models_of(run)[1:]
+    if not trained:
+        raise UserError(f"{run.path} holds no trained model; run `h1r sft` first")
+    return trained[-1]
+
+
+def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:
+    if which == "base":
+        return starting_model(recipe, run)
+    return load(run.need(f"{which}/model", which))
+
+
+def _held_out(run: Run) -> list[Problem]:
+    return list(read_jsonl(run.need("curate/held_out.jsonl", "curate"), Problem))
+
+
+def _verifier() -> VerifierPool:
+    return VerifierPool(workers=min(os.cpu_count() or 1, 8))
+
+
+def _without(result: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in keys}

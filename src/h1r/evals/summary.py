@@ -1,0 +1,47 @@
+"""The numbers of a report.json as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+ROWS = {"base": "random weights", "sft": "after SFT", "rl": "after RL"}
+
+
+def result_table(report: Mapping[str, Any]) -> Table:
+    """What each step gained: accuracy on held-out problems, and tokens. Stages that have not run are left out.
+
+    Raises `KeyError` for a mapping that is no report.json.
+    """
+    table = Table("", "accuracy", "interval", "tokens", title=f"{report['name']} (seed {report['seed']})")
+    for stage, title in ROWS.items():
+        if report["pass_at_1"][stage] is not None:
+            table.add_row(
+                f"pass@1 {title}",
+                _percent(report["pass_at_1"][stage]),
+                _interval(report["pass_at_1_interval"][stage]),
+                _number(report["mean_tokens"][stage]),
+            )
+    if scaling := report["scaling"]:
+        for method in ("majority", "deepconf"):
+            found = scaling[method]
+            table.add_row(
+                f"{method}, {scaling['budget']} traces", _percent(found["accuracy"]), "", _number(found["tokens"])
+            )
+        if scaling["token_saving"] is not None:
+            table.caption = f"DeepConf spends {_percent(scaling['token_saving'])} fewer tokens than majority."
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{_percent(interval[0])} to {_percent(interval[1])}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"

@@ -1,0 +1,115 @@
+"""The stages of one run, in order, and which of them are finished.
+
+    curate -> eval_base -> sft -> eval_sft -> pool -> rl -> eval_rl -> scaling
+
+A finished stage leaves `runs/NAME/done/STAGE.json`, the summary it returned. Rooms are imported when their stage
+starts, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from h1r.config import Recipe
+from h1r.errors import UserError
+from h1r.run import Checkpoints, Run, read_json, write_json
+
+Summary = dict[str, Any]
+
+
+def _curate(recipe: Recipe, run: Run, resume: bool) -> Summary:
+    from h1r.data.curate import curate
+
+    return curate(recipe, run)
+
+
+def _evaluate(which: str) -> Callable[[Recipe, Run, bool], Summary]:
+    def evaluate(recipe: Recipe, run: Run, resume: bool) -> Summary:
+        from h1r.evals.stages import evaluate_stage
+
+        return evaluate_stage(recipe, run, which)
+
+    return evaluate
+
+
+def _sft(recipe: Recipe, run: Run, resume: bool) -> Summary:
+    from h1r.train.sft import sft
+
+    return sft(recipe, run, resume=resume)
+
+
+def _pool(recipe: Recipe, run: Run, resume: bool) -> Summary:
+    from h1r.train.pool import build_pool
+
+    return build_pool(recipe, run)
+
+
+def _rl(recipe: Recipe, run: Run, resume: bool) -> Summary:
+    from h1r.train.rl import rl
+
+    return rl(recipe, run, resume=resume)
+
+
+def _scaling(recipe: Recipe, run: Run, resume: bool) -> Summary:
+    from h1r.evals.stages import scaling_stage
+
+    return scaling_stage(recipe, run)
+
+
+STAGES: dict[str, Callable[[Recipe, Run, bool], Summary]] = {
+    "curate": _curate,
+    "eval_base": _evaluate("base"),
+    "sft": _sft,
+    "eval_sft": _evaluate("sft"),
+    "pool": _pool,
+    "rl": _rl,
+    "eval_rl": _evaluate("rl"),
+    "scaling": _scaling,
+}
+TRAINING = ("sft", "rl")
+"""Stages that leave checkpoints and can go on from them."""
+
+
+def finished(run: Run, stage: str) -> Summary | None:
+    """The summary of a finished stage, None before."""
+    path = run.path / "done" / f"{stage}.json"
+    return read_json(path) if path.exists() else None
+
+
+def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Summary:
+    """Runs one stage and returns its summary.
+
+    Training that has begun is never started over by accident: without `resume` it raises `UserError`, with it the
+    stage goes on from its newest checkpoint, and a finished one returns its summary again. Other stages run anew.
+    """
+    if stage in TRAINING:
+        done = finished(run, stage)
+        if done is not None and resume:
+            return done
+        directory = run.path / stage
+        begun = Checkpoints(directory).latest()
+        if not resume and (done is not None or begun):
+            state = "is finished" if done is not None else f"stopped at step {begun[0] if begun else 0}"
+            raise UserError(
+                f"{directory} {state}; add --resume to go on, give another --out, or delete {directory} and "
+                f"{run.path / 'done' / f'{stage}.json'} to train again"
+            )
+    _use_threads(recipe.threads)
+    summary = STAGES[stage](recipe, run, resume)
+    write_json(run.path / "done" / f"{stage}.json", summary)
+    return summary
+
+
+def run_all(recipe: Recipe, run: Run) -> Iterator[tuple[str, Summary, bool]]:
+    """Every stage in order: (name, summary, whether it ran now). Finished ones are skipped, begun training goes on."""
+    for stage in STAGES:
+        done = finished(run, stage)
+        yield stage, run_stage(stage, recipe, run, resume=True) if done is None else done, done is None
+
+
+def _use_threads(threads: int) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,182 @@
+"""How far a long stage is: count, rate and estimate, always on standard error.
+
+    with progress("SFT", total=300, unit="step") as bar:
+        bar.advance(loss=1.23)
+
+On a terminal it is a live bar. Elsewhere (a log file, CI) it is a plain line first, then at most one every
+`PLAIN_PERIOD` seconds, and one last, so that a log stays readable. `quiet()` turns it off for machine-readable output.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+PLAIN_PERIOD = 10.0
+"""Seconds between plain lines."""
+
+_quiet = False
+
+
+def quiet(on: bool = True) -> None:
+    """Turns every later progress display off (or on again)."""
+    global _quiet
+    _quiet = on
+
+
+class Bar:
+    """A running count. `done` units of `total` (None: unknown) after `elapsed` seconds."""
+
+    def __init__(self, name: str, total: int | None, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.values: dict[str, float | int | str] = {}
+        self._clock = clock
+        self._start = clock()
+        self._first = 0
+
+    def start_at(self, done: int) -> None:
+        """A resumed stage starts here: `done` units belong to an earlier attempt and do not enter the rate."""
+        self.done = self._first = done
+        self._show()
+
+    def advance(self, count: int = 1, **values: float | int | str) -> None:
+        """`count` more units are done; `values` are the latest measurements to show beside them."""
+        self.done += count
+        self.values.update(values)
+        self._show()
+
+    @property
+    def elapsed(self) -> float:
+        return self._clock() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the start of this attempt; 0 while nothing is done."""
+        return (self.done - self._first) / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Estimated seconds to the end; None while it cannot be known."""
+        if self.total is None or self.rate == 0:
+            return None
+        return max(self.total - self.done, 0) / self.rate
+
+    def status(self) -> str:
+        """`rate, elapsed, estimate, values` as one phrase."""
+        parts = [_format_rate(self.rate, self.unit), _format_seconds(self.elapsed)]
+        if self.remaining is not None and self.total is not None and self.done < self.total:
+            parts[1] += f" (about {_format_seconds(self.remaining)} left)"
+        parts += [f"{key} {_format_value(value)}" for key, value in self.values.items()]
+        return ", ".join(parts)
+
+    def line(self) -> str:
+        """The plain form: `SFT: 12/300 step, 1.3 step/s, 0:09 (about 3:41 left), loss 1.23`."""
+        of = "" if self.total is None else f"/{self.total}"
+        return f"{self.name}: {self.done}{of} {self.unit}, {self.status()}"
+
+    def close(self) -> None:
+        """Shows the last state."""
+
+    def _show(self) -> None:
+        """Brings the display up to date; a quiet bar has none."""
+
+
+class PlainBar(Bar):
+    """Lines on a stream that is no terminal."""
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        unit: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name, total, unit, clock)
+        self._stream = stream or sys.stderr
+        self._printed_at: float | None = None
+        self._printed: object = None
+
+    def _show(self) -> None:
+        now = self._clock()
+        if self._printed_at is None or now - self._printed_at >= PLAIN_PERIOD:
+            self._print(now)
+
+    def close(self) -> None:
+        if (self.done, self.values) != self._printed:
+            self._print(self._clock())
+
+    def _print(self, now: float) -> None:
+        self._printed_at, self._printed = now, (self.done, dict(self.values))
+        print(self.line(), file=self._stream, flush=True)
+
+
+class _StatusColumn(ProgressColumn):
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def render(self, task: Task) -> Text:
+        return Text(self._bar.status(), style="dim")
+
+
+class RichBar(Bar):
+    """A live bar on a terminal."""
+
+    def __init__(self, name: str, total: int | None, unit: str, console: Console) -> None:
+        super().__init__(name, total, unit)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[count]}"), _StatusColumn(self),
+            console=console, refresh_per_second=4,
+        )  # fmt: skip
+        self._task = self._progress.add_task(name, total=total, count=f"0 {unit}")
+        self._progress.start()
+
+    def _show(self) -> None:
+        of = "" if self.total is None else f"/{self.total}"
+        self._progress.update(self._task, completed=self.done, count=f"{self.done}{of} {self.unit}")
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def progress(name: str, total: int | None = None, unit: str = "it") -> Iterator[Bar]:
+    """A progress display for the block, of the kind that suits standard error."""
+    console = Console(stderr=True)
+    if _quiet:
+        bar = Bar(name, total, unit)
+    elif console.is_terminal:
+        bar = RichBar(name, total, unit, console)
+    else:
+        bar = PlainBar(name, total, unit)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def _format_rate(rate: float, unit: str) -> str:
+    if 0 < rate < 1:
+        return f"{1 / rate:.3g} s/{unit}"
+    return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
+
+
+def _format_seconds(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _format_value(value: float | int | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

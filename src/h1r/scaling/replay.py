@@ -1,0 +1,138 @@
+"""Recorded complete traces played back as if an engine were generating them, to price other budgets and settings.
+
+The concurrency model: `slots` sequences are decoded together, one token each per step; requests wait in the order of
+(prompt, sample) and enter a slot as soon as one is free; prefill takes no time. A trace ends at its recorded end, or
+earlier at the first full window below its request's threshold. At a cancellation, traces in slots have spent the tokens
+of the steps since they entered, and waiting ones have spent nothing. `slots=None`: every request starts at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.records import FinishReason, Trace
+from h1r.scaling.answers import certainly_equivalent, extract_answer
+from h1r.scaling.confidence import stop_length
+from h1r.scaling.deepconf import DeepConf, Extract, Solution, solve_many
+from h1r.scaling.voting import AnswerGroups
+
+
+def simulate(
+    traces: Sequence[Trace],
+    params: DeepConf,
+    *,
+    slots: int | None = None,
+    extract: Extract = extract_answer,
+    groups: AnswerGroups | None = None,
+) -> Solution:
+    """The online run of one problem, replayed on its complete recorded traces (the first `params.budget` of them)."""
+    groups = groups if groups is not None else AnswerGroups(certainly_equivalent)
+    return simulate_many([traces], params, slots=slots, extract=extract, groups=[groups])[0]
+
+
+def simulate_many(
+    problems: Sequence[Sequence[Trace]],
+    params: DeepConf,
+    *,
+    slots: int | None = None,
+    extract: Extract = extract_answer,
+    groups: Sequence[AnswerGroups] | None = None,
+) -> list[Solution]:
+    """`solve_many` on recorded traces, all problems sharing the slots. Trace j of a problem is `problems[i][j]`.
+
+    Raises `ValueError` when a problem has fewer traces than the budget, or one that is not complete.
+    """
+    for index, traces in enumerate(problems):
+        if len(traces) < params.budget:
+            raise ValueError(
+                f"problem {index} has {len(traces)} recorded traces, fewer than the budget {params.budget}"
+            )
+    engine = ReplayEngine(problems, slots)
+    prompts = [[index] for index in range(len(problems))]
+    return solve_many(engine, prompts, params, seeds=[0] * len(problems), extract=extract, groups=groups)
+
+
+@dataclasses.dataclass(slots=True)
+class _Request:
+    prompt_index: int
+    sample_index: int
+    trace: Trace
+    length: int
+    stopped: bool
+    start: int = 0
+
+    def result(self, length: int, reason: FinishReason) -> Trace:
+        whole = length == self.trace.num_tokens
+        return dataclasses.replace(
+            self.trace, prompt_index=self.prompt_index, sample_index=self.sample_index, finish_reason=reason,
+            token_ids=self.trace.token_ids[:length], logprobs=self.trace.logprobs[:length],
+            sampling_logprobs=self.trace.sampling_logprobs[:length], confidences=self.trace.confidences[:length],
+            text=self.trace.text if whole else "",
+        )  # fmt: skip
+
+
+class ReplayEngine:
+    """An engine over recorded traces: prompt `[i]` with seed s yields `recorded[i][s + j]` as its trace j."""
+
+    def __init__(self, recorded: Sequence[Sequence[Trace]], slots: int | None = None) -> None:
+        for index, traces in enumerate(recorded):
+            for j, trace in enumerate(traces):
+                if trace.finish_reason in ("confidence", "cancelled"):
+                    raise ValueError(f"problem {index}, trace {j} was cut short and cannot be replayed")
+        self._recorded = recorded
+        self._slots = slots
+        self._now = 0
+        self._waiting: deque[_Request] = deque()
+        self._running: list[tuple[int, int, int, _Request]] = []
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
+        return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
+
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
+        every = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        self._now, self._running = 0, []
+        self._waiting = deque(
+            self._request(index, j, prompt[0], of)
+            for index, (prompt, of) in enumerate(zip(prompts, every, strict=True))
+            for j in range(of.n)
+        )
+        while self._waiting or self._running:
+            self._admit()
+            self._now = self._running[0][0]
+            ended: list[_Request] = []
+            while self._running and self._running[0][0] == self._now:
+                ended.append(heapq.heappop(self._running)[-1])
+            for request in ended:
+                yield request.result(request.length, "confidence" if request.stopped else request.trace.finish_reason)
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        self._waiting = deque(request for request in self._waiting if request.prompt_index != prompt_index)
+        gone = sorted(entry[1:] for entry in self._running if entry[-1].prompt_index == prompt_index)
+        self._running = [entry for entry in self._running if entry[-1].prompt_index != prompt_index]
+        heapq.heapify(self._running)
+        return [entry[-1].result(self._now - entry[-1].start, "cancelled") for entry in gone]
+
+    def load_weights(self, weights: Mapping[str, Any] | str | Path) -> None:
+        raise NotImplementedError("recorded traces have no weights")
+
+    def _admit(self) -> None:
+        while self._waiting and (self._slots is None or len(self._running) < self._slots):
+            request = self._waiting.popleft()
+            request.start = self._now
+            entry = (self._now + request.length, request.prompt_index, request.sample_index, request)
+            heapq.heappush(self._running, entry)
+
+    def _request(self, prompt_index: int, j: int, recorded: int, params: SamplingParams) -> _Request:
+        trace = self._recorded[recorded][params.seed + j]
+        length, stopped = trace.num_tokens, False
+        if params.confidence_threshold is not None:
+            at = stop_length(trace.confidences, params.confidence_window, params.confidence_threshold)
+            if at is not None and at < length:
+                length, stopped = at, True
+        return _Request(prompt_index, j, trace, length, stopped)

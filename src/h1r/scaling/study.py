@@ -1,0 +1,287 @@
+"""Accuracy against tokens: majority voting and online DeepConf at several budgets, on the same problems and seeds.
+
+    saving = 1 - tokens(DeepConf) / tokens(majority)        all generated tokens, both at the same budget
+    accuracy difference = DeepConf - majority               paired by problem
+
+At the largest budget both are real runs of the engine, with early stopping and consensus inside it. The complete traces
+of the majority run are then replayed (`h1r.scaling.replay`) to price the smaller budgets, marked `simulated`, and the
+largest once more, so that a reader sees how far replay and reality agree. Nothing here chooses a parameter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from h1r.config import ScalingSection
+from h1r.data.chat import prompt_ids
+from h1r.engine.protocol import Engine
+from h1r.errors import UserError
+from h1r.progress import Bar
+from h1r.progress import progress as show_progress
+from h1r.records import Problem, Trace, Verdict
+from h1r.scaling.answers import VerifyMany, extract_answer, groups_for
+from h1r.scaling.confidence import Confidence, summarise
+from h1r.scaling.deepconf import (
+    STATES,
+    DeepConf,
+    Solution,
+    State,
+    majority_baseline,
+    majority_params,
+    problem_seed,
+    sampling_of,
+    solve_many,
+)
+from h1r.scaling.examples import example
+from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
+from h1r.scaling.replay import simulate_many
+from h1r.scaling.voting import VOTERS, AnswerGroups, vote_by
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ProgressOf = Callable[[str, int | None, str], AbstractContextManager[Bar]]
+"""`h1r.progress.progress`, or something like it: (name, total, unit) -> bar."""
+
+EXAMPLE_PROBLEMS = 4
+_EXAMPLE_STATES: tuple[State, ...] = ("voted", "stopped", "below_threshold", "cancelled")
+
+
+def study(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Problem],
+    section: ScalingSection,
+    verify_many: VerifyMany,
+    system_prompt: str | None,
+    seed: int,
+    progress: ProgressOf = show_progress,
+    *,
+    slots: int | None = None,
+) -> dict[str, Any]:
+    """Runs the study on the first `section.problems` problems and returns it ready for JSON.
+
+    `slots`: sequences the engine decodes together (its `max_sequences`), which decides how many tokens are in flight at
+    a replayed consensus; None: all of them. Raises `UserError` without problems or budgets.
+    """
+    problems = list(problems[: section.problems])
+    if not problems or not section.budgets:
+        missing = "problem" if not problems else "budget"
+        raise UserError(f"there is no {missing} to study; give scaling.budgets and problems.held_out at least one each")
+    budgets = sorted(set(section.budgets))
+    largest = budgets[-1]
+    prompts = [prompt_ids(tokenizer, problem.question, system_prompt) for problem in problems]
+    seeds = [problem_seed(seed, problem.id) for problem in problems]
+    groups = [groups_for(problem, verify_many) for problem in problems]
+    grader = _Grader(problems, verify_many)
+
+    def run(name: str, solve: Callable[[Callable[[Trace], None]], list[Solution]]) -> tuple[list[Solution], float]:
+        started, tokens = time.monotonic(), 0
+        with progress(name, len(problems) * largest, "trace") as bar:
+
+            def on_trace(trace: Trace) -> None:
+                nonlocal tokens
+                trace.problem_id = problems[trace.prompt_index].id
+                tokens += trace.num_tokens
+                bar.advance(tokens=tokens)
+
+            return solve(on_trace), time.monotonic() - started
+
+    sampling = sampling_of(section)
+    majority, majority_seconds = run(
+        f"majority of {largest}",
+        lambda on_trace: majority_baseline(
+            engine, prompts, largest, sampling, seeds=seeds, groups=groups, on_trace=on_trace
+        ),
+    )
+    online, online_seconds = run(
+        f"DeepConf at {largest}",
+        lambda on_trace: solve_many(
+            engine, prompts, DeepConf.from_section(section, largest), seeds=seeds, groups=groups, on_trace=on_trace
+        ),
+    )
+    recorded = [solution.traces for solution in majority]
+
+    rows = []
+    for budget in budgets:
+        voted = simulate_many(recorded, majority_params(budget, sampling), slots=slots, groups=groups)
+        replayed = simulate_many(recorded, DeepConf.from_section(section, budget), slots=slots, groups=groups)
+        real = budget == largest
+        deepconf = online if real else replayed
+        row: dict[str, Any] = {
+            "budget": budget,
+            "majority": {**_score(voted, grader), "simulated": not real},
+            "deepconf": {**_score(deepconf, grader), "simulated": not real},
+            "paired": _paired(voted, deepconf, grader),
+        }
+        if real:
+            row["majority"]["seconds"] = majority_seconds
+            row["deepconf"]["seconds"] = online_seconds
+            row["deepconf_simulated"] = {**_score(replayed, grader), "simulated": True}
+            row["agreement"] = _agreement(recorded, online, replayed, grader)
+        rows.append(row)
+
+    return {
+        "budget": largest,
+        "problems": len(problems),
+        "seed": seed,
+        "section": section.model_dump(mode="json"),
+        "majority": rows[-1]["majority"],
+        "deepconf": rows[-1]["deepconf"],
+        "paired": rows[-1]["paired"],
+        "agreement": rows[-1]["agreement"],
+        "budgets": rows,
+        "voters": _voters(recorded, section.window, groups, grader),
+        "confidence": _confidence_when(recorded, section.window, grader),
+        "outcomes": [
+            {
+                "problem_id": problem.id,
+                "family": problem.family,
+                "reference": problem.answer,
+                "majority": {**majority[i].to_dict(), "correct": bool(grader.grade(majority)[i])},
+                "deepconf": {**online[i].to_dict(), "correct": bool(grader.grade(online)[i])},
+            }
+            for i, problem in enumerate(problems)
+        ],
+        "examples": _examples(tokenizer, problems, online, grader),
+    }
+
+
+class _Grader:
+    """Grades answers by a trace that gave them; each text of a problem is verified once."""
+
+    def __init__(self, problems: Sequence[Problem], verify_many: VerifyMany) -> None:
+        self._problems = problems
+        self._verify_many = verify_many
+        self._known: dict[tuple[int, str], Verdict] = {}
+
+    def verdicts(self, traces: Sequence[tuple[int, Trace]]) -> list[Verdict]:
+        """Verdicts of (problem index, trace) pairs."""
+        keys = [(index, trace.text) for index, trace in traces]
+        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        if new:
+            found = self._verify_many([self._problems[index] for index, _ in new], [text for _, text in new])
+            self._known.update(zip(new, found, strict=True))
+        return [self._known[key] for key in keys]
+
+    def grade(self, solutions: Sequence[Solution]) -> list[float]:
+        """1.0 where the voted answer is correct, else 0.0; no answer is wrong."""
+        given = [(i, trace) for i, solution in enumerate(solutions) if (trace := solution.answer_trace) is not None]
+        right = {i for (i, _), verdict in zip(given, self.verdicts(given), strict=True) if verdict.reward >= 1.0}
+        return [float(i in right) for i in range(len(solutions))]
+
+
+def _score(solutions: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
+    estimate = mean_accuracy(grader.grade(solutions), samples=1)
+    by_state = {state: sum(solution.tokens[state] for solution in solutions) for state in STATES}
+    return {
+        "accuracy": estimate.value,
+        "interval": list(estimate.interval),
+        "tokens": sum(by_state.values()),
+        "tokens_by_state": by_state,
+        "traces": sum(len(solution.traces) for solution in solutions),
+        "stop_reasons": dict(Counter(solution.stop_reason for solution in solutions)),
+        "fallbacks": sum(solution.fallback for solution in solutions),
+    }
+
+
+def _paired(majority: Sequence[Solution], deepconf: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
+    difference = paired_difference(grader.grade(majority), grader.grade(deepconf))
+    saved = saving([s.tokens_total for s in deepconf], [s.tokens_total for s in majority])
+    return {
+        "accuracy_difference": difference.value,
+        "accuracy_interval": list(difference.interval),
+        "better": difference.better,
+        "worse": difference.worse,
+        "equal": difference.equal,
+        "token_saving": saved.value,
+        "token_saving_interval": list(saved.interval),
+    }
+
+
+def _agreement(
+    recorded: Sequence[Sequence[Trace]], online: Sequence[Solution], replayed: Sequence[Solution], grader: _Grader
+) -> dict[str, float]:
+    """How far the replay matches the real run: shares of problems, of traces, and the ratio of tokens."""
+    pairs = list(zip(grader.grade(online), grader.grade(replayed), strict=True))
+    launched = [(whole, trace) for whole, s in zip(recorded, online, strict=True) for trace in s.traces]
+    prefixes = sum(
+        trace.token_ids == whole[trace.sample_index].token_ids[: trace.num_tokens] for whole, trace in launched
+    )
+    return {
+        "same_verdict": sum(a == b for a, b in pairs) / len(pairs),
+        "prefixes": prefixes / len(launched),
+        "token_ratio": sum(s.tokens_total for s in replayed) / sum(s.tokens_total for s in online),
+    }
+
+
+def _voters(
+    recorded: Sequence[Sequence[Trace]], window: int, groups: Sequence[AnswerGroups], grader: _Grader
+) -> dict[str, float]:
+    """Accuracy of every voter, offline, on all complete traces."""
+    ballots: list[tuple[list[Trace], list[str | None], list[Confidence]]] = []
+    for traces in recorded:
+        usable = [trace for trace in traces if trace.confidences and trace.finish_reason != "error"]
+        answers = [extract_answer(trace.text) for trace in usable]
+        ballots.append((usable, answers, [summarise(trace.confidences, window) for trace in usable]))
+    accuracies: dict[str, float] = {}
+    for voter in VOTERS:
+        votes = [vote_by(voter, answers, stats, of) for (_, answers, stats), of in zip(ballots, groups, strict=True)]
+        given = [(i, ballots[i][0][vote.index]) for i, vote in enumerate(votes) if vote.index is not None]
+        accuracies[voter] = sum(verdict.reward >= 1.0 for verdict in grader.verdicts(given)) / len(recorded)
+    return accuracies
+
+
+def _confidence_when(recorded: Sequence[Sequence[Trace]], window: int, grader: _Grader) -> dict[str, float | None]:
+    """Whether confidence tells right from wrong: mean lowest group confidence (nats) of each, and the AUROC.
+
+    The AUROC is the chance that a correct trace is more confident than a wrong one of the same problem, over all such
+    pairs; only within a problem can a vote use it.
+    """
+    traces = [(i, t) for i, several in enumerate(recorded) for t in several if t.confidences]
+    lowest = np.array([summarise(trace.confidences, window).lowest for _, trace in traces])
+    right = np.array([verdict.reward >= 1.0 for verdict in grader.verdicts(traces)])
+    problem = np.array([index for index, _ in traces])
+    wins = pairs = 0.0
+    for index in np.unique(problem):
+        of = problem == index
+        gaps = lowest[of & right][:, None] - lowest[of & ~right][None, :]
+        wins += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
+        pairs += gaps.size
+    return {
+        "pass_at_1": float(right.mean()) if right.size else None,
+        "correct": float(lowest[right].mean()) if right.any() else None,
+        "wrong": float(lowest[~right].mean()) if (~right).any() else None,
+        "auroc": wins / pairs if pairs else None,
+    }
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], solutions: Sequence[Solution], grader: _Grader
+) -> list[dict[str, Any]]:
+    """Of a few problems, the first trace of each interesting state, with the vote it belongs to.
+
+    Problems with a stopped trace come first: they show what the method does.
+    """
+    order = sorted(range(len(problems)), key=lambda i: ("stopped" not in solutions[i].states, i))
+    shown = []
+    for i in order[:EXAMPLE_PROBLEMS]:
+        solution = solutions[i]
+        for state in _EXAMPLE_STATES:
+            if state in solution.states:
+                trace = solution.traces[solution.states.index(state)]
+                verdict = grader.verdicts([(i, trace)])[0] if state in ("voted", "below_threshold") else None
+                shown.append(
+                    example(
+                        tokenizer, problems[i], trace, verdict,
+                        state=state, threshold=solution.threshold, vote=asdict(solution.vote),
+                    )
+                )  # fmt: skip
+    return shown

@@ -1,0 +1,27 @@
+"""Group-relative advantages (GRPO): A_i = (R_i - mean(R)) / std(R) over the G rollouts of one prompt.
+
+Source: arXiv 2601.02346, section 3.2. std is the population's; the paper does not say which. `normalise_std=False`
+leaves the division out (Dr. GRPO). Every token of rollout i has the advantage A_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards_G: Sequence[float] | Tensor, normalise_std: bool = True) -> Tensor:
+    """[G] rewards -> [G] advantages, fp32. All rewards equal give zeros."""
+    rewards = torch.as_tensor(rewards_G, dtype=torch.float64)
+    centred = rewards - rewards.mean()
+    if normalise_std:
+        std = rewards.std(correction=0)
+        centred = centred / std if std > 0 else torch.zeros_like(centred)
+    return centred.float()
+
+
+def has_signal(rewards_G: Sequence[float]) -> bool:
+    """Whether a group teaches anything: its rewards are not all equal."""
+    return max(rewards_G) > min(rewards_G)

@@ -1,0 +1,91 @@
+"""The losses of SFT and RL, as pure functions of per-token tensors. No trainer state.
+
+    SFT   L = - sum_t w_t log pi(t) / N                              N: valid tokens of the whole batch
+    RL    L = sum_t n_t tis_t max(-r_t A_t, -clip(r_t, 1 - eps_low, 1 + eps_high) A_t)
+              - mu * sum_{t in positive} log pi(t) / N_positive
+          r_t = pi(t) / pi_old(t),   tis_t = min(pi_old(t) / pi_rollout(t), cap), detached
+
+Source: arXiv 2601.02346, sections 2.3 (balanced token normalisation), 3.2 (clip-higher, TIS, positive cross-entropy).
+n_t holds the aggregation: 1/N for `token-mean`, 1/(tokens of the rollout * rollouts) for `seq-mean-token-mean`. All
+denominators are those of the whole batch, over all ranks and micro-batches, computed before the first forward pass: the
+value depends on no split. A token whose log-probability is not finite must leave both sums; `finite` finds it.
+
+Shapes: T tokens with loss, flat over documents; V vocabulary. Left out: KL and entropy terms, which the paper drops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.0) -> Tensor:
+    """log pi(target) [T] in nats, fp32, of the distribution at this temperature."""
+    logits_TV = logits_TV.float()
+    if temperature != 1.0:
+        logits_TV = logits_TV / temperature
+    return logits_TV.log_softmax(-1).gather(-1, targets_T[:, None]).squeeze(-1)
+
+
+def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy [T] in nats of the distribution at this temperature; carries no gradient."""
+    logprobs = (logits_TV.detach().float() / temperature).log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def finite(*streams_T: Tensor) -> Tensor:
+    """[T] bool: tokens at which every stream is finite."""
+    good = torch.ones_like(streams_T[0], dtype=torch.bool)
+    for stream in streams_T:
+        good &= torch.isfinite(stream)
+    return good
+
+
+def token_norms(lengths: list[int], aggregation: Literal["token-mean", "seq-mean-token-mean"]) -> list[float]:
+    """The factor n of every token of each rollout, from the valid tokens of all rollouts of the batch."""
+    if aggregation == "token-mean":
+        total = sum(lengths)
+        return [1 / total if total else 0.0] * len(lengths)
+    counted = sum(length > 0 for length in lengths)
+    return [1 / (length * counted) if length else 0.0 for length in lengths]
+
+
+def tis_weights(
+    old_logprobs_T: Tensor,
+    rollout_logprobs_T: Tensor,
+    cap: float,
+    level: Literal["token", "sequence"],
+    sequence_T: Tensor,
+) -> Tensor:
+    """Truncated importance weights [T] between trainer and sampler, detached.
+
+    token: min(pi_old / pi_rollout, cap) of each token. sequence: of the product over its rollout; `sequence_T` numbers
+    the rollout of each token.
+    """
+    log_ratio_T = (old_logprobs_T - rollout_logprobs_T).detach()
+    if level == "sequence":
+        sums = log_ratio_T.new_zeros(int(sequence_T.max()) + 1).index_add(0, sequence_T, log_ratio_T)
+        log_ratio_T = sums[sequence_T]
+    return log_ratio_T.exp().clamp_max(cap)
+
+
+@dataclass(frozen=True)
+class PolicyTerms:
+    """Per-token parts of the policy loss. `clipped` marks tokens at which the clip holds the gradient back."""
+
+    loss: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+
+def clipped_policy_loss(
+    logprobs_T: Tensor, old_logprobs_T: Tensor, advantages_T: Tensor, epsilon_low: float, epsilon_high: float
+) -> PolicyTerms:
+    """PPO's clipped surrogate with separate bounds (clip-higher), per token and not yet weighted."""
+    ratio_T = (logprobs_T - old_logprobs_T.detach()).exp()
+    plain_T = -ratio_T * advantages_T
+    clipped_T = -ratio_T.clamp(1 - epsilon_low, 1 + epsilon_high) * advantages_T
+    return PolicyTerms(torch.maximum(plain_T, clipped_T), ratio_T.detach(), (clipped_T > plain_T).detach())

@@ -1,0 +1,165 @@
+"""Groups of rollouts with rewards, and the stream of prompts that they come from.
+
+    prompts (seeded order) -> engine, G traces each -> verifier -> rewards -> groups that teach something
+
+Online sampling (arXiv 2601.02346, section 3.3): a group whose rewards are all equal has no gradient. `backfill` drops
+it and draws more prompts until the batch is full, at most `max_rounds` times; what a round gives beyond the batch waits
+in a bounded cache for later steps, at most `max_age` of them. `reject` takes the smaller batch, `duplicate` repeats
+groups that do teach.
+
+Nothing here holds a random generator: the order of prompts and every seed are functions of counters, so the state of
+the stream is those counters and the cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from h1r.config import RLSection
+from h1r.engine.protocol import Engine, SamplingParams
+from h1r.records import Problem, Trace, Verdict
+from h1r.train.advantages import has_signal
+
+VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
+
+
+@dataclass
+class Group:
+    """The G rollouts of one prompt. `rewards` are what the loss sees, `correct` and `well_formed` their parts."""
+
+    problem_id: str
+    prompt_ids: list[int]
+    traces: list[Trace]
+    rewards: list[float]
+    correct: list[bool]
+    well_formed: list[bool]
+    born: int
+    """The optimiser step whose policy sampled it."""
+
+
+@dataclass
+class Collected:
+    """A batch of groups and what it took to get it."""
+
+    groups: list[Group]
+    generated: int = 0
+    """Groups sampled in this step, whatever became of them."""
+    dropped: int = 0
+    """Of these, groups whose rewards were all equal."""
+    from_cache: int = 0
+    sampled: list[Group] = field(default_factory=list)
+    """All groups sampled in this step: the unbiased view of the policy, for metrics."""
+
+
+def score(verdict: Verdict, format_penalty: float) -> float:
+    """Binary correctness, less the penalty for an answer not of the form `<think> ... </think> answer`."""
+    return verdict.parts.get("correct", 0.0) - format_penalty * (1.0 - verdict.parts.get("format", 0.0))
+
+
+class GroupStream:
+    """Draws prompts in a seeded order, samples and scores their groups, and fills batches."""
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        prompts: Sequence[list[int]],
+        engine: Engine,
+        verify_many: VerifyMany,
+        section: RLSection,
+        seed: int,
+    ) -> None:
+        self._problems, self._prompts = problems, prompts
+        self._engine, self._verify_many = engine, verify_many
+        self._section, self._seed = section, seed
+        self._drawn = 0
+        self._cache: list[Group] = []
+        self._yield = 1.0
+
+    def collect(self, step: int) -> Collected:
+        """The groups of one optimiser step: at most `batch_size`, each with signal."""
+        section, backfill = self._section, self._section.backfill
+        result = Collected([])
+        if backfill.mode == "backfill":
+            fresh = [group for group in self._cache if step - group.born <= backfill.max_age]
+            result.groups, self._cache = fresh[: section.batch_size], fresh[section.batch_size :]
+            result.from_cache = len(result.groups)
+        rounds = backfill.max_rounds if backfill.mode == "backfill" else 1
+        for _ in range(rounds):
+            missing = section.batch_size - len(result.groups)
+            if missing <= 0:
+                break
+            # With a yield of 1/3, three prompts are drawn for each group that is missing; what comes out in surplus
+            # is kept in the cache, so little is wasted.
+            wanted = math.ceil(missing / self._yield) if backfill.mode == "backfill" else section.batch_size
+            groups = self._sample(min(wanted, section.batch_size), step)
+            useful = [group for group in groups if has_signal(group.rewards)]
+            result.generated += len(groups)
+            result.dropped += len(groups) - len(useful)
+            result.sampled += groups
+            self._yield = max(0.1, 0.7 * self._yield + 0.3 * len(useful) / len(groups))
+            result.groups += useful[:missing]
+            if backfill.mode == "backfill":
+                self._cache = (
+                    (self._cache + useful[missing:])[-backfill.cache_groups :] if backfill.cache_groups else []
+                )
+        if backfill.mode == "duplicate" and result.groups:
+            useful = result.groups
+            result.groups = [useful[i % len(useful)] for i in range(section.batch_size)]
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on to the same bits, as JSON."""
+        return {"drawn": self._drawn, "yield": self._yield, "cache": [asdict(group) for group in self._cache]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._drawn, self._yield = state["drawn"], state["yield"]
+        self._cache = [
+            Group(**{**group, "traces": [Trace(**trace) for trace in group["traces"]]}) for group in state["cache"]
+        ]
+
+    def _sample(self, count: int, step: int) -> list[Group]:
+        section = self._section
+        numbers = range(self._drawn, self._drawn + count)
+        self._drawn += count
+        indices = [self._index(number) for number in numbers]
+        params = SamplingParams(
+            n=section.num_generations, temperature=section.temperature, max_tokens=section.max_tokens
+        )
+        # The draw number enters the seed: a prompt that comes again gets other rollouts.
+        each = [dataclasses.replace(params, seed=self._seed + number * section.num_generations) for number in numbers]
+        traces = self._engine.generate([self._prompts[i] for i in indices], each)
+        owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
+        for trace, owner in zip(traces, owners, strict=True):
+            trace.problem_id = owner.id
+        verdicts = self._verify_many(owners, [trace.text for trace in traces])
+        groups = [Group(self._problems[i].id, self._prompts[i], [], [], [], [], step) for i in indices]
+        for trace, verdict in zip(traces, verdicts, strict=True):
+            group = groups[trace.prompt_index]
+            group.traces.append(trace)
+            group.rewards.append(score(verdict, section.format_penalty))
+            group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
+            group.well_formed.append(verdict.parts.get("format", 0.0) >= 1)
+        return groups
+
+    def _index(self, number: int) -> int:
+        """Which problem the draw `number` takes: every epoch is another permutation."""
+        epoch, at = divmod(number, len(self._problems))
+        return _permutation(len(self._problems), self._seed, epoch)[at]
+
+
+_permutations: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _permutation(n: int, seed: int, epoch: int) -> list[int]:
+    key = (n, seed, epoch)
+    if key not in _permutations:
+        order = list(range(n))
+        random.Random(f"rl prompts {seed} {epoch}").shuffle(order)
+        _permutations.clear()
+        _permutations[key] = order
+    return _permutations[key]

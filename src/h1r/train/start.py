@@ -1,0 +1,41 @@
+"""The model a run starts from."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerFast
+
+from h1r.config import Recipe
+from h1r.data.tokenizer import load_tokenizer
+from h1r.errors import UserError
+from h1r.model import HybridForCausalLM, build, load
+from h1r.model.config import preset
+from h1r.run import Run
+
+
+def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
+    """The recipe's checkpoint, or its preset with random weights (a function of `recipe.seed` alone).
+
+    A preset takes vocabulary size and special tokens from the run's tokenizer. Raises `UserError` when a checkpoint's
+    vocabulary is too small for the tokenizer.
+    """
+    tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
+    if recipe.model.checkpoint is not None:
+        model = load(recipe.model.checkpoint)
+        if len(tokenizer) > model.config.vocab_size:
+            raise UserError(
+                f"tokenizer has {len(tokenizer)} tokens but {recipe.model.checkpoint} only {model.config.vocab_size}; "
+                "set tokenizer.path to the checkpoint's own tokenizer"
+            )
+        return model
+    assert recipe.model.preset is not None
+    return build(preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides}), recipe.seed)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Vocabulary size, rounded up to a multiple of 16 for the matrix kernels, and special ids."""
+    return {
+        "vocab_size": -(-len(tokenizer) // 16) * 16,
+        "pad_token_id": int(tokenizer.pad_token_id),
+        "bos_token_id": int(tokenizer.bos_token_id),
+        "eos_token_id": int(tokenizer.eos_token_id),
+    }

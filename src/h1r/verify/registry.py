@@ -1,0 +1,72 @@
+"""Names of verifiers, as problems carry them, and the functions behind the names.
+
+A verifier is up to three functions of one module, named by "module:function" so that a worker process can find them:
+
+    grade(problem, answer) -> Verdict          may hang, raise, or kill its process; called in a worker only
+    quick(problem, answer) -> Verdict | None   optional; provably ends in linear time, so it runs in any process;
+                                               None hands the answer on to `grade`
+    warm()                                     optional; imports and caches, not charged to the first answer
+
+`answer` is the part of the response after `</think>`. A verdict's reward is 1 for a correct answer, else 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from h1r.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Where the functions of one verifier are, each as "module:function"."""
+
+    name: str
+    grade: str | None
+    quick: str | None = None
+    warm: str | None = None
+
+
+_VERIFIERS = {
+    verifier.name: verifier
+    for verifier in (
+        Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
+        Verifier("math", "h1r.verify.math:grade", quick="h1r.verify.math:quick", warm="h1r.verify.math:warm"),
+        Verifier("reasoning_gym", "h1r.verify.reasoning_gym:grade", warm="h1r.verify.reasoning_gym:warm"),
+    )
+}
+
+
+def verifier_names() -> list[str]:
+    """The known names, sorted."""
+    return sorted(_VERIFIERS)
+
+
+def require(name: str) -> Verifier:
+    """The verifier of that name; `UserError` names the nearest known ones."""
+    if name in _VERIFIERS:
+        return _VERIFIERS[name]
+    near = difflib.get_close_matches(name, _VERIFIERS, n=3, cutoff=0.5) or verifier_names()
+    raise UserError(f"unknown verifier `{name}`; use one of {', '.join(f'`{known}`' for known in near)}")
+
+
+def register(verifier: Verifier) -> None:
+    """Adds a verifier, or replaces the one of its name. At least one of `grade` and `quick` must be given.
+
+    Its modules must be importable by name from `sys.path`: workers are fresh processes.
+    """
+    targets = [target for target in (verifier.grade, verifier.quick, verifier.warm) if target]
+    if not (verifier.grade or verifier.quick) or any(target.count(":") != 1 for target in targets):
+        raise UserError(f'verifier `{verifier.name}` needs a `grade` or `quick` of the form "module:function"')
+    _VERIFIERS[verifier.name] = verifier
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The function behind "module:function"; raises `ImportError` or `AttributeError`."""
+    module, _, function = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

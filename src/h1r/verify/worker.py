@@ -1,0 +1,139 @@
+"""The process in which answers are graded: it may be killed at any moment, and ends with its parent.
+
+One request at a time over a socket, each frame a 4-byte length and a JSON object:
+
+    {"load": "module:function", "warm": ...}            -> {"loaded": true} or {"error": text}
+    {"id": n, "grade": "module:function", "problem": {...}, "answer": text}
+                                                        -> {"id": n, "verdict": {...}}, or with "exhausted": true
+
+What bounds a hostile answer here: address space and no file writes (rlimits), processor time per answer (the kernel
+ends a loop that never releases the interpreter), no terminal, an environment without secrets, and its own session so
+that it is killed with whatever it started. What does not: the file system can be read and sockets can be opened, so
+this is no place to run code that an answer contains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+from typing import Any
+
+from h1r.records import Problem, Verdict
+from h1r.verify.registry import resolve
+
+MAX_FRAME_BYTES = 64 << 20
+_HEADER = struct.Struct("!I")
+
+
+def send_frame(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Writes one frame; honours the socket's timeout."""
+    body = json.dumps(message).encode()
+    connection.sendall(_HEADER.pack(len(body)) + body)
+
+
+def receive_frame(connection: socket.socket) -> dict[str, Any]:
+    """Reads one frame; `EOFError` when the other side is gone, `ValueError` for what is no frame."""
+    (length,) = _HEADER.unpack(_receive(connection, _HEADER.size))
+    if length > MAX_FRAME_BYTES:
+        raise ValueError("frame too long")
+    message = json.loads(_receive(connection, length))
+    if not isinstance(message, dict):
+        raise ValueError("a frame holds an object")
+    return message
+
+
+def _receive(connection: socket.socket, count: int) -> bytes:
+    chunks = []
+    while count:
+        chunk = connection.recv(min(count, 1 << 20))
+        if not chunk:
+            raise EOFError
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
+
+
+def checked_verdict(values: Any) -> Verdict:
+    """A verdict from untrusted JSON: `ValueError` unless every field has its type and the reward is in [0, 1]."""
+    try:
+        verdict = Verdict(
+            reward=float(values["reward"]),
+            parts={str(name): float(value) for name, value in values["parts"].items()},
+            extracted=values["extracted"],
+            error=values["error"],
+        )
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not a verdict: {error!r}") from None
+    texts_ok = all(text is None or isinstance(text, str) for text in (verdict.extracted, verdict.error))
+    if not (texts_ok and 0.0 <= verdict.reward <= 1.0 and all(map(math.isfinite, verdict.parts.values()))):
+        raise ValueError("not a verdict: a field is out of range")
+    return verdict
+
+
+def main(descriptor: int, time_limit_s: float, memory_limit_bytes: int) -> None:
+    """Serves requests until the parent closes the socket. Standard input is the parent's sign of life."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if sys.platform != "darwin":  # which refuses to limit the address space
+        _limit(resource.RLIMIT_AS, memory_limit_bytes)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_CORE, 0)
+    connection = socket.socket(fileno=descriptor)
+    while True:
+        try:
+            request = receive_frame(connection)
+        except EOFError:
+            return
+        if "load" in request:
+            send_frame(connection, _load(request))
+        else:
+            _limit_processor_time(time_limit_s)
+            send_frame(connection, _grade(request))
+
+
+def _end_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Sets a soft and hard limit, within the hard one that the parent already has."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _limit_processor_time(time_limit_s: float) -> None:
+    """The kernel's own end of this answer: a soft limit only, since the next answer moves it on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = math.ceil(used.ru_utime + used.ru_stime + time_limit_s) + 1
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _load(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        resolve(request["load"])
+        if request["warm"]:
+            resolve(request["warm"])()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"loaded": True}
+
+
+def _grade(request: dict[str, Any]) -> dict[str, Any]:
+    reply: dict[str, Any] = {"id": request["id"]}
+    try:
+        verdict = resolve(request["grade"])(Problem(**request["problem"]), request["answer"])
+        reply["verdict"] = dataclasses.asdict(checked_verdict(dataclasses.asdict(verdict)))
+    except BaseException as error:  # a scorer may raise anything, SystemExit too
+        reply["verdict"] = dataclasses.asdict(Verdict(0.0, error=f"{type(error).__name__}: {error}"[:300]))
+        reply["exhausted"] = isinstance(error, MemoryError)
+    return reply

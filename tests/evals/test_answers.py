@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from h1r.config import Recipe
+from h1r.data.tokenizer import train_tokenizer
+from h1r.engine.protocol import SamplingParams
+from h1r.errors import UserError
+from h1r.evals.answers import generate, recipe_of, solve
+from h1r.evals.report import collect
+from h1r.evals.stages import evaluate_stage, last_trained, models_of, scaling_stage
+from h1r.model import build, save
+from h1r.model.config import preset
+from h1r.records import Problem, write_jsonl
+from h1r.run import Run, read_json
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "answers",
+        "chat": {"system_prompt": ""},
+        "eval": {"samples": 2, "max_tokens": 12, "temperature": 1.0, "top_p": 1.0},
+        "scaling": {
+            "problems": 2, "budgets": [4], "warmup": 2, "window": 4, "max_tokens": 12, "temperature": 1.0, "top_p": 1.0,
+        },
+    }
+)  # fmt: skip
+PROBLEMS = [Problem(id=f"p{k}", question=f"What is {k} + {k}?", answer=str(2 * k), family="sums") for k in range(1, 4)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose SFT model has random weights."""
+    run = Run.open(tmp_path_factory.mktemp("answers"), RECIPE)
+    tokenizer = train_tokenizer([problem.question for problem in PROBLEMS], 300)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    save(build(preset("tiny", **small, **ends), seed=1), run.stage("sft") / "model", tokenizer)
+    tokenizer.save_pretrained(run.stage("curate") / "tokenizer")
+    write_jsonl(run.path / "curate" / "held_out.jsonl", PROBLEMS)
+    return run
+
+
+def test_traces_come_in_order_and_the_seed_decides_them(run: Run) -> None:
+    params = SamplingParams(n=2, temperature=1.0, max_tokens=8, seed=5)
+    checkpoint = str(run.path / "sft" / "model")
+    traces = generate(checkpoint, ["1 + 1?", "2 + 2?"], params)
+    assert [(trace.prompt_index, trace.sample_index) for trace in traces] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert traces == generate(checkpoint, ["1 + 1?", "2 + 2?"], params)
+
+
+def test_a_run_directory_stands_for_its_last_trained_model(run: Run) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=8)
+    assert generate(str(run.path), ["1 + 1?"], params) == generate(str(run.path / "sft" / "model"), ["1 + 1?"], params)
+    assert (models_of(run), last_trained(run)) == (["base", "sft"], "sft")
+
+
+def test_a_run_without_a_trained_model_says_what_to_run(tmp_path: Path) -> None:
+    Run.open(tmp_path, RECIPE)
+    with pytest.raises(UserError, match="holds no trained model; run `h1r sft` first"):
+        generate(str(tmp_path), ["1 + 1?"], SamplingParams(max_tokens=1))
+
+
+def test_a_checkpoint_in_a_run_has_that_run_s_recipe_and_another_the_defaults(run: Run, tmp_path: Path) -> None:
+    assert recipe_of(str(run.path / "sft" / "model"), {"scaling.warmup": 3}).scaling.warmup == 3
+    assert recipe_of(str(run.path / "sft" / "model")).name == "answers"
+    assert recipe_of(str(tmp_path)).scaling == Recipe(name="x").scaling
+    with pytest.raises(UserError, match=r"--set: unknown key `scaling\.warmpu`"):
+        recipe_of(str(tmp_path), {"scaling.warmpu": 3})
+
+
+def test_a_question_that_does_not_fit_is_named(run: Run) -> None:
+    with pytest.raises(UserError, match="cannot answer '1 1 1"):
+        generate(str(run.path), ["1 " * 5000], SamplingParams(max_tokens=1))
+
+
+def test_solving_a_file_answers_and_grades_every_problem(run: Run) -> None:
+    solved = solve(str(run.path), str(run.path / "curate" / "held_out.jsonl"), RECIPE)
+    assert [one.problem_id for one in solved] == ["p1", "p2", "p3"]
+    for one in solved:
+        assert one.correct in (True, False)
+        assert one.traces == one.budget == 4
+        assert 0 < one.tokens <= 4 * 12
+        assert f"{one.tokens:,} in 4 of 4 traces" in one.lines()
+
+
+def test_solving_a_question_has_no_verdict(run: Run) -> None:
+    (one,) = solve(str(run.path), "What is 3 + 4?", RECIPE)
+    assert one.correct is None
+    assert one.question == "What is 3 + 4?"
+
+
+def test_solving_a_file_with_a_malformed_line_names_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(UserError, match=r"x\.jsonl, line 1"):
+        solve(str(run.path), str(tmp_path / "x.jsonl"), RECIPE)
+
+
+def test_evaluation_and_scaling_leave_what_the_report_reads(run: Run) -> None:
+    for which in models_of(run):
+        summary = evaluate_stage(RECIPE, run, which)
+        assert (summary["problems"], summary["samples_per_problem"]) == (3, 2)
+        assert "outcomes" not in summary
+    assert scaling_stage(RECIPE, run)["model"] == "sft"
+    found = collect(run.path)
+    assert set(found.evals) == {"base", "sft"}
+    assert len(read_json(run.path / "eval" / "sft.json")["outcomes"]) == 3
+    assert found.scaling is not None
+    assert found.scaling.budget == 4
+    assert set(found.stages) >= {"eval_base", "eval_sft", "scaling"}
+
+
+def test_evaluation_before_curation_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `h1r curate` first"):
+        evaluate_stage(RECIPE, Run.open(tmp_path, RECIPE), "base")

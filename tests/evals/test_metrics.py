@@ -1,0 +1,64 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h1r.evals.metrics import Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
+from h1r.records import Trace, Verdict
+from h1r.scaling.intervals import wilson
+
+
+def trace(reason, text="none"):
+    return Trace(0, 0, [1], text, [0.0], [0.0], [1.0], reason)
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_equals_the_share_of_all_choices_with_a_correct_answer(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    choices = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k([Outcome("p", "f", c, n)], k) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+def test_pass_at_1_weighs_problems_equally():
+    found = pass_at_1([Outcome("a", "f", 4, 4), Outcome("b", "f", 0, 4), Outcome("c", "f", 1, 4)])
+    assert found.value == pytest.approx((1 + 0 + 0.25) / 3)
+
+
+def test_one_answer_a_problem_gets_wilsons_interval():
+    outcomes = [Outcome(str(i), "f", int(i < 7), 1) for i in range(20)]
+    assert pass_at_1(outcomes).interval == wilson(7, 20)
+
+
+def test_families_are_scored_apart():
+    outcomes = [Outcome("a", "sums", 2, 2), Outcome("b", "dates", 0, 2), Outcome("c", "sums", 1, 2)]
+    table = per_family(outcomes)
+    assert list(table) == ["dates", "sums"]
+    assert (table["sums"]["pass_at_1"], table["sums"]["n"], table["dates"]["pass_at_1"]) == (0.75, 2, 0.0)
+
+
+def test_the_three_faults_are_told_apart():
+    traces = [trace("length"), trace("stop"), trace("stop", r"\boxed{1}"), trace("stop"), trace("stop")]
+    verdicts = [
+        Verdict(0.0, error="no boxed answer"),
+        Verdict(0.0, extracted="1", error="the answer could run as code"),
+        Verdict(0.0, error="time limit of 5 s exceeded"),
+        Verdict(0.0, extracted="2"),
+        Verdict(1.0, extracted="3"),
+    ]
+    found = faults(traces, verdicts)
+    assert (found.truncated, found.no_answer, found.verifier_errors) == (0.2, 0.2, 0.4)
+
+
+def test_partial_credit_is_not_correct():
+    assert [is_correct(Verdict(reward)) for reward in (0.0, 0.17, 0.99, 1.0)] == [False, False, False, True]
+
+
+def test_more_correct_answers_than_answers_is_refused():
+    with pytest.raises(ValueError, match="problem p: 3 of 2"):
+        Outcome("p", "f", 3, 2)
+
+
+def test_pass_at_k_beyond_the_answers_is_refused():
+    with pytest.raises(ValueError, match="pass@3 needs at least 3"):
+        pass_at_k([Outcome("p", "f", 1, 2)], 3)

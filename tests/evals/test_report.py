@@ -1,0 +1,567 @@
+"""The report of a synthetic run: right numbers, hostile text made harmless, nothing outside the file, no overflow."""
+
+from __future__ import annotations
+
+import html
+import html.parser
+import json
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h1r.config import ModelSection, Recipe
+from h1r.errors import UserError
+from h1r.evals.report import collect, save_main_plot, summarise, write_comparison, write_report
+from h1r.evals.report.collect import DROPPED_PER_REASON, Example, FilterStep, series
+from h1r.evals.report.compare import mean_and_deviation
+from h1r.evals.report.data import kept_of
+from h1r.evals.report.plots import running_mean, window_for
+from h1r.evals.report.text import count, duration, esc, percent, size
+from h1r.evals.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
+
+FAMILIES = ["chain_sum", "simple_equations", "spell_backward", "family_relationships", "number_sequence"]
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+
+
+def build_run(path: Path, seed: int = 0, stages: str = "curate sft rl_pool rl eval scaling") -> Path:
+    """A run directory like a real one, without training anything."""
+    rng = random.Random(seed)
+    recipe = Recipe(name="demo", seed=seed, model=ModelSection(preset="tiny"))
+    _json(path / "recipe.json", recipe.model_dump(mode="json"))
+    names = ["curate", "eval_base", "sft", "eval_sft", "pool", "rl", "eval_rl", "scaling"]
+    seconds = [14.2, 9.7, 171.3, 24.9, 48.0, 402.6, 23.8, 61.5]
+    _json(
+        path / "stages.json",
+        {
+            n: {"wall_seconds": s, "peak_rss_bytes": 2**30 + 2**27 * i}
+            for i, (n, s) in enumerate(zip(names, seconds, strict=True))
+        },
+    )
+    attempts = [
+        {"stage": n, "time": 1767225600 + 60 * i, "argv": ["/usr/bin/h1r", "demo", "--seed", str(seed)],
+         "h1r": "0.1.0", "commit": "89bd111a2b3c4d5e6f708192a3b4c5d6e7f80910"}
+        for i, n in enumerate(names)
+    ]  # fmt: skip
+    _jsonl(path / "attempts.jsonl", attempts)
+    if "curate" in stages:
+        _write_curation(path, rng)
+    if "sft" in stages:
+        _jsonl(path / "sft" / "metrics.jsonl", [_sft_line(step, rng) for step in range(240)])
+    if "rl_pool" in stages:
+        table = [{"step": "pass_rate", "in": 1000, "out": 640,
+                  "reasons": {"always_solved": 190, "likely_wrong_label": 31, "overlong": 139}}]  # fmt: skip
+        _json(path / "rl_pool" / "summary.json",
+              {"table": table, "pass_rate_histogram": [170, 120, 98, 92, 88, 84, 78, 80, 190]})  # fmt: skip
+    if "rl" in stages.split():
+        _jsonl(path / "rl" / "metrics.jsonl", [_rl_line(step, rng) for step in range(60)])
+    if "eval" in stages:
+        for stage, skill in (("base", 0.004), ("sft", 0.42), ("rl", 0.56)):
+            _json(path / "eval" / f"{stage}.json", _evaluation(stage, skill, rng))
+    if "scaling" in stages:
+        _json(path / "scaling" / "result.json", _scaling())
+    return path
+
+
+def _write_curation(path: Path, rng: random.Random) -> None:
+    rows: list[tuple[str, str, int, dict[str, int]]] = [
+        ("read", "problem", 5202, {"malformed line": 2}),
+        ("reference answers", "problem", 5200, {"reference answer does not verify": 14}),
+        ("near duplicates", "problem", 4995, {"near duplicate": 191}),
+        ("decontamination", "problem", 4804, {"exact overlap with held-out": 12, "ngram overlap with held-out": 20}),
+        ("correct", "trace", 8213, {"wrong answer": 203, "no answer": 26}),
+        ("form", "trace", 7984, {"empty thinking": 33}),
+        ("repeated traces", "trace", 7951, {"repeats a trace": 640}),
+    ]
+    table = [
+        {"step": step, "unit": unit, "in": taken, "out": taken - sum(reasons.values()), "reasons": reasons}
+        for step, unit, taken, reasons in rows
+    ]
+    overlap = {
+        "held_out": 200,
+        "held_out_hit": 20,
+        "exact": 12,
+        "contained": 0,
+        "ngram": 20,
+        "total": 32,
+        "percent": 0.67,
+    }
+    _json(
+        path / "curate" / "summary.json",
+        {
+            "table": table,
+            "classes": {"easy": 1827, "medium": 3656, "hard": 1828},
+            "families": {name: {"samples": rng.randrange(900, 1700), "mean_chars": 312.4} for name in FAMILIES},
+            "contamination": {"sft": {"reasoning-gym": overlap}, "rl": {"reasoning-gym": {**overlap, "total": 3}}},
+            "problems": {"held_out": 200, "train": 3790, "rl": 982},
+            "rejected_lines": 2,
+        },
+    )
+    dropped = [
+        {"id": f"{step}{k}", "step": step, "reason": reason, "excerpt": f"Compute {k} + 5. {HOSTILE}"}
+        for step, _, _, reasons in rows
+        for reason, number in reasons.items()
+        for k in range(min(number, 40))
+    ]
+    _jsonl(path / "curate" / "dropped.jsonl", dropped)
+
+
+def _sft_line(step: int, rng: random.Random) -> dict[str, Any]:
+    loss = 0.32 + 5.2 * math.exp(-step / 22) + 0.06 * rng.random()
+    return {"step": step, "time": 1.0, "loss": loss, "learning_rate": 1e-3 * (1 - step / 240), "grad_norm": 0.6,
+            "tokens": 8192, "tokens_per_s": 5100 + 300 * rng.random()}  # fmt: skip
+
+
+def _rl_line(step: int, rng: random.Random) -> dict[str, Any]:
+    rise = 1 - math.exp(-step / 25)
+    noise = rng.gauss(0, 1)
+    return {
+        "step": step, "time": 1.0, "reward": 0.38 + 0.25 * rise + 0.04 * noise,
+        "accuracy": 0.42 + 0.2 * rise + 0.04 * noise,
+        "format": 0.9 + 0.09 * rise, "loss": 0.01 * noise, "pg_loss": 0.01, "ce_loss": 0.2,
+        "clip_fraction": 0.004 + 0.001 * abs(noise), "entropy": 0.31 - 0.12 * rise + 0.01 * noise,
+        "mean_tokens": 96 + 14 * rise + 2 * noise, "truncated": 0.02, "tis_mean": 1 + 0.002 * noise, "grad_norm": 0.4,
+        "learning_rate": 1e-4, "groups_generated": 40, "groups_dropped": 11, "groups_from_cache": 3,
+        "rollout_seconds": 4.1, "train_seconds": 2.4, "nonfinite": 0,
+    }  # fmt: skip
+
+
+def _evaluation(stage: str, skill: float, rng: random.Random) -> dict[str, Any]:
+    per_family = {}
+    for place, family in enumerate(FAMILIES):
+        score = min(0.99, max(0.0, skill * (1.5 - 0.25 * place)))
+        spread = 0.11 * math.sqrt(score * (1 - score) / 0.25) + 0.005
+        per_family[family] = {
+            "pass_at_1": score, "interval": [max(0, score - spread), min(1, score + spread)], "n": 40,
+        }  # fmt: skip
+    return {
+        "pass_at_1": skill, "interval": [max(0, skill - 0.05), skill + 0.05], "per_family": per_family,
+        "mean_tokens": 160.0 if stage == "base" else 97.3, "truncated": 0.9 if stage == "base" else 0.02,
+        "no_answer": 0.97 if stage == "base" else 0.04, "verifier_errors": 0.0,
+        "confidence_level": 0.95, "samples_per_problem": 16, "problems": 200,
+        "examples": [_example(stage, index, rng) for index in range(20)],
+    }  # fmt: skip
+
+
+def _example(stage: str, index: int, rng: random.Random) -> dict[str, Any]:
+    family = FAMILIES[index % len(FAMILIES)]
+    correct = stage != "base" and [True, False, True, False][index // 5] is not (stage == "rl" and 5 <= index < 10)
+    a, b, c = 17 + index, 48 + 3 * index, 9 + index
+    total = a + b - c + (0 if correct else 10)
+    if stage == "base":
+        tokens = [rng.choice([" the", "7", "x", " =", "qu", "\n", "<|im_start|>", "é"]) for _ in range(80)]
+    else:
+        text = f"<think>\nStart with {a}.\nAdd {b}: {a} + {b} = {a + b}.\nTake away {c}: {a + b} - {c} = {total}.\n"
+        text += f"So the result is {total}.\n</think>\nThe answer is \\boxed{{{total}}}.<|im_end|>"
+        tokens = re.findall(r"\s?[\w<|>/]+|[^\w]", text)
+    if index == 0:
+        tokens.insert(5, HOSTILE)
+    sure = 3.2 if stage == "base" else 11.0
+    confidences = [
+        sure + rng.gauss(0, 1.0) - (5 * rng.random() if t.strip().isdigit() and not correct else 0) for t in tokens
+    ]
+    return {
+        "family": family, "question": f"State the final answer to: {a} + {b} - {c} ={HOSTILE if index == 0 else ''}",
+        "reference": str(a + b - c), "correct": correct, "text": "".join(tokens), "tokens": tokens,
+        "confidences": confidences, "finish_reason": "length" if stage == "base" else "stop",
+    }  # fmt: skip
+
+
+def _scaling() -> dict[str, Any]:
+    budgets = []
+    for budget, vote, deep, share in ((8, 0.6, 0.6, 0.9), (16, 0.635, 0.64, 0.72), (32, 0.66, 0.675, 0.61)):
+        budgets.append({
+            "budget": budget, "majority": {"accuracy": vote, "tokens": 97.3 * budget * 100},
+            "deepconf": {"accuracy": deep, "tokens": 97.3 * budget * 100 * share, "simulated": budget != 32},
+        })  # fmt: skip
+    last = budgets[-1]
+    return {
+        "budget": 32, "majority": last["majority"], "deepconf": last["deepconf"], "budgets": budgets,
+        "voters": {"majority": 0.66, "mean": 0.665, "tail": 0.66, "bottom_window": 0.67, "min_window": 0.675},
+        "paired": {"accuracy_difference": 0.015, "accuracy_interval": [-0.01, 0.04],
+                   "token_saving": 0.39, "token_saving_interval": [0.361, 0.418]},
+        "examples": [_stopped("voted", 46), _stopped("stopped", 30)], "confidence": {"auroc": 0.71}, "problems": 100,
+    }  # fmt: skip
+
+
+def _stopped(state: str, tokens: int) -> dict[str, Any]:
+    """A trace of the scaling study: `tokens` tokens whose confidence falls when it was stopped."""
+    fall = 0.2 if state == "stopped" else 0.0
+    return {
+        "family": "chain_sum", "question": "State the final answer to: 4 + 9 =", "reference": "13",
+        "correct": state == "voted", "text": "", "tokens": [f" {k}" for k in range(tokens)],
+        "confidences": [12 - fall * k for k in range(tokens)], "finish_reason": "confidence" if fall else "stop",
+        "state": state, "threshold": 9.81, "vote": {"answer": "13"},
+    }  # fmt: skip
+
+
+def _json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _jsonl(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+class _Links(html.parser.HTMLParser):
+    """Collects what a browser would load or run, and checks that every element is closed by its own end tag."""
+
+    VOID = ("meta", "br", "img", "use", "link")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: set[str] = set()
+        self.loaded: list[str] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.stack.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "poster", "action", "srcset"):
+                self.loaded.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        assert self.stack, f"</{tag}> closes nothing"
+        assert self.stack.pop() == tag
+
+
+def parse(page: str) -> _Links:
+    parser = _Links()
+    parser.feed(page)
+    parser.close()
+    assert not parser.stack
+    return parser
+
+
+def test_report_json_holds_the_promised_numbers(tmp_path: Path) -> None:
+    write_report(build_run(tmp_path, seed=3))
+    numbers = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert numbers["pass_at_1"] == {"base": 0.004, "sft": 0.42, "rl": 0.56}
+    assert numbers["scaling"]["budget"] == 32
+    assert numbers["scaling"]["majority"] == {"accuracy": 0.66, "tokens": 97.3 * 3200}
+    assert numbers["scaling"]["deepconf"] == {"accuracy": 0.675, "tokens": 97.3 * 3200 * 0.61}
+    assert numbers["wall_seconds"] == pytest.approx(756.0)
+    assert numbers["peak_rss_bytes"] == 2**30 + 7 * 2**27
+    assert numbers["seed"] == 3
+
+
+def test_page_is_one_file_without_scripts_and_well_formed(tmp_path: Path) -> None:
+    page = write_report(build_run(tmp_path)).read_text(encoding="utf-8")
+    found = parse(page)
+    assert all(link.startswith("#") for link in found.loaded)
+    assert not found.handlers
+    assert not found.tags & {"script", "img", "link", "iframe", "object"}
+    assert not re.search(r"url\((?!#|&quot;#)|@import|https?://", page)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> None:
+    page = write_report(build_run(tmp_path)).read_text(encoding="utf-8")
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+@pytest.mark.parametrize(
+    "field", ["family", "question", "reference", "text", "tokens", "finish_reason", "reason", "step", "recipe", "argv"]
+)
+def test_hostile_text_is_escaped_wherever_it_stands(tmp_path: Path, field: str) -> None:
+    run = build_run(tmp_path)
+    hostile = f"\"'>{HOSTILE}</style></main>&lt;\x00\ud800"
+    path, change = {
+        "reason": ("curate/dropped.jsonl", None),
+        "step": ("curate/summary.json", lambda tree: tree["table"][0].update(step=hostile, reasons={hostile: 2})),
+        "recipe": ("recipe.json", lambda tree: tree.update(name=hostile)),
+        "argv": ("attempts.jsonl", None),
+    }.get(field, ("eval/rl.json", lambda tree: _spoil(tree, field, hostile)))
+    if change is None:
+        line = {"stage": hostile, "argv": ["h1r", hostile], "commit": hostile, "h1r": hostile}
+        _jsonl(run / path, [{"id": hostile, "step": hostile, "reason": hostile, "excerpt": hostile, **line}])
+    else:
+        tree = json.loads((run / path).read_text(encoding="utf-8"))
+        change(tree)
+        _json(run / path, tree)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in page
+    assert not parse(page).tags & {"script", "img"}
+
+
+def _spoil(tree: dict[str, Any], field: str, hostile: str) -> None:
+    for example in tree["examples"]:
+        example[field] = [hostile] * len(example["confidences"]) if field == "tokens" else hostile
+        if field == "text":
+            example["tokens"] = []
+    if field == "family":
+        tree["per_family"][hostile] = {"pass_at_1": 0.5, "interval": None, "n": 1}
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_escaped_text_is_harmless_and_reads_back(text: str) -> None:
+    assert not set("<>\"'") & set(esc(text))
+    assert html.unescape(esc(text)) == re.sub("[\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def test_control_characters_and_lone_surrogates_are_replaced() -> None:
+    assert esc("a\x00\x1b\x85\ud800b\r\nc\td") == "a" + 4 * "\N{REPLACEMENT CHARACTER}" + "b\nc\td"
+
+
+ALL_STAGES = ("curate", "sft", "rl_pool", "rl", "eval", "scaling")
+
+
+@pytest.mark.parametrize("absent", ALL_STAGES)
+def test_absent_stage_is_named_and_the_rest_is_shown(tmp_path: Path, absent: str) -> None:
+    run = build_run(tmp_path, stages=" ".join(stage for stage in ALL_STAGES if stage != absent))
+    page = write_report(run).read_text(encoding="utf-8")
+    missing = json.loads((run / "report.json").read_text(encoding="utf-8"))["missing"]
+    assert {Path(file).parent.name for file in missing} == {absent}
+    assert all(f"<code>{file}</code>" in page for file in missing)
+    parse(page)
+
+
+def test_run_with_only_a_recipe_still_has_a_report(tmp_path: Path) -> None:
+    page = write_report(build_run(tmp_path, stages="")).read_text(encoding="utf-8")
+    assert "This run is not complete" in page
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["pass_at_1"]["rl"] is None
+
+
+def test_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run directory"):
+        write_report(tmp_path)
+
+
+def test_broken_file_is_named_and_the_old_report_stays(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    before = write_report(run).read_bytes()
+    _json(run / "eval" / "rl.json", {"pass_at_1": "high"})
+    with pytest.raises(UserError, match=r"rl\.json: pass_at_1"):
+        write_report(run)
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_broken_dropped_line_is_named(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    with open(run / "curate" / "dropped.jsonl", "a", encoding="utf-8") as handle:
+        handle.write("{torn")
+    lines = (run / "curate" / "dropped.jsonl").read_text(encoding="utf-8").count("\n") + 1
+    with pytest.raises(UserError, match=f"line {lines}:"):
+        collect(run)
+
+
+def test_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    assert write_report(run, tmp_path / "a.html").read_bytes() == write_report(run, tmp_path / "b.html").read_bytes()
+
+
+def test_torn_and_nonfinite_metrics_leave_the_curve(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    path = run / "rl" / "metrics.jsonl"
+    lines = [json.dumps({"step": s, "reward": r}) for s, r in ((0, 0.5), (1, math.nan), (2, math.inf), (3, 0.7))]
+    path.write_text("\n".join(lines) + '\n{"step": 4, "rew', encoding="utf-8")
+    assert series(collect(run).rl, "reward") == ([0, 3], [0.5, 0.7])
+    parse(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_nonfinite_numbers_become_null_in_json(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    tree = json.loads((run / "eval" / "rl.json").read_text(encoding="utf-8"))
+    _json(run / "eval" / "rl.json", {**tree, "mean_tokens": math.nan})
+    numbers = json.dumps(summarise(collect(run)), allow_nan=False)
+    assert json.loads(numbers)["mean_tokens"]["rl"] is None
+
+
+def test_dropped_samples_are_few_of_each_reason(tmp_path: Path) -> None:
+    kept: dict[tuple[str, str], int] = {}
+    for record in collect(build_run(tmp_path)).dropped:
+        kept[record.step, record.reason] = kept.get((record.step, record.reason), 0) + 1
+    assert kept["near duplicates", "near duplicate"] == DROPPED_PER_REASON
+    assert kept["read", "malformed line"] == 2
+
+
+def test_kept_share_counts_only_steps_of_one_chain() -> None:
+    rows = [("a", "problem", 90, 80), ("b", "trace", 200, 150), ("c", "trace", 150, 100)]
+    steps = [FilterStep.model_validate({"step": s, "unit": u, "in": i, "out": o}) for s, u, i, o in rows]
+    assert kept_of(steps) == (200, 100)
+
+
+def test_before_and_after_show_the_same_problem(tmp_path: Path) -> None:
+    chosen = choose(collect(build_run(tmp_path)).evals)
+    assert {shown.kind for shown in chosen} == {"mended", "kept", "wrong"}
+    for shown in chosen:
+        assert len({answer.question for answer in shown.answers.values()}) == 1
+        assert (shown.answers["sft"].correct, shown.answers["rl"].correct) == {
+            "mended": (False, True), "kept": (True, True), "wrong": (False, False)}[shown.kind]  # fmt: skip
+
+
+def test_examples_of_a_run_without_rl_are_right_and_wrong_ones(tmp_path: Path) -> None:
+    evals = collect(build_run(tmp_path)).evals
+    chosen = choose({stage: evals[stage] for stage in ("base", "sft")})
+    assert [shown.kind for shown in chosen] == ["right"] * 3 + ["missed"] * 3
+    assert len({shown.problem.family for shown in chosen}) == len(FAMILIES)
+
+
+@given(st.floats(-5, 20), st.floats(0.01, 10), st.floats(-50, 50))
+def test_shade_deepens_as_confidence_falls(low: float, span: float, confidence: float) -> None:
+    scale = Scale(low, low + span)
+    assert 0 <= scale.level(confidence) <= scale.level(confidence - span / 10) <= LEVELS - 1
+    assert scale.level(low + span) == 0
+    assert scale.level(low) == LEVELS - 1
+
+
+def test_trace_shows_every_token_with_its_confidence() -> None:
+    answer = Example(question="q", correct=True, tokens=["a", "", " b<"], confidences=[9.0, 5.0, 1.234])
+    assert trace_html(answer, Scale(1.0, 9.0)) == (
+        '<div class="trace"><span class="c0" title="9.00 nats">a</span>'
+        f'<span class="c{LEVELS - 2}" title="1.23 nats"> b&lt;</span></div>'
+    ).replace(f"c{LEVELS - 2}", f"c{Scale(1.0, 9.0).level(1.234)}")
+
+
+def test_long_trace_says_how_much_it_hides() -> None:
+    tokens = [str(k) for k in range(SHOWN_TOKENS + 1234)]
+    shown = trace_html(Example(question="q", correct=True, tokens=tokens, confidences=[1.0] * len(tokens)), Scale(0, 2))
+    assert shown.count('title="') == SHOWN_TOKENS
+    assert "1,234 tokens not shown" in shown
+    assert f">{tokens[-1]}<" in shown
+
+
+@given(st.lists(st.floats(-1e3, 1e3), max_size=40), st.integers(0, 5))
+def test_running_mean_is_the_mean_of_the_points_around(values: list[float], half: int) -> None:
+    expected = []
+    for place in range(len(values)):
+        around = [v for k, v in enumerate(values) if abs(k - place) <= half]
+        expected.append(math.fsum(around) / len(around))
+    assert running_mean(values, 2 * half + 1) == pytest.approx(expected)
+
+
+def test_running_mean_window_is_odd_for_any_length() -> None:
+    assert all(window_for(steps) % 2 == 1 for steps in range(200))
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [percent(0.4172), percent(-0.02, signed=True), percent(math.nan)] == ["41.7%", "−2.0%", "–"]
+    assert [count(12345.6), count(1234567), count(None)] == ["12,346", "1.23 million", "–"]
+    assert [duration(s) for s in (0.25, 59.6, 754, 3600, 90061)] == ["0.2 s", "1 min", "12 min 34 s", "1 h", "1 d 1 h"]
+    assert [size(v) for v in (0, 2048, 1.75 * 2**30)] == ["0 bytes", "2 KiB", "1.8 GiB"]
+
+
+def test_comparison_has_every_run_and_the_mean_over_them(tmp_path: Path) -> None:
+    runs = [build_run(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b", "c"))]
+    tree = json.loads((runs[2] / "eval" / "rl.json").read_text(encoding="utf-8"))
+    _json(runs[2] / "eval" / "rl.json", {**tree, "pass_at_1": 0.65})
+    page = write_comparison(runs, tmp_path / "all.html").read_text(encoding="utf-8")
+    parse(page)
+    row = next(row for row in re.findall(r"<tr>.*?</tr>", page) if "<b>mean</b>" in row)
+    assert "<b>59.0%</b>" in row
+    assert "<b>+17.0 points</b>" in row
+    assert [run["seed"] for run in json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))] == [0, 1, 2]
+    assert "<code>seed</code>" in page
+
+
+def test_comparison_of_one_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two runs or more"):
+        write_comparison([build_run(tmp_path)], tmp_path / "all.html")
+
+
+def test_deviation_is_the_sample_one() -> None:
+    assert mean_and_deviation([1.0, 2.0, 6.0]) == (3.0, pytest.approx(7**0.5))
+    assert mean_and_deviation([4.0]) == (4.0, None)
+
+
+def test_main_plot_is_saved_as_png_of_readable_width(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    data = save_main_plot(run, tmp_path / "pictures" / "main.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert int.from_bytes(data[16:20], "big") > 1500
+    (run / "scaling" / "result.json").unlink()
+    narrow = save_main_plot(run, tmp_path / "half.png").read_bytes()
+    assert int.from_bytes(narrow[16:20], "big") < int.from_bytes(data[16:20], "big")
+
+
+def test_main_plot_of_a_run_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="to plot"):
+        save_main_plot(build_run(tmp_path, stages="curate sft"), tmp_path / "main.png")
+
+
+def test_claims_stay_within_their_intervals(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    assert "too close to call" in write_report(run).read_text(encoding="utf-8")
+    tree = json.loads((run / "scaling" / "result.json").read_text(encoding="utf-8"))
+    tree["paired"]["accuracy_interval"] = [0.004, 0.04]
+    _json(run / "scaling" / "result.json", tree)
+    assert "too close to call" not in write_report(run).read_text(encoding="utf-8")
+
+
+def test_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    start = time.monotonic()
+    write_report(run)
+    assert time.monotonic() - start < 10
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+def _browse(page: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Loads a page in a headless browser; stdout is its DOM afterwards, stderr has its console."""
+    flags = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+             "--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=4000",
+             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+    if os.name == "posix" and os.geteuid() == 0:
+        flags.append("--no-sandbox")
+    return subprocess.run(
+        [CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True, errors="replace"
+    )
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_browser_runs_and_requests_nothing(tmp_path: Path) -> None:
+    """The page's own policy refuses every request and script, and a refusal is written to the console."""
+    done = _browse(write_report(build_run(tmp_path / "run")), tmp_path)
+    assert "What it learnt from" in done.stdout
+    assert "CONSOLE" not in done.stderr
+    assert "<title>owned</title>" not in done.stdout
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_nothing_overflows_sideways(tmp_path: Path, width: int) -> None:
+    """Measured in a frame of the given width, with all folds open; tables may scroll within themselves."""
+    page = write_report(build_run(tmp_path / "run")).read_text(encoding="utf-8")
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', page)
+    assert policy
+    measure = "<script>const r=document.documentElement;parent.postMessage([r.scrollWidth,r.clientWidth],'*')</script>"
+    framed = page.replace(policy[0], "").replace("<details>", "<details open>").replace("</body>", measure + "</body>")
+    (tmp_path / "framed.html").write_text(framed, encoding="utf-8")
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        "<script>addEventListener('message',e=>document.title='widths '+e.data.join(' '))</script>"
+        f'<iframe src="framed.html" style="width:{width}px;height:900px;border:0"></iframe>',
+        encoding="utf-8",
+    )
+    widths = re.search(r"<title>widths (\d+) (\d+)</title>", _browse(outer, tmp_path).stdout)
+    assert widths, "the page was not measured"
+    assert int(widths[1]) <= int(widths[2])
+    assert width - 20 <= int(widths[2]) <= width, "the frame, less its scroll bar"

@@ -1,0 +1,340 @@
+"""The online run on a token-by-token engine, against a slow replay written without any code of the package."""
+
+import dataclasses
+import itertools
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h1r.engine.protocol import SamplingParams
+from h1r.records import Trace
+from h1r.scaling.confidence import TIE_SLACK
+from h1r.scaling.deepconf import DeepConf, majority_baseline, problem_seed, solve_many
+from h1r.scaling.replay import simulate, simulate_many
+from h1r.scaling.voting import AnswerGroups
+
+STRIDE = 1000  # problem i's base seed is i * STRIDE
+
+
+@dataclasses.dataclass
+class Scripted:
+    """What the model would say from one seed: one confidence per token, then an answer (or none)."""
+
+    confidences: list[float]
+    answer: str | None = "a"
+    reason: str = "stop"
+
+
+class LockstepEngine:
+    """Decodes scripted traces one token per step in a fixed number of slots, first come first served."""
+
+    def __init__(self, problems, slots=None):
+        self.problems, self.slots = problems, slots
+        self.requests = []
+        self.generated = 0
+
+    def stream(self, prompts, params):
+        self.requests.append(list(params))
+        self.waiting = deque(
+            {"prompt": i, "j": j, "script": self.problems[prompt[0]][p.seed + j - prompt[0] * STRIDE], "p": p, "n": 0}
+            for i, (prompt, p) in enumerate(zip(prompts, params, strict=True))
+            for j in range(p.n)
+        )
+        self.running = []
+        while self.waiting or self.running:
+            while self.waiting and (self.slots is None or len(self.running) < self.slots):
+                self.running.append(self.waiting.popleft())
+            ended = []
+            for request in self.running:
+                request["n"] += 1
+                self.generated += 1
+                reason = self.end_of(request)
+                if reason:
+                    ended.append((request, reason))
+            self.running = [r for r in self.running if all(r is not e for e, _ in ended)]
+            for request, reason in ended:
+                yield self.trace(request, reason)
+
+    def end_of(self, request):
+        script, p, n = request["script"], request["p"], request["n"]
+        if n == len(script.confidences):
+            return script.reason
+        if p.confidence_threshold is not None and n >= p.confidence_window:
+            last = script.confidences[n - p.confidence_window : n]
+            if sum(last) / p.confidence_window < p.confidence_threshold:
+                return "confidence"
+        return None
+
+    def cancel(self, prompt_index):
+        gone = [r for r in self.running if r["prompt"] == prompt_index]
+        self.running = [r for r in self.running if r["prompt"] != prompt_index]
+        self.waiting = deque(r for r in self.waiting if r["prompt"] != prompt_index)
+        return [self.trace(r, "cancelled") for r in gone]
+
+    @staticmethod
+    def trace(request, reason):
+        script, n = request["script"], request["n"]
+        whole = n == len(script.confidences)
+        tokens = list(range(n))
+        return Trace(
+            prompt_index=request["prompt"], sample_index=request["j"], token_ids=tokens,
+            text=script.answer if whole and script.answer else "", logprobs=[-0.5] * n, sampling_logprobs=[-0.5] * n,
+            confidences=script.confidences[:n], finish_reason=reason,
+            error="out of slots" if reason == "error" else None,
+        )  # fmt: skip
+
+
+def extract(text):
+    return text or None
+
+
+def groups(count):
+    return [AnswerGroups(lambda left, right: left == right) for _ in range(count)]
+
+
+def online(problems, params, slots=None):
+    engine = LockstepEngine(problems, slots)
+    solutions = solve_many(
+        engine, [[i] for i in range(len(problems))], params,
+        seeds=[i * STRIDE for i in range(len(problems))], extract=extract, groups=groups(len(problems)),
+    )  # fmt: skip
+    return solutions, engine
+
+
+def recorded(problems, budget):
+    engine = LockstepEngine(problems)
+    baseline = majority_baseline(
+        engine, [[i] for i in range(len(problems))], budget, SamplingParams(),
+        seeds=[i * STRIDE for i in range(len(problems))], extract=extract, groups=groups(len(problems)),
+    )  # fmt: skip
+    return [solution.traces for solution in baseline]
+
+
+def deepconf(budget, warmup=2, window=2, **other):
+    return DeepConf(budget=budget, warmup=warmup, sampling=SamplingParams(confidence_window=window), **other)
+
+
+def slow_lowest(confidences, window):
+    if len(confidences) < window:
+        return sum(confidences) / len(confidences)
+    return min(sum(confidences[i : i + window]) / window for i in range(len(confidences) - window + 1))
+
+
+def slow_run(scripts, params):
+    """One problem, every later trace started at once, one token a step. Returns (answer, tokens per trace, reason)."""
+    window = params.sampling.confidence_window
+    warm, rest = scripts[: params.warmup], scripts[params.warmup : params.budget]
+    limit = np.percentile([slow_lowest(t.confidences, window) for t in warm], 100 * (1 - params.keep_top)) - TIE_SLACK
+    votes, spare = [], []  # (trace number, answer, weight)
+
+    def count(number, script, always=False):
+        lowest = slow_lowest(script.confidences, window)
+        if script.answer is not None:
+            weight = 1.0 if params.voter == "majority" else lowest
+            (votes if lowest >= limit or always else spare).append((number, script.answer, weight))
+
+    def leading(ballots):
+        totals = {}
+        for _, answer, weight in sorted(ballots):
+            totals[answer] = totals.get(answer, 0.0) + weight
+        if not totals:
+            return None, 0.0
+        best = max(totals.values())
+        everything = sum(totals.values())
+        return next(a for a in totals if totals[a] == best), best / everything if everything else 0.0
+
+    for number, script in enumerate(warm):
+        count(number, script, always=params.warmup_votes == "all")
+    tokens = {number: len(script.confidences) for number, script in enumerate(warm)}
+    reason = "budget"
+    if rest and params.tau is not None and leading(votes)[1] >= params.tau:
+        reason, rest = "warmup consensus", []
+    alive = list(range(len(rest)))
+    for step in itertools.count(1):
+        if not alive or reason == "consensus":
+            break
+        for j in alive:
+            tokens[params.warmup + j] = step
+        for j in list(alive):
+            script = rest[j]
+            if step == len(script.confidences):
+                alive.remove(j)
+                count(params.warmup + j, script)
+            elif step >= window and sum(script.confidences[step - window : step]) / window < limit:
+                alive.remove(j)
+            else:
+                continue
+            if params.tau is not None and leading(votes)[1] >= params.tau:
+                reason = "consensus"
+                break
+    return leading(votes if votes else spare)[0], tokens, reason
+
+
+# Windows that are powers of two and small whole confidences keep every mean and sum exact in floating point.
+scripts = st.builds(
+    Scripted,
+    confidences=st.lists(st.integers(1, 8).map(float), min_size=1, max_size=9),
+    answer=st.sampled_from(["a", "a", "a", "b", "c", None]),  # often enough alike for a consensus on the way
+    reason=st.sampled_from(["stop", "length"]),
+)
+
+
+@st.composite
+def cases(draw, problems=1):
+    warmup = draw(st.integers(1, 4))
+    budget = warmup + draw(st.integers(0, 6))
+    params = deepconf(
+        budget, warmup, draw(st.sampled_from([1, 2, 4])),
+        keep_top=draw(st.sampled_from([0.1, 0.5, 0.9])),
+        tau=draw(st.sampled_from([None, 0.5, 0.75, 1.0])),
+        voter=draw(st.sampled_from(["majority", "min_window"])),
+        warmup_votes=draw(st.sampled_from(["above_threshold", "all"])),
+    )  # fmt: skip
+    return [draw(st.lists(scripts, min_size=budget, max_size=budget)) for _ in range(problems)], params
+
+
+@given(cases())
+def test_online_run_equals_the_slow_simulation(case):
+    [problem], params = case
+    [solution], _ = online([problem], params)
+    answer, tokens, reason = slow_run(problem, params)
+    assert solution.answer == answer
+    assert {trace.sample_index: trace.num_tokens for trace in solution.traces} == tokens
+    assert solution.stop_reason == reason
+
+
+@given(cases(problems=3), st.sampled_from([None, 1, 2, 5]))
+def test_replaying_complete_traces_equals_the_online_run(case, slots):
+    problems, params = case
+    found, _ = online(problems, params, slots)
+    replayed = simulate_many(
+        recorded(problems, params.budget), params, slots=slots, extract=extract, groups=groups(len(problems))
+    )
+    assert [s.to_dict() for s in replayed] == [s.to_dict() for s in found]
+    assert [s.states for s in replayed] == [s.states for s in found]
+    assert [[t.num_tokens for t in s.traces] for s in replayed] == [[t.num_tokens for t in s.traces] for s in found]
+
+
+@given(cases(problems=3), st.sampled_from([None, 2]))
+def test_every_generated_token_is_counted_once(case, slots):
+    problems, params = case
+    solutions, engine = online(problems, params, slots)
+    assert sum(solution.tokens_total for solution in solutions) == engine.generated
+    assert all(sum(solution.tokens.values()) == solution.tokens_total for solution in solutions)
+
+
+@given(cases(problems=2))
+def test_every_trace_is_a_prefix_of_the_paired_baseline(case):
+    problems, params = case
+    solutions, _ = online(problems, params, slots=3)
+    for solution, whole in zip(solutions, recorded(problems, params.budget), strict=True):
+        for trace in solution.traces:
+            assert trace.confidences == whole[trace.sample_index].confidences[: trace.num_tokens]
+
+
+def test_engine_is_told_each_problems_own_threshold_and_seeds():
+    low = [Scripted([2.0, 2.0]), Scripted([4.0, 4.0]), Scripted([9.0] * 3), Scripted([9.0] * 3)]
+    high = [Scripted([6.0, 6.0]), Scripted([8.0, 8.0]), Scripted([9.0] * 3), Scripted([9.0] * 3)]
+    solutions, engine = online([low, high], deepconf(4, keep_top=0.5))
+    warm, later = engine.requests
+    assert [(p.n, p.seed, p.confidence_threshold) for p in warm] == [(2, 0, None), (2, STRIDE, None)]
+    assert [(p.n, p.seed) for p in later] == [(2, 2), (2, STRIDE + 2)]
+    assert [p.confidence_threshold for p in later] == pytest.approx([3.0, 7.0], abs=2 * TIE_SLACK)
+    assert [solution.threshold for solution in solutions] == [3.0, 7.0]
+
+
+def test_fixed_budget_launches_every_trace_however_clear_the_vote():
+    [solution], _ = online([[Scripted([5.0] * 4)] * 6], deepconf(6, tau=None))
+    assert (len(solution.traces), solution.stop_reason, solution.vote.share) == (6, "budget", 1.0)
+
+
+def test_agreement_in_the_warmup_launches_nothing_more():
+    [solution], engine = online([[Scripted([5.0] * 4)] * 6], deepconf(6, tau=0.95))
+    assert (solution.stop_reason, solution.tokens_total, len(engine.requests)) == ("warmup consensus", 8, 1)
+
+
+def test_consensus_of_one_problem_leaves_the_others_running():
+    split = [Scripted([5.0] * 2, "a"), Scripted([5.0] * 2, "b")]
+    agreeing = [*split, Scripted([6.0] * 2, "a"), Scripted([6.0] * 2, "a"), Scripted([6.0] * 9, "a")]
+    divided = [*split, Scripted([6.0] * 2, "a"), Scripted([6.0] * 3, "b"), Scripted([6.0] * 9, "a")]
+    first, second = online([agreeing, divided], deepconf(5, tau=0.7))[0]
+    assert (first.stop_reason, first.states[-1], first.tokens["cancelled"]) == ("consensus", "cancelled", 2)
+    assert (second.stop_reason, second.tokens_total) == ("budget", 18)
+
+
+def test_a_trace_that_entered_its_slot_late_has_spent_only_the_steps_since():
+    lengths = [("a", 2), ("b", 2), ("a", 2), ("a", 3), ("a", 9), ("a", 9)]
+    problem = [Scripted([6.0] * n, answer) for answer, n in lengths]
+    params = deepconf(6, tau=0.7)
+    [solution], _ = online([problem], params, slots=2)
+    # Trace 4 enters when trace 2 leaves after step 2; trace 3 decides the vote (3 of 4) at step 3; trace 5 never ran.
+    assert [trace.num_tokens for trace in solution.traces] == [2, 2, 2, 3, 1]
+    [replayed] = simulate_many(recorded([problem], 6), params, slots=2, extract=extract, groups=groups(1))
+    assert replayed.to_dict() == solution.to_dict()
+
+
+def test_stopped_trace_does_not_vote():
+    problem = [Scripted([5.0] * 3, "a"), Scripted([5.0] * 3, "a"), *[Scripted([1.0] * 9, "b")] * 4]
+    [solution], _ = online([problem], deepconf(6))
+    assert solution.states == ["voted"] * 2 + ["stopped"] * 4
+    assert solution.tokens == {**dict.fromkeys(solution.tokens, 0), "voted": 6, "stopped": 8}
+    assert solution.vote.totals == {"a": 10.0}
+
+
+def test_trace_too_short_to_be_stopped_but_below_the_threshold_does_not_vote():
+    problem = [Scripted([5.0] * 4, "a"), Scripted([5.0] * 4, "a"), Scripted([1.0], "b")]
+    [solution], _ = online([problem], deepconf(3, window=4))
+    assert solution.states[2] == "below_threshold"
+
+
+@pytest.mark.parametrize(("rule", "answer"), [("above_threshold", "a"), ("all", "b")])
+def test_warmup_traces_below_the_threshold_vote_only_when_told_to(rule, answer):
+    problem = [Scripted([9.0] * 3, "a"), *[Scripted([5.0] * 3, "b")] * 3]
+    [solution], _ = online([problem], deepconf(4, warmup=4, keep_top=0.1, warmup_votes=rule))
+    assert solution.answer == answer
+
+
+def test_answered_traces_vote_when_none_of_those_above_the_threshold_has_an_answer():
+    problem = [Scripted([9.0] * 3, None), Scripted([5.0] * 3, "a"), Scripted([1.0] * 9, "b")]
+    [solution], _ = online([problem], deepconf(3))
+    assert (solution.answer, solution.fallback) == ("a", True)
+    assert solution.answer_trace is solution.traces[1]
+
+
+def test_failed_traces_are_counted_and_neither_vote_nor_set_the_threshold():
+    problem = [Scripted([1.0] * 2, "b", "error"), Scripted([5.0] * 3, "a"), Scripted([5.0] * 3, "a", "error")]
+    [solution], _ = online([problem], deepconf(3))
+    assert (solution.threshold, solution.answer, solution.tokens["error"]) == (5.0, "a", 5)
+    assert solution.vote.totals == {"a": 5.0}
+
+
+def test_majority_baseline_gives_every_answered_trace_one_vote():
+    problem = [Scripted([9.0] * 3, "a"), Scripted([1.0] * 5, "b"), Scripted([1.0] * 5, "b"), Scripted([2.0], None)]
+    [solution] = majority_baseline(
+        LockstepEngine([problem]), [[0]], 4, SamplingParams(), seeds=[0], extract=extract, groups=groups(1)
+    )
+    assert (solution.vote.totals, solution.tokens_total) == ({"a": 1.0, "b": 2.0}, 14)
+
+
+def test_seeds_of_different_runs_and_problems_do_not_overlap():
+    bases = sorted(problem_seed(seed, f"problem-{i}") for seed in range(3) for i in range(200))
+    assert min(b - a for a, b in itertools.pairwise(bases)) > 512
+    assert problem_seed(3, "x") == problem_seed(3, "x")
+
+
+def test_replay_refuses_traces_that_cannot_be_replayed():
+    [traces] = recorded([[Scripted([5.0] * 3)] * 2], 2)
+    with pytest.raises(ValueError, match="fewer than the budget 3"):
+        simulate(traces, deepconf(3), extract=extract)
+    traces[1].finish_reason = "confidence"
+    with pytest.raises(ValueError, match="trace 1 was cut short"):
+        simulate(traces, deepconf(2), extract=extract)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup": 9}, {"keep_top": 0.0}, {"tau": 1.5}, {"warmup": 0}])
+def test_parameters_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ValueError, match="out of range"):
+        deepconf(**{"budget": 8, **wrong})

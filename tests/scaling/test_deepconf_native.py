@@ -1,0 +1,61 @@
+"""Online DeepConf on the real engine against the replay of complete traces."""
+
+import pytest
+import torch
+
+from h1r.config import EngineSection
+from h1r.engine.native import NativeEngine
+from h1r.engine.protocol import SamplingParams
+from h1r.model.config import preset
+from h1r.model.hybrid import HybridForCausalLM
+from h1r.scaling.deepconf import DeepConf, majority_baseline, problem_seed, solve_many
+from h1r.scaling.replay import simulate_many
+
+SLOTS = 6
+PROMPTS = [[5 + i, 6 + i, 7 + i] for i in range(8)]
+SEEDS = [problem_seed(0, str(i)) for i in range(len(PROMPTS))]
+SAMPLING = SamplingParams(max_tokens=40, confidence_window=6, confidence_top_k=5)
+BUDGET = 14
+
+
+class Sum:
+    """Reads a trace as its token sum modulo three, so that an untrained model's traces have answers to vote on."""
+
+    def decode(self, ids, **options):
+        return rf"\boxed{{{sum(ids) % 3}}}"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    torch.manual_seed(0)
+    config = preset(
+        "tiny", vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, mamba_d_ssm=64,
+        mamba_n_heads=2,
+    )  # fmt: skip
+    model = HybridForCausalLM(config).eval()
+    model.lm_head.weight.data.mul_(30)  # far from uniform, so that confidences differ
+    return NativeEngine(model, Sum(), EngineSection(max_sequences=SLOTS), eos_token_ids=[3])
+
+
+@pytest.fixture(scope="module")
+def recorded(engine):
+    return [s.traces for s in majority_baseline(engine, PROMPTS, BUDGET, SAMPLING, seeds=SEEDS)]
+
+
+@pytest.mark.parametrize("tau", [None, 0.6])
+def test_early_stops_and_consensus_inside_the_engine_equal_the_replay(engine, recorded, tau):
+    params = DeepConf(BUDGET, warmup=4, keep_top=0.5, tau=tau, warmup_votes="all", sampling=SAMPLING)
+    online = solve_many(engine, PROMPTS, params, seeds=SEEDS)
+    replayed = simulate_many(recorded, params, slots=SLOTS)
+    assert [s.states for s in online] == [s.states for s in replayed]
+    assert [s.tokens for s in online] == [s.tokens for s in replayed]
+    assert [(s.answer, s.stop_reason) for s in online] == [(s.answer, s.stop_reason) for s in replayed]
+    assert any("stopped" in s.states for s in online)
+    assert any(s.stop_reason == "consensus" for s in online) == (tau is not None)
+
+
+def test_every_trace_of_the_engine_is_a_prefix_of_its_paired_baseline(engine, recorded):
+    online = solve_many(engine, PROMPTS, DeepConf(BUDGET, warmup=4, keep_top=0.5, sampling=SAMPLING), seeds=SEEDS)
+    for solution, whole in zip(online, recorded, strict=True):
+        for trace in solution.traces:
+            assert trace.token_ids == whole[trace.sample_index].token_ids[: trace.num_tokens]

@@ -1,0 +1,139 @@
+import json
+from collections import deque
+
+import numpy as np
+import pytest
+
+from h1r.config import ScalingSection
+from h1r.data.tokenizer import train_tokenizer
+from h1r.errors import UserError
+from h1r.evals.report.collect import ScalingResult
+from h1r.progress import progress, quiet
+from h1r.records import Problem, Trace
+from h1r.scaling.study import study
+from h1r.scaling.voting import VOTERS
+from h1r.verify.pool import VerifierPool
+
+TOKENIZER = train_tokenizer(["what is 3 plus 4 " * 4], 300)
+PROBLEMS = [Problem(f"p{i}", f"what is {i} plus 4", str(i + 4), family="sums") for i in range(6)]
+SECTION = ScalingSection(problems=6, budgets=[8, 20], warmup=4, keep_top=0.5, window=4, tau=0.9, max_tokens=64)
+
+
+@pytest.fixture(autouse=True)
+def no_bars():
+    quiet()
+    yield
+    quiet(False)
+
+
+class SequentialEngine:
+    """One trace at a time. `model(number, rng)` gives (answer, confidences) for "what is <number> plus 4"."""
+
+    def __init__(self, model):
+        self.model = model
+        self.generated = []
+
+    def stream(self, prompts, params):
+        self.generated.append(0)
+        self.waiting = deque((i, j, p) for i, p in enumerate(params) for j in range(p.n))
+        numbers = [int(TOKENIZER.decode(prompt).split("what is ")[1].split()[0]) for prompt in prompts]
+        while self.waiting:
+            i, j, p = self.waiting.popleft()
+            answer, confidences = self.model(numbers[i], np.random.default_rng(p.seed + j))
+            text = rf"<think> so </think> \boxed{{{answer}}}"
+            reason, n = "stop", len(confidences)
+            if p.confidence_threshold is not None:
+                for end in range(p.confidence_window, n):
+                    if sum(confidences[end - p.confidence_window : end]) / p.confidence_window < p.confidence_threshold:
+                        reason, n, text = "confidence", end, ""
+                        break
+            self.generated[-1] += n
+            ids = list(range(7, 7 + n))
+            yield Trace(i, j, ids, text, [-1.0] * n, [-1.0] * n, confidences[:n], reason)
+
+    def cancel(self, prompt_index):
+        self.waiting = deque(entry for entry in self.waiting if entry[0] != prompt_index)
+        return []
+
+
+def informative(number, rng):
+    """Right answers are the minority and the confident ones."""
+    right = rng.random() < 0.4
+    level = 20.0 if right else 5.0
+    answer = number + 4 if right else number + 5
+    return answer, [float(level + rng.integers(0, 3)) for _ in range(int(rng.integers(6, 30)))]
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    engine = SequentialEngine(informative)
+    with VerifierPool() as pool:
+        result = study(engine, TOKENIZER, PROBLEMS, SECTION, pool.verify_many, None, 7, progress, slots=1)
+    return engine, result
+
+
+def test_every_token_of_both_real_runs_is_in_the_result(outcome):
+    engine, result = outcome
+    majority, *deepconf = engine.generated
+    assert result["majority"]["tokens"] == majority
+    assert result["deepconf"]["tokens"] == sum(deepconf)
+
+
+def test_replay_agrees_with_the_real_run_where_the_engine_is_exact(outcome):
+    _, result = outcome
+    assert result["agreement"] == {"same_verdict": 1.0, "prefixes": 1.0, "token_ratio": 1.0}
+    real, replayed = (dict(result["budgets"][-1][key]) for key in ("deepconf", "deepconf_simulated"))
+    assert (real.pop("simulated"), replayed.pop("simulated")) == (False, True)
+    real.pop("seconds")
+    assert real == replayed
+
+
+def test_only_the_largest_budget_is_real(outcome):
+    _, result = outcome
+    rows = [(row["budget"], row["majority"]["simulated"], row["deepconf"]["simulated"]) for row in result["budgets"]]
+    assert rows == [(8, True, True), (20, False, False)]
+
+
+def test_confidence_that_knows_better_beats_the_majority(outcome):
+    _, result = outcome
+    assert result["confidence"]["auroc"] == 1.0
+    assert result["deepconf"]["accuracy"] == 1.0 > result["majority"]["accuracy"]
+    assert result["paired"]["accuracy_difference"] == 1.0 - result["majority"]["accuracy"]
+    assert result["paired"]["better"] == round(6 * result["paired"]["accuracy_difference"])
+    assert 0 < result["paired"]["token_saving"] < 1
+    assert set(result["voters"]) == set(VOTERS)
+    assert result["voters"]["majority"] == result["majority"]["accuracy"] < result["voters"]["min_window"]
+
+
+def test_result_is_json_with_readable_examples(outcome):
+    _, result = outcome
+    json.dumps(result, allow_nan=False)
+    assert {"voted", "stopped"} <= {shown["state"] for shown in result["examples"]}
+    for shown in result["examples"]:
+        assert len(shown["tokens"]) == len(shown["token_ids"]) == len(shown["confidences"])
+        assert shown["question"]
+        assert shown["threshold"] is not None
+
+
+def test_the_same_seed_gives_the_same_study_and_another_seed_another():
+    def tokens(seed):
+        with VerifierPool() as pool:
+            result = study(SequentialEngine(informative), TOKENIZER, PROBLEMS, SECTION, pool.verify_many, None, seed)
+        return result["majority"]["tokens"], result["deepconf"]["tokens"]
+
+    assert tokens(1) == tokens(1) != tokens(2)
+
+
+@pytest.mark.parametrize(("problems", "budgets"), [([], [8]), (PROBLEMS, [])])
+def test_nothing_to_study_is_refused(problems, budgets):
+    section = SECTION.model_copy(update={"budgets": budgets})
+    with pytest.raises(UserError, match="there is no"):
+        study(SequentialEngine(informative), TOKENIZER, problems, section, lambda p, t: [], None, 0)
+
+
+def test_the_report_reads_the_result(outcome):
+    _, result = outcome
+    read = ScalingResult.model_validate(result)
+    assert (read.budget, read.problems, len(read.budgets)) == (20, 6, 2)
+    assert read.token_saving == result["paired"]["token_saving"]
+    assert read.deepconf.tokens_by_state["stopped"] > 0

@@ -1,0 +1,254 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from h1r import pipeline
+from h1r import progress as progress_module
+from h1r.cli import main
+from h1r.config import Recipe, load_recipe
+from h1r.run import Checkpoints, Run, read_json, write_json
+
+STAGES = ["curate", "eval_base", "sft", "eval_sft", "pool", "rl", "eval_rl", "scaling"]
+
+
+@pytest.fixture
+def h1r(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., SimpleNamespace]:
+    """Runs the command line in an empty directory: `code`, `out`, `err`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress_module, "_quiet", False)
+
+    def run(*arguments: str) -> SimpleNamespace:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        found = capsys.readouterr()
+        return SimpleNamespace(code=code, out=found.out, err=found.err)
+
+    return run
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Replaces every stage by one that only notes that it was called, and with which `resume`."""
+    calls: list[tuple[str, bool]] = []
+
+    def noted(name: str) -> Callable[[Recipe, Run, bool], dict[str, str]]:
+        def stage(recipe: Recipe, run: Run, resume: bool) -> dict[str, str]:
+            calls.append((name, resume))
+            return {"stage": name}
+
+        return stage
+
+    monkeypatch.setattr(pipeline, "STAGES", {name: noted(name) for name in pipeline.STAGES})
+    return calls
+
+
+def recipe_file(text: str = "", name: str = "small") -> str:
+    Path(f"{name}.toml").write_text(f"name = '{name}'\n{text}")
+    return f"{name}.toml"
+
+
+@pytest.mark.parametrize("command", ["curate", "sft", "rl", "eval", "demo"])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[rl]\nstpes = 3", "small.toml: unknown key `rl.stpes`; did you mean `steps`?"),
+        ("[rl", "small.toml: not valid TOML"),
+        ("[eval]\ntop_p = 2", "small.toml: `eval.top_p` = 2 is refused"),
+    ],
+)
+def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
+    h1r: Callable[..., SimpleNamespace], command: str, text: str, sentence: str
+) -> None:
+    found = h1r(command, recipe_file(text))
+    assert found.code == 2
+    assert sentence in found.err
+    assert found.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sft", "none.toml"], "cannot read recipe none.toml: No such file or directory; check the path"),
+        (["sft", "none"], "no recipe none: neither a file nor one of the built-in ones"),
+        (["sft", "."], "cannot read recipe recipe.json"),
+        (["sft", "small.toml", "--set", "rl.steps"], "`rl.steps` sets nothing; write key=value"),
+        (["sft", "small.toml", "--set", "rl.steps=0"], "`rl.steps` = 0 is refused"),
+        (["sft", "small.toml", "--set", "rl.setps=1"], "unknown key `rl.setps`; did you mean `steps`?"),
+        (["report", "nowhere"], "nowhere is not a run directory"),
+        (["generate", "./nowhere", "-p", "1+1"], "no checkpoint directory ./nowhere"),
+        (["solve", "./nowhere", "1+1"], "no checkpoint directory ./nowhere"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence_and_code_2(
+    h1r: Callable[..., SimpleNamespace], arguments: list[str], sentence: str
+) -> None:
+    recipe_file()
+    found = h1r(*arguments)
+    assert found.code == 2
+    assert sentence in found.err
+    assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["sft"], ["sft", "x.toml", "--rseume"], ["fly"], ["generate", "x", "-p", "1", "-n", "0"]]
+)
+def test_wrong_usage_is_code_2_without_a_traceback(h1r: Callable[..., SimpleNamespace], arguments: list[str]) -> None:
+    found = h1r(*arguments)
+    assert found.code == 2
+    assert "Usage: h1r" in found.err + found.out
+    assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize("command", ["generate", "solve"])
+def test_a_checkpoint_of_another_architecture_is_refused_by_name(
+    h1r: Callable[..., SimpleNamespace], command: str
+) -> None:
+    write_json("other/config.json", {"model_type": "llama"})
+    found = h1r(command, "other", *(["-p", "1+1"] if command == "generate" else ["1+1"]))
+    assert found.code == 2
+    assert "model_type is 'llama'; only falcon_h1 checkpoints load here" in found.err
+    assert found.err.count("\n") == 1
+
+
+def test_a_defect_of_ours_keeps_its_traceback(
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("h1r.cli.load_recipe", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        h1r("sft", recipe_file())
+
+
+def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(h1r: Callable[..., SimpleNamespace]) -> None:
+    found = h1r("rl", recipe_file("[rl]\nsteps = 7"), "--set", "rl.num_generations=4", "--seed", "3", "--dry-run")
+    assert found.code == 0
+    Path("again.toml").write_text(found.out)
+    again = load_recipe("again.toml")
+    assert (again.rl.steps, again.rl.num_generations, again.seed) == (7, 4, 3)
+    as_json = h1r("rl", "small.toml", "--set", "rl.num_generations=4", "--seed", "3", "--dry-run", "--json")
+    assert Recipe.model_validate_json(as_json.out) == again
+    assert not Path("runs").exists()
+
+
+def test_a_stage_writes_into_the_run_of_its_recipe_unless_out_says_otherwise(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    h1r("sft", recipe_file())
+    h1r("sft", "small.toml", "--out", "elsewhere")
+    assert read_json("runs/small/done/sft.json") == read_json("elsewhere/done/sft.json") == {"stage": "sft"}
+
+
+def test_json_output_is_one_document_and_no_progress(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    found = h1r("sft", recipe_file(), "--json")
+    assert json.loads(found.out) == {"stage": "sft"}
+    assert found.err == ""
+
+
+def test_resume_takes_a_recipe_or_a_run_directory(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    recipe_file("seed = 5")
+    Run.open("runs/small", load_recipe("small.toml"))
+    assert h1r("sft", "--resume", "runs/small").code == 0
+    Path("runs/small/done/sft.json").unlink()
+    assert h1r("sft", "small.toml", "--resume").code == 0
+    assert stages == [("sft", True), ("sft", True)]
+    assert read_json("runs/small/recipe.json")["seed"] == 5
+
+
+def test_training_that_has_begun_is_not_started_over_by_accident(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    Checkpoints(Path("runs/small/sft")).save(12, lambda directory: write_json(directory / "state.json", 12))
+    found = h1r("sft", recipe_file())
+    assert found.code == 2
+    assert "runs/small/sft stopped at step 12; add --resume to go on, give another --out, or delete" in found.err
+    assert h1r("sft", "small.toml", "--resume").code == 0
+    assert "is finished" in h1r("sft", "small.toml").err
+    assert h1r("sft", "small.toml", "--resume").code == 0
+    assert stages == [("sft", True)]
+
+
+def test_another_recipe_in_the_same_run_is_refused(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    h1r("sft", recipe_file())
+    found = h1r("sft", "small.toml", "--seed", "1", "--resume")
+    assert found.code == 2
+    assert "they differ in seed" in found.err
+
+
+def test_rl_selects_its_problems_first_when_that_was_not_done(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    h1r("rl", recipe_file())
+    assert stages == [("pool", False), ("rl", False)]
+
+
+def test_curate_selects_sft_or_rl_problems(h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]) -> None:
+    h1r("curate", recipe_file(), "--json")
+    h1r("curate", "small.toml", "--pool", "rl", "--json")
+    assert stages == [("curate", False), ("pool", False)]
+
+
+def test_eval_takes_the_models_that_are_named(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    found = h1r("eval", recipe_file(), "--model", "base", "--model", "rl", "--no-scaling", "--json")
+    assert list(json.loads(found.out)) == ["eval_base", "eval_rl"]
+    Path("runs/small/sft/model").mkdir(parents=True)
+    h1r("eval", "small.toml", "--json")
+    assert [stage for stage, _ in stages] == ["eval_base", "eval_rl", "eval_base", "eval_sft", "scaling"]
+
+
+def test_demo_runs_all_stages_in_order_and_skips_the_finished_ones(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    write_json("runs/small/done/curate.json", {"stage": "curate"})
+    found = h1r("demo", recipe_file(), "--json")
+    assert found.code == 0
+    assert [stage for stage, _ in stages] == STAGES[1:]
+    assert set(json.loads(found.out)) >= {"pass_at_1", "scaling", "wall_seconds", "peak_rss_bytes", "seed"}
+    assert "<html" in Path("runs/small/report.html").read_text()
+    stages.clear()
+    h1r("demo", "small.toml", "--json")
+    assert stages == []
+
+
+def test_ctrl_c_is_one_sentence_that_says_how_to_go_on(
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(recipe: Recipe, run: Run, resume: bool) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(STAGES, interrupted))
+    found = h1r("sft", recipe_file())
+    assert found.code == 130
+    assert found.err == "\nh1r: stopped; `h1r sft --resume runs/small` goes on\n"
+    assert h1r("demo", "small.toml").code == 130
+    assert not Path("runs/small/done").exists()
+
+
+def test_help_answers_within_a_second_and_without_torch() -> None:
+    code = (
+        "import sys\nfrom h1r.cli import main\ntry:\n    main(['--help'])\n"
+        "finally:\n    assert 'torch' not in sys.modules"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert time.monotonic() - start < 3  # a second on an idle machine; a test machine is seldom idle
+    assert all(
+        command in done.stdout for command in ("demo", "curate", "sft", "rl", "generate", "solve", "eval", "report")
+    )

@@ -1,0 +1,66 @@
+"""The floors of the house: a room imports only from floors below it, and the lower floors start without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
+FLOORS = [
+    {"config", "records", "run", "errors", "progress", "recipe_text"},
+    {"model", "verify"},
+    {"engine", "data"},
+    {"scaling", "train"},
+    {"evals", "serve"},
+    {"cli", "pipeline"},
+]
+WITHOUT_TORCH = [
+    "h1r.errors", "h1r.config", "h1r.records", "h1r.run", "h1r.progress", "h1r.recipe_text", "h1r.model.config",
+    "h1r.engine.protocol",    "h1r.verify", "h1r.cli", "h1r.pipeline",
+]  # fmt: skip
+
+
+def floor(room: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms of h1r that a file imports anywhere in it, TYPE_CHECKING blocks and functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write it in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("h1r.")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_floors_below(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        assert not imported_rooms(path)
+        return
+    allowed = {name for level, rooms in enumerate(FLOORS) for name in rooms if level < floor(room)} | {room}
+    if floor(room) in (0, len(FLOORS) - 1):
+        allowed |= FLOORS[floor(room)]
+    assert imported_rooms(path) <= allowed
+
+
+@pytest.mark.parametrize("room", ["scaling", "evals"])
+def test_scaling_and_benchmarks_know_engines_only_by_the_protocol(room: str) -> None:
+    builders = {"stages.py", "answers.py"}
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if path.name not in builders and isinstance(node, ast.ImportFrom) and node.module:
+                assert not node.module.startswith("h1r.engine") or node.module == "h1r.engine.protocol", path
+
+
+def test_lower_floors_import_no_torch() -> None:
+    code = "import sys, importlib\n" + "".join(
+        f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}\n" for name in WITHOUT_TORCH
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

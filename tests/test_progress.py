@@ -1,0 +1,89 @@
+import io
+
+import pytest
+
+from h1r import progress as progress_module
+from h1r.progress import Bar, PlainBar, progress, quiet
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rate_and_estimate_follow_the_clock() -> None:
+    clock = Clock()
+    bar = Bar("SFT", 100, "step", clock)
+    assert bar.remaining is None
+    clock.now += 10
+    bar.advance(20)
+    assert (bar.rate, bar.remaining) == (2.0, 40.0)
+
+
+def test_what_an_earlier_attempt_did_is_not_in_the_rate() -> None:
+    clock = Clock()
+    bar = Bar("SFT", 100, "step", clock)
+    bar.start_at(60)
+    clock.now += 10
+    bar.advance(20)
+    assert (bar.done, bar.rate, bar.remaining) == (80, 2.0, 10.0)
+
+
+def test_without_a_total_there_is_no_estimate() -> None:
+    clock = Clock()
+    bar = Bar("read", None, "line", clock)
+    clock.now += 1
+    bar.advance(5)
+    assert bar.remaining is None
+    assert bar.line() == "read: 5 line, 5 line/s, 0:01"
+
+
+def test_plain_lines_come_first_every_ten_seconds_and_last() -> None:
+    clock, stream = Clock(), io.StringIO()
+    bar = PlainBar("SFT", 100, "step", stream, clock)
+    for step in range(100):
+        clock.now += 0.25
+        bar.advance(loss=1 / (step + 1))
+    bar.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/100", "41/100", "81/100", "100/100"]
+    assert lines[1] == "SFT: 41/100 step, 4 step/s, 0:10 (about 0:15 left), loss 0.02439"
+
+
+def test_an_unchanged_last_state_is_not_printed_twice() -> None:
+    clock, stream = Clock(), io.StringIO()
+    bar = PlainBar("SFT", 1, "step", stream, clock)
+    clock.now += 1
+    bar.advance()
+    clock.now += 1
+    bar.close()
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_progress_goes_to_standard_error_and_quiet_turns_it_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "_quiet", False)
+    with progress("SFT", total=2) as bar:
+        bar.advance(2)
+    assert "2/2" in capsys.readouterr().err
+    quiet()
+    with progress("SFT", total=2) as bar:
+        bar.advance(2)
+    found = capsys.readouterr()
+    assert (found.out, found.err) == ("", "")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3661, "1:01:01")])
+def test_times_read_as_clock_times(seconds: float, text: str) -> None:
+    assert progress_module._format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.0, "0 step/s"), (0.25, "4 s/step"), (1.25, "1.25 step/s"), (12345, "12,345 step/s")]
+)
+def test_rates_are_per_second_or_seconds_per_unit(rate: float, text: str) -> None:
+    assert progress_module._format_rate(rate, "step") == text

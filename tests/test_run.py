@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from h1r.config import Recipe
+from h1r.errors import UserError
+from h1r.run import Checkpoints, Metrics, Run, peak_rss_bytes, read_json, read_metrics, write_json
+
+
+def test_a_run_keeps_its_resolved_recipe(tmp_path: Path) -> None:
+    recipe = Recipe(name="a", seed=3)
+    run = Run.open(tmp_path / "run", recipe)
+    assert Recipe.model_validate(read_json(run.path / "recipe.json")) == recipe
+
+
+def test_a_run_refuses_another_recipe_and_names_the_difference(tmp_path: Path) -> None:
+    Run.open(tmp_path, Recipe(name="a"))
+    with pytest.raises(UserError, match=r"they differ in rl\.steps"):
+        Run.open(tmp_path, Recipe.model_validate({"name": "a", "rl": {"steps": 1}}))
+    Run.open(tmp_path, Recipe(name="renamed"))
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, Recipe(name="a"))
+    with pytest.raises(UserError, match=r"sft/model is missing; run `h1r sft` first"):
+        run.need("sft/model", "sft")
+
+
+def test_json_that_fails_to_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", {"new": object()})
+    assert read_json(tmp_path / "x.json") == {"old": 1}
+
+
+def test_json_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*x\.json"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"a":\n')
+    with pytest.raises(UserError, match=r"x\.json, line 2: not JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_stage_times_add_up_over_attempts_also_after_a_failure(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, Recipe(name="a"))
+    write_json(tmp_path / "stages.json", {"sft": {"wall_seconds": 10.0, "peak_rss_bytes": 1}})
+    with pytest.raises(RuntimeError), run.timed("sft"):
+        raise RuntimeError("killed")
+    stage = read_json(tmp_path / "stages.json")["sft"]
+    assert 10 <= stage["wall_seconds"] < 11
+    with run.timed("sft", add=False):
+        pass
+    assert read_json(tmp_path / "stages.json")["sft"]["wall_seconds"] < 1
+    assert stage["peak_rss_bytes"] >= 1 << 20
+    attempt = json.loads((tmp_path / "attempts.jsonl").read_text().splitlines()[0])
+    assert attempt["stage"] == "sft"
+    assert attempt["h1r"]
+
+
+def test_peak_memory_counts_what_was_allocated() -> None:
+    before = peak_rss_bytes()
+    block = b"x" * (before + (64 << 20))
+    assert peak_rss_bytes() >= len(block)
+
+
+def test_resumed_metrics_hold_one_line_per_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in range(5):
+        metrics.log(step, loss=float(step))
+    metrics.close()
+    with open(path, "a") as handle:
+        handle.write('{"step": 5, "lo')
+    metrics = Metrics(path, start_step=3)
+    metrics.log(3, loss=-3.0)
+    metrics.close()
+    assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, -3.0)]
+
+
+def test_checkpoints_keep_the_newest_and_find_the_latest(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() is None
+    for step in (5, 10, 100):
+        checkpoints.save(step, lambda directory, step=step: write_json(directory / "state.json", step))
+    assert checkpoints.latest() == (100, tmp_path / "checkpoints" / "step_00000100")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000010", "step_00000100"]
+    assert read_json(tmp_path / "checkpoints" / "step_00000010" / "state.json") == 10
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_taken_for_whole(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, lambda directory: write_json(directory / "state.json", 1))
+
+    def killed(directory: Path) -> None:
+        write_json(directory / "state.json", 2)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        checkpoints.save(2, killed)
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest[0] == 1
+    checkpoints.save(2, lambda directory: write_json(directory / "state.json", 2))
+    assert [step for step, _ in [checkpoints.latest() or (0, None)]] == [2]

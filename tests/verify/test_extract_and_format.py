@@ -1,0 +1,117 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h1r.verify.extract import last_boxed, split_response, unwrap
+from h1r.verify.format import check_format, foreign_share, is_well_formed, repeated_share
+
+
+def test_answer_is_what_follows_the_last_closing_tag():
+    response = split_response("<think>a</think> b </think> c")
+    assert (response.thinking, response.answer) == ("a</think> b ", " c")
+
+
+def test_unclosed_thinking_has_no_answer():
+    assert split_response("<think> \\boxed{1}").answer is None
+    assert split_response("<think>a</think>b<think>c \\boxed{1}").answer is None
+
+
+def test_text_without_tags_is_all_answer():
+    response = split_response("\\boxed{1}")
+    assert (response.thinking, response.answer) == (None, "\\boxed{1}")
+
+
+def test_prefilled_thinking_closes():
+    assert split_response("reasons</think>5").answer == "5"
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{ \{1,2\} }", r"\{1,2\}"),
+        (r"\boxed{\left\{ x }", r"\left\{ x"),
+        (r"\boxed {3}", "3"),
+        (r"\fbox{3}", None),
+        (r"\fboxed{3}", "3"),
+        (r"\boxed{x=\boxed{5}}", "5"),
+        (r"\boxed{1} and \boxed{2", None),
+        (r"\boxed{}", None),
+        (r"\boxed", None),
+        ("5", None),
+    ],
+)
+def test_last_box_is_brace_matched(text, content):
+    assert last_boxed(text) == content
+
+
+@given(st.recursive(st.text(alphabet="a1 ,", max_size=4), lambda inner: inner.map(lambda text: "{" + text + "}x")))
+def test_balanced_content_comes_back_whole(content):
+    assert last_boxed(f"so \\boxed{{{content}}} done}}") == (content.strip() or None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{" * 500_000, "{" * 4_000_000, "\\boxed" + " " * 4_000_000, "\\boxed  " * 400_000, "<think>" * 500_000],
+)
+def test_extraction_is_linear(text):
+    start = time.perf_counter()
+    split_response(text)
+    last_boxed(text)
+    unwrap(text[:10_000])
+    assert time.perf_counter() - start < 3
+
+
+def test_unwrap_removes_typesetting_of_the_whole_only():
+    assert unwrap(r" $\text{Alice}$ ") == "Alice"
+    assert unwrap(r"\text{a} + \text{b}") == r"\text{a} + \text{b}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\na\n</think>\n\nb", True),
+        ("\n <think>a</think>b", True),
+        ("<think> </think>b", False),
+        ("<think>a</think> \n", False),
+        ("b", False),
+        ("<think>a", False),
+        ("a</think>b", False),
+        ("x<think>a</think>b", False),
+        ("<think>a</think>b</think>c", False),
+        ("<think><think>a</think>b", False),
+    ],
+)
+def test_well_formed_is_thinking_then_answer(text, expected):
+    assert is_well_formed(text) is expected
+
+
+@pytest.mark.parametrize("loop", ["1 ", "a", "wait, let me check again. ", "12 + 13 = 25\n"])
+def test_loops_are_degenerate(loop):
+    text = f"<think>We begin with a plan. {loop * 1000}</think>5"
+    assert repeated_share(text) > 0.8
+    assert check_format(text)["format"] == 0.0
+
+
+def test_step_by_step_work_is_not_degenerate():
+    steps = "".join(
+        f"Step {n}: add {n} to {n * (n - 1) // 2}, which gives {n * (n + 1) // 2}.\n" for n in range(1, 200)
+    )
+    assert repeated_share(steps) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "mixed"),
+    [
+        ("Let α = β² and ∑ x ≤ ∞, naïve Größe", False),
+        ("Пусть x равно пяти, тогда ответ десять", False),
+        ("数字を足すと十になる", False),
+        ("We add the numbers 然后我们得到 and so on", True),
+        ("12 + 13", False),
+    ],
+)
+def test_mixed_scripts_are_seen_and_notation_is_not(text, mixed):
+    assert (foreign_share(text) > 0.05) is mixed
