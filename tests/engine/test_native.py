@@ -184,6 +184,12 @@ def test_filters_keep_exactly_the_defined_set(seed: int, top_k: int, top_p: floa
     assert got - borderline == expected - borderline
 
 
+def test_streams_of_neighbouring_samples_share_no_number() -> None:
+    positions = torch.arange(500)
+    streams = [uniform(torch.tensor(stream_key(7, j, [1, 2])).expand(500), positions).tolist() for j in range(20)]
+    assert len({number for stream in streams for number in stream}) == 20 * 500
+
+
 def test_samples_follow_the_distribution() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     n = 40_000

@@ -32,11 +32,12 @@ class Choice:
 def stream_key(seed: int, sample_index: int, prompt: Sequence[int]) -> int:
     """The key of one trace's random stream, as a signed 64-bit integer.
 
-    The prompt enters, so that two prompts with one seed do not draw the same numbers.
+    seed + sample_index names the stream and the prompt enters it, so that two prompts with one seed do not draw the same
+    numbers. All of it is hashed: keys a constant apart would give streams that are one another, shifted.
     """
-    digest = hashlib.blake2b(",".join(map(str, prompt)).encode(), digest_size=8).digest()
-    mixed = (int.from_bytes(digest, "little") + (seed + sample_index) * 0x9E3779B97F4A7C15) & _MASK
-    return mixed - (1 << 64) if mixed >> 63 else mixed
+    text = f"{seed + sample_index} {' '.join(map(str, prompt))}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def uniform(key_B: Tensor, position_B: Tensor) -> Tensor:

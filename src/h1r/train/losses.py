@@ -21,10 +21,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from h1r.model.mamba2 import at_least_fp32
+
 
 def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.0) -> Tensor:
-    """log pi(target) [T] in nats, fp32, of the distribution at this temperature."""
-    logits_TV = logits_TV.float()
+    """log pi(target) [T] in nats, fp32 or wider, of the distribution at this temperature."""
+    logits_TV = at_least_fp32(logits_TV)
     if temperature != 1.0:
         logits_TV = logits_TV / temperature
     return logits_TV.log_softmax(-1).gather(-1, targets_T[:, None]).squeeze(-1)
@@ -32,7 +34,7 @@ def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.
 
 def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy [T] in nats of the distribution at this temperature; carries no gradient."""
-    logprobs = (logits_TV.detach().float() / temperature).log_softmax(-1)
+    logprobs = (at_least_fp32(logits_TV.detach()) / temperature).log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)
 
 

@@ -28,7 +28,7 @@ from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, load
 from h1r.model.layout import Layout
 from h1r.progress import progress
-from h1r.records import Problem, read_jsonl
+from h1r.records import Problem, read_jsonl, read_lines, write_jsonl
 from h1r.run import Checkpoints, Metrics, Run
 from h1r.train.advantages import group_advantages
 from h1r.train.checkpoint import publish, restore, save_checkpoint
@@ -55,7 +55,7 @@ class Rollout:
     old_logprobs: Tensor | None = None
     """Trainer log-probabilities before the first update on this batch; None while they are the current ones."""
     valid: Tensor | None = None
-    """[response] bool: tokens that enter the loss; None: all of them."""
+    """[response] bool: tokens that enter the loss; None before the first forward pass: all of them."""
 
     @property
     def response_length(self) -> int:
@@ -89,6 +89,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             step = state["step"]
             stream.restore(state["stream"])
         metrics = Metrics(stage / "metrics.jsonl", step)
+        _cut_examples(stage / "rollouts.jsonl", step)
         values: dict[str, float] = {}
         with progress("RL", total=section.steps, unit="step") as bar:
             bar.start_at(step)
@@ -168,8 +169,9 @@ def accumulate_gradients(model: HybridForCausalLM, rollouts: Sequence[Rollout], 
     Tokens whose log-probability is not finite leave the loss; should any show up, the denominators are set again
     without them and the batch is run once more.
     """
+    before = [rollout.num_valid for rollout in rollouts]
     totals = _accumulate(model, rollouts, section)
-    if any(rollout.valid is not None for rollout in rollouts):
+    if [rollout.num_valid for rollout in rollouts] != before:
         set_norms(rollouts, section)
         model.zero_grad(set_to_none=True)
         totals = _accumulate(model, rollouts, section)
@@ -200,16 +202,15 @@ def rollout_loss(
     repeat = torch.tensor(lengths, device=logprobs.device)
 
     def per_token(values: list[float]) -> Tensor:
-        return torch.repeat_interleave(torch.tensor(values, device=logprobs.device), repeat)
+        return torch.repeat_interleave(logprobs.new_tensor(values), repeat)
 
-    sampled = torch.tensor([value for r in rollouts for value in r.sampling_logprobs], device=logprobs.device)
+    sampled = logprobs.new_tensor([value for r in rollouts for value in r.sampling_logprobs])
     old = logprobs.detach()
     if rollouts[0].old_logprobs is not None:
         old = torch.cat([r.old_logprobs for r in rollouts if r.old_logprobs is not None])
     good = finite(logprobs, old, sampled)
-    if not bool(good.all()):
-        for rollout, valid in zip(rollouts, good.split(lengths), strict=True):
-            rollout.valid = valid
+    for rollout, valid in zip(rollouts, good.split(lengths), strict=True):
+        rollout.valid = valid
     logprobs, old, sampled = (torch.where(good, stream, 0.0) for stream in (logprobs, old, sampled))
     sequence = torch.repeat_interleave(torch.arange(len(rollouts), device=logprobs.device), repeat)
     tis = tis_weights(old, sampled, section.tis_cap, section.tis_level, sequence)
@@ -221,10 +222,10 @@ def rollout_loss(
         "pg_loss": pg_loss.item(),
         "ce_loss": ce_loss.item(),
         "clip_fraction": terms.clipped.sum().item(),
-        "entropy": entropy(logits, section.temperature).sum().item(),
-        "tis_mean": tis.sum().item(),
+        "entropy": entropy(logits, section.temperature)[good].sum().item(),
+        "tis_mean": tis[good].sum().item(),
         "nonfinite": float((~good).sum().item()),
-        "tokens": float(len(target)),
+        "tokens": float(good.sum().item()),
     }
 
 
@@ -270,6 +271,19 @@ def rollout_metrics(collected: Collected, max_tokens: int) -> dict[str, float]:
         "groups_dropped": collected.dropped,
         "groups_from_cache": collected.from_cache,
     }
+
+
+def _cut_examples(path: Path, start_step: int) -> None:
+    """Takes out what an attempt that died wrote at `start_step` and later; a torn last line goes too."""
+    kept = []
+    for _, text in read_lines(path) if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        if line["step"] < start_step:
+            kept.append(line)
+    write_jsonl(path, kept)
 
 
 def _keep_examples(path: Path, step: int, collected: Collected) -> None:

@@ -57,6 +57,10 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             raise UserError(f"{run.path}/curate/samples.jsonl is empty; loosen the recipe's [curate] rules")
         encoded = encode_samples(tokenizer, samples, recipe.chat.system_prompt)
         documents = to_documents(encoded, [sample.weight for sample in samples], section.seq_len)
+        if not documents:
+            raise UserError(
+                f"sft.seq_len = {section.seq_len} cuts off every answer in {run.path}/curate/samples.jsonl; raise it"
+            )
         batches = Batches(documents, section, recipe.seed)
         model = starting_model(recipe, run).train()
         optimizer = make_optimizer(model, section.optimizer)
@@ -116,16 +120,18 @@ class Batches:
     def rows_of(self, step: int) -> list[list[int]]:
         """The rows of one optimiser step; an epoch may pack into one batch more or less than the first did."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        rows = self._rows(epoch)
+        rows = self._rows(epoch, at_least=self.steps_per_epoch)
         share = len(rows) / self.steps_per_epoch
         return rows[round(at * share) : round((at + 1) * share)]
 
-    def _rows(self, epoch: int) -> list[list[int]]:
+    def _rows(self, epoch: int, at_least: int = 1) -> list[list[int]]:
         if epoch not in self._epoch_rows:
             rng = random.Random(f"sft {self._seed} {epoch}")
             order = list(range(len(self._lengths)))
             rng.shuffle(order)
             rows = pack(self._lengths, order, self._section.seq_len)
+            while len(rows) < at_least:  # this order packs tighter than the first, but no step may go without a row
+                rows.append([max(rows, key=len).pop()])
             rng.shuffle(rows)
             self._epoch_rows = {epoch: rows}
         return self._epoch_rows[epoch]

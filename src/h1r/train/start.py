@@ -16,7 +16,7 @@ def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
     """The recipe's checkpoint, or its preset with random weights (a function of `recipe.seed` alone).
 
     A preset takes vocabulary size and special tokens from the run's tokenizer. Raises `UserError` when a checkpoint's
-    vocabulary is too small for the tokenizer.
+    or the overrides' vocabulary is too small for the tokenizer, or a preset meets a tokenizer without an end token.
     """
     tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
     if recipe.model.checkpoint is not None:
@@ -28,14 +28,25 @@ def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
             )
         return model
     assert recipe.model.preset is not None
-    return build(preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides}), recipe.seed)
+    config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"model.overrides.vocab_size = {config.vocab_size} is less than the tokenizer's {len(tokenizer)} tokens; "
+            "remove it, and the tokenizer's own size is taken"
+        )
+    return build(config, recipe.seed)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Vocabulary size, rounded up to a multiple of 16 for the matrix kernels, and special ids."""
+    """Vocabulary size, rounded up to a multiple of 16 for the matrix kernels, and special ids. The end token stands in
+    for padding and beginning where a tokenizer has none."""
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the tokenizer has no end token; set eos_token in the tokenizer_config.json of tokenizer.path")
+    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id
     return {
         "vocab_size": -(-len(tokenizer) // 16) * 16,
-        "pad_token_id": int(tokenizer.pad_token_id),
-        "bos_token_id": int(tokenizer.bos_token_id),
-        "eos_token_id": int(tokenizer.eos_token_id),
+        "pad_token_id": int(eos if pad is None else pad),
+        "bos_token_id": int(eos if bos is None else bos),
+        "eos_token_id": int(eos),
     }

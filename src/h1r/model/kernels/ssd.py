@@ -103,36 +103,32 @@ def _chunked(
     initial_BHPS: Tensor | None,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """y [c, Q, H, P] and the final states [rows, H, P, S] of `rows` equal runs of chunks."""
+    """y [c, Q, H, P] and the final states [rows, H, P, S] of `rows` equal runs of chunks.
+
+    Everything but the product inside a chunk keeps the layout [c, Q, H, P] in which x arrives: with one group, as in all
+    Falcon-H1 models but the 34B, no tensor of x's size is then transposed for the sake of a matrix product.
+    """
     c, Q, H, P = x_cQHP.shape
     G, S = B_cQGS.shape[2:]
     R = H // G
-    log_decay_cHQ = (dt_cQH * A_H).permute(0, 2, 1).cumsum(-1)
+    log_decay_cQH = (dt_cQH * A_H).cumsum(1)
     B_cGQS, C_cGQS = B_cQGS.permute(0, 2, 1, 3), C_cQGS.permute(0, 2, 1, 3)
-
-    # Inside a chunk: y_i = sum_{j <= i, same document} (C_i . B_j) exp(l_i - l_j) dt_j x_j
-    visible = torch.ones(Q, Q, dtype=torch.bool, device=x_cQHP.device).tril()
-    if seq_cQ is not None:
-        visible = (visible & (seq_cQ[:, :, None] == seq_cQ[:, None, :]))[:, None]
-    difference = log_decay_cHQ[..., :, None] - log_decay_cHQ[..., None, :]
-    weight_cHQQ = torch.exp(difference.masked_fill(~visible, -torch.inf))
-    scores_cGQQ = C_cGQS @ B_cGQS.transpose(-1, -2)
-    weight_cHQQ = (weight_cHQQ.view(c, G, R, Q, Q) * scores_cGQQ[:, :, None]).view(c, H, Q, Q)
     dtx_cQHP = x_cQHP * dt_cQH[..., None]
-    y_cHQP = weight_cHQQ.to(x_cQHP.dtype) @ dtx_cQHP.permute(0, 2, 1, 3)
 
     # What a chunk adds to the state at its end, and how much of the incoming state survives it
-    to_end_cHQ = torch.exp(log_decay_cHQ[..., -1:] - log_decay_cHQ)
-    from_start_cHQ = torch.exp(log_decay_cHQ)
-    survive_cH = from_start_cHQ[..., -1]
+    to_end_cQH = torch.exp((log_decay_cQH[:, -1:] - log_decay_cQH).clamp_min(-80))
+    from_start_cQH = torch.exp(log_decay_cQH.clamp_min(-80))
+    survive_cH = from_start_cQH[:, -1]
+    visible = torch.ones(Q, Q, dtype=torch.bool, device=x_cQHP.device).tril()
     if seq_cQ is not None:
         last_c = seq_cQ[:, -1]
         before_c = torch.cat([last_c.new_full((1,), -1), last_c[:-1]])
-        to_end_cHQ = to_end_cHQ * (seq_cQ == last_c[:, None])[:, None]
-        from_start_cHQ = from_start_cHQ * (seq_cQ == before_c[:, None])[:, None]
+        to_end_cQH = to_end_cQH * (seq_cQ == last_c[:, None])[..., None]
+        from_start_cQH = from_start_cQH * (seq_cQ == before_c[:, None])[..., None]
         survive_cH = survive_cH * (last_c == before_c)[:, None]
-    weighted_cGRPQ = (dtx_cQHP.permute(0, 2, 3, 1) * to_end_cHQ[:, :, None, :]).view(c, G, R * P, Q)
-    added_cHPS = (weighted_cGRPQ @ B_cGQS).view(c, H, P, S)
+        visible = (visible & (seq_cQ[:, :, None] == seq_cQ[:, None, :]))[:, None]
+    weighted_cGQK = _by_group(dtx_cQHP * to_end_cQH[..., None], G)
+    added_cHPS = (weighted_cGQK.transpose(-1, -2) @ B_cGQS).reshape(c, H, P, S)
     if initial_BHPS is None:
         initial_BHPS = added_cHPS.new_zeros(rows, H, P, S)
     before, final = _Carry.apply(
@@ -140,11 +136,24 @@ def _chunked(
         survive_cH.view(rows, c // rows, H, 1),
         initial_BHPS.reshape(rows, H, P * S).to(added_cHPS.dtype),
     )
-    incoming_cGRPS = before.reshape(c, G, R * P, S)
-    y_in_cGQRP = C_cGQS @ incoming_cGRPS.transpose(-1, -2)
-    y_in_cHQP = y_in_cGQRP.view(c, G, Q, R, P).permute(0, 1, 3, 2, 4).reshape(c, H, Q, P)
-    y_cHQP = torch.addcmul(y_cHQP, y_in_cHQP, from_start_cHQ[..., None])
-    return y_cHQP.permute(0, 2, 1, 3), final.view(rows, H, P, S)
+    incoming_cGKS = before.view(c, G, R * P, S)
+    carried_cGQK = C_cGQS @ incoming_cGKS.transpose(-1, -2)
+    carried_cQHP = carried_cGQK.permute(0, 2, 1, 3).reshape(c, Q, H, P)
+
+    # Inside a chunk: y_i = sum_{j <= i, same document} (C_i . B_j) exp(l_i - l_j) dt_j x_j
+    # The mask lies on the scores, which all heads of a group share. Decays are clamped to where exp is neither zero nor
+    # above one: e^-80 is nothing beside the i = j term, and exp of what underflows costs ten times as much on a CPU.
+    log_decay_cHQ = log_decay_cQH.transpose(1, 2)
+    decay_cHQQ = torch.exp((log_decay_cHQ[..., :, None] - log_decay_cHQ[..., None, :]).clamp(-80, 0))
+    scores_cGQQ = (C_cGQS @ B_cGQS.transpose(-1, -2)).masked_fill(~visible, 0)
+    weight_cHQQ = (decay_cHQQ.view(c, G, R, Q, Q) * scores_cGQQ[:, :, None]).view(c, H, Q, Q)
+    inside_cHQP = weight_cHQQ.to(x_cQHP.dtype) @ dtx_cQHP.transpose(1, 2)
+    return torch.addcmul(inside_cHQP.transpose(1, 2), carried_cQHP, from_start_cQH[..., None]), final.view(rows, H, P, S)
+
+
+def _by_group(x_cQHP: Tensor, groups: int) -> Tensor:
+    """[c, Q, H, P] -> [c, G, Q, (heads of a group) * P]; a view when there is one group."""
+    return x_cQHP.unflatten(2, (groups, -1)).flatten(3).transpose(1, 2)
 
 
 class _Carry(torch.autograd.Function):
