@@ -15,6 +15,7 @@ from h1r.model import build, load, save
 from h1r.model.cache import HybridCache
 from h1r.model.config import PRESETS, HybridConfig, preset
 from h1r.model.hybrid import HybridForCausalLM
+from h1r.model.kernels.conv import causal_conv
 from h1r.model.kernels.ssd import ssd_recurrent, ssd_scan, ssd_scan_rows, ssd_step
 from h1r.model.layout import Layout
 
@@ -89,6 +90,26 @@ def test_chunked_scan_equals_recurrence_forward_and_backward(lengths: list[int],
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), taps=st.integers(2, 5), biased=st.booleans())
+def test_convolution_equals_one_document_at_a_time_forward_and_backward(
+    lengths: list[int], taps: int, biased: bool
+) -> None:
+    torch.manual_seed(len(lengths))
+    inputs = [torch.randn(sum(lengths), 3), torch.randn(3, taps), *([torch.randn(3)] if biased else [])]
+    inputs = [t.double().requires_grad_() for t in inputs]
+    bias = inputs[2] if biased else None
+    got = causal_conv(inputs[0], inputs[1], bias, Layout.of(lengths))
+    padded = [torch.nn.functional.pad(x.t()[None], (taps - 1, 0)) for x in inputs[0].split(lengths)]
+    parts = [torch.nn.functional.conv1d(x, inputs[1][:, None], bias, groups=3)[0].t() for x in padded]
+    expected = torch.cat(parts)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    pull = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad((y * pull).sum(), inputs) for y in (got, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_scan_in_rows_equals_steps_from_any_state() -> None:

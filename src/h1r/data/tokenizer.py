@@ -2,9 +2,9 @@
 
 Pre-tokens, within which alone merges happen (2507.22448, section 2: digit and punctuation splitting):
 
-    newline | one digit | one punctuation mark or symbol | a word with the blank before it | a run of other blanks
+    newline | one digit | one punctuation mark or symbol | a word, each with the blank before it | a run of other blanks
 
-so that `12+3=15` is always seven tokens, whatever the corpus. Every byte is in the alphabet: any text round-trips.
+so that `12 + 3 = 15` is always seven tokens, whatever the corpus. Every byte is in the alphabet: any text round-trips.
 Left out: multilingual corpus mixing and the injected LaTeX commands of the published tokenizers.
 """
 
@@ -29,7 +29,7 @@ THINK_TOKENS = (THINK_OPEN, THINK_CLOSE)
 """Ids 5 and 6: whole tokens, but text, so that a decoded answer keeps them."""
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + len(THINK_TOKENS)
 
-_PRE_TOKEN = r"\n|\p{N}|[\p{P}\p{S}]| ?[\p{L}\p{M}]+|[^\S\n]+(?= [\p{L}\p{M}])|[^\S\n]+"
+_PRE_TOKEN = r"\n| ?\p{N}| ?[\p{P}\p{S}]| ?[\p{L}\p{M}]+|[^\S\n]+(?= [\p{N}\p{P}\p{S}\p{L}\p{M}])|[^\S\n]+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -6,6 +6,7 @@ nothing may flow from one document into the next. `Layout` holds that once per b
     cu_seqlens  [D+1]  where each document starts; the last entry is T
     seq_idx     [T]    document number of each token
     positions   [T]    position of each token inside its document (rotary position)
+    remaining   [T]    tokens that follow it inside its document
     buckets            documents of similar length as rectangles, for attention (see `Bucket`)
 """
 
@@ -36,6 +37,7 @@ class Layout:
     cu_seqlens: Tensor
     seq_idx: Tensor
     positions: Tensor
+    remaining: Tensor
     buckets: tuple[Bucket, ...]
     rectangle: tuple[int, int] | None
     """(documents, length) when all documents have one length, so that flat tokens are already a rectangle."""
@@ -57,12 +59,14 @@ class Layout:
         cu_seqlens[1:] = lengths_D.cumsum(0)
         seq_idx = torch.repeat_interleave(torch.arange(len(lengths)), lengths_D)
         positions = torch.arange(int(cu_seqlens[-1])) - cu_seqlens[seq_idx]
+        remaining = lengths_D[seq_idx] - 1 - positions
         rectangle = (len(lengths), lengths[0]) if min(lengths) == max(lengths) else None
         buckets = () if rectangle else tuple(_buckets(lengths_D, cu_seqlens))
         return cls(
             cu_seqlens.to(device),
             seq_idx.to(device),
             positions.to(device),
+            remaining.to(device),
             tuple(Bucket(b.gather.to(device), b.scatter.to(device), b.source.to(device)) for b in buckets),
             rectangle,
         )

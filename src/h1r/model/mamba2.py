@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from h1r.model.config import HybridConfig
+from h1r.model.kernels.conv import causal_conv
 from h1r.model.kernels.ssd import ssd_scan, ssd_scan_rows, ssd_step
 from h1r.model.layout import Layout
 
@@ -71,7 +72,7 @@ class Mamba2(nn.Module):
     def forward(self, h_TD: Tensor, layout: Layout) -> Tensor:
         """Over documents laid end to end; every document starts from a zero state. Returns [T, M]."""
         z, xBC, dt = self.project(h_TD)
-        xBC = F.silu(self._conv_documents(xBC, layout))
+        xBC = F.silu(causal_conv(xBC, self.conv1d.weight[:, 0], self.conv1d.bias, layout))
         x, B, C = self._split(xBC)
         y = ssd_scan(x, self._dt(dt), self._decay(), B, C, layout.seq_idx, self.config.mamba_chunk_size)
         return self._finish(y, x, z)
@@ -105,17 +106,6 @@ class Mamba2(nn.Module):
         y, final = ssd_scan_rows(x, dt_BTH, self._decay(), B, C, ssm, self.config.mamba_chunk_size)
         ssm.copy_(final)
         return self._finish(y, x, z)
-
-    def _conv_documents(self, xBC_TN: Tensor, layout: Layout) -> Tensor:
-        """Causal depthwise convolution that sees nothing before its own document's first token."""
-        taps = self.config.mamba_d_conv
-        # Each document gets its own run of taps - 1 zeros in front, so one plain convolution serves them all.
-        gap = taps - 1
-        place = torch.arange(xBC_TN.shape[0], device=xBC_TN.device) + gap * (layout.seq_idx + 1)
-        spaced = xBC_TN.new_zeros(xBC_TN.shape[0] + gap * (layout.cu_seqlens.shape[0] - 1), xBC_TN.shape[1])
-        spaced = spaced.index_copy(0, place, xBC_TN)
-        out = F.conv1d(spaced.t()[None], self.conv1d.weight, self.conv1d.bias, groups=self.config.conv_dim)
-        return out[0].t().index_select(0, place - gap)
 
     def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config

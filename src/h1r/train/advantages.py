@@ -15,11 +15,10 @@ from torch import Tensor
 def group_advantages(rewards_G: Sequence[float] | Tensor, normalise_std: bool = True) -> Tensor:
     """[G] rewards -> [G] advantages, fp32. All rewards equal give zeros."""
     rewards = torch.as_tensor(rewards_G, dtype=torch.float64)
+    if rewards.max() == rewards.min():  # their mean may differ by a rounding, which the deviation would blow up to 1
+        return torch.zeros_like(rewards).float()
     centred = rewards - rewards.mean()
-    if normalise_std:
-        std = rewards.std(correction=0)
-        centred = centred / std if std > 0 else torch.zeros_like(centred)
-    return centred.float()
+    return (centred / rewards.std(correction=0) if normalise_std else centred).float()
 
 
 def has_signal(rewards_G: Sequence[float]) -> bool:

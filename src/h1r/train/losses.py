@@ -35,7 +35,8 @@ def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.
 def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy [T] in nats of the distribution at this temperature; carries no gradient."""
     logprobs = (at_least_fp32(logits_TV.detach()) / temperature).log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    # A token of probability 0 adds 0, not 0 * -inf.
+    return -(logprobs.exp() * logprobs.clamp_min(torch.finfo(logprobs.dtype).min)).sum(-1)
 
 
 def finite(*streams_T: Tensor) -> Tensor:

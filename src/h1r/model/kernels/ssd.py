@@ -148,7 +148,9 @@ def _chunked(
     scores_cGQQ = (C_cGQS @ B_cGQS.transpose(-1, -2)).masked_fill(~visible, 0)
     weight_cHQQ = (decay_cHQQ.view(c, G, R, Q, Q) * scores_cGQQ[:, :, None]).view(c, H, Q, Q)
     inside_cHQP = weight_cHQQ.to(x_cQHP.dtype) @ dtx_cQHP.transpose(1, 2)
-    return torch.addcmul(inside_cHQP.transpose(1, 2), carried_cQHP, from_start_cQH[..., None]), final.view(rows, H, P, S)
+    return torch.addcmul(inside_cHQP.transpose(1, 2), carried_cQHP, from_start_cQH[..., None]), final.view(
+        rows, H, P, S
+    )
 
 
 def _by_group(x_cQHP: Tensor, groups: int) -> Tensor:

@@ -1,0 +1,91 @@
+"""Learning-rate schedule, parameter groups and the step that survives a bad gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_training import tiny_model
+from torch import nn
+
+from h1r.config import OptimizerSection
+from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
+
+SECTION = OptimizerSection(learning_rate=0.1)
+
+
+@given(warmup=st.integers(0, 20), after=st.integers(1, 50), low=st.floats(0, 1))
+def test_the_schedule_rises_to_one_and_falls_in_equal_steps_to_the_minimum(warmup: int, after: int, low: float) -> None:
+    total = warmup + after
+    factors = [linear_schedule(step, warmup, total, low) for step in range(total + 1)]
+    rise, fall = [0.0, *factors[: warmup + 1]], factors[warmup:]
+    assert factors[warmup] == pytest.approx(1.0)
+    assert fall[-1] == pytest.approx(low)
+    assert [b - a for a, b in zip(rise, rise[1:], strict=False)] == pytest.approx([1 / (warmup + 1)] * (warmup + 1))
+    assert [a - b for a, b in zip(fall, fall[1:], strict=False)] == pytest.approx([(1 - low) / after] * after)
+    assert factors[0] > 0
+
+
+def test_past_the_end_the_schedule_stays_at_the_minimum() -> None:
+    assert [linear_schedule(step, 2, 10, 0.25) for step in (10, 11, 1000)] == [0.25] * 3
+
+
+def test_weight_decay_falls_on_matrices_only() -> None:
+    model = tiny_model()
+    optimizer = make_optimizer(model, OptimizerSection(learning_rate=0.1, weight_decay=0.5))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert {id(p) for p in named.values()} == decay.keys()
+    for name, parameter in named.items():
+        spared = parameter.ndim == 1
+        assert decay[id(parameter)] == (0.0 if spared else 0.5), name
+    spared_names = {name.rsplit(".", 1)[-1] for name, p in named.items() if p.ndim == 1}
+    assert {"A_log", "D", "dt_bias", "bias", "weight"} == spared_names
+
+
+def _one_weight(gradient: float) -> tuple[nn.Linear, torch.optim.AdamW]:
+    layer = nn.Linear(2, 1, bias=False)
+    optimizer = make_optimizer(layer, SECTION)
+    layer.weight.grad = torch.ones_like(layer.weight)
+    optimizer_step(layer, optimizer, SECTION, 1.0)
+    layer.weight.grad = torch.tensor([[0.5, gradient]])
+    return layer, optimizer
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
+    layer, optimizer = _one_weight(bad)
+    before = layer.weight.detach().clone()
+    state = {key: value.clone() for key, value in optimizer.state[layer.weight].items()}
+    norm, stepped = optimizer_step(layer, optimizer, SECTION, 1.0)
+    assert not stepped
+    assert not math.isfinite(norm)
+    assert torch.equal(layer.weight, before)
+    assert all(torch.equal(optimizer.state[layer.weight][key], value) for key, value in state.items())
+    assert layer.weight.grad is None
+
+
+def test_a_good_gradient_after_a_bad_one_steps_again() -> None:
+    layer, optimizer = _one_weight(math.nan)
+    optimizer_step(layer, optimizer, SECTION, 1.0)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.ones_like(layer.weight)
+    _, stepped = optimizer_step(layer, optimizer, SECTION, 1.0)
+    assert stepped
+    assert torch.isfinite(layer.weight).all()
+    assert not torch.equal(layer.weight, before)
+
+
+def test_the_step_is_the_clipped_gradient_at_the_scheduled_rate() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    section = OptimizerSection(learning_rate=0.5, grad_clip=2.0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=123.0)
+    norm, stepped = optimizer_step(layer, optimizer, section, 0.1)
+    assert stepped
+    assert norm == pytest.approx(5.0)
+    torch.testing.assert_close(layer.weight.detach(), before - 0.05 * torch.tensor([[1.2, 1.6]]))

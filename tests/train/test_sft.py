@@ -1,0 +1,273 @@
+"""SFT: the loss against a loop over documents, the order of data, and runs that die and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_training import (
+    Killed,
+    assert_same_stage,
+    gap,
+    gradients,
+    gradients_of,
+    metrics_of,
+    random_ids,
+    run_from,
+    sequence_logprobs,
+    tiny_model,
+    training_recipe,
+)
+from torch import Tensor
+
+from h1r.config import SFTSection
+from h1r.data.chat import Encoded, encode_samples
+from h1r.data.tokenizer import load_tokenizer
+from h1r.errors import UserError
+from h1r.model import HybridForCausalLM
+from h1r.records import Sample, read_jsonl
+from h1r.run import Checkpoints, Metrics
+from h1r.train.sft import Batches, Document, accumulate_gradients, sft, to_documents
+
+MODEL = tiny_model(seed=2)
+SFT = {
+    "epochs": 3,
+    "batch_size": 2,
+    "micro_batch_size": 1,
+    "seq_len": 128,
+    "checkpoint_every": 4,
+    "optimizer": {"learning_rate": 5e-3},
+}
+
+
+def random_documents(seed: int, count: int) -> list[Document]:
+    """Documents with loss on some tokens, some of them on their first, which nothing can predict."""
+    rng = random.Random(seed)
+    documents = []
+    for _ in range(count):
+        length = rng.randint(2, 12)
+        loss = [rng.randint(0, 1) for _ in range(length)]
+        loss[-1] = 1
+        documents.append(Document(random_ids(rng, length), loss, rng.choice([0.5, 1.0, 1.5])))
+    documents[0].loss[0] = 1
+    return documents
+
+
+def obvious_loss(model: HybridForCausalLM, documents: list[Document]) -> Tensor:
+    """One document at a time, each from a forward pass of its own; the mean is over all tokens with loss."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for document in documents:
+        for t, logprob in enumerate(sequence_logprobs(model, document.ids), 1):
+            if document.loss[t]:
+                total = total - document.weight * logprob
+                count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sft_loss_and_gradient_equal_the_loop_over_documents(seed: int) -> None:
+    documents = random_documents(seed, 7)
+    rows = [[3, 0], [1, 2, 5], [4], [6]]
+    loss, tokens = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
+    found = gradients(MODEL)
+    expected = obvious_loss(MODEL, documents)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-10)
+    assert gap(found, gradients_of(MODEL, expected)) < 1e-9
+    assert tokens == sum(len(document.ids) for document in documents)
+
+
+def test_sft_loss_does_not_depend_on_packing_or_micro_batches() -> None:
+    documents = random_documents(9, 8)
+    packings = [[[i] for i in range(8)], [[5, 1, 0], [2], [7, 6], [3, 4]], [[7, 6, 5, 4, 3, 2, 1, 0]]]
+    results = []
+    for rows in packings:
+        for micro_batch_size in range(1, len(rows) + 1):
+            loss, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size)
+            results.append((loss, gradients(MODEL)))
+    for loss, gradient in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-10)
+        assert gap(gradient, results[0][1]) < 1e-10
+
+
+def test_a_document_of_weight_zero_moves_nothing_but_its_tokens_count() -> None:
+    documents = random_documents(11, 3)
+    silent = [documents[0], Document(documents[1].ids, documents[1].loss, 0.0), documents[2]]
+    loss, _ = accumulate_gradients(MODEL, silent, [[0, 1, 2]], 1)
+    found = gradients(MODEL)
+    expected = obvious_loss(MODEL, silent)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-10)
+    assert gap(found, gradients_of(MODEL, expected)) < 1e-9
+
+
+def test_documents_are_trimmed_on_the_right_and_left_out_when_nothing_is_to_be_learned() -> None:
+    encoded = [Encoded([1, 2, 3, 4], [0, 0, 1, 1]), Encoded([5, 6, 7, 8], [0, 0, 0, 1]), Encoded([9], [1])]
+    documents = to_documents(encoded, [1.5, 1.0, 1.0], 3)
+    assert documents == [Document([1, 2, 3], [0, 0, 1], 1.5)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 20), min_size=1, max_size=30),
+    batch_size=st.integers(1, 5),
+    seq_len=st.integers(5, 40),
+    seed=st.integers(0, 99),
+)
+def test_an_epoch_shows_every_document_once_and_no_step_is_empty(
+    lengths: list[int], batch_size: int, seq_len: int, seed: int
+) -> None:
+    section = SFTSection(epochs=4, batch_size=batch_size, seq_len=seq_len)
+    documents = [Document([1] * length, [0] * (length - 1) + [1], 1.0) for length in lengths]
+    batches = Batches(documents, section, seed)
+    assert batches.total_steps == 4 * batches.steps_per_epoch
+    for epoch in range(4):
+        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        rows = [batches.rows_of(step) for step in steps]
+        assert all(rows)
+        assert sorted(i for step in rows for row in step for i in row) == list(range(len(lengths)))
+        assert all(sum(min(lengths[i], seq_len) for i in row) <= seq_len for step in rows for row in step)
+
+
+@settings(max_examples=20, deadline=None)
+@given(steps=st.permutations(range(12)), seed=st.integers(0, 9))
+def test_the_rows_of_a_step_depend_on_its_number_alone(steps: list[int], seed: int) -> None:
+    documents = random_documents(0, 25)
+    section = SFTSection(epochs=9, batch_size=3, seq_len=30)
+    in_order = Batches(documents, section, seed)
+    expected = [in_order.rows_of(step) for step in range(12)]
+    jumping = Batches(documents, section, seed)
+    assert {step: jumping.rows_of(step) for step in steps} == dict(enumerate(expected))
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    documents = random_documents(0, 40)
+    section = SFTSection(epochs=2, batch_size=1000, seq_len=30)
+    one, other = Batches(documents, section, 0), Batches(documents, section, 1)
+    assert one.rows_of(0) != one.rows_of(1)
+    assert one.rows_of(0) != other.rows_of(0)
+
+
+def test_part_of_an_epoch_takes_part_of_its_steps() -> None:
+    documents = [Document([1, 2], [0, 1], 1.0)] * 40
+    assert Batches(documents, SFTSection(epochs=0.5, batch_size=1, seq_len=2), 0).total_steps == 20
+    assert Batches(documents, SFTSection(epochs=0.001, batch_size=1, seq_len=2), 0).total_steps == 1
+
+
+def test_the_loss_of_a_run_falls(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(sft={**SFT, "epochs": 6})
+    run = run_from(curated, tmp_path / "run", recipe)
+    summary = sft(recipe, run)
+    lines = metrics_of(run.path / "sft")
+    assert [line["step"] for line in lines] == list(range(summary["steps"]))
+    assert sum(line["loss"] for line in lines[-5:]) < 0.8 * sum(line["loss"] for line in lines[:5])
+    assert max(line["learning_rate"] for line in lines) <= 5e-3
+    samples = list(read_jsonl(run.path / "curate" / "samples.jsonl", Sample))
+    encoded = encode_samples(load_tokenizer(run.path / "curate" / "tokenizer"), samples, "")
+    assert sum(line["tokens"] for line in lines) == 6 * sum(min(len(one.token_ids), 128) for one in encoded)
+
+
+def _die_after(monkeypatch: pytest.MonkeyPatch, module: str, step: int) -> None:
+    """The process dies after it has logged `step`."""
+
+    class Dying(Metrics):
+        def log(self, at: int, **values: Any) -> None:
+            super().log(at, **values)
+            if at == step:
+                raise Killed
+
+    monkeypatch.setattr(f"h1r.train.{module}.Metrics", Dying)
+
+
+@pytest.mark.parametrize(("tied", "dies_after"), [(False, 6), (True, 4), (False, 2)])
+def test_a_resumed_sft_run_equals_an_unbroken_one_bit_for_bit(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, dies_after: int
+) -> None:
+    overrides = {**training_recipe().model.overrides, "tie_word_embeddings": tied}
+    recipe = training_recipe(sft=SFT, model={"overrides": overrides})
+    unbroken = run_from(curated, tmp_path / "unbroken", recipe)
+    expected = sft(recipe, unbroken)
+    broken = run_from(curated, tmp_path / "broken", recipe)
+    with monkeypatch.context() as patch:
+        _die_after(patch, "sft", dies_after)
+        with pytest.raises(Killed):
+            sft(recipe, broken)
+    found = Checkpoints(broken.path / "sft").latest()
+    assert (found[0] if found else 0) == dies_after // 4 * 4
+    assert not (broken.path / "sft" / "model").exists()
+    torch.manual_seed(12345)
+    random.seed(54321)
+    assert sft(recipe, broken, resume=True) == expected
+    assert expected["steps"] > 8
+    assert_same_stage(broken.path / "sft", unbroken.path / "sft")
+
+
+def test_resuming_twice_equals_an_unbroken_run(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = training_recipe(sft={**SFT, "checkpoint_every": 2})
+    unbroken = run_from(curated, tmp_path / "unbroken", recipe)
+    sft(recipe, unbroken)
+    broken = run_from(curated, tmp_path / "broken", recipe)
+    for attempt, step in enumerate((3, 6)):
+        with monkeypatch.context() as patch:
+            _die_after(patch, "sft", step)
+            with pytest.raises(Killed):
+                sft(recipe, broken, resume=attempt > 0)
+    sft(recipe, broken, resume=True)
+    assert_same_stage(broken.path / "sft", unbroken.path / "sft")
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_equals_an_unbroken_run_bit_for_bit(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(sft={**SFT, "epochs": 16, "checkpoint_every": 5})
+    unbroken = run_from(curated, tmp_path / "unbroken", recipe)
+    summary = sft(recipe, unbroken)
+    assert summary["steps"] >= 40
+    broken = run_from(curated, tmp_path / "broken", recipe)
+    stage = broken.path / "sft"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "h1r.cli", "sft", str(broken.path)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        metrics = stage / "metrics.jsonl"
+        until = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 8 and Checkpoints(stage).latest()):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (stage / "model").exists()
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "add --resume" in refused.stderr
+    resumed = subprocess.run(
+        [*command[:-1], "--resume", "--json", str(broken.path)], env=environment, capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout) == summary
+    assert_same_stage(stage, unbroken.path / "sft")
+
+
+def test_a_seq_len_that_cuts_off_every_answer_is_refused_with_the_key(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(sft={**SFT, "seq_len": 4})
+    run = run_from(curated, tmp_path / "run", recipe)
+    with pytest.raises(UserError, match=r"sft\.seq_len = 4 cuts off every answer"):
+        sft(recipe, run)
+
+
+def test_empty_samples_are_refused_with_the_file(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(sft=SFT)
+    run = run_from(curated, tmp_path / "run", recipe)
+    (run.path / "curate" / "samples.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"curate/samples\.jsonl is empty"):
+        sft(recipe, run)

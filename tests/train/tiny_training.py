@@ -1,0 +1,128 @@
+"""What the trainers' tests share: a tiny model and recipe, and the log-probabilities of one sequence the slow way."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h1r.config import Recipe, RLSection, resolve
+from h1r.model import HybridForCausalLM, build
+from h1r.model.checkpoint import read_weights
+from h1r.model.config import HybridConfig
+from h1r.run import Run, read_metrics
+
+CONFIG = HybridConfig(
+    vocab_size=23, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
+    mamba_chunk_size=4, initializer_range=0.25, eos_token_id=7, max_position_embeddings=200,
+)  # fmt: skip
+UNREPEATABLE = {"time", "tokens_per_s", "rollout_seconds", "train_seconds"}
+"""Measurements of the clock, the only metrics in which two equal runs may differ."""
+
+
+class Killed(BaseException):
+    """Stands for the death of the process in the middle of a stage."""
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float64) -> HybridForCausalLM:
+    return build(CONFIG, seed, dtype).train()
+
+
+def random_ids(rng: random.Random, length: int) -> list[int]:
+    return [rng.randrange(CONFIG.vocab_size) for _ in range(length)]
+
+
+def sequence_logprobs(model: HybridForCausalLM, ids: list[int], temperature: float = 1.0) -> list[Tensor]:
+    """log pi(ids[t] | ids[:t]) for t = 1, 2, ... from one forward pass over this sequence alone, without a cache."""
+    rows = model(torch.tensor([ids]))[0] / temperature
+    return [rows[t - 1][ids[t]] - torch.logsumexp(rows[t - 1], 0) for t in range(1, len(ids))]
+
+
+def gradients(model: HybridForCausalLM) -> dict[str, Tensor]:
+    """The accumulated gradients, which are taken away from the model."""
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def gradients_of(model: HybridForCausalLM, loss: Tensor) -> dict[str, Tensor]:
+    assert not gradients(model)
+    loss.backward()
+    return gradients(model)
+
+
+def gap(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Largest difference of two sets of tensors, relative to the largest entry of both."""
+    assert a.keys() == b.keys()
+    assert a
+    largest = max(float(tensor.abs().max()) for tensor in (*a.values(), *b.values()))
+    assert math.isfinite(largest)
+    assert largest > 0
+    return max(float((a[name] - b[name]).abs().max()) for name in a) / largest
+
+
+def rl_section(**changes: Any) -> RLSection:
+    """The paper's constants, at a batch of two groups of four."""
+    return RLSection.model_validate({"batch_size": 2, "num_generations": 4, "temperature": 1.0, **changes})
+
+
+def training_recipe(**sections: dict[str, Any]) -> Recipe:
+    """A recipe for the curated run, with `sections` laid over its own."""
+    tree: dict[str, Any] = {
+        "name": "training",
+        "threads": 1,
+        "chat": {"system_prompt": ""},
+        "tokenizer": {"vocab_size": 280},
+        "model": {
+            "preset": "tiny",
+            "overrides": {
+                "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "head_dim": 16, "mamba_n_heads": 2, "mamba_d_head": 16, "mamba_d_ssm": 32,
+                "mamba_d_state": 8,
+            },
+        },
+        "problems": {
+            "sources": [
+                {
+                    "kind": "reasoning_gym",
+                    "family": "chain_sum",
+                    "knobs": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
+                }
+            ],
+            "train": 30,
+            "rl": 6,
+            "held_out": 4,
+        },
+        "curate": {"traces_per_problem": 1},
+    }  # fmt: skip
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return resolve(json.loads(json.dumps(tree)), None, "training recipe")
+
+
+def run_from(curated: Path, path: Path, recipe: Recipe) -> Run:
+    """A new run directory with the curated files."""
+    run = Run.open(path, recipe)
+    shutil.copytree(curated / "curate", path / "curate")
+    return run
+
+
+def metrics_of(stage: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what the clock decides."""
+    lines = read_metrics(stage / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in UNREPEATABLE} for line in lines]
+
+
+def assert_same_stage(one: Path, other: Path) -> None:
+    """Equal weights, bit for bit, and equal metrics."""
+    left, right = read_weights(one / "model"), read_weights(other / "model")
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert metrics_of(one) == metrics_of(other)
