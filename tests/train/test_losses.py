@@ -122,10 +122,13 @@ def test_rl_loss_and_gradient_equal_the_loop(aggregation: str, tis_level: str, u
     rollouts = rollouts_off_policy(MODEL, updated=updated)
     values = assert_equals_the_loop(MODEL, rollouts, section)
     assert (values["clip_fraction"] > 0) == updated
-    ratios = [
-        float(o) - s for r in rollouts if r.old_logprobs is not None for o, s in zip(r.old_logprobs, r.sampling_logprobs)
-    ]  # fmt: skip
-    assert not updated or min(ratios) < math.log(2) < max(ratios)
+    log_ratios = [
+        old - sampled
+        for r in rollouts
+        if r.old_logprobs is not None
+        for old, sampled in zip(r.old_logprobs.tolist(), r.sampling_logprobs, strict=True)
+    ]
+    assert not updated or min(log_ratios) < math.log(2) < max(log_ratios)
 
 
 @pytest.mark.parametrize("temperature", [0.6, 0.85])
@@ -258,7 +261,7 @@ def test_clipped_surrogate_equals_its_two_cases(
     outside = ratio > 1 + high if advantage > 0 else ratio < 1 - low
     held = outside and advantage != 0
     bound = 1 + high if advantage > 0 else 1 - low
-    assert float(terms.loss) == pytest.approx(-advantage * (bound if held else ratio), rel=1e-9, abs=1e-12)
+    assert terms.loss.item() == pytest.approx(-advantage * (bound if held else ratio), rel=1e-9, abs=1e-12)
     assert x.grad is not None
     if min(abs(ratio - 1 - high), abs(ratio - 1 + low)) > 1e-9:
         assert float(x.grad) == pytest.approx(0.0 if held else -advantage * ratio, rel=1e-9, abs=1e-12)

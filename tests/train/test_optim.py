@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ def test_the_schedule_rises_to_one_and_falls_in_equal_steps_to_the_minimum(warmu
     rise, fall = [0.0, *factors[: warmup + 1]], factors[warmup:]
     assert factors[warmup] == pytest.approx(1.0)
     assert fall[-1] == pytest.approx(low)
-    assert [b - a for a, b in zip(rise, rise[1:], strict=False)] == pytest.approx([1 / (warmup + 1)] * (warmup + 1))
-    assert [a - b for a, b in zip(fall, fall[1:], strict=False)] == pytest.approx([(1 - low) / after] * after)
+    assert [b - a for a, b in pairwise(rise)] == pytest.approx([1 / (warmup + 1)] * (warmup + 1))
+    assert [a - b for a, b in pairwise(fall)] == pytest.approx([(1 - low) / after] * after)
     assert factors[0] > 0
 
 

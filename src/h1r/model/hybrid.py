@@ -139,13 +139,19 @@ class HybridForCausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def init_weights(self, generator: torch.Generator | None = None) -> HybridForCausalLM:
-        """Random weights: normal(0, initializer_range); dt_bias = 1, A_log = log(1..heads), D = 1, norms 1, biases 0,
-        as transformers initialises `falcon_h1` (the report's own pre-training initialisation is not public)."""
+        """Random weights for training from scratch; the report's own pre-training initialisation is not public.
+
+        Linear layers and embeddings are normal(0, initializer_range), norms 1, biases 0. The mixer starts as Mamba-2's
+        own code starts it: A uniform in [1, 16], time steps log-uniform in [0.001, 0.1], convolution uniform in
+        +-1/sqrt(d_conv), D = 1. transformers' defaults (A = 1..heads, dt_bias = 1) forget within a token or two.
+        """
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+            if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, 0.0, self.config.initializer_range, generator=generator)
                 if getattr(module, "bias", None) is not None:
                     nn.init.zeros_(cast(Tensor, module.bias))
+            elif isinstance(module, Mamba2):
+                module.init_recurrence(generator)
         return self
 
     @property

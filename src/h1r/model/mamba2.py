@@ -10,6 +10,8 @@ Shapes: T flat tokens, B sequences, D hidden, M = d_ssm, N = conv_dim = d_ssm + 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +59,17 @@ class Mamba2(nn.Module):
         if config.mamba_rms_norm:
             self.norm = GatedRMSNorm(m, config.mamba_n_groups, config.rms_norm_eps, config.mamba_norm_before_gate)
         self.register_buffer("mup_vector", mup_vector(config), persistent=False)
+
+    def init_recurrence(self, generator: torch.Generator | None = None) -> None:
+        """Mamba-2's initialisation of A, the time steps and the convolution."""
+        bound = self.config.mamba_d_conv**-0.5
+        with torch.no_grad():
+            self.A_log.uniform_(1.0, 16.0, generator=generator).log_()
+            dt = self.dt_bias.uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp()
+            self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+            self.conv1d.weight.uniform_(-bound, bound, generator=generator)
+            if self.conv1d.bias is not None:
+                self.conv1d.bias.zero_()
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z [..., M], xBC [..., N] before the convolution, dt [..., heads] before softplus."""

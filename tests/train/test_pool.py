@@ -1,0 +1,134 @@
+"""The RL pool: scripted rollouts in, the paper's pass-rate rules and the account of them out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_training import run_from, training_recipe
+
+from h1r.config import Recipe
+from h1r.data.chat import prompt_ids
+from h1r.engine.protocol import SamplingParams
+from h1r.model import save
+from h1r.records import Problem, Trace, read_jsonl, write_jsonl
+from h1r.run import Run, read_json
+from h1r.train.pool import build_pool
+from h1r.train.start import starting_model
+
+RIGHT, WRONG = "right", "wrong"
+SCRIPTS: dict[str, tuple[list[str], str]] = {
+    "always": ([RIGHT] * 8, "stop"),
+    "mostly": ([RIGHT] * 7 + [WRONG], "stop"),
+    "once": ([RIGHT, *(f"wrong {i}" for i in range(7))], "stop"),
+    "agreed": ([WRONG] * 4 + ["a", "b", "c", "d"], "stop"),
+    "scattered": ([WRONG] * 3 + ["a", "b", "c", "d", "e"], "stop"),
+    "too_long": ([""] * 8, "length"),
+}
+"""Per problem: the boxed answers of its eight rollouts ("" for none), and why each ended."""
+
+
+class ScriptedEngine:
+    """Plays `SCRIPTS` back, in a scrambled order as an engine does that ends traces when they end."""
+
+    seen: SamplingParams
+
+    def __init__(self, model: object, tokenizer: Any, section: object) -> None:
+        self.tokenizer = tokenizer
+
+    def stream(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Iterator[Trace]:
+        ScriptedEngine.seen = params
+        assert [list(p) for p in prompts] == [prompt_ids(self.tokenizer, f"Say {name}.", "") for name in SCRIPTS]
+        traces = []
+        for index, (answers, reason) in enumerate(SCRIPTS.values()):
+            for sample, answer in enumerate(answers):
+                text = f"<think>\nhm\n</think>\n\n\\boxed{{{answer}}}" if answer else "<think>\nhm hm"
+                traces.append(Trace(index, sample, [1], text, [0.0], [0.0], [0.0], reason))  # type: ignore[arg-type]
+        random.Random(0).shuffle(traces)
+        yield from traces
+
+
+def build(curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, **rl_pool: Any) -> tuple[dict[str, Any], Run]:
+    recipe: Recipe = training_recipe(rl_pool=rl_pool, rl={"max_tokens": 33})
+    run = run_from(curated, path, recipe)
+    save(starting_model(recipe, run), run.stage("sft") / "model")
+    problems = [Problem(name, f"Say {name}.", RIGHT, verifier="exact") for name in SCRIPTS]
+    write_jsonl(run.path / "curate" / "problems_rl.jsonl", problems)
+    monkeypatch.setattr("h1r.train.pool.NativeEngine", ScriptedEngine)
+    return build_pool(recipe, run), run
+
+
+def kept(run: Run) -> list[str]:
+    return [problem.id for problem in read_jsonl(run.path / "rl_pool" / "pool.jsonl", Problem)]
+
+
+def test_the_pool_holds_what_is_sometimes_solved(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary, run = build(curated, tmp_path / "run", monkeypatch, keep_unsolved_share=0, keep_overlong_share=0)
+    assert kept(run) == ["mostly", "once"]
+    assert summary["table"] == [
+        {
+            "step": "pass rate",
+            "unit": "problem",
+            "in": 6,
+            "out": 2,
+            "reasons": {
+                "always solved": 1,
+                "never solved, answers agree: likely a wrong label": 1,
+                "never solved, answers scatter": 1,
+                "never solved, all too long": 1,
+            },
+        }
+    ]
+    lines = (run.path / "rl_pool" / "dropped.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    assert read_json(run.path / "rl_pool" / "summary.json") == summary
+
+
+def test_the_histogram_counts_problems_by_solved_rollouts(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary, run = build(curated, tmp_path / "run", monkeypatch)
+    assert summary["pass_rate_histogram"] == [3, 1, 0, 0, 0, 0, 0, 1, 1]
+    rates = {p.id: p.difficulty["pass_rate"] for p in read_jsonl(run.path / "rl_pool" / "pool.jsonl", Problem)}
+    assert rates["mostly"] == 7 / 8
+    assert rates["once"] == 1 / 8
+
+
+def test_the_random_shares_at_one_keep_the_unsolved_but_not_the_doubtful(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = build(curated, tmp_path / "run", monkeypatch, keep_unsolved_share=1, keep_overlong_share=1)
+    assert kept(run) == ["mostly", "once", "scattered", "too_long"]
+
+
+def test_the_majority_limit_is_the_recipes(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {"keep_unsolved_share": 1, "keep_overlong_share": 0}
+    _, strict = build(curated, tmp_path / "strict", monkeypatch, max_majority=3, **shares)
+    assert kept(strict) == ["mostly", "once"]
+    _, lax = build(curated, tmp_path / "lax", monkeypatch, max_majority=5, **shares)
+    assert kept(lax) == ["mostly", "once", "agreed", "scattered"]
+
+
+def test_the_pool_is_sampled_as_the_recipe_says(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(curated, tmp_path / "run", monkeypatch, temperature=0.6, top_p=0.95)
+    assert ScriptedEngine.seen == SamplingParams(n=8, temperature=0.6, top_p=0.95, max_tokens=33, seed=0)
+
+
+def test_a_real_model_gives_the_same_pool_twice(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(
+        rl_pool={"rollouts": 2, "keep_unsolved_share": 0.5, "keep_overlong_share": 0.5}, rl={"max_tokens": 8}
+    )
+    found = []
+    for name in ("one", "two"):
+        run = run_from(curated, tmp_path / name, recipe)
+        save(starting_model(recipe, run), run.stage("sft") / "model")
+        summary = build_pool(recipe, run)
+        assert summary["pass_rate_histogram"] == [6, 0, 0]
+        found.append((summary, kept(run), (run.path / "rl_pool" / "dropped.jsonl").read_text()))
+    assert found[0] == found[1]
+    assert len(found[0][1]) + len(found[0][2].splitlines()) == 6

@@ -1,0 +1,320 @@
+"""The stream of groups, fed by an engine and a verifier that are plain functions of prompt, seed and text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_training import rl_section
+
+from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.records import Problem, Trace, Verdict
+from h1r.train.rollouts import Collected, Group, GroupStream, score
+
+
+class HashEngine:
+    """Answers are hashes of (prompt, seed); `streams` are all that it was asked for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.streams: list[tuple[tuple[int, ...], int]] = []
+        self.params: list[SamplingParams] = []
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
+        assert not isinstance(params, SamplingParams)
+        self.calls += 1
+        traces = []
+        for index, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
+            self.params.append(one)
+            for sample in range(one.n):
+                seed = one.seed + sample
+                self.streams.append((tuple(prompt), seed))
+                digest = hashlib.sha256(f"{list(prompt)} {seed}".encode()).digest()
+                ids = list(digest[: 1 + digest[0] % 5])
+                logprobs = [-value / 7 for value in ids]
+                traces.append(Trace(index, sample, ids, digest.hex(), logprobs, logprobs, logprobs, "stop", seed=seed))
+        return traces
+
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
+        yield from self.generate(prompts, params)
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        return []
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | str | Path) -> None:
+        raise NotImplementedError
+
+
+def verify_many(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+    """Correct for `percent` of all texts; well-formed for most."""
+    verdicts = []
+    for problem, text in zip(problems, texts, strict=True):
+        correct = float(int(text[:8], 16) % 100 < problem.metadata["percent"])
+        well_formed = float(text[8] != "0" or not problem.metadata["sloppy"])
+        verdicts.append(Verdict(correct, {"correct": correct, "format": well_formed}))
+    return verdicts
+
+
+def problems_of(percents: Sequence[int], sloppy: bool = False) -> list[Problem]:
+    return [
+        Problem(f"p{i}", f"question {i}", "", metadata={"percent": percent, "sloppy": sloppy})
+        for i, percent in enumerate(percents)
+    ]
+
+
+def stream_of(
+    percents: Sequence[int], seed: int = 0, sloppy: bool = False, **section: Any
+) -> tuple[GroupStream, HashEngine]:
+    engine = HashEngine()
+    problems = problems_of(percents, sloppy)
+    prompts = [[100, i] for i in range(len(problems))]
+    return GroupStream(problems, prompts, engine, verify_many, rl_section(**section), seed), engine
+
+
+def first_stream(group: Group) -> tuple[str, int]:
+    """Which draw a group is: no two groups share a problem and a seed."""
+    return group.problem_id, group.traces[0].seed
+
+
+sections = st.fixed_dictionaries(
+    {
+        "batch_size": st.integers(1, 5),
+        "num_generations": st.integers(2, 5),
+        "format_penalty": st.sampled_from([0.0, 0.1]),
+        "backfill": st.fixed_dictionaries(
+            {
+                "mode": st.sampled_from(["backfill", "reject", "duplicate"]),
+                "cache_groups": st.integers(0, 4),
+                "max_age": st.integers(1, 3),
+                "max_rounds": st.integers(1, 4),
+            }
+        ),
+    }
+)
+percentages = st.lists(st.sampled_from([0, 10, 50, 100]), min_size=1, max_size=7)
+
+
+@settings(max_examples=80, deadline=None)
+@given(percents=percentages, changes=sections, sloppy=st.booleans(), seed=st.integers(0, 3))
+def test_every_group_of_a_batch_has_signal_and_belongs_to_its_problem(
+    percents: list[int], changes: dict[str, Any], sloppy: bool, seed: int
+) -> None:
+    stream, _ = stream_of(percents, seed, sloppy, **changes)
+    by_id = {problem.id: problem for problem in problems_of(percents, sloppy)}
+    for step in range(6):
+        collected = stream.collect(step)
+        assert len(collected.groups) <= changes["batch_size"]
+        for group in collected.groups:
+            problem = by_id[group.problem_id]
+            assert group.prompt_ids == [100, int(group.problem_id[1:])]
+            assert len(group.traces) == changes["num_generations"]
+            assert {trace.problem_id for trace in group.traces} == {problem.id}
+            verdicts = verify_many([problem] * len(group.traces), [trace.text for trace in group.traces])
+            assert group.correct == [verdict.reward == 1 for verdict in verdicts]
+            assert group.well_formed == [verdict.parts["format"] == 1 for verdict in verdicts]
+            assert group.rewards == [score(verdict, changes["format_penalty"]) for verdict in verdicts]
+            assert len(set(group.rewards)) > 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(percents=percentages, changes=sections, seed=st.integers(0, 3))
+def test_every_group_is_accounted_for_and_used_at_most_once(
+    percents: list[int], changes: dict[str, Any], seed: int
+) -> None:
+    changes["backfill"]["mode"] = "backfill"
+    backfill = changes["backfill"]
+    stream, engine = stream_of(percents, seed, **changes)
+    used: list[tuple[str, int]] = []
+    useful: set[tuple[str, int]] = set()
+    for step in range(8):
+        waiting = [first_stream(Group(**g | {"traces": [Trace(**t) for t in g["traces"]]})) for g in _cache(stream)]
+        calls = engine.calls
+        collected = stream.collect(step)
+        assert engine.calls - calls <= backfill["max_rounds"]
+        assert collected.generated == len(collected.sampled)
+        fresh = [group for group in collected.sampled if len(set(group.rewards)) > 1]
+        assert collected.dropped == collected.generated - len(fresh)
+        assert all(group.born == step for group in collected.sampled)
+        useful |= {first_stream(group) for group in fresh}
+        from_cache = [group for group in collected.groups if group.born < step]
+        assert collected.from_cache == len(from_cache)
+        assert {first_stream(group) for group in from_cache} <= set(waiting)
+        assert all(step - group.born <= backfill["max_age"] for group in from_cache)
+        assert len(_cache(stream)) <= backfill["cache_groups"]
+        if len(collected.groups) < changes["batch_size"]:
+            assert engine.calls - calls == backfill["max_rounds"]
+            assert set(map(first_stream, fresh)) <= set(map(first_stream, collected.groups))
+        used += [first_stream(group) for group in collected.groups]
+    assert len(used) == len(set(used))
+    assert set(used) <= useful
+
+
+def _cache(stream: GroupStream) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = stream.state()["cache"]
+    return found
+
+
+def test_backfill_fills_the_batch_and_serves_the_surplus_before_it_samples() -> None:
+    stream, _ = stream_of([0, 50, 50, 100, 50], batch_size=8, num_generations=8, backfill={"max_rounds": 50})
+    from_cache = 0
+    for step in range(20):
+        waiting = [group["traces"][0]["seed"] for group in _cache(stream)]
+        collected = stream.collect(step)
+        assert len(collected.groups) == 8
+        assert [group.traces[0].seed for group in collected.groups[: len(waiting)]] == waiting
+        from_cache += collected.from_cache
+    assert from_cache > 5
+
+
+def test_a_cache_that_fills_the_batch_spares_the_engine() -> None:
+    stream, engine = stream_of([50], batch_size=2, num_generations=8)
+    groups = [asdict(group) for group in stream.collect(0).groups]
+    calls = engine.calls
+    stream.restore({"drawn": 2, "yield": 1.0, "cache": groups * 2})
+    collected = stream.collect(1)
+    assert (engine.calls, collected.from_cache, collected.generated) == (calls, 2, 0)
+    assert [asdict(group) for group in collected.groups] == groups
+    assert len(_cache(stream)) == 2
+
+
+def test_a_group_older_than_max_age_is_never_used() -> None:
+    stream, _ = stream_of([50], batch_size=1, num_generations=8, backfill={"max_age": 2, "cache_groups": 8})
+    group = asdict(stream.collect(0).groups[0])
+    for step, served in [(2, True), (3, False), (10, False)]:
+        stream.restore({"drawn": 5, "yield": 1.0, "cache": [group]})
+        collected = stream.collect(step)
+        assert (collected.from_cache == 1) == served
+        assert collected.groups[0].born == (0 if served else step)
+        assert _cache(stream) == []
+
+
+def test_a_full_cache_keeps_the_youngest() -> None:
+    percents = [0, 0, 0, 50] * 8
+    stream, _ = stream_of(percents, batch_size=8, num_generations=8, backfill={"cache_groups": 2, "max_rounds": 9})
+    for step in range(12):
+        old = [group["traces"][0]["seed"] for group in _cache(stream)]
+        collected = stream.collect(step)
+        used = {group.traces[0].seed for group in collected.groups}
+        fresh = [g.traces[0].seed for g in collected.sampled if len(set(g.rewards)) > 1]
+        left = [seed for seed in (*old, *fresh) if seed not in used]
+        assert [group["traces"][0]["seed"] for group in _cache(stream)] == left[-2:]
+
+
+@pytest.mark.parametrize("percent", [0, 100])
+@pytest.mark.parametrize("mode", ["backfill", "reject", "duplicate"])
+def test_a_data_set_that_teaches_nothing_ends_after_max_rounds(percent: int, mode: str) -> None:
+    stream, engine = stream_of([percent] * 3, batch_size=5, backfill={"mode": mode, "max_rounds": 4})
+    for step in range(5):
+        collected = stream.collect(step)
+        assert collected.groups == []
+        assert collected.dropped == collected.generated
+        assert 5 <= collected.generated <= 20
+    assert engine.calls == 5 * (4 if mode == "backfill" else 1)
+
+
+def test_reject_takes_the_smaller_batch() -> None:
+    percents = [0, 50, 100, 50, 0, 50]
+    stream, engine = stream_of(percents, batch_size=4, num_generations=8, backfill={"mode": "reject"})
+    sizes = set()
+    for step in range(10):
+        collected = stream.collect(step)
+        assert engine.calls == step + 1
+        assert collected.generated == 4
+        assert collected.groups == [group for group in collected.sampled if len(set(group.rewards)) > 1]
+        assert _cache(stream) == []
+        sizes.add(len(collected.groups))
+    assert min(sizes) < 4
+
+
+def test_duplicate_fills_the_batch_with_groups_that_teach() -> None:
+    percents = [0, 50, 100, 50, 0, 50]
+    stream, engine = stream_of(percents, batch_size=4, num_generations=8, backfill={"mode": "duplicate"})
+    for step in range(10):
+        collected = stream.collect(step)
+        assert engine.calls == step + 1
+        useful = [group for group in collected.sampled if len(set(group.rewards)) > 1]
+        if useful:
+            assert len(collected.groups) == 4
+            counts = Counter(first_stream(group) for group in collected.groups)
+            assert counts.keys() == {first_stream(group) for group in useful}
+            assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(percents=percentages, changes=sections, seed=st.integers(0, 3), cut=st.integers(0, 5))
+def test_a_restored_stream_goes_on_as_if_nothing_had_happened(
+    percents: list[int], changes: dict[str, Any], seed: int, cut: int
+) -> None:
+    unbroken, engine = stream_of(percents, seed, **changes)
+    for step in range(cut):
+        unbroken.collect(step)
+    state = json.loads(json.dumps(unbroken.state()))
+    restored, other = stream_of(percents, seed, **changes)
+    restored.restore(state)
+    before = len(engine.streams)
+    for step in range(cut, cut + 4):
+        assert _plain(restored.collect(step)) == _plain(unbroken.collect(step))
+    assert other.streams == engine.streams[before:]
+    assert restored.state() == unbroken.state()
+
+
+def _plain(collected: Collected) -> dict[str, Any]:
+    return asdict(collected)
+
+
+def test_no_two_rollouts_ever_share_a_prompt_and_a_seed() -> None:
+    stream, engine = stream_of([50, 0, 100], batch_size=4, num_generations=3, backfill={"max_rounds": 6})
+    for step in range(12):
+        stream.collect(step)
+    assert len(engine.streams) > 150
+    assert len(engine.streams) == len(set(engine.streams))
+
+
+def test_every_epoch_draws_each_prompt_once_in_another_order() -> None:
+    stream, engine = stream_of([50] * 7, batch_size=3, num_generations=2, backfill={"mode": "reject"})
+    for step in range(14):
+        stream.collect(step)
+    drawn = [prompt[1] for prompt, _ in engine.streams[::2]]
+    epochs = [tuple(drawn[i : i + 7]) for i in range(0, 42, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) > 3
+
+
+def test_order_and_seeds_follow_the_run_seed() -> None:
+    def drawn(seed: int) -> list[tuple[tuple[int, ...], int]]:
+        stream, engine = stream_of([50] * 7, seed, batch_size=7)
+        stream.collect(0)
+        return engine.streams
+
+    one, other = drawn(3), drawn(4)
+    assert drawn(3) == one
+    first_round = slice(0, 7 * 4)
+    assert [prompt for prompt, _ in one[first_round]] != [prompt for prompt, _ in other[first_round]]
+    assert [seed for _, seed in one[first_round]] != [seed for _, seed in other[first_round]]
+
+
+def test_rollouts_are_sampled_without_filters_at_the_recipes_temperature() -> None:
+    stream, engine = stream_of([50] * 4, temperature=0.85, max_tokens=77, num_generations=5)
+    stream.collect(0)
+    for params in engine.params:
+        assert (params.n, params.temperature, params.max_tokens) == (5, 0.85, 77)
+        assert not params.filters
+
+
+@pytest.mark.parametrize(("correct", "well_formed", "reward"), [(1, 1, 1.0), (1, 0, 0.9), (0, 1, 0.0), (0, 0, -0.1)])
+def test_the_reward_is_correctness_less_the_format_penalty(correct: int, well_formed: int, reward: float) -> None:
+    verdict = Verdict(correct, {"correct": correct, "format": well_formed})
+    assert score(verdict, 0.1) == pytest.approx(reward)
+
+
+def test_a_verdict_without_parts_scores_as_wrong_and_ill_formed() -> None:
+    assert score(Verdict(0.0, error="not graded"), 0.1) == pytest.approx(-0.1)
