@@ -103,3 +103,11 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken_for_whole(tmp_path: Path) ->
     assert latest[0] == 1
     checkpoints.save(2, lambda directory: write_json(directory / "state.json", 2))
     assert [step for step, _ in [checkpoints.latest() or (0, None)]] == [2]
+
+
+def test_what_is_not_finite_is_logged_as_null(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.log(0, loss=float("nan"), grad_norm=float("inf"), tokens=3, absent=None)
+    metrics.close()
+    line = read_metrics(tmp_path / "metrics.jsonl")[0]
+    assert (line["loss"], line["grad_norm"], line["tokens"], line["absent"]) == (None, None, 3, None)

@@ -13,6 +13,7 @@ Files are written atomically (temporary name, fsync, rename), so a `kill -9` lea
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -161,7 +162,9 @@ class Metrics:
         self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the stage
 
     def log(self, step: int, **values: float | int | None) -> None:
-        self._handle.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        """Appends the line of one step. NaN and infinity become null: they are no JSON, and no measurement."""
+        sane = {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
+        self._handle.write(json.dumps({"step": step, "time": round(time.time(), 3), **sane}) + "\n")
         self._handle.flush()
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ def curate(recipe: Recipe, run: Run) -> dict[str, Any]:
     {held_out, train, rl}; `rejected_lines`. Raises `UserError` when nothing is left of the samples or of a set of
     problems; what was dropped is on disk also then.
     """
-    with run.timed("curate"):
+    with run.timed("curate", add=False):
         stage = run.stage("curate")
         (stage / "summary.json").unlink(missing_ok=True)
         ledger = Ledger()

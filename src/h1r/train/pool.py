@@ -23,7 +23,7 @@ from h1r.verify import VerifierPool
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Measures pass rates with sft/model and writes rl_pool/{pool.jsonl, dropped.jsonl, summary.json}."""
-    with run.timed("rl_pool"), VerifierPool(workers=1) as pool:
+    with run.timed("rl_pool", add=False), VerifierPool(workers=1) as pool:
         section = recipe.rl_pool
         tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
         problems = list(read_jsonl(run.need("curate/problems_rl.jsonl", "curate"), Problem))
