@@ -1,0 +1,52 @@
+"""What the benchmarks share: one set of weights in our model and in transformers', and alternating timing."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from h1r.model import HybridForCausalLM, build, save
+from h1r.model.config import HybridConfig, preset
+
+GEOMETRIES: dict[str, HybridConfig] = {
+    "tiny": preset("tiny"),
+    "4M": preset(
+        "tiny", hidden_size=256, num_hidden_layers=4, intermediate_size=640, num_attention_heads=8, mamba_d_ssm=512,
+        mamba_n_heads=16, vocab_size=1024, mamba_chunk_size=64,
+    ),
+    "32M": preset(
+        "tiny", hidden_size=512, num_hidden_layers=8, intermediate_size=1280, num_attention_heads=8, head_dim=64,
+        mamba_d_ssm=1024, mamba_n_heads=16, mamba_d_head=64, vocab_size=8192, mamba_chunk_size=64,
+    ),
+}  # fmt: skip
+
+
+def pair(geometry: str, seed: int = 0) -> tuple[HybridForCausalLM, Any]:
+    """Our model and transformers' `FalconH1ForCausalLM` with the same fp32 weights."""
+    from transformers import FalconH1ForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    ours = build(GEOMETRIES[geometry], seed)
+    with tempfile.TemporaryDirectory() as directory:
+        save(ours, directory)
+        theirs = FalconH1ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return ours, theirs
+
+
+def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run after one warm-up, taking turns, so that a noisy machine hits all of them."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
