@@ -167,6 +167,8 @@ class RLPoolSection(Section):
 class OptimizerSection(Section):
     learning_rate: PositiveFloat
     """Peak learning rate of AdamW."""
+    vector_lr_scale: PositiveFloat = 1.0
+    """Factor on the rate of vectors (norms, biases, A_log, D, dt_bias), whose rate muP does not shrink with width."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW."""
     eps: PositiveFloat = 1e-8

@@ -13,7 +13,10 @@ def make_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.A
     usual for Mamba; the paper does not say."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": section.weight_decay, "lr_scale": 1.0},
+        {"params": others, "weight_decay": 0.0, "lr_scale": section.vector_lr_scale},
+    ]
     return torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=True)
 
 
@@ -34,7 +37,7 @@ def optimizer_step(
     A gradient norm that is not finite skips the step: one bad batch must not end a run of days.
     """
     for group in optimizer.param_groups:
-        group["lr"] = section.learning_rate * factor
+        group["lr"] = section.learning_rate * factor * group["lr_scale"]
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), section.grad_clip))
     stepped = norm == norm and norm != float("inf")
     if stepped:
