@@ -86,6 +86,7 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
         (["sft", "small.toml", "--set", "rl.steps=0"], "`rl.steps` = 0 is refused"),
         (["sft", "small.toml", "--set", "rl.setps=1"], "unknown key `rl.setps`; did you mean `steps`?"),
         (["report", "nowhere"], "nowhere is not a run directory"),
+        (["report", "one", "two", "--plot", "main.png"], "--plot shows one run, but 2 were named"),
         (["generate", "./nowhere", "-p", "1+1"], "no checkpoint directory ./nowhere"),
         (["solve", "./nowhere", "1+1"], "no checkpoint directory ./nowhere"),
     ],

@@ -243,9 +243,18 @@ def report(
         Path | None,
         typer.Option("--out", metavar="PAGE", help="The page of two or more. Default: runs/comparison.html."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also save the main plot of one run; the suffix is the format.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write report.html and report.json of a run, or one page that compares several."""
+    if plot is not None:
+        if len(runs) != 1:
+            raise UserError(f"--plot shows one run, but {len(runs)} were named; leave one")
+        from h1r.evals.report import save_main_plot
+
+        save_main_plot(runs[0], plot)
     if len(runs) == 1:
         _print_report(runs[0], as_json, out)
         return
