@@ -32,8 +32,8 @@ class Choice:
 def stream_key(seed: int, sample_index: int, prompt: Sequence[int]) -> int:
     """The key of one trace's random stream, as a signed 64-bit integer.
 
-    seed + sample_index names the stream and the prompt enters it, so that two prompts with one seed do not draw the same
-    numbers. All of it is hashed: keys a constant apart would give streams that are one another, shifted.
+    seed + sample_index names the stream and the prompt enters it, so that two prompts with one seed do not draw the
+    same numbers. All of it is hashed: keys a constant apart would give streams that are one another, shifted.
     """
     text = f"{seed + sample_index} {' '.join(map(str, prompt))}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

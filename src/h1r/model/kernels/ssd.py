@@ -105,8 +105,8 @@ def _chunked(
 ) -> tuple[Tensor, Tensor]:
     """y [c, Q, H, P] and the final states [rows, H, P, S] of `rows` equal runs of chunks.
 
-    Everything but the product inside a chunk keeps the layout [c, Q, H, P] in which x arrives: with one group, as in all
-    Falcon-H1 models but the 34B, no tensor of x's size is then transposed for the sake of a matrix product.
+    Everything but the product inside a chunk keeps the layout [c, Q, H, P] in which x arrives: with one group, as in
+    all Falcon-H1 models but the 34B, no tensor of x's size is then transposed for the sake of a matrix product.
     """
     c, Q, H, P = x_cQHP.shape
     G, S = B_cQGS.shape[2:]
