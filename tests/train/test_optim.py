@@ -90,3 +90,15 @@ def test_the_step_is_the_clipped_gradient_at_the_scheduled_rate() -> None:
     assert stepped
     assert norm == pytest.approx(5.0)
     torch.testing.assert_close(layer.weight.detach(), before - 0.05 * torch.tensor([[1.2, 1.6]]))
+
+
+def test_vectors_learn_at_their_own_rate() -> None:
+    model = nn.Linear(3, 2)
+    section = OptimizerSection(learning_rate=1e-3, vector_lr_scale=50, weight_decay=0, grad_clip=1e9)
+    optimizer = make_optimizer(model, section)
+    before = [p.detach().clone() for p in (model.weight, model.bias)]
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer_step(model, optimizer, section, 0.5)
+    moved = [float((b - p).abs().max()) for b, p in zip(before, (model.weight, model.bias), strict=True)]
+    # The first step of AdamW moves every parameter by its rate.
+    assert moved == pytest.approx([0.5e-3, 25e-3], rel=1e-4)

@@ -9,8 +9,8 @@ from h1r.config import OptimizerSection
 
 
 def make_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:
-    """AdamW (fused). Weight decay falls on matrices only: norms, biases, A_log, D and dt_bias are left alone, as is
-    usual for Mamba; the paper does not say."""
+    """AdamW (fused), with `vector_lr_scale` on the rate of vectors. Weight decay falls on matrices only: norms, biases,
+    A_log, D and dt_bias are left alone, as is usual for Mamba; the paper does not say."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [
@@ -37,7 +37,7 @@ def optimizer_step(
     A gradient norm that is not finite skips the step: one bad batch must not end a run of days.
     """
     for group in optimizer.param_groups:
-        group["lr"] = section.learning_rate * factor * group["lr_scale"]
+        group["lr"] = section.learning_rate * factor * group.get("lr_scale", 1.0)
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), section.grad_clip))
     stepped = norm == norm and norm != float("inf")
     if stepped:
