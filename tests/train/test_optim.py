@@ -99,6 +99,6 @@ def test_vectors_learn_at_their_own_rate() -> None:
     before = [p.detach().clone() for p in (model.weight, model.bias)]
     model(torch.ones(1, 3)).sum().backward()
     optimizer_step(model, optimizer, section, 0.5)
-    moved = [float((b - p).abs().max()) for b, p in zip(before, (model.weight, model.bias), strict=True)]
+    moved = [float((b - p.detach()).abs().max()) for b, p in zip(before, (model.weight, model.bias), strict=True)]
     # The first step of AdamW moves every parameter by its rate.
     assert moved == pytest.approx([0.5e-3, 25e-3], rel=1e-4)
