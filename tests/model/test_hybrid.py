@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from h1r.errors import UserError
@@ -94,6 +94,8 @@ def test_chunked_scan_equals_recurrence_forward_and_backward(lengths: list[int],
 
 @settings(max_examples=20, deadline=None)
 @given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), taps=st.integers(2, 5), biased=st.booleans())
+@example(lengths=[3], taps=5, biased=False)  # fewer tokens than taps
+@example(lengths=[1], taps=4, biased=True)
 def test_convolution_equals_one_document_at_a_time_forward_and_backward(
     lengths: list[int], taps: int, biased: bool
 ) -> None:

@@ -41,8 +41,8 @@ class _CausalConv(torch.autograd.Function):
         x, weight, positions, remaining = ctx.saved_tensors
         taps = weight.t().flip(0).contiguous()
         grad_x = _shifted_sum(grad, taps, remaining, 1) if ctx.needs_input_grad[0] else None
-        grad_taps = torch.empty_like(taps)
-        for back in range(taps.shape[0]):
+        grad_taps = torch.zeros_like(taps)
+        for back in range(min(taps.shape[0], x.shape[0])):
             pulled = grad[back:] if back == 0 else grad[back:] * (positions[back:] >= back)[:, None]
             grad_taps[back] = (pulled * x[: x.shape[0] - back]).sum(0)
         grad_bias = grad.sum(0) if ctx.has_bias else None
