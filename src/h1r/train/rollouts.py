@@ -18,6 +18,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from h1r.config import RLSection
@@ -104,9 +105,8 @@ class GroupStream:
             self._yield = max(0.1, 0.7 * self._yield + 0.3 * len(useful) / len(groups))
             result.groups += useful[:missing]
             if backfill.mode == "backfill":
-                self._cache = (
-                    (self._cache + useful[missing:])[-backfill.cache_groups :] if backfill.cache_groups else []
-                )
+                self._cache += useful[missing:]
+                del self._cache[: max(0, len(self._cache) - backfill.cache_groups)]
         if backfill.mode == "duplicate" and result.groups:
             useful = result.groups
             result.groups = [useful[i % len(useful)] for i in range(section.batch_size)]
@@ -152,14 +152,8 @@ class GroupStream:
         return _permutation(len(self._problems), self._seed, epoch)[at]
 
 
-_permutations: dict[tuple[int, int, int], list[int]] = {}
-
-
-def _permutation(n: int, seed: int, epoch: int) -> list[int]:
-    key = (n, seed, epoch)
-    if key not in _permutations:
-        order = list(range(n))
-        random.Random(f"rl prompts {seed} {epoch}").shuffle(order)
-        _permutations.clear()
-        _permutations[key] = order
-    return _permutations[key]
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(n))
+    random.Random(f"rl prompts {seed} {epoch}").shuffle(order)
+    return tuple(order)
