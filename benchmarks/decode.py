@@ -5,7 +5,6 @@ python benchmarks/decode.py [--quick] [--threads N]      prints one JSON list of
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import SamplingParams
-from peers import alternate, pair
+from peers import alternate, command_line, pair
 
 
 def native(engine: NativeEngine, prompts: list[list[int]], params: SamplingParams) -> None:
@@ -30,11 +29,7 @@ def peer(model: Any, ids: torch.Tensor, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = command_line(__doc__)
     table = []
     for geometry in ["tiny", "4M"] if arguments.quick else ["tiny", "4M", "32M"]:
         ours, theirs = pair(geometry)

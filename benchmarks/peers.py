@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -24,6 +25,16 @@ GEOMETRIES: dict[str, HybridConfig] = {
         mamba_d_ssm=1024, mamba_n_heads=16, mamba_d_head=64, vocab_size=8192, mamba_chunk_size=64,
     ),
 }  # fmt: skip
+
+
+def command_line(description: str | None) -> argparse.Namespace:
+    """--quick and --threads, the latter already in force."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    return arguments
 
 
 def pair(geometry: str, seed: int = 0) -> tuple[HybridForCausalLM, Any]:

@@ -5,14 +5,13 @@ python benchmarks/train_step.py [--quick] [--threads N]      prints one JSON lis
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 
 import torch
 
 from h1r.model import HybridForCausalLM
-from peers import alternate, pair
+from peers import alternate, command_line, pair
 
 
 def steps(geometry: str, rows: int, length: int) -> tuple[dict[str, Callable[[], float]], float]:
@@ -43,11 +42,7 @@ def steps(geometry: str, rows: int, length: int) -> tuple[dict[str, Callable[[],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = command_line(__doc__)
     cases = [("tiny", 32, 64), ("4M", 32, 128)] + ([] if arguments.quick else [("32M", 8, 1024)])
     table = []
     for geometry, rows, length in cases:
