@@ -16,7 +16,7 @@ from h1r.model.cache import HybridCache
 from h1r.model.config import PRESETS, HybridConfig, preset
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.kernels.conv import causal_conv
-from h1r.model.kernels.ssd import ssd_recurrent, ssd_scan, ssd_scan_rows, ssd_step
+from h1r.model.kernels.ssd import ssd_scan, ssd_scan_rows, ssd_step
 from h1r.model.layout import Layout
 
 Factory = pytest.TempPathFactory
@@ -64,32 +64,6 @@ def ids(*shape: int, seed: int = 0) -> torch.Tensor:
 def gap(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference relative to the largest magnitude."""
     return ((a - b).abs().max() / b.abs().max()).item()
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
-    groups=st.sampled_from([1, 2]),
-    chunk=st.sampled_from([1, 4, 16]),
-)
-def test_chunked_scan_equals_recurrence_forward_and_backward(lengths: list[int], groups: int, chunk: int) -> None:
-    torch.manual_seed(len(lengths))
-    T, H, P, S = sum(lengths), 4, 3, 5
-    seq_idx = Layout.of(lengths).seq_idx
-    inputs = [
-        torch.randn(T, H, P), torch.rand(T, H), -torch.rand(H) * 2, torch.randn(T, groups, S), torch.randn(T, groups, S)
-    ]  # fmt: skip
-    inputs = [t.double().requires_grad_() for t in inputs]
-    pull = torch.randn(T, H, P).double()
-    expected = ssd_recurrent(*inputs, seq_idx)
-    got = ssd_scan(*inputs, seq_idx, chunk)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
-    for a, b in zip(
-        torch.autograd.grad((got * pull).sum(), inputs),
-        torch.autograd.grad((expected * pull).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
 @settings(max_examples=20, deadline=None)

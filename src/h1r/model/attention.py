@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from h1r.model.config import HybridConfig
+from h1r.model.kernels import Kernels
+from h1r.model.kernels.portable import TORCH
 from h1r.model.layout import Layout
 
 
@@ -31,6 +33,8 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 class Attention(nn.Module):
     """Parameter names are those of transformers' `falcon_h1`."""
 
+    kernels: Kernels = TORCH
+
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         self.config = config
@@ -50,16 +54,7 @@ class Attention(nn.Module):
 
     def forward(self, h_TD: Tensor, layout: Layout, table: tuple[Tensor, Tensor]) -> Tensor:
         """Causal attention inside each document of flat tokens. Returns the heads' outputs [T, H*E]."""
-        q, k, v = self.project(h_TD, table)
-        if layout.rectangle is not None:
-            shape = layout.rectangle
-            out = _causal(*(t.unflatten(0, shape) for t in (q, k, v))).flatten(0, 1)
-        else:
-            out = torch.empty_like(q)
-            parts = [_causal(q[b.gather], k[b.gather], v[b.gather]).flatten(0, 1)[b.source] for b in layout.buckets]
-            where = torch.cat([b.scatter for b in layout.buckets])
-            out = out.index_copy(0, where, torch.cat(parts))
-        return out.flatten(-2)
+        return self.kernels.attention(*self.project(h_TD, table), layout).flatten(-2)
 
     def cached(
         self, h_BTD: Tensor, table: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, start_B: Tensor, mask: Tensor
@@ -86,8 +81,3 @@ class Attention(nn.Module):
             q_BTHE.transpose(1, 2), keys[:, :, :length], values[:, :, :length], attn_mask=mask, enable_gqa=True
         )
         return out.transpose(1, 2).reshape(rows, T, -1)
-
-
-def _causal(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
-    q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BTKE, v_BTKE))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)

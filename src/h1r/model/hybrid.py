@@ -19,21 +19,27 @@ from torch import Tensor, nn
 from h1r.model.attention import Attention, rotary_table
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
+from h1r.model.kernels import Kernels
+from h1r.model.kernels.portable import TORCH
 from h1r.model.layout import Layout
 from h1r.model.mamba2 import Mamba2
 
 
 class RMSNorm(nn.Module):
+    kernels: Kernels = TORCH
+
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.kernels.rms_norm(x, self.weight, self.eps)
 
 
 class MLP(nn.Module):
+    kernels: Kernels = TORCH
+
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         d, ff, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
@@ -47,7 +53,7 @@ class MLP(nn.Module):
         # The multiplier scales the weight, not the activations: one product per parameter instead of one per token.
         bias = None if self.gate_proj.bias is None else self.gate_proj.bias * self.gate_multiplier
         gate = F.linear(u, self.gate_proj.weight * self.gate_multiplier, bias)
-        return self.up_proj(u) * F.silu(gate)
+        return self.kernels.swiglu(gate, self.up_proj(u))
 
 
 class Block(nn.Module):
@@ -152,6 +158,17 @@ class HybridForCausalLM(nn.Module):
                     nn.init.zeros_(cast(Tensor, module.bias))
             elif isinstance(module, Mamba2):
                 module.init_recurrence(generator)
+        return self
+
+    @property
+    def kernels(self) -> Kernels:
+        return self.model.final_layernorm.kernels
+
+    def use(self, kernels: Kernels) -> HybridForCausalLM:
+        """Runs every operator through `kernels` from now on; a new model starts with the portable ones."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm | MLP | Attention | Mamba2):
+                module.kernels = kernels
         return self
 
     @property

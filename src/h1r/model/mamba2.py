@@ -11,38 +11,47 @@ Shapes: T flat tokens, B sequences, D hidden, M = d_ssm, N = conv_dim = d_ssm + 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from h1r.model.config import HybridConfig
-from h1r.model.kernels.conv import causal_conv
-from h1r.model.kernels.ssd import ssd_scan, ssd_scan_rows, ssd_step
+from h1r.model.kernels import Kernels
+from h1r.model.kernels.portable import TORCH, add_skip, at_least_fp32
+from h1r.model.kernels.ssd import ssd_scan_rows
 from h1r.model.layout import Layout
 
 
-class GatedRMSNorm(nn.Module):
-    """RMSNorm over each of G groups of channels, with the gate SiLU(z) before it (Falcon-H1) or after it."""
+@dataclass(frozen=True)
+class Recurrence:
+    """What one rank needs to run the convolution and the scan over its heads: all of them, or a share.
 
-    def __init__(self, width: int, groups: int, eps: float, norm_before_gate: bool) -> None:
+    conv_weight [N, K], conv_bias [N] or None, dt_bias [H], A_log [H], D [H], groups: B/C groups among the N channels.
+    """
+
+    conv_weight: Tensor
+    conv_bias: Tensor | None
+    dt_bias: Tensor
+    A_log: Tensor
+    D: Tensor
+    groups: int
+
+
+class GatedRMSNorm(nn.Module):
+    """The weight of the mixer's RMSNorm; the arithmetic is `Kernels.gate`."""
+
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.groups, self.eps, self.norm_before_gate = groups, eps, norm_before_gate
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        gate = F.silu(at_least_fp32(z))
-        value = at_least_fp32(y) if self.norm_before_gate else at_least_fp32(y) * gate
-        grouped = value.unflatten(-1, (self.groups, -1))
-        grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)
-        value = grouped.flatten(-2) * self.weight
-        return (value * gate if self.norm_before_gate else value).to(y.dtype)
 
 
 class Mamba2(nn.Module):
     """Parameter names are those of transformers' `falcon_h1`."""
 
     mup_vector: Tensor
+    kernels: Kernels = TORCH
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
@@ -57,7 +66,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(heads))
         self.out_proj = nn.Linear(m, d, bias=config.projectors_bias)
         if config.mamba_rms_norm:
-            self.norm = GatedRMSNorm(m, config.mamba_n_groups, config.rms_norm_eps, config.mamba_norm_before_gate)
+            self.norm = GatedRMSNorm(m)
         self.register_buffer("mup_vector", mup_vector(config), persistent=False)
 
     def init_recurrence(self, generator: torch.Generator | None = None) -> None:
@@ -85,10 +94,32 @@ class Mamba2(nn.Module):
     def forward(self, h_TD: Tensor, layout: Layout) -> Tensor:
         """Over documents laid end to end; every document starts from a zero state. Returns [T, M]."""
         z, xBC, dt = self.project(h_TD)
-        xBC = F.silu(causal_conv(xBC, self.conv1d.weight[:, 0], self.conv1d.bias, layout))
-        x, B, C = self._split(xBC)
-        y = ssd_scan(x, self._dt(dt), self._decay(), B, C, layout.seq_idx, self.config.mamba_chunk_size)
-        return self._finish(y, x, z)
+        return self.gate(self.mix(xBC, dt, layout, self.recurrence()).flatten(-2), z)
+
+    def recurrence(self) -> Recurrence:
+        """The parameters of `mix` for all heads."""
+        return Recurrence(
+            self.conv1d.weight[:, 0], self.conv1d.bias, self.dt_bias, self.A_log, self.D, self.config.mamba_n_groups
+        )
+
+    def mix(self, xBC_TN: Tensor, dt_TH: Tensor, layout: Layout, recurrence: Recurrence) -> Tensor:
+        """Everything that looks along the sequence: convolution, scan and D x. Returns y [T, H, P] before the gate.
+
+        `recurrence` may hold a share of the heads, with the channels of `xBC_TN` and the columns of `dt_TH` to match:
+        x of those heads, then B and C of `recurrence.groups` groups.
+        """
+        xBC = self.kernels.conv_silu(xBC_TN, recurrence.conv_weight, recurrence.conv_bias, layout)
+        x, B, C = self._split(xBC, recurrence.groups)
+        dt, A = self._dt(dt_TH, recurrence.dt_bias), _decay(recurrence.A_log)
+        return self.kernels.scan(x, dt, A, B, C, recurrence.D, layout, self.config.mamba_chunk_size)
+
+    def gate(self, y: Tensor, z: Tensor) -> Tensor:
+        """y SiLU(z) and the norm, where there is one: [..., M]."""
+        config = self.config
+        weight = self.norm.weight if config.mamba_rms_norm else None
+        return self.kernels.gate(
+            y, z, weight, config.mamba_n_groups, config.rms_norm_eps, config.mamba_norm_before_gate
+        )
 
     def cached(self, h_BTD: Tensor, conv: Tensor, ssm: Tensor, num_new_B: Tensor | None) -> Tensor:
         """T new tokens per sequence after the cached state: `conv` [B, N, K-1], the last inputs of the convolution, and
@@ -103,12 +134,12 @@ class Mamba2(nn.Module):
             xBC = (window_BNL * self.conv1d.weight[:, 0]).sum(-1)
             if self.conv1d.bias is not None:
                 xBC = xBC + self.conv1d.bias
-            x, B, C = self._split(F.silu(xBC.to(h_BTD.dtype)))
-            y = ssd_step(ssm, x.to(ssm.dtype), self._dt(dt[:, 0]), self._decay(), B.to(ssm.dtype), C.to(ssm.dtype))
-            return self._finish(y, x, z[:, 0])[:, None]
+            x, B, C = self._split(F.silu(xBC.to(h_BTD.dtype)), self.config.mamba_n_groups)
+            y = self.kernels.step(ssm, x, self._dt(dt[:, 0], self.dt_bias), _decay(self.A_log), B, C, self.D)
+            return self.gate(y.flatten(-2), z[:, 0])[:, None]
         xBC = F.silu(F.conv1d(window_BNL, self.conv1d.weight, self.conv1d.bias, groups=self.config.conv_dim))
-        x, B, C = self._split(xBC.transpose(1, 2).to(h_BTD.dtype))
-        dt_BTH = self._dt(dt)
+        x, B, C = self._split(xBC.transpose(1, 2).to(h_BTD.dtype), self.config.mamba_n_groups)
+        dt_BTH = self._dt(dt, self.dt_bias)
         if num_new_B is None:
             conv.copy_(window_BNL[..., T:])
         else:
@@ -116,34 +147,25 @@ class Mamba2(nn.Module):
             dt_BTH = dt_BTH * (column < num_new_B[:, None])[..., None]
             tail = num_new_B[:, None] + torch.arange(taps - 1, device=h_BTD.device)
             conv.copy_(window_BNL.gather(2, tail[:, None].expand(rows, self.config.conv_dim, taps - 1)))
-        y, final = ssd_scan_rows(x, dt_BTH, self._decay(), B, C, ssm, self.config.mamba_chunk_size)
+        y, final = ssd_scan_rows(x, dt_BTH, _decay(self.A_log), B, C, ssm, self.config.mamba_chunk_size)
         ssm.copy_(final)
-        return self._finish(y, x, z)
+        return self.gate(add_skip(y, x, self.D).flatten(-2), z)
 
-    def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, xBC: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x [..., heads, P], B and C [..., groups, S] of [..., channels]."""
         config = self.config
-        width = config.mamba_n_groups * config.mamba_d_state
-        x, B, C = xBC.split([config.mamba_d_ssm, width, width], dim=-1)
-        heads, groups = (config.mamba_n_heads, config.mamba_d_head), (config.mamba_n_groups, config.mamba_d_state)
-        return x.unflatten(-1, heads), B.unflatten(-1, groups), C.unflatten(-1, groups)
+        width = groups * config.mamba_d_state
+        x, B, C = xBC.split([xBC.shape[-1] - 2 * width, width, width], dim=-1)
+        return x.unflatten(-1, (-1, config.mamba_d_head)), B.unflatten(-1, (groups, -1)), C.unflatten(-1, (groups, -1))
 
-    def _dt(self, dt: Tensor) -> Tensor:
-        dt = F.softplus(at_least_fp32(dt) + at_least_fp32(self.dt_bias))
+    def _dt(self, dt: Tensor, bias: Tensor) -> Tensor:
+        dt = F.softplus(at_least_fp32(dt) + at_least_fp32(bias))
         low, high = self.config.time_step_limit
         return dt if (low, high) == (0.0, float("inf")) else dt.clamp(low, high)
 
-    def _decay(self) -> Tensor:
-        return -torch.exp(at_least_fp32(self.A_log))
 
-    def _finish(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """D x, the gate and the norm: [..., heads, P] -> [..., M]."""
-        y = torch.addcmul(y.to(x.dtype), x, self.D[:, None].to(x.dtype)).flatten(-2)
-        return self.norm(y, z) if self.config.mamba_rms_norm else y * F.silu(z)
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precisions widen to fp32; fp32 and fp64 stay."""
-    return x.float() if x.dtype.itemsize < 4 else x
+def _decay(A_log_H: Tensor) -> Tensor:
+    return -torch.exp(at_least_fp32(A_log_H))
 
 
 def mup_vector(config: HybridConfig) -> Tensor:

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from h1r.model.mamba2 import at_least_fp32
+from h1r.model.kernels.portable import at_least_fp32
 
 
 def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.0) -> Tensor:

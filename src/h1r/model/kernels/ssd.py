@@ -4,9 +4,8 @@ Per head, with scalar decay a_t = exp(dt_t * A):
 
     state_t = a_t * state_{t-1} + dt_t * x_t B_t^T          y_t = state_t C_t
 
-Three forms of the same map:
+Two forms of the same map (the two lines above, token by token, are in `reference.py`):
 
-* `ssd_recurrent`: the two lines above, token by token. The reference of the tests; slow.
 * `ssd_scan`: chunks of Q tokens; inside a chunk the map is a masked matrix product, between chunks a recurrence on
   states. Training and prefill.
 * `ssd_step`: one token per sequence, in place. Decoding.
@@ -15,7 +14,7 @@ Documents: a token with another `seq_idx` than its predecessor starts from a zer
 `seq_idx` differs rather than by a large negative decay, so that the reset is exact and its gradient is zero.
 
 Shapes: T tokens, H heads, P head width (`d_head`), G groups (heads of a group share B and C), S state width
-(`d_state`), Q chunk, c chunks. States are fp32 or wider. Left out: D * x and the gate, which the mixer adds.
+(`d_state`), Q chunk, c chunks. States are fp32 or wider. Left out: D * x and the gate, which `portable.py` adds.
 """
 
 from __future__ import annotations
@@ -25,22 +24,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def ssd_recurrent(x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGS: Tensor, C_TGS: Tensor, seq_idx: Tensor) -> Tensor:
-    """The definition, one token at a time. Returns y [T, H, P]."""
-    heads, groups = x_THP.shape[1], B_TGS.shape[1]
-    state_HPS = x_THP.new_zeros(heads, x_THP.shape[2], B_TGS.shape[2])
-    out = []
-    for t in range(x_THP.shape[0]):
-        if t > 0 and seq_idx[t] != seq_idx[t - 1]:
-            state_HPS = torch.zeros_like(state_HPS)
-        B_HS = B_TGS[t].repeat_interleave(heads // groups, 0)
-        C_HS = C_TGS[t].repeat_interleave(heads // groups, 0)
-        decay_H = torch.exp(dt_TH[t] * A_H)
-        state_HPS = state_HPS * decay_H[:, None, None] + (dt_TH[t][:, None] * x_THP[t])[..., None] * B_HS[:, None, :]
-        out.append((state_HPS * C_HS[:, None, :]).sum(-1))
-    return torch.stack(out)
 
 
 def ssd_scan(
