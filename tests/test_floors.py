@@ -13,8 +13,8 @@ FLOORS = [
     {"model", "verify"},
     {"engine", "data"},
     {"scaling", "train"},
-    {"evals", "serve"},
-    {"cli", "pipeline"},
+    {"evals", "parity", "serve"},
+    {"__main__", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [
     "h1r.errors", "h1r.config", "h1r.records", "h1r.run", "h1r.progress", "h1r.recipe_text", "h1r.model.config",

@@ -62,6 +62,12 @@ class Model(StrEnum):
     RL = "rl"
 
 
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
 class StoppedError(Exception):
     """Ctrl-C, with the sentence that says how to go on."""
 
@@ -262,6 +268,46 @@ def report(
 
     page = write_comparison(runs, out or Path("runs/comparison.html"))
     print(page.with_suffix(".json").read_text(encoding="utf-8") if as_json else f"report: {page}")
+
+
+@app.command()
+def parity(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_PRESET",
+            help="A falcon_h1 checkpoint directory, a hub id, or a preset, which gets random weights.",
+        ),
+    ],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="One check, or all that begin with this word. Repeat.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and arithmetic. Tolerances go with it.")] = Dtype.FLOAT32,
+    device: Annotated[str | None, typer.Option(help="Default: cuda where there is any, else cpu.")] = None,
+    kernels: Annotated[str, typer.Option(help="auto, reference, torch, native or triton.")] = "auto",
+    layers: Annotated[int | None, typer.Option(help="Check only the first so many layers.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Default: three chunks of the model's scan.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of inputs and random weights.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Is the model exact here? Packed, padded, cached, saved, reloaded, in other implementations, over processes."""
+    quiet(as_json)
+    from h1r.parity import run
+
+    with _stopping("run it again"):
+        found = run(
+            name, only=only or (), dtype=dtype.value, device=device, kernels=kernels, layers=layers, tokens=tokens,
+            seed=seed, announce=None if as_json else print,
+        )  # fmt: skip
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        from rich.console import Console
+
+        Console().print(found.table())
+        print(found.summary())
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 def _train(

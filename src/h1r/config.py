@@ -37,6 +37,8 @@ class ModelSection(Section):
     """A preset's name; `tiny` when no checkpoint is given either. "" unsets that of a recipe this one `extends`."""
     checkpoint: str | None = None
     """Start from this checkpoint instead of random weights."""
+    kernels: Literal["auto", "reference", "torch", "native", "triton"] = "auto"
+    """What the operators run on; `auto` takes the fastest that this machine can run and says which."""
     overrides: dict[str, Any] = {}
     """Fields of the model's own config, by their Hugging Face names, laid over the preset."""
 
@@ -253,6 +255,21 @@ class RLSection(Section):
     """Steps between checkpoints to resume from."""
 
 
+class ParallelSection(Section):
+    """How the processes that `torchrun` starts share SFT. One process needs none of it."""
+
+    context: Positive = 1
+    """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""
+    data: Annotated[int, Field(ge=-1)] = -1
+    """Groups of `context` processes, each with rows of its own; -1: as many as there are processes for."""
+
+    @model_validator(mode="after")
+    def _some_data(self) -> ParallelSection:
+        if self.data == 0:
+            raise ValueError("data must be -1 or at least 1")
+        return self
+
+
 class EngineSection(Section):
     """How traces are generated."""
 
@@ -339,6 +356,7 @@ class Recipe(Section):
     rl_pool: RLPoolSection = RLPoolSection()
     sft: SFTSection = SFTSection()
     rl: RLSection = RLSection()
+    parallel: ParallelSection = ParallelSection()
     engine: EngineSection = EngineSection()
     eval: EvalSection = EvalSection()
     scaling: ScalingSection = ScalingSection()

@@ -25,6 +25,12 @@ PLAIN_PERIOD = 10.0
 _quiet = False
 
 
+def note(text: str) -> None:
+    """One line on standard error, unless progress is quiet."""
+    if not _quiet:
+        print(text, file=sys.stderr)
+
+
 def quiet(on: bool = True) -> None:
     """Turns every later progress display off (or on again)."""
     global _quiet

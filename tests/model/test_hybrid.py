@@ -16,7 +16,7 @@ from h1r.model.cache import HybridCache
 from h1r.model.config import PRESETS, HybridConfig, preset
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.kernels.conv import causal_conv
-from h1r.model.kernels.ssd import ssd_scan, ssd_scan_rows, ssd_step
+from h1r.model.kernels.ssd import ssd_scan_rows, ssd_step
 from h1r.model.layout import Layout
 
 Factory = pytest.TempPathFactory
@@ -186,10 +186,10 @@ def test_transformers_loads_what_we_save_and_agrees(
 def test_we_load_what_transformers_saves_and_agree(tmp_path: Path) -> None:
     from transformers import FalconH1Config, FalconH1ForCausalLM
 
-    from h1r.model.checkpoint import to_hf_config
+    from h1r.model.hf_config import to_hf
 
     torch.manual_seed(0)
-    theirs = FalconH1ForCausalLM(FalconH1Config(**to_hf_config(SMALL, torch.float32))).eval()
+    theirs = FalconH1ForCausalLM(FalconH1Config(**to_hf(SMALL, "float32"))).eval()
     theirs.save_pretrained(tmp_path)
     ours = load(tmp_path)
     tokens = ids(2, 21)

@@ -23,6 +23,7 @@ from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.run import Run
 from h1r.scaling.answers import groups_for
 from h1r.scaling.deepconf import DeepConf, Solution, problem_seed, solve_many
+from h1r.train.start import equip
 from h1r.verify import VerifierPool
 
 
@@ -150,6 +151,6 @@ def _open(checkpoint: str, section: EngineSection) -> tuple[NativeEngine, PreTra
     found: str | Path = checkpoint
     if (path / "recipe.json").exists():
         found = path / last_trained(Run(path)) / "model"
-    model = load(found)
+    model = equip(load(found), "auto")
     tokenizer = load_tokenizer(found)
     return NativeEngine(model, tokenizer, section), tokenizer

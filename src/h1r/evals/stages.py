@@ -20,7 +20,7 @@ from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.run import Run, write_json
 from h1r.scaling.study import study
-from h1r.train.start import starting_model
+from h1r.train.start import equip, starting_model
 from h1r.verify import VerifierPool
 
 TRAINED = ("sft", "rl")
@@ -86,7 +86,7 @@ def last_trained(run: Run) -> str:
 def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:
     if which == "base":
         return starting_model(recipe, run)
-    return load(run.need(f"{which}/model", which))
+    return equip(load(run.need(f"{which}/model", which)), recipe.model.kernels)
 
 
 def _held_out(run: Run) -> list[Problem]:

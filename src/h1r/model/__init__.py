@@ -1,4 +1,4 @@
-"""The hybrid Transformer + Mamba-2 model: `load`, `save`, `build`. torch is imported on first use."""
+"""The hybrid Transformer + Mamba-2 model: `load`, `load_weights`, `save`, `build`. torch is imported on first use."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from h1r.model.checkpoint import build as build
     from h1r.model.checkpoint import load as load
+    from h1r.model.checkpoint import load_weights as load_weights
     from h1r.model.checkpoint import save as save
     from h1r.model.hybrid import HybridForCausalLM as HybridForCausalLM
 
-__all__ = ["HybridForCausalLM", "build", "load", "save"]
+__all__ = ["HybridForCausalLM", "build", "load", "load_weights", "save"]
 
 
 def __getattr__(name: str) -> Any:

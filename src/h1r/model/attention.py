@@ -16,18 +16,10 @@ from h1r.model.layout import Layout
 
 
 def rotary_table(config: HybridConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [..., 1, E] in fp32 for integer positions [...]."""
+    """cos and sin [..., E/2] in fp32 for integer positions [...]."""
     exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
     angle = positions[..., None].float() * (1.0 / config.rope_theta**exponent)
-    angle = torch.cat([angle, angle], dim=-1)[..., None, :]
     return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [..., heads, E]; computed in fp32, returned in x's dtype."""
-    cos, sin = table
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -50,7 +42,9 @@ class Attention(nn.Module):
             h = h * self.config.attention_in_multiplier
         e = self.config.head_dim
         q, k, v = (p(h).unflatten(-1, (-1, e)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(q, table), rotate(k * self.config.key_multiplier, table), v
+        if self.config.key_multiplier != 1.0:
+            k = k * self.config.key_multiplier
+        return self.kernels.rotary(q, *table), self.kernels.rotary(k, *table), v
 
     def forward(self, h_TD: Tensor, layout: Layout, table: tuple[Tensor, Tensor]) -> Tensor:
         """Causal attention inside each document of flat tokens. Returns the heads' outputs [T, H*E]."""

@@ -1,15 +1,16 @@
 """The hybrid cache: what a sequence leaves behind for its next token.
 
 Per layer and slot: keys and values [K, L, E] (grow with length), the last d_conv - 1 inputs of the convolution
-[N, d_conv-1], and the recurrent state [heads, P, S]. The recurrent state stays in fp32 whatever the model's dtype: a
-bf16 state drifts between prefill and decode.
+[N, d_conv-1], and the recurrent state [heads, P, S]. The recurrent state is never narrower than fp32: a bf16 state
+drifts between prefill and decode.
 
 A slot is a row of every tensor. Forking a sequence is copying its row; the rows [0, n) of a cache are a cache (`rows`),
-as views.
+as views. `tensors` is what a sequence in progress has to leave on disk, and `restore` goes on from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,17 +42,18 @@ class HybridCache:
             keys=zeros(c.num_key_value_heads, max_length, c.head_dim),
             values=zeros(c.num_key_value_heads, max_length, c.head_dim),
             conv=zeros(c.conv_dim, c.mamba_d_conv - 1),
-            ssm=zeros(c.mamba_n_heads, c.mamba_d_head, c.mamba_d_state, kind=torch.float32),
+            ssm=zeros(c.mamba_n_heads, c.mamba_d_head, c.mamba_d_state, kind=_state_dtype(dtype)),
             lengths=torch.zeros(slots, dtype=torch.long, device=device),
         )
 
     @staticmethod
     def bytes_per_slot(config: HybridConfig, max_length: int, dtype: torch.dtype) -> int:
-        """Memory of one slot: 2 K L E + N (d_conv-1) elements of `dtype` and heads P S of fp32, per layer."""
+        """Memory of one slot: 2 K L E + N (d_conv-1) elements of `dtype` and heads P S of fp32 (fp64
+        for an fp64 model), per layer."""
         c = config
         moving = 2 * c.num_key_value_heads * max_length * c.head_dim + c.conv_dim * (c.mamba_d_conv - 1)
         state = c.mamba_n_heads * c.mamba_d_head * c.mamba_d_state
-        return c.num_hidden_layers * (moving * dtype.itemsize + state * 4) + 8
+        return c.num_hidden_layers * (moving * dtype.itemsize + state * _state_dtype(dtype).itemsize) + 8
 
     @property
     def max_length(self) -> int:
@@ -72,3 +74,40 @@ class HybridCache:
             for a, b in zip(mine, theirs, strict=True):
                 a[target] = b[source]
         self.lengths[target] = other.lengths[source]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next token depends on, by name: copies without the unused positions, ready for
+        `safetensors.torch.save_file` or `torch.save`."""
+        views = self._views(int(self.lengths.max()))
+        return {name: view.clone(memory_format=torch.contiguous_format) for name, view in views.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` of another cache returned: same model, dtype and number of slots; `max_length` may
+        differ. Raises `KeyError` for a missing tensor and `ValueError` for one that does not fit; then nothing changed.
+        """
+        views = self._views(int(tensors["lengths"].max()))
+        for name, view in views.items():
+            found = tensors[name]
+            if (found.shape, found.dtype) != (view.shape, view.dtype):
+                raise ValueError(
+                    f"state {name} is {found.dtype} {list(found.shape)}, "
+                    f"this cache takes {view.dtype} {list(view.shape)}"
+                )
+        for name, view in views.items():
+            view.copy_(tensors[name])
+
+    def _views(self, used: int) -> dict[str, Tensor]:
+        """All tensors by name, keys and values up to position `used`."""
+        views = {"lengths": self.lengths}
+        for layer in range(len(self.keys)):
+            views |= {
+                f"layers.{layer}.keys": self.keys[layer][:, :, :used],
+                f"layers.{layer}.values": self.values[layer][:, :, :used],
+                f"layers.{layer}.conv": self.conv[layer],
+                f"layers.{layer}.ssm": self.ssm[layer],
+            }
+        return views
+
+
+def _state_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -2,69 +2,107 @@
 
 What is saved here loads in transformers and vLLM with no conversion, and the published Falcon-H1 and Falcon-H1R
 checkpoints load here. Optimizer state never lies in it.
+
+Weights stream from the file into the parameters tensor by tensor, so that loading needs the model's memory and no
+more. A directory is replaced in one step, so that a kill at any moment leaves the old checkpoint or the new one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import re
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from h1r.errors import UserError
 from h1r.model.config import HybridConfig
+from h1r.model.hf_config import from_hf, to_hf
 from h1r.model.hybrid import HybridForCausalLM
+from h1r.model.replace import replace_directory
 
-_FIELDS = {f.name for f in dataclasses.fields(HybridConfig)}
-# Keys of a falcon_h1 config.json that change nothing in the forward pass, or hold one value we implement.
-_FIXED = {"hidden_act": ("silu",), "attn_layer_indices": (None,), "attention_dropout": (0, 0.0, None)}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+_RECURRENCE = ("A_log", "D", "dt_bias")
+# Functions of the config that other writers may have stored
+_BUFFERS = re.compile(r"(^|\.)(mup_vector|(original_)?inv_freq)$")
 
 
 def load(
-    path_or_id: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    path_or_id: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
 ) -> HybridForCausalLM:
-    """The model of a checkpoint directory, or of a hub id when no such directory exists.
+    """The model of a checkpoint directory, or of a Hugging Face hub id ("owner/name") when no such directory exists.
 
-    dtype: of the weights; None keeps the checkpoint's own. Raises `UserError` for a missing directory, another
-    architecture, an unsupported setting, and missing, unexpected or misshapen tensors.
+    dtype: of all weights. None loses no bit: A_log, D and dt_bias, which the forward pass reads in fp32 or wider
+        anyway, keep the type they are stored in, and the others share the widest among theirs.
+    revision: branch, tag or commit of a hub id. The hub's own environment applies: HF_TOKEN for private and gated
+        repositories, HF_HOME, HF_HUB_OFFLINE.
+
+    Raises `UserError` for a missing directory, another architecture, an unsupported setting, and missing, unexpected
+    or misshapen tensors, before any weight is read.
     """
-    directory = _directory(path_or_id)
+    directory = _directory(path_or_id, revision)
     config = read_config(directory)
-    weights = read_weights(directory)
+    stored = _Weights(directory)
     with torch.device("meta"):
         model = HybridForCausalLM(config)
-    _check_tensors(directory, model.state_dict(), weights, config.tie_word_embeddings)
-    kind = dtype or weights["model.embed_tokens.weight"].dtype
-    model = model.to(kind).to_empty(device=device)
+    names = stored.places(model)
+    shared = dtype or reduce(torch.promote_types, (stored.dtype(n) for n in names.values() if not _keeps_type(n)))
+    for name, parameter in model.named_parameters():
+        keeps = dtype is None and _keeps_type(name)
+        parameter.data = parameter.data.to(stored.dtype(names[name]) if keeps else shared)
+    model.to_empty(device=device)
     model.tie_weights()
     restore_buffers(model)
-    model.load_state_dict(weights, strict=False)
+    stored.copy_into(model, names)
     return model
 
 
-def save(model: HybridForCausalLM, path: str | Path, tokenizer: Any = None) -> Path:
-    """Writes `model` as a `falcon_h1` directory (shards of at most 5 GB), with its tokenizer when one is given."""
-    directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+def load_weights(model: HybridForCausalLM, path: str | Path) -> None:
+    """Copies a checkpoint's weights into the parameters of `model`, which keep their types and devices.
+
+    Raises `UserError` before anything is changed when the tensors are not those of this model.
+    """
+    stored = _Weights(Path(path))
+    stored.copy_into(model, stored.places(model))
+
+
+def save(model: HybridForCausalLM, path: str | Path, tokenizer: Any = None, max_shard_size: int | str = "5GB") -> Path:
+    """Writes `model` as a `falcon_h1` directory, with its tokenizer when one is given.
+
+    An existing directory is replaced whole: no shard of an earlier save stays behind, other files (a tokenizer, a
+    card) do. max_shard_size: of one safetensors file, in bytes or as "5GB". Raises `UserError` when the directory
+    cannot be written.
+    """
+    config = to_hf(model.config, str(model.dtype).removeprefix("torch."))
+    generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight")
-    save_torch_state_dict(state, directory)
-    config_json = to_hf_config(model.config, model.dtype)
-    (directory / "config.json").write_text(json.dumps(config_json, indent=2), encoding="utf-8")
-    generation = {key: config_json[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    (directory / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
-    return directory
+        del state[_HEAD]
+
+    def write(directory: Path) -> None:
+        save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
+        for name, content in (("config.json", config), ("generation_config.json", generation)):
+            (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
+
+    try:
+        replace_directory(Path(path), write, drop=re.compile(r"model.*\.safetensors(\.index\.json)?|pytorch_model.*"))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}; give a directory that can be written") from None
+    return Path(path)
 
 
 def build(config: HybridConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> HybridForCausalLM:
@@ -82,102 +120,158 @@ def restore_buffers(model: HybridForCausalLM) -> None:
             module.mup_vector = mup_vector(model.config).to(module.dt_bias.device)
 
 
-def to_hf_config(config: HybridConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The config.json of a checkpoint; `rope_theta` stands in both places where readers look for it."""
-    fields = dataclasses.asdict(config)
-    return {
-        "architectures": ["FalconH1ForCausalLM"],
-        "model_type": "falcon_h1",
-        **{key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()},
-        "time_step_limit": [value if math.isfinite(value) else 1e38 for value in config.time_step_limit],
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "hidden_act": "silu",
-        "attn_layer_indices": None,
-        "mamba_expand": 2,
-        "torch_dtype": str(dtype).removeprefix("torch."),
-    }
-
-
 def read_config(directory: Path) -> HybridConfig:
-    """The configuration of a checkpoint directory; what we do not implement is refused by name."""
+    """The configuration of a checkpoint directory; what we do not implement is refused by name.
+
+    Ids that end a sequence are those of config.json and of generation_config.json, where chat models list theirs.
+    """
     path = directory / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{directory} holds no config.json; give a checkpoint directory or a hub id") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); download the checkpoint again") from None
-    if raw.get("model_type") != "falcon_h1":
-        raise UserError(f"{path}: model_type is {raw.get('model_type')!r}; only falcon_h1 checkpoints load here")
-    for key, allowed in _FIXED.items():
-        if key in raw and raw[key] not in allowed:
-            raise UserError(f"{path}: {key} = {raw[key]!r} is not supported; it must be {allowed[0]!r}")
-    values = {key: value for key, value in raw.items() if key in _FIELDS and value is not None}
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{path}: rope_parameters {rope} is not supported; only the default full rotary embedding is")
-    values["rope_theta"] = float(rope.get("rope_theta", raw.get("rope_theta", 1e4)))
-    if values.get("mamba_d_ssm") is None:
-        values["mamba_d_ssm"] = raw.get("mamba_expand", 2) * raw["hidden_size"]
-    if values.get("mamba_d_head", "auto") == "auto":
-        values["mamba_d_head"] = values["mamba_d_ssm"] // values["mamba_n_heads"]
-    if values.get("head_dim") is None:
-        values["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
-    low, high = values.get("time_step_limit", (0.0, math.inf))
-    values["time_step_limit"] = (float(low), math.inf if float(high) >= 1e38 else float(high))
-    for key in ("ssm_multipliers", "mlp_multipliers"):
-        if key in values:
-            values[key] = tuple(values[key])
-    # transformers' own defaults differ from ours where a config.json leaves a field out
-    values.setdefault("mamba_norm_before_gate", True)
-    return HybridConfig(**values)
+    if not path.exists():
+        raise UserError(f"{directory} holds no config.json; give a checkpoint directory or a hub id")
+    config = from_hf(_read_json(path), str(path))
+    path = directory / "generation_config.json"
+    ends = _read_json(path).get("eos_token_id") if path.exists() else None
+    if ends is None:
+        return config
+    known = config.eos_token_ids
+    more = tuple(i for i in (ends if isinstance(ends, list) else [ends]) if i not in known)
+    return dataclasses.replace(config, eos_token_id=(*known, *more)) if more else config
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint directory, from one file or from the shards its index names."""
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        files = ["model.safetensors"]
-    weights: dict[str, Tensor] = {}
-    for name in files:
-        try:
-            weights |= load_file(directory / name)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot read {directory / name}: {error}; download or save the checkpoint again") from None
-    return weights
+    """All tensors of a checkpoint directory, under their stored names."""
+    stored = _Weights(directory)
+    return dict(stored.read({name: name for name in stored.files}))
 
 
-def _directory(path_or_id: str | Path) -> Path:
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    if path.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") != 1:
-        raise UserError(f"no checkpoint directory {path_or_id}; check the path, or give a hub id as owner/name")
-    try:
-        return Path(
-            snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer*"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path_or_id} is no directory here and could not be fetched from the hub ({reason})") from None
+class _Weights:
+    """The safetensors of a directory: one file, or the shards that an index names. Only headers are read at first."""
 
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files: dict[str, Path] = {}
+        self.shapes: dict[str, list[int]] = {}
+        self._types: dict[str, str] = {}
+        for path in self._paths():
+            for name, file in self._open(path):
+                header = file.get_slice(name)
+                self.files[name], self.shapes[name], self._types[name] = path, header.get_shape(), header.get_dtype()
 
-def _check_tensors(directory: Path, expected: dict[str, Tensor], found: dict[str, Tensor], tied: bool) -> None:
-    if tied:
-        found.pop("lm_head.weight", None)
-        expected = {name: tensor for name, tensor in expected.items() if name != "lm_head.weight"}
-    if missing := sorted(expected.keys() - found.keys()):
-        raise UserError(f"{directory}: tensor {missing[0]} is missing ({len(missing)} in all); download it again")
-    if extra := sorted(found.keys() - expected.keys()):
-        raise UserError(
-            f"{directory}: tensor {extra[0]} has no place in this model ({len(extra)} in all); "
-            "config.json and weights do not belong together"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != found[name].shape:
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a stored tensor; `UserError` for one that is no float."""
+        if self._types[name] not in _DTYPES:
             raise UserError(
-                f"{directory}: tensor {name} has shape {list(found[name].shape)}, "
-                f"config.json asks for {list(tensor.shape)}"
+                f"{self.directory}: tensor {name} is stored as {self._types[name]}, which is not supported; "
+                "download the weights that are not quantised"
             )
+        return _DTYPES[self._types[name]]
+
+    def places(self, model: HybridForCausalLM) -> dict[str, str]:
+        """Stored name of each tensor of `model`; `UserError` when one is missing, unexpected or of another shape."""
+        expected = model.state_dict()
+        names = {name: name for name in expected}
+        extra = {name for name in self.files if name not in expected and not _BUFFERS.search(name)}
+        if model.config.tie_word_embeddings:
+            self._check_tied()
+            # One tensor under two names: writers store either
+            names[_EMBEDDING] = _EMBEDDING if _EMBEDDING in self.files else _HEAD
+            del names[_HEAD]
+        if missing := sorted(set(names.values()) - self.files.keys()):
+            raise UserError(
+                f"{self.directory}: tensor {missing[0]} is missing ({len(missing)} in all); download it again"
+            )
+        if extra:
+            raise UserError(
+                f"{self.directory}: tensor {min(extra)} has no place in this model ({len(extra)} in all); "
+                "config.json and weights do not belong together"
+            )
+        for name, place in names.items():
+            if list(expected[name].shape) != self.shapes[place]:
+                raise UserError(
+                    f"{self.directory}: tensor {place} has shape {self.shapes[place]}, "
+                    f"config.json asks for {list(expected[name].shape)}"
+                )
+            self.dtype(place)
+        return names
+
+    def read(self, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+        """(key, tensor) for each pair of key and stored name, one file after the other."""
+        wanted = {place: name for name, place in names.items()}
+        for path in sorted(set(self.files.values())):
+            for place, file in self._open(path):
+                if place in wanted:
+                    yield wanted[place], file.get_tensor(place)
+
+    def copy_into(self, model: HybridForCausalLM, names: dict[str, str]) -> None:
+        """One tensor at a time, straight from the file to the parameter's device."""
+        target = model.state_dict()
+        with torch.no_grad():
+            for name, tensor in self.read(names):
+                target[name].copy_(tensor)
+
+    def _check_tied(self) -> None:
+        """Tied weights that are stored twice must be equal: some readers would tie them, others not."""
+        if {_EMBEDDING, _HEAD} <= self.files.keys():
+            embedding, head = (tensor for _, tensor in sorted(self.read({"a": _EMBEDDING, "b": _HEAD})))
+            if not torch.equal(embedding, head):
+                raise UserError(
+                    f"{self.directory}: tie_word_embeddings is true, but {_HEAD} and {_EMBEDDING} differ; "
+                    "set it to false in config.json, or remove one of them"
+                )
+
+    def _open(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """(name, open file) for each tensor of a file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    yield name, file
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot read {path}: {error}; download or save the checkpoint again") from None
+
+    def _paths(self) -> list[Path]:
+        single, index = self.directory / "model.safetensors", self.directory / "model.safetensors.index.json"
+        if not index.exists():
+            if not single.exists():
+                raise UserError(f"{self.directory} holds no model.safetensors; only safetensors weights load here")
+            return [single]
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        if not shards or any(not isinstance(name, str) or Path(name).name != name for name in shards):
+            raise UserError(f"{index} names no shards in its directory; download or save the checkpoint again")
+        if single.exists() and single.name not in shards:
+            raise UserError(
+                f"{self.directory} holds both model.safetensors and the shards of {index.name}, and readers choose "
+                "differently; remove the stale ones"
+            )
+        return [self.directory / name for name in shards]
+
+
+def _keeps_type(name: str) -> bool:
+    return name.rpartition(".")[2] in _RECURRENCE
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not JSON ({error}); download or save the checkpoint again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; download or save the checkpoint again")
+    return value
+
+
+def _directory(path_or_id: str | Path, revision: str | None) -> Path:
+    """The local directory, downloaded when it is a hub id. Nothing that looks like a path is asked of the network."""
+    path, name = Path(path_or_id).expanduser(), str(path_or_id)
+    if path.is_dir():
+        if revision is not None:
+            raise UserError(f"revision {revision!r} is for hub ids, and {path} is a directory; leave it out")
+        return path
+    owner = name.partition("/")[0]
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or owner.startswith(".") or Path(owner).is_dir():
+        raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{name} is no directory here and could not be fetched from the hub ({reason})") from None

@@ -1,4 +1,4 @@
-"""The model's configuration: the fields of a Hugging Face `falcon_h1` config.json, and the presets. Imports no torch.
+"""The model's configuration: geometry, multipliers, token ids, and the presets. Imports no torch.
 
 Sizes and multipliers: arXiv 2507.22448 (Falcon-H1), Table 1, and the released checkpoints. The muP forward multipliers
 follow one closed form in the widths, which reproduces the published 0.5B, 3B, 7B and 34B values to all printed digits:
@@ -13,12 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from h1r.errors import UserError
 
 _SQRT1_8 = 0.3535533905932738
+_MEND = "change the recipe's [model.overrides] or the checkpoint's config.json"
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "mamba_d_ssm", "mamba_n_heads", "mamba_d_head", "mamba_n_groups",
+    "mamba_d_state", "mamba_d_conv", "mamba_chunk_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,18 @@ class HybridConfig:
     ssm_out_multiplier: float = 1.0
     ssm_multipliers: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
     mlp_multipliers: tuple[float, float] = (1.0, 1.0)
-    pad_token_id: int = 0
-    bos_token_id: int = 1
-    eos_token_id: int | list[int] = field(default=11)
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 11
+    """One id, several (a list becomes a tuple), or none."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise UserError(f"model config: {name} = {getattr(self, name)} must be at least 1; {_MEND}")
+        low, high = self.time_step_limit
         rules = {
             "mamba_d_ssm must equal mamba_n_heads * mamba_d_head": self.mamba_d_ssm
             == self.mamba_n_heads * self.mamba_d_head,
@@ -75,14 +88,15 @@ class HybridConfig:
             == 0,
             "head_dim must be even for rotary embeddings": self.head_dim % 2 == 0,
             "mamba_d_conv must be at least 2": self.mamba_d_conv >= 2,
-            "sizes must be positive": min(
-                self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.mamba_d_state
-            )
-            > 0,
+            "time_step_limit must have its lower bound first": low <= high,
+            "rms_norm_eps must be positive": self.rms_norm_eps > 0,
+            "rope_theta must be positive": self.rope_theta > 0,
+            # transformers builds its embedding with this row marked, and fails when there is none
+            "pad_token_id must be less than vocab_size": (self.pad_token_id or 0) < self.vocab_size,
         }
         for rule, holds in rules.items():
             if not holds:
-                raise UserError(f"model config: {rule}; change the recipe's [model.overrides] or the checkpoint")
+                raise UserError(f"model config: {rule}; {_MEND}")
 
     @property
     def conv_dim(self) -> int:
@@ -91,7 +105,10 @@ class HybridConfig:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        return tuple(self.eos_token_id) if isinstance(self.eos_token_id, list) else (self.eos_token_id,)
+        """What ends a sequence; empty when the checkpoint names no end token."""
+        if self.eos_token_id is None:
+            return ()
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
 
     def with_mup(self) -> HybridConfig:
         """This geometry with the multipliers of the closed form above."""
@@ -108,6 +125,29 @@ class HybridConfig:
             ssm_multipliers=(_SQRT1_8, 0.25, _SQRT1_8 * (128 / self.mamba_d_state), 0.5, _SQRT1_8),
             mlp_multipliers=(0.8838834764831844 * (1024 / d), 0.5859375 * (1024 / d) * (2048 / self.intermediate_size)),
         )
+
+
+def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
+    """`value` in the type of the field's default: a list becomes a tuple, a whole number a float."""
+    name, default = field.name, field.default
+    if name == "eos_token_id" and isinstance(value, list | tuple) and all(type(i) is int for i in value):
+        return tuple(value)
+    if name.endswith("_token_id") and value is None:
+        return None
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value)):
+            return tuple(map(float, value))
+        raise UserError(f"model config: {name} = {value!r} must be {len(default)} numbers; {_MEND}")
+    if isinstance(default, float) and _is_number(value):
+        return float(value)
+    if type(value) is not type(default):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}[type(default)]
+        raise UserError(f"model config: {name} = {value!r} must be {wanted}; {_MEND}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _size(
@@ -145,7 +185,10 @@ PRESETS: dict[str, HybridConfig] = {
     ),
 }  # fmt: skip
 """Presets by name. "90m" has its multipliers folded into the weights, as released. "tiny" is ours, for a laptop: its
-multipliers are 1, since the closed form, tuned for widths of 1024 and more, learns far slower at 160 (docs/log.md)."""
+multipliers are 1, since the closed form, tuned for widths of 1024 and more, learns far slower at 160 (docs/log.md).
+
+"0.5b" has the vocabulary of the released checkpoint, 32784; Table 1 of the report prints 32,778. "7b" is the base model
+and Falcon-H1R-7B; the instruction-tuned Falcon-H1-7B is `preset("7b", vocab_size=130049, mamba_chunk_size=256)`."""
 
 _FOLDED = ("90m", "tiny")
 

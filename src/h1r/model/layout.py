@@ -41,6 +41,8 @@ class Layout:
     buckets: tuple[Bucket, ...]
     rectangle: tuple[int, int] | None
     """(documents, length) when all documents have one length, so that flat tokens are already a rectangle."""
+    longest: int
+    """Tokens of the longest document."""
 
     @property
     def num_tokens(self) -> int:
@@ -69,6 +71,7 @@ class Layout:
             remaining.to(device),
             tuple(Bucket(b.gather.to(device), b.scatter.to(device), b.source.to(device)) for b in buckets),
             rectangle,
+            max(lengths),
         )
 
 

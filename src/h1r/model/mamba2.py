@@ -147,7 +147,15 @@ class Mamba2(nn.Module):
             dt_BTH = dt_BTH * (column < num_new_B[:, None])[..., None]
             tail = num_new_B[:, None] + torch.arange(taps - 1, device=h_BTD.device)
             conv.copy_(window_BNL.gather(2, tail[:, None].expand(rows, self.config.conv_dim, taps - 1)))
-        y, final = ssd_scan_rows(x, dt_BTH, _decay(self.A_log), B, C, ssm, self.config.mamba_chunk_size)
+        y, final = ssd_scan_rows(
+            at_least_fp32(x),
+            dt_BTH,
+            _decay(self.A_log),
+            at_least_fp32(B),
+            at_least_fp32(C),
+            ssm,
+            self.config.mamba_chunk_size,
+        )
         ssm.copy_(final)
         return self.gate(add_skip(y, x, self.D).flatten(-2), z)
 

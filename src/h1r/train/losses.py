@@ -21,15 +21,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from h1r.model.kernels.portable import at_least_fp32
+from h1r.model.kernels import Kernels
+from h1r.model.kernels.portable import TORCH, at_least_fp32
 
 
-def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.0) -> Tensor:
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.0, kernels: Kernels = TORCH) -> Tensor:
     """log pi(target) [T] in nats, fp32 or wider, of the distribution at this temperature."""
     logits_TV = at_least_fp32(logits_TV)
     if temperature != 1.0:
         logits_TV = logits_TV / temperature
-    return logits_TV.log_softmax(-1).gather(-1, targets_T[:, None]).squeeze(-1)
+    return kernels.token_logprobs(logits_TV, targets_T)
 
 
 def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:

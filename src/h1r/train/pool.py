@@ -18,6 +18,7 @@ from h1r.model import load
 from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.run import Run, write_json
+from h1r.train.start import equip
 from h1r.verify import VerifierPool
 
 
@@ -27,7 +28,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         section = recipe.rl_pool
         tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
         problems = list(read_jsonl(run.need("curate/problems_rl.jsonl", "curate"), Problem))
-        engine = NativeEngine(load(run.need("sft/model", "sft")), tokenizer, recipe.engine)
+        engine = NativeEngine(equip(load(run.need("sft/model", "sft")), recipe.model.kernels), tokenizer, recipe.engine)
         prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
         params = SamplingParams(
             n=section.rollouts,

@@ -35,6 +35,7 @@ from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, token_logprobs, token_norms
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.rollouts import Collected, Group, GroupStream
+from h1r.train.start import equip
 from h1r.verify import VerifierPool
 
 
@@ -77,7 +78,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
         problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
         if not problems:
             raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-        model = load(run.need("sft/model", "sft")).train()
+        model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
         optimizer = make_optimizer(model, section.optimizer)
         engine = NativeEngine(model, tokenizer, recipe.engine)
         prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
@@ -131,7 +132,9 @@ def train_on(
         with torch.no_grad():
             for micro in micro_batches(rollouts, section.micro_batch_tokens):
                 logits, target, _ = response_logits(model, micro)
-                split = token_logprobs(logits, target, section.temperature).split([r.response_length for r in micro])
+                split = token_logprobs(logits, target, section.temperature, model.kernels).split(
+                    [r.response_length for r in micro]
+                )
                 for rollout, logprobs in zip(micro, split, strict=True):
                     rollout.old_logprobs = logprobs
     rows = []
@@ -198,7 +201,7 @@ def rollout_loss(
     Marks tokens whose log-probabilities are not finite in `Rollout.valid`.
     """
     logits, target, lengths = response_logits(model, rollouts)
-    logprobs = token_logprobs(logits, target, section.temperature)
+    logprobs = token_logprobs(logits, target, section.temperature, model.kernels)
     repeat = torch.tensor(lengths, device=logprobs.device)
 
     def per_token(values: list[float]) -> Tensor:

@@ -3,8 +3,8 @@
     samples -> tokens with loss mask -> rows of seq_len tokens, packed -> batches of rows -> weighted cross-entropy
 
 A batch's loss is sum_t w_t nll_t / (tokens with loss in the batch): every token of the batch counts the same whatever
-micro-batch it fell into, times its sample's difficulty weight. The order of documents is a function of (seed, epoch),
-so the data position is one number and a resumed run repeats the unbroken one bit for bit.
+micro-batch or process it fell into, times its sample's difficulty weight. The order of documents is a function of
+(seed, epoch), so the data position is one number and a resumed run repeats the unbroken one bit for bit.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from h1r.config import Recipe, SFTSection
 from h1r.data.chat import Encoded, encode_samples
@@ -32,6 +34,8 @@ from h1r.run import Checkpoints, Metrics, Run
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.losses import token_logprobs
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
+from h1r.train.parallel.launch import join
+from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import starting_model
 
 
@@ -49,37 +53,34 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
 
     resume: go on from the newest checkpoint. Returns steps, tokens and the last loss.
     """
-    with run.timed("sft"):
+    world = join("sft", recipe, run, resume)
+    with run.timed("sft") if world.main else nullcontext():
         stage, section = run.stage("sft"), recipe.sft
-        tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
-        samples = list(read_jsonl(run.need("curate/samples.jsonl", "curate"), Sample))
-        if not samples:
-            raise UserError(f"{run.path}/curate/samples.jsonl is empty; loosen the recipe's [curate] rules")
-        encoded = encode_samples(tokenizer, samples, recipe.chat.system_prompt)
-        documents = to_documents(encoded, [sample.weight for sample in samples], section.seq_len)
-        if not documents:
-            raise UserError(
-                f"sft.seq_len = {section.seq_len} cuts off every answer in {run.path}/curate/samples.jsonl; raise it"
-            )
-        batches = Batches(documents, section, recipe.seed)
-        model = starting_model(recipe, run).train()
-        optimizer = make_optimizer(model, section.optimizer)
-        checkpoints = Checkpoints(stage)
-        step = 0
-        if resume and (found := checkpoints.latest()):
-            step = restore(found[1], model, optimizer)["step"]
-        metrics = Metrics(stage / "metrics.jsonl", step)
+        with world.agreed():
+            tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
+            documents = _documents(recipe, run, tokenizer)
+            batches = Batches(documents, section, recipe.seed)
+            model = world.parallelize(starting_model(recipe, run).train())
+            optimizer = make_optimizer(model, section.optimizer)
+            checkpoints = Checkpoints(stage)
+            step = 0
+            if resume and (found := checkpoints.latest()):
+                step = restore(found[1], model, optimizer)["step"]
+        metrics = Metrics(stage / "metrics.jsonl", step) if world.main else None
         total, loss = batches.total_steps, math.nan
         with progress("SFT", total=total, unit="step") as bar:
             bar.start_at(step)
             while step < total:
                 start = time.monotonic()
                 rows = batches.rows_of(step)
-                loss, tokens = accumulate_gradients(model, documents, rows, section.micro_batch_size)
+                loss, tokens = accumulate_gradients(model, documents, rows, section.micro_batch_size, world)
                 factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
                 norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
                 seconds = time.monotonic() - start
                 step += 1
+                bar.advance(1, loss=loss)
+                if metrics is None:
+                    continue
                 metrics.log(
                     step - 1,
                     loss=loss,
@@ -91,10 +92,23 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 )
                 if step % section.checkpoint_every == 0 and step < total:
                     save_checkpoint(checkpoints, step, model, optimizer, tokenizer, {"step": step})
-                bar.advance(1, loss=loss)
-        metrics.close()
-        publish(stage, model, tokenizer)
+        if metrics is not None:
+            metrics.close()
+            publish(stage, model, tokenizer)
     return {"steps": total, "documents": len(documents), "loss": loss}
+
+
+def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast) -> list[Document]:
+    samples = list(read_jsonl(run.need("curate/samples.jsonl", "curate"), Sample))
+    if not samples:
+        raise UserError(f"{run.path}/curate/samples.jsonl is empty; loosen the recipe's [curate] rules")
+    encoded = encode_samples(tokenizer, samples, recipe.chat.system_prompt)
+    documents = to_documents(encoded, [sample.weight for sample in samples], recipe.sft.seq_len)
+    if not documents:
+        raise UserError(
+            f"sft.seq_len = {recipe.sft.seq_len} cuts off every answer in {run.path}/curate/samples.jsonl; raise it"
+        )
+    return documents
 
 
 def to_documents(encoded: Sequence[Encoded], weights: Sequence[float], seq_len: int) -> list[Document]:
@@ -138,28 +152,40 @@ class Batches:
 
 
 def accumulate_gradients(
-    model: HybridForCausalLM, documents: Sequence[Document], rows: Sequence[Sequence[int]], micro_batch_size: int
+    model: HybridForCausalLM,
+    documents: Sequence[Document],
+    rows: Sequence[Sequence[int]],
+    micro_batch_size: int,
+    world: World = ALONE,
 ) -> tuple[float, int]:
-    """Adds the batch loss's gradient to the parameters; returns (loss, tokens run through the model)."""
+    """Adds the batch loss's gradient to the parameters; returns (loss, tokens run through the model).
+
+    Every process of `world` gets all rows, runs its share, and ends with the same gradient and loss.
+    """
     valid = sum(sum(documents[index].loss[1:]) for row in rows for index in row)
-    total, tokens = 0.0, 0
-    for start in range(0, len(rows), micro_batch_size):
-        chosen = [documents[index] for row in rows[start : start + micro_batch_size] for index in row]
-        loss = weighted_cross_entropy(model, chosen) / valid
+    micro_batches = [rows[start : start + micro_batch_size] for start in range(0, len(rows), micro_batch_size)]
+    total = 0.0
+    for micro_batch in world.deal(micro_batches):
+        chosen = [documents[index] for row in micro_batch for index in row]
+        loss = weighted_cross_entropy(model, chosen, world) / valid
         loss.backward()
         total += loss.item()
-        tokens += sum(len(document.ids) for document in chosen)
-    return total, tokens
+    world.sync_gradients(model)
+    return world.sum(total), sum(len(documents[index].ids) for row in rows for index in row)
 
 
-def weighted_cross_entropy(model: HybridForCausalLM, documents: Sequence[Document]) -> Tensor:
-    """sum_t weight_t * -log pi(token_t | tokens before it in its document), over the tokens with loss."""
+def weighted_cross_entropy(model: HybridForCausalLM, documents: Sequence[Document], world: World = ALONE) -> Tensor:
+    """sum_t weight_t * -log pi(token_t | tokens before it in its document), over the tokens with loss that this
+    process predicts: all of them, or those after its share of the flat tokens."""
     device = model.device
     layout = Layout.of([len(document.ids) for document in documents], device)
     ids_T = torch.tensor([token for document in documents for token in document.ids], device=device)
     weight_T = torch.tensor(
         [document.weight * flag for document in documents for flag in (0, *document.loss[1:])], device=device
     )
+    mine = world.share(layout.num_tokens)
+    # A token is predicted by the rank that holds the token before it, which may not be its own.
     target = weight_T.nonzero().squeeze(-1)
-    hidden = model.model(ids_T, layout)[target - 1]
-    return -(weight_T[target] * token_logprobs(model.logits(hidden), ids_T[target])).sum()
+    target = target[(target > mine.start) & (target <= mine.stop)]
+    hidden = model.model(ids_T[mine], layout)[target - 1 - mine.start]
+    return -(weight_T[target] * token_logprobs(model.logits(hidden), ids_T[target], kernels=model.kernels)).sum()

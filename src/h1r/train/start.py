@@ -9,6 +9,8 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, build, load
 from h1r.model.config import preset
+from h1r.model.kernels import select
+from h1r.progress import note
 from h1r.run import Run
 
 
@@ -26,7 +28,7 @@ def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
                 f"tokenizer has {len(tokenizer)} tokens but {recipe.model.checkpoint} only {model.config.vocab_size}; "
                 "set tokenizer.path to the checkpoint's own tokenizer"
             )
-        return model
+        return equip(model, recipe.model.kernels)
     assert recipe.model.preset is not None
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
     if len(tokenizer) > config.vocab_size:
@@ -34,7 +36,14 @@ def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
             f"model.overrides.vocab_size = {config.vocab_size} is less than the tokenizer's {len(tokenizer)} tokens; "
             "remove it, and the tokenizer's own size is taken"
         )
-    return build(config, recipe.seed)
+    return equip(build(config, recipe.seed), recipe.model.kernels)
+
+
+def equip(model: HybridForCausalLM, kernels: str) -> HybridForCausalLM:
+    """Sets the kernels of `model` by name and prints which they are. Raises `UserError` when they cannot run here."""
+    chosen = select(kernels, model.device, model.dtype)
+    note(f"kernels: {chosen.name} ({chosen.reason})")
+    return model.use(chosen)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -57,6 +57,12 @@ class Kernels:
     """(x [..., D], weight [D], eps) -> [..., D]"""
     swiglu: Callable[..., Any]
     """(gate [..., F], up [..., F]) -> up * SiLU(gate) [..., F]"""
+    rotary: Callable[..., Any]
+    """(x [..., heads, E], cos [..., E/2], sin [..., E/2]) -> [..., heads, E]
+
+    The halves (a, b) of x become (a cos - b sin, b cos + a sin); cos and sin carry no gradient."""
+    token_logprobs: Callable[..., Any]
+    """(logits [T, V], targets [T]) -> log softmax(logits)[target] in nats [T], fp32 or wider"""
     step: Callable[..., Any]
     """(state [B, H, P, S], x [B, H, P], dt [B, H], A [H], B [B, G, S], C [B, G, S], D [H]) -> y [B, H, P]
 

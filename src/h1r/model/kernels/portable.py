@@ -35,7 +35,8 @@ def scan(
     layout: Layout,
     chunk_size: int,
 ) -> Tensor:
-    y = ssd_scan(x_THP, dt_TH, A_H, B_TGS, C_TGS, layout.seq_idx, chunk_size)
+    x, B, C = (at_least_fp32(t) for t in (x_THP, B_TGS, C_TGS))
+    y = ssd_scan(x, dt_TH, A_H, B, C, layout.seq_idx, chunk_size)
     return add_skip(y, x_THP, D_H)
 
 
@@ -86,4 +87,17 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return up * F.silu(gate)
 
 
-TORCH = Kernels("torch", conv_silu, scan, gate, attention, rms_norm, swiglu, step)
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos[..., None, :], sin[..., None, :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    return at_least_fp32(logits_TV).log_softmax(-1).gather(-1, targets_T[:, None]).squeeze(-1)
+
+
+TORCH = Kernels(
+    "torch", conv_silu=conv_silu, scan=scan, gate=gate, attention=attention, rms_norm=rms_norm, swiglu=swiglu,
+    rotary=rotary, token_logprobs=token_logprobs, step=step,
+)  # fmt: skip

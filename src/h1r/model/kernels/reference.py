@@ -92,4 +92,18 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return up * gate * torch.sigmoid(gate)
 
 
-REFERENCE = Kernels("reference", conv_silu, scan, gate, attention, rms_norm, swiglu, step)
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    turned = torch.view_as_complex(torch.stack([x[..., :half], x[..., half:]], -1))
+    turned = turned * torch.complex(cos, sin)[..., None, :]
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    return torch.stack([row.softmax(-1)[target].log() for row, target in zip(logits_TV, targets_T, strict=True)])
+
+
+REFERENCE = Kernels(
+    "reference", conv_silu=conv_silu, scan=scan, gate=gate, attention=attention, rms_norm=rms_norm, swiglu=swiglu,
+    rotary=rotary, token_logprobs=token_logprobs, step=step,
+)  # fmt: skip

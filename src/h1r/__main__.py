@@ -1,0 +1,15 @@
+"""`python -m h1r` is the `h1r` program; under torchrun all processes train together."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from h1r.cli import main
+
+if __name__ == "__main__":
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from h1r.train.parallel.launch import lead_or_follow
+
+        sys.exit(lead_or_follow(main))
+    sys.exit(main())

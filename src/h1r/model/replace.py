@@ -1,0 +1,92 @@
+"""A directory replaced in one step: a kill at any moment leaves the old one or the new one, whole, under its name.
+
+The new directory is written beside the old one, as `.NAME.partial`, and the two change names. Linux and macOS can
+exchange two names at once on most file systems. Where they cannot, two renames follow each other, and a kill exactly
+between them leaves the old directory as `.NAME.old`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace_directory(path: Path, write: Callable[[Path], None], drop: re.Pattern[str]) -> None:
+    """Puts what `write(directory)` fills an empty directory with in the place of `path`, which need not exist.
+
+    Entries of the old directory that `write` did not make stay (as hard links where the file system has them), but for
+    those whose whole name matches `drop`. A link at `path` is followed. When anything raises, `path` is as it was.
+    """
+    path = Path(os.path.realpath(path.expanduser()))
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file", str(path))
+    if path.is_mount():
+        raise OSError(errno.EBUSY, "a mount point cannot be replaced; name a directory inside it", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        write(partial)
+        if path.exists():
+            shutil.copymode(path, partial)
+            for entry in path.iterdir():
+                if not drop.fullmatch(entry.name) and not (partial / entry.name).exists():
+                    _carry_over(entry, partial / entry.name)
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _fsync(file)
+        _fsync(partial)
+        if not path.exists():
+            os.rename(partial, path)
+        elif not _exchange(partial, path):
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(path, old)
+            os.rename(partial, path)
+            shutil.rmtree(old, ignore_errors=True)
+        _fsync(path.parent)
+    finally:
+        # After a failure what was written so far, after an exchange the old directory
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _carry_over(source: Path, target: Path) -> None:
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, copy_function=_link)
+    else:
+        _link(source, target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names at once; False where the system or the file system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    a, b = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        swap = 2  # RENAME_SWAP
+        return library.renamex_np(a, b, swap) == 0
+    if hasattr(library, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        return library.renameat2(here, a, here, b, exchange) == 0
+    return False

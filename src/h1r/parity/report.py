@@ -1,0 +1,139 @@
+"""Runs the checks and says what they came to: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from h1r.parity.checks import choose
+from h1r.parity.measure import Check, Outcome
+from h1r.parity.subject import DTYPES, Subject, open_subject
+from h1r.progress import progress
+
+_COLOURS = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked (`header`) and what each check came to."""
+
+    header: dict[str, Any]
+    outcomes: list[Outcome]
+
+    def count(self, verdict: str) -> int:
+        return sum(outcome.verdict == verdict for outcome in self.outcomes)
+
+    @property
+    def passed(self) -> bool:
+        """No check failed, and at least one ran."""
+        return self.count("failed") == 0 and self.count("passed") > 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"header": self.header, "checks": [dataclasses.asdict(outcome) for outcome in self.outcomes]}
+
+    def table(self) -> Table:
+        table = Table("check", "worst error", "tolerance", "verdict", "why")
+        for o in self.outcomes:
+            error = "-" if o.error is None else f"{o.error:.1e}"
+            tolerance = "exact" if o.tolerance == 0 else f"{o.tolerance:.0e}"
+            table.add_row(o.name, error, tolerance, f"[{_COLOURS[o.verdict]}]{o.verdict}[/]", _plain(o.why))
+        return table
+
+    def summary(self) -> str:
+        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in _COLOURS)
+        return f"{counts}" if self.passed or self.count("failed") else f"{counts}: nothing was shown"
+
+
+def run(
+    name: str,
+    *,
+    only: Sequence[str] = (),
+    dtype: str = "float32",
+    device: str | None = None,
+    kernels: str = "auto",
+    layers: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    announce: Callable[[str], None] | None = None,
+) -> Report:
+    """Checks a preset (random weights), checkpoint directory or hub id.
+
+    only: names of checks, or their first words. dtype: float32, bfloat16 or float64. device: None takes CUDA where
+    there is any. layers, tokens: see `open_subject`. announce: is called once, before the first check, with a sentence
+    that says what is checked. Raises `UserError` for what cannot be checked at all.
+    """
+    checks = choose(only)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="h1r-parity-") as workspace:
+        subject = open_subject(
+            name, Path(workspace), dtype=DTYPES[dtype], device=place, kernels=kernels, layers=layers, tokens=tokens,
+            seed=seed,
+        )  # fmt: skip
+        header = describe(subject)
+        if announce is not None:
+            announce(sentence(header))
+        return Report(header, outcomes(subject, checks))
+
+
+def outcomes(subject: Subject, checks: Iterable[Check]) -> list[Outcome]:
+    """Each check in turn, with a progress display."""
+    found = []
+    checks = list(checks)
+    with progress("parity", total=len(checks), unit="check") as bar:
+        for check in checks:
+            found.append(check.run(subject))
+            bar.advance(last=check.name)
+    return found
+
+
+def describe(subject: Subject) -> dict[str, Any]:
+    """What the outcomes depend on."""
+    model = subject.model
+    return {
+        "model": subject.name,
+        "layers": subject.config.num_hidden_layers,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "kernels": {"name": model.kernels.name, "reason": model.kernels.reason},
+        "tokens": subject.tokens,
+        "seed": subject.seed,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **_versions("open-h1r", "torch", "transformers", "vllm")},
+    }
+
+
+def sentence(header: dict[str, Any]) -> str:
+    """The header in two lines."""
+    kernels = header["kernels"]
+    versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items() if version)
+    return (
+        f"{header['model']}: {header['layers']} layers, {header['parameters']:,} parameters, {header['dtype']} on "
+        f"{header['device']}, {header['tokens']} tokens, seed {header['seed']}\n"
+        f"kernels {kernels['name']} ({kernels['reason']}); {versions}"
+    )
+
+
+def _versions(*names: str) -> dict[str, str | None]:
+    """Installed versions; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _plain(text: str) -> str:
+    """Text as it is: rich would read brackets as markup."""
+    return text.replace("[", r"\[")

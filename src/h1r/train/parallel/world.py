@@ -1,0 +1,117 @@
+"""The processes that train one model together: a grid of data-parallel x context-parallel ranks.
+
+    rank = data_rank * context_degree + context_rank
+
+The ranks of one row share sequences (`context.py`); other rows take other sequences. Sharing is the heavier traffic, so
+it is neighbours that share. Parameters are replicated over the whole grid, and gradients summed over all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from h1r.config import ParallelSection
+from h1r.errors import UserError
+from h1r.model import HybridForCausalLM
+from h1r.train.parallel.context import parallelize
+from h1r.train.parallel.exchange import share
+from h1r.train.parallel.gradients import sync_gradients
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place in the grid. `World()` is a process alone, for which everything is the identity."""
+
+    data_rank: int = 0
+    data_degree: int = 1
+    context_rank: int = 0
+    context_degree: int = 1
+    context: dist.ProcessGroup | None = None
+    everyone: dist.ProcessGroup | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.data_rank == 0 and self.context_rank == 0
+
+    def parallelize(self, model: HybridForCausalLM) -> HybridForCausalLM:
+        """See `context.parallelize`; a context degree of 1 leaves the model as it is."""
+        return model if self.context is None or self.context_degree == 1 else parallelize(model, self.context)
+
+    def deal(self, items: Sequence[T]) -> Sequence[T]:
+        """The items (micro-batches) of this row of the grid."""
+        return items[self.data_rank :: self.data_degree]
+
+    def share(self, num_tokens: int) -> slice:
+        """The flat tokens of a micro-batch that this rank holds."""
+        return share(num_tokens, self.context_rank, self.context_degree)
+
+    def sync_gradients(self, model: nn.Module) -> None:
+        """Sums gradients over the grid."""
+        if self.everyone is not None:
+            sync_gradients(model, self.everyone)
+
+    def sum(self, value: float) -> float:
+        """Of a number over the grid, the same on every rank."""
+        if self.everyone is None:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self.everyone)
+        return total.item()
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A `UserError` inside the block on any rank is raised on all of them, so that none waits for one that left."""
+        mine: UserError | None = None
+        try:
+            yield
+        except UserError as error:
+            mine = error
+        if self.everyone is None:
+            if mine is not None:
+                raise mine
+            return
+        said: list[str | None] = [None] * dist.get_world_size(self.everyone)
+        dist.all_gather_object(said, None if mine is None else str(mine), group=self.everyone)
+        if mistakes := [text for text in said if text is not None]:
+            raise UserError(mistakes[0])
+
+
+ALONE = World()
+
+
+def degrees(section: ParallelSection, processes: int) -> tuple[int, int]:
+    """(data, context) degrees on so many processes. Raises `UserError` when they do not multiply to it."""
+    context = section.context
+    data = processes // context if section.data == -1 else section.data
+    if data < 1 or data * context != processes:
+        wanted = f"a multiple of {context}" if section.data == -1 else f"{data * context}"
+        raise UserError(
+            f"[parallel] context = {context}, data = {section.data} needs {wanted} processes, and there "
+            f"{'is 1' if processes == 1 else f'are {processes}'}; change [parallel], or start as many with "
+            "`torchrun --nproc-per-node N -m h1r ...`"
+        )
+    return data, context
+
+
+def open_world(section: ParallelSection) -> World:
+    """The grid of this run out of the processes that torch.distributed knows, or of this one alone.
+
+    Every process must call it. Raises `UserError` (see `degrees`) on all of them alike.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        degrees(section, 1)
+        return ALONE
+    data, context = degrees(section, dist.get_world_size())
+    rank = dist.get_rank()
+    rows = [dist.new_group(list(range(row * context, (row + 1) * context))) for row in range(data)]
+    return World(rank // context, data, rank % context, context, rows[rank // context], dist.group.WORLD)

@@ -1,0 +1,130 @@
+"""`h1r parity` passes on an exact model, fails on each broken one, and never counts what could not run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from h1r.cli import app
+from h1r.model import build, save
+from h1r.model.attention import Attention
+from h1r.model.cache import HybridCache
+from h1r.model.config import preset
+from h1r.model.kernels import portable
+from h1r.model.mamba2 import Mamba2
+from h1r.parity import run
+
+SMALL = preset(
+    "tiny", hidden_size=48, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+    mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8, vocab_size=64,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(build(SMALL, 0), tmp_path_factory.mktemp("parity") / "small")
+
+
+def verdicts(checkpoint: Path, *only: str) -> dict[str, str]:
+    return {outcome.name: outcome.verdict for outcome in run(str(checkpoint), only=only, kernels="torch").outcomes}
+
+
+def test_an_exact_model_passes(checkpoint: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["parity", str(checkpoint), "--json", *_only("packed", "decode", "reload", "vllm")]
+    )
+    found = json.loads(result.stdout)["checks"]
+    assert result.exit_code == 0
+    assert all(set(check) == {"name", "error", "tolerance", "verdict", "why"} for check in found)
+    assert {check["verdict"] for check in found if check["name"] != "vllm"} == {"passed"}
+
+
+def test_what_cannot_run_is_skipped_with_a_reason_and_alone_does_not_pass(checkpoint: Path) -> None:
+    result = CliRunner().invoke(app, ["parity", str(checkpoint), "--json", *_only("context-parallel-3")])
+    (check,) = json.loads(result.stdout)["checks"]
+    assert result.exit_code == 1
+    assert check["verdict"] == "skipped"
+    assert "does not divide" in check["why"]
+
+
+def _only(*names: str) -> list[str]:
+    return [part for name in names for part in ("--only", name)]
+
+
+def _leaking_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = portable.causal_conv
+
+    def leak(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Any) -> Tensor:
+        return honest(x, weight, bias, type(layout).of([layout.num_tokens], x.device))
+
+    monkeypatch.setattr(portable, "causal_conv", leak)
+
+
+def _forgotten_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Mamba2.cached
+
+    def forget(self: Mamba2, h: Tensor, conv: Tensor, ssm: Tensor, num_new: Tensor | None) -> Tensor:
+        return honest(self, h, conv.zero_(), ssm, num_new)
+
+    monkeypatch.setattr(Mamba2, "cached", forget)
+
+
+def _shifted_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Attention.cached
+
+    def shift(self: Attention, h: Tensor, table: tuple[Tensor, Tensor], *rest: Any) -> Tensor:
+        return honest(self, h, (table[0].flip(-1), table[1].flip(-1)), *rest)
+
+    monkeypatch.setattr(Attention, "cached", shift)
+
+
+def _half_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = HybridCache.copy_rows_
+
+    def fork(self: HybridCache, target: Tensor, other: HybridCache, source: Tensor, length: int) -> None:
+        honest(self, target, other, source, length)
+        self.ssm[-1][target] = 0
+
+    monkeypatch.setattr(HybridCache, "copy_rows_", fork)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "red", "green"),
+    [
+        (_leaking_convolution, {"packed-logits", "packed-convolution", "packed-gradients"}, {"decode", "save-load"}),
+        (_forgotten_tail, {"decode", "chunked-prefill"}, {"packed-logits", "save-load"}),
+        (_shifted_positions, {"prefill", "decode"}, {"packed-logits"}),
+        (_half_fork, {"forked-cache"}, {"decode", "packed-logits"}),
+    ],
+)
+def test_a_broken_model_turns_the_right_checks_red(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, break_it: Callable[..., None], red: set[str], green: set[str]
+) -> None:
+    break_it(monkeypatch)
+    found = verdicts(checkpoint, *red, *green)
+    assert {name for name in red if found[name] == "failed"} == red
+    assert {name for name in green if found[name] == "passed"} == green
+
+
+def test_a_reload_that_drops_a_tensor_is_found(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = torch.nn.Module.load_state_dict
+
+    def drop(self: torch.nn.Module, state: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        return honest(self, {k: v for k, v in state.items() if not k.endswith("mamba.D")}, strict=False)
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", drop)
+    assert verdicts(checkpoint, "reload")["reload"] == "failed"
+
+
+def test_another_architecture_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    result = CliRunner().invoke(app, ["parity", str(tmp_path)])
+    assert result.exit_code != 0
+    assert "falcon_h1" in str(result.exception)
