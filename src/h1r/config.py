@@ -256,7 +256,7 @@ class RLSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes that `torchrun` starts share SFT. One process needs none of it."""
+    """How the processes that `torchrun` starts share SFT; one process needs none of it. May change within a run."""
 
     context: Positive = 1
     """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""

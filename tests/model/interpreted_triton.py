@@ -6,6 +6,7 @@ a kernel takes milliseconds there: sizes are small, and tiles are made smaller t
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton.runtime import interpreter
 
+from h1r.model import build
+from h1r.model.config import preset
+from h1r.model.kernels import Kernels
+from h1r.model.kernels.portable import TORCH
 from h1r.model.kernels.reference import REFERENCE
 from h1r.model.kernels.triton import TRITON
 from h1r.model.kernels.triton.chunks import chunks_of
@@ -303,5 +308,25 @@ def test_slices_of_a_projection_are_read_in_place() -> None:
 
 
 def test_double_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="fp32, bf16 and fp16"):
+    with pytest.raises(TypeError, match="fp32, bf16 and fp16"):
         TRITON.rms_norm(torch.randn(2, 4, dtype=torch.float64), torch.ones(4), 1e-5)
+
+
+def test_a_model_on_these_kernels_has_the_loss_and_gradients_of_plain_pytorch() -> None:
+    config = preset(
+        "tiny", hidden_size=16, intermediate_size=24, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        mamba_d_ssm=16, mamba_n_heads=2, mamba_d_head=8, mamba_d_state=8, mamba_rms_norm=True, num_hidden_layers=1,
+        vocab_size=32,
+    )  # fmt: skip
+    model, layout = build(config, 0), Layout.of([19, 3])
+    ids = torch.randint(0, 32, (22,), generator=torch.Generator().manual_seed(0))
+
+    def loss_and_gradients(kernels: Kernels) -> list[Tensor]:
+        model.use(kernels).zero_grad()
+        loss = -kernels.token_logprobs(model.logits(model.model(ids, layout)), ids).mean()
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters())]
+
+    ours = dataclasses.replace(TRITON, attention=TORCH.attention)  # the one operator that needs the card
+    for a, b in zip(loss_and_gradients(ours), loss_and_gradients(TORCH), strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()

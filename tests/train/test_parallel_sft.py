@@ -24,6 +24,7 @@ from h1r.model.checkpoint import read_weights
 from h1r.run import Checkpoints, Run
 from h1r.train import sft as sft_module
 from h1r.train.parallel.world import degrees
+from h1r.train.rl import rl
 from h1r.train.sft import sft
 from h1r.train.start import starting_model
 
@@ -188,6 +189,13 @@ def test_data_takes_the_processes_that_context_leaves() -> None:
         degrees(ParallelSection(context=4), 6)
     with pytest.raises(UserError, match=r"needs a multiple of 4 processes, and there are 2"):
         degrees(ParallelSection(context=4), 2)
+
+
+def test_a_run_goes_on_with_another_grid_and_rl_asks_for_none(curated: Path, tmp_path: Path) -> None:
+    run = run_from(curated, tmp_path / "run", recipe_for(context=2))
+    with pytest.raises(UserError, match=r"rl trains in one process, but \[parallel\] context = 2"):
+        rl(recipe_for(context=2), run)
+    assert Run.open(run.path, recipe_for()) == run
 
 
 @pytest.mark.slow

@@ -71,7 +71,13 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     """Trains sft/model on the RL pool; writes rl/metrics.jsonl, rl/rollouts.jsonl, rl/checkpoints and rl/model.
 
     resume: go on from the newest checkpoint, to the same bits as an unbroken run. Returns steps and the last reward.
+    Trains in one process: raises `UserError` for a recipe that asks for context parallelism.
     """
+    if recipe.parallel.context > 1:
+        raise UserError(
+            f"rl trains in one process, but [parallel] context = {recipe.parallel.context}, which sft alone can use; "
+            "go on in the same run with --set parallel.context=1"
+        )
     with run.timed("rl"), VerifierPool(workers=1) as pool:
         stage, section = run.stage("rl"), recipe.rl
         tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))

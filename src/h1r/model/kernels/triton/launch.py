@@ -9,7 +9,8 @@ from torch import Tensor
 def checked(x: Tensor) -> Tensor:
     """x, if the kernels take its type: they compute in fp32, which would round fp64 without a word."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"the triton kernels take fp32, bf16 and fp16, not {x.dtype}; use the torch kernels")
+        kind = str(x.dtype).removeprefix("torch.")
+        raise TypeError(f"triton kernels take fp32, bf16 and fp16, not {kind}; use torch kernels")
     return x
 
 
