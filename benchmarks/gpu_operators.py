@@ -1,0 +1,220 @@
+"""The operators one by one on a CUDA card: errors against float64, milliseconds against other kernels, tile sizes.
+
+Imported by `gpu_train_step.py`. Sets of kernels: ours (`triton`), plain PyTorch (`torch`), mamba-ssm with
+causal-conv1d, and for the scan flash-linear-attention; those that cannot be imported are reported with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h1r.model.config import HybridConfig
+from h1r.model.kernels import Kernels
+from h1r.model.kernels.mamba_ssm import MAMBA_SSM
+from h1r.model.kernels.mamba_ssm import obstacle as mamba_ssm_obstacle
+from h1r.model.kernels.portable import TORCH
+from h1r.model.layout import Layout
+
+TOLERANCE = 1e-2  # of ‖out - exact‖ / ‖exact‖ in bf16
+Operator = Callable[..., Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One operator at one size: how a set of kernels runs it, and inputs whose last `kept` stay fp32."""
+
+    run: Callable[[Kernels], Operator]
+    inputs: list[Tensor]
+    kept: int = 0
+
+    def leaves(self, dtype: torch.dtype, rounded: torch.dtype = torch.bfloat16) -> list[Tensor]:
+        """Leaf copies in `dtype` of the inputs as `rounded` holds them."""
+        halves = len(self.inputs) - self.kept
+        cast = [t.to(rounded) if i < halves else t for i, t in enumerate(self.inputs)]
+        return [
+            t.detach().to(torch.float32 if i >= halves and dtype != torch.float64 else dtype).clone().requires_grad_()
+            for i, t in enumerate(cast)
+        ]
+
+
+def cases(config: HybridConfig, lengths: list[int], device: str = "cuda") -> dict[str, Case]:
+    """Every operator of a layer of this geometry on documents of these lengths."""
+    layout, T = Layout.of(lengths, device), sum(lengths)
+    H, P, G, S = config.mamba_n_heads, config.mamba_d_head, config.mamba_n_groups, config.mamba_d_state
+    M, N, E = config.mamba_d_ssm, config.conv_dim, config.head_dim
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device)
+
+    angle = random(T, E // 2)
+    head = min(T, 4096)
+    targets = torch.randint(0, config.vocab_size, (head,), device=device)
+
+    def scan(k: Kernels) -> Operator:
+        return lambda x, B, C, D, dt, A: k.scan(x, dt, A, B, C, D, layout, config.mamba_chunk_size)
+
+    return {
+        "conv_silu": Case(lambda k: lambda *t: k.conv_silu(*t, layout), [random(T, N), random(N, 4), random(N)]),
+        "scan": Case(
+            scan,
+            [
+                random(T, H, P), random(T, G, S), random(T, G, S), random(H), torch.rand(T, H, device=device) * 0.1,
+                -torch.rand(H, device=device) * 16,
+            ],
+            kept=2,
+        ),
+        "gate": Case(lambda k: lambda y, z: k.gate(y, z, None, G, 1e-5, False), [random(T, M), random(T, M)]),
+        "gate and norm": Case(
+            lambda k: lambda y, z, w: k.gate(y, z, w, G, 1e-5, False), [random(T, M), random(T, M), random(M)]
+        ),
+        "attention": Case(
+            lambda k: lambda *t: k.attention(*t, layout),
+            [random(T, config.num_attention_heads, E), *(random(T, config.num_key_value_heads, E) for _ in range(2))],
+        ),
+        "rms_norm": Case(
+            lambda k: lambda *t: k.rms_norm(*t, 1e-5), [random(T, config.hidden_size), random(config.hidden_size)]
+        ),
+        "swiglu": Case(lambda k: k.swiglu, [random(T, config.intermediate_size) for _ in range(2)]),
+        "rotary": Case(
+            lambda k: lambda x: k.rotary(x, angle.cos(), angle.sin()), [random(T, config.num_attention_heads, E)]
+        ),
+        "token_logprobs": Case(lambda k: lambda x: k.token_logprobs(x, targets), [random(head, config.vocab_size)]),
+    }  # fmt: skip
+
+
+def kernel_sets() -> tuple[dict[str, Kernels], dict[str, str]]:
+    """The sets that can run on this machine, and why the others cannot."""
+    from h1r.model.kernels.triton import TRITON
+
+    sets, missing = {"triton": TRITON, "torch": TORCH}, {}
+    if why := mamba_ssm_obstacle("cuda"):
+        missing["mamba-ssm"] = why
+    else:
+        sets["mamba-ssm"] = MAMBA_SSM
+    if importlib.util.find_spec("fla") is None:
+        missing["fla"] = "fla cannot be imported; pip install flash-linear-attention"
+    else:
+        sets["fla"] = dataclasses.replace(TORCH, name="fla", scan=fla_scan)
+    return sets, missing
+
+
+def fla_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, layout: Layout, _: int) -> Tensor:
+    """The scan as gated linear attention: queries C, keys B, values dt x, log decays dt A."""
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    repeat = x.shape[1] // B.shape[1]
+    q, k = (t.repeat_interleave(repeat, 1)[None] for t in (C, B))
+    v, g = (x * dt[..., None]).to(x.dtype)[None], (dt * A)[None]
+    y, _state = chunk_simple_gla(q, k, v, g=g, scale=1.0, cu_seqlens=layout.cu_seqlens)
+    return y[0] + D[:, None] * x
+
+
+def errors(case: Case, kernels: Kernels) -> list[float]:
+    """Relative errors of the output and of each gradient in bf16 against plain PyTorch in float64."""
+    cast, exact = case.leaves(torch.bfloat16), case.leaves(torch.float64)
+    got, expected = case.run(kernels)(*cast), case.run(TORCH)(*exact)
+    pull = torch.randn_like(got)
+    found = torch.autograd.grad((got * pull).sum(), cast)
+    wanted = torch.autograd.grad((expected * pull.double()).sum(), exact)
+    return [
+        ((a.double() - b).norm() / b.norm()).item() for a, b in zip((got, *found), (expected, *wanted), strict=True)
+    ]
+
+
+def check(config: HybridConfig, name: str, sets: dict[str, Kernels]) -> list[dict[str, Any]]:
+    """One row per operator and set: the worst error; a NaN or an exception is a failure."""
+    rows = []
+    for operator, case in cases(config, [1500, 1, 130, 417]).items():
+        for kind, kernels in sets.items():
+            if kind == "fla" and operator != "scan":
+                continue
+            row: dict[str, Any] = {"check": operator, "geometry": name, "kernels": kind, "tolerance": TOLERANCE}
+            try:
+                worst = max(errors(case, kernels), key=lambda e: (e != e, e))
+                row |= {"error": worst, "verdict": "passed" if worst <= TOLERANCE else "failed"}
+            except Exception as error:  # a peer's own failure must not end the run
+                row |= {"error": None, "verdict": "failed", "why": f"{type(error).__name__}: {error}"[:200]}
+            rows.append(row)
+    return rows
+
+
+def milliseconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median over `repeats` timed runs on the device, after three that warm up."""
+    for _ in range(3):
+        run()
+    pairs = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        pairs.append((start, end))
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in pairs)
+
+
+def forward_and_backward(operator: Operator, leaves: list[Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Closures: forward without a graph, and forward with backward into `leaves`."""
+    pull = torch.randn_like(operator(*leaves))
+
+    def forward() -> None:
+        with torch.no_grad():
+            operator(*leaves)
+
+    return forward, lambda: torch.autograd.grad(operator(*leaves), leaves, pull)
+
+
+def time_operators(
+    config: HybridConfig, name: str, lengths: list[int], sets: dict[str, Kernels], repeats: int
+) -> list[dict[str, Any]]:
+    """One row per operator and set: milliseconds forward, and forward with backward, in bf16."""
+    rows = []
+    for operator, case in cases(config, lengths).items():
+        for kind, kernels in sets.items():
+            if kind == "fla" and operator != "scan":
+                continue
+            row: dict[str, Any] = {"operator": operator, "geometry": name, "tokens": sum(lengths), "kernels": kind}
+            try:
+                forward, both = forward_and_backward(case.run(kernels), case.leaves(torch.bfloat16))
+                row |= {"forward_ms": milliseconds(forward, repeats), "both_ms": milliseconds(both, repeats)}
+            except Exception as error:
+                row["why"] = f"{type(error).__name__}: {error}"[:200]
+            torch.cuda.empty_cache()
+            rows.append(row)
+    return rows
+
+
+def sweep_scan(config: HybridConfig, name: str, lengths: list[int], repeats: int) -> list[dict[str, Any]]:
+    """The scan with other tile sizes, one changed at a time; the chunk too."""
+    from h1r.model.kernels.triton import TRITON
+
+    module = importlib.import_module("h1r.model.kernels.triton.scan")
+    usual = module.BLOCKS
+    tries: list[tuple[str, Any, int]] = [("as shipped", usual, config.mamba_chunk_size)]
+    tries += [(f"chunk {n}", usual, n) for n in (64, 128, 256) if n != config.mamba_chunk_size]
+    for field, values in {
+        "tokens": (32, 128), "inner": (32, 128), "states": (64, 256), "keys": (32, 128), "carried": (512, 2048),
+        "splits": (1, 2, 8), "warps": (2, 8), "stages": (1, 3, 4),
+    }.items():  # fmt: skip
+        tries += [(f"{field} {v}", dataclasses.replace(usual, **{field: v}), config.mamba_chunk_size) for v in values]
+    rows = []
+    for label, blocks, chunk in tries:
+        case = cases(dataclasses.replace(config, mamba_chunk_size=chunk), lengths)["scan"]
+        row: dict[str, Any] = {"sweep": label, "geometry": name, "tokens": sum(lengths)}
+        module.BLOCKS = blocks
+        try:
+            forward, both = forward_and_backward(case.run(TRITON), case.leaves(torch.bfloat16))
+            row |= {"forward_ms": milliseconds(forward, repeats), "both_ms": milliseconds(both, repeats)}
+        except Exception as error:  # more shared memory than there is
+            row["why"] = f"{type(error).__name__}: {error}"[:200]
+        rows.append(row)
+    module.BLOCKS = usual
+    return rows
