@@ -21,7 +21,7 @@ from h1r.verify.math_parse import WORD_CLOSE, WORD_OPEN
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A product of powers of base units and a factor: cm^2 is ({metre: 2}, 1/10000). Words like "apples" are unknown."""
+    """A product of base units and a factor: cm^2 is ({metre: 2}, 1/10000). Plain words as "apples" are unknown."""
 
     powers: frozenset[tuple[str, int]]
     factor: Fraction = Fraction(1)
