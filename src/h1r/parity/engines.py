@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 
 import torch
 
+from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.parity.measure import NotHereError, Worst
@@ -14,6 +16,8 @@ from h1r.parity.subject import Subject
 from h1r.records import Trace
 
 NEW_TOKENS = 12
+TRACES = 3
+"""Of each prompt."""
 
 
 def native_logprobs(subject: Subject) -> Worst:
@@ -23,9 +27,9 @@ def native_logprobs(subject: Subject) -> Worst:
 
 def engine_logprobs(subject: Subject, engine: Engine) -> Worst:
     """Log-probabilities that `engine` reports for what it sampled, against the training forward of prompt and answer.
-    Three traces of each of two prompts, at temperature 1. Absolute, in nats."""
+    Absolute, in nats."""
     prompts = _prompts(subject)
-    traces = engine.generate(prompts, SamplingParams(n=3, max_tokens=NEW_TOKENS, seed=subject.seed))
+    traces = engine.generate(prompts, SamplingParams(n=TRACES, max_tokens=NEW_TOKENS, seed=subject.seed))
     worst = Worst()
     for trace in traces:
         if trace.finish_reason == "error":
@@ -66,8 +70,26 @@ def reload(subject: Subject) -> Worst:
 
 
 def vllm_logprobs(subject: Subject) -> Worst:
-    """As `native_logprobs`, for vLLM."""
-    raise NotHereError("this version has no vLLM engine yet")
+    """As `native_logprobs`, for vLLM, which reads the files itself."""
+    if importlib.util.find_spec("vllm") is None:
+        raise NotHereError("vllm is not installed; `make setup-vllm` adds it on a machine without a GPU")
+    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm_limits import unsupported
+
+    if why := unsupported(subject.config, subject.device.type == "cpu"):
+        raise NotHereError(f"vLLM cannot run this geometry: {why}")
+    engine = VLLMEngine(
+        subject.directory(),
+        section=EngineSection(max_sequences=TRACES),
+        eos_token_ids=(),
+        dtype=str(subject.dtype).removeprefix("torch."),
+        max_model_len=subject.tokens,
+        in_process=True,
+    )
+    try:
+        return engine_logprobs(subject, engine)
+    finally:
+        engine.close()
 
 
 def _compare(worst: Worst, where: str, got: list[Trace], expected: list[Trace]) -> None:

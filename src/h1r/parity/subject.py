@@ -91,6 +91,11 @@ class Subject:
             self._saved = save(self.model, self.workspace / "checkpoint")
         return self._saved
 
+    def directory(self) -> Path:
+        """The user's own directory where it holds exactly these weights, else `checkpoint()`."""
+        own = Path(self.origin or "")
+        return own if self.origin and own.is_dir() else self.checkpoint()
+
     def parameters(self) -> tuple[list[str], list[Tensor]]:
         """Names and tensors of all parameters; tied ones count once."""
         names, tensors = zip(*self.model.named_parameters(), strict=True)

@@ -1,0 +1,62 @@
+"""Both engines on one small model, built once per module; vLLM runs in the tests' own process and is skipped without.
+
+`geometries` of the model's tests is shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
+
+from geometries import SMALL, randomised
+
+from h1r.config import EngineSection
+from h1r.engine.native import NativeEngine
+from h1r.model import HybridForCausalLM, save
+
+CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
+"""A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
+SECTION = EngineSection(max_sequences=6, prefill_tokens=256)
+
+
+class Letters:
+    """A tokenizer of one character per token."""
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(65 + i) for i in ids)
+
+
+@pytest.fixture(scope="session")
+def model() -> HybridForCausalLM:
+    return randomised(CONFIG, seed=3)
+
+
+@pytest.fixture(scope="session")
+def vllm_installed() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: make setup-vllm")
+
+
+@pytest.fixture(scope="module")
+def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    from h1r.engine.vllm import VLLMEngine
+
+    checkpoint = save(model, tmp_path_factory.mktemp("model"))
+    engine = VLLMEngine(checkpoint, Letters(), SECTION, in_process=True)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module", params=["native", "vllm"])
+def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Any:
+    if request.param == "vllm":
+        return request.getfixturevalue("vllm_engine")
+    return NativeEngine(model, Letters(), SECTION)
