@@ -30,7 +30,7 @@ def child(arguments: list[str], **environment: str) -> str:
     """Runs python apart, since the interpreter and a stand-in driver change triton for the whole process."""
     variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=variables)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.returncode == 0, f"status {done.returncode}\n" + done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 
 

@@ -142,6 +142,8 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         return float(value)
     if type(value) is not type(default):
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}[type(default)]
+        if name == "eos_token_id":
+            wanted += " or a list of them"
         raise UserError(f"model config: {name} = {value!r} must be {wanted}; {_MEND}")
     return value
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from h1r.errors import UserError
 from h1r.model.kernels.triton.chunks import chunks_of
 from h1r.model.layout import Layout
 
@@ -43,6 +44,8 @@ def attention(q_THE: Tensor, k_TJE: Tensor, v_TJE: Tensor, layout: Layout) -> Te
 
 @lru_cache(maxsize=1)
 def _varlen() -> Varlen:
+    if why := obstacle():
+        raise UserError(f"model.kernels = 'triton' cannot be used: {why}; install one, or choose torch")
     if importlib.util.find_spec("torch.nn.attention.varlen"):
         from torch.nn.attention.varlen import varlen_attn
 
