@@ -1,94 +1,443 @@
-import json
-import os
-from pathlib import Path
-
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from h1r.records import Problem
-from h1r.verify import VerifierPool
-from h1r.verify.math import equivalent, normalise, parse_number, split_list, tier_one
+from h1r.verify.math import equivalent, grade, normalise, parse_number, quick, tier_one
+from h1r.verify.math_compare import compare
+from h1r.verify.math_read import read
+from h1r.verify.math_text import MAX_CHARS, refusal, split_top
 
-DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[3] / "shared" / "data"))
+EQUAL = r"""
+7,425,000 | 7425000
+1000.0 | 1000
+10,000 | 10{,}000
+\frac12 | 0.5
+\dfrac{10}{4} | 5/2
+1/3 | 0.333333
+2x+1 | 1+2x
+\sqrt{\frac{1}{n}} | \frac{1}{\sqrt{n}}
+\sqrt{\frac{2}{n}} | \frac{\sqrt{2}}{\sqrt{n}}
+e^{16}-1 | -1+e^{16}
+3 | x=3
+7 | 2+5=7
+0<x<1 | (0,1)
+(0,1) | 0<x<1
+1,2 | 2,1
+\{\sqrt2,3\} | \{3,2^{1/2}\}
+(\sqrt2,3) | (2^{1/2},3)
+x=1,y=2 | y=2,x=1
+5, 6 | x=5 \text{ or } x=6
+2 | 2\text{ apples}
+\text{even} | Even
+21,16 or 11 | 21, 11, and 16
+\boxed{2}, \boxed{3} | \{2,3\}
+\left[0, 1\right) | [0,1)
+-\frac{1}{2} | \frac{-1}{2}
+-\frac{1}{2} | \frac{1}{-2}
+-1/2 | -0.5
+\frac{\pi}{4} | \pi/4
+\frac{\pi}{4} | 0.25\pi
+45^\circ | 45
+45^\circ | 45 \text{ degrees}
+2\sqrt{3} | \sqrt{12}
+2\sqrt{3} | 2*sqrt(3)
+2\sqrt{3} | 2 \cdot \sqrt 3
+\sqrt{3}/3 | \frac{1}{\sqrt{3}}
+x^2+2x+1 | (x+1)^2
+x^2 + 2x + 1 | 1 + 2x + x^2
+y = 2x + 3 | 2x - y + 3 = 0
+y = 2x + 3 | y - 3 = 2x
+(x-1)^2 + (y+2)^2 = 9 | x^2 - 2x + y^2 + 4y - 4 = 0
+\frac{x^2}{4} + \frac{y^2}{3} = 1 | 3x^2+4y^2=12
+(-\infty, 2) \cup (4, \infty) | x<2 \text{ or } x>4
+(-\infty,2)\cup(4,\infty) | (4,\infty)\cup(-\infty,2)
+[-2,7] | -2 \le x \le 7
+x \in [-2,7] | [-2, 7]
+x \ge 3 | [3,\infty)
+x\geq 3 | 3 \leq x
+(3,\infty) | x > 3
+\{1,2,3\} | 3,1,2
+\{1,2,3\} | \{3, 2, 1\}
+\{x \mid x > 3\} | x>3
+(1,2),(3,4) | (3,4),(1,2)
+(1,2) \text{ and } (3,4) | \{(1,2),(3,4)\}
+x = 1, y = 2 | (1,2)
+(x,y) = (1,2) | (1,2)
+1 \pm \sqrt{2} | 1+\sqrt2, 1-\sqrt2
+x = 1 \pm \sqrt{2} | 1 + \sqrt{2}, 1 - \sqrt{2}
+\frac{1 \pm \sqrt{5}}{2} | \frac{1+\sqrt5}{2}, \frac{1-\sqrt5}{2}
+12 \text{ cm} | 12
+12\text{ cm} | 12 cm
+12\,\mathrm{cm} | 12\text{cm}
+12 \text{ cm}^2 | 12\text{ square centimeters}
+100 \text{ cm} | 1 \text{ m}
+\$18.90 | 18.90
+\$18.90 | 18.9 \text{ dollars}
+\$12,500 | 12500
+50\% | 0.5
+50\% | 50
+1{,}234{,}567 | 1234567
+1,234,567 | 1 234 567
+\text{(B)} | B
+\textbf{(B)} 12 | B
+B | (B)
+B | \text{B}
+\text{B} | \textbf{B}
+(C) | C) 15
+\text{Monday} | Monday
+\text{no solution} | No solution.
+\emptyset | \varnothing
+\emptyset | \{\}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
+\begin{pmatrix} 1/2 \\ 3 \end{pmatrix} | \begin{pmatrix} 0.5 \\ 3 \end{pmatrix}
+\begin{pmatrix}1\\2\end{pmatrix} | \begin{array}{c} 1 \\ 2 \end{array}
+3:2 | 3/2
+3:2 | 6:4
+2^{10} | 1024
+2^{99} | 633825300114114700748351602688
+10! | 3628800
+\binom{10}{3} | 120
+\log_2 8 | 3
+\ln 2 + \ln 3 | \ln 6
+\sin^2 x | 1-\cos^2 x
+e^{2\ln 3} | 9
+\frac{3}{4} | .75
+1\frac{3}{4} | \frac{7}{4}
+1 \frac34 | 1.75
+0.\overline{3} | \frac13
+0.1\overline{6} | 1/6
+1011_2 | 1011_{2}
+1011_2 | 1011
+5.2 \times 10^{3} | 5200
+5.2e3 | 5200
+3 + 4i | 4i + 3
+\frac{1}{2} + \frac{\sqrt{3}}{2} i | \frac{1+i\sqrt{3}}{2}
+a^2b | ba^2
+\frac{a}{b} | a/b
+x | x
+f(x) = x^2 | x^2
+f(x)=x+1 | y=x+1
+S_n = \frac{n(n+1)}{2} | \frac{n^2+n}{2}
+\frac{n(n+1)}{2} | \binom{n+1}{2}
+n! | n \cdot (n-1)!
+2^{n+1} | 2 \cdot 2^n
+\frac{1}{x-1} | -\frac{1}{1-x}
+\sqrt[3]{2} | 2^{1/3}
+\sqrt[3]{16} | 2\sqrt[3]{2}
+|x-1| | |1-x|
+\left|x\right| | |x|
+\lfloor x \rfloor | \lfloor x\rfloor
+x=2 | 2
+x=2 \text{ or } x=3 | 2, 3
+2 \text{ and } 3 | 2,3
+\frac{\sqrt{6}-\sqrt{2}}{4} | \sin 15^\circ
+\tan 60^\circ | \sqrt3
+120^{\circ} | 120
+p=3 | p = 3.0
+-x^2+1 | 1-x^2
+(x+1)(x-1) | x^2-1
+2x(x+1) | 2x^2+2x
+\frac{2}{3}\pi | \frac{2\pi}{3}
+\pi r^2 | r^2 \pi
+1 < x < 3 | (1,3)
+x \neq 2 | (-\infty,2)\cup(2,\infty)
+\mathbb{R} \setminus \{2\} | (-\infty,2)\cup(2,\infty)
+\mathbb{R} | (-\infty,\infty)
+(-\infty,\infty) | \text{all real numbers}
+{1, 2} | \{1,2\}
+\left(\frac{1}{2}, 3\right) | (0.5, 3)
+A=3, B=4 | (3,4)
+a = 3, b = 4 | b = 4, a = 3
+a = 3, b = 4 | a=3 \text{ and } b=4
+m = 4 | 4
+36 \text{ square units} | 36
+15 \text{ mph} | 15
+2 hours | 2
+2 \text{ hours} | 120 \text{ minutes}
+2:30 \text{ PM} | 2:30 p.m.
+\text{Yes} | yes
+\text{True} | true
+7\text{th} | 7th
+\frac{\partial f}{\partial x} | \frac{\partial f}{\partial x}
+\sum_{k=1}^{3} k | 6
+\int_0^1 x dx | \frac{1}{2}
+\lim_{x\to 0} \frac{\sin x}{x} | 1
+e | \mathrm{e}
+e^{-x} | \frac{1}{e^x}
+\cos\frac{\pi}{3} | \frac12
+\arctan 1 | \frac{\pi}{4}
+\frac{4\pi\sqrt{3}}{9} | \frac{4\sqrt{3}\pi}{9}
+\text{east} | East
+6 - 5i | -5i+6
+x^{\frac{1}{2}} | \sqrt{x}
+-4, 4 | \pm 4
+\pm 4 | 4, -4
+\pm\frac{1}{2} | \frac12,-\frac12
+x_1 = 2, x_2 = 3 | 2,3
+\{ (1,2) \} | (1,2)
+[1,2] \cup [3,4] | [3,4]\cup[1,2]
+\frac{1}{3}x | \frac{x}{3}
+3.0 | 3
+1.50 | \frac{3}{2}
+-(x-2) | 2-x
+2a+3b | 3b + 2a
+C | \text{(C)}
+(D)\ 24 | D
+\boxed{12} | 12
+12. | 12
+12, | 12
+=12 | 12
+\approx 3.14 | 3.14
+\$\frac{1}{2}\$ | \frac12
+\dfrac{7}{12} | 7/12
+\frac{7}{12}\text{ ft} | \frac{7}{12}
+\frac{1}{2}\% | 0.5\%
+\text{5 apples} | 5
+1 \leq |z| \leq \frac{3}{2} | \left[-\frac{3}{2}, -1\right] \cup \left[1, \frac{3}{2}\right]
+|x-1| < 3 | (-2,4)
+|x| > 2 | x<-2 \text{ or } x>2
+-1 < 2x+3 \le 7 | (-2, 2]
+1-x < 3 | x > -2
+x = \frac{4}{3} \approx 1.33 | \frac43
+x = \frac{4}{3} \approx 1.33 | 1.33
+p=5,q=2;p=7,q=2 | (5,2),(7,2)
+x=1,y=2 \text{ or } x=3,y=4 | (3,4),(1,2)
+A:B=1 | 1
+$x = \boxed{1}$ and $y = \boxed{2}$ | 1, 2
+100 \text{ m}^2 | 100m²
+130 \text{ trees} - 39 \text{ trees} = 91 \text{ trees} | 91
+6p \text{ dollars} | 6p
+1 1/2 | \frac{3}{2}
+\langle 1,2 \rangle | (1,2)
+f(n)=n | f(n)=n \text{ for all positive integers } n
+x=2k\pi, k \in \mathbb{Z} | x = 2\pi k
+"""
+UNEQUAL = r"""
+y=2x+1 | y=2x+3
+x=1 | y=1
+1,2,3 | 2,3,4
+\{1,2,3\} | \{1,2\}
+\{1,2\} | \{1,2,3\}
+1,2 | 1
+1 | 1,2
+3,4 | 3,3,4
+5 | 6 or 5
+= | x
+x= | y=
+1<2 | 3<4
+2=2 | 3=3
+x=x | y=y
+7 | 8=7
+7 | 3+5=7
+(1,2) | (2,1)
+(1,2) | 2,1
+(3,3) | (5,5)
+(1,2) | [1,2]
+(1,2) | \{1,2\}
+even | odd
+no | on
+12 | 1 2
+1/3 | 0.33
+|x| | x
+\sqrt{x^2} | x
+12 | -12
+12 m | 12 cm
+12 \text{ m} | 12 \text{ cm}
+2 \text{ hours} | 2 \text{ minutes}
+3 \text{ apples} | 3 \text{ oranges}
+x > 3 | x \ge 3
+x > 3 | x < 3
+(3,\infty) | [3,\infty)
+(1,2) | (1,3)
+1,2,3 | 1,2
+y=2x | y=x
+x^2 | x^3
+x^2 | 2x
+\sin x | \cos x
+1 \pm \sqrt{2} | 1+\sqrt{2}
+\frac12 | \frac13
+\frac12 | 0.51
+1/3 | 0.333
+\pi | 3.14
+\sqrt{2} | 1.414
+2^{99} | 2^{98}
+10! | 9!
+B | C
+(B) | (C)
+\text{odd} | \text{even}
+Monday | Tuesday
+yes | no
+12:00 | 1:00
+3:2 | 2:3
+1011_2 | 1011_3
+50\% | 0.05
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \end{pmatrix} | \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+3+4i | 3-4i
+a^2b | ab^2
+f(x)=x+1 | f(x)=x-1
+2x+z=1 | 1
+7=11a+c | 11a+c
+5 | \text{five apples}
+5 | x
+5 | -5
+5 | 5x
+5 | 5,6
+5 | (5,6)
+5 | \{5,6\}
+\emptyset | 0
+\emptyset | \{0\}
+0 | \text{none}
+\infty | -\infty
+\infty | 0
+(-\infty,2) | (-\infty,2]
+1<x<3 | 1<x<4
+(1,2),(3,4) | (1,2),(3,5)
+(1,2,3) | (1,2)
+x \neq 2 | x = 2
+e^{16} | e^{15}
+e^{\pi\sqrt{163}} | 262537412640768744
+\log_2 3 | \log_3 2
+\ln 2 | \log 2
+n! | (n-1)!
+100 | 1000
+1,000 | 1
+0.5 | 5
+1e3 | 1
+x=1,y=2 | x=2,y=1
+a=3,b=4 | 4,3
+21 | 2,1
+x+y | x-y
+A | B
+xy | x+y
+\frac{a}{b} | \frac{b}{a}
+2^{n} | n^2
+45^\circ | 46^\circ
+\text{Alice} | \text{Bob}
+(x+1)^2 | x^2+1
+\sqrt{a+b} | \sqrt{a}+\sqrt{b}
+1.0001 | 1
+0.0000001 | 0.0000002
+3 \cdot 10^{-9} | 4 \cdot 10^{-9}
+10000001 | 10000002
+123456789.1 | 123456789.2
+\text{all real numbers} | \emptyset
+5 \text{ cm}^2 | 5 \text{ cm}^3
+7 = 7 | 8 = 8
+x = x | y = y
+7 | 7 = 8
+B) 164 | B) 2
+n \text{ even} | n
+x \text{ is odd} | x
+|x-1| < 3 | (-4,2)
+|x| > 2 | x > 2
+1-x < 3 | x < -2
+x = 5 \approx 7 | 7
+p=5,q=2;p=7,q=2 | (2,5),(2,7)
+f(x)=0 \text{ for all } x \text{ and } f(x)=x^2 \text{ for all } x | f(x)=0
+1 1/2 | 1/2
+"""
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        ("7,425,000", "7425000"),
-        ("1000.0", "1000"),
-        ("10,000", "10{,}000"),
-        (r"\frac12", "0.5"),
-        (r"\dfrac{10}{4}", "5/2"),
-        ("1/3", "0.333333"),
-        ("2x+1", "1+2x"),
-        (r"\sqrt{\frac{1}{n}}", r"\frac{1}{\sqrt{n}}"),
-        (r"\sqrt{\frac{2}{n}}", r"\frac{\sqrt{2}}{\sqrt{n}}"),
-        ("e^{16}-1", "-1+e^{16}"),
-        ("3", "x=3"),
-        ("7", "2+5=7"),
-        ("0<x<1", "(0,1)"),
-        ("(0,1)", "0<x<1"),
-        ("1,2", "2,1"),
-        (r"\{\sqrt2,3\}", r"\{3,2^{1/2}\}"),
-        (r"(\sqrt2,3)", r"(2^{1/2},3)"),
-        ("x=1,y=2", "y=2,x=1"),
-        ("5, 6", r"x=5 \text{ or } x=6"),
-        ("2", r"2\text{ apples}"),
-        (r"\text{even}", "Even"),
-        ("21,16 or 11", "21, 11, and 16"),
-        (r"\boxed{2}, \boxed{3}", r"\{2,3\}"),
-        (r"\left[0, 1\right)", "[0,1)"),
-    ],
-)
-def test_equal_answers_match(gold, answer):
+def pairs(table: str) -> list[tuple[str, str]]:
+    return [(left, right) for left, right in (line.split(" | ") for line in table.strip().splitlines())]
+
+
+@pytest.mark.parametrize(("gold", "answer"), pairs(EQUAL))
+def test_equal_answers_match_either_way_round(gold, answer):
     assert equivalent(gold, answer)
+    assert equivalent(answer, gold)
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        ("y=2x+1", "y=2x+3"),
-        ("x=1", "y=1"),
-        ("1,2,3", "2,3,4"),
-        (r"\{1,2,3\}", r"\{1,2\}"),
-        (r"\{1,2\}", r"\{1,2,3\}"),
-        ("1,2", "1"),
-        ("1", "1,2"),
-        ("3,4", "3,3,4"),
-        ("5", "6 or 5"),
-        ("=", "x"),
-        ("x=", "y="),
-        ("1<2", "3<4"),
-        ("2=2", "3=3"),
-        ("x=x", "y=y"),
-        ("7", "8=7"),
-        ("7", "3+5=7"),
-        ("(1,2)", "(2,1)"),
-        ("(1,2)", "2,1"),
-        ("(3,3)", "(5,5)"),
-        ("(1,2)", "[1,2]"),
-        ("(1,2)", r"\{1,2\}"),
-        ("even", "odd"),
-        ("no", "on"),
-        ("12", "1 2"),
-        ("1/3", "0.33"),
-        ("|x|", "x"),
-        (r"\sqrt{x^2}", "x"),
-        ("5", ""),
-        ("", ""),
-        ("12", "-12"),
-    ],
-)
-def test_unequal_answers_do_not_match(gold, answer):
+@pytest.mark.parametrize(("gold", "answer"), pairs(UNEQUAL))
+def test_unequal_answers_match_neither_way_round(gold, answer):
+    assert not equivalent(gold, answer)
+    assert not equivalent(answer, gold)
+
+
+@pytest.mark.parametrize(("gold", "answer"), [("", ""), ("5", ""), ("", "5"), ("=", "="), ("$$", "$$")])
+def test_nothing_equals_an_empty_answer(gold, answer):
     assert not equivalent(gold, answer)
 
 
-def test_plain_numbers_are_decided_without_the_library():
-    assert tier_one("12", "13") is False
-    assert tier_one("12", "12.0") is True
-    assert tier_one("(1,2)", "(1,3)") is False
-    assert tier_one("1,2", "2,1") is True
-    assert tier_one("x+1", "1+x") is None
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("(0,1)", "0<x<1"),
+        ("e^{16}-1", "-1+e^{16}"),
+        (r"\sqrt{\frac{1}{n}}", r"\frac{1}{\sqrt{n}}"),
+        (r"\{1,2,3\}", r"\{1,2\}"),
+        ("y=2x+1", "y=2x+3"),
+        ("1,2,3", "2,3,4"),
+        ("=", "x"),
+    ],
+)
+def test_known_failures_of_others_are_decided_without_them(gold, answer):
+    assert tier_one(gold, answer) is not None
+
+
+def test_what_tier_one_cannot_read_is_left_open():
+    assert tier_one(r"\int_0^1 x\,dx", r"\frac{1}{2}") is None
+    assert quick(Problem("p", "", r"\frac{1}{2}"), r"\boxed{\int_0^1 x\,dx}") is None
+
+
+def test_decimals_of_the_problem_decide_how_close_is_equal():
+    problem = Problem("p", "", r"(\frac{3}{5},\frac{8}{3}]", metadata={"decimals": 2})
+    assert grade(problem, r"\boxed{(0.6,2.6667]}").reward == 1.0
+    assert grade(problem, r"\boxed{(0.6,2.6]}").reward == 0.0
+    assert grade(Problem("p", "", problem.answer), r"\boxed{(0.6,2.6667]}").reward == 0.0
+
+
+def test_one_unstated_unit_is_the_stated_one_and_two_stated_ones_must_agree():
+    assert equivalent(r"12 \text{ m}", "12")
+    assert equivalent(r"12 \text{ m}", "1200 cm")
+    assert not equivalent(r"12 \text{ m}", "12 cm")
+
+
+def test_a_list_of_guesses_is_no_answer():
+    problem = Problem("p", "", "2")
+    assert grade(problem, r"\boxed{1}, \boxed{2} or \boxed{3}").reward == 0.0
+    assert grade(problem, r"\boxed{1,2,3}").reward == 0.0
+
+
+FRAGMENTS = [
+    *(r"\frac{", r"\sqrt", r"\text{", r"\begin{pmatrix}", r"\end{pmatrix}", "{", "}", "(", ")", "[", "]", r"\{", r"\}"),
+    *("^", "_", "!", "1", "9", "x", ",", ";", "=", "<", r"\pm", r"\cup", " and ", "cm", "&", "|", ":", "%", " "),
+]
+ANSWERS = st.sampled_from([side for table in (EQUAL, UNEQUAL) for pair in pairs(table) for side in pair])
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANSWERS, ANSWERS)
+def test_comparison_is_symmetric(left, right):
+    assert compare(read(left), read(right)) == compare(read(right), read(left))
+
+
+@given(ANSWERS)
+def test_comparison_is_reflexive(answer):
+    assert tier_one(answer, answer) is (answer not in ("", "="))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(FRAGMENTS),
+        max_size=40,
+    ).map("".join)
+)
+def test_tier_one_never_raises(text):
+    for gold in ("5", r"\{1,2\}", "y=2x+1", "[0,1)", r"\begin{pmatrix}1&2\end{pmatrix}"):
+        assert tier_one(gold, text) in (True, False, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5" * (MAX_CHARS + 1), "(" * 100, "9" * 1_001, "x^{123456}", "x" + "!" * 100, "^" * 200],
+)
+def test_hostile_texts_are_refused_before_any_parser(text):
+    assert refusal(text)
+    assert tier_one("5", text) is False
 
 
 @pytest.mark.parametrize(
@@ -107,52 +456,11 @@ def test_what_is_no_plain_number_is_left_alone(text):
 
 
 def test_lists_split_at_their_own_commas_only():
-    assert split_list("(1,(2,3))") == ("(", ["1", "(2,3)"], ")")
-    assert split_list("(1,2),(3,4)") == ("", ["(1,2)", "(3,4)"], "")
-    assert split_list("f(1,2)") is None
-    assert split_list("[0,1)") == ("[", ["0", "1"], ")")
-    assert split_list("(1,2") is None
+    assert split_top("1,(2,3)", ",") == ["1", "(2,3)"]
+    assert split_top(r"\{1,2\},[3,4)", ",") == [r"\{1,2\}", "[3,4)"]
+    assert split_top("1,2)", ",") == ["1,2)"]
+    assert split_top(r"\begin{pmatrix}1,2\end{pmatrix},3", ",") == [r"\begin{pmatrix}1,2\end{pmatrix}", "3"]
 
 
 def test_normalisation_keeps_the_blank_that_separates_words():
     assert normalise(r" \text{two  words} , 1 2 ") == "two words,1 2"
-
-
-def judged(pairs: list[tuple[str, str]]) -> list[float]:
-    problems = [Problem(id=str(index), question="", answer=gold) for index, (gold, _) in enumerate(pairs)]
-    with VerifierPool(workers=1, time_limit_s=10) as pool:
-        return [verdict.reward for verdict in pool.verify_many(problems, [f"\\boxed{{{text}}}" for _, text in pairs])]
-
-
-def lines(relative: str) -> list[dict]:
-    path = DATA / relative
-    if not path.exists():
-        pytest.skip(f"no {relative} under H1R_DATA")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_agrees_with_labelled_answer_pairs():
-    rows = lines("answer_equivalence/pairs.jsonl")
-    rows = [row for row in rows if len(row["prediction"]) < 80 and not row["prediction"].startswith("Answer")]
-    rewards = judged([(row["reference"].strip("$ "), row["prediction"].strip("$ ")) for row in rows])
-    missed = [row for row, reward in zip(rows, rewards, strict=True) if row["label"] and reward < 1]
-    fooled = [row for row, reward in zip(rows, rewards, strict=True) if not row["label"] and reward > 0]
-    print(f"{len(rows)} pairs, {len(missed)} equal ones missed, {len(fooled)} unequal ones accepted")
-    for row in missed + fooled:
-        print(row["label"], repr(row["reference"]), repr(row["prediction"]))
-    # Measured: 104 pairs, 14 missed (prose, several boxes, two wrong labels), none accepted.
-    assert not fooled
-    assert len(missed) / len(rows) < 0.15
-
-
-def test_agrees_with_recorded_gsm8k_judgements():
-    pairs, labels = [], []
-    for row in lines("gsm8k_model_solutions/example_model_solutions.jsonl"):
-        gold = row["ground_truth"].rpartition("A: ")[2].strip()
-        for name in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
-            pairs.append((gold, row[name]["solution"].rpartition("A: ")[2].strip()))
-            labels.append(float(row[name]["is_correct"]))
-    rewards = judged(pairs)
-    differ = [(pair, label) for pair, label, reward in zip(pairs, labels, rewards, strict=True) if label != reward]
-    print(f"{len(pairs)} solutions, {len(differ)} judged otherwise: {differ[:10]}")
-    assert len(differ) <= 5  # measured: 0 of 5,276

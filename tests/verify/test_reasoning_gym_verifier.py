@@ -1,3 +1,4 @@
+import json
 import time
 
 import pytest
@@ -33,6 +34,16 @@ def test_reference_answers_score(pool, family):
 def test_wrong_answers_do_not_score(pool, family):
     verdicts = pool.verify_many(problems(family), ["\\boxed{nonsense}"] * 4)
     assert [verdict.reward for verdict in verdicts] == [0.0] * 4
+
+
+@pytest.mark.parametrize("family", ["arc_agi", "rearc"])
+def test_grids_that_have_been_through_json_are_graded(pool, family):
+    for problem in problems(family, 2):
+        problem.metadata = json.loads(json.dumps(problem.metadata, default=str))
+        grid = problem.answer.splitlines()
+        wrong = "\n".join([*grid[:-1], grid[-1][:-1] + str((int(grid[-1][-1]) + 1) % 10)])
+        found = pool.verify_many([problem] * 2, [f"\\boxed{{{problem.answer}}}", f"\\boxed{{{wrong}}}"])
+        assert [verdict.reward for verdict in found] == [1.0, 0.0]
 
 
 def test_partial_credit_is_a_part_and_no_reward(pool):

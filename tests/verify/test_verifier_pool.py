@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
-from h1r.verify import Verifier, VerifierPool, reference_scores, register, require, verifier_names, verify
+from h1r.verify import (
+    RewardService,
+    Verifier,
+    VerifierPool,
+    reference_scores,
+    register,
+    require,
+    verifier_names,
+    verify,
+)
 
 BEHAVIOURS = {
     "hang": "while True: pass",
@@ -140,7 +150,7 @@ def test_workers_end_when_their_parent_is_killed(behaviour, tmp_path):
         "import test_verifier_pool as hostile\n"
         "pool = hostile.VerifierPool(time_limit_s=4.0)\n"
         "pool.verify_many([hostile.problem()], ['fine'])\n"
-        "print(pool._workers[0].process.pid, flush=True)\n"
+        "print(pool.worker_pids()[0], flush=True)\n"
         f"pool.verify_many([hostile.problem()], [{behaviour!r}])\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
@@ -282,7 +292,97 @@ def test_exact_ignores_case_blanks_and_typesetting_only():
 def test_cheap_verdicts_need_no_worker():
     with VerifierPool() as pool:
         pool.verify_many([problem("exact", answer="a"), problem("math", answer="12")], ["\\boxed{a}", "\\boxed{13}"])
-        assert pool._workers == []
+        assert pool.worker_pids() == []
+
+
+def test_a_hung_answer_of_one_caller_leaves_the_other_worker_to_the_rest():
+    with VerifierPool(workers=2, time_limit_s=4.0) as pool:
+        pool.verify_many([problem()] * 2, ["fine"] * 2)
+        hung = pool.submit_many([problem()], ["sleep"])
+        start = time.monotonic()
+        assert [verdict.reward for verdict in pool.verify_many([problem()] * 50, ["fine"] * 50)] == [1.0] * 50
+        assert time.monotonic() - start < 3.5
+        assert not hung.futures[0].done()
+        hung.cancel()
+
+
+def test_one_worker_with_a_hung_answer_is_replaced_within_its_limit():
+    with VerifierPool(workers=1, time_limit_s=4.0) as pool:
+        pool.verify_many([problem()], ["fine"])
+        hung = pool.submit_many([problem()], ["sleep"])
+        start = time.monotonic()
+        assert pool.verify_many([problem()], ["fine"])[0].reward == 1.0
+        waited = time.monotonic() - start
+        assert hung.verdicts()[0].reward == 0.0
+        print(f"waited {waited:.2f} s of a limit of 4 s")
+        assert waited < 4.0 + 1.0  # the spare was started while the answer hung
+
+
+def test_batches_take_turns(pool):
+    long = pool.submit_many([problem()] * 2_000, ["fine"] * 2_000)
+    assert pool.verify_many([problem()], ["fine"])[0].reward == 1.0
+    assert not long.futures[-1].done()
+    assert all(verdict.reward == 1.0 for verdict in long.verdicts())
+
+
+def test_no_more_workers_than_one_spare_are_alive(pool):
+    pool.verify_many([problem()] * 4, ["hang", "fine", "exit", "fine"])
+    assert len(pool.worker_pids()) <= 2
+
+
+def test_service_answers_many_tasks_at_once_and_the_loop_goes_on():
+    async def run() -> tuple[list[float], int, float]:
+        async with RewardService(workers=2, time_limit_s=2.0) as service:
+            await service.verify(problem(), "fine")
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    await asyncio.sleep(0.02)
+                    ticks += 1
+
+            ticking = asyncio.create_task(tick())
+            texts = ["sleep" if number == 3 else "exit" if number == 7 else "fine" for number in range(20)]
+            start = time.monotonic()
+            found = await asyncio.gather(*(service.verify(problem(), text) for text in texts))
+            seconds = time.monotonic() - start
+            ticking.cancel()
+            return [verdict.reward for verdict in found], ticks, seconds
+
+    rewards, ticks, seconds = asyncio.run(run())
+    assert rewards == [0.0 if number in (3, 7) else 1.0 for number in range(20)]
+    assert ticks > 10
+    assert seconds < 10
+
+
+def test_a_cancelled_task_gives_its_answers_up():
+    async def run() -> float:
+        async with RewardService(workers=1, time_limit_s=30.0) as service:
+            await service.verify(problem(), "fine")
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(service.verify_many([problem()] * 3, ["sleep"] * 3), 0.3)
+            start = time.monotonic()
+            assert (await service.verify(problem(), "fine")).reward == 1.0
+            return time.monotonic() - start
+
+    assert asyncio.run(run()) < 10
+
+
+def test_a_closed_pool_may_be_used_again():
+    pool = VerifierPool()
+    assert pool.verify_many([problem()], ["fine"])[0].reward == 1.0
+    pool.close()
+    assert pool.worker_pids() == []
+    assert pool.verify_many([problem()], ["fine"])[0].reward == 1.0
+    pool.close()
+
+
+def test_overlong_responses_are_refused_unread():
+    verdict = verify(problem("math", answer="5"), "a" * 5_000_000 + "\\boxed{5}")
+    assert verdict.reward == 0.0
+    assert verdict.parts["format"] == 0.0
+    assert "longer than" in (verdict.error or "")
 
 
 def test_throughput_on_one_worker(pool):

@@ -9,14 +9,22 @@ no answer: an unclosed `<think>` has none, and a last `\boxed{` that never close
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 MAX_BOXED_CHARS = 10_000
+MAX_BOXES = 16
+_TEX_BLANKS = " \t\r\n"
 _MAX_WRAPPERS = 4
 
 _BOX = re.compile(r"\\f?boxed\s*\{")
+_BLANKS = r"(?:[\s$&~]|\\[\\,;:!\s\[\]()]|\\q?quad(?![a-z]))"
+_NAMED = r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*=)"
+_LISTS = re.compile(
+    rf"{_BLANKS}*(?:[,;]|\\text\s*\{{\s*(?:and|or)\s*\}}|and|or)(?:{_BLANKS}|and|or|,)*{_NAMED}?{_BLANKS}*"
+)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|texttt|textrm|mathrm|mathbf|mathtt|mbox|operatorname)\s*\{")
 
@@ -44,17 +52,24 @@ def split_response(text: str) -> Response:
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{}`, stripped; None when there is none, or it is unclosed, empty or too long.
 
+    Boxes that only a comma, a semicolon, "and" or "or" stands between are one list: `\boxed{1}, \boxed{2}` is "1, 2".
     Escaped braces do not count, as in TeX. Of nested boxes the innermost last one is taken.
     """
-    start = -1
-    for match in _BOX.finditer(text):
-        start = match.end()
-    if start < 0:
-        return None
-    end = closing_brace(text, start)
-    if end < 0 or end - start > MAX_BOXED_CHARS:
-        return None
-    return text[start:end].strip() or None
+    starts = deque((match.span() for match in _BOX.finditer(text)), maxlen=MAX_BOXES)
+    contents: list[str] = []
+    following = 0
+    while starts:
+        opening, start = starts.pop()
+        end = closing_brace(text, start)
+        if contents and not (0 <= end < following and _LISTS.fullmatch(text[end + 1 : following])):
+            break
+        if end < 0 or end - start > MAX_BOXED_CHARS or not (content := text[start:end].strip(_TEX_BLANKS)):
+            return ", ".join(reversed(contents)) or None
+        contents.append(content)
+        following = opening
+        if starts and opening - starts[-1][1] > MAX_BOXED_CHARS:
+            break
+    return ", ".join(reversed(contents)) or None
 
 
 def closing_brace(text: str, start: int) -> int:

@@ -25,6 +25,9 @@ _FUNCTIONS = frozenset(
         *("exp", "log", "ln", "sqrt", "Abs", "abs", "Rational", "Integer"),
     )
 )
+_GRID_FAMILIES = frozenset(("arc_agi", "rearc"))
+"""Their scorers compare grids of tuples, which JSON turns into lists."""
+
 _CALL = re.compile(r"""([^\W\d]\w*|[\])}'"])\s*\(""")
 _INVISIBLE_TO_PYTHON = re.compile(r"#[^\n]*|\\\r?\n")
 
@@ -48,11 +51,19 @@ def grade(problem: Problem, answer: str) -> Verdict:
         if candidate != str(entry.get("answer")) and is_executable(candidate):
             refused = True
             continue
-        best = max(best, float(_scorer(family)(answer=candidate, entry=entry)))
+        best = max(best, score(family, candidate, entry))
         if best >= FULL_SCORE:
             break
     error = "the answer could run as code" if refused and best < FULL_SCORE else None
     return Verdict(float(best >= FULL_SCORE), {"score": best}, extracted=boxed, error=error)
+
+
+def score(family: str, answer: str, entry: dict[str, Any]) -> float:
+    """What the family's scorer gives an answer, whether or not `entry` has been through JSON. May raise or hang."""
+    if family in _GRID_FAMILIES:
+        metadata = entry["metadata"]
+        entry = {**entry, "metadata": {**metadata, "output": tuple(map(tuple, metadata["output"]))}}
+    return float(_scorer(family)(answer=answer, entry=entry))
 
 
 def is_executable(answer: str) -> bool:

@@ -36,6 +36,12 @@ _VERIFIERS = {
     for verifier in (
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
         Verifier("math", "h1r.verify.math:grade", quick="h1r.verify.math:quick", warm="h1r.verify.math:warm"),
+        Verifier(
+            "math_lenient",
+            "h1r.verify.math:grade_lenient",
+            quick="h1r.verify.math:quick_lenient",
+            warm="h1r.verify.math:warm",
+        ),
         Verifier("reasoning_gym", "h1r.verify.reasoning_gym:grade", warm="h1r.verify.reasoning_gym:warm"),
     )
 }

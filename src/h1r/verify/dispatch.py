@@ -1,0 +1,336 @@
+"""The thread that owns the worker processes: it hands them jobs, collects verdicts, and replaces what hangs or dies.
+
+Callers of any thread, or of an event loop, submit batches of jobs and hold a future per job. Batches take turns, one
+job each, so that a long batch does not stand before a short one. A job over its time limit costs its worker, and only
+that: when a job has taken SUSPICION of its limit a spare worker is started, so that the replacement is usually ready
+before the limit is reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from h1r.errors import UserError
+from h1r.records import Problem, Verdict
+from h1r.verify.registry import Verifier
+from h1r.verify.worker import checked_verdict, receive_frame, send_frame
+
+LOAD_LIMIT_S = 120.0
+"""Seconds a worker may take to start and to import a verifier; not charged to any answer."""
+SUSPICION = 0.1
+SEND_LIMIT_S = 5.0
+
+_BOOTSTRAP = (
+    "import sys, json; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop(); "
+    "from h1r.verify.worker import main; main(*arguments)"
+)
+_PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """An answer that a worker is to grade, and where its verdict goes."""
+
+    verifier: Verifier
+    problem: Problem
+    answer: str
+    future: Future[Verdict] = field(default_factory=Future)
+    retried: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A child process; `loading` is the verifier it imports now, `job` what it grades now or will after that."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    loaded: set[str] = field(default_factory=set)
+    served: int = 0
+    job: Job | None = None
+    loading: Verifier | None = None
+    request: int = 0
+    started: float = 0.0
+    deadline: float = 0.0
+
+    def kill(self) -> None:
+        self.connection.close()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+
+class Dispatcher:
+    """At most `count` jobs at once, each within `time_limit_s` seconds of wall time, by workers of bounded memory."""
+
+    def __init__(self, count: int, time_limit_s: float, memory_limit_bytes: int) -> None:
+        self._count = count
+        self._time_limit_s = time_limit_s
+        self._memory_limit_bytes = memory_limit_bytes
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._ears, self._bell = socket.socketpair()
+        self._ears.setblocking(False)
+        self._bell.setblocking(False)
+        self._batches: deque[deque[Job]] = deque()
+        self._workers: list[_Worker] = []
+        self._known: dict[str, Verifier] = {}
+        self._sequence = 0
+        self._closing = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._ears, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(target=self._main, name="h1r-verify", daemon=True)
+        self._thread.start()
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Queues a batch; each job's future gets its verdict, or the exception that is the caller's mistake."""
+        batch = deque(jobs)
+        self._call(lambda: self._batches.append(batch))
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Drops jobs that have not begun, and ends the workers of those that have."""
+        unwanted = set(jobs)
+        for job in unwanted:
+            job.future.cancel()
+        self._call(lambda: self._abandon(unwanted))
+
+    def close(self) -> None:
+        """Ends the workers and the thread; jobs without a verdict are cancelled."""
+        if self._thread.is_alive():
+            self._call(self._stop)
+            self._thread.join()
+
+    def pids(self) -> list[int]:
+        """The process ids of the workers there are now."""
+        return [worker.process.pid for worker in list(self._workers)]
+
+    def _call(self, command: Callable[[], None]) -> None:
+        if not self._thread.is_alive():
+            raise RuntimeError("the verifier pool has ended; make another")
+        self._commands.put(command)
+        with contextlib.suppress(BlockingIOError):  # full: the thread has enough to wake up for
+            self._bell.send(b"!")
+
+    def _stop(self) -> None:
+        self._closing = True
+
+    def _abandon(self, jobs: set[Job]) -> None:
+        for worker in [worker for worker in self._workers if worker.job in jobs]:
+            assert worker.job is not None
+            worker.job.future.set_exception(RuntimeError("the answer was given up"))
+            self._drop(worker)
+
+    def _main(self) -> None:
+        try:
+            while not self._closing:
+                self._assign()
+                self._collect()
+        finally:
+            self._closing = True
+            self._listen()
+            for worker in list(self._workers):
+                if worker.job:
+                    worker.job.future.set_exception(RuntimeError("the verifier pool was closed"))
+                self._drop(worker)
+            for batch in self._batches:
+                for job in batch:
+                    job.future.cancel()
+            self._selector.close()
+            self._ears.close()
+
+    def _next_job(self) -> Job | None:
+        """The next job that is still wanted: batches take turns."""
+        while self._batches:
+            batch = self._batches.popleft()
+            while batch:
+                job = batch.popleft()
+                if job.retried or job.future.set_running_or_notify_cancel():
+                    if batch:
+                        self._batches.append(batch)
+                    return job
+        return None
+
+    def _assign(self) -> None:
+        while sum(worker.job is not None for worker in self._workers) < self._count:
+            job = self._next_job()
+            if job is None:
+                return
+            worker = self._free_worker(job)
+            worker.job = job
+            self._send(worker)
+
+    def _free_worker(self, job: Job) -> _Worker:
+        """A worker for the job: a fresh one for a second try, else the one that has loaded most of what is needed."""
+        free = [worker for worker in self._workers if worker.job is None]
+        if job.retried:
+            fresh = next((worker for worker in free if not worker.served), None)
+            if fresh is None and free:
+                self._drop(free[0])
+            return fresh or self._start()
+        ready = [worker for worker in free if worker.loading is None]
+        loaded = [worker for worker in ready if job.verifier.grade in worker.loaded]
+        if loaded or ready or free:
+            return (loaded or ready or free)[0]
+        return self._start()
+
+    def _send(self, worker: _Worker) -> None:
+        """Sends the worker its job, or first the order to import what the job needs, unless it is importing now."""
+        job = worker.job
+        if worker.loading is not None or job is None:
+            return
+        assert job.verifier.grade is not None
+        if job.verifier.grade not in worker.loaded:
+            self._load(worker, job.verifier)
+            return
+        self._sequence += 1
+        worker.request = self._sequence
+        problem = {item.name: getattr(job.problem, item.name) for item in dataclasses.fields(job.problem)}
+        message = {"id": worker.request, "grade": job.verifier.grade, "problem": problem, "answer": job.answer}
+        self._write(worker, message, self._time_limit_s)
+
+    def _load(self, worker: _Worker, verifier: Verifier) -> None:
+        worker.loading = verifier
+        self._write(worker, {"load": verifier.grade, "warm": verifier.warm}, LOAD_LIMIT_S)
+
+    def _write(self, worker: _Worker, message: dict[str, Any], limit_s: float) -> None:
+        worker.started = time.monotonic()
+        worker.deadline = worker.started + limit_s
+        worker.connection.settimeout(SEND_LIMIT_S)
+        try:
+            send_frame(worker.connection, message)
+        except OSError:
+            worker.deadline = 0.0  # dead or deaf: the collector reads its end of file, or lets it time out
+        except (TypeError, ValueError) as error:  # metadata that is no JSON
+            job, worker.job = worker.job, None
+            if job:
+                job.future.set_exception(UserError(f"problem `{job.problem.id}` cannot be written as JSON: {error}"))
+
+    def _collect(self) -> None:
+        """Waits for the first event and deals with all that are due."""
+        busy = [worker for worker in self._workers if worker.job or worker.loading]
+        moments = [worker.deadline for worker in busy]
+        if len(self._workers) <= self._count:
+            moments += [worker.started + SUSPICION * self._time_limit_s for worker in busy if not worker.loading]
+        now = time.monotonic()
+        wait = max(min(moments) - now, 0.0) if moments else None
+        for key, _ in self._selector.select(wait):
+            if key.data is None:
+                self._listen()
+            elif key.data in self._workers:
+                self._receive(key.data)
+        now = time.monotonic()
+        for worker in busy:
+            if worker in self._workers and (worker.job or worker.loading) and worker.deadline <= now:
+                self._fail(worker, f"time limit of {self._time_limit_s:g} s exceeded", retry=False)
+            elif worker.job and not worker.loading and now - worker.started >= SUSPICION * self._time_limit_s:
+                self._provide_spare()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._ears.recv(4096):
+                pass
+        while True:
+            try:
+                self._commands.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _provide_spare(self) -> None:
+        if len(self._workers) <= self._count and self._known:
+            self._load(self._start(), next(reversed(self._known.values())))
+
+    def _receive(self, worker: _Worker) -> None:
+        worker.connection.settimeout(max(worker.deadline - time.monotonic(), 0.01))
+        job = worker.job
+        try:
+            reply = receive_frame(worker.connection)
+            if worker.loading:
+                self._loaded(worker, reply)
+                return
+            verdict = checked_verdict(reply.get("verdict"))
+            if job is None or reply.get("id") != worker.request:
+                raise ValueError("a reply to another request")
+        except (OSError, EOFError, ValueError, RecursionError):
+            self._fail(worker, "worker died", retry=True)
+            return
+        if reply.get("exhausted"):
+            self._fail(worker, verdict.error or "MemoryError", retry=True)
+            return
+        worker.job = None
+        worker.served += 1
+        job.future.set_result(verdict)
+
+    def _loaded(self, worker: _Worker, reply: dict[str, Any]) -> None:
+        verifier, worker.loading = worker.loading, None
+        assert verifier is not None
+        assert verifier.grade is not None
+        if "error" not in reply:
+            worker.loaded.add(verifier.grade)
+            self._known[verifier.grade] = verifier
+        elif worker.job and worker.job.verifier is verifier:
+            job, worker.job = worker.job, None
+            why = f"verifier `{verifier.name}` cannot be loaded ({reply['error']}); install what it needs"
+            job.future.set_exception(UserError(why))
+        self._send(worker)
+
+    def _fail(self, worker: _Worker, why: str, retry: bool) -> None:
+        """Replaces the worker; its job gets reward 0, or another try when this worker was not fresh."""
+        job, loading, served = worker.job, worker.loading, worker.served
+        self._drop(worker)
+        if job is None:
+            return
+        if loading:
+            job.future.set_exception(
+                RuntimeError(
+                    f"a worker for verifier `{loading.name}` could not start or import it: {why}; "
+                    "`python -c 'import h1r.verify.worker'` may say more, or its memory limit is too low"
+                )
+            )
+        elif retry and served and not job.retried:
+            job.retried = True
+            self._batches.appendleft(deque((job,)))
+        else:
+            job.future.set_result(Verdict(0.0, error=why))
+
+    def _drop(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.connection)
+        worker.kill()
+        self._workers.remove(worker)
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        arguments = json.dumps([theirs.fileno(), self._time_limit_s, self._memory_limit_bytes, sys.path])
+        environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOTSTRAP, arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                start_new_session=True,
+            )
+        worker = _Worker(process, ours)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._workers.append(worker)
+        return worker

@@ -1,0 +1,311 @@
+r"""Whether two answers are the same, by their types. Symmetric; different types are different answers, but for these:
+
+    x=3 and 3                 a named value is its value; so is the last side of a true equality of constants (2+5=7)
+    0<x<1 and (0,1)           what an inequality says of one unknown is an interval or a union of them
+    \{5\} and 5               a set of one is its element
+    x=1,y=2 and 1,2           values may be named on one side only, then in this order
+    1,2 and (1,2)             a bare list beside a tuple is in the tuple's order; beside a set or a bare list in any
+    3:2 and 3/2, (D) and D    a ratio is its quotient, a choice its letter or its text
+
+`None` means that neither can be shown here: the form is one that only `math-verify` may read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from h1r.verify.math_parse import Node
+from h1r.verify.math_read import read
+from h1r.verify.math_region import ORDERED, is_list_of_conditions, region, same_region, unknown
+from h1r.verify.math_types import (
+    Answer,
+    Based,
+    Choice,
+    Group,
+    Matrix,
+    Opaque,
+    Ratio,
+    Relation,
+    Union,
+    Value,
+    Words,
+)
+from h1r.verify.math_units import agree
+from h1r.verify.math_value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
+
+MAX_UNORDERED_UNKNOWNS = 12
+"""Unordered lists of formulas with unknowns longer than this are left to `math-verify`: each is tried against each."""
+
+_DECORATED = (
+    r"\\(?:angle|triangle|overline|overrightarrow|widehat|mathrm|vec|hat|bar|sin|cos|tan|log|ln|min|max|Delta) ?"
+)
+_NAME = re.compile(
+    rf"(?:[A-Za-z]+ ?: ?)?(?:{_DECORATED})?[|{{]*\\?[A-Za-z]+'*"
+    r"(?:[_^] ?(?:\{[^{}]*\}|\\?\w+))*[|}]*(?:\([^()]*\))?(?: ?\([^()]*\))?"
+)
+_BOUND_ARGUMENT = re.compile(r"\([A-Za-z]\)$")
+_DIGITS_APART = re.compile(r"\d \d")
+
+
+def compare(left: Answer, right: Answer, decimals: int | None = None) -> bool | None:
+    """Whether two answers are equal. With `decimals`, numbers need to agree to so many decimals only."""
+    if not left.text or not right.text:
+        return False
+    if left.text == right.text:
+        return True
+    if left.text.replace(" ", "") == right.text.replace(" ", "") and not _blanks_count(left, right):
+        return True
+    for first, second in ((left, right), (right, left)):
+        if isinstance(first, Choice):
+            return _same_choice(first, second, decimals)
+    for first, second in ((left, right), (right, left)):
+        if isinstance(first, Opaque):
+            refused = not first.readable or (isinstance(second, Opaque) and not second.readable)
+            return False if refused or isinstance(second, Words) else None
+    if isinstance(left, Value) and isinstance(right, Value):
+        return _same_quantity(left, right, decimals)
+    if isinstance(left, Relation) and isinstance(right, Relation):
+        return _same_relation(left, right, decimals)
+    for first, second in ((left, right), (right, left)):
+        if isinstance(first, Relation) and "=" in first.signs and set(first.signs) == {"="}:
+            values = _stated_values(first)
+            return _any(compare(value, second, decimals) for value in values)
+    if (
+        isinstance(left, Group)
+        and isinstance(right, Group)
+        and not (is_list_of_conditions(left) or is_list_of_conditions(right))
+    ):
+        return _same_group(left, right, decimals)
+    for first, second in ((left, right), (right, left)):
+        if isinstance(first, Group) and isinstance(second, Value | Matrix):
+            return _same_single(first, second, decimals)
+    if isinstance(left, Matrix) and isinstance(right, Matrix):
+        return _same_matrix(left, right, decimals)
+    return _same_rest(left, right, decimals)
+
+
+def _same_rest(left: Answer, right: Answer, decimals: int | None) -> bool | None:
+    one_region, other_region = region(left), region(right)
+    if one_region is not None and other_region is not None:
+        return _every(same_region(one_region, other_region, lambda one, other: compare(one, other, decimals)))
+    for first, second in ((left, right), (right, left)):
+        if isinstance(first, Union | Group) and isinstance(second, Union):
+            return None
+        if isinstance(first, Based):
+            if isinstance(second, Based):
+                return first.base == second.base and first.digits.lstrip("0") == second.digits.lstrip("0")
+            return isinstance(second, Value) and second.text == first.digits
+        if isinstance(first, Ratio):
+            return _same_ratio(first, second, decimals)
+        if isinstance(first, Words):
+            if isinstance(second, Words):
+                return bool(first.words) and first.words == second.words
+            return isinstance(second, Value) and second.node[0] == "var" and first.text.strip("()") == second.text
+    return False
+
+
+def _blanks_count(left: Answer, right: Answer) -> bool:
+    """Between words and between digits a blank means something."""
+    apart = _DIGITS_APART.search(left.text) or _DIGITS_APART.search(right.text)
+    return bool(apart) or (isinstance(left, Words) and isinstance(right, Words))
+
+
+def _same_choice(choice: Choice, other: Answer, decimals: int | None) -> bool | None:
+    if isinstance(other, Choice):
+        if choice.letter != other.letter or not (choice.content and other.content):
+            return choice.letter == other.letter
+        return compare(read(choice.content), read(other.content), decimals) is not False
+    if other.text.strip("()") == choice.letter:
+        return True
+    return compare(read(choice.content), other, decimals) is True if choice.content else False
+
+
+def _same_quantity(left: Value, right: Value, decimals: int | None) -> bool:
+    """What cannot be evaluated within bounds is not equal: no other reader would do better, and some would hang."""
+    slack, relative = _slack(left.decimals or right.decimals, decimals)
+    return any(
+        same_value(_scaled(left.node, one), _scaled(right.node, other), slack, relative) is True
+        for one, other in agree(left.unit, right.unit)
+    )
+
+
+def _slack(written: int, decimals: int | None) -> tuple[Fraction, Fraction]:
+    """The allowed difference (absolute, relative) of numbers, of which one is written with `written` decimals."""
+    if decimals is not None:
+        return Fraction(1, 2 * 10**decimals), Fraction(1)
+    return (DECIMAL_SLACK, DECIMAL_RELATIVE) if written else (Fraction(0), Fraction(0))
+
+
+def _scaled(node: Node, factor: Fraction) -> Node:
+    return node if factor == 1 else ("mul", ("num", factor), node)
+
+
+def _same_relation(left: Relation, right: Relation, decimals: int | None) -> bool | None:
+    names = [_name(side) for side in (left, right)]
+    if names[0] and (names[0] == names[1] or _is_graph(left, right) or _is_graph(right, left)):
+        pairs = [(one, other) for one in _stated_values(left) for other in _stated_values(right)]
+        return _any(compare(one, other, decimals) for one, other in pairs)
+    values = [_stated_values(side) for side in (left, right)]
+    if not any(names) and values[0] and values[1]:  # two true equalities of constants
+        return False
+    if len(left.sides) == 2 and left.signs == right.signs:
+        same = _same_difference(left, right)
+        if same is not False or left.signs == ("=",):
+            return same
+    one_region, other_region = region(left), region(right)
+    if one_region is not None and other_region is not None and unknown(left) == unknown(right):
+        return _every(same_region(one_region, other_region, lambda one, other: compare(one, other, decimals)))
+    if left.signs != right.signs:
+        return False
+    return _every(compare(one, other, decimals) for one, other in zip(left.sides, right.sides, strict=True))
+
+
+def _is_graph(one: Relation, other: Relation) -> bool:
+    """f(x) = ... and y = ... name the same function."""
+    return other.sides[0].text == "y" and bool(_BOUND_ARGUMENT.search(one.sides[0].text)) and _name(one) is not None
+
+
+def _same_difference(left: Relation, right: Relation) -> bool | None:
+    """Whether one relation is the other times a constant: positive for an inequality, else any but zero."""
+    sides = [side for relation in (left, right) for side in relation.sides]
+    if not all(isinstance(side, Value) for side in sides):
+        return None if any(isinstance(side, Opaque) for side in sides) else False
+    nodes = [side.node for side in sides if isinstance(side, Value)]
+    ratio = constant_ratio(("add", nodes[0], ("neg", nodes[1])), ("add", nodes[2], ("neg", nodes[3])))
+    if ratio is None:
+        return False
+    return ratio > 0 if left.signs[0] in ("<", "<=") else ratio != 0
+
+
+def _name(answer: Answer) -> str | None:
+    """What an assignment `name = value` names; a bound argument is no part of it, so that W(n) is W(x)."""
+    if not isinstance(answer, Relation) or set(answer.signs) != {"="}:
+        return None
+    text = answer.sides[0].text
+    return _BOUND_ARGUMENT.sub("", text.replace(" ", "")) if _NAME.fullmatch(text) else None
+
+
+def _stated_values(relation: Relation) -> list[Answer]:
+    """What a chain of equalities states: its last side, when the first is a name or all are one constant.
+
+    Of `x = 4/3 \\approx 1.33` both are stated, provided that one is the other rounded.
+    """
+    if _name(relation) is not None:
+        return [relation.sides[-1], *(() if relation.rounded is None else (relation.rounded,))]
+    nodes = [side.node for side in relation.sides if isinstance(side, Value)]
+    constant = len(nodes) == len(relation.sides) and all(approximate(node) is not None for node in nodes)
+    return [relation.sides[-1]] if constant and all(same_value(node, nodes[0]) for node in nodes[1:]) else []
+
+
+def _any(verdicts: Iterable[bool | None]) -> bool | None:
+    """True when one is, else None when one is, else False."""
+    found = list(verdicts)
+    return True if True in found else None if None in found else False
+
+
+def _same_group(left: Group, right: Group, decimals: int | None) -> bool | None:
+    for one, other in ((left, right), (right, left)):
+        if one.opening == r"\{" and len(one.items) == 1 and other.opening in ORDERED:
+            return compare(one.items[0], other, decimals)
+    if len(left.items) != len(right.items):
+        return False
+    ordered = [side.opening in ORDERED for side in (left, right)]
+    bare = [side.opening == "" for side in (left, right)]
+    if ordered[0] != ordered[1] and not any(bare):
+        return False
+    if all(ordered) and len(left.items) == 2 and (left.opening, left.closing) != (right.opening, right.closing):
+        return False
+    names = [_names(side.items) for side in (left, right)]
+    values = [_values(side.items) for side in (left, right)]
+    if any(ordered):
+        return _every(compare(one, other, decimals) for one, other in zip(*values, strict=True))
+    if names[0] and names[1]:
+        if sorted(names[0]) != sorted(names[1]) or len(set(names[0])) < len(names[0]):
+            return _match(left.items, right.items, decimals)
+        found = dict(zip(names[1], values[1], strict=True))
+        return _every(compare(value, found[name], decimals) for name, value in zip(names[0], values[0], strict=True))
+    for known in names:
+        if known and len(set(known)) == len(known) > 1:
+            return _every(compare(one, other, decimals) for one, other in zip(*values, strict=True))
+    return _match(values[0], values[1], decimals)
+
+
+def _names(items: Sequence[Answer]) -> list[str] | None:
+    """The names of a list of assignments; those after the first may leave it out (`a=4,-8`). None without names."""
+    names = [_name(item) for item in items]
+    if not names or names[0] is None:
+        return None
+    if all(name is None for name in names[1:]) and not any(isinstance(item, Relation) for item in items[1:]):
+        return [names[0]] * len(names)
+    return [name for name in names if name is not None] if None not in names else None
+
+
+def _values(items: Sequence[Answer]) -> list[Answer]:
+    return [item.sides[-1] if isinstance(item, Relation) and _name(item) is not None else item for item in items]
+
+
+def _match(left: Sequence[Answer], right: Sequence[Answer], decimals: int | None) -> bool | None:
+    """Whether the elements pair off, in any order, with their repetitions."""
+    sizes = [[approximate(item.node) if isinstance(item, Value) else None for item in side] for side in (left, right)]
+    if len(left) > MAX_UNORDERED_UNKNOWNS and any(size is None for side in sizes for size in side):
+        return None
+    rest = list(range(len(right)))
+    unknown = False
+    for index, item in enumerate(left):
+        for other in rest:
+            near, far = sizes[0][index], sizes[1][other]
+            apart = near is not None and far is not None and abs(near - far) > 0.01 * (abs(near) + abs(far)) + 0.01
+            if apart and not (_has_unit(item) or _has_unit(right[other])):
+                continue
+            equal = compare(item, right[other], decimals)
+            unknown |= equal is None
+            if equal:
+                rest.remove(other)
+                break
+        else:
+            return None if unknown else False
+    return True
+
+
+def _has_unit(answer: Answer) -> bool:
+    return isinstance(answer, Value) and answer.unit is not None
+
+
+def _same_single(group: Group, other: Answer, decimals: int | None) -> bool | None:
+    """A set or list of one element and that element; a decimal comma; thousands apart, as in 1,234 beside 1234."""
+    if len(group.items) == 1 and group.opening not in ORDERED:
+        return compare(group.items[0], other, decimals)
+    if re.fullmatch(r"-?\d+,\d{2,}", group.text) and isinstance(other, Value):
+        return compare(read(group.text.replace(",", ".")), other, decimals)
+    return False
+
+
+def _same_matrix(left: Matrix, right: Matrix, decimals: int | None) -> bool | None:
+    if [len(row) for row in left.rows] != [len(row) for row in right.rows]:
+        return False
+    entries = [[entry for row in side.rows for entry in row] for side in (left, right)]
+    return _every(compare(one, other, decimals) for one, other in zip(*entries, strict=True))
+
+
+def _same_ratio(ratio: Ratio, other: Answer, decimals: int | None) -> bool | None:
+    nodes = [part.node for part in ratio.parts]
+    if isinstance(other, Value) and len(nodes) == 2:
+        return same_value(("div", nodes[0], nodes[1]), other.node)
+    if not isinstance(other, Ratio) or len(other.parts) != len(nodes):
+        return False
+    others = [part.node for part in other.parts]
+    return _every(
+        same_value(("mul", nodes[0], others[index]), ("mul", nodes[index], others[0])) for index in range(1, len(nodes))
+    )
+
+
+def _every(verdicts: Iterable[bool | None]) -> bool | None:
+    """False when one is, else None when one is, else True; stops at the first False."""
+    unknown = False
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        unknown |= verdict is None
+    return None if unknown else True

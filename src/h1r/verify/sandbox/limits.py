@@ -1,0 +1,60 @@
+"""What one run of tested code may use, and how strongly it is confined. No imports but the standard library's."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+THREADS = 64
+"""Threads that tested code may have, beside its processes."""
+
+
+class Isolation(IntEnum):
+    """The level in force, strongest last; docs/sandbox.md says what each covers.
+
+    `REMOTE`: another machine's sandbox, whose strength is not known here. `RLIMITS`: resource limits and the system call
+    filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `NAMESPACES`: file system,
+    processes, network and users of its own.
+    """
+
+    REMOTE = 0
+    RLIMITS = 1
+    LANDLOCK = 2
+    NAMESPACES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one test, or of one compilation.
+
+    `time_s` is wall time, less what the process spent waiting for a busy machine's processor; `total_s` bounds a session
+    of many calls in one process, each of which has `time_s`. `memory_bytes` bounds the
+    address space of each process (for `memory="data"`, its private writable memory: V8 reserves far more than it uses).
+    `scratch_bytes` bounds the files of its folder together, `output_bytes` each of stdout and stderr and each value
+    returned. `processes` above 1 permits `fork`; every process then has the whole `memory_bytes`.
+    """
+
+    time_s: float = 6.0
+    total_s: float = 120.0
+    memory_bytes: int = 1 << 30
+    memory: str = "address_space"
+    stack_bytes: int = 256 << 20
+    processes: int = 1
+    scratch_bytes: int = 32 << 20
+    output_bytes: int = 8 << 20
+    open_files: int = 64
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.time_s, self.total_s) <= 0
+            or min(self.memory_bytes, self.processes, self.output_bytes, self.open_files) < 1
+        ):
+            raise ValueError("limits must be positive")
+        if self.memory not in ("address_space", "data"):
+            raise ValueError('`memory` is "address_space" or "data"')
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,90 @@
+"""Programs in several languages, prepared once and run once per test."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from h1r.verify.sandbox.limits import Limits
+from h1r.verify.sandbox.runner import Outcome, Sandbox, SandboxError
+
+LANGUAGES = {
+    **dict.fromkeys(("python", "py", "python3"), "python"),
+    **dict.fromkeys(("cpp", "c++", "cc", "cxx", "cpp17", "cpp20"), "cpp"),
+    **dict.fromkeys(("javascript", "js", "node", "nodejs"), "javascript"),
+}
+"""The languages, by the names that problems and code fences give them."""
+
+TOOLS = {"cpp": "g++", "javascript": "node"}
+COMPILE_LIMITS = Limits(
+    time_s=30.0, total_s=30.0, memory_bytes=2 << 30, processes=8, scratch_bytes=128 << 20, output_bytes=64 << 20,
+    open_files=256,
+)  # fmt: skip
+_NODE_LIMITS = {"memory": "data", "stack_bytes": 16 << 20}
+"""V8 reserves far more address space than it uses, and gives every thread of its own a stack of the limit's size."""
+_SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008  # seal, shrink, grow, write
+_ADD_SEALS = 1033
+
+
+@dataclass(slots=True)
+class Program:
+    """What `prepare` made: a job for each run, or the `error` that stopped it. `executable` is a sealed file in memory."""
+
+    sandbox: Sandbox
+    job: dict[str, Any]
+    error: str | None = None
+    executable: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, stdin: bytes, limits: Limits) -> Outcome:
+        """One run with that input."""
+        limits = dataclasses.replace(limits, **self.overrides)
+        return self.sandbox.run(self.job, stdin, limits, program=self.executable)
+
+
+@contextlib.contextmanager
+def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Iterator[Program]:
+    """Compiles what must be compiled, confined like everything else. `SandboxError` without the language's tool.
+
+    `language` is a value of `LANGUAGES`.
+    """
+    tool = shutil.which(TOOLS[language]) if language in TOOLS else ""
+    if tool is None:
+        raise SandboxError(f"no {TOOLS[language]} on this machine")
+    if language == "python":
+        yield Program(sandbox, {"kind": "python", "code": code, "prelude": True})
+    elif language == "javascript":
+        heap = f"--max-old-space-size={max(limits.memory_bytes >> 21, 16)}"
+        argv = [os.path.realpath(tool), heap, "--stack-size=12000", "main.js"]
+        yield Program(sandbox, {"kind": "exec", "argv": argv, "files": {"main.js": code}}, overrides=_NODE_LIMITS)
+    else:
+        program = _compile(sandbox, code, tool)
+        try:
+            yield program
+        finally:
+            if program.executable is not None:
+                os.close(program.executable)
+
+
+def _compile(sandbox: Sandbox, code: str, compiler: str) -> Program:
+    argv = [compiler, "-O2", "-std=c++17", "-pipe", "-w", "-o", "main", "main.cpp"]
+    job = {"kind": "compile", "argv": argv, "files": {"main.cpp": code}, "output": "main"}
+    with sandbox.open(job, COMPILE_LIMITS, files_writable=True) as session:
+        message, ending = session.receive()
+    why = "compile error" if ending in ("failed", "finished") else f"compile error: over the limit on {ending}"
+    try:
+        binary = base64.b64decode((message or {})["file"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        return Program(sandbox, {}, error=why)
+    executable = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(os.dup(executable), "wb") as handle:
+        handle.write(binary)
+    fcntl.fcntl(executable, _ADD_SEALS, _SEALS)  # no run can change it for the next
+    return Program(sandbox, {"kind": "exec", "argv": None}, executable=executable)

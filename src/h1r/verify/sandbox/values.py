@@ -1,0 +1,217 @@
+"""Values between processes that do not trust each other: plain data as JSON with tags, never pickle.
+
+    frame = 4-byte length, then UTF-8 JSON
+
+`None`, `bool`, `str`, finite or not `float`, and `int` below 2^63 stand for themselves, a list for a list; everything
+else is an object with the key "!". A subclass (a named tuple, a `Counter`, an `IntEnum`) travels as its base, so whatever
+it overrode stays behind. What is no data becomes `Opaque` (or, if the encoder is given a `keep`, a reference by number).
+
+Decoding is safe on any input: its cost is bounded by the frame's length, nesting is bounded, and sets and mappings with
+crafted hash collisions are refused. It raises only `ValueError`.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+MAX_DEPTH = 400
+MAX_ITERATED = 1_000_000
+_HEADER = struct.Struct("!I")
+_PLAIN_INT = 1 << 63
+_ENOUGH_TO_COLLIDE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """A value that is no data. It equals nothing, itself included, so that no comparison can pass because of it."""
+
+    kind: str
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class OneShot(list[Any]):
+    """The items of a generator or another iterator. It equals no list, as an iterator would not."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def encode(value: Any, keep: Callable[[Any], dict[str, Any]] | None = None, depth: int = 0) -> Any:
+    """The JSON form. `ValueError` when it is nested too deep; `keep` says what stands for an object that is no data."""
+    kind = type(value)
+    if value is None or kind is bool or kind is str or kind is float:
+        return value
+    if kind is int:
+        return value if -_PLAIN_INT < value < _PLAIN_INT else {"!": "int", "v": hex(value)}
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deep")
+    if kind is list:
+        return [encode(item, keep, depth + 1) for item in value]
+    tag = _BY_TYPE.get(kind)
+    if tag is not None:
+        return {"!": tag, "v": [encode(item, keep, depth + 1) for item in value]}
+    if kind is dict:
+        pairs = [[encode(name, keep, depth + 1), encode(item, keep, depth + 1)] for name, item in value.items()]
+        return {"!": "dict", "v": pairs}
+    return _encode_rare(value, keep, depth)
+
+
+_BY_TYPE = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
+
+
+def _encode_rare(value: Any, keep: Callable[[Any], dict[str, Any]] | None, depth: int) -> Any:
+    kind = type(value)
+    for base in (int, float, str):
+        if isinstance(value, base):
+            return encode(base.__getnewargs__(value)[0], keep, depth)
+    for base in (dict, list, tuple, set, frozenset, collections.deque):
+        if isinstance(value, base):
+            items = dict(dict.items(value)) if base is dict else base(base.__iter__(value))
+            return encode(items, keep, depth)
+    if isinstance(value, complex):
+        return {"!": "complex", "v": [value.real, value.imag]}
+    if isinstance(value, (bytes, bytearray)):
+        return {"!": "bytes", "v": bytes(value).hex()}
+    if isinstance(value, range):
+        return {"!": "range", "v": [value.start, value.stop, value.step]}
+    if isinstance(value, (Decimal, Fraction)):
+        return {"!": kind.__name__, "v": str(value)}
+    if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        return encode(value.tolist(), keep, depth + 1)
+    if isinstance(value, (type({}.keys()), type({}.values()), type({}.items()))):
+        return {"!": "iterator", "v": [encode(item, keep, depth + 1) for item in value]}
+    if hasattr(value, "__next__") and hasattr(value, "__iter__"):
+        return {"!": "iterator", "v": [encode(item, keep, depth + 1) for item in _bounded(value)]}
+    return keep(value) if keep else {"!": "opaque", "v": kind.__name__[:100]}
+
+
+def _bounded(items: Iterable[Any]) -> Iterable[Any]:
+    for count, item in enumerate(items):
+        if count == MAX_ITERATED:
+            raise ValueError("an iterator without an end")
+        yield item
+
+
+def decode(form: Any, refer: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The value of a JSON form from an untrusted side. `refer` reads what `keep` wrote; without it, it is `Opaque`."""
+    try:
+        return _decode(form, refer, 0)
+    except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"not a value: {type(error).__name__}") from None
+
+
+def _decode(form: Any, refer: Callable[[dict[str, Any]], Any] | None, depth: int) -> Any:
+    if form is None or isinstance(form, (bool, str, int, float)):
+        return form
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deep")
+    if isinstance(form, list):
+        return [_decode(item, refer, depth + 1) for item in form]
+    tag, body = form["!"], form.get("v")
+    if tag == "dict":
+        pairs = [(_decode(name, refer, depth + 1), _decode(item, refer, depth + 1)) for name, item in body]
+        checked_set([name for name, _ in pairs])
+        return dict(pairs)
+    if tag in _CONTAINERS:
+        items = [_decode(item, refer, depth + 1) for item in body]
+        if tag in ("set", "frozenset"):
+            checked_set(items)
+        return _CONTAINERS[tag](items)
+    if tag in _SCALARS:
+        return _SCALARS[tag](body)
+    if refer is not None:
+        return refer(form)
+    return Opaque(str(body)[:100])
+
+
+_CONTAINERS: dict[str, Callable[[Any], Any]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "deque": collections.deque,
+    "iterator": OneShot,
+}
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "int": lambda text: int(text, 16),
+    "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
+    "bytes": bytes.fromhex,
+    "range": lambda parts: range(*map(int, parts)),
+    "Decimal": Decimal,
+    "Fraction": lambda text: Fraction(text) if len(text) < 10_000 and "e" not in text.lower() else Opaque("Fraction"),
+}
+
+
+def checked_set(items: list[Any]) -> set[Any]:
+    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash, n of which take n^2 steps."""
+    if len(items) > _ENOUGH_TO_COLLIDE and len({hash(item) for item in items}) * 4 < len(set(map(repr, items))):
+        raise ValueError("colliding keys")
+    return set(items)
+
+
+def dump_frame(message: dict[str, Any]) -> bytes:
+    """One frame. Strings keep lone surrogates; integers are never printed in decimal beyond 2^63."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _HEADER.pack(len(body)) + body
+
+
+class FrameReader:
+    """Frames out of the bytes of a stream; `ValueError` for a frame over `max_bytes` or one that is no JSON object."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next(self) -> dict[str, Any] | None:
+        """The next whole frame, or None until more bytes come."""
+        if len(self._buffer) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(self._buffer)
+        if length > self._max_bytes:
+            raise ValueError("more output than the limit")
+        end = _HEADER.size + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_HEADER.size : end])
+        del self._buffer[:end]
+        try:
+            message = json.loads(body)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+        if not isinstance(message, dict):
+            raise ValueError("a frame holds an object")
+        return message
+
+
+def read_frame(descriptor: int, reader: FrameReader) -> dict[str, Any] | None:
+    """Blocks for the next frame from a descriptor; None at its end."""
+    while (message := reader.next()) is None:
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            return None
+        reader.feed(data)
+    return message
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes everything to a blocking descriptor."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,74 @@
+"""Many verdicts at once from an event loop: `await service.verify_many(problems, texts)`.
+
+A backend turns (problems, texts) into futures; `VerifierPool` is the one for a single machine. A backend of remote
+actors needs the same three methods, its futures being those that the actor system hands out for its object references.
+
+Requests from different tasks share the workers and take turns. One hung or crashing answer delays the others by no
+more than its own time limit, and not at all while another worker is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Protocol
+
+from h1r.records import Problem, Verdict
+from h1r.verify.pool import VerifierPool
+
+
+class Pending(Protocol):
+    """Answers that are being graded."""
+
+    @property
+    def futures(self) -> Sequence[Future[Verdict]]: ...
+
+    def verdicts(self) -> list[Verdict]: ...
+
+    def cancel(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Where the grading happens."""
+
+    def submit_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> Pending: ...
+
+    def close(self) -> None: ...
+
+
+class RewardService:
+    """Verdicts for coroutines. Makes a `VerifierPool` of `workers` processes unless a backend is given."""
+
+    def __init__(self, backend: Backend | None = None, workers: int = 1, time_limit_s: float = 5.0) -> None:
+        self._backend: Backend = backend or VerifierPool(workers, time_limit_s)
+
+    async def verify(self, problem: Problem, text: str) -> Verdict:
+        """One verdict; raises for the caller's mistakes only, as `VerifierPool.verify_many` does."""
+        return (await self.verify_many([problem], [text]))[0]
+
+    async def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        """One verdict per (problem, text), in order. Cancelling the task gives up what has no verdict yet.
+
+        The cheap tier and the format checks run in a thread, so that the event loop goes on.
+        """
+        batch = await asyncio.to_thread(self._backend.submit_many, problems, texts)
+        try:
+            await asyncio.gather(*(asyncio.wrap_future(future) for future in batch.futures if not future.done()))
+        except BaseException:
+            batch.cancel()
+            raise
+        return batch.verdicts()
+
+    async def close(self) -> None:
+        """Ends the backend."""
+        await asyncio.to_thread(self._backend.close)
+
+    async def __aenter__(self) -> RewardService:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
