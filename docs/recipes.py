@@ -15,7 +15,7 @@ from h1r.config import FileSource, GeneratedSource, Recipe, Section
 PAGE = Path(__file__).with_suffix(".md")
 INTRODUCTION = """# Recipes
 
-<!-- written by docs/recipes.py from src/h1r/config.py (`make docs`); do not edit -->
+<!-- written by docs/recipes.py from src/h1r/config (`make docs`); do not edit -->
 
 A recipe is a TOML file. Every key has a default but `name`, and a key that is not listed here is refused. `extends =
 "other.toml"` lays a recipe over another one, table by table. `h1r sft RECIPE --set rl.steps=5` changes one key for one
@@ -96,7 +96,7 @@ def page() -> str:
 if __name__ == "__main__":
     if "--check" in sys.argv[1:]:
         if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-            sys.exit(f"{PAGE} is not what src/h1r/config.py says; run `make docs`")
+            sys.exit(f"{PAGE} is not what src/h1r/config says; run `make docs`")
     else:
         PAGE.write_text(page(), encoding="utf-8")
         print(f"wrote {PAGE}")

@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(
 def test_a_defect_of_ours_keeps_its_traceback(
     h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("h1r.cli.load_recipe", lambda *_: 1 / 0)
+    monkeypatch.setattr("h1r.cli.common.load_recipe", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         h1r("sft", recipe_file())
 

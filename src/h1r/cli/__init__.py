@@ -1,0 +1,51 @@
+"""The command line: parse, call one room, print. Nothing is decided here that a room could decide.
+
+A user's mistake is one sentence on standard error and exit code 2; Ctrl-C is one sentence that says how to go on and
+exit code 130. Rooms are imported inside the commands, so that `h1r --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from h1r.cli.answers import generate, solve
+from h1r.cli.common import StoppedError
+from h1r.cli.inspect import parity, report
+from h1r.cli.stages import curate, demo, eval_, rl, sft
+from h1r.errors import UserError
+
+app = typer.Typer(
+    help="Open-H1R: curate, fine-tune, reinforce and scale a hybrid reasoning model, and see what each step gains.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for name, command in {
+    "demo": demo,
+    "curate": curate,
+    "sft": sft,
+    "rl": rl,
+    "eval": eval_,
+    "generate": generate,
+    "solve": solve,
+    "report": report,
+    "parity": parity,
+}.items():
+    app.command(name)(command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `h1r` program; returns its exit code or raises `SystemExit` with it."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="h1r")
+    except UserError as error:
+        print(f"h1r: {error}", file=sys.stderr)
+        return 2
+    except StoppedError as stop:
+        print(f"\nh1r: stopped; {stop}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,68 @@
+"""Commands that answer questions: generate, solve."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated
+
+import typer
+
+from h1r.cli.common import AsJson, Checkpoint, Set, print_json, recipe_file, stopping
+from h1r.config import load_recipe
+from h1r.progress import quiet
+from h1r.recipe_text import parse_override
+
+
+def generate(
+    checkpoint: Checkpoint,
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A question. Repeat for more.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Traces per question.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer questions on the terminal."""
+    quiet(as_json)
+    from h1r.engine.protocol import SamplingParams
+    from h1r.evals.answers import generate as answer
+
+    params = SamplingParams(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    with stopping("run it again"):
+        traces = answer(checkpoint, prompt, params)
+    if as_json:
+        print_json([dataclasses.asdict(trace) for trace in traces])
+        return
+    for trace in traces:
+        if len(traces) > 1:
+            print(f"--- question {trace.prompt_index + 1}, trace {trace.sample_index + 1} ---")
+        print(trace.text)
+        print(f"[{trace.num_tokens} tokens, ended by {trace.finish_reason}]", file=sys.stderr)
+
+
+def solve(
+    checkpoint: Checkpoint,
+    question: Annotated[str, typer.Argument(metavar="QUESTION|FILE.jsonl", help="A question, or a file of problems.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe whose [scaling] and [engine] apply. Default: that of the run.")
+    ] = None,
+    set_: Set = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""
+    quiet(as_json)
+    from h1r.evals.answers import recipe_of
+    from h1r.evals.answers import solve as answer
+
+    overrides = dict(map(parse_override, set_ or []))
+    resolved = load_recipe(recipe_file(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
+    with stopping("run it again"):
+        solutions = answer(checkpoint, question, resolved, seed)
+    if as_json:
+        print_json([dataclasses.asdict(solution) for solution in solutions])
+        return
+    for solution in solutions:
+        print(solution.lines())

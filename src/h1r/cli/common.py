@@ -1,0 +1,99 @@
+"""Options that several commands share, and what every command does with a recipe, Ctrl-C and JSON."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from h1r.config import Recipe, load_recipe
+from h1r.errors import UserError
+from h1r.recipe_text import parse_override, to_toml
+from h1r.run import Run
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe (TOML file, or the name of a built-in one such as `tiny`), or a run directory."
+    ),
+]
+Checkpoint = Annotated[str, typer.Argument(help="A falcon_h1 checkpoint directory, a hub id, or a run directory.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory. Default: runs/RECIPE-NAME.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe key, as in rl.steps=5. Repeat."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="The recipe's seed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
+
+
+class StoppedError(Exception):
+    """Ctrl-C, with the sentence that says how to go on."""
+
+
+def open_run(
+    target: str, out: Path | None, set_: list[str] | None, seed: int | None, dry_run: bool, as_json: bool
+) -> tuple[Recipe, Run]:
+    """The resolved recipe and its run directory. A run directory stands for its own recipe. A dry run ends here."""
+    overrides = dict(map(parse_override, set_ or []))
+    if seed is not None:
+        overrides["seed"] = seed
+    directory = Path(target)
+    if directory.is_dir():
+        recipe, default = load_recipe(directory / "recipe.json", overrides), directory
+    else:
+        recipe = load_recipe(recipe_file(target), overrides)
+        default = Path("runs") / recipe.name
+    if dry_run:
+        print(recipe.model_dump_json(indent=1) if as_json else to_toml(recipe).rstrip())
+        raise typer.Exit()
+    return recipe, Run.open(out or default, recipe)
+
+
+def recipe_file(name: str) -> Path:
+    """A path as it is; a bare name that is no file is looked up among the recipes that ship with the package."""
+    path = Path(name)
+    builtin = Path(str(importlib.resources.files("h1r"))) / "recipes"
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    if (found := builtin / f"{name}.toml").exists():
+        return found
+    names = ", ".join(sorted(file.stem for file in builtin.glob("*.toml")))
+    raise UserError(f"no recipe {name}: neither a file nor one of the built-in ones ({names}); check the name")
+
+
+@contextmanager
+def stopping(how_to_go_on: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(how_to_go_on) from None
+
+
+def print_report(run: Path, as_json: bool, out: Path | None = None) -> None:
+    from h1r.evals.report import write_report
+
+    page = write_report(run, out)
+    numbers = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    if as_json:
+        print_json(numbers)
+    else:
+        from rich.console import Console
+
+        from h1r.evals.summary import result_table
+
+        table = result_table(numbers)
+        if table.row_count:
+            Console().print(table)
+        print(f"report: {page}")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))

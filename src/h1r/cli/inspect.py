@@ -1,0 +1,85 @@
+"""Commands that look at what is there: report, parity."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from h1r.cli.common import AsJson, print_json, print_report, stopping
+from h1r.errors import UserError
+from h1r.progress import quiet
+
+
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="PAGE", help="The page of two or more. Default: runs/comparison.html."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also save the main plot of one run; the suffix is the format.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html and report.json of a run, or one page that compares several."""
+    if plot is not None:
+        if len(runs) != 1:
+            raise UserError(f"--plot shows one run, but {len(runs)} were named; leave one")
+        from h1r.evals.report import save_main_plot
+
+        save_main_plot(runs[0], plot)
+    if len(runs) == 1:
+        print_report(runs[0], as_json, out)
+        return
+    from h1r.evals.report import write_comparison
+
+    page = write_comparison(runs, out or Path("runs/comparison.html"))
+    print(page.with_suffix(".json").read_text(encoding="utf-8") if as_json else f"report: {page}")
+
+
+def parity(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_PRESET",
+            help="A falcon_h1 checkpoint directory, a hub id, or a preset, which gets random weights.",
+        ),
+    ],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="One check, or all that begin with this word. Repeat.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and arithmetic. Tolerances go with it.")] = Dtype.FLOAT32,
+    device: Annotated[str | None, typer.Option(help="Default: cuda where there is any, else cpu.")] = None,
+    kernels: Annotated[str, typer.Option(help="auto, reference, torch, native or triton.")] = "auto",
+    layers: Annotated[int | None, typer.Option(help="Check only the first so many layers.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Default: three chunks of the model's scan.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of inputs and random weights.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Is the model exact here? Packed, padded, cached, saved, reloaded, in other implementations, over processes."""
+    quiet(as_json)
+    from h1r.parity import run
+
+    with stopping("run it again"):
+        found = run(
+            name, only=only or (), dtype=dtype.value, device=device, kernels=kernels, layers=layers, tokens=tokens,
+            seed=seed, announce=None if as_json else print,
+        )  # fmt: skip
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from rich.console import Console
+
+        Console().print(found.table())
+        print(found.summary())
+    if not found.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,150 @@
+"""Commands that run stages of a recipe: demo, curate, sft, rl, eval."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from h1r import pipeline
+from h1r.cli.common import AsJson, DryRun, Out, Resume, Seed, Set, Target, open_run, print_json, print_report, stopping
+from h1r.config import Recipe
+from h1r.progress import quiet
+from h1r.run import Run
+
+
+class Pool(StrEnum):
+    SFT = "sft"
+    RL = "rl"
+
+
+class Model(StrEnum):
+    BASE = "base"
+    SFT = "sft"
+    RL = "rl"
+
+
+def demo(
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="Default: the built-in `tiny`.")] = "tiny",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory. Default: runs/demo.")] = None,
+    set_: Set = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole loop: curate, SFT, RL, test-time scaling, report. Finished stages are skipped, begun ones go on."""
+    resolved, run = open_run(
+        recipe, Path("runs/demo") if out is None and recipe == "tiny" else out, set_, seed, dry_run, as_json
+    )
+    quiet(as_json)
+    with stopping(f"`h1r demo {recipe} --out {run.path}` with the same options goes on where it was"):
+        for stage, _, ran in pipeline.run_all(resolved, run):
+            print(f"{stage}: {'done' if ran else 'already done'}", file=sys.stderr)
+        print_report(run.path, as_json)
+
+
+def curate(
+    recipe: Target,
+    pool: Annotated[
+        Pool, typer.Option(help="`rl` selects RL problems by pass rate; the SFT model must exist.")
+    ] = Pool.SFT,
+    out: Out = None,
+    set_: Set = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make problems and traces, verify and filter them; say what was dropped and why."""
+    resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json)
+    summary = run_stage("pool" if pool is Pool.RL else "curate", resolved, run, False, as_json, resumable=False)
+    if as_json:
+        print_json(summary)
+    else:
+        from rich.console import Console
+
+        from h1r.data.curate import summary_table
+
+        Console().print(summary_table(summary))
+        print(f"wrote {run.path}")
+
+
+def sft(
+    recipe: Target,
+    out: Out = None,
+    set_: Set = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Supervised fine-tuning on the curated traces."""
+    _train("sft", recipe, out, set_, seed, resume, dry_run, as_json)
+
+
+def rl(
+    recipe: Target,
+    out: Out = None,
+    set_: Set = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Reinforcement learning (GRPO) from the SFT model. Selects the RL problems first when that was not done."""
+    _train("rl", recipe, out, set_, seed, resume, dry_run, as_json)
+
+
+def eval_(
+    recipe: Target,
+    model: Annotated[
+        list[Model] | None,
+        typer.Option("--model", help="Which model of the run. Repeat. Default: all that exist."),
+    ] = None,
+    scaling: Annotated[bool, typer.Option(help="Also majority and DeepConf at the recipe's budgets.")] = True,
+    out: Out = None,
+    set_: Set = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Held-out accuracy: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
+    resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json)
+    from h1r.evals.stages import models_of
+
+    existing = models_of(run)
+    stages = [f"eval_{which}" for which in model or existing] + ["scaling"] * (scaling and existing != ["base"])
+    results = {stage: run_stage(stage, resolved, run, False, as_json, resumable=False) for stage in stages}
+    if as_json:
+        print_json(results)
+    else:
+        print_report(run.path, as_json)
+
+
+def _train(
+    stage: str,
+    target: str,
+    out: Path | None,
+    set_: list[str] | None,
+    seed: int | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    resolved, run = open_run(target, out, set_, seed, dry_run, as_json)
+    if stage == "rl" and pipeline.finished(run, "pool") is None:
+        run_stage("pool", resolved, run, False, as_json, resumable=False)
+    summary = run_stage(stage, resolved, run, resume, as_json, resumable=True)
+    if as_json:
+        print_json(summary)
+    else:
+        print(f"{stage} is finished; the model is {run.path / stage / 'model'}")
+
+
+def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool, as_json: bool, resumable: bool) -> dict[str, Any]:
+    quiet(as_json)
+    how = f"`h1r {stage} --resume {run.path}` goes on" if resumable else "run it again; what was finished is kept"
+    with stopping(how):
+        return pipeline.run_stage(stage, recipe, run, resume)

@@ -1,0 +1,78 @@
+"""What generates traces, and what they are generated for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from h1r.config.base import Fraction, NonNegative, Positive, PositiveFloat, Section
+
+
+class EngineSection(Section):
+    """How traces are generated."""
+
+    kind: Literal["native"] = "native"
+    """Which engine generates."""
+    max_sequences: Positive = 64
+    """Sequences decoded together."""
+    prefill_tokens: Positive = 4096
+    """Prompt tokens prefilled in one forward pass."""
+
+
+class EvalSection(Section):
+    """pass@1 averaged over n samples (section 4.1)."""
+
+    samples: Positive = 16
+    """Answers per problem, n."""
+    temperature: NonNegative = 0.6
+    """Sampling temperature; 0 is greedy."""
+    top_p: Fraction = 0.95
+    """Nucleus."""
+    max_tokens: Positive = 65536
+    """Longest answer."""
+    confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the bootstrap intervals."""
+
+
+class ScalingSection(Section):
+    """DeepConf (section 5.1; arXiv 2508.15260)."""
+
+    problems: Positive = 30
+    """Held-out problems to scale on."""
+    budgets: list[Positive] = [512]
+    """Traces per problem, the warm-up included."""
+    warmup: Annotated[int, Field(ge=2)] = 16
+    """Traces generated whole, from which the threshold is set."""
+    keep_top: Annotated[float, Field(gt=0, lt=1)] = 0.10
+    """Share of warm-up traces that must lie above the threshold: 0.10 puts it at their 90th percentile."""
+    warmup_votes: Literal["above_threshold", "all"] = "above_threshold"
+    """Which answered warm-up traces vote; those below the threshold do not in the reference implementation."""
+    window: Positive = 2048
+    """Tokens per confidence group."""
+    top_k: Positive = 20
+    """Most likely tokens that enter a token confidence."""
+    tau: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Consensus stop: end when the leading answer's share of the vote reaches it. Unset: never, as in the paper."""
+    voter: Literal[
+        "majority",
+        "mean",
+        "tail",
+        "bottom_window",
+        "min_window",
+        "top10_tail_filtered",
+        "top10_bottom_window_filtered",
+    ] = "min_window"
+    """How traces are weighted in the vote."""
+    temperature: PositiveFloat = 0.6
+    """Sampling temperature of the traces."""
+    top_p: Fraction = 0.95
+    """Nucleus of the traces."""
+    max_tokens: Positive = 65536
+    """Longest trace."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> ScalingSection:
+        if self.budgets and min(self.budgets) < self.warmup:
+            raise ValueError(f"budgets must be at least warmup ({self.warmup}), since warm-up traces count")
+        return self

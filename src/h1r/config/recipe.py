@@ -1,0 +1,142 @@
+"""A whole recipe, and reading it: TOML in, every mistake one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import reprlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from h1r.config.base import Count, Section
+from h1r.config.data import (
+    ChatSection,
+    CurateSection,
+    FileSource,
+    GeneratedSource,
+    ProblemsSection,
+    RLPoolSection,
+    TokenizerSection,
+)
+from h1r.config.generate import EngineSection, EvalSection, ScalingSection
+from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
+from h1r.errors import UserError
+
+
+class Recipe(Section):
+    """One experiment. `extends` in the TOML file names another recipe that this one is laid over."""
+
+    name: str
+    """The run's name; its directory is `runs/NAME` unless `--out` says otherwise."""
+    seed: int = 0
+    """Of weights, order and sampling. The choice of problems has its own, `problems.seed`."""
+    threads: Count = 0
+    """CPU threads for torch; 0 leaves torch's own choice."""
+    model: ModelSection = ModelSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    chat: ChatSection = ChatSection()
+    problems: ProblemsSection = ProblemsSection()
+    curate: CurateSection = CurateSection()
+    rl_pool: RLPoolSection = RLPoolSection()
+    sft: SFTSection = SFTSection()
+    rl: RLSection = RLSection()
+    parallel: ParallelSection = ParallelSection()
+    engine: EngineSection = EngineSection()
+    eval: EvalSection = EvalSection()
+    scaling: ScalingSection = ScalingSection()
+
+
+def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Reads a TOML recipe, lays it over the ones it `extends`, then `overrides` ({"rl.steps": 5}) over both.
+
+    A run directory's `recipe.json`, which is already resolved, is read the same way.
+
+    Every mistake raises `UserError`: missing file, TOML syntax (with its line), unknown key (with the nearest known
+    one), value out of range.
+    """
+    return resolve(_read_toml(Path(path), ()), overrides, str(path))
+
+
+def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) -> Recipe:
+    """The recipe of a tree of keys with `overrides` laid over it; `place` is where messages say that it came from."""
+    for key, value in (overrides or {}).items():
+        _set(tree, key.split("."), value)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{place}: {_explain(error)}") from None
+
+
+def _read_toml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: recipes extend each other in a circle; remove one `extends`")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"cannot read recipe {path}: {error.strerror or error}; check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; a recipe is a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}; mend that line") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); give the TOML recipe instead") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a table of keys; give a TOML recipe")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    return _merge(_read_toml(path.parent / str(base), (*seen, path.resolve())), tree)
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for depth, key in enumerate(keys[:-1], 1):
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"`{'.'.join(keys)}` cannot be set: `{'.'.join(keys[:depth])}` is no table; set that key whole"
+            )
+    tree[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence for the first complaint, with the nearest known key for an unknown one."""
+    detail = error.errors()[0]
+    parts = [str(part) for part in detail["loc"]]
+    place = ".".join(parts)
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
+        return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else "; remove it")
+    if detail["type"] == "missing":
+        return f"key `{place}` is missing; add it"
+    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return f"`{place}` needs a `kind`: one of reasoning_gym, jsonl, parquet, hub"
+    message = detail["msg"].removeprefix("Value error, ")
+    refused = f"`{place}` = {reprlib.repr(detail['input'])} is refused: " if place else ""
+    return f"{refused}{message[:1].lower()}{message[1:]}"
+
+
+def _known_keys(parts: list[str]) -> list[str]:
+    found: Any = Recipe
+    for part in parts:
+        if part == "sources" or part.isdigit():
+            continue
+        if part in ("reasoning_gym", "jsonl", "parquet", "hub"):
+            found = GeneratedSource if part == "reasoning_gym" else FileSource
+            continue
+        info = getattr(found, "model_fields", {}).get(part)
+        if info is None:
+            return []
+        found = info.annotation
+    return list(getattr(found, "model_fields", {}))

@@ -1,0 +1,140 @@
+"""The model, and what trains it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
+
+
+class ModelSection(Section):
+    """Which model: a preset built from random weights, or a `falcon_h1` checkpoint (directory or hub id)."""
+
+    preset: str | None = None
+    """A preset's name; `tiny` when no checkpoint is given either. "" unsets that of a recipe this one `extends`."""
+    checkpoint: str | None = None
+    """Start from this checkpoint instead of random weights."""
+    kernels: Literal["auto", "reference", "torch", "native", "triton"] = "auto"
+    """What the operators run on; `auto` takes the fastest that this machine can run and says which."""
+    overrides: dict[str, Any] = {}
+    """Fields of the model's own config, by their Hugging Face names, laid over the preset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_origin(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = {key: None if key in ("preset", "checkpoint") and value == "" else value for key, value in data.items()}
+        return data if data.get("preset") or data.get("checkpoint") else {**data, "preset": "tiny"}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSection:
+        if self.preset and self.checkpoint:
+            raise ValueError('set `preset` or `checkpoint`, not both ("" unsets an extended one)')
+        return self
+
+
+class OptimizerSection(Section):
+    learning_rate: PositiveFloat
+    """Peak learning rate of AdamW."""
+    vector_lr_scale: PositiveFloat = 1.0
+    """Factor on the rate of vectors (norms, biases, A_log, D, dt_bias), whose rate muP does not shrink with width."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW."""
+    eps: PositiveFloat = 1e-8
+    """AdamW."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled, on matrices only."""
+    grad_clip: PositiveFloat = 1.0
+    """Largest gradient norm."""
+
+
+class SFTSection(Section):
+    """Supervised fine-tuning (Table 1)."""
+
+    optimizer: OptimizerSection = OptimizerSection(learning_rate=1024e-6)
+    epochs: PositiveFloat = 3
+    """Passes over the samples."""
+    batch_size: Positive = 512
+    """Packed rows per optimiser step."""
+    micro_batch_size: Positive = 4
+    """Packed rows per forward pass; the loss does not depend on it."""
+    seq_len: Positive = 36864
+    """Tokens per packed row; longer samples are right-trimmed."""
+    warmup_ratio: Fraction = 0.04
+    """Share of all steps over which the learning rate rises linearly."""
+    min_lr_ratio: Fraction = 0.0
+    """Final over peak learning rate of the linear schedule; not given by the paper. Our choice."""
+    checkpoint_every: Positive = 100
+    """Optimiser steps between checkpoints to resume from."""
+
+
+class BackfillSection(Section):
+    """Zero-advantage groups (section 3.3): `backfill` is the paper's choice, the others were tried there."""
+
+    mode: Literal["backfill", "reject", "duplicate"] = "backfill"
+    """`backfill` from the cache, `reject` the group, or `duplicate` a useful one."""
+    cache_groups: Count = 64
+    """Surplus groups kept for later steps; size not given by the paper. Our choice."""
+    max_age: Positive = 2
+    """Optimiser steps after which a cached group is too far off-policy; not given by the paper. Our choice."""
+    max_rounds: Positive = 3
+    """Generation rounds per step after which a short batch is taken as it is: a solved data set must not loop."""
+
+
+class RLSection(Section):
+    """GRPO with the paper's changes (section 3.2 to 3.4, Table 2)."""
+
+    optimizer: OptimizerSection = OptimizerSection(learning_rate=2e-6)
+    steps: Positive = 100
+    """Rollout batches."""
+    warmup_steps: Count = 10
+    """Steps over which the learning rate rises linearly; constant after."""
+    batch_size: Positive = 128
+    """Prompts (groups) per optimiser step."""
+    num_generations: Annotated[int, Field(ge=2)] = 16
+    """Rollouts per prompt, G."""
+    temperature: PositiveFloat = 0.85
+    """Sampling temperature of the rollouts."""
+    max_tokens: Positive = 49152
+    """Longest rollout."""
+    epsilon_low: PositiveFloat = 0.2
+    """The ratio is clipped at 1 - epsilon_low."""
+    epsilon_high: PositiveFloat = 0.28
+    """The ratio is clipped at 1 + epsilon_high (clip-higher)."""
+    tis_cap: PositiveFloat = 2.0
+    """Cap of the truncated importance weight between sampler and trainer."""
+    tis_level: Literal["token", "sequence"] = "token"
+    """Not stated by the paper. Our choice."""
+    positive_ce: NonNegative = 0.1
+    """Coefficient of the cross-entropy on positive samples; not given by the paper (VAPO's value)."""
+    aggregation: Literal["token-mean", "seq-mean-token-mean"] = "token-mean"
+    """Not stated by the paper; token-mean is DAPO's."""
+    normalise_std: bool = True
+    """Divide advantages by the group's standard deviation, as printed in the paper."""
+    format_penalty: NonNegative = 0.1
+    """Subtracted from the reward of an answer not of the form `<think> ... </think> answer`. Our choice of size."""
+    updates_per_batch: Positive = 1
+    """Optimiser steps per rollout batch. 1 is on-policy: PPO batch = batch in the paper."""
+    micro_batch_tokens: Positive = 16384
+    """Tokens per forward pass; the loss does not depend on it."""
+    backfill: BackfillSection = BackfillSection()
+    checkpoint_every: Positive = 10
+    """Steps between checkpoints to resume from."""
+
+
+class ParallelSection(Section):
+    """How the processes that `torchrun` starts share SFT; one process needs none of it. May change within a run."""
+
+    context: Positive = 1
+    """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""
+    data: Annotated[int, Field(ge=-1)] = -1
+    """Groups of `context` processes, each with rows of its own; -1: as many as there are processes for."""
+
+    @model_validator(mode="after")
+    def _some_data(self) -> ParallelSection:
+        if self.data == 0:
+            raise ValueError("data must be -1 or at least 1")
+        return self
