@@ -7,7 +7,7 @@ exit code 130. Rooms are imported inside the commands, so that `h1r --help` need
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "curate": curate,
     "sft": sft,
@@ -34,7 +34,8 @@ for name, command in {
     "solve": solve,
     "report": report,
     "parity": parity,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
