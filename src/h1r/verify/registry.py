@@ -34,6 +34,7 @@ class Verifier:
 _VERIFIERS = {
     verifier.name: verifier
     for verifier in (
+        Verifier("choice", grade=None, quick="h1r.verify.choice:grade"),
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
         Verifier("math", "h1r.verify.math:grade", quick="h1r.verify.math:quick", warm="h1r.verify.math:warm"),
         Verifier(
