@@ -5,8 +5,9 @@
 `problem.metadata["tests"]` holds the tests in any form that `code_tests.parse_tests` knows; `metadata["language"]` the
 language, if it is not the code fence's or Python; `metadata["limits"]` any of `time_s`, `total_s`, `memory_bytes`.
 
-A verdict's parts are `tests_passed`, `tests_total`, and `isolation:LEVEL` = 1, so that the mean over many verdicts shows
-how they were made. It bounds itself, wherever it is called: tested code runs in `h1r.verify.sandbox`, never here.
+A verdict's parts are `tests_passed`, `tests_total`, and `isolation:LEVEL` = 1, so that the mean over many verdicts
+shows how they were made. It bounds itself, wherever it is called: tested code runs in `h1r.verify.sandbox`, never
+here.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Solution:
 
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^\s`{]*)[^\n]*")
 _BEGINS_CODE = re.compile(
-    r"(?:from[ \t]+[\w.]+[ \t]+import|import[ \t]+\w|(?:async[ \t]+)?def[ \t]+\w|class[ \t]+\w|@\w|#include|#!|using[ \t]"
+    r"(?:from[ \t]+[\w.]+[ \t]+import|import[ \t]+\w|(?:async[ \t]+)?def[ \t]+\w|class[ \t]+\w|@\w|#include|#!"
+    r"|using[ \t]"
     r"|if[ \t]+__name__|[A-Za-z_][\w, \t\[\]]*=[^=]|print\(|(?:for|while|with)[ \t].*:|const[ \t]|let[ \t]|\"\"\"|''')"
 )
 
@@ -56,9 +58,9 @@ _BEGINS_CODE = re.compile(
 def extract_code(answer: str, language: str | None = None) -> Solution | None:
     """The code of an answer: the last fenced block that says it is code, else the last one that says nothing.
 
-    `language` (a value of `LANGUAGES`) leaves out blocks of another one. Without any fence the whole answer counts if it
-    begins like code; so does what stands before a single closing fence, whose opening one was part of the prompt. None
-    when there is no code, or the last block is not closed. Linear time.
+    `language` (a value of `LANGUAGES`) leaves out blocks of another one. Without any fence the whole answer counts if
+    it begins like code; so does what stands before a single closing fence, whose opening one was part of the prompt.
+    None when there is no code, or the last block is not closed. Linear time.
     """
     blocks, dangling = _fenced_blocks(answer)
     if dangling is not None:

@@ -1,7 +1,7 @@
 """Runs a solution against its tests and compares, here in the parent, what came back with what was expected.
 
-A test passes only if the code ended in the way a passing run ends: a program with exit status 0, a call with a value, an
-assertion's test code with its own report under this run's nonce. Everything else is a failure with a reason.
+A test passes only if the code ended in the way a passing run ends: a program with exit status 0, a call with a value,
+an assertion's test code with its own report under this run's nonce. Everything else is a failure with a reason.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WHY: dict[Ending, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How many tests passed, of how many; `failures` are (number of the test, why), the first only unless all were run."""
+    """How many tests passed, of how many. `failures` are (number of the test, why): one, unless all tests were run."""
 
     passed: int
     total: int
@@ -112,7 +112,7 @@ _NUMBER = re.compile(r"[+-]?(\d{1,400}(\.\d{0,400})?|\.\d{1,400})([eE][+-]?\d{1,
 
 
 def same_output(actual: str, expected: str, tolerance: float | None = None) -> bool:
-    """LiveCodeBench's rule: line by line without surrounding white space, and numbers by value where the text differs."""
+    """LiveCodeBench's rule: line by line, without surrounding white space, numbers by value where the text differs."""
     ours, theirs = (text.strip().split("\n") for text in (actual, expected))
     return len(ours) == len(theirs) and all(
         one.strip() == other.strip() or _same_numbers(one.split(), other.split(), tolerance)
@@ -161,7 +161,7 @@ def _judge_calls(slot: Slot, code: str, tests: CallTests, limits: Limits, stop: 
 def _calls(
     slot: Slot, parts: list[str], tests: CallTests, limits: Limits
 ) -> Generator[tuple[Any, str | None], None, None]:
-    """(value, None) or (None, why) for each call in order. After a call that took its process along, a new one goes on."""
+    """(value, None) or (None, why) for each call, in order. After one that ended its process, a new one goes on."""
     target = f"Solution().{tests.entry}" if _SOLUTION_CLASS.search(parts[-1]) else tests.entry
     job = {"kind": "calls", "code": parts, "prelude": tests.prelude}
     end = time.monotonic() + limits.total_s
@@ -228,7 +228,7 @@ _references_lock = threading.Lock()
 
 
 def same_value(actual: Any, expected: Any, atol: float, rule: Rule = "equal", arguments: Sequence[Any] = ()) -> bool:
-    """Whether a result is right by a rule of `CallTests`. False, never an exception, for whatever cannot be compared."""
+    """Whether a result is right by a rule of `CallTests`; False, never an exception, for what cannot be compared."""
     try:
         if rule == "set":
             return checked_set(list(actual)) == checked_set(list(expected))

@@ -1,8 +1,8 @@
 """The tests of a problem, in the forms that data sets have, as one of three kinds.
 
-    StdinTests   a program reads an input and writes an output                  (LiveCodeBench, Codeforces, CodeContests)
-    CallTests    a function is called, its result compared with the expected one   (EvalPlus, LiveCodeBench, APPS)
-    CheckTests   test code asserts something about functions or classes      (HumanEval, MBPP, LeetCode, AceCode)
+    StdinTests   a program reads an input and writes an output                (LiveCodeBench, Codeforces, CodeContests)
+    CallTests    a function is called, its result compared with the expected  (EvalPlus, LiveCodeBench, APPS)
+    CheckTests   test code asserts something about functions or classes       (HumanEval, MBPP, LeetCode, AceCode)
 
 `parse_tests` tells the form by its keys and refuses what it cannot read; docs/sandbox.md shows each form.
 """
@@ -40,10 +40,10 @@ class StdinTests:
 class CallTests:
     """Arguments of each call, and what is expected: given, or from a `reference` that is run like tested code.
 
-    `entry` is a function's name; a solution with a class `Solution` has it as a method. `atol` is an absolute tolerance
-    (numpy's `allclose` with its `rtol` of 1e-7), which float results have at 1e-6 whatever it is. `rule`: "equal";
-    "set", order and repetition do not count; "not_none", only whether there is a result; "root", the result is a zero of
-    the polynomial with the coefficients that were the argument.
+    `entry` is a function's name; a solution with a class `Solution` has it as a method. `atol` is an absolute
+    tolerance (numpy's `allclose` with its `rtol` of 1e-7), which float results have at 1e-6 whatever it is. `rule`:
+    "equal"; "set", order and repetition do not count; "not_none", only whether there is a result; "root", the result
+    is a zero of the polynomial with the coefficients that were the argument.
     """
 
     entry: str
@@ -190,7 +190,8 @@ def tested_names(tests: list[str]) -> list[str]:
     When every name is known (a solution called `gcd`), it is the one that all tests call first.
     """
     trees = [ast.parse(test) for test in tests]
-    bound, used = set(), set()
+    bound: set[str] = set()
+    used: set[str] = set()
     first_calls = []
     for tree in trees:
         calls = []

@@ -1,12 +1,12 @@
 """Test code with assertions, run apart from the code it tests.
 
-The test code runs here, in a sandbox of its own, and the tested names are stand-ins: calling one asks the parent to have
-the call made in the other sandbox, and brings back plain data. So an assertion compares data with data, in an interpreter
-that the tested code never entered, and the expected values never leave it.
+The test code runs here, in a sandbox of its own, and the tested names are stand-ins: calling one asks the parent to
+have the call made in the other sandbox, and brings back plain data. So an assertion compares data with data, in an
+interpreter that the tested code never entered, and the expected values never leave it.
 
-A result that is no data (an instance of a tested class) is a stand-in as well: its methods can be called, its attributes
-and items read, but it has no equality, order, truth or arithmetic of its own, since those would be the tested code's
-word. Every report carries the nonce that only the parent and this process know.
+A result that is no data (an instance of a tested class) is a stand-in as well: its methods can be called, its
+attributes and items read, but it has no equality, order, truth or arithmetic of its own, since those would be the
+tested code's word. Every report carries the nonce that only the parent and this process know.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How a process gives up its rights: namespaces, Landlock, capabilities, limits, the system call filter.
 
-Thin wrappers of system calls, each raising `OSError` where the kernel refuses. Standard library only: this runs in the
-keeper and in its forks. Sources: man pages unshare(2), pivot_root(2), mount_setattr(2), landlock(7), capset(2), prctl(2).
+Thin wrappers of system calls, each raising `OSError` where the kernel refuses. Standard library only: this runs in
+the keeper and in its forks. Sources: man pages unshare(2), pivot_root(2), mount_setattr(2), landlock(7), capset(2),
+prctl(2).
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def enter_namespaces(readable: Iterable[str]) -> None:
     """This process goes to a root of its own: `readable` read-only under their own names, an empty scratch, no /proc.
 
     It stays in the host's process namespace, so that its forks can have one each. Root builds the new root first and
-    leaves its rights then, since nobody may not reach what only root may read; another user needs its new user namespace
-    to build anything.
+    leaves its rights then, since nobody may not reach what only root may read; another user needs its new user
+    namespace to build anything.
     """
     proc = os.open("/proc/self", os.O_PATH)
     if os.geteuid() == 0:

@@ -2,12 +2,14 @@
 
     request   {"code", "language", "stdin", "files", "compile_timeout", "run_timeout", "memory_limit_MB"}
     response  {"status": "Success" | "Failed" | "SandboxError", "message", "compile_result", "run_result"}
-    result    {"status": "Finished" | "Error" | "TimeLimitExceeded", "return_code", "stdout", "stderr", "execution_time"}
+    result    {"status": "Finished" | "Error" | "TimeLimitExceeded", "return_code", "stdout", "stderr",
+               "execution_time"}
 
 Outputs come back as text and are compared here, so expected values stay here too. A function test sends its calls in
-batches, each batch one run in a fresh process: functions that remember earlier calls may see fewer of them, and the time
-limit holds for a batch together. Test code with assertions runs in this machine's own sandbox, and each of its calls is
-a run there; results that are no data cannot be used. How strong the server's isolation is, only its owner knows.
+batches, each batch one run in a fresh process: functions that remember earlier calls may see fewer of them, and the
+time limit holds for a batch together. Test code with assertions runs in this machine's own sandbox, and each of its
+calls is a run there; results that are no data cannot be used. How strong the server's isolation is, only its owner
+knows.
 """
 
 from __future__ import annotations
@@ -195,7 +197,7 @@ def _harness() -> dict[str, str]:
 
 
 class FusionSlot:
-    """A `Slot` whose tested code runs on the server; `level` names the local one that test code with assertions needs."""
+    """A `Slot` whose tested code runs on the server; `level` names the local one for test code with assertions."""
 
     def __init__(self, url: str, level: str | None = None) -> None:
         self.level = Isolation.REMOTE

@@ -35,38 +35,16 @@ MAX_JOB_BYTES = 256 << 20
 RECURSION_LIMIT = 50_000
 """LiveCodeBench's; the interpreter's own would fail recursive solutions that every judge accepts."""
 
+# fmt: off
 PRELUDE_MODULES = (
-    *(
-        "bisect",
-        "collections",
-        "copy",
-        "datetime",
-        "decimal",
-        "fractions",
-        "functools",
-        "heapq",
-        "io",
-        "itertools",
-        "json",
-    ),
-    *("math", "operator", "random", "re", "statistics", "string", "sys", "time", "typing"),
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "io", "itertools",
+    "json", "math", "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
 )
 _STARRED = (
-    *(
-        "string",
-        "re",
-        "datetime",
-        "collections",
-        "heapq",
-        "bisect",
-        "copy",
-        "math",
-        "random",
-        "statistics",
-        "itertools",
-    ),
-    *("functools", "operator", "typing", "builtins"),  # builtins last: `pow` is the built-in one again
+    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
+    "functools", "operator", "typing", "builtins",  # builtins last: `pow` is the built-in one again
 )
+# fmt: on
 
 
 @lru_cache(maxsize=1)
@@ -160,9 +138,14 @@ def _run_program(job: dict[str, Any]) -> int:
 
 
 def _fresh_streams() -> None:
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8", "surrogateescape")  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8", "surrogateescape")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(io.FileIO(2, "w"), "utf-8", "backslashreplace", write_through=True)  # type: ignore[misc,type-var]
+    raw_stderr: Any = io.FileIO(2, "w")  # unbuffered, as the interpreter's own
+    for name, stream in (
+        ("stdin", io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8", "surrogateescape")),
+        ("stdout", io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8", "surrogateescape")),
+        ("stderr", io.TextIOWrapper(raw_stderr, "utf-8", "backslashreplace", write_through=True)),
+    ):
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _fresh_main(names: dict[str, Any]) -> types.ModuleType:
@@ -212,6 +195,9 @@ def _raised(error: BaseException) -> dict[str, Any]:
     return {"raised": type(error).__name__, "text": text}
 
 
+_ACTIONS: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": repr, "list": list}
+
+
 class _Server:
     """The tested names, and the objects that results referred to, by number."""
 
@@ -231,8 +217,8 @@ class _Server:
             result = getattr(target, message["name"])
         elif action == "item":
             result = target[self._decode(message["key"])]
-        elif action in ("len", "str", "repr", "list"):
-            result = {"len": len, "str": str, "repr": repr, "list": list}[action](target)
+        elif action in _ACTIONS:
+            result = _ACTIONS[action](target)
         else:
             args = [self._decode(item) for item in message["args"]]
             result = target(*args, **{name: self._decode(item) for name, item in message.get("kwargs", {}).items()})

@@ -1,8 +1,8 @@
 """The keeper: a small process that forks one confined process per run, and sees to its end.
 
-The parent starts it with one socket (sequenced packets). It enters the isolation level once, has the interpreter and the
-common modules loaded, and then holds nothing but that: code, arguments and results go from the parent to the fork over
-descriptors that the keeper only hands on, so a fork inherits nothing of an earlier run.
+The parent starts it with one socket (sequenced packets). It enters the isolation level once, has the interpreter and
+the common modules loaded, and then holds nothing but that: code, arguments and results go from the parent to the fork
+over descriptors that the keeper only hands on, so a fork inherits nothing of an earlier run.
 
     parent -> keeper   {"run": limits, "files": bool}  with 4 or 5 descriptors: stdin, stdout, stderr, channel, program
                        {"kill": true}                  end the run now

@@ -14,9 +14,9 @@ THREADS = 64
 class Isolation(IntEnum):
     """The level in force, strongest last; docs/sandbox.md says what each covers.
 
-    `REMOTE`: another machine's sandbox, whose strength is not known here. `RLIMITS`: resource limits and the system call
-    filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `NAMESPACES`: file system,
-    processes, network and users of its own.
+    `REMOTE`: another machine's sandbox, whose strength is not known here. `RLIMITS`: resource limits and the system
+    call filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `NAMESPACES`: file
+    system, processes, network and users of its own.
     """
 
     REMOTE = 0
@@ -29,11 +29,11 @@ class Isolation(IntEnum):
 class Limits:
     """Limits of one test, or of one compilation.
 
-    `time_s` is wall time, less what the process spent waiting for a busy machine's processor; `total_s` bounds a session
-    of many calls in one process, each of which has `time_s`. `memory_bytes` bounds the
-    address space of each process (for `memory="data"`, its private writable memory: V8 reserves far more than it uses).
-    `scratch_bytes` bounds the files of its folder together, `output_bytes` each of stdout and stderr and each value
-    returned. `processes` above 1 permits `fork`; every process then has the whole `memory_bytes`.
+    `time_s` is wall time, less what the process spent waiting for a busy machine's processor; `total_s` bounds a
+    session of many calls in one process, each of which has `time_s`. `memory_bytes` bounds the address space of each
+    process (for `memory="data"`, its private writable memory: V8 reserves far more than it uses). `scratch_bytes`
+    bounds the files of its folder together, `output_bytes` each of stdout and stderr and each value returned.
+    `processes` above 1 permits `fork`; every process then has the whole `memory_bytes`.
     """
 
     time_s: float = 6.0

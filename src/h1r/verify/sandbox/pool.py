@@ -143,8 +143,9 @@ class LocalSlot:
 class SandboxPool:
     """Up to `workers` slots, lent to one thread each. Slots start when first needed and live until `close`.
 
-    Whatever tested code does costs its own run: a keeper that dies is replaced at the next one. `url` is a SandboxFusion
-    server that runs the tested code in place of this machine; `UserError` when this machine confines too little.
+    Whatever tested code does costs its own run: a keeper that dies is replaced at the next one. `url` is a
+    SandboxFusion server that runs the tested code in place of this machine; `UserError` when this machine confines
+    too little.
     """
 
     def __init__(self, workers: int = 1, level: str | None = None, url: str | None = None) -> None:

@@ -35,7 +35,7 @@ _ADD_SEALS = 1033
 
 @dataclass(slots=True)
 class Program:
-    """What `prepare` made: a job for each run, or the `error` that stopped it. `executable` is a sealed file in memory."""
+    """What `prepare` made: a job for each run, or the `error` that stopped it; `executable` is sealed, in memory."""
 
     sandbox: Sandbox
     job: dict[str, Any]

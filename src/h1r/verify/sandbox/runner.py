@@ -5,8 +5,8 @@
         with sandbox.open({"kind": "calls", "code": [text]}) as session:
             reply = session.ask({...})
 
-Everything a run sends back is bytes of bounded length that the parent reads by its own clock; nothing in it can make the
-parent raise, hang or believe. What it reports of itself (exit status, time, memory) comes from the keeper.
+Everything a run sends back is bytes of bounded length that the parent reads by its own clock; nothing in it can make
+the parent raise, hang or believe. What it reports of itself (exit status, time, memory) comes from the keeper.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall time, `memory` peak bytes.
+    """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall; `memory` peak bytes.
 
     `ending`: "finished" by itself, cut off for "time" or "output", or "failed": the sandbox could not run it.
     """
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def readable_paths() -> list[str]:
-    """What a run sees of the file system: system libraries and programs, this interpreter, its packages. All read-only."""
+    """What a run sees of the files: system libraries and programs, this interpreter, its packages. All read-only."""
     wanted = ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", sys.base_prefix]
     wanted += package_paths()
     if node := shutil.which("node"):

@@ -7,8 +7,8 @@ condition fails with EPERM. Three things follow from the list alone, at every is
     no memory outside the address-space limit     `memfd_create`, System V shared memory and `io_uring` are absent
     no second process, unless `processes` is set  `fork` and `vfork` fail, `clone` makes threads only
 
-`strict` is for the level without namespaces: signals go to the caller only, and file metadata cannot be changed (Landlock
-does not watch `chmod` and its relatives).
+`strict` is for the level without namespaces: signals go to the caller only, and file metadata cannot be changed
+(Landlock does not watch `chmod` and its relatives).
 
 Numbers: Linux `asm/unistd_64.h` and `asm-generic/unistd.h`. Filter format: `linux/seccomp.h`, `linux/bpf_common.h`.
 """

@@ -3,8 +3,9 @@
     frame = 4-byte length, then UTF-8 JSON
 
 `None`, `bool`, `str`, finite or not `float`, and `int` below 2^63 stand for themselves, a list for a list; everything
-else is an object with the key "!". A subclass (a named tuple, a `Counter`, an `IntEnum`) travels as its base, so whatever
-it overrode stays behind. What is no data becomes `Opaque` (or, if the encoder is given a `keep`, a reference by number).
+else is an object with the key "!". A subclass (a named tuple, a `Counter`, an `IntEnum`) travels as its base, so
+whatever it overrode stays behind. What is no data becomes `Opaque` (or, if the encoder is given a `keep`, a reference
+by number).
 
 Decoding is safe on any input: its cost is bounded by the frame's length, nesting is bounded, and sets and mappings with
 crafted hash collisions are refused. It raises only `ValueError`.
@@ -16,7 +17,7 @@ import collections
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, ItemsView, Iterable, KeysView, ValuesView
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -48,12 +49,12 @@ class OneShot(list[Any]):
     def __eq__(self, other: object) -> bool:
         return False
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def encode(value: Any, keep: Callable[[Any], dict[str, Any]] | None = None, depth: int = 0) -> Any:
     """The JSON form. `ValueError` when it is nested too deep; `keep` says what stands for an object that is no data."""
-    kind = type(value)
+    kind: Any = type(value)
     if value is None or kind is bool or kind is str or kind is float:
         return value
     if kind is int:
@@ -71,18 +72,21 @@ def encode(value: Any, keep: Callable[[Any], dict[str, Any]] | None = None, dept
     return _encode_rare(value, keep, depth)
 
 
-_BY_TYPE = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
+_SUBCLASSED_SCALARS: tuple[Any, ...] = (int, float, str)
+_SUBCLASSED_CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
+_BY_TYPE: dict[Any, str] = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
 
 
 def _encode_rare(value: Any, keep: Callable[[Any], dict[str, Any]] | None, depth: int) -> Any:
     kind = type(value)
-    for base in (int, float, str):
-        if isinstance(value, base):
-            return encode(base.__getnewargs__(value)[0], keep, depth)
-    for base in (dict, list, tuple, set, frozenset, collections.deque):
-        if isinstance(value, base):
-            items = dict(dict.items(value)) if base is dict else base(base.__iter__(value))
-            return encode(items, keep, depth)
+    for scalar in _SUBCLASSED_SCALARS:
+        if isinstance(value, scalar):
+            return encode(scalar.__getnewargs__(value)[0], keep, depth)
+    if isinstance(value, dict):
+        return encode(dict(dict.items(value)), keep, depth)
+    for container in _SUBCLASSED_CONTAINERS:
+        if isinstance(value, container):
+            return encode(container(container.__iter__(value)), keep, depth)
     if isinstance(value, complex):
         return {"!": "complex", "v": [value.real, value.imag]}
     if isinstance(value, (bytes, bytearray)):
@@ -93,7 +97,7 @@ def _encode_rare(value: Any, keep: Callable[[Any], dict[str, Any]] | None, depth
         return {"!": kind.__name__, "v": str(value)}
     if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
         return encode(value.tolist(), keep, depth + 1)
-    if isinstance(value, (type({}.keys()), type({}.values()), type({}.items()))):
+    if isinstance(value, (KeysView, ValuesView, ItemsView)):
         return {"!": "iterator", "v": [encode(item, keep, depth + 1) for item in value]}
     if hasattr(value, "__next__") and hasattr(value, "__iter__"):
         return {"!": "iterator", "v": [encode(item, keep, depth + 1) for item in _bounded(value)]}
@@ -157,7 +161,7 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 
 
 def checked_set(items: list[Any]) -> set[Any]:
-    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash, n of which take n^2 steps."""
+    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash: n take n^2 steps."""
     if len(items) > _ENOUGH_TO_COLLIDE and len({hash(item) for item in items}) * 4 < len(set(map(repr, items))):
         raise ValueError("colliding keys")
     return set(items)
