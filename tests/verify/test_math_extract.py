@@ -4,7 +4,7 @@ import pytest
 
 from h1r.records import Problem
 from h1r.verify.math import grade, grade_lenient
-from h1r.verify.math_extract import find_answer
+from h1r.verify.math.extract import find_answer
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from h1r.records import Problem
 from h1r.verify.math import equivalent, grade, normalise, parse_number, quick, tier_one
-from h1r.verify.math_compare import compare
-from h1r.verify.math_read import read
-from h1r.verify.math_text import MAX_CHARS, refusal, split_top
+from h1r.verify.math.compare import compare
+from h1r.verify.math.read import read
+from h1r.verify.math.text import MAX_CHARS, refusal, split_top
 
 EQUAL = r"""
 7,425,000 | 7425000

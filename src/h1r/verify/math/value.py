@@ -24,7 +24,7 @@ from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
 
-from h1r.verify.math_parse import Node, mentions, variables
+from h1r.verify.math.parse import Node, mentions, variables
 
 DIGITS = 60
 MAX_BITS = 1 << 16

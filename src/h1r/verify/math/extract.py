@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 
 from h1r.verify.extract import last_boxed
-from h1r.verify.math_read import read
-from h1r.verify.math_types import Answer, Choice, Group, Opaque, Relation, Words
+from h1r.verify.math.read import read
+from h1r.verify.math.types import Answer, Choice, Group, Opaque, Relation, Words
 
 TAIL = 3_000
 MAX_BARE_CHARS = 400

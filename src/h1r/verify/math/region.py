@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from h1r.verify.math_parse import Node, variables
-from h1r.verify.math_types import Answer, Group, Relation, Union, Value
-from h1r.verify.math_value import approximate, exact
+from h1r.verify.math.parse import Node, variables
+from h1r.verify.math.types import Answer, Group, Relation, Union, Value
+from h1r.verify.math.value import approximate, exact
 
 ORDERED = frozenset(("(", "["))
 

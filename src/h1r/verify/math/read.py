@@ -1,6 +1,6 @@
 """The answer that a LaTeX or plain text states, by its type.
 
-`read` never raises and takes time linear in the text (quadratic in the nesting, which `math_text.refusal` bounds).
+`read` never raises and takes time linear in the text (quadratic in the nesting, which `text.refusal` bounds).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from h1r.verify.math_parse import WORD_CLOSE, WORD_OPEN, UnreadableError, parse, variables
-from h1r.verify.math_text import MAX_LIST_ITEMS, bracketed, clean, refusal, split_top, split_with, squeeze
-from h1r.verify.math_types import (
+from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN, UnreadableError, parse, variables
+from h1r.verify.math.text import MAX_LIST_ITEMS, bracketed, clean, refusal, split_top, split_with, squeeze
+from h1r.verify.math.types import (
     Answer,
     Based,
     Choice,
@@ -24,8 +24,8 @@ from h1r.verify.math_types import (
     Value,
     Words,
 )
-from h1r.verify.math_units import DEGREE, split_unit
-from h1r.verify.math_value import same_value
+from h1r.verify.math.units import DEGREE, split_unit
+from h1r.verify.math.value import same_value
 
 REALS = r"\mathbb{R}"
 _MAX_RECURSION = 5

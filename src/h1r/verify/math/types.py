@@ -1,4 +1,4 @@
-r"""What kind of answer a text is. Answers of different kinds differ, but for the readings that `math_compare` lists.
+r"""What kind of answer a text is. Answers of different kinds differ, but for the readings that `compare` lists.
 
     Value      3/4, \frac{x+2}{7}, 12 \text{ cm}, 0.333333
     Group      (1,2), [0,1), \{1,2\}, and the bare lists 1,2 and x=1 or x=2
@@ -11,15 +11,15 @@ r"""What kind of answer a text is. Answers of different kinds differ, but for th
     Choice     (D), D. Alina
     Opaque     what is none of these: for `math-verify`
 
-`math_read.read` makes them from text.
+`read.read` makes them from text.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from h1r.verify.math_parse import Node
-from h1r.verify.math_units import Unit
+from h1r.verify.math.parse import Node
+from h1r.verify.math.units import Unit
 
 
 @dataclass(frozen=True, slots=True)

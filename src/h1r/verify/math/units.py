@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from h1r.verify.math_parse import WORD_CLOSE, WORD_OPEN
+from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 r"""Mathematical equality of an answer and the reference, in two tiers (arXiv 2601.02346, section 3.3).
 
-    tier 1   equal as normalised LaTeX, else by type and value (`math_read`, `math_compare`): bounded work, no `eval`
-    tier 2   `math-verify` (`math_symbolic`), only for forms that tier 1 cannot read; runs where it can be killed
+    tier 1   equal as normalised LaTeX, else by type and value (`read`, `compare`): bounded work, no `eval`
+    tier 2   `math-verify` (`symbolic`), only for forms that tier 1 cannot read; runs where it can be killed
 
 The paper sends every answer that tier 1 calls wrong to tier 2. Here tier 1 also says "wrong" where both sides are read
 and differ, since what `math-verify` adds to these are its false positives: words read as products of letters, lists
 that lose their order or repetitions, units dropped, relations without unknowns.
 
     math           takes the boxed answer only: for rewards, where the prompt asks for a box
-    math_lenient   also finds an answer that is not boxed (`math_extract`): for responses of others
+    math_lenient   also finds an answer that is not boxed (`extract`): for responses of others
 
 `problem.metadata["decimals"]` = n compares numbers to n decimals (default: exact, and 6 beside a written decimal).
 """
@@ -21,11 +21,11 @@ from functools import lru_cache
 
 from h1r.records import Problem, Verdict
 from h1r.verify.extract import last_boxed
-from h1r.verify.math_compare import compare
-from h1r.verify.math_extract import find_answer
-from h1r.verify.math_read import read
-from h1r.verify.math_symbolic import symbolic
-from h1r.verify.math_text import clean, squeeze
+from h1r.verify.math.compare import compare
+from h1r.verify.math.extract import find_answer
+from h1r.verify.math.read import read
+from h1r.verify.math.symbolic import symbolic
+from h1r.verify.math.text import clean, squeeze
 
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)
 _NUMBER = re.compile(r"([-+]?)((?:\d+|[1-9]\d{0,2}(?:,\d{3})+)?)\.(\d+)|([-+]?)(\d+|[1-9]\d{0,2}(?:,\d{3})+)\.?")

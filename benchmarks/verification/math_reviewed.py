@@ -1,7 +1,4 @@
-"""Disagreements of `verify.py` that a person has looked at: record id -> (who is right, why).
-
-"ours" or "recorded" is right; "policy" means that the two answer different questions, which the reason names.
-"""
+"""Disagreements of `math.py` that a person has looked at. Keys and values: `common.Reviewed`."""
 
 _CLOCK = "4:30 p.m. is the reference; the record compared a prediction that its own extraction had cut to 4:30"
 _CUT_OFF = (

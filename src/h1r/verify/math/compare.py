@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from h1r.verify.math_parse import Node
-from h1r.verify.math_read import read
-from h1r.verify.math_region import ORDERED, is_list_of_conditions, region, same_region, unknown
-from h1r.verify.math_types import (
+from h1r.verify.math.parse import Node
+from h1r.verify.math.read import read
+from h1r.verify.math.region import ORDERED, is_list_of_conditions, region, same_region, unknown
+from h1r.verify.math.types import (
     Answer,
     Based,
     Choice,
@@ -32,8 +32,8 @@ from h1r.verify.math_types import (
     Value,
     Words,
 )
-from h1r.verify.math_units import agree
-from h1r.verify.math_value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
+from h1r.verify.math.units import agree
+from h1r.verify.math.value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
 
 MAX_UNORDERED_UNKNOWNS = 12
 """Unordered lists of formulas with unknowns longer than this are left to `math-verify`: each is tried against each."""

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from h1r.verify.extract import closing_brace
-from h1r.verify.math_parse import FUNCTIONS, WORD_CLOSE, WORD_OPEN
+from h1r.verify.math.parse import FUNCTIONS, WORD_CLOSE, WORD_OPEN
 
 MAX_CHARS = 2_000
 MAX_NESTING = 24

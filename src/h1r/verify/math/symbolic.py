@@ -1,4 +1,4 @@
-r"""Tier 2: `math-verify` for the forms that `math_read` does not read, and the guards around it.
+r"""Tier 2: `math-verify` for the forms that `read` does not read, and the guards around it.
 
 It may hang, raise, or take all memory: only a worker calls it. Its own time limits are SIGALRM, which works in a main
 thread only; the limit here is the caller's. It is asked both ways round, since it is asymmetric by design.
