@@ -83,7 +83,7 @@ def qwen_coder_anywhere() -> Iterator[Judged]:
         gold = table["reward_model"][key]["ground_truth"].replace(",", "")
         (found,) = table["preds"][key]
         recorded = found.strip("$.").replace(",", "")
-        same = recorded.replace(".", "", 1).isdigit() and float(recorded) == float(gold)
+        same = recorded.removeprefix("-").replace(".", "", 1).isdigit() and float(recorded) == float(gold)
         yield Judged(f"qwen_coder_anywhere/{key}", problem(gold), text, same)
 
 

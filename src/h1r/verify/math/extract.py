@@ -65,7 +65,7 @@ def _concluded(tail: str) -> str | None:
         return _stated(sentence)
     if not _NUMBER.search(sentence):
         return None
-    if _VERB.search(sentence) and (stated := _stated(sentence)):
+    if _VERB.search(sentence) and (stated := _stated(sentence)) and not isinstance(read(stated), Words):
         return stated
     formulas = list(_FORMULA.finditer(sentence))
     if formulas:
