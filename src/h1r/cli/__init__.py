@@ -15,6 +15,7 @@ from h1r.cli.answers import generate, solve
 from h1r.cli.common import StoppedError
 from h1r.cli.inspect import parity, report
 from h1r.cli.stages import curate, demo, eval_, rl, sft
+from h1r.cli.verify import verify
 from h1r.errors import UserError
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "solve": solve,
     "report": report,
     "parity": parity,
+    "verify": verify,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -4,76 +4,207 @@
     out   {"line": 1, "reward": 1.0, "extracted": ..., "verifier": ..., "parts": {...}, "error": null}
 
 `prediction` is a bare answer or a whole response, with or without thinking. `reference` may be left out where `tests`
-stands in for it; other keys are ignored. The default verifier takes an answer that is not boxed; for one that wants a
-box, a bare prediction is put into one. A line that cannot be read gets a verdict with reward 0 and the reason.
+or `metadata` stand in for it; other keys are ignored; an `id` comes back. The default verifier takes an answer that is
+not boxed; for one that wants a box, a bare prediction is put into one. Lines with `tests` are code unless they say
+otherwise.
+
+A line that cannot be read gets a verdict in its place: reward 0, and the reason as its error. Blank lines have none.
+
+Memory is bounded whatever the file: a chunk is one block of lines or one long line, a thread reads at most one chunk
+ahead, and at most IN_FLIGHT chunks wait for their verdicts. A chunk ends where the input pauses, so that a pipe gets
+its verdicts as it goes.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
+import queue
+import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
 from h1r.errors import UserError
-from h1r.records import Problem, Verdict, read_lines
-from h1r.verify.pool import VerifierPool
+from h1r.records import Problem, Verdict
+from h1r.verify.pool import Batch, VerifierPool
 from h1r.verify.registry import require
 
 DEFAULT_VERIFIER = "math_lenient"
-CHUNK = 1_000
+CODE_VERIFIER = "code"
+STDIN = "-"
+BLOCK_BYTES = 1 << 20
+MAX_LINE_BYTES = 32 << 20
+IN_FLIGHT = 4
 BARE: dict[str, str | None] = {"math": "math_lenient", "exact": None, "reasoning_gym": None}
 """Verifiers that take a boxed answer only, and which one grades a prediction without a box in their place."""
+
+Line = tuple[int, bytes | None]
+"""(number from 1, content); None for a line longer than MAX_LINE_BYTES."""
 
 
 def verify_file(
     path: str | Path, verifier: str | None = None, workers: int = 1, time_limit_s: float = 5.0
 ) -> Iterator[dict[str, Any]]:
-    """One verdict per line of a JSONL file, in order, in bounded memory. Blank lines are skipped.
+    """One verdict per line of a JSONL file, or of standard input for "-", in order, in bounded memory.
 
     `verifier` is for lines that name none. `UserError`: a file that cannot be read, or an unknown `verifier`.
     """
-    default = require(verifier or DEFAULT_VERIFIER).name
-    lines = ((number, text) for number, text in read_lines(path) if text.strip())
-    with VerifierPool(workers=workers, time_limit_s=time_limit_s) as pool:
-        while chunk := list(itertools.islice(lines, CHUNK)):
-            yield from _verify_lines(chunk, default, pool)
+    default = require(verifier).name if verifier else None
+    with _opened(path) as handle, VerifierPool(workers=workers, time_limit_s=time_limit_s) as pool:
+        waiting: deque[_Chunk] = deque()
+        with _ReadAhead(handle) as ahead:
+            while True:
+                lines = ahead.take(wait=not waiting) if len(waiting) < IN_FLIGHT else None
+                if lines:
+                    waiting.append(_submit(lines, default, pool))
+                elif waiting:
+                    yield from waiting.popleft().rows()
+                else:
+                    return
 
 
-def _verify_lines(lines: list[tuple[int, str]], default: str, pool: VerifierPool) -> Iterator[dict[str, Any]]:
-    read = [_read(text, number, default) for number, text in lines]
-    good = [item for item in read if not isinstance(item, str)]
-    verdicts = iter(pool.verify_many([problem for problem, _ in good], [text for _, text in good]))
-    for (number, _), item in zip(lines, read, strict=True):
-        if isinstance(item, str):
-            yield _row(number, Verdict(0.0, error=item), None)
-        else:
-            yield _row(number, next(verdicts), item[0].verifier)
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[FileIO]:
+    is_stdin = str(path) == STDIN
+    try:  # unbuffered: a thread that still reads at exit must hold no buffer's lock
+        handle = open(sys.stdin.fileno() if is_stdin else path, "rb", buffering=0, closefd=not is_stdin)  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    with handle:
+        yield handle
 
 
-def _read(text: str, number: int, default: str) -> tuple[Problem, str] | str:
+class _ReadAhead:
+    """A thread that reads chunks of lines, one ahead; a reading error is raised by `take`."""
+
+    def __init__(self, handle: RawIOBase) -> None:
+        self._handle = handle
+        self._chunks: queue.Queue[list[Line] | OSError | None] = queue.Queue(maxsize=1)
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="h1r-verify-read", daemon=True)
+
+    def __enter__(self) -> _ReadAhead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        with contextlib.suppress(queue.Empty):
+            self._chunks.get_nowait()  # lets a thread that waits for room go on, and see that it is over
+
+    def take(self, wait: bool) -> list[Line] | None:
+        """The next chunk; None at the end, and, unless told to `wait`, while there is none yet."""
+        if self._ended:
+            return None
+        try:
+            chunk = self._chunks.get(block=wait)
+        except queue.Empty:
+            return None
+        self._ended = chunk is None
+        if isinstance(chunk, OSError):
+            raise UserError(f"cannot read on: {chunk.strerror or chunk}; check the file")
+        return chunk
+
+    def _run(self) -> None:
+        try:
+            for chunk in chunks(self._handle):
+                self._chunks.put(chunk)
+                if self._ended:
+                    return
+            self._chunks.put(None)
+        except OSError as error:
+            self._chunks.put(error)
+
+
+def chunks(handle: RawIOBase) -> Iterator[list[Line]]:
+    """The lines that are not blank, some at a time: what one read of at most BLOCK_BYTES completes."""
+    number, partial, overlong = 1, bytearray(), False
+    while block := handle.read(BLOCK_BYTES):
+        *ends, rest = block.split(b"\n")
+        lines: list[Line] = []
+        for end in ends:
+            partial += end
+            lines.append((number, None if overlong or len(partial) > MAX_LINE_BYTES else bytes(partial)))
+            number, partial, overlong = number + 1, bytearray(), False
+        partial += rest
+        if len(partial) > MAX_LINE_BYTES:
+            partial, overlong = bytearray(), True
+        if wanted := [line for line in lines if line[1] is None or line[1].strip()]:
+            yield wanted
+    if overlong or partial.strip():
+        yield [(number, None if overlong else bytes(partial))]
+
+
+@dataclass(slots=True)
+class _Read:
+    """A line that was understood."""
+
+    problem: Problem
+    prediction: str
+    id: Any
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Lines whose verdicts are under way; `items` holds what each line says, or why it says nothing."""
+
+    numbers: list[int]
+    items: list[_Read | str]
+    batch: Batch
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        graded = 0
+        for number, item in zip(self.numbers, self.items, strict=True):
+            if isinstance(item, str):
+                yield _row(number, None, None, Verdict(0.0, error=item))
+                continue
+            try:
+                verdict = self.batch.verdict(graded)
+            except UserError as error:
+                verdict = Verdict(0.0, error=str(error))
+            graded += 1
+            yield _row(number, item.id, item.problem.verifier, verdict)
+
+
+def _submit(lines: list[Line], default: str | None, pool: VerifierPool) -> _Chunk:
+    items = [_read(content, number, default) for number, content in lines]
+    good = [item for item in items if isinstance(item, _Read)]
+    batch = pool.submit_many([item.problem for item in good], [item.prediction for item in good])
+    return _Chunk([number for number, _ in lines], items, batch)
+
+
+def _read(content: bytes | None, number: int, default: str | None) -> _Read | str:
     """The problem and the prediction of a line, or why there is none."""
+    if content is None:
+        return f"longer than {MAX_LINE_BYTES} bytes"
     try:
-        line = json.loads(text)
-    except ValueError as error:
+        line = json.loads(content.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     if not isinstance(line, dict):
         return "not a JSON object"
-    prediction, tests, metadata = line.get("prediction"), line.get("tests"), line.get("metadata", {})
-    reference = line.get("reference", "" if tests is not None else None)
-    if prediction is None or reference is None:
-        return 'the keys "prediction" and "reference" (or "tests") are needed'
+    tests, metadata = line.get("tests"), line.get("metadata") or {}
     if not isinstance(metadata, dict):
         return "`metadata` is no object"
+    has_other_key = tests is not None or bool(metadata)
+    prediction, reference = line.get("prediction"), line.get("reference", "" if has_other_key else None)
+    for key, value in (("prediction", prediction), ("reference", reference)):
+        if not isinstance(value, str | int | float):
+            what = "missing" if value is None else "neither a text nor a number"
+            return f"`{key}` is {what}; a line needs a `prediction`, and a `reference` (or `tests`, or `metadata`)"
     try:
-        name = require(str(line.get("verifier") or default)).name
+        name = require(str(line.get("verifier") or default or (CODE_VERIFIER if tests else DEFAULT_VERIFIER))).name
     except UserError as error:
         return str(error)
-    prediction = _text(prediction)
-    if r"\boxed" not in prediction and name in BARE:
+    text = _text(prediction)
+    if r"\boxed" not in text and name in BARE:
         name = BARE[name] or name
-        prediction = prediction if name == "math_lenient" or "</think>" in prediction else rf"\boxed{{{prediction}}}"
+        text = text if name == "math_lenient" or "</think>" in text else rf"\boxed{{{text}}}"
     problem = Problem(
         id=str(line.get("id", number)),
         question=_text(line.get("problem", "")),
@@ -81,16 +212,17 @@ def _read(text: str, number: int, default: str) -> tuple[Problem, str] | str:
         verifier=name,
         metadata=metadata if tests is None else {**metadata, "tests": tests},
     )
-    return problem, prediction
+    return _Read(problem, text, line.get("id"))
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _row(number: int, verdict: Verdict, verifier: str | None) -> dict[str, Any]:
+def _row(number: int, name: Any, verifier: str | None, verdict: Verdict) -> dict[str, Any]:
     return {
         "line": number,
+        **({} if name is None else {"id": name}),
         "reward": verdict.reward,
         "extracted": verdict.extracted,
         "verifier": verifier,

@@ -119,9 +119,13 @@ class Batch:
         self._jobs = jobs
         self._dispatcher = dispatcher
 
+    def verdict(self, index: int) -> Verdict:
+        """Waits for one verdict; `UserError` when its verifier cannot be loaded."""
+        return _with_format(self.futures[index].result(), self._formats[index])
+
     def verdicts(self) -> list[Verdict]:
         """Waits for all verdicts."""
-        return [_with_format(future.result(), parts) for future, parts in zip(self.futures, self._formats, strict=True)]
+        return [self.verdict(index) for index in range(len(self.futures))]
 
     def cancel(self) -> None:
         """Gives up what has no verdict yet."""
