@@ -91,9 +91,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         path = tmp_path / f"{lines}.jsonl"
         with path.open("w") as handle:
             for number in range(lines):
-                handle.write(
-                    json.dumps({"prediction": f"{'so ' * 3_000} \\boxed{{{number}}}", "reference": "7"}) + "\n"
-                )
+                handle.write(json.dumps({"prediction": number, "reference": 7, "padding": padding}) + "\n")
         code = (
             "import resource, sys; from h1r.verify.batch import verify_file\n"
             "assert sum(1 for _ in verify_file(sys.argv[1])) == int(sys.argv[2])\n"
