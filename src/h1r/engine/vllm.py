@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 _WORKER = "h1r.engine.vllm_worker"
 _BACKEND = "h1r_files"
 _CPU_CACHE_LIMIT = 4 << 30
-_CPU_STEP_LIMIT = 1 << 16
 
 
 class VLLMEngine:
     """Generates with vLLM from a checkpoint directory.
 
-    tokenizer: as in `NativeEngine`. dtype: of weights and activations; the SSM state is fp32 always.
+    tokenizer: as in `NativeEngine`. dtype: of weights and activations, "float32" or "bfloat16"; the SSM state is fp32
+        always.
     max_model_len: longest prompt and answer together; None: all positions of the checkpoint.
     in_process: run vLLM's core in this process instead of one of its own. Starts faster and needs no `__main__` guard,
         but vLLM then keeps a process group of torch.distributed here until `close`.
@@ -92,7 +92,7 @@ class VLLMEngine:
                 "`pip install vllm` (docs/vllm.md)"
             ) from None
         on_cpu = bool(current_platform.is_cpu())
-        if why := unsupported(self.config, on_cpu):
+        if why := unsupported(self.config, on_cpu, dtype):
             raise UserError(f"{checkpoint}: vLLM cannot run this geometry: {why}; use the native engine")
         if in_process and torch.distributed.is_available() and torch.distributed.is_initialized():
             raise UserError("vLLM cannot share a process with torch.distributed; drop in_process=True")
@@ -101,12 +101,6 @@ class VLLMEngine:
         self.block_tokens = block_tokens(self.config, element_size)
         # A block that no prompt can fill is never shared.
         prefix_caching = prefix_caching and self.block_tokens < self.max_model_len
-        step_tokens = max(self.section.prefill_tokens, sequences)
-        if on_cpu and prefix_caching:
-            # A chunk of a prefill must not cross a block's border: the CPU kernel of vLLM 0.32 cannot hand out the
-            # state there, and fails. So a chunk is one block, and a step has room for one of every sequence.
-            prefix_caching = self.block_tokens * sequences <= _CPU_STEP_LIMIT
-            step_tokens = self.block_tokens * sequences if prefix_caching else step_tokens
         self._shared_block = self.block_tokens if prefix_caching else None
         arguments: dict[str, Any] = {
             "model": str(checkpoint),
@@ -114,9 +108,8 @@ class VLLMEngine:
             "mamba_ssm_cache_dtype": "float32",
             "max_model_len": self.max_model_len,
             "max_num_seqs": sequences,
-            "max_num_batched_tokens": step_tokens,
+            "max_num_batched_tokens": max(self.section.prefill_tokens, sequences),
             "block_size": self.block_tokens,
-            "long_prefill_token_threshold": self.block_tokens if on_cpu and prefix_caching else 0,
             "enforce_eager": on_cpu if eager is None else eager,
             "enable_prefix_caching": prefix_caching,
             "async_scheduling": False,

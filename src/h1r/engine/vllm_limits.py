@@ -11,11 +11,16 @@ import math
 from h1r.model.config import HybridConfig
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+DTYPES = ("float32", "bfloat16")
+"""float16 is left out: the time steps and decays of a Mamba mixer leave its range."""
 _BLOCK = 32
 
 
-def unsupported(config: HybridConfig, on_cpu: bool) -> str | None:
-    """Why vLLM would refuse this geometry or compute something else, naming the key; None when it is right."""
+def unsupported(config: HybridConfig, on_cpu: bool, dtype: str = "float32") -> str | None:
+    """Why vLLM would refuse this geometry or compute something else, naming the key; None when it is right.
+
+    dtype: of weights and activations, "float32" or "bfloat16".
+    """
     low, high = config.time_step_limit
     rules = {
         "attention_bias = true (it has no such bias)": config.attention_bias,
@@ -30,6 +35,11 @@ def unsupported(config: HybridConfig, on_cpu: bool) -> str | None:
         f"head_dim = {config.head_dim} (its CPU attention knows {', '.join(map(str, CPU_HEAD_DIMS))})": (
             on_cpu and config.head_dim not in CPU_HEAD_DIMS
         ),
+        f"{config.conv_dim} channels of the convolution, mamba_d_ssm + 2 mamba_n_groups mamba_d_state (its CPU "
+        "convolution in bfloat16 takes multiples of 32)": (
+            on_cpu and dtype == "bfloat16" and config.mamba_d_conv == 4 and config.conv_dim % 32 != 0
+        ),
+        f"dtype {dtype} (it has float32 and bfloat16)": dtype not in DTYPES,
     }
     return next((rule for rule, broken in rules.items() if broken), None)
 

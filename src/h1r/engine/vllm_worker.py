@@ -16,7 +16,7 @@ the batch changes and when a trace ends. Shapes: B rows of the batch, S slots of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,10 +30,12 @@ from vllm.distributed.weight_transfer.base import (  # type: ignore[import-not-f
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2  # type: ignore[import-not-found,unused-ignore]
 from vllm.model_executor.model_loader.reload import (  # type: ignore[import-not-found,unused-ignore]
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
 from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found,unused-ignore]
     BatchUpdate,
     LogitsProcessor,
@@ -275,5 +277,25 @@ def _tensors_of(files: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
+def _no_states_from_inside_a_prefill() -> None:
+    """Has vLLM's scheduler cut prefills at the borders of blocks, where it stores states for prefix caching.
+
+    0.32 instead lets a mixer hand out the state at a border in the middle of a pass, which its CPU kernel cannot do:
+    the first lone prompt longer than a block would end the engine with an IndexError.
+    """
+    mixer: Any = MambaMixer2
+    honest = mixer.get_kv_cache_spec
+
+    def spec(self: Any, vllm_config: Any) -> Any:
+        found: Any = honest(self, vllm_config)
+        if not getattr(found, "num_prefill_checkpoint_blocks", 0):
+            return found
+        return replace(found, num_prefill_checkpoint_blocks=0, prefill_checkpoint_alignment=None)
+
+    mixer.get_kv_cache_spec = spec
+
+
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransfer)
+    if current_platform.is_cpu():
+        _no_states_from_inside_a_prefill()

@@ -45,6 +45,7 @@ CHECKS: tuple[Check, ...] = (
     Check("kernel-swiglu", "the same, forward and backward", operators.kernel_swiglu, KERNELS),
     Check("transformers", "logits of the same files in transformers", checkpoints.transformers_logits, LOGITS),
     Check("vllm", "log-probabilities of the same files in vLLM", engines.vllm_logprobs, NATS_VLLM),
+    Check("vllm-reload", "own weights into a running vLLM = no change", engines.vllm_reload, EXACT),
     *(
         Check(
             f"context-parallel-{degree}",

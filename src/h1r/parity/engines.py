@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +17,9 @@ from h1r.engine.protocol import Engine, SamplingParams
 from h1r.parity.measure import NotHereError, Worst
 from h1r.parity.subject import Subject
 from h1r.records import Trace
+
+if TYPE_CHECKING:
+    from h1r.engine.vllm import VLLMEngine
 
 NEW_TOKENS = 12
 TRACES = 3
@@ -71,23 +77,44 @@ def reload(subject: Subject) -> Worst:
 
 def vllm_logprobs(subject: Subject) -> Worst:
     """As `native_logprobs`, for vLLM, which reads the files itself."""
+    with _vllm(subject) as engine:
+        return engine_logprobs(subject, engine)
+
+
+def vllm_reload(subject: Subject) -> Worst:
+    """As `reload`, for vLLM: own tensors, own checkpoint, and own checkpoint after other weights."""
+    prompts, greedy, worst = _prompts(subject), SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS), Worst()
+    with _vllm(subject) as engine:
+        expected = engine.generate(prompts, greedy)
+        engine.load_weights(subject.model.state_dict())
+        _compare(worst, "own tensors", engine.generate(prompts, greedy), expected)
+        engine.load_weights({name: tensor + 1 for name, tensor in subject.model.state_dict().items()})
+        engine.load_weights(subject.directory())
+        _compare(worst, "own checkpoint, over other weights", engine.generate(prompts, greedy), expected)
+    return worst
+
+
+@contextmanager
+def _vllm(subject: Subject) -> Iterator[VLLMEngine]:
+    """An engine on the subject's files, in this process. Raises `NotHereError` where vLLM is not or cannot run it."""
     if importlib.util.find_spec("vllm") is None:
         raise NotHereError("vllm is not installed; `make setup-vllm` adds it on a machine without a GPU")
     from h1r.engine.vllm import VLLMEngine
     from h1r.engine.vllm_limits import unsupported
 
-    if why := unsupported(subject.config, subject.device.type == "cpu"):
+    dtype = str(subject.dtype).removeprefix("torch.")
+    if why := unsupported(subject.config, subject.device.type == "cpu", dtype):
         raise NotHereError(f"vLLM cannot run this geometry: {why}")
     engine = VLLMEngine(
         subject.directory(),
         section=EngineSection(max_sequences=TRACES),
         eos_token_ids=(),
-        dtype=str(subject.dtype).removeprefix("torch."),
+        dtype=dtype,
         max_model_len=subject.tokens,
         in_process=True,
     )
     try:
-        return engine_logprobs(subject, engine)
+        yield engine
     finally:
         engine.close()
 

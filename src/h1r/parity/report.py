@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,12 @@ def sentence(header: dict[str, Any]) -> str:
 
 
 def _versions(*names: str) -> dict[str, str | None]:
-    """Installed versions; None for what is not installed."""
-    found: dict[str, str | None] = {}
+    """Installed versions; None for what is not installed. A name's build for CPUs stands for it."""
+    found: dict[str, str | None] = dict.fromkeys(names)
     for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
+        for build in (name, f"{name}-cpu"):
+            with suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = found[name] or importlib.metadata.version(build)
     return found
 
 

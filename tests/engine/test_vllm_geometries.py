@@ -1,0 +1,155 @@
+"""vLLM's log-probabilities of sampled tokens are those of the training forward, on random geometries.
+
+vLLM's start is cheap when it is not the first: about 0.3 s of it and 0.1 s of generating per geometry in one process,
+after 5 s for the first. What else it costs is full garbage collections, eight of 0.25 s each for a start and an end, so
+they are put off to the end of the test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import tempfile
+from typing import Any
+
+import pytest
+import torch
+from geometries import SMALL, geometries, random_ids, randomised
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from h1r.config import EngineSection
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.vllm_limits import CPU_HEAD_DIMS, unsupported
+from h1r.model import HybridForCausalLM, save
+from h1r.model.config import HybridConfig
+
+TOLERANCE = 1e-3
+"""Nats."""
+MAX_TOKENS = 12
+
+
+@st.composite
+def supported(draw: st.DrawFn) -> HybridConfig:
+    """Geometries as `geometries` draws them, but for what `unsupported` refuses."""
+    projections, gated_norm = draw(st.booleans()), draw(st.booleans())
+    config = draw(
+        geometries(
+            head_dim=draw(st.sampled_from(CPU_HEAD_DIMS)),
+            attention_bias=False,
+            mlp_bias=False,
+            projectors_bias=projections,
+            mamba_proj_bias=projections,
+            mamba_rms_norm=gated_norm,
+            mamba_norm_before_gate=not gated_norm and draw(st.booleans()),
+            time_step_limit=(0.0, float("inf")),
+            eos_token_id=None,
+            max_position_embeddings=512,
+        )
+    )
+    assert unsupported(config, on_cpu=True) is None
+    return config
+
+
+@pytest.fixture
+def put_off_collections(vllm_installed: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    collect = gc.collect
+    monkeypatch.setattr(gc, "collect", lambda *args: 0)
+    yield
+    collect()
+
+
+def worst_gap(model: HybridForCausalLM, lengths: list[int], section: EngineSection, prefix_caching: bool) -> float:
+    """Largest difference in nats between what vLLM reports and the training forward, two traces for each prompt."""
+    from h1r.engine.vllm import VLLMEngine
+
+    prompts = [random_ids(model.config, n, seed=n).tolist() for n in lengths]
+    with tempfile.TemporaryDirectory() as directory:
+        engine = VLLMEngine(
+            save(model, directory), section=section, in_process=True, prefix_caching=prefix_caching, eos_token_ids=()
+        )
+        try:
+            traces = engine.generate(prompts, SamplingParams(n=2, max_tokens=MAX_TOKENS, seed=1))
+        finally:
+            engine.close()
+    worst = 0.0
+    for trace in traces:
+        assert trace.finish_reason == "length", trace.error
+        prompt = prompts[trace.prompt_index]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *trace.token_ids]]))[0, len(prompt) - 1 : -1]
+        said = logits.log_softmax(-1).gather(-1, torch.tensor(trace.token_ids)[:, None])[:, 0]
+        worst = max(worst, float((said - torch.tensor(trace.logprobs)).abs().max()))
+    return worst
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    # Each start takes 0.4 s: shrinking a failure would take minutes.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    print_blob=True,
+)
+@given(
+    config=supported(),
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    prefill_tokens=st.sampled_from([16, 100, 4096]),
+    prefix_caching=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_logprobs_are_those_of_the_training_forward(
+    put_off_collections: None,
+    config: HybridConfig,
+    lengths: list[int],
+    prefill_tokens: int,
+    prefix_caching: bool,
+    seed: int,
+) -> None:
+    section = EngineSection(max_sequences=4, prefill_tokens=prefill_tokens)
+    gap = worst_gap(randomised(config, seed), lengths, section, prefix_caching)
+    assert gap < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention_bias": True},
+        {"mlp_bias": True},
+        {"projectors_bias": True},
+        {"mamba_proj_bias": True},
+        {"mamba_rms_norm": True, "mamba_norm_before_gate": True},
+        {"time_step_limit": (0.05, 0.5)},
+    ],
+    ids=lambda change: list(change)[-1],
+)
+def test_what_is_refused_would_be_computed_otherwise(
+    put_off_collections: None, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """A refusal that a newer vLLM no longer needs turns this red."""
+    config = dataclasses.replace(SMALL, head_dim=32, max_position_embeddings=256, **change)
+    monkeypatch.setattr("h1r.engine.vllm.unsupported", lambda *_: None)
+    assert worst_gap(randomised(config, 1), [3, 80], EngineSection(max_sequences=4), prefix_caching=True) > 0.03
+
+
+def test_the_state_is_fp32_beside_bf16_weights_which_reload(put_off_collections: None) -> None:
+    from h1r.engine.vllm import VLLMEngine
+
+    config = dataclasses.replace(SMALL, head_dim=32, mamba_d_ssm=32, mamba_n_heads=4)
+    model, other, params = randomised(config, 3), randomised(config, 4), SamplingParams(temperature=0, max_tokens=8)
+    with tempfile.TemporaryDirectory() as directory:
+        engine = VLLMEngine(save(model, directory), dtype="bfloat16", max_model_len=64, in_process=True)
+        try:
+            caches = engine._llm.apply_model(
+                lambda module: [m.kv_cache for m in module.modules() if type(m).__name__ == "MambaMixer2"]
+            )[0]
+            said = []
+            for weights in (None, model, other, model):
+                if weights is not None:
+                    engine.load_weights(weights.state_dict())
+                said.append(engine.generate([[5, 9, 11, 2, 2, 30]], params)[0].logprobs)
+        finally:
+            engine.close()
+    assert len(caches) == config.num_hidden_layers
+    assert {(conv.dtype, state.dtype) for conv, state in caches} == {(torch.bfloat16, torch.float32)}
+    assert said[0] == said[1] == said[3] != said[2]
