@@ -14,7 +14,7 @@ start and when they end (and at every token of a trace with stop strings).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from h1r.config import EngineSection
-from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.sampling import choose, stream_key, uniform
 from h1r.model.cache import HybridCache
 from h1r.model.checkpoint import load
@@ -74,6 +74,7 @@ class NativeEngine:
         self.section = section or EngineSection()
         self.eos_token_ids = tuple(eos_token_ids if eos_token_ids is not None else model.config.eos_token_ids)
         self._batch: _Batch | None = None
+        self._look: Callable[[], None] | None = None
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """All traces, ordered by (prompt_index, sample_index)."""
@@ -96,12 +97,22 @@ class NativeEngine:
         try:
             while batch.busy:
                 yield from batch.step()
+                if self._look is not None:
+                    self._look()
         finally:
             self._batch = None
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
         return self._batch.cancel(prompt_index) if self._batch is not None else []
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """See `Engine.watch`."""
+        self._look = look
+
+    def progress(self) -> list[Running]:
+        """See `Engine.progress`."""
+        return self._batch.progress() if self._batch is not None else []
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Takes a state dict, or a checkpoint directory of the same configuration."""
@@ -179,6 +190,22 @@ class _Batch:
         self.waiting = deque(request for request in self.waiting if request.index != prompt_index)
         rows = [i for i, row in enumerate(self.rows) if row.request.index == prompt_index]
         return self._remove(rows, ["cancelled"] * len(rows))
+
+    @torch.inference_mode()
+    def progress(self) -> list[Running]:
+        n = len(self.rows)
+        if not n:
+            return []
+        count_B, window_B = self.state["count"][:n], self.state["window"][:n]
+        kept_B = torch.minimum(count_B, window_B)
+        back_W = torch.arange(int(kept_B.max()), device=count_B.device)
+        place_BW = (count_B[:, None] - 1 - back_W).clamp_min(0)
+        recent_BW = self.confidences[:n].gather(1, place_BW) * (back_W < kept_B[:, None])
+        mean_B = recent_BW.sum(1, dtype=torch.float64) / kept_B
+        return [
+            Running(row.request.index, row.sample_index, count, mean if count else None)
+            for row, count, mean in zip(self.rows, count_B.tolist(), mean_B.tolist(), strict=True)
+        ]
 
     def _admit(self) -> None:
         """Starts waiting traces while slots are free; prompts are prefilled in batches of `prefill_tokens`."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -66,6 +66,17 @@ Prompt = Sequence[int]
 """A prompt is its token ids: the chat template is applied once, by whoever knows the tokenizer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A trace that has not ended yet. `group_confidence`: mean confidence of its last `confidence_window` tokens, or of
+    all there are; nats, None before the first token."""
+
+    prompt_index: int
+    sample_index: int
+    num_tokens: int
+    group_confidence: float | None
+
+
 class Engine(Protocol):
     """A generator of traces. Implementations are not thread-safe; one caller drives one engine."""
 
@@ -80,6 +91,16 @@ class Engine(Protocol):
     def cancel(self, prompt_index: int) -> list[Trace]:
         """Ends the running and waiting traces of one prompt of the stream in progress and returns the running ones
         as they stand (finish_reason "cancelled"), so that every token spent is counted. They are not yielded again."""
+        ...
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """`look` is called between the steps of every later stream, so that a display can call `progress` while the
+        stream's caller waits for the next trace; None ends it. It must be quick, and change nothing."""
+        ...
+
+    def progress(self) -> list[Running]:
+        """The traces of the stream in progress that are being decoded now; empty without one, or when the engine cannot
+        tell. It may wait for the device, so call it a few times a second, not at every step."""
         ...
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | str | Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from h1r.config import EngineSection
-from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.vllm_limits import block_tokens, cache_bytes_for, unsupported
 from h1r.errors import UserError
 from h1r.model.checkpoint import read_config
@@ -79,6 +79,7 @@ class VLLMEngine:
         self.max_model_len = max_model_len or self.config.max_position_embeddings
         self.in_process = in_process
         self._stream: Stream | None = None
+        self._look: Callable[[], None] | None = None
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # The second model runner has another interface for logits processors.
@@ -153,6 +154,8 @@ class VLLMEngine:
                     stream.submit(index, [int(token) for token in prompt], one, self._ends(one))
             while stream.busy:
                 yield from stream.step()
+                if self._look is not None:
+                    self._look()
         finally:
             self._stream = None
             stream.close()
@@ -160,6 +163,14 @@ class VLLMEngine:
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
         return self._stream.cancel(prompt_index) if self._stream is not None else []
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """See `Engine.watch`."""
+        self._look = look
+
+    def progress(self) -> list[Running]:
+        """Empty: the tokens of a trace stay in vLLM's workers until it ends."""
+        return []
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Takes a state dict of `HybridForCausalLM`, or a checkpoint directory of the same configuration, through

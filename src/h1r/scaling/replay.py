@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import FinishReason, Trace
 from h1r.scaling.answers import certainly_equivalent, extract_answer
 from h1r.scaling.confidence import stop_length
@@ -117,6 +117,12 @@ class ReplayEngine:
         self._running = [entry for entry in self._running if entry[-1].prompt_index != prompt_index]
         heapq.heapify(self._running)
         return [entry[-1].result(self._now - entry[-1].start, "cancelled") for entry in gone]
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """Nothing is decoded, so there is nothing to look at."""
+
+    def progress(self) -> list[Running]:
+        return []
 
     def load_weights(self, weights: Mapping[str, Any] | str | Path) -> None:
         raise NotImplementedError("recorded traces have no weights")
