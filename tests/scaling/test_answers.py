@@ -1,7 +1,18 @@
+import time
+
 import pytest
 
 from h1r.records import Problem, Verdict
-from h1r.scaling.answers import certainly_equivalent, extract_answer, groups_for, math_equivalence, text_equivalent
+from h1r.scaling.answers import (
+    certainly_equivalent,
+    extract_answer,
+    extract_for,
+    groups_for,
+    math_equivalence,
+    text_equivalent,
+)
+from h1r.scaling.groups import AnswerGroups
+from h1r.verify import VerifierPool
 
 
 def never(problems, texts):
@@ -48,8 +59,51 @@ def test_text_answers_keep_their_order_and_letters(left, right, same):
 
 
 def test_only_problems_with_a_mathematical_verifier_are_grouped_mathematically():
-    of_math = groups_for(Problem("a", "", "", verifier="math"), never)
-    of_text = groups_for(Problem("b", "", "", verifier="reasoning_gym"), never)
     # A bare list has no order in mathematics; in a sorting puzzle its order is the answer.
-    assert of_math("1, 2") == of_math("2, 1")
-    assert of_text("1, 2") != of_text("2, 1")
+    assert groups_for(Problem("a", "", "", verifier="math"), never)(["1, 2", "2, 1"]) == ["1, 2", "1, 2"]
+    assert groups_for(Problem("a", "", "", verifier="math_lenient"), never)(["1, 2", "2, 1"]) == ["1, 2", "1, 2"]
+    assert groups_for(Problem("b", "", "", verifier="reasoning_gym"), never)(["1, 2", "2, 1"]) == ["1, 2", "2, 1"]
+
+
+def test_an_answer_without_a_box_counts_where_the_verifier_reads_it():
+    text = "<think> x </think> So the answer is 42."
+    assert extract_for(Problem("a", "", "", verifier="math_lenient"))(text) == "42"
+    assert extract_for(Problem("a", "", "", verifier="math"))(text) is None
+
+
+def test_the_second_tier_is_asked_a_bounded_number_of_times():
+    asked = []
+
+    def verify_many(problems, texts):
+        asked.append(texts[0])
+        return [Verdict(0.0)]
+
+    groups = AnswerGroups(math_equivalence(verify_many, max_asked=5))
+    unreadable = [rf"\lim_{{x\to {k}}} x" for k in range(40)]
+    assert groups(unreadable) == unreadable
+    assert len(asked) == 5
+
+
+def test_one_hung_comparison_ends_the_second_tier():
+    asked = []
+
+    def verify_many(problems, texts):
+        asked.append(texts[0])
+        return [Verdict(0.0, error="time limit of 5 s exceeded")]
+
+    AnswerGroups(math_equivalence(verify_many))([rf"\lim_{{x\to {k}}} x" for k in range(5)])
+    assert len(asked) == 1
+
+
+def test_hostile_answers_are_grouped_in_bounded_time():
+    hostile = [
+        "9" * 100_000, "(" * 50_000, "x^" * 30_000, "1," * 50_000, r"\frac{" * 20_000, "99999^{99999}", "1!" * 400,
+        r"\binom{99999}{5000}", "(a+b)(c+d)" * 39, "((((x+1)^2+1)^2+1)^2+1)^2", "10^{10^{10}}", "\x00\ud800",
+    ]  # fmt: skip
+    answers = [*hostile, *[f"{answer}{k}" for k in range(3) for answer in hostile], "3", "6/2"]
+    with VerifierPool(time_limit_s=2.0) as pool:
+        started = time.monotonic()
+        centres = groups_for(Problem("a", "", ""), pool.verify_many)(answers)
+        assert time.monotonic() - started < 20
+    assert centres[-2:] == ["3", "3"]
+    assert centres[: len(hostile)] == hostile

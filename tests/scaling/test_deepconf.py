@@ -13,8 +13,8 @@ from h1r.engine.protocol import SamplingParams
 from h1r.records import Trace
 from h1r.scaling.confidence import TIE_SLACK
 from h1r.scaling.deepconf import DeepConf, majority_baseline, problem_seed, solve_many
+from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.replay import simulate, simulate_many
-from h1r.scaling.voting import AnswerGroups
 
 STRIDE = 1000  # problem i's base seed is i * STRIDE
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.scaling.confidence import Confidence, summarise
-from h1r.scaling.voting import VOTERS, AnswerGroups, Vote, filtered_vote, vote, vote_by
+from h1r.scaling.groups import AnswerGroups
+from h1r.scaling.voting import VOTERS, Vote, filtered_vote, vote, vote_by
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RECORDED = DATA / "deepconf_brumo25_answer_conf" / "traces.jsonl.gz"
@@ -61,18 +62,6 @@ def test_the_heavier_answer_beats_the_more_frequent_one():
 def test_a_weight_that_cannot_be_summed_is_refused(weight):
     with pytest.raises(ValueError, match="vote 1 weighs"):
         vote(["a", "a"], [1.0, weight], AnswerGroups(same))
-
-
-def test_each_distinct_answer_is_compared_once_with_each_group():
-    asked = []
-
-    def equivalent(left, right):
-        asked.append((left, right))
-        return same_number(left, right)
-
-    groups = AnswerGroups(equivalent)
-    assert [groups(a) for a in ["1", "2", "1.0", "1", "1.0", "2"]] == [0, 1, 0, 0, 0, 1]
-    assert asked == [("1", "2"), ("1", "1.0")]
 
 
 nats = st.integers(0, 9).map(float)

@@ -46,6 +46,8 @@ class ScalingSection(Section):
     """Traces generated whole, from which the threshold is set."""
     keep_top: Annotated[float, Field(gt=0, lt=1)] = 0.10
     """Share of warm-up traces that must lie above the threshold: 0.10 puts it at their 90th percentile."""
+    reading: Literal["keep_top", "literal"] = "keep_top"
+    """Which percentile is meant: `literal` puts the threshold at the one the paper's words name, 0.10 at the 10th."""
     warmup_votes: Literal["above_threshold", "all"] = "above_threshold"
     """Which answered warm-up traces vote; those below the threshold do not in the reference implementation."""
     window: Positive = 2048

@@ -1,21 +1,37 @@
 r"""Which answer a trace gives, and which answers are the same.
 
-The answer is the last `\boxed{}` after the thinking. Two answers to a problem that a mathematical verifier reads are
-the same when that verifier takes one for the other: what is certain in linear time is decided here, the rest where it
-can be killed. Answers to other problems are texts: the same when equal once normalised, or equal as plain numbers.
+The answer is what the problem's verifier would read: the last `\boxed{}` after the thinking, and for `math_lenient`,
+which also reads answers without a box, what it finds there. Two answers to a problem that a mathematical verifier reads
+are the same when that verifier takes one for the other: its first tier decides here, in bounded time; what only
+`math-verify` can tell is asked where it can be killed. Answers to other problems are texts: the same when equal once
+normalised, or equal as plain numbers.
+
+Answers are hostile input. One of more than `MAX_CHARS` characters equals itself only. After `MAX_READ` comparisons of a
+problem that were more than comparing numbers, after `MAX_ASKED` questions to the second tier, or one that ran into its
+time limit, there are no more of the kind: unknown is different.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import lru_cache
 
 from h1r.records import Problem, Verdict
-from h1r.scaling.voting import AnswerGroups, Equivalent
+from h1r.scaling.groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
 from h1r.verify.extract import last_boxed, split_response
+from h1r.verify.math_extract import find_answer
 
+Extract = Callable[[str], str | None]
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 """Verdicts of texts under their problems' verifiers, one by one (`VerifierPool.verify_many`)."""
+
+MAX_CHARS = 200
+MAX_READ = 4_000
+"""At 2 ms each, which hostile answers reach, eight seconds."""
+MAX_ASKED = 64
+_MATHEMATICAL = ("math", "math_lenient")
 
 
 def extract_answer(text: str) -> str | None:
@@ -24,32 +40,85 @@ def extract_answer(text: str) -> str | None:
     return None if answer is None else last_boxed(answer)
 
 
-def certainly_equivalent(founder: str, answer: str) -> bool:
-    """Whether two LaTeX answers are equal for certain, in linear time: as LaTeX, as rationals, as lists of these."""
-    return math.tier_one(math.normalise(founder), math.normalise(answer)) is True
+def extract_lenient(text: str) -> str | None:
+    """The answer of a response, boxed or not; None while its thinking is not closed, or when there is none."""
+    answer = split_response(text).answer
+    return None if answer is None else find_answer(answer)
 
 
-def math_equivalence(verify_many: VerifyMany) -> Equivalent:
-    """Mathematical equivalence by the project's own verifier; what is not certain is asked through `verify_many`."""
+def extract_for(problem: Problem) -> Extract:
+    """How the answers to this problem are read from responses."""
+    return extract_lenient if problem.verifier == "math_lenient" else extract_answer
 
-    def equivalent(founder: str, answer: str) -> bool:
-        equal = math.tier_one(math.normalise(founder), math.normalise(answer))
-        if equal is not None:
-            return equal
-        reference = Problem(id="", question="", answer=founder, verifier="math")
-        return verify_many([reference], [rf"\boxed{{{answer}}}"])[0].reward >= 1.0
+
+def certainly_equivalent(one: str, other: str) -> bool:
+    """Whether two LaTeX answers are equal by the first tier of the mathematical verifier, in bounded time."""
+    equal = _cheaply_equal(one, other)
+    return _first_tier(one, other) is True if equal is None else equal
+
+
+def math_equivalence(verify_many: VerifyMany, max_read: int = MAX_READ, max_asked: int = MAX_ASKED) -> Equivalent:
+    """Mathematical equivalence, for one problem, by the project's own verifier; what the first tier cannot tell is
+    asked through `verify_many`."""
+    may_read, may_ask = max_read, max_asked
+
+    def equivalent(one: str, other: str) -> bool:
+        nonlocal may_read, may_ask
+        equal = _cheaply_equal(one, other)
+        if equal is not None or may_read == 0:
+            return equal is True
+        may_read -= 1
+        equal = _first_tier(one, other)
+        if equal is not None or may_ask == 0:
+            return equal is True
+        may_ask -= 1
+        verdict = verify_many([Problem(id="", question="", answer=one)], [rf"\boxed{{{other}}}"])[0]
+        if verdict.error is not None and "time limit" in verdict.error:
+            may_ask = 0
+        return verdict.reward >= 1.0
 
     return equivalent
 
 
-def text_equivalent(founder: str, answer: str) -> bool:
+def text_equivalent(one: str, other: str) -> bool:
     """Equality of normalised texts, or of plain numbers (0.50 and 1/2)."""
-    if exact.normalise(founder) == exact.normalise(answer):
+    if max(len(one), len(other)) > MAX_CHARS:
+        return False
+    if _plain(one) == _plain(other):
         return True
-    numbers = [math.parse_number(math.normalise(side)) for side in (founder, answer)]
+    numbers = _number(one), _number(other)
     return numbers[0] is not None and numbers[1] is not None and numbers[0][0] == numbers[1][0]
 
 
 def groups_for(problem: Problem, verify_many: VerifyMany) -> AnswerGroups:
-    """An empty grouping of the answers to this problem."""
-    return AnswerGroups(math_equivalence(verify_many) if problem.verifier == "math" else text_equivalent)
+    """A grouping of the answers to this problem, which has compared none yet."""
+    return AnswerGroups(math_equivalence(verify_many) if problem.verifier in _MATHEMATICAL else text_equivalent)
+
+
+def _cheaply_equal(one: str, other: str) -> bool | None:
+    """What needs no reader: too long, letter by letter the same, or two numbers without decimals; None for the rest."""
+    if max(len(one), len(other)) > MAX_CHARS:
+        return False
+    if _plain(one) == _plain(other):
+        return True
+    numbers = _number(one), _number(other)
+    if numbers[0] is None or numbers[1] is None or numbers[0][1] or numbers[1][1]:
+        return None  # how close a decimal must be is the verifier's to say
+    return numbers[0][0] == numbers[1][0]
+
+
+def _first_tier(one: str, other: str) -> bool | None:
+    try:
+        return math.tier_one(one, other)
+    except Exception:  # a defect of the reader must cost one comparison of two hostile strings, not the run
+        return False
+
+
+@lru_cache(maxsize=8192)
+def _plain(answer: str) -> str:
+    return exact.normalise(answer)
+
+
+@lru_cache(maxsize=8192)
+def _number(answer: str) -> tuple[Fraction, bool] | None:
+    return math.parse_number(math.normalise(answer))

@@ -4,7 +4,7 @@
     group   G_i = (1/w) sum_{i-w<t<=i} C_t                 one for every full window of w tokens, stride 1
     mean    (1/N) sum_i C_i            tail    mean of the last w tokens
     lowest  min_i G_i                  bottom  mean of the lowest 10 % of the groups
-    threshold  s = the 100 * (1 - keep_top)-th percentile of the warm-up traces' lowest group confidences
+    threshold  s = a percentile of the warm-up traces' lowest group confidences; two readings, `stopping_threshold`
 
 A trace shorter than the window has one group, its mean. One definition serves warm-up, stopping and voting. All arrays
 are float64 of shape (tokens,) or (groups,).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,16 +80,21 @@ def summarise(confidences: Sequence[float] | Array, window: int) -> Confidence:
     )
 
 
-def stopping_threshold(lowest: Sequence[float], keep_top: float) -> float:
-    """The confidence that a share `keep_top` of the warm-up traces lies above: 0.10 gives their 90th percentile.
+Reading = Literal["keep_top", "literal"]
 
-    `lowest`: the warm-up traces' lowest group confidences, nats. Linear interpolation. Source: Algorithm 2; the
-    Falcon-H1R paper's words "the eta-th percentile", read literally, are keep_top = 0.90. Raises `ValueError` without
-    warm-up traces.
+
+def stopping_threshold(lowest: Sequence[float], keep_top: float, reading: Reading = "keep_top") -> float:
+    """The threshold s from the warm-up traces' lowest group confidences, nats, by linear interpolation.
+
+    "keep_top": the 100 * (1 - keep_top)-th percentile, which a share `keep_top` of the warm-up lies above: 0.10 is the
+    90th, as in Algorithm 2 and the reference code. "literal": the 100 * keep_top-th, which is what the Falcon-H1R
+    paper's words say ("s at the eta-th percentile", eta = 10 %), and keeps 90 % of the warm-up. Raises `ValueError`
+    without warm-up traces.
     """
     if not len(lowest):
         raise ValueError("a stopping threshold needs at least one warm-up trace")
-    return float(np.percentile(np.asarray(lowest, dtype=np.float64), 100 * (1 - keep_top)))
+    share = keep_top if reading == "literal" else 1 - keep_top
+    return float(np.percentile(np.asarray(lowest, dtype=np.float64), 100 * share))
 
 
 def stopping_limit(threshold: float) -> float:

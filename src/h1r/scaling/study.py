@@ -40,9 +40,10 @@ from h1r.scaling.deepconf import (
     solve_many,
 )
 from h1r.scaling.examples import example
+from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
 from h1r.scaling.replay import simulate_many
-from h1r.scaling.voting import VOTERS, AnswerGroups, vote_by
+from h1r.scaling.voting import VOTERS, vote_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

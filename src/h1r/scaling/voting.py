@@ -1,15 +1,14 @@
 """Votes over the answers of one problem's traces: V(a) = sum_t C_t 1[answer(t) = a]  (arXiv 2508.15260, section 3).
 
 The seven voters are pairs of a trace statistic C_t and, for two of them, a filter that keeps the traces at or above its
-90th percentile first. Answers are grouped by equivalence (1/2 and 0.5 vote together), which is injected; each distinct
-string is compared once with one representative of each group. A trace without an answer neither votes nor enters the
-percentile.
+90th percentile first. Equivalent answers (1/2 and 0.5) vote together: `h1r.scaling.groups`. A trace without an answer
+neither votes nor enters the percentile.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h1r.scaling.confidence import Confidence
-
-Equivalent = Callable[[str, str], bool]
-"""Whether a new answer (second) means the same as the one that founded a group (first)."""
+from h1r.scaling.groups import AnswerGroups
 
 Voter = Literal[
     "majority", "mean", "tail", "bottom_window", "min_window", "top10_tail_filtered", "top10_bottom_window_filtered"
@@ -42,9 +39,9 @@ VOTERS: dict[Voter, tuple[Statistic | None, float | None]] = {
 class Vote:
     """The outcome of one vote.
 
-    `answer`: the form in which the winning answer was first given; None when nothing voted. `weight`: its total.
+    `answer`: the winning answer in the form that most votes have; None when nothing voted. `weight`: its total.
     `share`: its part of all weight (the beta of Algorithm 2), 0 when nothing weighs. `totals`: every group's total, in
-    order of first appearance. `index`: position of the first vote for the winner in the sequences that were voted on.
+    order of first appearance. `index`: position of the first vote with that form in the sequences that were voted on.
     """
 
     answer: str | None = None
@@ -54,47 +51,24 @@ class Vote:
     index: int | None = None
 
 
-class AnswerGroups:
-    """Sorts the answers of one problem into groups of equivalent ones and remembers every string it has seen."""
-
-    def __init__(self, equivalent: Equivalent) -> None:
-        self._equivalent = equivalent
-        self._founders: list[str] = []
-        self._known: dict[str, int] = {}
-
-    def __call__(self, answer: str) -> int:
-        """The number of the answer's group; the first group, in order of founding, that it is equivalent to."""
-        if answer not in self._known:
-            found = (i for i, founder in enumerate(self._founders) if self._equivalent(founder, answer))
-            number = next(found, len(self._founders))
-            if number == len(self._founders):
-                self._founders.append(answer)
-            self._known[answer] = number
-        return self._known[answer]
-
-
 def vote(answers: Sequence[str | None], weights: Sequence[float] | NDArray[np.float64], groups: AnswerGroups) -> Vote:
     """Adds up the weights (one per answer, nats or counts) of equivalent answers; None does not vote.
 
-    Ties go to the answer that appeared first. Raises `ValueError` on a weight that is negative or not finite.
+    Ties go to the group that appeared first. Raises `ValueError` on a weight that is negative or not finite.
     """
-    first: dict[int, int] = {}
-    totals: dict[int, float] = {}
-    for index, (answer, weight) in enumerate(zip(answers, weights, strict=True)):
-        if answer is None:
+    totals: dict[str, float] = {}
+    for index, (centre, weight) in enumerate(zip(groups(answers), weights, strict=True)):
+        if centre is None:
             continue
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"vote {index} weighs {weight}; weights are finite and not negative")
-        group = groups(answer)
-        first.setdefault(group, index)
-        totals[group] = totals.get(group, 0.0) + float(weight)
+        totals[centre] = totals.get(centre, 0.0) + float(weight)
     if not totals:
         return Vote()
-    winner = max(totals, key=lambda group: (totals[group], -first[group]))
+    winner = max(totals, key=totals.__getitem__)  # the first of equals
     everything = math.fsum(totals.values())
-    named = {_answer_at(answers, first[group]): total for group, total in totals.items()}
     share = totals[winner] / everything if everything > 0 else 0.0
-    return Vote(_answer_at(answers, first[winner]), totals[winner], share, named, first[winner])
+    return Vote(winner, totals[winner], share, totals, answers.index(winner))
 
 
 def vote_by(
@@ -120,9 +94,3 @@ def filtered_vote(
     cut = float(np.percentile(given, 100 * (1 - keep_top)))
     kept = [a if weight >= cut else None for a, weight in zip(answers, weights, strict=True)]
     return vote(kept, weights, groups)
-
-
-def _answer_at(answers: Sequence[str | None], index: int) -> str:
-    answer = answers[index]
-    assert answer is not None
-    return answer
