@@ -1,3 +1,8 @@
+import gzip
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +16,9 @@ from h1r.scaling.confidence import (
     stopping_threshold,
     summarise,
 )
+
+DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[3] / "shared" / "data"))
+WHOLE_TRACES = DATA / "qwen05b_traces" / "traces.jsonl.gz"
 
 values = st.lists(st.floats(0, 60, allow_nan=False), min_size=1, max_size=60)
 windows = st.integers(1, 70)
@@ -67,6 +75,31 @@ def test_keep_top_ten_percent_is_the_ninetieth_percentile():
     # Rank 0.9 * 15 = 13.5: half-way between the 14th and the 15th value.
     assert stopping_threshold(lowest, keep_top=0.10) == pytest.approx(13.5)
     assert stopping_threshold(lowest, keep_top=0.90) == pytest.approx(1.5)
+
+
+def test_the_paper_s_words_read_literally_are_the_tenth_percentile():
+    lowest = [float(i) for i in range(16)]
+    assert stopping_threshold(lowest, keep_top=0.10, reading="literal") == pytest.approx(1.5)
+
+
+@pytest.mark.skipif(not WHOLE_TRACES.exists(), reason="recorded traces are absent; set H1R_DATA")
+@pytest.mark.parametrize("window", [16, 64, 2048])
+def test_statistics_of_real_traces_equal_their_slow_definitions(window):
+    with gzip.open(WHOLE_TRACES, "rt", encoding="utf-8") as lines:
+        traces = [trace["conf_top20"] for line in lines for trace in json.loads(line)["traces"]]
+    assert len(traces) == 176
+    for confidences in traces:
+        groups = sorted(slow_groups(confidences, window))
+        found = summarise(confidences, window)
+        tenth = groups[: max(1, len(groups) // 10)]
+        last = confidences[-window:]
+        expected = [sum(part) / len(part) for part in (confidences, last, tenth, groups[:1])]
+        assert [found.mean, found.tail, found.bottom, found.lowest] == pytest.approx(expected, rel=1e-12)
+        limit = groups[len(groups) // 3]
+        if len(confidences) >= window:
+            first = next((i for i, g in enumerate(slow_groups(confidences, window)) if g < limit - 1e-9), None)
+            at = stop_length(confidences, window, limit - 1e-9)
+            assert at == (None if first is None else first + window)
 
 
 @given(values, st.integers(1, 12), st.floats(0, 60))
