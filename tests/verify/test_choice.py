@@ -86,6 +86,8 @@ def test_options_bound_the_letters() -> None:
 def test_the_reference_may_be_the_text_of_an_option() -> None:
     listed = ["one", "two", "three"]
     assert grade(problem("three", options=listed), "Answer: C").reward == 1.0
+    assert grade(problem("three", options=listed), r"\boxed{\text{three}}").reward == 1.0
+    assert grade(problem("three", options=listed), r"\boxed{two}").reward == 0.0
     assert "none of the options" in str(grade(problem("four", options=listed), "Answer: C").error)
     assert "none of the options" in str(grade(problem("K"), "Answer: K").error)
 

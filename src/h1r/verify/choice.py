@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from h1r.records import Problem, Verdict
-from h1r.verify.extract import MAX_BOXED_CHARS
+from h1r.verify.extract import MAX_BOXED_CHARS, last_boxed, unwrap
 
 DEFAULT_OPTIONS = 10
 """A to J, unless `problem.metadata["options"]` says otherwise: a list of the options' texts, or their number."""
@@ -50,13 +50,15 @@ def grade(problem: Problem, answer: str) -> Verdict:
     """1 when the letter found is the reference's. Linear time: cannot hang.
 
     `metadata["options"]` is the list of options or their number; `metadata["match"]` is "last" (default) or "first".
-    The reference is a letter, or the text of one of the listed options.
+    The reference is a letter, or the text of one of the listed options; so is a boxed answer.
     """
     options = _letters(problem.metadata.get("options"))
     reference = _reference(problem, options)
     if reference is None:
         return Verdict(0.0, error=f"the reference {problem.answer[:40]!r} names none of the options")
-    letter, stage = extract_letter(answer, options, first=problem.metadata.get("match") == "first")
+    letter, stage = _boxed_text(answer, problem, options), "text"
+    if letter is None:
+        letter, stage = extract_letter(answer, options, first=problem.metadata.get("match") == "first")
     if letter is None:
         return Verdict(0.0, error="no option letter in the answer")
     return Verdict(float(letter == reference), {f"choice:{stage}": 1.0}, extracted=letter)
@@ -129,6 +131,17 @@ def _reference(problem: Problem, options: str) -> str | None:
     letter = problem.answer.strip().strip("()*.").upper()
     if len(letter) == 1 and letter in options:
         return letter
+    return _letter_of(problem.answer, problem, options)
+
+
+def _boxed_text(answer: str, problem: Problem, options: str) -> str | None:
+    """The letter of the option whose whole text is in the last box."""
+    boxed = last_boxed(answer) if isinstance(problem.metadata.get("options"), list) else None
+    return _letter_of(unwrap(boxed), problem, options) if boxed else None
+
+
+def _letter_of(text: str, problem: Problem, options: str) -> str | None:
+    """The letter of the first option with that text."""
     listed = problem.metadata.get("options")
-    texts = [str(text).strip() for text in listed] if isinstance(listed, list) else []
-    return options[texts.index(problem.answer.strip())] if problem.answer.strip() in texts[: len(options)] else None
+    texts = [str(option).strip() for option in listed[: len(options)]] if isinstance(listed, list) else []
+    return options[texts.index(text.strip())] if text.strip() in texts else None

@@ -36,6 +36,8 @@ _VERIFIERS = {
     for verifier in (
         Verifier("choice", grade=None, quick="h1r.verify.choice:grade"),
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
+        Verifier("instructions", "h1r.verify.instruction:grade", warm="h1r.verify.instruction:warm"),
+        Verifier("instructions_loose", "h1r.verify.instruction:grade_loose", warm="h1r.verify.instruction:warm"),
         Verifier("math", "h1r.verify.math:grade", quick="h1r.verify.math:quick", warm="h1r.verify.math:warm"),
         Verifier(
             "math_lenient",
