@@ -1,4 +1,3 @@
-import asyncio
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify import (
-    RewardService,
     Verifier,
     VerifierPool,
     reference_scores,
@@ -328,45 +326,6 @@ def test_batches_take_turns(pool):
 def test_no_more_workers_than_one_spare_are_alive(pool):
     pool.verify_many([problem()] * 4, ["hang", "fine", "exit", "fine"])
     assert len(pool.worker_pids()) <= 2
-
-
-def test_service_answers_many_tasks_at_once_and_the_loop_goes_on():
-    async def run() -> tuple[list[float], int, float]:
-        async with RewardService(workers=2, time_limit_s=2.0) as service:
-            await service.verify(problem(), "fine")
-            ticks = 0
-
-            async def tick() -> None:
-                nonlocal ticks
-                while True:
-                    await asyncio.sleep(0.02)
-                    ticks += 1
-
-            ticking = asyncio.create_task(tick())
-            texts = ["sleep" if number == 3 else "exit" if number == 7 else "fine" for number in range(20)]
-            start = time.monotonic()
-            found = await asyncio.gather(*(service.verify(problem(), text) for text in texts))
-            seconds = time.monotonic() - start
-            ticking.cancel()
-            return [verdict.reward for verdict in found], ticks, seconds
-
-    rewards, ticks, seconds = asyncio.run(run())
-    assert rewards == [0.0 if number in (3, 7) else 1.0 for number in range(20)]
-    assert ticks > 10
-    assert seconds < 10
-
-
-def test_a_cancelled_task_gives_its_answers_up():
-    async def run() -> float:
-        async with RewardService(workers=1, time_limit_s=30.0) as service:
-            await service.verify(problem(), "fine")
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(service.verify_many([problem()] * 3, ["sleep"] * 3), 0.3)
-            start = time.monotonic()
-            assert (await service.verify(problem(), "fine")).reward == 1.0
-            return time.monotonic() - start
-
-    assert asyncio.run(run()) < 10
 
 
 def test_a_closed_pool_may_be_used_again():

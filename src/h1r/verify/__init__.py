@@ -3,13 +3,14 @@
 from h1r.verify.format import check_format
 from h1r.verify.pool import VerifierPool, reference_scores, verify
 from h1r.verify.registry import Verifier, register, require, verifier_names
-from h1r.verify.service import RewardService
+from h1r.verify.service import RewardService, open_backend
 
 __all__ = [
     "RewardService",
     "Verifier",
     "VerifierPool",
     "check_format",
+    "open_backend",
     "reference_scores",
     "register",
     "require",

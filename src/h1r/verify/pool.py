@@ -158,8 +158,14 @@ def _shared_pool() -> VerifierPool:
         return _shared[os.getpid()]
 
 
+def decide(problem: Problem, text: str) -> Verdict | None:
+    """The verdict when no worker is needed for it, else None; in linear time, so that any process may ask."""
+    answer = split_response(text).answer if len(text) <= MAX_TEXT_CHARS else text
+    verdict = _decide_here(require(problem.verifier), problem, answer)
+    return None if verdict is None else _with_format(verdict, _format_parts(text))
+
+
 def _decide_here(verifier: Verifier, problem: Problem, answer: str | None) -> Verdict | None:
-    """The verdict when no worker is needed for it, else None."""
     if answer is None:
         return Verdict(0.0, error="the thinking is not closed, so there is no answer")
     if len(answer) > MAX_ANSWER_CHARS:

@@ -1,7 +1,7 @@
 """Many verdicts at once from an event loop: `await service.verify_many(problems, texts)`.
 
-A backend turns (problems, texts) into futures; `VerifierPool` is the one for a single machine. A backend of remote
-actors needs the same three methods, its futures being those that the actor system hands out for its object references.
+A backend turns (problems, texts) into futures. `VerifierPool` grades in processes of this machine, `RayBackend` in Ray
+actors, on as many machines as the cluster has; calls and verdicts are the same, and `open_backend` chooses by name.
 
 Requests from different tasks share the workers and take turns. One hung or crashing answer delays the others by no
 more than its own time limit, and not at all while another worker is free.
@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Protocol
 
+from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify.pool import VerifierPool
 
@@ -25,17 +26,35 @@ class Pending(Protocol):
     @property
     def futures(self) -> Sequence[Future[Verdict]]: ...
 
+    def verdict(self, index: int) -> Verdict: ...
+
     def verdicts(self) -> list[Verdict]: ...
 
     def cancel(self) -> None: ...
 
 
 class Backend(Protocol):
-    """Where the grading happens."""
+    """Where the grading happens. `VerifierPool` says what the methods promise."""
 
     def submit_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> Pending: ...
 
+    def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]: ...
+
     def close(self) -> None: ...
+
+
+def open_backend(kind: str = "processes", workers: int = 1, time_limit_s: float = 5.0) -> Backend:
+    """`workers` processes of this machine, or as many Ray actors of one process each; "processes" or "ray".
+
+    `UserError`: another `kind`, Ray is not installed, or its actors do not start.
+    """
+    if kind == "processes":
+        return VerifierPool(workers, time_limit_s)
+    if kind == "ray":
+        from h1r.verify.ray_backend import RayBackend
+
+        return RayBackend(actors=workers, time_limit_s=time_limit_s)
+    raise UserError(f"unknown backend `{kind}`; use `processes` or `ray`")
 
 
 class RewardService:
