@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
-    {"config", "records", "run", "errors", "progress", "recipe_text"},
+    {"config", "endpoints", "records", "run", "errors", "progress", "recipe_text"},
     {"model", "verify"},
     {"engine", "data"},
     {"scaling", "train"},

@@ -16,6 +16,7 @@ from h1r.config.data import (
     TokenizerSection,
 )
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
+from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
 from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, ParallelSection, RLSection, SFTSection
 
@@ -27,6 +28,7 @@ __all__ = [
     "EvalSection",
     "FileSource",
     "GeneratedSource",
+    "JudgeSection",
     "ModelSection",
     "OptimizerSection",
     "ParallelSection",

@@ -22,6 +22,7 @@ from h1r.config.data import (
     TokenizerSection,
 )
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
+from h1r.config.judge import JudgeSection
 from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
 from h1r.errors import UserError
 
@@ -47,6 +48,7 @@ class Recipe(Section):
     engine: EngineSection = EngineSection()
     eval: EvalSection = EvalSection()
     scaling: ScalingSection = ScalingSection()
+    judge: JudgeSection = JudgeSection()
 
 
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:

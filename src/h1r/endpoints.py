@@ -1,0 +1,187 @@
+"""A client for OpenAI-compatible chat servers: several of them, in turns, with limits and retries.
+
+    endpoints = Endpoints(["http://127.0.0.1:8000/v1"], model="judge")
+    reply = await endpoints.chat([{"role": "user", "content": "..."}], temperature=0.0)
+
+Requests go round the servers, at most `concurrency` at once on each. A server that fails to answer is passed over for
+a while. What may pass (no connection, a broken or late or unreadable reply, statuses 408, 409, 429 and 5xx) is tried
+again, `attempts` times in all, after a wait that doubles with each attempt, or the one that the server asks for. What a
+person has to mend (401, 403, 404) raises `UserError` at once; any other refusal raises `EndpointError`, since it may be
+the fault of that one prompt. The time limit is on a whole attempt, so a server that drips bytes does not hold it.
+
+Uses `httpx2`. One object belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from h1r.errors import UserError
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_REPLY_BYTES = 32 << 20
+COOLDOWN_S = 5.0
+_PASSING = frozenset((408, 409, 429))
+_TO_MEND = {401: "the API key is refused", 403: "the API key may not do this", 404: "there is no such path or model"}
+
+
+class EndpointError(Exception):
+    """No usable reply: refused for good, or every attempt failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said. `finish_reason` is "stop", "length" or the server's own word; `tokens` were generated."""
+
+    text: str
+    finish_reason: str | None
+    tokens: int | None
+    url: str
+
+
+@dataclass(slots=True, eq=False)
+class _Server:
+    url: str
+    slots: asyncio.Semaphore
+    rests_until: float = 0.0
+    failures: int = 0
+
+
+class _PassingError(Exception):
+    """A failure that may pass; `wait_s` is what the server asks for."""
+
+    def __init__(self, why: str, wait_s: float | None = None) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+@dataclass(slots=True, eq=False)
+class Endpoints:
+    """Servers at `urls` (with their `/v1`) that all serve `model`. Times are seconds; see the module for the rules."""
+
+    urls: Sequence[str]
+    model: str
+    api_key: str | None = None
+    concurrency: int = 32
+    timeout_s: float = 60.0
+    attempts: int = 5
+    backoff_s: float = 0.5
+    max_wait_s: float = 30.0
+    _servers: list[_Server] = field(init=False, default_factory=list)
+    _turn: int = field(init=False, default=0)
+    _client: httpx2.AsyncClient | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not self.urls or not self.model:
+            raise UserError("a chat endpoint needs at least one URL and a model name")
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise UserError(f"the endpoint `{url}` is no URL; it looks like http://host:8000/v1")
+            self._servers.append(_Server(url.rstrip("/"), asyncio.Semaphore(self.concurrency)))
+
+    async def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Reply:
+        """One reply; `params` are further keys of the request. Raises `EndpointError`, or `UserError` for a setting."""
+        body = {"model": self.model, "messages": list(messages), **params}
+        why = ""
+        for attempt in range(self.attempts):
+            server = self._next()
+            async with server.slots:
+                try:
+                    reply = await self._ask(server, body)
+                except _PassingError as failure:
+                    server.failures += 1
+                    server.rests_until = time.monotonic() + COOLDOWN_S
+                    why, wait_s = f"{server.url}: {failure}", failure.wait_s
+                else:
+                    server.failures, server.rests_until = 0, 0.0
+                    return reply
+            if attempt + 1 < self.attempts:
+                await asyncio.sleep(self._wait(attempt, wait_s))
+        raise EndpointError(f"no reply after {self.attempts} attempts, the last at {why}")
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def _next(self) -> _Server:
+        """The servers in turn, those that failed just now last."""
+        now = time.monotonic()
+        order = self._servers[self._turn :] + self._servers[: self._turn]
+        server = next((one for one in order if one.rests_until <= now), order[0])
+        self._turn = (self._servers.index(server) + 1) % len(self._servers)
+        return server
+
+    def _wait(self, attempt: int, asked_s: float | None) -> float:
+        """Doubling, with a random part so that what failed together does not come back together."""
+        wait = self.backoff_s * 2**attempt * random.uniform(0.5, 1.0) if asked_s is None else asked_s
+        return min(wait, self.max_wait_s)
+
+    async def _ask(self, server: _Server, body: dict[str, Any]) -> Reply:
+        import httpx2
+
+        try:
+            async with asyncio.timeout(self.timeout_s), self._post(server, body) as response:
+                content = b""
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_REPLY_BYTES:
+                        raise EndpointError(f"{server.url}: a reply of more than {MAX_REPLY_BYTES} bytes")
+        except TimeoutError:
+            raise _PassingError(f"no whole reply within {self.timeout_s:g} s") from None
+        except httpx2.HTTPError as error:
+            raise _PassingError(f"{type(error).__name__}: {error}"[:200]) from None
+        if response.status_code in _TO_MEND:
+            detail = _detail(content)
+            raise UserError(f"{server.url} with model `{self.model}`: {_TO_MEND[response.status_code]}{detail}")
+        if response.status_code in _PASSING or response.status_code >= 500:
+            raise _PassingError(f"status {response.status_code}{_detail(content)}", _retry_after(response))
+        if response.status_code != 200:
+            raise EndpointError(f"{server.url}: status {response.status_code}{_detail(content)}")
+        return _read(content, server.url)
+
+    @contextlib.asynccontextmanager
+    async def _post(self, server: _Server, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:
+        import httpx2
+
+        if self._client is None:
+            headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.concurrency * len(self.urls))
+            self._client = httpx2.AsyncClient(timeout=None, limits=limits, headers=headers)
+        async with self._client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
+            yield response
+
+
+def _read(content: bytes, url: str) -> Reply:
+    """The reply in a chat completion; what is none may pass."""
+    try:
+        found = json.loads(content)
+        choice = found["choices"][0]
+        text = choice["message"]["content"]
+        reason, tokens = choice.get("finish_reason"), (found.get("usage") or {}).get("completion_tokens")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise _PassingError("the reply is no chat completion") from None
+    if not isinstance(text, str):
+        raise _PassingError("the reply has no text")
+    return Reply(text, reason if isinstance(reason, str) else None, tokens if isinstance(tokens, int) else None, url)
+
+
+def _detail(content: bytes) -> str:
+    text = " ".join(content[:2000].decode(errors="replace").split())[:200]
+    return f": {text}" if text else ""
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """The seconds of a Retry-After header; a date is not read."""
+    value = response.headers.get("retry-after", "").strip()
+    return float(value) if value.replace(".", "", 1).isdigit() else None

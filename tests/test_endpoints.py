@@ -1,0 +1,130 @@
+"""Chat servers: turns, limits, retries, and which failures are whose."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from chat_server import breaks, chat_server, drips, fails, says
+from h1r.endpoints import EndpointError, Endpoints, Reply
+from h1r.errors import UserError
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def ask(urls: list[str], times: int = 1, **options: Any) -> list[Reply]:
+    """That many requests at once."""
+
+    async def run() -> list[Reply]:
+        endpoints = Endpoints(urls, "model", **{"backoff_s": 0.01, "timeout_s": 5.0, **options})
+        try:
+            return await asyncio.gather(*(endpoints.chat(HELLO, temperature=0.0) for _ in range(times)))
+        finally:
+            await endpoints.close()
+
+    return asyncio.run(run())
+
+
+def test_a_request_has_the_model_the_messages_the_parameters_and_the_key() -> None:
+    with chat_server(says("hi")) as server:
+        (reply,) = ask([server.url], api_key="secret")
+    assert (reply.text, reply.finish_reason) == ("hi", "stop")
+    assert server.requests == [{"model": "model", "messages": HELLO, "temperature": 0.0}]
+    assert server.headers[0]["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        fails(500),
+        fails(429, headers={"Retry-After": "0"}),
+        fails(503, b"\xff\xfe not text"),
+        fails(200, b"no JSON"),
+        fails(200, b"[" * 100_000),
+        fails(200, b'{"choices": []}'),
+        fails(200, b'{"choices": [{"message": {"content": null}}]}'),
+        breaks,
+        drips,
+    ],
+    ids=["500", "429", "503", "garbage", "nested", "no choice", "no text", "broken off", "dripping"],
+)
+def test_what_may_pass_is_tried_again(fault: Any) -> None:
+    with chat_server(says("at last"), fault) as server:
+        (reply,) = ask([server.url], timeout_s=0.5)
+    assert reply.text == "at last"
+    assert len(server.requests) == 2
+
+
+def test_attempts_end() -> None:
+    with chat_server(fails(500, b"out of memory")) as server, pytest.raises(EndpointError, match=r"3 attempts.*memory"):
+        ask([server.url], attempts=3)
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_is_not_there_is_no_traceback() -> None:
+    with pytest.raises(EndpointError, match="no reply after 2 attempts"):
+        ask(["http://127.0.0.1:9/v1"], attempts=2)
+
+
+@pytest.mark.parametrize(("status", "why"), [(401, "key is refused"), (404, "no such path or model")])
+def test_what_a_person_has_to_mend_is_said_at_once(status: int, why: str) -> None:
+    with chat_server(fails(status)) as server, pytest.raises(UserError, match=why):
+        ask([server.url])
+    assert len(server.requests) == 1
+
+
+def test_a_refused_prompt_is_not_tried_again() -> None:
+    with chat_server(fails(400, b"too long")) as server, pytest.raises(EndpointError, match="status 400: too long"):
+        ask([server.url])
+    assert len(server.requests) == 1
+
+
+def test_servers_take_turns() -> None:
+    with chat_server(says("a")) as first, chat_server(says("b")) as second:
+        replies = ask([first.url, second.url], times=10)
+    assert sorted(reply.text for reply in replies) == ["a"] * 5 + ["b"] * 5
+
+
+def test_a_failing_server_is_passed_over() -> None:
+    with chat_server(fails(500)) as first, chat_server(says("b")) as second:
+
+        async def run() -> None:
+            endpoints = Endpoints([first.url, second.url], "model", backoff_s=0.01)
+            for _ in range(6):
+                assert (await endpoints.chat(HELLO)).text == "b"
+            await endpoints.close()
+
+        asyncio.run(run())
+    assert len(first.requests) == 1
+
+
+def test_concurrency_is_bounded_on_each_server() -> None:
+    def slow(handler: Any, body: Any) -> None:
+        time.sleep(0.1)
+        says("x")(handler, body)
+
+    with chat_server(slow) as server:
+        ask([server.url], times=12, concurrency=3)
+    assert 1 < server.most_at_once <= 3
+
+
+def test_the_wait_that_a_server_asks_for_is_kept_within_the_limit() -> None:
+    fault = fails(429, headers={"Retry-After": "0.3"})
+    with chat_server(says("x"), fault) as server:
+        started = time.monotonic()
+        ask([server.url])
+        assert time.monotonic() - started >= 0.3
+    with chat_server(says("x"), fails(429, headers={"Retry-After": "86400"})) as server:
+        started = time.monotonic()
+        ask([server.url], max_wait_s=0.1)
+        assert time.monotonic() - started < 5
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(UserError, match="at least one URL"):
+        Endpoints([], "model")
+    with pytest.raises(UserError, match="no URL"):
+        Endpoints(["localhost:8000"], "model")
