@@ -1,8 +1,10 @@
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from h1r.config import Recipe
+from h1r.config import EngineSection, Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -112,3 +114,32 @@ def test_evaluation_and_scaling_leave_what_the_report_reads(run: Run) -> None:
 def test_evaluation_before_curation_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `h1r curate` first"):
         evaluate_stage(RECIPE, Run.open(tmp_path, RECIPE), "base")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
+def test_vllm_gives_the_answers_of_the_native_engine(run: Run) -> None:
+    params = SamplingParams(n=2, temperature=1.0, max_tokens=8, seed=5)
+    native = generate(str(run.path), ["1 + 1?", "2 + 2?"], params)
+    vllm = {"engine.kind": "vllm", "engine.max_model_len": 64}
+    traces = generate(str(run.path), ["1 + 1?", "2 + 2?"], params, vllm)
+    assert [(t.token_ids, t.text, t.finish_reason) for t in traces] == [
+        (t.token_ids, t.text, t.finish_reason) for t in native
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
+def test_stages_evaluate_and_scale_with_vllm(run: Run) -> None:
+    recipe = RECIPE.model_copy(update={"engine": EngineSection(kind="vllm", max_model_len=64, max_sequences=8)})
+    results = [[evaluate_stage(one, run, "sft"), scaling_stage(one, run)] for one in (RECIPE, recipe)]
+    assert _without_time(results[0]) == _without_time(results[1])
+
+
+def _without_time(value: Any) -> Any:
+    """A result's numbers, rounded, without those of the clock."""
+    if isinstance(value, dict):
+        return {
+            key: _without_time(inner) for key, inner in value.items() if "second" not in key and "_per_s" not in key
+        }
+    if isinstance(value, list):
+        return [_without_time(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value

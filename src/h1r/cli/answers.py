@@ -21,6 +21,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
     top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    set_: Set = None,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +32,7 @@ def generate(
 
     params = SamplingParams(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     with stopping("run it again"):
-        traces = answer(checkpoint, prompt, params)
+        traces = answer(checkpoint, prompt, params, dict(map(parse_override, set_ or [])))
     if as_json:
         print_json([dataclasses.asdict(trace) for trace in traces])
         return

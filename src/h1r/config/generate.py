@@ -12,12 +12,16 @@ from h1r.config.base import Fraction, NonNegative, Positive, PositiveFloat, Sect
 class EngineSection(Section):
     """How traces are generated."""
 
-    kind: Literal["native"] = "native"
-    """Which engine generates."""
+    kind: Literal["native", "vllm"] = "native"
+    """Which engine generates: our own, in this process, or vLLM, which must be installed (docs/vllm.md)."""
     max_sequences: Positive = 64
     """Sequences decoded together."""
     prefill_tokens: Positive = 4096
     """Prompt tokens prefilled in one forward pass."""
+    max_model_len: Positive | None = None
+    """vllm: longest prompt and answer together, which its cache is made for. Unset: all positions of the model."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """vllm: share of a GPU's memory that it takes, weights included. Lower it where a trainer shares the card."""
 
 
 class EvalSection(Section):

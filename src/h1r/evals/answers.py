@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from h1r.config import EngineSection, Recipe, load_recipe, resolve
 from h1r.data.chat import prompt_ids
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.native import NativeEngine
-from h1r.engine.protocol import SamplingParams
+from h1r.engine.choose import open_engine
+from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.stages import last_trained
 from h1r.model import load
@@ -71,13 +72,17 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
     return resolve({"name": "defaults"}, overrides, "--set")
 
 
-def generate(checkpoint: str, questions: Sequence[str], params: SamplingParams) -> list[Trace]:
+def generate(
+    checkpoint: str, questions: Sequence[str], params: SamplingParams, overrides: dict[str, Any] | None = None
+) -> list[Trace]:
     """Traces of each question, in order of (question, sample). `UserError` for a checkpoint that cannot be loaded."""
-    recipe = recipe_of(checkpoint)
-    engine, tokenizer = _open(checkpoint, recipe.engine)
-    prompts = [prompt_ids(tokenizer, question, recipe.chat.system_prompt) for question in questions]
+    recipe = recipe_of(checkpoint, overrides)
     traces = []
-    with progress("Generate", total=len(prompts) * params.n, unit="trace") as bar:
+    with (
+        _open(checkpoint, recipe.engine) as (engine, tokenizer),
+        progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
+    ):
+        prompts = [prompt_ids(tokenizer, question, recipe.chat.system_prompt) for question in questions]
         for trace in engine.stream(prompts, params):
             _check(trace, questions[trace.prompt_index])
             traces.append(trace)
@@ -91,9 +96,12 @@ def solve(checkpoint: str, question: str, recipe: Recipe, seed: int = 0) -> list
     `UserError` for a checkpoint or a file that cannot be read.
     """
     problems = _problems(question)
-    engine, tokenizer = _open(checkpoint, recipe.engine)
     params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
-    with VerifierPool() as pool, progress("Solve", unit="trace") as bar:
+    with (
+        _open(checkpoint, recipe.engine) as (engine, tokenizer),
+        VerifierPool() as pool,
+        progress("Solve", unit="trace") as bar,
+    ):
 
         def on_trace(trace: Trace) -> None:
             _check(trace, problems[trace.prompt_index].question)
@@ -145,12 +153,15 @@ def _problems(question: str) -> list[Problem]:
     return [Problem(id=content_id(question), question=question, answer="")]
 
 
-def _open(checkpoint: str, section: EngineSection) -> tuple[NativeEngine, PreTrainedTokenizerFast]:
+@contextmanager
+def _open(checkpoint: str, section: EngineSection) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
     """The engine and tokenizer of a checkpoint; a run directory stands for the last model trained in it."""
     path = Path(checkpoint)
     found: str | Path = checkpoint
     if (path / "recipe.json").exists():
         found = path / last_trained(Run(path)) / "model"
-    model = equip(load(found), "auto")
+    # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
+    loaded = equip(load(found), "auto") if section.kind == "native" else None
     tokenizer = load_tokenizer(found)
-    return NativeEngine(model, tokenizer, section), tokenizer
+    with open_engine(section, tokenizer, loaded or (lambda: equip(load(found), "auto")), found) as engine:
+        yield engine, tokenizer

@@ -8,11 +8,13 @@ Only this file and `answers.py` build engines here; the benchmarks themselves kn
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 from h1r.config import Recipe
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.native import NativeEngine
+from h1r.engine.choose import open_engine
+from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.model import load
@@ -32,9 +34,12 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     Returns the result without the outcome of each problem and without the examples. `UserError` when an earlier stage
     is missing.
     """
-    with run.timed(f"eval_{which}", add=False), _verifier() as pool:
-        problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
-        engine = NativeEngine(_model(recipe, run, which), tokenizer, recipe.engine)
+    problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
+    with (
+        run.timed(f"eval_{which}", add=False),
+        _verifier() as pool,
+        _engine(recipe, run, which, tokenizer) as engine,
+    ):
         result = evaluate(
             engine,
             tokenizer,
@@ -51,10 +56,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
 
 def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Majority and DeepConf at the recipe's budgets, on the last model trained; writes scaling/result.json."""
-    with run.timed("scaling", add=False), _verifier() as pool:
-        which = last_trained(run)
-        problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
-        engine = NativeEngine(_model(recipe, run, which), tokenizer, recipe.engine)
+    which = last_trained(run)
+    problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
+    with run.timed("scaling", add=False), _verifier() as pool, _engine(recipe, run, which, tokenizer) as engine:
         result = study(
             engine,
             tokenizer,
@@ -81,6 +85,11 @@ def last_trained(run: Run) -> str:
     if not trained:
         raise UserError(f"{run.path} holds no trained model; run `h1r sft` first")
     return trained[-1]
+
+
+def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractContextManager[Engine]:
+    directory = None if which == "base" else run.need(f"{which}/model", which)
+    return open_engine(recipe.engine, tokenizer, lambda: _model(recipe, run, which), directory)
 
 
 def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:

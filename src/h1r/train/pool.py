@@ -12,7 +12,7 @@ from h1r.config import Recipe
 from h1r.data.chat import prompt_ids
 from h1r.data.difficulty import Rollouts, select_for_rl
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.native import NativeEngine
+from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.model import load
 from h1r.progress import progress
@@ -24,11 +24,14 @@ from h1r.verify import VerifierPool
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Measures pass rates with sft/model and writes rl_pool/{pool.jsonl, dropped.jsonl, summary.json}."""
-    with run.timed("rl_pool", add=False), VerifierPool(workers=1) as pool:
+    tokenizer, source = load_tokenizer(run.need("curate/tokenizer", "curate")), run.need("sft/model", "sft")
+    with (
+        run.timed("rl_pool", add=False),
+        VerifierPool(workers=1) as pool,
+        open_engine(recipe.engine, tokenizer, lambda: equip(load(source), recipe.model.kernels), source) as engine,
+    ):
         section = recipe.rl_pool
-        tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
         problems = list(read_jsonl(run.need("curate/problems_rl.jsonl", "curate"), Problem))
-        engine = NativeEngine(equip(load(run.need("sft/model", "sft")), recipe.model.kernels), tokenizer, recipe.engine)
         prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
         params = SamplingParams(
             n=section.rollouts,

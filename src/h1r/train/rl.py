@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 from h1r.config import Recipe, RLSection
 from h1r.data.chat import prompt_ids
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.native import NativeEngine
+from h1r.engine.choose import open_engine
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, load
 from h1r.model.layout import Layout
@@ -78,7 +79,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             f"rl trains in one process, but [parallel] context = {recipe.parallel.context}, which sft alone can use; "
             "go on in the same run with --set parallel.context=1"
         )
-    with run.timed("rl"), VerifierPool(workers=1) as pool:
+    with run.timed("rl"), VerifierPool(workers=1) as pool, ExitStack() as stack:
         stage, section = run.stage("rl"), recipe.rl
         tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
         problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
@@ -86,7 +87,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
         model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
         optimizer = make_optimizer(model, section.optimizer)
-        engine = NativeEngine(model, tokenizer, recipe.engine)
+        engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
         prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
         stream = GroupStream(problems, prompts, engine, pool.verify_many, section, recipe.seed)
         checkpoints = Checkpoints(stage)
