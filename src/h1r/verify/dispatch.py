@@ -317,7 +317,8 @@ class Dispatcher:
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        arguments = json.dumps([theirs.fileno(), self._time_limit_s, self._memory_limit_bytes, sys.path])
+        limits = [self._time_limit_s, self._memory_limit_bytes]
+        arguments = json.dumps([theirs.fileno(), *limits, os.getpid(), sys.path])
         environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         with theirs:
