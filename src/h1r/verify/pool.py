@@ -30,14 +30,22 @@ MAX_ANSWER_CHARS = 1_000_000
 class VerifierPool:
     """Grades answers in `workers` child processes, started when first needed. Usable from any thread, at once.
 
-    `time_limit_s` is the wall time of one answer, `memory_limit_bytes` the address space of a worker. Use it as a
-    context manager, or call `close`; children also end when this process does, however it ends.
+    `time_limit_s` is the wall time of one answer, `memory_limit_bytes` the address space of a worker. Without
+    `format_checks` the verdicts say nothing of the response's format; reading it whole takes most of the time. Use it
+    as a context manager, or call `close`; children also end when this process does, however it ends.
     """
 
-    def __init__(self, workers: int = 1, time_limit_s: float = 5.0, memory_limit_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        time_limit_s: float = 5.0,
+        memory_limit_bytes: int = 2 << 30,
+        format_checks: bool = True,
+    ) -> None:
         if workers < 1 or time_limit_s <= 0:
             raise ValueError("VerifierPool needs workers >= 1 and time_limit_s > 0")
         self._arguments = (workers, time_limit_s, memory_limit_bytes)
+        self._format_checks = format_checks
         self._dispatcher: Dispatcher | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -93,7 +101,8 @@ class VerifierPool:
         dispatcher = self._running() if jobs else None
         if dispatcher:
             dispatcher.submit(jobs)
-        return Batch(futures, [_format_parts(text) for text in texts], jobs, dispatcher)
+        formats = [_format_parts(text) if self._format_checks else {} for text in texts]
+        return Batch(futures, formats, jobs, dispatcher)
 
     def _running(self) -> Dispatcher:
         if os.getpid() != self._pid:

@@ -86,8 +86,7 @@ _UNICODE = str.maketrans(
         "\u00a0": " ",
         "\u202f": " ",
         "\u2009": " ",
-        WORD_OPEN: " ",
-        WORD_CLOSE: " ",
+        **dict.fromkeys(('"', "“", "”", WORD_OPEN, WORD_CLOSE), " "),
         **{digit: f"^{value}" for value, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
         **{digit: f"_{value}" for value, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
     }
@@ -131,7 +130,7 @@ _SYNONYMS = {
     r"\operatorname": r"\mathrm",
     **dict.fromkeys((r"\left", r"\right", r"\displaystyle", r"\textstyle", r"\limits", r"\middle", r"\nolimits"), ""),
     **dict.fromkeys((r"\big", r"\Big", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\bigg", r"\biggl", r"\biggr"), ""),
-    **dict.fromkeys((r"\quad", r"\qquad", r"\thinspace", r"\,", r"\;", r"\:", r"\!", r"\ ", r"\enspace"), " "),
+    **dict.fromkeys((r"\quad", r"\qquad", r"\thinspace", r"\,", r"\;", r"\:", r"\!", r"\ ", r"\enspace", r"\""), " "),
     **dict.fromkeys((r"\(", r"\)", r"\[", r"\]", "$"), " "),
 }
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\[^A-Za-z]|\$|~", re.DOTALL)
@@ -153,6 +152,8 @@ _MIXED_NUMBER = re.compile(r"(?<![\d.,/^_])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\d.,
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d{1,40}(?:\.\d{1,40})?)[eE]([-+]?\d{1,4})(?![\w.])")
 _NAMES = "|".join((*FUNCTIONS, "log", "sqrt", "infty", "pi"))
 _BARE_FUNCTION = re.compile(rf"(?<![A-Za-z\\])({_NAMES})(?![A-Za-z]{{2}})")
+_ESCAPED_DOLLARS = re.compile(r"\A\s*\\\$([^$]+)\\\$\s*\Z", re.DOTALL)
+"""Around a formula that was escaped with its text; a sum of money has one at its beginning only."""
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _BLANK_BESIDE_SIGN = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9\\])")
 _LEADING_NUMBER = re.compile(r" *-?\d[\d,]*(?:\.\d+)?(?= +[A-Za-z])")
@@ -167,7 +168,7 @@ def clean(latex: str) -> str:
     text = _AREA.sub(r" \\text{\1}", latex).translate(_UNICODE).replace("\x0c", r"\f")
     if "matrix}" not in text and "array}" not in text and "cases}" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
-    text = _THOUSANDS_SPACE.sub("", text.replace("$$", "$"))
+    text = _THOUSANDS_SPACE.sub("", _ESCAPED_DOLLARS.sub(r"\1", text).replace("$$", "$"))
     for _ in range(3):
         text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
     text = _DEGREE.sub(r"\\degree ", text)

@@ -22,7 +22,7 @@ from functools import lru_cache
 from h1r.records import Problem, Verdict
 from h1r.verify.extract import last_boxed
 from h1r.verify.math.compare import compare
-from h1r.verify.math.extract import find_answer
+from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.read import read
 from h1r.verify.math.symbolic import symbolic
 from h1r.verify.math.text import clean, squeeze
@@ -109,8 +109,8 @@ def _decimals(problem: Problem) -> int | None:
 
 @lru_cache(maxsize=8192)
 def _known(reference: str) -> str:
-    r"""The reference without the box it may stand in (a worked solution), or the open box it begins with."""
-    if "boxed" not in reference:
-        return reference
-    reference = reference.replace(r"\\boxed", r"\boxed")
-    return last_boxed(reference) or _UNCLOSED_BOX.sub("", reference)
+    r"""The reference itself, or the answer of a worked solution, or what stands in the open box it begins with."""
+    if "boxed" in reference:
+        reference = reference.replace(r"\\boxed", r"\boxed")
+        return last_boxed(reference) or _UNCLOSED_BOX.sub("", reference)
+    return find_answer(reference) or reference if len(reference) > MAX_BARE_CHARS else reference
