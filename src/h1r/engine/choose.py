@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
-from h1r.engine.protocol import Engine, Prompt, SamplingParams
+from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, load, save
 from h1r.records import Trace
@@ -100,6 +100,14 @@ class Following:
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`."""
         return self.engine.cancel(prompt_index)
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """See `Engine.watch`."""
+        self.engine.watch(look)
+
+    def progress(self) -> list[Running]:
+        """See `Engine.progress`."""
+        return self.engine.progress()
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Loads them into the model, as the native engine does."""
