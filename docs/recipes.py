@@ -35,8 +35,10 @@ def sections(kind: type[Section], place: str, defaults: Section | None = None) -
         path = f"{place}.{key}" if place else key
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             inner += sections(field.annotation, path, field.default)
-        elif key == "sources":
+        elif path == "problems.sources":
             inner += sections(GeneratedSource, f"[{path}]") + sections(FileSource, f"[{path}]")
+        elif (rows := get_args(field.annotation)) and isinstance(rows[0], type) and issubclass(rows[0], Section):
+            inner += sections(rows[0], f"[{path}]")
         else:
             default = default_of(getattr(defaults, key, field.default))
             lines.append(f"| `{key}` | {type_of(field)} | {default} | {meaning(field)} |")

@@ -10,7 +10,8 @@ from typing import Any
 from h1r.config import Recipe
 from h1r.errors import UserError
 
-_INLINE = ("overrides", "knobs", "columns")
+_INLINE = ("overrides", "knobs", "columns", "shares")
+_ROWS = ("sources", "benchmarks")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -30,12 +31,12 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _table(name: str, fields: dict[str, Any]) -> list[str]:
-    plain = {k: v for k, v in fields.items() if (k in _INLINE or not isinstance(v, dict)) and k != "sources"}
+    plain = {k: v for k, v in fields.items() if (k in _INLINE or not isinstance(v, dict)) and k not in _ROWS}
     lines = ["", f"[{name}]"] if name and plain else []
     lines += [f"# {key} is unset" if value is None else f"{key} = {_value(value)}" for key, value in plain.items()]
     for key in [key for key in fields if key not in plain]:
         path = f"{name}.{key}" if name else key
-        if key == "sources":
+        if key in _ROWS:
             for row in fields[key]:
                 lines += ["", f"[[{path}]]", *(f"{k} = {_value(v)}" for k, v in row.items() if v is not None)]
         else:

@@ -5,6 +5,7 @@ Section numbers refer to arXiv 2601.02346.
 """
 
 from h1r.config.base import Section
+from h1r.config.corpus import CorpusBenchmark, CorpusSection, CorpusSource, MixtureSection, TraceSection
 from h1r.config.data import (
     ChatSection,
     CurateSection,
@@ -23,12 +24,16 @@ from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, Pa
 __all__ = [
     "BackfillSection",
     "ChatSection",
+    "CorpusBenchmark",
+    "CorpusSection",
+    "CorpusSource",
     "CurateSection",
     "EngineSection",
     "EvalSection",
     "FileSource",
     "GeneratedSource",
     "JudgeSection",
+    "MixtureSection",
     "ModelSection",
     "OptimizerSection",
     "ParallelSection",
@@ -41,6 +46,7 @@ __all__ = [
     "Section",
     "Source",
     "TokenizerSection",
+    "TraceSection",
     "load_recipe",
     "resolve",
 ]

@@ -7,11 +7,12 @@ import json
 import reprlib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from h1r.config.base import Count, Section
+from h1r.config.corpus import CorpusSection
 from h1r.config.data import (
     ChatSection,
     CurateSection,
@@ -41,6 +42,7 @@ class Recipe(Section):
     chat: ChatSection = ChatSection()
     problems: ProblemsSection = ProblemsSection()
     curate: CurateSection = CurateSection()
+    corpus: CorpusSection = CorpusSection()
     rl_pool: RLPoolSection = RLPoolSection()
     sft: SFTSection = SFTSection()
     rl: RLSection = RLSection()
@@ -132,7 +134,7 @@ def _explain(error: ValidationError) -> str:
 def _known_keys(parts: list[str]) -> list[str]:
     found: Any = Recipe
     for part in parts:
-        if part == "sources" or part.isdigit():
+        if part.isdigit() or (part == "sources" and found is ProblemsSection):
             continue
         if part in ("reasoning_gym", "jsonl", "parquet", "hub"):
             found = GeneratedSource if part == "reasoning_gym" else FileSource
@@ -141,4 +143,7 @@ def _known_keys(parts: list[str]) -> list[str]:
         if info is None:
             return []
         found = info.annotation
+        rows = get_args(found)
+        if rows and isinstance(rows[0], type) and issubclass(rows[0], Section):
+            found = rows[0]
     return list(getattr(found, "model_fields", {}))

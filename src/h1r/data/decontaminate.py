@@ -92,38 +92,58 @@ class HeldOutIndex:
         return problem.verifier == held.verifier == GENERATED and problem.family == held.family
 
 
-def decontaminate(
-    problems: Iterable[Problem], index: HeldOutIndex
-) -> tuple[list[Problem], list[Dropped], dict[str, dict[str, Any]]]:
-    """Drops every problem that overlaps a held-out one: (kept, dropped, report).
+class Overlaps:
+    """Which training problems overlapped which benchmark, added up; `names` are the benchmarks of held-out problems."""
 
-    The report has, per benchmark: `held_out` its problems, `held_out_hit` those of them that some training problem
-    overlaps, `exact`, `contained`, `ngram` and `total` the training problems that do (by their strongest evidence for
-    this benchmark), `percent` = 100 `total` / all training problems given, as the paper reports it.
-    """
-    sizes = Counter(map(benchmark, index.held_out))
-    hits: dict[str, Counter[Evidence]] = {name: Counter() for name in sizes}
-    hit: set[int] = set()
-    kept: list[Problem] = []
-    dropped: list[Dropped] = []
-    for problem in problems:
-        found = index.overlaps(problem)
+    def __init__(self, index: HeldOutIndex) -> None:
+        self._index = index
+        self._hits: dict[str, Counter[Evidence]] = {benchmark(problem): Counter() for problem in index.held_out}
+        self._hit: set[int] = set()
+        self.seen = 0
+
+    def check(self, problem: Problem) -> tuple[Evidence, Problem] | None:
+        """Counts a training problem; its strongest evidence of an overlap and the held-out problem, or None."""
+        self.seen += 1
+        found = self._index.overlaps(problem)
         if not found:
-            kept.append(problem)
-            continue
-        hit.update(found)
+            return None
+        self._hit.update(found)
         strongest: dict[str, Evidence] = {}
         for held, evidence in found.items():
-            name = benchmark(index.held_out[held])
+            name = benchmark(self._index.held_out[held])
             strongest[name] = min(strongest.get(name, evidence), evidence, key=STRENGTH.index)
         for name, evidence in strongest.items():
-            hits[name][evidence] += 1
+            self._hits[name][evidence] += 1
         twin, evidence = min(found.items(), key=lambda pair: (STRENGTH.index(pair[1]), pair[0]))
-        text = excerpt(f"as {index.held_out[twin].id}: {problem.question}")
-        dropped.append(Dropped(problem.id, "decontamination", f"{evidence} overlap with held-out", text))
-    seen = len(kept) + len(dropped)
+        return evidence, self._index.held_out[twin]
+
+    def counts(self) -> dict[str, Any]:
+        """What has been counted as JSON, for `report`: {seen, hits: {benchmark: {evidence: n}}, hit: [index]}."""
+        return {
+            "seen": self.seen,
+            "hits": {name: dict(sorted(hits.items())) for name, hits in sorted(self._hits.items()) if hits},
+            "hit": sorted(self._hit),
+        }
+
+
+def report(index: HeldOutIndex, counts: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per benchmark, from one or several `Overlaps.counts`:
+
+    `held_out` its problems, `held_out_hit` those of them that some training problem overlaps, `exact`, `contained`,
+    `ngram` and `total` the training problems that do (by their strongest evidence for this benchmark), `percent` = 100
+    `total` / all training problems seen, as the paper reports it.
+    """
+    sizes = Counter(map(benchmark, index.held_out))
+    hits: dict[str, Counter[str]] = {name: Counter() for name in sizes}
+    hit: set[int] = set()
+    seen = 0
+    for part in counts:
+        seen += part["seen"]
+        hit.update(part["hit"])
+        for name, found in part["hits"].items():
+            hits[name].update(found)
     hit_by_name = Counter(benchmark(index.held_out[held]) for held in hit)
-    report = {
+    return {
         name: {
             "held_out": sizes[name],
             "held_out_hit": hit_by_name[name],
@@ -133,4 +153,21 @@ def decontaminate(
         }
         for name in sorted(sizes)
     }
-    return kept, dropped, report
+
+
+def decontaminate(
+    problems: Iterable[Problem], index: HeldOutIndex
+) -> tuple[list[Problem], list[Dropped], dict[str, dict[str, Any]]]:
+    """Drops every problem that overlaps a held-out one: (kept, dropped, `report`)."""
+    overlaps = Overlaps(index)
+    kept: list[Problem] = []
+    dropped: list[Dropped] = []
+    for problem in problems:
+        found = overlaps.check(problem)
+        if found is None:
+            kept.append(problem)
+            continue
+        evidence, twin = found
+        text = excerpt(f"as {twin.id}: {problem.question}")
+        dropped.append(Dropped(problem.id, "decontamination", f"{evidence} overlap with held-out", text))
+    return kept, dropped, report(index, [overlaps.counts()])

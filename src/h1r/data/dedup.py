@@ -105,8 +105,10 @@ def drop_exact_duplicates(problems: Iterable[Problem]) -> tuple[list[Problem], l
         if problem.verifier != GENERATED:
             keys.append(f"{bare_text(problem.question)}\n{bare_text(problem.answer)}")
         twin = next((first[key] for key in keys if key in first), None)
+        # A copy hands its keys on, so that the copy of a copy is one too, whichever key it shares.
+        for key in keys:
+            first.setdefault(key, twin or problem)
         if twin is None:
-            first.update(dict.fromkeys(keys, problem))
             kept.append(problem)
         else:
             reason = "same question" if twin.answer == problem.answer else "same question, answer written otherwise"

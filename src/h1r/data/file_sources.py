@@ -47,7 +47,7 @@ class FileStream:
         for number, row, text in rows(self._section, tuple(self._columns.values()), self._bad):
             try:
                 problem = self._problem(row)
-            except _BadRowError as error:
+            except BadRowError as error:
                 self._bad.append(BadLine(self.name, number, str(error), text()[:2000]))
                 continue
             usable += 1
@@ -58,13 +58,13 @@ class FileStream:
             raise UserError(f"{self.name}: no usable line{first}; check the file and `columns`")
 
     def _problem(self, row: dict[str, Any]) -> Problem:
-        values = {field: _text(_reach(row, column), column) for field, column in self._columns.items()}
+        values = {field: value_text(reach(row, column), column) for field, column in self._columns.items()}
         for field in ("question", "answer"):
             if not values[field].strip():
-                raise _BadRowError(f"column `{self._columns[field]}` is empty")
-        answer = _final_answer(values["answer"], self._columns.get("solution") == self._columns["answer"])
+                raise BadRowError(f"column `{self._columns[field]}` is empty")
+        answer = final_answer(values["answer"], self._columns.get("solution") == self._columns["answer"])
         if not answer:
-            raise _BadRowError(f"column `{self._columns['answer']}` has no final answer")
+            raise BadRowError(f"column `{self._columns['answer']}` has no final answer")
         return Problem(
             id=values.get("id") or content_id(values["question"]),
             question=values["question"],
@@ -77,7 +77,7 @@ class FileStream:
         )
 
 
-class _BadRowError(Exception):
+class BadRowError(Exception):
     """One row cannot be used; the text says why."""
 
 
@@ -142,8 +142,8 @@ def _hub_rows(section: FileSource, columns: tuple[str, ...], bad: list[BadLine])
         if number == 1:
             for column in columns:
                 try:
-                    _reach(row, column)
-                except _BadRowError:
+                    reach(row, column)
+                except BadRowError:
                     raise _missing(section, column, list(row)) from None
         yield number, row, lambda row=row: json.dumps(row, default=str)  # type: ignore[misc]
 
@@ -152,23 +152,28 @@ def _missing(section: FileSource, column: str, known: list[str]) -> UserError:
     return UserError(f"{section.path}: no column `{column}`; {nearest(column, known)} in `columns`")
 
 
-def _reach(row: Any, column: str) -> Any:
+def reach(row: Any, column: str) -> Any:
+    """The value that a dotted column name leads to: keys of objects, and numbers (from 0, or from the end) of lists."""
     for part in column.split("."):
-        if not isinstance(row, dict) or part not in row:
-            raise _BadRowError(f"no column `{column}`")
-        row = row[part]
+        if isinstance(row, dict) and part in row:
+            row = row[part]
+        elif isinstance(row, list) and re.fullmatch(r"-?\d+", part) and -len(row) <= int(part) < len(row):
+            row = row[int(part)]
+        else:
+            raise BadRowError(f"no column `{column}`")
     return row
 
 
-def _text(value: Any, column: str) -> str:
+def value_text(value: Any, column: str) -> str:
+    """A column's value as text; None is empty."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise _BadRowError(f"column `{column}` is {type(value).__name__}, not text or a number")
+        raise BadRowError(f"column `{column}` is {type(value).__name__}, not text or a number")
     return str(value)
 
 
-def _final_answer(text: str, is_solution: bool) -> str:
+def final_answer(text: str, is_solution: bool) -> str:
     """What follows the last `####` (GSM8K's mark); of a whole solution without it, the last `\\boxed{...}`."""
     if "####" in text:
         return text.rpartition("####")[2].strip()

@@ -12,14 +12,17 @@ reads.
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.records import Message, Problem, Sample, Verdict
+from h1r.verify.code import extract_code
 from h1r.verify.extract import last_boxed
 from h1r.verify.format import MAX_REPEATED_SHARE, repeated_share
+from h1r.verify.sandbox.programs import LANGUAGES
 
 BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
 """Verifiers that read their answer from `\\boxed{}`."""
@@ -86,6 +89,35 @@ def unboxed_rule(candidate: Candidate) -> str | None:
     if candidate.problem.verifier not in BOXED_VERIFIERS or last_boxed(candidate.answer.content):
         return None
     return "no \\boxed{} answer"
+
+
+def incomplete_rule(candidate: Candidate) -> str | None:
+    """A trace that was cut off, or whose thinking was never closed, where the source or the engine recorded it."""
+    reason = candidate.sample.metadata.get("finish_reason", "stop")
+    return None if reason == "stop" else "thinking not closed" if reason == "unclosed" else f"ended by {reason}"
+
+
+def code_rule(candidate: Candidate) -> str | None:
+    """Code that is missing, in another language than asked for, or, in Python, does not parse.
+
+    For problems with tests, or with a language. Code of other languages is parsed by the compiler that runs its tests,
+    in the sandbox, where hostile input does no harm; Python's parser refuses what it cannot read.
+    """
+    wanted = candidate.problem.metadata.get("language")
+    if not wanted and "tests" not in candidate.problem.metadata:
+        return None
+    language = LANGUAGES.get(str(wanted or "python").lower(), str(wanted))
+    found = extract_code(candidate.answer.content)
+    if found is None:
+        return "no code"
+    if (found.language or language) != language:
+        return "code in another language"
+    if language == "python":
+        try:
+            compile(found.code, "<answer>", "exec", dont_inherit=True, flags=ast.PyCF_ONLY_AST)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return "code does not parse"
+    return None
 
 
 def overlong_rule(max_chars: int) -> Rule:

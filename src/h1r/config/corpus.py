@@ -1,0 +1,152 @@
+"""Curation of files and hub data at scale (`[corpus]`): sources, benchmarks, trace making, mixture, and where it runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from h1r.config.base import Count, Fraction, Positive, PositiveFloat, Section
+
+Format = Literal["jsonl", "json", "parquet", "hub"]
+
+
+class CorpusBenchmark(Section):
+    """Held-out problems: what overlaps them is never trained on."""
+
+    name: str
+    """The name under which overlaps are reported."""
+    kind: Format
+    """What is read: `json` is one array of objects; files may be gzipped."""
+    path: str
+    """File, pattern of files (`*.parquet`), or `owner/name` of a data set on the hub. Relative to `corpus.root`."""
+    subset: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    columns: dict[str, str] = {}
+    """Our field ("question", "answer", "id", "family") -> column. Dots reach into objects and, by number, into lists."""
+    verifier: str = "math"
+    """The verifier that can read the reference answers, where there are any."""
+
+
+class CorpusSource(CorpusBenchmark):
+    """Problems, or conversations, to train on."""
+
+    columns: dict[str, str] = {}
+    """Our field -> column: those of a benchmark, "solution", "pass_rate", "prompt" and "completion" (text or chat turns),
+    "reward", "finish_reason", "tools", "tests", "language"."""
+    domain: str = "math"
+    """The domain it counts for in the mixture."""
+    use: Literal["sft", "rl", "split"] = "sft"
+    """What its problems are for; `split` gives each to one of both, by `corpus.rl_share`."""
+    strip: list[str] = []
+    """Instructions that every question of this source ends with; taken off."""
+    question_pattern: str | None = None
+    """A regular expression whose first group is the question, for prompts that carry a template."""
+    pass_rate_as: Literal["share", "percent", "failed_share", "failed_percent"] = "share"
+    """What the pass-rate column holds."""
+    rollouts: Count = 0
+    """Rollouts behind the published pass rate."""
+    group_by: str | None = None
+    """Column that is equal for the traces of one problem, which must stand together. Unset: a row is a problem."""
+    trust_rewards: bool = False
+    """Take the recorded rewards as verdicts. Else a trace is verified anew, and one that cannot be is kept as it is."""
+    language: str | None = None
+    """Programming language that the code of an answer must be in."""
+
+
+class TraceSection(Section):
+    """Traces for problems that have none."""
+
+    by: Literal["source", "engine", "endpoint"] = "source"
+    """Only what the sources bring; our engine with the run's model; or a teacher behind an OpenAI-compatible endpoint."""
+    url: str | None = None
+    """Base address of the endpoint, as in http://localhost:8000/v1."""
+    model: str | None = None
+    """The teacher's name at the endpoint. The paper found one teacher better than several."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the endpoint's key; without it none is sent."""
+    n: Positive = 12
+    """Traces a problem (paper: 12 is best of 4, 8, 12)."""
+    temperature: PositiveFloat = 0.6
+    """Sampling temperature."""
+    top_p: Fraction = 0.95
+    """Nucleus."""
+    max_tokens: Positive = 32768
+    """Longest trace."""
+    concurrency: Positive = 32
+    """Problems in flight at the endpoint, or in one batch of the engine."""
+    retries: Count = 5
+    """Tries again after a refused or failed request, with growing pauses; then the run stops, to be gone on with."""
+    timeout_s: PositiveFloat = 3600.0
+    """Wall time of one request."""
+    keep_wrong_if_hard: bool = False
+    """Keep wrong traces of problems that are never solved, as OpenThoughts does; the paper saw a marginal gain."""
+
+
+class MixtureSection(Section):
+    """Shares of the domains in the SFT data."""
+
+    shares: dict[str, float] = {}
+    """Domain -> share. Empty: everything that is left. Paper: math 0.559, code 0.27, science 0.1, other 0.071."""
+    by: Literal["samples", "tokens"] = "samples"
+    """What the shares are of. The paper's token shares: math 0.568, code 0.298, science 0.071, other 0.064."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> MixtureSection:
+        if any(share <= 0 for share in self.shares.values()):
+            raise ValueError("shares must be positive; leave a domain out to drop it")
+        return self
+
+
+class CorpusSection(Section):
+    """Curation at scale. With at least one source, `h1r curate` takes these files instead of `[problems]`."""
+
+    root: str = "."
+    """Directory that relative paths start from. `$NAME` stands for an environment variable."""
+    sources: list[CorpusSource] = []
+    benchmarks: list[CorpusBenchmark] = []
+    seed: int = 0
+    """Of every random choice; each is a function of it and the record's id."""
+    shard_records: Positive = 5000
+    """Records of a shard: what is worked on at once, and lost at most by a crash."""
+    rl_share: Fraction = 0.5
+    """Share of the problems of `split` sources that goes to RL. Our choice."""
+    published: Literal["draw", "rate"] = "draw"
+    """Published pass rates in the RL rule: `draw` takes `rl_pool.rollouts` of the published ones at random, `rate` all."""
+    max_tokens: Positive = 49152
+    """Longer samples are dropped; the paper trims at 48K."""
+    pack_tokens: Count = 0
+    """Tokens of a packed row; 0: `sft.seq_len`."""
+    executor: Literal["local", "ray"] = "local"
+    """Processes of this machine, or Ray Data. The output is the same."""
+    workers: Count = 0
+    """Processes, or Ray tasks at once; 0: one for each core (Ray: as many as it has)."""
+    address: str | None = None
+    """Of the Ray cluster; unset: a local one. Its machines must share the run directory and the files."""
+    memory_mb: Positive = 1024
+    """Memory of the joins over all records; more is spilled to disk."""
+    verify_time_s: PositiveFloat = 5.0
+    """Wall time of one verification."""
+    templates_from: Positive = 20_000
+    """Questions of a family that its boilerplate is read from. Our choice."""
+    examples: Count = 5
+    """Dropped records shown on the page for each reason."""
+    traces: TraceSection = TraceSection()
+    mixture: MixtureSection = MixtureSection()
+
+    @model_validator(mode="after")
+    def _can_work(self) -> CorpusSection:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two benchmarks are called `{twice[0]}`; rename one")
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are called `{twice[0]}`; rename one")
+        if self.traces.by == "endpoint" and not (self.traces.url and self.traces.model):
+            raise ValueError("traces.by = `endpoint` needs traces.url and traces.model")
+        domains = {source.domain for source in self.sources}
+        if self.sources and (unknown := sorted(set(self.mixture.shares) - domains)):
+            raise ValueError(f"mixture.shares names domain `{unknown[0]}`, which no source has")
+        return self

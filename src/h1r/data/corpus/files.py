@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all, and the drops of a task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+DROPS = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("step", pa.string()),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+TABLE_BATCH = 8192
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    with open(partial, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def write_rows(path: Path, schema: pa.Schema, rows: Iterable[tuple[Any, ...]], batch: int = TABLE_BATCH) -> int:
+    """Writes rows in the order of the schema's columns as Parquet, `batch` to a row group; returns how many."""
+    count = 0
+    with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        held: list[tuple[Any, ...]] = []
+        for row in rows:
+            held.append(row)
+            if len(held) == batch:
+                writer.write_table(_table(held, schema))
+                count += len(held)
+                held = []
+        writer.write_table(_table(held, schema))
+    return count + len(held)
+
+
+def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
+    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)], schema=schema)

@@ -1,0 +1,169 @@
+"""The record of the corpus pipeline, and its rows in Parquet.
+
+    ordinal  source  domain  use  id  question  answer  verifier  family  category  pass_rate  rollouts
+    difficulty  metadata  traces
+
+The last three are JSON text, so that one schema holds every source. Rows are ordered by `ordinal`, which numbers a
+record once and for all: file number times 2^32, plus its row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from h1r.data.corpus.files import atomic
+from h1r.records import Message, Problem
+
+ROW_BITS = 32
+BATCH = 512
+"""Rows of a Parquet row group, and records in memory at once."""
+
+SCHEMA = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("use", pa.string()),
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("verifier", pa.string()),
+        ("family", pa.string()),
+        ("category", pa.string()),
+        ("pass_rate", pa.float64()),
+        ("rollouts", pa.int32()),
+        ("language", pa.string()),
+        ("difficulty", pa.string()),
+        ("metadata", pa.string()),
+        ("traces", pa.string()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class Given:
+    """A trace of a problem: the whole conversation, which ends with an assistant turn.
+
+    `reward` is None until a verifier, or the source, has said something; `finish_reason` is "" where nobody recorded
+    it; `error` is a verifier's.
+    """
+
+    messages: list[Message]
+    reward: float | None = None
+    finish_reason: str = ""
+    extracted: str | None = None
+    error: str | None = None
+
+    @property
+    def answer(self) -> Message:
+        return self.messages[-1]
+
+    @property
+    def text(self) -> str:
+        """The last turn as a model writes it."""
+        if self.answer.thinking is None:
+            return self.answer.content
+        return f"<think>\n{self.answer.thinking}\n</think>\n\n{self.answer.content}"
+
+
+@dataclass(slots=True)
+class Item:
+    """A problem on its way through curation. `pass_rate` in [0, 1] is the published one, then the measured one."""
+
+    ordinal: int
+    problem: Problem
+    source: str
+    domain: str
+    use: str
+    pass_rate: float | None = None
+    rollouts: int = 0
+    language: str = ""
+    traces: list[Given] = field(default_factory=list)
+
+
+def write_items(path: Path, items: Iterable[Item]) -> int:
+    """Writes items as Parquet, whole or not at all, and returns how many."""
+    count = 0
+    with atomic(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        batch: list[dict[str, Any]] = []
+        for item in items:
+            batch.append(_row(item))
+            if len(batch) == BATCH:
+                writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+                count += len(batch)
+                batch = []
+        if batch:
+            writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+    return count + len(batch)
+
+
+def read_items(path: Path) -> Iterator[Item]:
+    """The items of a file, in order, a row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH):
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield _item(dict(zip(SCHEMA.names, values, strict=True)))
+
+
+def _row(item: Item) -> dict[str, Any]:
+    problem = item.problem
+    return {
+        "ordinal": item.ordinal,
+        "source": item.source,
+        "domain": item.domain,
+        "use": item.use,
+        "id": problem.id,
+        "question": problem.question,
+        "answer": problem.answer,
+        "verifier": problem.verifier,
+        "family": problem.family,
+        "category": problem.category,
+        "pass_rate": item.pass_rate,
+        "rollouts": item.rollouts,
+        "language": item.language,
+        "difficulty": _json(problem.difficulty),
+        "metadata": _json(problem.metadata),
+        "traces": _json([dataclasses.asdict(trace) for trace in item.traces]) if item.traces else "[]",
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if value else "{}"
+
+
+def _item(row: dict[str, Any]) -> Item:
+    problem = Problem(
+        id=row["id"],
+        question=row["question"],
+        answer=row["answer"],
+        verifier=row["verifier"],
+        family=row["family"],
+        category=row["category"],
+        source=row["source"],
+        difficulty=json.loads(row["difficulty"]),
+        metadata=json.loads(row["metadata"]),
+    )
+    traces = []
+    if row["traces"] != "[]":
+        for tree in json.loads(row["traces"]):
+            messages = [Message(**message) for message in tree.pop("messages")]
+            traces.append(Given(messages, **tree))
+    return Item(
+        ordinal=row["ordinal"],
+        problem=problem,
+        source=row["source"],
+        domain=row["domain"],
+        use=row["use"],
+        pass_rate=row["pass_rate"],
+        rollouts=row["rollouts"],
+        language=row["language"],
+        traces=traces,
+    )

@@ -1,0 +1,206 @@
+"""What needs all records at once, from narrow tables on disk: DuckDB, whose memory is bounded and which spills.
+
+Each function reads the Parquet tables that a pass wrote and writes one, whole or not at all, in an order of its own, so
+that its bytes do not depend on how the tables were cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from h1r.data.corpus.files import write_rows
+from h1r.data.corpus.keys import content
+from h1r.data.dedup import jaccard, shingles
+
+ALL_PAIRS = 64
+"""Records of equal bands that are compared each with each. Of more, a record is compared with those that are no copies."""
+TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string())])
+
+
+class Joins:
+    """A database over the tables under `work`; use as a context manager."""
+
+    def __init__(self, work: Path, memory_mb: int) -> None:
+        self.work = work
+        scratch = work / "spill"
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._database = duckdb.connect(
+            config={
+                "memory_limit": f"{memory_mb}MB",
+                "temp_directory": str(scratch),
+                "threads": 2,
+                "preserve_insertion_order": False,
+            }
+        )
+
+    def __enter__(self) -> Joins:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def exact(self) -> None:
+        """keys -> exact.parquet (copies of an earlier record, with its id) and suspects.parquet (block shared)."""
+        self._view("keys")
+        self._run("""
+            create table twins as
+            with same_question as (select question, min(ordinal) as first from keys group by all having count(*) > 1),
+                 same_bare as (
+                     select bare, min(ordinal) as first from keys where bare is not null group by all having count(*) > 1
+                 )
+            select ordinal, least(coalesce(q.first, ordinal), coalesce(b.first, ordinal)) as first
+            from keys left join same_question q using (question) left join same_bare b using (bare)
+            where least(coalesce(q.first, ordinal), coalesce(b.first, ordinal)) < ordinal
+        """)
+        self._copy("exact", """
+            select t.ordinal, f.id as twin,
+                   case when k.answer = f.answer then 'same question'
+                        else 'same question, answer written otherwise' end as reason
+            from twins t join keys k using (ordinal) join keys f on f.ordinal = t.first order by t.ordinal
+        """)  # fmt: skip
+        self._view("held_keys")
+        self._copy("suspects", """
+            with left_over as (select ordinal, block from keys anti join twins using (ordinal)
+                               union all select ordinal, block from held_keys),
+                 shared as (select block from left_over group by block having count(*) > 1)
+            select ordinal from left_over semi join shared using (block) order by ordinal
+        """)  # fmt: skip
+
+    def near(self, templates: dict[str, Set[str]], threshold: float) -> None:
+        """bands, texts -> near.parquet: records whose question nearly is that of a held-out one or of an earlier one.
+
+        Held-out questions have negative ordinals, so they come first. A record is dropped for a twin that is kept.
+        """
+        self._view("bands")
+        self._view("texts")
+        self._run("""
+            create table groups as
+            select row_number() over (order by members) as number, members from (
+                select distinct list(ordinal order by ordinal) as members
+                from bands group by block, band, hash having count(*) > 1
+            )
+        """)
+        self._run("""
+            create view members as
+            select number, t.* from (select number, unnest(members) as ordinal from groups) join texts t using (ordinal)
+            order by number, ordinal
+        """)
+        later, earlier = array("q"), array("q")
+        for _, rows in itertools.groupby(self._rows("select * from members"), lambda row: row[0]):
+            for left, right in _twins(rows, templates, threshold):
+                later.append(left)
+                earlier.append(right)
+        edges = pa.table({"ordinal": pa.array(later, pa.int64()), "twin": pa.array(earlier, pa.int64())})
+        self._database.register("edges", edges)
+        dropped: dict[int, int] = {}
+        for ordinal, twin in self._rows("select distinct ordinal, twin from edges order by ordinal, twin"):
+            if ordinal not in dropped and twin not in dropped:
+                dropped[ordinal] = twin
+        found = pa.table({"ordinal": list(dropped), "first": list(dropped.values())},
+                         schema=pa.schema([("ordinal", pa.int64()), ("first", pa.int64())]))  # fmt: skip
+        self._database.register("found", found)
+        self._copy("near", """
+            select f.ordinal, t.id as twin,
+                   case when f.first < 0 then 'nearly a held-out question' else 'nearly the same question' end as reason
+            from found f join texts t on t.ordinal = f.first order by f.ordinal
+        """)  # fmt: skip
+
+    def length_classes(self, easy_share: float, hard_share: float) -> dict[str, tuple[float, float]]:
+        """lengths -> family: (easy up to, hard from), in characters, by the rule of `difficulty.length_class`."""
+        self._view("lengths")
+        rows = self._rows(f"""
+            with counted as (select family, length, count(*) as here from lengths group by all),
+                 placed as (
+                     select family, length,
+                            sum(here) over (partition by family order by length) as as_short,
+                            sum(here) over (partition by family order by length desc) as as_long,
+                            sum(here) over (partition by family) as size
+                     from counted
+                 )
+            select family,
+                   coalesce(max(length) filter (as_short <= {easy_share} * size), -1.0),
+                   coalesce(min(length) filter (as_long <= {hard_share} * size), 1e308)
+            from placed group by family order by family
+        """)
+        return {family: (easy, hard) for family, easy, hard in rows}
+
+    def mixture(self, shares: dict[str, float], by: str) -> dict[str, dict[str, Any]]:
+        """samples -> domain: {samples, tokens, kept_samples, kept_tokens, cutoff}.
+
+        The largest subset in which the domains have their shares; a sample stays when its `place`, a hash, is at most
+        `cutoff`. Without shares all stay. A domain without a share goes.
+        """
+        self._view("sample_sizes")
+        size = "1" if by == "samples" else "tokens"
+        rows = list(self._rows(
+            f"select domain, count(*)::bigint, sum(tokens)::bigint, sum({size})::bigint from sample_sizes "
+            "group by domain order by domain"
+        ))  # fmt: skip
+        found: dict[str, dict[str, Any]] = {}
+        wanted = {domain: shares.get(domain, 0.0) if shares else 1.0 for domain, *_ in rows}
+        total = min((amount / wanted[domain] for domain, _, _, amount in rows if wanted[domain]), default=0.0)
+        for domain, samples, tokens, amount in rows:
+            target = amount if not shares else min(amount, round(total * wanted[domain]))
+            cutoff, kept_samples, kept_tokens = next(self._rows(f"""
+                with ordered as (
+                    select place, tokens, sum({size}) over (order by place, name rows unbounded preceding) as amount
+                    from sample_sizes where domain = $1
+                )
+                select max(place), count(*)::bigint, coalesce(sum(tokens), 0)::bigint from ordered where amount <= $2
+            """, [domain, target]))  # fmt: skip
+            found[domain] = {
+                "samples": samples, "tokens": tokens, "kept_samples": kept_samples, "kept_tokens": kept_tokens,
+                "cutoff": cutoff,
+            }  # fmt: skip
+        return found
+
+    def _view(self, name: str) -> None:
+        pattern = str(self.work / name / "*.parquet").replace("'", "''")
+        self._run(f"create or replace view {name} as select * from read_parquet('{pattern}')")
+
+    def _run(self, query: str) -> None:
+        self._database.execute(query)
+
+    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        cursor = self._database.execute(query, list(parameters) or None)
+        while rows := cursor.fetchmany(2048):
+            yield from rows
+
+    def _copy(self, name: str, query: str) -> None:
+        """The rows of a query as a Parquet file that pyarrow writes, so that its bytes depend on the rows alone."""
+        cursor = self._database.execute(query)
+        schema = TWINS if name != "suspects" else pa.schema([("ordinal", pa.int64())])
+        write_rows(self.work / f"{name}.parquet", schema, iter(cursor.fetchone, None))
+
+
+def _twins(
+    rows: Iterator[tuple[Any, ...]], templates: dict[str, Set[str]], threshold: float
+) -> Iterator[tuple[int, int]]:
+    """(later, earlier) for the pairs of a group that truly are near duplicates."""
+    kept: list[tuple[int, frozenset[str], frozenset[str]]] = []
+    for count, (_, ordinal, _, question, family) in enumerate(rows):
+        whole, rest = shingles(question), content(question, templates.get(family, frozenset())) or frozenset()
+        is_copy = False
+        for other, other_whole, other_rest in kept:
+            if (ordinal >= 0 and jaccard(whole, other_whole) >= threshold and jaccard(rest, other_rest) >= threshold):
+                is_copy = True
+                yield ordinal, other
+        if count < ALL_PAIRS or not is_copy:
+            kept.append((ordinal, whole, rest))
+
+
+def lookup(path: Path, first: int, last: int) -> dict[int, tuple[Any, ...]]:
+    """The rows of a table sorted by ordinal whose ordinal is in [first, last], by ordinal."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, filters=[("ordinal", ">=", first), ("ordinal", "<=", last)])
+    columns = [table.column(name).to_pylist() for name in table.column_names if name != "ordinal"]
+    return dict(zip(table.column("ordinal").to_pylist(), zip(*columns, strict=True) if columns else itertools.repeat(()),
+                    strict=False))  # fmt: skip

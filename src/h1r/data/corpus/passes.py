@@ -1,0 +1,325 @@
+"""The passes over the shards: what one task reads, does and writes. See the package's docstring for the order.
+
+Every function here takes (work directory, shard), may run on any machine that sees the directory, and returns counts
+as JSON. What a task needs besides its input is made once per process (`Context`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from h1r.config import Recipe, load_recipe
+from h1r.data.chat import encode_samples
+from h1r.data.corpus import steps
+from h1r.data.corpus.files import write_rows
+from h1r.data.corpus.generate import read_generated
+from h1r.data.corpus.items import Item, read_items, write_items
+from h1r.data.corpus.joins import lookup
+from h1r.data.corpus.keys import band_keys, content, exact_keys, hash64, share_of
+from h1r.data.corpus.ledger import Ledger
+from h1r.data.corpus.read import Reader, files_of
+from h1r.data.corpus.samples import READ_ROWS, SAMPLES, sample_row, write_packed
+from h1r.data.decontaminate import HeldOutIndex, Overlaps
+from h1r.data.difficulty import pass_rate_class
+from h1r.data.tokenizer import load_tokenizer
+from h1r.records import Problem, Verdict, read_jsonl
+from h1r.run import read_json
+from h1r.verify import VerifierPool
+
+KEYS = pa.schema(
+    [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()), ("block", pa.int64()),
+     ("answer", pa.int64())]
+)  # fmt: skip
+BANDS = pa.schema([("ordinal", pa.int64()), ("block", pa.int64()), ("band", pa.int32()), ("hash", pa.int64())])
+TEXTS = pa.schema([("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("family", pa.string())])
+LENGTHS = pa.schema([("family", pa.string()), ("length", pa.float64())])
+FAMILY = pa.schema([("family", pa.string()), ("question", pa.string())])
+SIZES = pa.schema([("name", pa.string()), ("domain", pa.string()), ("tokens", pa.int64()), ("place", pa.int64())])
+PASS_RATE_BINS = 10
+
+
+class Context:
+    """What tasks of one run share within a process: recipe, benchmarks, verifier pool, tokenizer; made when asked for."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.recipe: Recipe = load_recipe(work / "recipe.json")
+        self._pool: VerifierPool | None = None
+
+    def close(self) -> None:
+        """Ends the verifier's worker; it starts again when asked for."""
+        if self._pool is not None:
+            self._pool.close()
+
+    @functools.cached_property
+    def held_out(self) -> HeldOutIndex:
+        problems = list(read_jsonl(self.work / "held_out.jsonl", Problem))
+        return HeldOutIndex(problems, self.recipe.curate.ngram, self.recipe.curate.boilerplate_share)
+
+    @functools.cached_property
+    def templates(self) -> dict[str, frozenset[str]]:
+        return {family: frozenset(grams) for family, grams in read_json(self.work / "templates.json").items()}
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.work / "tokenizer")
+
+    def verify(self, problems: Any, texts: Any) -> list[Verdict]:
+        """Verdicts by a pool of one worker, which ends with this process."""
+        if self._pool is None:
+            self._pool = VerifierPool(workers=1, time_limit_s=self.recipe.corpus.verify_time_s)
+        return self._pool.verify_many(problems, texts)
+
+
+@functools.cache
+def context(work: Path) -> Context:
+    """The context of a run in this process."""
+    return Context(work)
+
+
+def input_files(recipe: Recipe) -> list[tuple[int, str]]:
+    """(index of the source, path) of every input file, in the order of the recipe; its place is the file's number."""
+    corpus = recipe.corpus
+    return [(at, path) for at, source in enumerate(corpus.sources) for path in files_of(source, corpus.root)]
+
+
+def read(work: Path, file: str) -> dict[str, Any]:
+    """A whole input file -> read/FILE-SHARD.parquet. Shards that an earlier attempt finished are not written again."""
+    recipe = context(work).recipe
+    number = int(file)
+    at, path = input_files(recipe)[number]
+    reader = Reader(recipe.corpus.sources[at], path, number)
+    ledger = Ledger()
+    ledger.begin("read", "row")
+    families: Counter[str] = Counter()
+    shards: list[str] = []
+    rows = 0
+    items = reader.items()
+    while True:
+        shard = f"{number:04d}-{len(shards):06d}"
+        target = work / "read" / f"{shard}.parquet"
+        taken: list[Item] = []
+        for item in items:
+            taken.append(item)
+            families[item.problem.family] += 1
+            if len(taken) == recipe.corpus.shard_records:
+                break
+        if not taken:
+            break
+        if not target.exists():
+            write_items(target, taken)
+        rows += len(taken)
+        shards.append(shard)
+        for line in reader.bad:
+            who = ((number << 32) + line.line, f"{Path(path).name}:{line.line}", reader.section.name)
+            ledger.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
+        ledger.take("read", len(taken) + len(reader.bad))
+        reader.bad.clear()
+    for line in reader.bad:
+        who = ((number << 32) + line.line, f"{Path(path).name}:{line.line}", reader.section.name)
+        ledger.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
+    ledger.take("read", len(reader.bad))
+    ledger.write(work / "drops" / f"read-{number:04d}.parquet")
+    return {"steps": ledger.counts(), "shards": shards, "items": rows, "families": dict(sorted(families.items()))}
+
+
+def sound(work: Path, shard: str) -> dict[str, Any]:
+    """read -> sound: normalised, with references that verify; the keys; and questions to read the boilerplate from."""
+    ctx = context(work)
+    ledger = Ledger()
+    sizes = read_json(work / "families.json")
+    keys: list[tuple[Any, ...]] = []
+    questions: list[tuple[str, str]] = []
+    sources: Counter[str] = Counter()
+
+    def noted(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            problem = item.problem
+            sources[item.source] += 1
+            keys.append((item.ordinal, problem.id, *exact_keys(problem), hash64(problem.answer)))
+            wanted = ctx.recipe.corpus.templates_from / sizes[problem.family]
+            if wanted >= 1 or share_of("template", problem.id) < wanted:
+                questions.append((problem.family, problem.question))
+            yield item
+
+    items = steps.references(steps.normalise(read_items(work / "read" / f"{shard}.parquet"), ledger), ledger, ctx.verify)
+    write_items(work / "sound" / f"{shard}.parquet", noted(items))
+    write_rows(work / "keys" / f"{shard}.parquet", KEYS, keys)
+    write_rows(work / "questions" / f"{shard}.parquet", FAMILY, questions)
+    ledger.write(work / "drops" / f"sound-{shard}.parquet")
+    return {"steps": ledger.counts(), "sources": dict(sources)}
+
+
+def distinct(work: Path, shard: str) -> dict[str, Any]:
+    """sound -> distinct: no copies, nothing of the benchmarks; MinHash bands of what may have a near duplicate."""
+    ctx = context(work)
+    ledger = Ledger()
+    first, last = _range(work, shard)
+    suspects = lookup(work / "suspects.parquet", first, last)
+    overlaps: dict[str, Overlaps] = defaultdict(lambda: Overlaps(ctx.held_out))
+    texts: list[tuple[Any, ...]] = []
+    sets: list[tuple[int, int, frozenset[str]]] = []
+
+    def noted(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            problem = item.problem
+            if item.ordinal in suspects:
+                found = content(problem.question, ctx.templates.get(problem.family, frozenset()))
+                if found is not None:
+                    sets.append((item.ordinal, exact_keys(problem)[2], found))
+                    texts.append((item.ordinal, problem.id, problem.question, problem.family))
+            yield item
+
+    items = read_items(work / "sound" / f"{shard}.parquet")
+    items = steps.without(items, ledger, "exact duplicates", lookup(work / "exact.parquet", first, last))
+    items = steps.assigned(items, ctx.recipe.corpus)
+    items = noted(steps.decontaminated(items, ledger, overlaps))
+    write_items(work / "distinct" / f"{shard}.parquet", items)
+    write_rows(work / "bands" / f"{shard}.parquet", BANDS,
+               band_rows(sets, ctx.recipe.curate.near_duplicate_threshold))  # fmt: skip
+    write_rows(work / "texts" / f"{shard}.parquet", TEXTS, texts)
+    ledger.write(work / "drops" / f"distinct-{shard}.parquet")
+    return {"steps": ledger.counts(), "overlaps": {name: found.counts() for name, found in sorted(overlaps.items())}}
+
+
+def band_rows(sets: Iterable[tuple[int, int, frozenset[str]]], threshold: float) -> Iterator[tuple[int, int, int, int]]:
+    """Rows of `BANDS` from (ordinal, block, content shingles)."""
+    found = list(sets)
+    for (ordinal, block, _), hashes in zip(found, band_keys([one for *_, one in found], threshold), strict=True):
+        for band, key in enumerate(hashes):
+            yield ordinal, block, band, key
+
+
+def fresh(work: Path, shard: str) -> Iterator[Item]:
+    """The items of `distinct` without near duplicates, nothing written down."""
+    near = lookup(work / "near.parquet", *_range(work, shard))
+    return steps.without(read_items(work / "distinct" / f"{shard}.parquet"), Ledger(), "near duplicates", near)
+
+
+def traced(work: Path, shard: str) -> dict[str, Any]:
+    """distinct (with the traces made for it) -> traced: SFT problems with good traces; rl: the RL pool."""
+    ctx = context(work)
+    recipe, corpus = ctx.recipe, ctx.recipe.corpus
+    ledger = Ledger()
+    pool: list[Item] = []
+    lengths: list[tuple[str, float]] = []
+    rates: dict[str, list[int]] = defaultdict(lambda: [0] * (PASS_RATE_BINS + 1))
+    classes: dict[str, Counter[str]] = defaultdict(Counter)
+    solved: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def rated(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            if item.pass_rate is not None:
+                rates[item.source][min(int(item.pass_rate * PASS_RATE_BINS), PASS_RATE_BINS)] += 1
+                found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
+                classes[item.source][found] += 1
+            if (decision := steps.rl_decision(item, corpus, recipe.rl_pool)) is not None:
+                solved[item.source][f"{decision.reason}|{'kept' if decision.keep else 'dropped'}"] += 1
+            yield item
+
+    def measured(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            lengths.append((item.problem.family, mean_chars(item)))
+            yield item
+
+    near = lookup(work / "near.parquet", *_range(work, shard))
+    items = steps.without(read_items(work / "distinct" / f"{shard}.parquet"), ledger, "near duplicates", near)
+    generated = work / "generated" / f"{shard}.jsonl"
+    if generated.exists():
+        items = with_generated(items, generated)
+    trusted = frozenset(source.name for source in corpus.sources if source.trust_rewards)
+    items = rated(steps.verified(steps.with_solutions(items), ctx.verify, trusted))
+    items = steps.for_rl(items, ledger, corpus, recipe.rl_pool, pool.append)
+    items = measured(steps.sifted(items, ledger, recipe.curate, corpus.traces.keep_wrong_if_hard))
+    write_items(work / "traced" / f"{shard}.parquet", items)
+    write_items(work / "rl" / f"{shard}.parquet", pool)
+    write_rows(work / "lengths" / f"{shard}.parquet", LENGTHS, lengths)
+    ledger.write(work / "drops" / f"traced-{shard}.parquet")
+    return {
+        "steps": ledger.counts(),
+        "rl": dict(Counter(item.source for item in pool)),
+        "pass_rates": dict(sorted(rates.items())),
+        "classes": {name: dict(sorted(found.items())) for name, found in sorted(classes.items())},
+        "rl_rule": {name: dict(sorted(found.items())) for name, found in sorted(solved.items())},
+    }
+
+
+def with_generated(items: Iterable[Item], path: Path) -> Iterator[Item]:
+    """Adds the traces that were made for a shard: lines {ordinal, traces}, in the order of its items."""
+    made = read_generated(path)
+    for item in items:
+        item.traces = item.traces or made.get(item.ordinal, [])
+        yield item
+
+
+def mean_chars(item: Item) -> float:
+    """Mean characters of the answer turns of a problem, reasoning and answer: the length that classes go by."""
+    total = sum(len(trace.answer.thinking or "") + len(trace.answer.content) for trace in item.traces)
+    return total / len(item.traces)
+
+
+def weighed(work: Path, shard: str) -> dict[str, Any]:
+    """traced -> samples: a conversation a row, with class, weight, token ids and loss mask."""
+    ctx = context(work)
+    recipe = ctx.recipe
+    ledger = Ledger()
+    ledger.begin("difficulty", "trace")
+    ledger.begin("over-long in tokens", "trace")
+    cuts = read_json(work / "length_classes.json")
+    sizes: list[tuple[Any, ...]] = []
+    classes: Counter[str] = Counter()
+    weights = {"hard": recipe.curate.hard_weight, "medium": 1.0, "easy": recipe.curate.easy_weight}
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for item in read_items(work / "traced" / f"{shard}.parquet"):
+            easy, hard = cuts.get(item.problem.family, (-1.0, 1e308))
+            length = mean_chars(item)
+            found = "hard" if length >= hard else "easy" if length <= easy else "medium"
+            if item.pass_rate is not None:
+                found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
+            samples = [steps.sample_of(item, trace, number) for number, trace in enumerate(item.traces)]
+            encoded = encode_samples(ctx.tokenizer, samples, recipe.chat.system_prompt)
+            for number, (sample, one) in enumerate(zip(samples, encoded, strict=True)):
+                name = f"{item.problem.id}#{number}"
+                ledger.take("difficulty")
+                if not weights[found]:
+                    ledger.drop("difficulty", item, "easy, and easy weighs 0", item.problem.question, name)
+                    continue
+                ledger.take("over-long in tokens")
+                if len(one.token_ids) > recipe.corpus.max_tokens:
+                    text = f"{len(one.token_ids)} tokens: {item.problem.question}"
+                    ledger.drop("over-long in tokens", item, "too many tokens", text, name)
+                    continue
+                sample.difficulty_class, sample.weight = found, weights[found]  # type: ignore[assignment]
+                classes[f"{item.source}|{item.domain}|{found}"] += 1
+                place = hash64("mixture", str(recipe.corpus.seed), name)
+                sizes.append((name, item.domain, len(one.token_ids), place))
+                yield sample_row(name, item.domain, place, sample, one)
+
+    write_rows(work / "samples" / f"{shard}.parquet", SAMPLES, rows(), batch=READ_ROWS)
+    write_rows(work / "sample_sizes" / f"{shard}.parquet", SIZES, sizes)
+    ledger.write(work / "drops" / f"weighed-{shard}.parquet")
+    return {"steps": ledger.counts(), "classes": dict(sorted(classes.items()))}
+
+
+def packed(work: Path, shard: str) -> dict[str, Any]:
+    """samples -> packed: the samples of the mixture as JSONL, and as rows of tokens with loss spans."""
+    ctx = context(work)
+    cutoffs = {name: row["cutoff"] for name, row in json.loads((work / "mixture.json").read_text()).items()}
+    seq_len = ctx.recipe.corpus.pack_tokens or ctx.recipe.sft.seq_len
+    return write_packed(work, shard, cutoffs, seq_len)
+
+
+def _range(work: Path, shard: str) -> tuple[int, int]:
+    """The first and the last ordinal of a shard as it was read."""
+    metadata = pq.read_metadata(work / "read" / f"{shard}.parquet")
+    groups = [metadata.row_group(number).column(0).statistics for number in range(metadata.num_row_groups)]
+    return min(group.min for group in groups), max(group.max for group in groups)

@@ -1,0 +1,112 @@
+"""Training samples as rows of Parquet, and packed rows of tokens.
+
+A packed row is up to `seq_len` tokens of documents laid end to end:
+
+    input_ids  loss_mask  document_lengths  document_weights  document_names
+
+`loss_mask` is 1 for a token that is to be predicted with loss: those of the last turn, or of every assistant turn where
+tools are called (`chat.py`). A document longer than a row is right-trimmed, as the paper does beyond 36K.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from h1r.data.chat import Encoded
+from h1r.data.corpus.files import atomic, write_rows
+from h1r.data.corpus.ledger import Ledger
+from h1r.data.packing import pack
+from h1r.records import Sample, to_json
+
+SAMPLES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("domain", pa.string()),
+        ("place", pa.int64()),
+        ("tokens", pa.int32()),
+        ("loss_tokens", pa.int32()),
+        ("weight", pa.float32()),
+        ("sample", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.int8())),
+    ]
+)
+PACKED = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.int8())),
+        ("document_lengths", pa.list_(pa.int32())),
+        ("document_weights", pa.list_(pa.float32())),
+        ("document_names", pa.list_(pa.string())),
+    ]
+)
+READ_ROWS = 64
+"""Rows with their tokens in memory as Python objects at once."""
+LENGTH_BINS = tuple(2**power for power in range(5, 17))
+"""Upper ends of the bins of the length histogram, in tokens; longer ones are in a last bin."""
+
+
+def sample_row(name: str, domain: str, place: int, sample: Sample, encoded: Encoded) -> tuple[Any, ...]:
+    """A row of `SAMPLES`."""
+    ids, mask = encoded.token_ids, encoded.loss_mask
+    return name, domain, place, len(ids), sum(mask), sample.weight, to_json(sample), ids, mask
+
+
+def write_packed(work: Path, shard: str, cutoffs: dict[str, int | None], seq_len: int) -> dict[str, Any]:
+    """Writes packed/SHARD.parquet and packed/SHARD.jsonl from the samples that the mixture keeps; returns counts."""
+    ledger = Ledger()
+    ledger.begin("mixture", "trace")
+    kept: list[tuple[str, float, np.ndarray, np.ndarray]] = []
+    lengths: dict[str, Counter[int]] = {}
+    totals: Counter[str] = Counter()
+    (work / "packed").mkdir(parents=True, exist_ok=True)
+    with (
+        atomic(work / "packed" / f"{shard}.jsonl") as partial,
+        open(partial, "w", encoding="utf-8") as lines,
+        pq.ParquetFile(work / "samples" / f"{shard}.parquet") as file,
+    ):
+        for batch in file.iter_batches(batch_size=READ_ROWS):
+            ids, masks = batch.column("input_ids"), batch.column("loss_mask")
+            for at, row in enumerate(batch.drop_columns(["input_ids", "loss_mask"]).to_pylist()):
+                ledger.take("mixture")
+                cutoff = cutoffs[row["domain"]]
+                if cutoff is None or row["place"] > cutoff:
+                    source = json.loads(row["sample"])["metadata"]["source"]
+                    reason = f"beyond the share of {row['domain']}"
+                    ledger.drop_row("mixture", (row["place"], row["name"], source), reason, "")
+                    continue
+                lines.write(row["sample"] + "\n")
+                kept.append((row["name"], row["weight"], ids[at].values.to_numpy(), masks[at].values.to_numpy()))
+                place = next((slot for slot, end in enumerate(LENGTH_BINS) if row["tokens"] <= end), len(LENGTH_BINS))
+                lengths.setdefault(row["domain"], Counter())[place] += 1
+                totals["tokens"] += row["tokens"]
+                totals["loss_tokens"] += row["loss_tokens"]
+                totals[f"{row['domain']}|samples"] += 1
+                totals[f"{row['domain']}|tokens"] += row["tokens"]
+    rows = pack([len(one[2]) for one in kept], range(len(kept)), seq_len)
+    table = (
+        (
+            np.concatenate([kept[at][2][:seq_len] for at in row]),
+            np.concatenate([kept[at][3][:seq_len] for at in row]),
+            [min(len(kept[at][2]), seq_len) for at in row],
+            [kept[at][1] for at in row],
+            [kept[at][0] for at in row],
+        )
+        for row in rows
+    )
+    write_rows(work / "packed" / f"{shard}.parquet", PACKED, table, batch=READ_ROWS)
+    ledger.write(work / "drops" / f"packed-{shard}.parquet")
+    return {
+        "steps": ledger.counts(),
+        "lengths": {name: {str(k): v for k, v in sorted(found.items())} for name, found in sorted(lengths.items())},
+        "totals": dict(sorted(totals.items())),
+        "rows": len(rows),
+        "packed_tokens": sum(min(len(one[2]), seq_len) for one in kept),
+    }

@@ -1,0 +1,256 @@
+"""The steps of curation: functions from records to records, which tell a ledger what they drop and why.
+
+    step(items, ledger, ...) -> items
+
+Each is a generator that holds a bounded number of records; chained, they are one pass over a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from h1r.config import CorpusSection, CurateSection, RLPoolSection
+from h1r.data.corpus.items import Given, Item
+from h1r.data.corpus.keys import share_of
+from h1r.data.corpus.ledger import Ledger
+from h1r.data.decontaminate import Overlaps
+from h1r.data.difficulty import PoolDecision, Rollouts, judge_for_rl
+from h1r.data.filters import Candidate, Rule, code_rule, incomplete_rule, trace_rules
+from h1r.data.solvers import traces as worked_traces
+from h1r.data.sources import derive_seed
+from h1r.records import FinishReason, Message, Problem, Sample, Verdict
+
+Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
+CHUNK = 256
+"""Records handed to the verifier at a time."""
+CUT_OFF = frozenset({"length", "unclosed"})
+"""Finish reasons of traces that did not come to an end."""
+
+_INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u200b\u2060\ufeff]")
+
+
+def normalise(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
+    """Unicode in composed form, no control or zero-width characters, no blanks around. Empty questions go."""
+    ledger.begin("normalise", "problem")
+    for item in items:
+        ledger.take("normalise")
+        problem = dataclasses.replace(
+            item.problem, question=clean(item.problem.question), answer=clean(item.problem.answer)
+        )
+        if problem.question:
+            yield dataclasses.replace(item, problem=problem)
+        else:
+            ledger.drop("normalise", item, "empty question", item.problem.answer)
+
+
+def clean(text: str) -> str:
+    """A text in composed Unicode with plain line ends, without characters that nobody sees."""
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))).strip()
+
+
+def references(items: Iterable[Item], ledger: Ledger, verify: Verify) -> Iterator[Item]:
+    """Drops problems whose reference does not score 1.0 under their own verifier; those without one pass unchecked."""
+    step = "reference answers"
+    ledger.begin(step, "problem")
+    for chunk in _chunks(items):
+        checked = [item for item in chunk if reference_text(item.problem)]
+        verdicts = verify([item.problem for item in checked], [reference_text(item.problem) for item in checked])
+        wrong = {item.ordinal: one for item, one in zip(checked, verdicts, strict=True) if one.reward < 1}
+        for item in chunk:
+            ledger.take(step)
+            if (verdict := wrong.get(item.ordinal)) is None:
+                yield item
+            else:
+                why = f"{verdict.error}: " if verdict.error else ""
+                ledger.drop(step, item, "reference answer does not verify", why + item.problem.answer)
+
+
+def reference_text(problem: Problem) -> str:
+    r"""A response that gives the reference: the answer in a `\boxed{}`, or the solution of a problem with tests as code.
+
+    Empty where there is neither.
+    """
+    if "tests" in problem.metadata:
+        solution = str(problem.metadata.get("solution", ""))
+        return f"```{problem.metadata.get('language', 'python')}\n{solution}\n```" if solution.strip() else ""
+    return rf"\boxed{{{problem.answer}}}" if problem.answer else ""
+
+
+def without(items: Iterable[Item], ledger: Ledger, step: str, twins: dict[int, tuple[Any, ...]]) -> Iterator[Item]:
+    """Drops what a join over all records found: ordinal -> (id of the twin, reason)."""
+    ledger.begin(step, "problem")
+    for item in items:
+        ledger.take(step)
+        if (found := twins.get(item.ordinal)) is None:
+            yield item
+        else:
+            ledger.drop(step, item, found[1], f"as {found[0]}: {item.problem.question}")
+
+
+def decontaminated(items: Iterable[Item], ledger: Ledger, by_source: dict[str, Overlaps]) -> Iterator[Item]:
+    """Drops what overlaps a benchmark (`decontaminate.py`); counts go to the `Overlaps` of the item's source and use."""
+    step = "decontamination"
+    ledger.begin(step, "problem")
+    for item in items:
+        ledger.take(step)
+        found = by_source[f"{item.source}|{item.use}"].check(item.problem)
+        if found is None:
+            yield item
+        else:
+            ledger.drop(step, item, f"{found[0]} overlap with held-out", f"as {found[1].id}: {item.problem.question}")
+
+
+def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
+    """SFT or RL for the problems of `split` sources: disjoint, and the same whatever else is in the corpus."""
+    for item in items:
+        if item.use == "split":
+            for_rl = share_of("use", str(section.seed), item.problem.id) < section.rl_share
+            item.use = "rl" if for_rl else "sft"
+        yield item
+
+
+def with_solutions(items: Iterable[Item]) -> Iterator[Item]:
+    """Worked solutions of the source as traces, for problems that have no other. Code without a word is none."""
+    for item in items:
+        if not item.traces and item.problem.metadata.get("solution") and "tests" not in item.problem.metadata:
+            found = worked_traces(item.problem, 1, random.Random(0))
+            item.traces = [Given([Message("user", item.problem.question), turn]) for turn in found]
+        yield item
+
+
+def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> Iterator[Item]:
+    """Gives every trace of a problem with a reference its reward; those of `trusted` sources keep the recorded one."""
+    for chunk in _chunks(items):
+        asked = [
+            (item, trace)
+            for item in chunk
+            if item.problem.answer or "tests" in item.problem.metadata
+            for trace in item.traces
+            if not (item.source in trusted and trace.reward is not None)
+        ]
+        verdicts = verify([item.problem for item, _ in asked], [trace.text for _, trace in asked])
+        for (_, trace), verdict in zip(asked, verdicts, strict=True):
+            trace.reward, trace.extracted, trace.error = verdict.reward, verdict.extracted, verdict.error
+        for item in chunk:
+            rewards = [trace.reward for trace in item.traces if trace.reward is not None]
+            if len(rewards) > 1:
+                item.pass_rate, item.rollouts = sum(reward >= 1 for reward in rewards) / len(rewards), len(rewards)
+            yield item
+
+
+def for_rl(
+    items: Iterable[Item], ledger: Ledger, section: CorpusSection, rule: RLPoolSection, kept: Callable[[Item], None]
+) -> Iterator[Item]:
+    """Hands the problems of the RL pool to `kept` and yields the others."""
+    step = "RL pass rate"
+    ledger.begin(step, "problem")
+    for item in items:
+        if item.use != "rl":
+            yield item
+            continue
+        ledger.take(step)
+        decision = rl_decision(item, section, rule)
+        if decision is None or decision.keep:
+            kept(item if decision is None else dataclasses.replace(item, problem=decision.problem))
+        else:
+            ledger.drop(step, item, decision.reason, item.problem.question)
+
+
+def rl_decision(item: Item, section: CorpusSection, rule: RLPoolSection) -> PoolDecision | None:
+    """What the pass-rate rule says of a problem; None without a pass rate, which the SFT model will measure.
+
+    Of more verified traces than `rl_pool.rollouts` the first count. A published rate stands for as many rollouts as the
+    source says: that many of them are drawn, or all are taken (`corpus.published`).
+    """
+    judged = [trace for trace in item.traces if trace.reward is not None][: rule.rollouts]
+    if judged:
+        verdicts = [Verdict(float(trace.reward or 0), error=trace.error) for trace in judged]
+        reasons: list[FinishReason] = ["length" if trace.finish_reason in CUT_OFF else "stop" for trace in judged]
+        return judge_for_rl(item.problem, Rollouts(verdicts, [trace.extracted for trace in judged], reasons), rule)
+    if item.pass_rate is None:
+        return None
+    published = item.rollouts or rule.rollouts
+    solved = round(item.pass_rate * published)
+    drawn = published
+    if section.published == "draw" and published > rule.rollouts:
+        rng = random.Random(derive_seed(section.seed, "published", item.problem.id))
+        drawn = rule.rollouts
+        solved = sum(number < solved for number in rng.sample(range(published), drawn))
+    rewards = [1.0] * solved + [0.0] * (drawn - solved)
+    finish: list[FinishReason] = ["stop"] * drawn
+    decision = judge_for_rl(item.problem, Rollouts([Verdict(r) for r in rewards], [None] * drawn, finish), rule)
+    difficulty = {**decision.problem.difficulty, "published_pass_rate": item.pass_rate}
+    return dataclasses.replace(decision, problem=dataclasses.replace(decision.problem, difficulty=difficulty))
+
+
+def sifted(items: Iterable[Item], ledger: Ledger, curate: CurateSection, keep_wrong: bool) -> Iterator[Item]:
+    """Drops traces by the rules of section 2, then repeated ones, and problems that are left without any.
+
+    `keep_wrong`: wrong traces of a problem that none solves stay.
+    """
+    rules = _rules(curate)
+    for name, _ in rules:
+        ledger.begin(name, "trace")
+    ledger.begin("repeated traces", "trace")
+    ledger.begin("traces", "problem")
+    for item in items:
+        ledger.take("traces")
+        if not item.traces:
+            ledger.drop("traces", item, "no trace", item.problem.question)
+            continue
+        unsolved = keep_wrong and not any((trace.reward or 0) >= 1 for trace in item.traces)
+        kept: list[Given] = []
+        seen: set[tuple[str, str]] = set()
+        for number, trace in enumerate(item.traces):
+            candidate = _candidate(item, trace, number)
+            for name, rule in rules:
+                ledger.take(name)
+                reason = None if name == "incorrect" and unsolved else rule(candidate)
+                if reason:
+                    ledger.drop(name, item, reason, trace.error or trace.text, candidate.id)
+                    break
+            else:
+                ledger.take("repeated traces")
+                key = (" ".join((trace.answer.thinking or "").split()), " ".join(trace.answer.content.split()))
+                if key in seen:
+                    ledger.drop("repeated traces", item, "same trace", trace.answer.content, candidate.id)
+                else:
+                    seen.add(key)
+                    kept.append(trace)
+        if kept:
+            yield dataclasses.replace(item, traces=kept)
+        else:
+            ledger.drop("traces", item, "no trace is left", item.problem.question)
+
+
+def _rules(curate: CurateSection) -> list[tuple[str, Rule]]:
+    empty, *rest = trace_rules(curate.max_chars)
+    return [("complete", incomplete_rule), empty, *rest, ("code", code_rule)]
+
+
+def _candidate(item: Item, trace: Given, number: int) -> Candidate:
+    """A trace in the shape that the rules know. One that nobody could judge counts as right."""
+    verdict = Verdict(1.0 if trace.reward is None else trace.reward, extracted=trace.extracted, error=trace.error)
+    return Candidate(item.problem, sample_of(item, trace, number), verdict)
+
+
+def sample_of(item: Item, trace: Given, number: int) -> Sample:
+    """A trace as a training conversation, without weight yet."""
+    metadata: dict[str, Any] = {"trace": number, "source": item.source, "domain": item.domain}
+    if trace.finish_reason:
+        metadata["finish_reason"] = trace.finish_reason
+    if "tools" in item.problem.metadata:
+        metadata["tools"] = item.problem.metadata["tools"]
+    return Sample(item.problem.id, trace.messages, item.problem.family, item.problem.category, metadata=metadata)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, CHUNK)):
+        yield chunk
