@@ -1,4 +1,4 @@
-"""Curation of files and hub data at scale (`[corpus]`): sources, benchmarks, trace making, mixture, and where it runs."""
+"""Curation of files and hub data at scale (`[corpus]`): sources, benchmarks, traces, mixture, and where it runs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class CorpusBenchmark(Section):
     split: str = "train"
     """Split of a hub data set."""
     columns: dict[str, str] = {}
-    """Our field ("question", "answer", "id", "family") -> column. Dots reach into objects and, by number, into lists."""
+    """Our field ("question", "answer", "id", "family") -> column; dots reach into objects and, by number, lists."""
     verifier: str = "math"
-    """The verifier that can read the reference answers, where there are any."""
+    """The verifier that can read the reference answers; "" where nothing can be verified, as in chats."""
 
 
 class CorpusSource(CorpusBenchmark):
     """Problems, or conversations, to train on."""
 
     columns: dict[str, str] = {}
-    """Our field -> column: those of a benchmark, "solution", "pass_rate", "prompt" and "completion" (text or chat turns),
+    """Our field -> column: those of a benchmark, "solution", "pass_rate", "prompt" and "completion" (text or turns),
     "reward", "finish_reason", "tools", "tests", "language"."""
     domain: str = "math"
     """The domain it counts for in the mixture."""
@@ -60,7 +60,7 @@ class TraceSection(Section):
     """Traces for problems that have none."""
 
     by: Literal["source", "engine", "endpoint"] = "source"
-    """Only what the sources bring; our engine with the run's model; or a teacher behind an OpenAI-compatible endpoint."""
+    """What the sources bring; our engine with `model.checkpoint`; or a teacher behind an OpenAI-compatible endpoint."""
     url: str | None = None
     """Base address of the endpoint, as in http://localhost:8000/v1."""
     model: str | None = None
@@ -114,7 +114,7 @@ class CorpusSection(Section):
     rl_share: Fraction = 0.5
     """Share of the problems of `split` sources that goes to RL. Our choice."""
     published: Literal["draw", "rate"] = "draw"
-    """Published pass rates in the RL rule: `draw` takes `rl_pool.rollouts` of the published ones at random, `rate` all."""
+    """Published pass rates in the RL rule: `draw` takes `rl_pool.rollouts` of the rollouts at random, `rate` all."""
     max_tokens: Positive = 49152
     """Longer samples are dropped; the paper trims at 48K."""
     pack_tokens: Count = 0

@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +39,18 @@ from h1r.verify import VerifierPool
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from h1r.data.corpus.generate import Generate
+
 VERIFY_CHUNK = 256
 """Texts handed to the verifier at a time, so that progress shows."""
 MAX_WORKERS = 8
 
 
-def curate(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Runs the stage and returns its summary. Writes to `run.stage("curate")`:
+def curate(recipe: Recipe, run: Run, engine: Callable[[], Generate] | None = None) -> dict[str, Any]:
+    """Runs the stage and returns its summary.
+
+    A recipe with `[[corpus.sources]]` goes the way of `corpus/plan.py`, which asks `engine` for traces if the recipe
+    wants that. Else writes to `run.stage("curate")`:
 
         held_out.jsonl problems_train.jsonl problems_rl.jsonl   Problems; the second are those behind the samples
         samples.jsonl            Samples: a user turn and an assistant turn with its thinking
@@ -59,6 +64,10 @@ def curate(recipe: Recipe, run: Run) -> dict[str, Any]:
     {held_out, train, rl}; `rejected_lines`. Raises `UserError` when nothing is left of the samples or of a set of
     problems; what was dropped is on disk also then.
     """
+    if recipe.corpus.sources:
+        from h1r.data.corpus.plan import curate_corpus
+
+        return curate_corpus(recipe, run, engine)
     with run.timed("curate", add=False):
         stage = run.stage("curate")
         (stage / "summary.json").unlink(missing_ok=True)

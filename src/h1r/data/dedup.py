@@ -20,8 +20,6 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
-from datasketch import MinHash, MinHashLSH
-
 from h1r.data.filters import Candidate, Dropped, excerpt
 from h1r.records import Problem, normalise_text
 
@@ -194,6 +192,8 @@ def _twins(
     threshold: float,
 ) -> dict[int, int]:
     """Which index is a near duplicate of which kept earlier one."""
+    from datasketch import MinHash, MinHashLSH  # two seconds of scipy, which most processes never need
+
     lsh = MinHashLSH(num_perm=NUM_PERM, params=bands(threshold))
     hashes = MinHash.generator(
         ([shingle.encode() for shingle in found] for found in content.values()), num_perm=NUM_PERM, seed=1

@@ -5,8 +5,8 @@
                          v         |  v         |          v  |
                        keys -> exact, block    near      lengths, shares      joins over all records (DuckDB, on disk)
 
-A record is an `Item`: a problem with the traces it has. Between the arrows lie Parquet files of `shard_records` records;
-each arrow is a pass whose task takes one file and writes one file (`execute.py`: processes, or Ray Data). A task's
+A record is an `Item`: a problem with the traces it has. Between the arrows lie Parquet files of `shard_records` records
+each; an arrow is a pass whose task takes one file and writes one file (`execute.py`: processes, or Ray Data). A task's
 output depends on its input and the recipe only, appears whole or not at all, and is done when its `.json` exists. So
 a killed run goes on where it was, and where and in which order tasks run changes no byte.
 

@@ -8,7 +8,6 @@ the run directory only, so that neither the order of tasks nor the machine shows
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -30,71 +29,82 @@ def marker(work: Path, name: str, shard: str) -> Path:
     return work / name / f"{shard}.json"
 
 
-def run_pass(
-    work: Path, name: str, shards: Sequence[str], function: TaskFunction, section: CorpusSection
-) -> list[dict[str, Any]]:
-    """Runs the tasks of a pass that are not done yet, and returns the results of all, in order of `shards`."""
-    todo = [shard for shard in shards if not marker(work, name, shard).exists()]
-    with progress(name.capitalize(), total=len(shards), unit="shard") as bar:
-        bar.start_at(len(shards) - len(todo))
-        if todo:
-            execute = _ray if section.executor == "ray" else _local
-            for _ in execute(work, name, todo, function, section):
-                bar.advance()
-    return [read_json(marker(work, name, shard)) for shard in shards]
+class Executor:
+    """Runs passes where the recipe says. Use as a context manager: processes live as long as it does."""
+
+    def __init__(self, section: CorpusSection) -> None:
+        self._section = section
+        self._pool: ProcessPoolExecutor | None = None
+        self._owns_ray = False
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if self._owns_ray:
+            import ray
+
+            ray.shutdown()
+
+    def run_pass(self, work: Path, name: str, shards: Sequence[str], function: TaskFunction) -> list[dict[str, Any]]:
+        """Runs the tasks of a pass that are not done yet, and returns the results of all, in order of `shards`."""
+        todo = [shard for shard in shards if not marker(work, name, shard).exists()]
+        with progress(name.capitalize(), total=len(shards), unit="shard") as bar:
+            bar.start_at(len(shards) - len(todo))
+            if todo:
+                execute = self._ray if self._section.executor == "ray" else self._local
+                for _ in execute(work, name, todo, function):
+                    bar.advance()
+        return [read_json(marker(work, name, shard)) for shard in shards]
+
+    def _local(self, work: Path, name: str, shards: Sequence[str], function: TaskFunction) -> Iterator[None]:
+        workers = self._section.workers or os.cpu_count() or 1
+        if min(workers, len(shards)) == 1:
+            for shard in shards:
+                run_task(work, name, shard, function)
+                yield
+            return
+        if self._pool is None:
+            # Spawned, not forked: the verifier pool of this process has threads, which a fork would lose.
+            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        futures = [self._pool.submit(run_task, work, name, shard, function) for shard in shards]
+        for future in futures:
+            future.result()
+            yield
+
+    def _ray(self, work: Path, name: str, shards: Sequence[str], function: TaskFunction) -> Iterator[None]:
+        try:
+            import ray
+            import ray.data
+        except ImportError:
+            raise UserError(
+                "corpus.executor = `ray` needs Ray Data; run `pip install 'open-h1r[ray]'` or set it to `local`"
+            ) from None
+        if not ray.is_initialized():
+            workers = self._section.workers if self._section.address is None else 0
+            ray.init(
+                address=self._section.address, num_cpus=workers or None, include_dashboard=False, log_to_driver=False
+            )
+            self._owns_ray = True
+        absolute = str(work.resolve())
+
+        def call(row: dict[str, Any]) -> dict[str, Any]:
+            try:
+                run_task(Path(absolute), name, row["shard"], function)
+            except UserError as error:
+                return {"mistake": str(error)}
+            return {"mistake": ""}
+
+        rows = [{"shard": shard} for shard in shards]
+        tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
+        for row in tasks.map(call).iter_rows():
+            if row["mistake"]:
+                raise UserError(row["mistake"])
+            yield
 
 
 def run_task(work: Path, name: str, shard: str, function: TaskFunction) -> None:
     """One task, and its marker."""
     write_json(marker(work, name, shard), function(work, shard))
-
-
-def _local(
-    work: Path, name: str, shards: Sequence[str], function: TaskFunction, section: CorpusSection
-) -> Iterator[None]:
-    workers = min(section.workers or os.cpu_count() or 1, len(shards))
-    if workers == 1:
-        for shard in shards:
-            run_task(work, name, shard, function)
-            yield
-        return
-    # Spawned, not forked: the verifier pool of this process has threads, which a fork would lose.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(run_task, work, name, shard, function) for shard in shards]
-        try:
-            for future in futures:
-                future.result()
-                yield
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _ray(work: Path, name: str, shards: Sequence[str], function: TaskFunction, section: CorpusSection) -> Iterator[None]:
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise UserError(
-            "corpus.executor = `ray` needs Ray Data; run `pip install 'open-h1r[ray]'` or set it to `local`"
-        ) from None
-    if not ray.is_initialized():
-        ray.init(address=section.address, num_cpus=section.workers or None if section.address is None else None,
-                 log_to_driver=False, include_dashboard=False)  # fmt: skip
-    absolute = str(work.resolve())
-    rows = [{"task": json.dumps([absolute, name, shard])} for shard in shards]
-
-    def call(row: dict[str, Any]) -> dict[str, Any]:
-        place, task_name, shard = json.loads(row["task"])
-        try:
-            run_task(Path(place), task_name, shard, function)
-        except UserError as error:
-            return {"shard": shard, "mistake": str(error)}
-        return {"shard": shard, "mistake": ""}
-
-    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call)
-    for row in data.iter_rows():
-        if row["mistake"]:
-            raise UserError(row["mistake"])
-        yield

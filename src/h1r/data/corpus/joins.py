@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from h1r.data.corpus.files import write_rows
 from h1r.data.corpus.keys import content
 from h1r.data.dedup import jaccard, shingles
 
 ALL_PAIRS = 64
-"""Records of equal bands that are compared each with each. Of more, a record is compared with those that are no copies."""
+"""Records of equal bands that are compared each with each; of more, one is compared with those that are no copies."""
 TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string())])
 
 
@@ -53,7 +54,8 @@ class Joins:
             create table twins as
             with same_question as (select question, min(ordinal) as first from keys group by all having count(*) > 1),
                  same_bare as (
-                     select bare, min(ordinal) as first from keys where bare is not null group by all having count(*) > 1
+                     select bare, min(ordinal) as first from keys where bare is not null
+                     group by all having count(*) > 1
                  )
             select ordinal, least(coalesce(q.first, ordinal), coalesce(b.first, ordinal)) as first
             from keys left join same_question q using (question) left join same_bare b using (bare)
@@ -73,7 +75,7 @@ class Joins:
             select ordinal from left_over semi join shared using (block) order by ordinal
         """)  # fmt: skip
 
-    def near(self, templates: dict[str, Set[str]], threshold: float) -> None:
+    def near(self, templates: Mapping[str, Set[str]], threshold: float) -> None:
         """bands, texts -> near.parquet: records whose question nearly is that of a held-out one or of an earlier one.
 
         Held-out questions have negative ordinals, so they come first. A record is dropped for a twin that is kept.
@@ -181,7 +183,7 @@ class Joins:
 
 
 def _twins(
-    rows: Iterator[tuple[Any, ...]], templates: dict[str, Set[str]], threshold: float
+    rows: Iterator[tuple[Any, ...]], templates: Mapping[str, Set[str]], threshold: float
 ) -> Iterator[tuple[int, int]]:
     """(later, earlier) for the pairs of a group that truly are near duplicates."""
     kept: list[tuple[int, frozenset[str], frozenset[str]]] = []
@@ -189,7 +191,7 @@ def _twins(
         whole, rest = shingles(question), content(question, templates.get(family, frozenset())) or frozenset()
         is_copy = False
         for other, other_whole, other_rest in kept:
-            if (ordinal >= 0 and jaccard(whole, other_whole) >= threshold and jaccard(rest, other_rest) >= threshold):
+            if ordinal >= 0 and jaccard(whole, other_whole) >= threshold and jaccard(rest, other_rest) >= threshold:
                 is_copy = True
                 yield ordinal, other
         if count < ALL_PAIRS or not is_copy:
@@ -198,9 +200,7 @@ def _twins(
 
 def lookup(path: Path, first: int, last: int) -> dict[int, tuple[Any, ...]]:
     """The rows of a table sorted by ordinal whose ordinal is in [first, last], by ordinal."""
-    import pyarrow.parquet as pq
-
     table = pq.read_table(path, filters=[("ordinal", ">=", first), ("ordinal", "<=", last)])
     columns = [table.column(name).to_pylist() for name in table.column_names if name != "ordinal"]
-    return dict(zip(table.column("ordinal").to_pylist(), zip(*columns, strict=True) if columns else itertools.repeat(()),
-                    strict=False))  # fmt: skip
+    rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else itertools.repeat(())
+    return dict(zip(table.column("ordinal").to_pylist(), rows, strict=False))

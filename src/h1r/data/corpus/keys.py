@@ -15,7 +15,6 @@ import hashlib
 from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
-from datasketch import MinHash
 
 from h1r.data.dedup import GENERATED, MIN_CONTENT, NUM_PERM, bands, bare_text, number_signature, shingles
 from h1r.records import Problem, normalise_text
@@ -49,6 +48,8 @@ def content(question: str, template: Set[str]) -> frozenset[str] | None:
 
 def band_keys(contents: Sequence[frozenset[str]], threshold: float) -> Iterator[list[int]]:
     """The keys of the bands of each set of shingles (`dedup.bands`)."""
+    from datasketch import MinHash  # two seconds of scipy, which most processes never need
+
     count, rows = bands(threshold)
     hashes = MinHash.generator(
         (sorted(shingle.encode() for shingle in found) for found in contents), num_perm=NUM_PERM, seed=1

@@ -13,15 +13,14 @@ from h1r.data.filters import excerpt
 
 
 class Ledger:
-    """Counts of one task, by step in the order the steps were begun, and every record dropped."""
+    """Counts of one task and every record dropped. `steps` are the task's, in order, each with what it takes (row,
+    problem, trace)."""
 
-    def __init__(self) -> None:
-        self._steps: dict[str, dict[str, Any]] = {}
+    def __init__(self, *steps: tuple[str, str]) -> None:
+        self._steps: dict[str, dict[str, Any]] = {
+            step: {"unit": unit, "in": 0, "reasons": Counter()} for step, unit in steps
+        }
         self._rows: list[tuple[Any, ...]] = []
-
-    def begin(self, step: str, unit: str) -> None:
-        """A step of this name takes records of a `unit` (row, problem, trace); also when none comes."""
-        self._steps.setdefault(step, {"unit": unit, "in": 0, "reasons": Counter()})
 
     def take(self, step: str, count: int = 1) -> None:
         """`count` records entered a step."""

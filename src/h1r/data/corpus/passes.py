@@ -29,14 +29,13 @@ from h1r.data.corpus.read import Reader, files_of
 from h1r.data.corpus.samples import READ_ROWS, SAMPLES, sample_row, write_packed
 from h1r.data.decontaminate import HeldOutIndex, Overlaps
 from h1r.data.difficulty import pass_rate_class
-from h1r.data.tokenizer import load_tokenizer
 from h1r.records import Problem, Verdict, read_jsonl
 from h1r.run import read_json
 from h1r.verify import VerifierPool
 
 KEYS = pa.schema(
-    [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()), ("block", pa.int64()),
-     ("answer", pa.int64())]
+    [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()),
+     ("block", pa.int64()), ("answer", pa.int64())]
 )  # fmt: skip
 BANDS = pa.schema([("ordinal", pa.int64()), ("block", pa.int64()), ("band", pa.int32()), ("hash", pa.int64())])
 TEXTS = pa.schema([("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("family", pa.string())])
@@ -47,7 +46,7 @@ PASS_RATE_BINS = 10
 
 
 class Context:
-    """What tasks of one run share within a process: recipe, benchmarks, verifier pool, tokenizer; made when asked for."""
+    """What tasks of one run share in a process: recipe, benchmarks, verifier pool, tokenizer; made when asked for."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -70,6 +69,8 @@ class Context:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
+        from h1r.data.tokenizer import load_tokenizer  # seconds of imports, which one pass of six needs
+
         return load_tokenizer(self.work / "tokenizer")
 
     def verify(self, problems: Any, texts: Any) -> list[Verdict]:
@@ -79,10 +80,20 @@ class Context:
         return self._pool.verify_many(problems, texts)
 
 
-@functools.cache
+_contexts: dict[Path, Context] = {}
+
+
 def context(work: Path) -> Context:
     """The context of a run in this process."""
-    return Context(work)
+    if work not in _contexts:
+        _contexts[work] = Context(work)
+    return _contexts[work]
+
+
+def close(work: Path) -> None:
+    """Forgets the context of a run and ends its verifier."""
+    if found := _contexts.pop(work, None):
+        found.close()
 
 
 def input_files(recipe: Recipe) -> list[tuple[int, str]]:
@@ -97,8 +108,7 @@ def read(work: Path, file: str) -> dict[str, Any]:
     number = int(file)
     at, path = input_files(recipe)[number]
     reader = Reader(recipe.corpus.sources[at], path, number)
-    ledger = Ledger()
-    ledger.begin("read", "row")
+    ledger = Ledger(("read", "record"))
     families: Counter[str] = Counter()
     shards: list[str] = []
     rows = 0
@@ -134,7 +144,7 @@ def read(work: Path, file: str) -> dict[str, Any]:
 def sound(work: Path, shard: str) -> dict[str, Any]:
     """read -> sound: normalised, with references that verify; the keys; and questions to read the boilerplate from."""
     ctx = context(work)
-    ledger = Ledger()
+    ledger = Ledger(*steps.SOUND)
     sizes = read_json(work / "families.json")
     keys: list[tuple[Any, ...]] = []
     questions: list[tuple[str, str]] = []
@@ -150,7 +160,9 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
                 questions.append((problem.family, problem.question))
             yield item
 
-    items = steps.references(steps.normalise(read_items(work / "read" / f"{shard}.parquet"), ledger), ledger, ctx.verify)
+    items = steps.references(
+        steps.normalise(read_items(work / "read" / f"{shard}.parquet"), ledger), ledger, ctx.verify
+    )
     write_items(work / "sound" / f"{shard}.parquet", noted(items))
     write_rows(work / "keys" / f"{shard}.parquet", KEYS, keys)
     write_rows(work / "questions" / f"{shard}.parquet", FAMILY, questions)
@@ -161,7 +173,7 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
 def distinct(work: Path, shard: str) -> dict[str, Any]:
     """sound -> distinct: no copies, nothing of the benchmarks; MinHash bands of what may have a near duplicate."""
     ctx = context(work)
-    ledger = Ledger()
+    ledger = Ledger(*steps.DISTINCT)
     first, last = _range(work, shard)
     suspects = lookup(work / "suspects.parquet", first, last)
     overlaps: dict[str, Overlaps] = defaultdict(lambda: Overlaps(ctx.held_out))
@@ -201,14 +213,16 @@ def band_rows(sets: Iterable[tuple[int, int, frozenset[str]]], threshold: float)
 def fresh(work: Path, shard: str) -> Iterator[Item]:
     """The items of `distinct` without near duplicates, nothing written down."""
     near = lookup(work / "near.parquet", *_range(work, shard))
-    return steps.without(read_items(work / "distinct" / f"{shard}.parquet"), Ledger(), "near duplicates", near)
+    return steps.without(
+        read_items(work / "distinct" / f"{shard}.parquet"), Ledger(*steps.NEAR), "near duplicates", near
+    )
 
 
 def traced(work: Path, shard: str) -> dict[str, Any]:
     """distinct (with the traces made for it) -> traced: SFT problems with good traces; rl: the RL pool."""
     ctx = context(work)
     recipe, corpus = ctx.recipe, ctx.recipe.corpus
-    ledger = Ledger()
+    ledger = Ledger(*steps.NEAR, *steps.RL, *steps.SIFTED)
     pool: list[Item] = []
     lengths: list[tuple[str, float]] = []
     rates: dict[str, list[int]] = defaultdict(lambda: [0] * (PASS_RATE_BINS + 1))
@@ -270,9 +284,7 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
     """traced -> samples: a conversation a row, with class, weight, token ids and loss mask."""
     ctx = context(work)
     recipe = ctx.recipe
-    ledger = Ledger()
-    ledger.begin("difficulty", "trace")
-    ledger.begin("over-long in tokens", "trace")
+    ledger = Ledger(*steps.WEIGHED)
     cuts = read_json(work / "length_classes.json")
     sizes: list[tuple[Any, ...]] = []
     classes: Counter[str] = Counter()

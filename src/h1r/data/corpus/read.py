@@ -69,7 +69,9 @@ class Reader:
             try:
                 groups = re.compile(self._pattern).groups
             except re.error as error:
-                raise UserError(f"corpus source `{section.name}`: `question_pattern` does not compile: {error}") from None
+                raise UserError(
+                    f"corpus source `{section.name}`: `question_pattern` does not compile: {error}"
+                ) from None
             if groups < 1:
                 raise UserError(f"corpus source `{section.name}`: `question_pattern` needs a group around the question")
 
@@ -313,5 +315,3 @@ def _hub(section: CorpusBenchmark, path: str) -> Iterator[Row]:
             f"subset, split and the network"
         ) from error
     yield from enumerate(rows, 1)
-
-

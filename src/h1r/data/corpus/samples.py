@@ -61,8 +61,7 @@ def sample_row(name: str, domain: str, place: int, sample: Sample, encoded: Enco
 
 def write_packed(work: Path, shard: str, cutoffs: dict[str, int | None], seq_len: int) -> dict[str, Any]:
     """Writes packed/SHARD.parquet and packed/SHARD.jsonl from the samples that the mixture keeps; returns counts."""
-    ledger = Ledger()
-    ledger.begin("mixture", "trace")
+    ledger = Ledger(("mixture", "trace"))
     kept: list[tuple[str, float, np.ndarray, np.ndarray]] = []
     lengths: dict[str, Counter[int]] = {}
     totals: Counter[str] = Counter()

@@ -29,6 +29,16 @@ from h1r.records import FinishReason, Message, Problem, Sample, Verdict
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256
 """Records handed to the verifier at a time."""
+SOUND = (("normalise", "problem"), ("reference answers", "problem"))
+DISTINCT = (("exact duplicates", "problem"), ("decontamination", "problem"))
+NEAR = (("near duplicates", "problem"),)
+RL = (("RL pass rate", "problem"),)
+SIFTED = (
+    ("complete", "trace"), ("empty", "trace"), ("unboxed", "trace"), ("incorrect", "trace"), ("repetition", "trace"),
+    ("code", "trace"), ("repeated traces", "trace"), ("traces", "problem"),
+)  # fmt: skip
+WEIGHED = (("difficulty", "trace"), ("over-long in tokens", "trace"))
+"""The steps of each pass, for its ledger."""
 CUT_OFF = frozenset({"length", "unclosed"})
 """Finish reasons of traces that did not come to an end."""
 
@@ -37,7 +47,6 @@ _INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u200b\u20
 
 def normalise(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
     """Unicode in composed form, no control or zero-width characters, no blanks around. Empty questions go."""
-    ledger.begin("normalise", "problem")
     for item in items:
         ledger.take("normalise")
         problem = dataclasses.replace(
@@ -57,7 +66,6 @@ def clean(text: str) -> str:
 def references(items: Iterable[Item], ledger: Ledger, verify: Verify) -> Iterator[Item]:
     """Drops problems whose reference does not score 1.0 under their own verifier; those without one pass unchecked."""
     step = "reference answers"
-    ledger.begin(step, "problem")
     for chunk in _chunks(items):
         checked = [item for item in chunk if reference_text(item.problem)]
         verdicts = verify([item.problem for item in checked], [reference_text(item.problem) for item in checked])
@@ -72,7 +80,7 @@ def references(items: Iterable[Item], ledger: Ledger, verify: Verify) -> Iterato
 
 
 def reference_text(problem: Problem) -> str:
-    r"""A response that gives the reference: the answer in a `\boxed{}`, or the solution of a problem with tests as code.
+    r"""A response that gives the reference: the answer in a `\boxed{}`, or the solution to the tests as code.
 
     Empty where there is neither.
     """
@@ -84,7 +92,6 @@ def reference_text(problem: Problem) -> str:
 
 def without(items: Iterable[Item], ledger: Ledger, step: str, twins: dict[int, tuple[Any, ...]]) -> Iterator[Item]:
     """Drops what a join over all records found: ordinal -> (id of the twin, reason)."""
-    ledger.begin(step, "problem")
     for item in items:
         ledger.take(step)
         if (found := twins.get(item.ordinal)) is None:
@@ -94,9 +101,8 @@ def without(items: Iterable[Item], ledger: Ledger, step: str, twins: dict[int, t
 
 
 def decontaminated(items: Iterable[Item], ledger: Ledger, by_source: dict[str, Overlaps]) -> Iterator[Item]:
-    """Drops what overlaps a benchmark (`decontaminate.py`); counts go to the `Overlaps` of the item's source and use."""
+    """Drops what overlaps a benchmark (`decontaminate.py`); counts go to the `Overlaps` of its source and use."""
     step = "decontamination"
-    ledger.begin(step, "problem")
     for item in items:
         ledger.take(step)
         found = by_source[f"{item.source}|{item.use}"].check(item.problem)
@@ -149,7 +155,6 @@ def for_rl(
 ) -> Iterator[Item]:
     """Hands the problems of the RL pool to `kept` and yields the others."""
     step = "RL pass rate"
-    ledger.begin(step, "problem")
     for item in items:
         if item.use != "rl":
             yield item
@@ -185,6 +190,8 @@ def rl_decision(item: Item, section: CorpusSection, rule: RLPoolSection) -> Pool
     rewards = [1.0] * solved + [0.0] * (drawn - solved)
     finish: list[FinishReason] = ["stop"] * drawn
     decision = judge_for_rl(item.problem, Rollouts([Verdict(r) for r in rewards], [None] * drawn, finish), rule)
+    if not solved:
+        decision = dataclasses.replace(decision, reason="never solved, answers not published")
     difficulty = {**decision.problem.difficulty, "published_pass_rate": item.pass_rate}
     return dataclasses.replace(decision, problem=dataclasses.replace(decision.problem, difficulty=difficulty))
 
@@ -195,10 +202,6 @@ def sifted(items: Iterable[Item], ledger: Ledger, curate: CurateSection, keep_wr
     `keep_wrong`: wrong traces of a problem that none solves stay.
     """
     rules = _rules(curate)
-    for name, _ in rules:
-        ledger.begin(name, "trace")
-    ledger.begin("repeated traces", "trace")
-    ledger.begin("traces", "problem")
     for item in items:
         ledger.take("traces")
         if not item.traces:
@@ -230,8 +233,9 @@ def sifted(items: Iterable[Item], ledger: Ledger, curate: CurateSection, keep_wr
 
 
 def _rules(curate: CurateSection) -> list[tuple[str, Rule]]:
-    empty, *rest = trace_rules(curate.max_chars)
-    return [("complete", incomplete_rule), empty, *rest, ("code", code_rule)]
+    """The rules in order. Length is a matter of tokens here (`corpus.max_tokens`), and of a later pass."""
+    rules = {"complete": incomplete_rule, "code": code_rule, **dict(trace_rules(curate.max_chars))}
+    return [(name, rules[name]) for name, unit in SIFTED if name in rules and unit == "trace"]
 
 
 def _candidate(item: Item, trace: Given, number: int) -> Candidate:

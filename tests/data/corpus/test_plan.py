@@ -1,0 +1,183 @@
+"""The whole curation of a corpus: what comes out, that it adds up, and that where it runs and when it is killed is seen
+nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from corpora import answer, corpus_recipe, curated, outputs, question
+
+from h1r.data.tokenizer import load_tokenizer
+from h1r.errors import UserError
+from h1r.recipe_text import to_toml
+from h1r.records import Problem, Sample, normalise_text, read_jsonl
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    path = tmp_path_factory.mktemp("corpus")
+    return curated(corpus_recipe(path), path / "run")
+
+
+def reasons(summary: dict[str, Any]) -> dict[tuple[str, str], int]:
+    return {(row["step"], why): count for row in summary["table"] for why, count in row["reasons"].items()}
+
+
+def test_every_step_drops_what_was_put_there_for_it(done: tuple[dict[str, Any], Path]) -> None:
+    found = reasons(done[0])
+    assert found["read", "malformed row"] == 1
+    assert found["reference answers", "reference answer does not verify"] == 1
+    assert found["exact duplicates", "same question"] == 2
+    assert found["decontamination", "exact overlap with held-out"] == 2
+    assert found["near duplicates", "nearly the same question"] == 1
+    assert found["complete", "thinking not closed"] == 10
+    assert found["empty", "empty thinking"] == 10
+    assert found["incorrect", "wrong answer"] == 10
+    assert found["unboxed", "no \\boxed{} answer"] == 10
+    assert found["repetition", "repeats itself"] == 10 - 1  # problem 3 is held out
+    assert found["repeated traces", "same trace"] == 10
+
+
+def test_the_table_adds_up_and_every_drop_is_in_the_file(done: tuple[dict[str, Any], Path]) -> None:
+    summary, stage = done
+    lines = [json.loads(line) for line in (stage / "dropped.jsonl").read_text().splitlines()]
+    assert Counter((line["step"], line["reason"]) for line in lines) == reasons(summary)
+    assert all(row["in"] - row["out"] == sum(row["reasons"].values()) for row in summary["table"])
+    by_name = {row["step"]: row for row in summary["table"]}
+    chain = ["normalise", "reference answers", "exact duplicates", "decontamination", "near duplicates"]
+    for before, after in pairwise(chain):
+        assert by_name[before]["out"] == by_name[after]["in"], after
+    assert by_name["near duplicates"]["out"] == by_name["RL pass rate"]["in"] + by_name["traces"]["in"]
+
+
+def test_samples_are_right_and_neither_held_out_nor_in_the_rl_pool(done: tuple[dict[str, Any], Path]) -> None:
+    _, stage = done
+    samples = list(read_jsonl(stage / "samples.jsonl", Sample))
+    numbers = {normalise_text(question(n)): n for n in range(60)}
+    sums = [sample for sample in samples if sample.family == "sums"]
+    assert len({sample.problem_id for sample in sums}) == 59
+    for sample in sums:
+        n = numbers[normalise_text(sample.messages[0].content)]
+        assert n != 3
+        assert f"\\boxed{{{answer(n)}}}" in sample.messages[-1].content
+    pool = {problem.id for problem in read_jsonl(stage / "problems_rl.jsonl", Problem)}
+    assert pool
+    assert not pool & {sample.problem_id for sample in samples}
+
+
+def test_the_rl_pool_follows_the_published_pass_rates(done: tuple[dict[str, Any], Path]) -> None:
+    summary, stage = done
+    rule = summary["rl_rule"]["rated"]
+    assert rule["always solved"][0] == 0
+    assert rule["always solved"][1] >= 6 - 1  # failed 0 %: six of sixty
+    rates = [item.difficulty["published_pass_rate"] for item in read_jsonl(stage / "problems_rl.jsonl", Problem)]
+    assert all(0 <= rate < 1 for rate in rates)
+    assert sum(rate > 0 for rate in rates) >= 30
+    assert sum(summary["pass_rates"]["rated"]) == 60 - 1 + 0  # one held out; one near duplicate; one unsound, of 62
+
+
+def test_packed_rows_hold_the_samples_with_loss_on_their_last_turn_only(done: tuple[dict[str, Any], Path]) -> None:
+    summary, stage = done
+    tokenizer = load_tokenizer(stage / "tokenizer")
+    samples = {}
+    for sample in read_jsonl(stage / "samples.jsonl", Sample):
+        samples[f"{sample.problem_id}#{sample.metadata['trace']}"] = sample
+    seen = []
+    for path in sorted((stage / "packed").glob("*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            assert len(row["input_ids"]) == len(row["loss_mask"]) == sum(row["document_lengths"]) <= 256
+            start = 0
+            for name, length, weight in zip(
+                row["document_names"], row["document_lengths"], row["document_weights"], strict=True
+            ):
+                ids, mask = row["input_ids"][start : start + length], row["loss_mask"][start : start + length]
+                start += length
+                last = samples[name].messages[-1]
+                taught = tokenizer.decode([token for token, bit in zip(ids, mask, strict=True) if bit])
+                assert taught == f"<think>\n{last.thinking}\n</think>\n\n{last.content}<|im_end|>"
+                assert weight == samples[name].weight
+                if samples[name].family == "chats":
+                    assert "first thoughts" not in tokenizer.decode(ids)
+                seen.append(name)
+    assert sorted(seen) == sorted(samples)
+    assert summary["packed"]["tokens"] == sum(
+        len(row["input_ids"])
+        for path in (stage / "packed").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    )
+
+
+def test_the_page_shows_the_counts_and_samples_of_what_was_dropped(done: tuple[dict[str, Any], Path]) -> None:
+    page = (done[1] / "report.html").read_text()
+    for text in (
+        "Overlap with the benchmarks",
+        "thinking not closed",
+        "The 8-rollout rule",
+        "{broken",
+        "samples by length",
+    ):
+        assert text in page, text
+    assert "<script" not in page
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(done: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    _, stage = curated(corpus_recipe(tmp_path, workers=2), tmp_path / "run")
+    assert outputs(stage) == outputs(done[1])
+
+
+@pytest.mark.slow
+def test_ray_data_writes_the_bytes_of_one_process(done: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    _, stage = curated(corpus_recipe(tmp_path, executor="ray", workers=2), tmp_path / "run")
+    assert not ray.is_initialized(), "what curation started, it ends"
+    assert outputs(stage) == outputs(done[1])
+
+
+@pytest.mark.slow
+def test_a_curation_that_is_killed_again_and_again_ends_in_the_bytes_of_an_unbroken_one(
+    done: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    recipe = corpus_recipe(tmp_path)
+    (tmp_path / "corpus.toml").write_text(to_toml(recipe))
+    command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml"), "--out", str(tmp_path / "run")]
+    stage = tmp_path / "run" / "curate"
+    for moment in ("work/sound/0000-000001.json", "work/distinct/0001-000000.json", "work/weighed/0000-000000.json"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (stage / moment).exists():
+            assert process.poll() is None, f"the curation ended before {moment}"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (stage / "summary.json").exists()
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert outputs(stage) == outputs(done[1])
+
+
+def test_a_mixture_has_the_shares_that_were_asked_for(tmp_path: Path) -> None:
+    recipe = corpus_recipe(tmp_path, mixture={"shares": {"math": 0.75, "other": 0.25}})
+    summary, stage = curated(recipe, tmp_path / "run")
+    domains = Counter(sample.metadata["domain"] for sample in read_jsonl(stage / "samples.jsonl", Sample))
+    assert domains["other"] == 15
+    assert domains["math"] == 45
+    assert summary["mixture"]["math"]["sample_share"] == 0.75
+
+
+def test_a_missing_file_names_the_source(tmp_path: Path) -> None:
+    recipe = corpus_recipe(tmp_path)
+    (tmp_path / "chats.jsonl").unlink()
+    with pytest.raises(UserError, match="`chats`: no file"):
+        curated(recipe, tmp_path / "run")
