@@ -59,7 +59,7 @@ def judge(
 ) -> Result:
     """The result of one solution. `stop` ends at the first failure. `SandboxError` when the sandbox itself fails.
 
-    `language` is a value of `sandbox.programs.LANGUAGES`; function tests are for Python only, else `ValueError`.
+    `language` is one of `sandbox.programs.RUNNABLE`; function tests are for Python only, else `ValueError`.
     """
     limits = limits or Limits()
     if isinstance(tests, StdinTests):
@@ -139,7 +139,7 @@ def _same_numbers(ours: list[str], theirs: list[str], tolerance: float | None) -
 def _judge_calls(slot: Slot, code: str, tests: CallTests, limits: Limits, stop: bool) -> Result:
     expected = tests.expected if tests.expected is not None else _reference_results(slot, tests, limits)
     atol, passed, failures = tests.atol, 0, []
-    calls = _calls(slot, [tests.setup, code], tests, limits)
+    calls = _calls(slot, _parts(tests.setup, code, tests.entry), tests, limits)
     with contextlib.closing(calls):
         for number, (value, why) in enumerate(calls):
             if why is None:
@@ -212,7 +212,7 @@ def _reference_results(slot: Slot, tests: CallTests, limits: Limits) -> list[Any
             return found
     patient = dataclasses.replace(limits, time_s=limits.time_s * 10, total_s=limits.total_s * 10)
     results = []
-    for number, (value, why) in enumerate(_calls(slot, [tests.setup, tests.reference], tests, patient)):
+    for number, (value, why) in enumerate(_calls(slot, [tests.reference], tests, patient)):
         if why is not None:
             raise ValueError(f"the reference fails on call {number}: {why}")
         results.append(value is not None if tests.rule == "not_none" else value)
@@ -263,8 +263,7 @@ def _close(actual: Any, expected: Any, atol: float) -> bool:
 
 def _judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop: bool) -> Result:
     """The tests in one sandbox, the tested code in another, and the parent between them."""
-    completes = tests.entry is not None and not defines(code, tests.entry)
-    parts = [tests.setup + code] if completes else [tests.setup, code]
+    parts = _parts(tests.setup, code, tests.entry)
     passed, failures, first = 0, [], 0
     while first < len(tests.tests):
         reports, why = _check_from(slot, parts, tests, first, limits, stop)
@@ -312,6 +311,12 @@ def _check_from(
             kept = ("value",) if "value" in reply else ("raised", "text")
             checker.send({key: reply.get(key) for key in kept})
     return reports, None
+
+
+def _parts(setup: str, code: str, entry: str | None) -> list[str]:
+    """What is run before the tests: the prompt's own code, then the solution, or both as one if it goes on there."""
+    goes_on = entry is not None and bool(setup) and not defines(code, entry) and not _SOLUTION_CLASS.search(code)
+    return [setup + code] if goes_on else [setup, code]
 
 
 def defines(code: str, name: str) -> bool:

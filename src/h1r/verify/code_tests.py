@@ -12,9 +12,11 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import dataclasses
 import io
 import json
 import pickle
+import random
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -40,10 +42,11 @@ class StdinTests:
 class CallTests:
     """Arguments of each call, and what is expected: given, or from a `reference` that is run like tested code.
 
-    `entry` is a function's name; a solution with a class `Solution` has it as a method. `atol` is an absolute
-    tolerance (numpy's `allclose` with its `rtol` of 1e-7), which float results have at 1e-6 whatever it is. `rule`:
-    "equal"; "set", order and repetition do not count; "not_none", only whether there is a result; "root", the result
-    is a zero of the polynomial with the coefficients that were the argument.
+    `entry` is a function's name; a solution with a class `Solution` has it as a method. `setup` is what the prompt
+    defines: helpers that a solution may leave out, and the head of the function that a solution may go on. `atol` is
+    an absolute tolerance (numpy's `allclose` with its `rtol` of 1e-7), which float results have at 1e-6 whatever it
+    is. `rule`: "equal"; "set", order and repetition do not count; "not_none", only whether there is a result; "root",
+    the result is a zero of the polynomial with the coefficients that were the argument.
     """
 
     entry: str
@@ -102,14 +105,32 @@ def parse_tests(tests: Any, metadata: dict[str, Any] | None = None) -> Tests:
         found = _parse(tests, form)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TestsError(f"tests in no known form ({type(error).__name__}: {error})") from None
-    size = (
-        len(found.arguments)
-        if isinstance(found, CallTests)
-        else len(getattr(found, "cases", ()) or getattr(found, "tests", ()))
-    )
-    if not size:
+    if not size(found):
         raise TestsError("no tests")
     return found
+
+
+def sampled(tests: Tests, count: int, seed: str) -> Tests:
+    """At most `count` of the tests, in their order, by a draw that only `seed` decides; `ValueError` below 1."""
+    if count < 1:
+        raise ValueError("`max_tests` must be at least 1")
+    total = size(tests)
+    if total <= count:
+        return tests
+    kept = sorted(random.Random(seed).sample(range(total), count))
+    if isinstance(tests, StdinTests):
+        return dataclasses.replace(tests, cases=[tests.cases[index] for index in kept])
+    if isinstance(tests, CheckTests):
+        return dataclasses.replace(tests, tests=[tests.tests[index] for index in kept])
+    expected = None if tests.expected is None else [tests.expected[index] for index in kept]
+    return dataclasses.replace(tests, arguments=[tests.arguments[index] for index in kept], expected=expected)
+
+
+def size(tests: Tests) -> int:
+    """How many tests there are."""
+    if isinstance(tests, StdinTests):
+        return len(tests.cases)
+    return len(tests.arguments) if isinstance(tests, CallTests) else len(tests.tests)
 
 
 def _parse(tests: Any, form: _Form) -> Tests:
@@ -167,6 +188,7 @@ def _evalplus(tests: dict[str, Any], form: _Form) -> CallTests:
         arguments,
         expected=tests.get("expected"),
         reference=form.prompt + str(reference) if reference else None,
+        setup=form.prompt,
         atol=float(tests.get("atol") or 0.0),
         rule=tests.get("rule", "equal"),
     )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
+from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify.dispatch import Dispatcher, Job
 from h1r.verify.extract import split_response
@@ -94,8 +95,11 @@ class VerifierPool:
             if verdict is not None:
                 futures.append(Future())
                 futures[-1].set_result(verdict)
+                continue
+            assert answer is not None
+            if verifier.submit:
+                futures.append(_submit(verifier, problem, answer))
             else:
-                assert answer is not None
                 jobs.append(Job(verifier, problem, answer))
                 futures.append(jobs[-1].future)
         dispatcher = self._running() if jobs else None
@@ -137,7 +141,9 @@ class Batch:
         return [self.verdict(index) for index in range(len(self.futures))]
 
     def cancel(self) -> None:
-        """Gives up what has no verdict yet."""
+        """Gives up what has no verdict yet; what a verifier of its own bounds has begun ends by itself."""
+        for future in self.futures:
+            future.cancel()
         if self._dispatcher:
             self._dispatcher.cancel([job for job in self._jobs if not job.future.done()])
 
@@ -151,8 +157,9 @@ def verify(problem: Problem, text: str) -> Verdict:
 
 
 def reference_scores(problem: Problem, pool: VerifierPool | None = None) -> bool:
-    r"""Whether the problem's own reference, as `\boxed{reference}`, scores 1.0 under its own verifier."""
-    return (pool or _shared_pool()).verify_many([problem], [rf"\boxed{{{problem.answer}}}"])[0].reward == 1.0
+    """Whether the problem's own reference, stated as its verifier wants an answer stated, scores 1.0 under it."""
+    stated = require(problem.verifier).stated % problem.answer
+    return (pool or _shared_pool()).verify_many([problem], [stated])[0].reward == 1.0
 
 
 _shared: dict[int, VerifierPool] = {}
@@ -185,9 +192,21 @@ def _decide_here(verifier: Verifier, problem: Problem, answer: str | None) -> Ve
         verdict: Verdict | None = resolve(verifier.quick)(problem, answer)
     except Exception as error:
         verdict = Verdict(0.0, error=f"{type(error).__name__}: {error}"[:300])
-    if verdict is None and verifier.grade is None:
+    if verdict is None and verifier.grade is None and verifier.submit is None:
         return Verdict(0.0, error=f"verifier `{verifier.name}` cannot read the answer")
     return verdict
+
+
+def _submit(verifier: Verifier, problem: Problem, answer: str) -> Future[Verdict]:
+    """The future of a verifier that bounds itself; it fails with `UserError` for the user's mistakes."""
+    assert verifier.submit is not None
+    try:
+        future: Future[Verdict] = resolve(verifier.submit)(problem, answer)
+    except (ImportError, UserError) as error:
+        why = f"verifier `{verifier.name}` cannot be loaded ({error}); install what it needs"
+        future = Future()
+        future.set_exception(error if isinstance(error, UserError) else UserError(why))
+    return future
 
 
 def _format_parts(text: str) -> dict[str, float]:

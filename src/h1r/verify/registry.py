@@ -1,10 +1,12 @@
 """Names of verifiers, as problems carry them, and the functions behind the names.
 
-A verifier is up to three functions of one module, named by "module:function" so that a worker process can find them:
+A verifier is a few functions of one module, named by "module:function" so that a worker process can find them:
 
     grade(problem, answer) -> Verdict          may hang, raise, or kill its process; called in a worker only
     quick(problem, answer) -> Verdict | None   optional; provably ends in linear time, so it runs in any process;
                                                None hands the answer on to `grade`
+    submit(problem, answer) -> Future[Verdict] instead of `grade`; returns at once and bounds itself (in sandboxes, by
+                                               requests), so it is called in the pool's own process and at any time
     warm()                                     optional; imports and caches, not charged to the first answer
 
 `answer` is the part of the response after `</think>`. A verdict's reward is 1 for a correct answer, else 0.
@@ -23,18 +25,24 @@ from h1r.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Where the functions of one verifier are, each as "module:function"."""
+    r"""Where the functions of one verifier are, each as "module:function".
+
+    `stated` is how a response states an answer, with %s in its place.
+    """
 
     name: str
     grade: str | None
     quick: str | None = None
     warm: str | None = None
+    submit: str | None = None
+    stated: str = r"\boxed{%s}"
 
 
 _VERIFIERS = {
     verifier.name: verifier
     for verifier in (
         Verifier("choice", grade=None, quick="h1r.verify.choice:grade"),
+        Verifier("code", grade=None, submit="h1r.verify.code:submit", stated="```\n%s\n```"),
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
         Verifier("instructions", "h1r.verify.instruction:grade", warm="h1r.verify.instruction:warm"),
         Verifier("instructions_loose", "h1r.verify.instruction:grade_loose", warm="h1r.verify.instruction:warm"),
@@ -64,13 +72,16 @@ def require(name: str) -> Verifier:
 
 
 def register(verifier: Verifier) -> None:
-    """Adds a verifier, or replaces the one of its name. At least one of `grade` and `quick` must be given.
+    """Adds a verifier, or replaces the one of its name. At least one of `grade`, `submit` and `quick` must be given.
 
     Its modules must be importable by name from `sys.path`: workers are fresh processes.
     """
-    targets = [target for target in (verifier.grade, verifier.quick, verifier.warm) if target]
-    if not (verifier.grade or verifier.quick) or any(target.count(":") != 1 for target in targets):
-        raise UserError(f'verifier `{verifier.name}` needs a `grade` or `quick` of the form "module:function"')
+    deciding = [target for target in (verifier.grade, verifier.submit, verifier.quick) if target]
+    targets = [*deciding, verifier.warm] if verifier.warm else deciding
+    if not deciding or any(target.count(":") != 1 for target in targets):
+        raise UserError(
+            f'verifier `{verifier.name}` needs a `grade`, `submit` or `quick` of the form "module:function"'
+        )
     _VERIFIERS[verifier.name] = verifier
 
 

@@ -15,14 +15,9 @@ from typing import Any
 from h1r.verify.sandbox.limits import Limits
 from h1r.verify.sandbox.runner import Outcome, Sandbox, SandboxError
 
-LANGUAGES = {
-    **dict.fromkeys(("python", "py", "python3"), "python"),
-    **dict.fromkeys(("cpp", "c++", "cc", "cxx", "cpp17", "cpp20"), "cpp"),
-    **dict.fromkeys(("javascript", "js", "node", "nodejs"), "javascript"),
-}
-"""The languages, by the names that problems and code fences give them."""
-
-TOOLS = {"cpp": "g++", "javascript": "node"}
+RUNNABLE = ("python", "cpp", "c", "javascript")
+TOOLS = {"cpp": "g++", "c": "gcc", "javascript": "node"}
+_STANDARD = {"cpp": "-std=c++17", "c": "-std=c17"}
 COMPILE_LIMITS = Limits(
     time_s=30.0, total_s=30.0, memory_bytes=2 << 30, processes=8, scratch_bytes=128 << 20, output_bytes=64 << 20,
     open_files=256,
@@ -53,8 +48,10 @@ class Program:
 def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Iterator[Program]:
     """Compiles what must be compiled, confined like everything else. `SandboxError` without the language's tool.
 
-    `language` is a value of `LANGUAGES`.
+    `language` is one of RUNNABLE; `ValueError` for another.
     """
+    if language not in RUNNABLE:
+        raise ValueError(f"{language} cannot be run here")
     tool = shutil.which(TOOLS[language]) if language in TOOLS else ""
     if tool is None:
         raise SandboxError(f"no {TOOLS[language]} on this machine")
@@ -65,7 +62,7 @@ def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Itera
         argv = [os.path.realpath(tool), heap, "--stack-size=12000", "main.js"]
         yield Program(sandbox, {"kind": "exec", "argv": argv, "files": {"main.js": code}}, overrides=_NODE_LIMITS)
     else:
-        program = _compile(sandbox, code, tool)
+        program = _compile(sandbox, code, language, tool)
         try:
             yield program
         finally:
@@ -73,9 +70,10 @@ def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Itera
                 os.close(program.executable)
 
 
-def _compile(sandbox: Sandbox, code: str, compiler: str) -> Program:
-    argv = [compiler, "-O2", "-std=c++17", "-pipe", "-w", "-o", "main", "main.cpp"]
-    job = {"kind": "compile", "argv": argv, "files": {"main.cpp": code}, "output": "main"}
+def _compile(sandbox: Sandbox, code: str, language: str, compiler: str) -> Program:
+    source = f"main.{language}"
+    argv = [compiler, "-O2", _STANDARD[language], "-pipe", "-w", "-o", "main", source, "-lm"]
+    job = {"kind": "compile", "argv": argv, "files": {source: code}, "output": "main"}
     with sandbox.open(job, COMPILE_LIMITS, files_writable=True) as session:
         message, ending = session.receive()
     why = "compile error" if ending in ("failed", "finished") else f"compile error: over the limit on {ending}"

@@ -1,0 +1,236 @@
+"""How far the code verifier agrees with recorded pass and fail, whether every reference solution passes, and how fast.
+
+Recorded judgements: EvalPlus on twelve model runs over HumanEval and MBPP, each task with its own tests ("base") and
+with many more ("plus"), and LiveCodeBench on one model. What the tests at hand reach:
+
+    HumanEval base   all tests
+    MBPP base        all tests; the types that JSON loses are read off the asserts of MBPP's own prompt
+    plus             every input on which a recorded solution failed, for each solution of that task, and for MBPP the
+                     generated inputs of an earlier release as well; a recorded failure on no named input is left out
+    LiveCodeBench    the first failing test of a recorded failure; nothing of a recorded pass
+
+A reference solution gives the expected results, run like any other code.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from h1r.records import Problem
+from verification.code_reviewed import REVIEWED
+from verification.common import DATA, Context, Judged, agreement, rows
+
+SET_RESULTS = frozenset({
+    "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum",
+    "intersection_array", "find_dissimilar", "Diff",
+})  # fmt: skip
+TRUTH_RESULTS = frozenset(("check_str", "text_match_three", "text_starta_endb"))
+"""MBPP functions whose result EvalPlus compares as a set, or by whether there is one (its `_special_oracle.py`)."""
+
+
+def problem(name: str, tests: Any, **metadata: Any) -> Problem:
+    return Problem(id=name, question="", answer="", verifier="code", metadata={"tests": tests, **metadata})
+
+
+def fenced(code: str) -> str:
+    return f"`````python\n{code}\n`````"
+
+
+@cache
+def humaneval() -> dict[str, dict[str, Any]]:
+    """Task id -> the task, with the reference solution and tolerance of EvalPlus beside HumanEval's own."""
+    plus = rows("humaneval_plus_contract/HumanEvalPlus.jsonl.gz")
+    inputs = {row["task_id"].replace("_", "/"): row["inputs"] for row in rows(GENERATED)}
+    tasks = zip(rows("humaneval/HumanEval.jsonl.gz"), plus, strict=True)
+    return {task["task_id"]: {**task, **more, "generated": inputs.get(task["task_id"], [])} for task, more in tasks}
+
+
+GENERATED = "humaneval_plus_inputs/HumanEvalPlusInputsType.jsonl.gz"
+
+
+@cache
+def mbpp() -> dict[str, dict[str, Any]]:
+    """Task id -> the task, its inputs with the types that the asserts of the prompt show."""
+    prompts = {row["task_id"]: row["prompt"] for row in rows("mbpp_chatgpt_outputs/chatgpt_temp_0.0.jsonl.gz")}
+    found = {}
+    for task in rows("mbpp_plus/MbppPlus.jsonl.gz"):
+        shown = asserted_arguments(prompts.get(task["task_id"], ""), task["entry_point"])
+        inputs = {key: [typed_arguments(case, shown) for case in task[key]] for key in ("base_input", "plus_input")}
+        found[f"Mbpp/{task['task_id']}"] = {**task, **inputs, "shown": shown}
+    return found
+
+
+def asserted_arguments(prompt: str, name: str) -> list[Any]:
+    """The arguments of the first call of that function in the prompt's asserts; none if they are no literals."""
+    for line in prompt.splitlines():
+        if line.startswith("assert "):
+            for node in ast.walk(ast.parse(line)):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                    try:
+                        return [ast.literal_eval(argument) for argument in node.args]
+                    except ValueError:
+                        return []
+    return []
+
+
+def typed_arguments(case: list[Any], shown: list[Any]) -> list[Any]:
+    return [typed(value, shown[index]) if index < len(shown) else value for index, value in enumerate(case)]
+
+
+def typed(value: Any, shown: Any) -> Any:
+    """`value`, read from JSON, with the tuples, sets and complex numbers that `shown`, a value of its kind, has."""
+    if isinstance(shown, complex):
+        return complex(value)
+    if isinstance(shown, dict) and isinstance(value, dict):
+        example = next(iter(shown.values()), None)
+        return {key: typed(item, example) for key, item in value.items()}
+    if not isinstance(value, list) or not isinstance(shown, (list, tuple, set)):
+        return value
+    examples = list(shown)
+    alike = len({type(example) for example in examples}) < 2
+    items = [
+        typed(item, examples[index if index < len(examples) and not alike else 0]) if examples else item
+        for index, item in enumerate(value)
+    ]
+    return type(shown)(items)
+
+
+def differential(name: str, task: dict[str, Any], inputs: list[Any]) -> Problem:
+    """The task with these inputs, what is expected coming from its reference solution."""
+    entry = task["entry_point"]
+    is_mbpp = name.startswith("Mbpp")
+    rule = "set" if entry in SET_RESULTS else "not_none" if entry in TRUTH_RESULTS else "equal"
+    tests = {
+        "base_input": inputs,
+        "canonical_solution": task["canonical_solution"] if is_mbpp else task["prompt"] + task["reference"],
+        "atol": task["atol"],
+        "rule": rule if is_mbpp else "root" if entry == "find_zero" else "equal",
+    }
+    return problem(name, tests, entry_point=entry, prompt="" if is_mbpp else task["prompt"])
+
+
+def evalplus_runs() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(model, task id, recorded solution) of all twelve runs."""
+    for file in sorted((DATA / "evalplus_model_outputs").glob("*.json.gz")):
+        benchmark, _, model = file.name.partition("__")
+        model = model.removesuffix("-sanitized_eval_results.json.gz").removesuffix("_vllm_temp_0.0")
+        (run,) = rows(f"evalplus_model_outputs/{file.name}")
+        for name, solutions in run["eval"].items():
+            for solution in solutions:
+                yield f"{benchmark}/{model}", name, solution
+
+
+def base_judgements() -> Iterator[Judged]:
+    for model, name, solution in evalplus_runs():
+        task = {**humaneval(), **mbpp()}[name]
+        owner = (
+            problem(name, {"test": task["test"]}, entry_point=task["entry_point"], prompt=task["prompt"])
+            if name.startswith("HumanEval")
+            else differential(name, task, task["base_input"])
+        )
+        yield Judged(f"base/{model}/{name}", owner, fenced(solution["solution"]), solution["base_status"] == "pass")
+
+
+def plus_judgements() -> Iterator[Judged]:
+    named: dict[str, list[Any]] = defaultdict(list)
+    for _, name, solution in evalplus_runs():
+        named[name] += [case for case in solution["plus_fail_tests"] if case not in named[name]]
+    for model, name, solution in evalplus_runs():
+        passed = solution["plus_status"] == "pass"
+        task = {**humaneval(), **mbpp()}[name]
+        inputs = [typed_arguments(case, task.get("shown", [])) for case in named[name]]
+        generated = task.get("plus_input", [])
+        if inputs + generated and (passed or solution["plus_fail_tests"]):
+            owner = differential(name, task, inputs + generated)
+            yield Judged(f"plus/{model}/{name}", owner, fenced(solution["solution"]), passed)
+
+
+def agreeing(judgements: Callable[[], Iterable[Judged]]) -> Callable[[Context], dict[str, Any]]:
+    def section(context: Context) -> dict[str, Any]:
+        judged = list(judgements())
+        return agreement(judged[::8] if context.quick else judged, context.pool, REVIEWED)
+
+    return section
+
+
+def livecodebench_judgements() -> Iterator[Judged]:
+    """Recorded failures, on the first failing test that the record names."""
+    for row in rows("livecodebench_outputs/qwen2.5-7b_zeroshotcot_codegen.jsonl.gz"):
+        for number, (text, passed, metadata) in enumerate(
+            zip(row["output_list"], row["graded_list"], row["metadata"], strict=True)
+        ):
+            record = json.loads(metadata)
+            if not passed and "inputs" in record and "expected" in record:
+                name = f"livecodebench/{row['question_id']}/{number}"
+                yield Judged(name, livecodebench_problem(row, record), text, False)
+
+
+def livecodebench_problem(row: dict[str, Any], record: dict[str, Any]) -> Problem:
+    case = {"input": record["inputs"], "output": record["expected"]}
+    return problem(str(row["question_id"]), [case], language="python")
+
+
+def references(context: Context) -> dict[str, Any]:
+    """Whether every reference solution passes its own tests."""
+    sets: dict[str, Iterator[tuple[Problem, str]]] = {
+        "humaneval": humaneval_references(),
+        "humaneval_plus": humaneval_plus_references(),
+        "mbpp_plus": mbpp_references(),
+        "leetcode_train": leetcode("rllm_code/leetcode_train.json.gz"),
+        "leetcode_test": leetcode("rllm_code/leetcode_test.json.gz"),
+    }
+    result: dict[str, Any] = {}
+    for name, pairs in sets.items():
+        work = list(pairs)[:: 8 if context.quick else 1]
+        start = time.perf_counter()
+        verdicts = context.pool.verify_many([owner for owner, _ in work], [fenced(code) for _, code in work])
+        failed = {
+            owner.id: {"why": verdict.error, "reviewed": REVIEWED.get(f"{name}/{owner.id}", ("unreviewed", ""))[1]}
+            for (owner, _), verdict in zip(work, verdicts, strict=True)
+            if verdict.reward < 1
+        }
+        result[name] = {
+            "references": len(work),
+            "pass": len(work) - len(failed),
+            "tests": round(sum(verdict.parts.get("tests_total", 0) for verdict in verdicts)),
+            "seconds": round(time.perf_counter() - start, 2),
+            "failed": failed,
+        }
+    return result
+
+
+def humaneval_references() -> Iterator[tuple[Problem, str]]:
+    for name, task in humaneval().items():
+        owner = problem(name, {"test": task["test"]}, entry_point=task["entry_point"], prompt=task["prompt"])
+        yield owner, task["prompt"] + task["canonical_solution"]
+
+
+def humaneval_plus_references() -> Iterator[tuple[Problem, str]]:
+    """EvalPlus' corrected solution against HumanEval's own on the inputs for which both are meant."""
+    for name, task in humaneval().items():
+        yield differential(name, task, task["base_input"] + task["generated"]), task["prompt"] + task["reference"]
+
+
+def mbpp_references() -> Iterator[tuple[Problem, str]]:
+    for name, task in mbpp().items():
+        owner = differential(name, task, task["base_input"] + task["plus_input"])
+        yield owner, task["canonical_solution"]
+
+
+def leetcode(path: str) -> Iterator[tuple[Problem, str]]:
+    for number, row in enumerate(rows(path)):
+        yield problem(str(number), row["tests"]), row["solutions"]
+
+
+SECTIONS = {
+    "code_base": agreeing(base_judgements),
+    "code_plus": agreeing(plus_judgements),
+    "code_livecodebench": agreeing(livecodebench_judgements),
+    "code_references": references,
+}

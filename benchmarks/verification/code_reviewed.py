@@ -1,0 +1,1 @@
+REVIEWED: dict[str, tuple[str, str]] = {}
