@@ -3,7 +3,7 @@
 Recorded judgements: EvalPlus on twelve model runs over HumanEval and MBPP, each task with its own tests ("base") and
 with many more ("plus"), and LiveCodeBench on one model. What the tests at hand reach:
 
-    HumanEval base   all tests
+    HumanEval base   all tests; as calls (`code_base`) and as HumanEval's own test code (`code_check`)
     MBPP base        all tests; the types that JSON loses are read off the asserts of MBPP's own prompt
     plus             every input on which a recorded solution failed, for each solution of that task, and for MBPP the
                      generated inputs of an earlier release as well; a recorded failure on no named input is left out
@@ -23,6 +23,8 @@ from functools import cache
 from typing import Any
 
 from h1r.records import Problem
+from h1r.verify.sandbox import Limits, SandboxPool
+from h1r.verify.sandbox.values import encode
 from verification.code_reviewed import REVIEWED
 from verification.common import DATA, Context, Judged, agreement, rows
 
@@ -54,15 +56,20 @@ def humaneval() -> dict[str, dict[str, Any]]:
 GENERATED = "humaneval_plus_inputs/HumanEvalPlusInputsType.jsonl.gz"
 
 
+SHOWN = {124: [0.0, 1j], 252: [1j]}
+"""Arguments of the kind that EvalPlus gives, where the asserts show whole numbers for what may be complex."""
+
+
 @cache
 def mbpp() -> dict[str, dict[str, Any]]:
     """Task id -> the task, its inputs with the types that the asserts of the prompt show."""
     prompts = {row["task_id"]: row["prompt"] for row in rows("mbpp_chatgpt_outputs/chatgpt_temp_0.0.jsonl.gz")}
     found = {}
     for task in rows("mbpp_plus/MbppPlus.jsonl.gz"):
-        shown = asserted_arguments(prompts.get(task["task_id"], ""), task["entry_point"])
+        number = task["task_id"]
+        shown = SHOWN.get(number) or asserted_arguments(prompts.get(number, ""), task["entry_point"])
         inputs = {key: [typed_arguments(case, shown) for case in task[key]] for key in ("base_input", "plus_input")}
-        found[f"Mbpp/{task['task_id']}"] = {**task, **inputs, "shown": shown}
+        found[f"Mbpp/{number}"] = {**task, **inputs, "shown": shown}
     return found
 
 
@@ -84,35 +91,41 @@ def typed_arguments(case: list[Any], shown: list[Any]) -> list[Any]:
 
 
 def typed(value: Any, shown: Any) -> Any:
-    """`value`, read from JSON, with the tuples, sets and complex numbers that `shown`, a value of its kind, has."""
-    if isinstance(shown, complex):
-        return complex(value)
+    """`value`, read from JSON, with the tuples, sets and numbers that `shown`, a value of its kind, has.
+
+    What is nested deeper than `shown`, or has no counterpart in it, is like the first container that is there.
+    """
+    if isinstance(shown, (complex, float)) and isinstance(value, (str, int)):
+        return type(shown)(value)
     if isinstance(shown, dict) and isinstance(value, dict):
         example = next(iter(shown.values()), None)
         return {key: typed(item, example) for key, item in value.items()}
     if not isinstance(value, list) or not isinstance(shown, (list, tuple, set)):
         return value
     examples = list(shown)
-    alike = len({type(example) for example in examples}) < 2
-    items = [
-        typed(item, examples[index if index < len(examples) and not alike else 0]) if examples else item
-        for index, item in enumerate(value)
-    ]
-    return type(shown)(items)
+    kinds = {type(example) for example in examples}
+    if len(kinds) > 1:
+        inner = next((example for example in examples if isinstance(example, (list, tuple, set))), None)
+        examples = [inner if isinstance(item, list) else None for item in value]
+        if inner is None or isinstance(inner, tuple):
+            examples = [shown if isinstance(item, list) else None for item in value]
+    else:
+        examples = [examples[0] if examples else None] * len(value)
+    return type(shown)(typed(item, example) for item, example in zip(value, examples, strict=True))
 
 
-def differential(name: str, task: dict[str, Any], inputs: list[Any]) -> Problem:
-    """The task with these inputs, what is expected coming from its reference solution."""
+def differential(name: str, task: dict[str, Any], inputs: list[Any], prompt: str = "") -> Problem:
+    """The task with these inputs, what is expected coming from its reference solution. Memory as EvalPlus has it."""
     entry = task["entry_point"]
     is_mbpp = name.startswith("Mbpp")
     rule = "set" if entry in SET_RESULTS else "not_none" if entry in TRUTH_RESULTS else "equal"
     tests = {
         "base_input": inputs,
-        "canonical_solution": task["canonical_solution"] if is_mbpp else task["prompt"] + task["reference"],
+        "reference": task["canonical_solution"] if is_mbpp else task["prompt"] + task["reference"],
         "atol": task["atol"],
         "rule": rule if is_mbpp else "root" if entry == "find_zero" else "equal",
     }
-    return problem(name, tests, entry_point=entry, prompt="" if is_mbpp else task["prompt"])
+    return problem(name, tests, entry_point=entry, prompt=prompt, limits={"memory_bytes": 4 << 30})
 
 
 def evalplus_runs() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -127,14 +140,30 @@ def evalplus_runs() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def base_judgements() -> Iterator[Judged]:
+    """EvalPlus runs a solution alone, so one that relies on the prompt's imports fails; ours does the same here."""
     for model, name, solution in evalplus_runs():
-        task = {**humaneval(), **mbpp()}[name]
-        owner = (
-            problem(name, {"test": task["test"]}, entry_point=task["entry_point"], prompt=task["prompt"])
-            if name.startswith("HumanEval")
-            else differential(name, task, task["base_input"])
-        )
+        task = tasks()[name]
+        owner = differential(name, task, task["base_input"])
         yield Judged(f"base/{model}/{name}", owner, fenced(solution["solution"]), solution["base_status"] == "pass")
+
+
+def check_judgements() -> Iterator[Judged]:
+    """The same solutions under HumanEval's own test code, with the prompt's helpers and imports in place."""
+    for model, name, solution in evalplus_runs():
+        if name.startswith("HumanEval"):
+            owner = checked(name, tasks()[name])
+            yield Judged(
+                f"check/{model}/{name}", owner, fenced(solution["solution"]), solution["base_status"] == "pass"
+            )
+
+
+def checked(name: str, task: dict[str, Any]) -> Problem:
+    return problem(name, {"test": task["test"]}, entry_point=task["entry_point"], prompt=task["prompt"])
+
+
+@cache
+def tasks() -> dict[str, dict[str, Any]]:
+    return {**humaneval(), **mbpp()}
 
 
 def plus_judgements() -> Iterator[Judged]:
@@ -143,7 +172,7 @@ def plus_judgements() -> Iterator[Judged]:
         named[name] += [case for case in solution["plus_fail_tests"] if case not in named[name]]
     for model, name, solution in evalplus_runs():
         passed = solution["plus_status"] == "pass"
-        task = {**humaneval(), **mbpp()}[name]
+        task = tasks()[name]
         inputs = [typed_arguments(case, task.get("shown", [])) for case in named[name]]
         generated = task.get("plus_input", [])
         if inputs + generated and (passed or solution["plus_fail_tests"]):
@@ -207,14 +236,28 @@ def references(context: Context) -> dict[str, Any]:
 
 def humaneval_references() -> Iterator[tuple[Problem, str]]:
     for name, task in humaneval().items():
-        owner = problem(name, {"test": task["test"]}, entry_point=task["entry_point"], prompt=task["prompt"])
-        yield owner, task["prompt"] + task["canonical_solution"]
+        yield checked(name, task), task["prompt"] + task["canonical_solution"]
 
 
 def humaneval_plus_references() -> Iterator[tuple[Problem, str]]:
-    """EvalPlus' corrected solution against HumanEval's own on the inputs for which both are meant."""
-    for name, task in humaneval().items():
-        yield differential(name, task, task["base_input"] + task["generated"]), task["prompt"] + task["reference"]
+    """EvalPlus' corrected solution against itself, on every input at hand that keeps the task's contract."""
+    with SandboxPool() as pool:
+        for name, task in humaneval().items():
+            guarded = task["prompt"] + task["contract"] + task["reference"]
+            inputs = task["base_input"] + accepted(pool, guarded, task["entry_point"], task["generated"])
+            yield differential(name, task, inputs), task["prompt"] + task["reference"]
+
+
+def accepted(pool: SandboxPool, code: str, entry: str, inputs: list[Any]) -> list[Any]:
+    """The inputs on which the code raises nothing."""
+    kept = []
+    with pool.lease() as slot, slot.calls({"kind": "calls", "code": [code]}, Limits(memory_bytes=4 << 30)) as session:
+        session.receive()
+        for case in inputs:
+            reply, _ = session.ask({"do": "call", "target": entry, "args": [encode(value) for value in case]})
+            if reply is not None and "value" in reply:
+                kept.append(case)
+    return kept
 
 
 def mbpp_references() -> Iterator[tuple[Problem, str]]:
@@ -230,6 +273,7 @@ def leetcode(path: str) -> Iterator[tuple[Problem, str]]:
 
 SECTIONS = {
     "code_base": agreeing(base_judgements),
+    "code_check": agreeing(check_judgements),
     "code_plus": agreeing(plus_judgements),
     "code_livecodebench": agreeing(livecodebench_judgements),
     "code_references": references,

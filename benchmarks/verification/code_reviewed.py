@@ -1,1 +1,25 @@
+"""Disagreements over code that a person has looked at: record id -> (who is right, why). See `common.Reviewed`."""
+
 REVIEWED: dict[str, tuple[str, str]] = {}
+
+_LATER_TESTS = "a later release changed the task's tests; the solution fails the assert of MBPP's own prompt"
+for _model in (
+    "custom_finetuned_models-llama3_base_dpo",
+    "custom_finetuned_models-llama3_instruct_dpo",
+    "meta-llama-Meta-Llama-3-8B-Instruct",
+    "meta-llama-Meta-Llama-3-8B",
+    "mistralai-Mistral-7B-Instruct-v0.2",
+):
+    REVIEWED[f"base/mbpp/{_model}/Mbpp/87"] = ("ours", _LATER_TESTS)
+REVIEWED["base/mbpp/custom_finetuned_models-llama3_base_dpo/Mbpp/123"] = (
+    "policy",
+    "right but quadratic: it ends within 6 s a test, not within the record's limit of about one",
+)
+
+_ALONE = "the record runs the solution alone, without the imports that its prompt makes"
+for _model, _numbers in {
+    "custom_finetuned_models-llama3_base_dpo": (0, 4, 3, 12, 6, 7, 9, 14, 20, 17, 29, 22, 28),
+    "meta-llama-Meta-Llama-3-8B": (4, 8),
+}.items():
+    for _number in _numbers:
+        REVIEWED[f"check/humaneval/{_model}/HumanEval/{_number}"] = ("policy", _ALONE)
