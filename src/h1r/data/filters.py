@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.records import Message, Problem, Sample, Verdict
-from h1r.verify.code import extract_code
+from h1r.verify.code_extract import LANGUAGES, extract_code
 from h1r.verify.extract import last_boxed
 from h1r.verify.format import MAX_REPEATED_SHARE, repeated_share
-from h1r.verify.sandbox.programs import LANGUAGES
 
 BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
 """Verifiers that read their answer from `\\boxed{}`."""

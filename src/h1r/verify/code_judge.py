@@ -287,7 +287,7 @@ def _check_from(
               "stop": stop, "nonce": nonce}  # fmt: skip
     reports: list[str | None] = []
     with (
-        slot.calls({"kind": "calls", "code": parts, "prelude": True}, limits) as tested,
+        slot.calls({"kind": "calls", "code": parts, "prelude": tests.prelude}, limits) as tested,
         slot.checks(asking, limits) as checker,
     ):
         message, ending = tested.receive()

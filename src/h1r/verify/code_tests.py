@@ -62,12 +62,16 @@ class CallTests:
 
 @dataclass(frozen=True, slots=True)
 class CheckTests:
-    """Test code, each an independent piece, and the names in it that the tested code defines."""
+    """Test code, each an independent piece, and the names in it that the tested code defines.
+
+    `prelude`: the solution finds common modules imported, and `ListNode` and `TreeNode`, as LeetCode has it.
+    """
 
     tests: list[str]
     names: list[str]
     setup: str = ""
     entry: str | None = None
+    prelude: bool = False
 
 
 Tests = StdinTests | CallTests | CheckTests
@@ -141,7 +145,7 @@ def _parse(tests: Any, form: _Form) -> Tests:
         functional = any(test.get("testtype") == "functional" for test in tests)
         return _pairs(pairs, form, calls=functional)
     if "functional" in tests:
-        return _checks([tests["functional"]], form)
+        return dataclasses.replace(_checks([tests["functional"]], form), prelude=True)
     if "assert" in tests or "test_list" in tests:
         return _checks(list(tests.get("assert") or tests["test_list"]), form)
     if "test" in tests:
