@@ -82,6 +82,18 @@ def choose(
     )
 
 
+def token_confidence(logits_BV: Tensor, top_k_B: Tensor, most: int) -> Tensor:
+    """`Choice.confidence` of each row from its logits, when rows differ in how many tokens enter; no more than `most`.
+
+    arXiv 2508.15260, section 3.1: the negative mean log-probability of the k most probable tokens, in nats.
+    """
+    most = min(most, logits_BV.shape[-1])
+    top_BK = logits_BV.topk(most, dim=-1).values.float()
+    k_B = top_k_B.clamp_max(most)
+    total_B = top_BK.cumsum(-1).gather(-1, k_B[:, None] - 1).squeeze(-1)
+    return logits_BV.float().logsumexp(-1) - total_B / k_B
+
+
 def filter_logprobs(
     logprobs_BV: Tensor, top_k_B: Tensor | None, top_p_B: Tensor | None, min_p_B: Tensor | None
 ) -> Tensor:

@@ -15,6 +15,7 @@ the batch changes and when a trace ends. Shapes: B rows of the batch, S slots of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,7 @@ from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found,u
 
 from h1r.engine.sampling import choose, uniform
 from h1r.engine.vllm_stream import KEY
+from h1r.engine.windows import Windows
 
 BACKEND = "h1r_files"
 Recorded = tuple[list[int], list[float], list[float], list[float], int]
@@ -89,9 +91,7 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
         self.traces: dict[str, _Row] = {}
         self.free: list[int] = []
         self.logprobs_ST, self.sampling_ST, self.confidences_ST = (torch.zeros(0, 0, device=device) for _ in range(3))
-        self.sums_ST = torch.zeros(0, 0, dtype=torch.float64, device=device)
-        """Sum of the confidences up to and including token t."""
-        self.below_S = torch.zeros(0, dtype=torch.long, device=device)
+        self.windows = Windows(device)
         self._batch: _Batch | None = None
 
     def is_argmax_invariant(self) -> bool:
@@ -129,7 +129,7 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
         self.confidences_ST[place] = choice.confidence
         token_B = choice.token
         if batch.threshold is not None:
-            below_B = self._below(batch, position_B, choice.confidence)
+            below_B = self.windows.record(batch.slot, position_B, choice.confidence, batch.window, batch.threshold)
             token_B = torch.where((below_B > 0) & (position_B >= below_B), batch.end, token_B)
         logits[batch.index] = -torch.inf
         logits[batch.index, token_B] = 0.0
@@ -147,7 +147,7 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             streams = [
                 buffer[row.slot, :n].tolist() for buffer in (self.logprobs_ST, self.sampling_ST, self.confidences_ST)
             ]
-            found.append((list(row.output), streams[0], streams[1], streams[2], int(self.below_S[row.slot])))
+            found.append((list(row.output), streams[0], streams[1], streams[2], int(self.windows.below_S[row.slot])))
             self.free.append(row.slot)
         return found
 
@@ -158,7 +158,9 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             if not self.free:
                 self._reserve_slots()
             row = self.traces[request["name"]] = _Row(request, output, self.free.pop())
-            self.below_S[row.slot] = 0
+            stops = request["threshold"] > -math.inf
+            self.windows.reserve(len(self.logprobs_ST), request["window"] if stops else 1)
+            self.windows.start(row.slot)
         row.output = output
         return row
 
@@ -189,28 +191,10 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             confidence_top_k=rows[0].request["confidence_top_k"],
         )
 
-    def _below(self, batch: _Batch, position_B: Tensor, confidence_B: Tensor) -> Tensor:
-        """After how many tokens the windowed mean first lay below the threshold (0: not yet); all from the record, so
-        that a position sampled twice, as in a prefill in chunks, counts once."""
-        assert batch.threshold is not None
-        slot, count_B = batch.slot, position_B + 1
-        before_B = torch.where(position_B > 0, self.sums_ST[slot, (position_B - 1).clamp_min(0)], 0.0)
-        sum_B = before_B + confidence_B.double()
-        self.sums_ST[slot, position_B] = sum_B
-        start_B = count_B - batch.window
-        left_B = torch.where(start_B > 0, self.sums_ST[slot, (start_B - 1).clamp_min(0)], 0.0)
-        now_B = (start_B >= 0) & ((sum_B - left_B) / batch.window < batch.threshold)
-        old_B = self.below_S[slot]
-        earlier_B = (old_B > 0) & (old_B < count_B)
-        below_B = torch.where(earlier_B, old_B, torch.where(now_B, count_B, 0))
-        self.below_S[slot] = below_B
-        return below_B
-
     def _reserve_slots(self) -> None:
         old, T = self.logprobs_ST.shape
         self.free.extend(range(old, max(16, 2 * old)))
         self._resize(max(16, 2 * old), T)
-        self.below_S = torch.cat([self.below_S, self.below_S.new_zeros(len(self.free))])
 
     def _reserve_tokens(self, needed: int) -> None:
         S, old = self.logprobs_ST.shape
@@ -218,7 +202,7 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             self._resize(S, max(64, 2 * old, needed))
 
     def _resize(self, S: int, T: int) -> None:
-        for name in ("logprobs_ST", "sampling_ST", "confidences_ST", "sums_ST"):
+        for name in ("logprobs_ST", "sampling_ST", "confidences_ST"):
             old = getattr(self, name)
             new = old.new_zeros(S, T)
             new[: old.shape[0], : old.shape[1]] = old
