@@ -212,6 +212,10 @@ $x = \boxed{1}$ and $y = \boxed{2}$ | 1, 2
 \langle 1,2 \rangle | (1,2)
 f(n)=n | f(n)=n \text{ for all positive integers } n
 x=2k\pi, k \in \mathbb{Z} | x = 2\pi k
+12\text{ and }13 | \"$12 $ and $13 $\"
+\int x dx | \frac{x^2}{2}
+\sum_{k=1}^n k | \frac{n(n+1)}{2}
+\max(a,b) | \max(b,a)
 """
 UNEQUAL = r"""
 y=2x+1 | y=2x+3
@@ -337,6 +341,21 @@ x = 5 \approx 7 | 7
 p=5,q=2;p=7,q=2 | (2,5),(2,7)
 f(x)=0 \text{ for all } x \text{ and } f(x)=x^2 \text{ for all } x | f(x)=0
 1 1/2 | 1/2
+\bigcup_{k=1}^{9} \{k\} | \bigcup_{k=1}^{8} \{k\}+1
+\gcd(p,q) | \gcd(p,r)
+\int_0^1 A^2 dx | \int_0^1 a dx
+\begin{cases} 1 & x>0\\ 0 & x<0\end{cases} | \begin{cases} 1 & x>0\\ 2 & x<0\end{cases}
+f'(x) | f(x)
+\frac{dy}{dx} | \frac{dx}{dy}
+\frac{\partial f}{\partial x} | \frac{\partial f}{\partial y}
+2 \oplus 3 | 2 \ominus 3
+\iint_D 1 dA | \iint_E 1 dA
+x^\circ | x
+3 \mid n | 3 \mid m
+a \equiv 1 \pmod{3} | a \equiv 1 \pmod{4}
+\sum_{k=1}^n k | \sum_{k=1}^n k^2
+\max(a,b) | \min(a,b)
+\$5 + \$6 | 56
 """
 
 

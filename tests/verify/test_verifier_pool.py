@@ -80,6 +80,17 @@ def test_time_limit_kills_what_does_not_end(pool, behaviour):
     assert time.monotonic() - start < 30
 
 
+def test_a_verifier_may_allow_less_time_than_the_pool():
+    register(Verifier("test-hasty", grade=f"{__name__}:misbehave", time_limit_s=0.5))
+    with VerifierPool(time_limit_s=60.0) as pool:
+        pool.verify_many([problem()], ["fine"])
+        start = time.monotonic()
+        found = pool.verify_many([problem("test-hasty")] * 2, ["sleep", "fine"])
+    assert [verdict.reward for verdict in found] == [0.0, 1.0]
+    assert found[0].error == "time limit of 0.5 s exceeded"
+    assert time.monotonic() - start < 20
+
+
 @pytest.mark.parametrize("behaviour", ["exit", "segfault", "sysexit", "memory", "deep", "write"])
 def test_a_crash_costs_only_its_own_verdict(pool, behaviour):
     verdicts = pool.verify_many([problem()] * 4, ["fine", behaviour, "fine", behaviour])

@@ -67,6 +67,7 @@ class _Worker:
     request: int = 0
     started: float = 0.0
     deadline: float = 0.0
+    limit_s: float = LOAD_LIMIT_S
 
     def kill(self) -> None:
         self.connection.close()
@@ -80,7 +81,7 @@ class _Worker:
 
 
 class Dispatcher:
-    """At most `count` jobs at once, each within `time_limit_s` seconds of wall time, by workers of bounded memory."""
+    """At most `count` jobs at once, each within `time_limit_s` seconds of wall time (or its verifier's own fewer)."""
 
     def __init__(self, count: int, time_limit_s: float, memory_limit_bytes: int) -> None:
         self._count = count
@@ -204,10 +205,14 @@ class Dispatcher:
         worker.request = self._sequence
         problem = {item.name: getattr(job.problem, item.name) for item in dataclasses.fields(job.problem)}
         message = {"id": worker.request, "grade": job.verifier.grade, "problem": problem, "answer": job.answer}
-        self._write(worker, message, self._time_limit_s)
+        worker.limit_s = self._limit(job.verifier)
+        self._write(worker, message | {"time_limit_s": worker.limit_s}, worker.limit_s)
+
+    def _limit(self, verifier: Verifier) -> float:
+        return min(self._time_limit_s, verifier.time_limit_s or self._time_limit_s)
 
     def _load(self, worker: _Worker, verifier: Verifier) -> None:
-        worker.loading = verifier
+        worker.loading, worker.limit_s = verifier, LOAD_LIMIT_S
         self._write(worker, {"load": verifier.grade, "warm": verifier.warm}, LOAD_LIMIT_S)
 
     def _write(self, worker: _Worker, message: dict[str, Any], limit_s: float) -> None:
@@ -228,7 +233,7 @@ class Dispatcher:
         busy = [worker for worker in self._workers if worker.job or worker.loading]
         moments = [worker.deadline for worker in busy]
         if len(self._workers) <= self._count:
-            moments += [worker.started + SUSPICION * self._time_limit_s for worker in busy if not worker.loading]
+            moments += [worker.started + SUSPICION * worker.limit_s for worker in busy if not worker.loading]
         now = time.monotonic()
         wait = max(min(moments) - now, 0.0) if moments else None
         for key, _ in self._selector.select(wait):
@@ -239,8 +244,8 @@ class Dispatcher:
         now = time.monotonic()
         for worker in busy:
             if worker in self._workers and (worker.job or worker.loading) and worker.deadline <= now:
-                self._fail(worker, f"time limit of {self._time_limit_s:g} s exceeded", retry=False)
-            elif worker.job and not worker.loading and now - worker.started >= SUSPICION * self._time_limit_s:
+                self._fail(worker, f"time limit of {worker.limit_s:g} s exceeded", retry=False)
+            elif worker.job and not worker.loading and now - worker.started >= SUSPICION * worker.limit_s:
                 self._provide_spare()
 
     def _listen(self) -> None:
@@ -317,8 +322,7 @@ class Dispatcher:
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        limits = [self._time_limit_s, self._memory_limit_bytes]
-        arguments = json.dumps([theirs.fileno(), *limits, os.getpid(), sys.path])
+        arguments = json.dumps([theirs.fileno(), self._memory_limit_bytes, os.getpid(), sys.path])
         environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         with theirs:

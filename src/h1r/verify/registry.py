@@ -27,7 +27,8 @@ from h1r.errors import UserError
 class Verifier:
     r"""Where the functions of one verifier are, each as "module:function".
 
-    `stated` is how a response states an answer, with %s in its place.
+    `stated` is how a response states an answer, with %s in its place. `time_limit_s` is for verifiers whose honest
+    answers need far less time than a pool allows: the smaller limit holds.
     """
 
     name: str
@@ -36,8 +37,11 @@ class Verifier:
     warm: str | None = None
     submit: str | None = None
     stated: str = r"\boxed{%s}"
+    time_limit_s: float | None = None
 
 
+_MATH_LIMIT_S = 2.0
+"""Honest answers that need tier 2 take at most about half a second of it."""
 _VERIFIERS = {
     verifier.name: verifier
     for verifier in (
@@ -46,12 +50,19 @@ _VERIFIERS = {
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
         Verifier("instructions", "h1r.verify.instruction:grade", warm="h1r.verify.instruction:warm"),
         Verifier("instructions_loose", "h1r.verify.instruction:grade_loose", warm="h1r.verify.instruction:warm"),
-        Verifier("math", "h1r.verify.math:grade", quick="h1r.verify.math:quick", warm="h1r.verify.math:warm"),
+        Verifier(
+            "math",
+            "h1r.verify.math:grade",
+            quick="h1r.verify.math:quick",
+            warm="h1r.verify.math:warm",
+            time_limit_s=_MATH_LIMIT_S,
+        ),
         Verifier(
             "math_lenient",
             "h1r.verify.math:grade_lenient",
             quick="h1r.verify.math:quick_lenient",
             warm="h1r.verify.math:warm",
+            time_limit_s=_MATH_LIMIT_S,
         ),
         Verifier("reasoning_gym", "h1r.verify.reasoning_gym:grade", warm="h1r.verify.reasoning_gym:warm"),
     )

@@ -3,7 +3,7 @@
 One request at a time over a socket, each frame a 4-byte length and a JSON object:
 
     {"load": "module:function", "warm": ...}            -> {"loaded": true} or {"error": text}
-    {"id": n, "grade": "module:function", "problem": {...}, "answer": text}
+    {"id": n, "grade": "module:function", "problem": {...}, "answer": text, "time_limit_s": seconds}
                                                         -> {"id": n, "verdict": {...}}, or with "exhausted": true
 
 What bounds a hostile answer here: address space and no file writes (rlimits), processor time per answer (the kernel
@@ -79,7 +79,7 @@ def checked_verdict(values: Any) -> Verdict:
     return verdict
 
 
-def main(descriptor: int, time_limit_s: float, memory_limit_bytes: int, parent: int) -> None:
+def main(descriptor: int, memory_limit_bytes: int, parent: int) -> None:
     """Serves requests until the parent closes the socket. `parent` is its process id."""
     _die_with_parent(parent)
     if sys.platform != "darwin":  # which refuses to limit the address space
@@ -95,7 +95,7 @@ def main(descriptor: int, time_limit_s: float, memory_limit_bytes: int, parent: 
         if "load" in request:
             send_frame(connection, _load(request))
         else:
-            _limit_processor_time(time_limit_s)
+            _limit_processor_time(request["time_limit_s"])
             send_frame(connection, _grade(request))
 
 
