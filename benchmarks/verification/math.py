@@ -14,6 +14,8 @@ from typing import Any
 
 from h1r.records import Problem
 from h1r.verify.extract import last_boxed
+from h1r.verify.math.read import read
+from h1r.verify.math.types import Opaque
 from verification.common import DATA, Context, Judged, agreement, columns, disagreement, rows
 from verification.math_reviewed import REVIEWED
 
@@ -138,15 +140,14 @@ def math_verify_alone(reference: str, prediction: str, extra: dict[str, Any]) ->
     return bool(math_verify.verify(gold, math_verify.parse(prediction), **options))
 
 
-def references(context: Context) -> dict[str, Any]:
-    """Every reference answer must score 1.0 against itself."""
+def reference_answers() -> dict[str, list[str]]:
+    """The reference answers of each data set."""
 
     def column(path: str, pick: Callable[[Any], Any]) -> list[str]:
-        if path.endswith("parquet"):
-            return [str(pick(row)) for row in columns(path)]
-        return [str(pick(row)) for row in rows(path)]
+        found = columns(path) if path.endswith("parquet") else rows(path)
+        return [str(pick(row)) for row in found]
 
-    sets = {
+    return {
         "math_train": column("math_train/math.json.gz", lambda row: row["answer"]),
         "math_test": column("math_test_full/test.jsonl.gz", lambda row: last_boxed(row["solution"])),
         "math500": column("math500/test.jsonl", lambda row: row["answer"]),
@@ -156,7 +157,7 @@ def references(context: Context) -> dict[str, Any]:
         "comp_math_24_25": column("comp_math_24_25/test.jsonl", lambda row: row["expected_answer"]),
         "amc23": column("amc23/test.jsonl", lambda row: row["answer"]),
         "olympiadbench": column("olympiadbench/test.jsonl.gz", lambda row: row["final_answer"][0]),
-        "minerva": column("rllm_math_test/minerva.json.gz", lambda row: row["answer"][0]),
+        "minerva": [answer for row in rows("rllm_math_test/minerva.json.gz") for answer in row["answer"]],
         "omni_math_500": column("omni_math_500/omni500.parquet", lambda row: row["answer"]),
         "numina_validation": column(
             "numina_validation/validation.parquet", lambda row: row["reward_model"]["ground_truth"]
@@ -168,13 +169,20 @@ def references(context: Context) -> dict[str, Any]:
             "openmathinstruct2_sample/openmathinstruct2.jsonl", lambda row: row["expected_answer"]
         ),
     }
+
+
+def references(context: Context) -> dict[str, Any]:
+    """Every reference answer must score 1.0 against itself; `untyped` are those that are compared as texts only."""
     result: dict[str, Any] = {}
-    for name, answers in sets.items():
+    for name, answers in reference_answers().items():
         verdicts = context.pool.verify_many(
             [problem(answer, "math") for answer in answers], [rf"\boxed{{{answer}}}" for answer in answers]
         )
-        failed = [answer[:120] for answer, verdict in zip(answers, verdicts, strict=True) if verdict.reward < 1]
-        result[name] = {"references": len(answers), "score_themselves": len(answers) - len(failed), "failed": failed}
+        result[name] = {
+            "references": len(answers),
+            "fail": [answer[:120] for answer, verdict in zip(answers, verdicts, strict=True) if verdict.reward < 1],
+            "untyped": sum(isinstance(read(answer), Opaque) for answer in answers),
+        }
     return result
 
 

@@ -61,9 +61,9 @@ def traces(quick: bool) -> list[tuple[Problem, str]]:
 def rate(context: Context) -> dict[str, Any]:
     """Verdicts per second of processor time, ours and math-verify alone in turns, and ours with 1 % hostile answers.
 
-    `grade` is the verdict alone, in this process, which is what math-verify gives; `pool` is the verdict from a pool that
-    survives hostile answers; `service` has the format checks of the whole response too. Processor time counts the
-    pool's workers; wall time is beside it.
+    `grade` is the verdict alone, in this process, which is what math-verify gives; `pool` is the verdict from a pool
+    that survives hostile answers; `service` has the format checks of the whole response too. Processor time counts
+    the pool's workers; wall time is beside it.
     """
     quick = context.quick
     work = traces(quick)

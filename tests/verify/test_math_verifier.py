@@ -216,6 +216,9 @@ x=2k\pi, k \in \mathbb{Z} | x = 2\pi k
 \int x dx | \frac{x^2}{2}
 \sum_{k=1}^n k | \frac{n(n+1)}{2}
 \max(a,b) | \max(b,a)
+3.89e-10 | 3.89e-10.
+x = \frac{n\pi}{10}, \quad n \in \mathbb{Z} | x = \frac{n\pi}{10}, \quad n \in \mathbb{Z}.
+\text{about } 5 | 5
 """
 UNEQUAL = r"""
 y=2x+1 | y=2x+3
@@ -356,6 +359,11 @@ a \equiv 1 \pmod{3} | a \equiv 1 \pmod{4}
 \sum_{k=1}^n k | \sum_{k=1}^n k^2
 \max(a,b) | \min(a,b)
 \$5 + \$6 | 56
+2 | \text{not } 2
+4,6 | \text{not } 4,6
+2 | 2 \text{ but not the answer}
+5 | \text{more than } 5
+5 | \text{at least } 5
 """
 
 

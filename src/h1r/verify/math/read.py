@@ -66,6 +66,10 @@ _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _HALF_OF_DAY = re.compile(r"\b([ap])\.m\b")
 _ARTICLES = frozenset(("a", "an", "the"))
+_NEGATIONS = frozenset(("not", "no", "non", "never", "isn't", "without", "except", "but", "than", "least", "most"))
+_BEFORE_NUMBER = frozenset(
+    ("about", "approximately", "exactly", "answer", "is", "are", "value", "total", "of", "number", "area", "equals")
+)
 _ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…|\\vdots")
 _EMPTY_SETS = frozenset((r"\emptyset", r"\{\}", "{}", r"\{ \}"))
 
@@ -164,6 +168,8 @@ def _value(text: str, flat: str) -> Answer:
             return Words(flat, _read_words(body))
         if body.translate(_MARKS).replace(" ", "").isalpha():
             return Words(flat, _read_words(body.translate(_MARKS)))
+        if _negates(body):
+            return Opaque(flat, text, readable=False)
         body = _MARKED.sub(" ", body)  # 130 \\text{ trees} - 39 \\text{ trees}: each number has its unit
         if not _ARITHMETIC.fullmatch(body):
             return Opaque(flat, text, readable=False)
@@ -182,6 +188,14 @@ def _value(text: str, flat: str) -> Answer:
         return Opaque(flat, text, readable=False)  # "n even" is no quantity of n
     decimals = max((len(match[1] or match[2]) for match in _DECIMALS.finditer(body)), default=0)
     return Value(flat, node, unit, decimals)
+
+
+def _negates(text: str) -> bool:
+    """Whether words say more of a number than what it counts: only some may stand before it, and none that negate."""
+    words = [word for marked in _MARKED.findall(text) for word in _read_words(marked)]
+    first = _MARKED.match(text)
+    before = _read_words(first[0]) if first else ()
+    return not _NEGATIONS.isdisjoint(words) or not _BEFORE_NUMBER.issuperset(before)
 
 
 def _repeating(match: re.Match[str]) -> Fraction:

@@ -149,7 +149,7 @@ _QUANTIFIER = re.compile(
 """What says only for which unknowns a statement holds: "for all x", "k in Z"."""
 _AREA = re.compile(r"(?<=\d) ?([kcdm]?m)(?=[²³])")
 _MIXED_NUMBER = re.compile(r"(?<![\d.,/^_])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\d.,/])")
-_SCIENTIFIC = re.compile(r"(?<![\w.])(\d{1,40}(?:\.\d{1,40})?)[eE]([-+]?\d{1,4})(?![\w.])")
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d{1,40}(?:\.\d{1,40})?)[eE]([-+]?\d{1,4})(?!\w|\.\d)")
 _NAMES = "|".join((*FUNCTIONS, "log", "sqrt", "infty", "pi"))
 _BARE_FUNCTION = re.compile(rf"(?<![A-Za-z\\])({_NAMES})(?![A-Za-z]{{2}})")
 _ESCAPED_DOLLARS = re.compile(r"\A\s*\\\$([^$]+)\\\$\s*\Z", re.DOTALL)
@@ -177,7 +177,7 @@ def clean(latex: str) -> str:
     text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
     text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
-    text = " ".join(text.split())
+    text = " ".join(text.split()).rstrip(" .;,:")
     text = _QUANTIFIER.sub("", text)
     text = text.replace("{}", "").lstrip(" ;,:").rstrip(" .;,:")
     return _outer_braces(text)
