@@ -1,8 +1,6 @@
 """Disagreements of `choice.py` that a person has looked at. Keys and values: `common.Reviewed`."""
 
-_GUESS = (
-    "cut off before any answer; the record counts a letter drawn at random, which happened to be right"
-)
+_GUESS = "cut off before any answer; the record counts a letter drawn at random, which happened to be right"
 _STATED = "the response names this option in words that the record's expression does not know"
 _STRAY = "there is no answer; the cascade's last stage takes a letter with a full stop out of the reasoning"
 
@@ -15,9 +13,7 @@ _COMBINED = (
     " first, the cascade the last"
 )
 _REVISED = "the response states one option and then, as its final answer, another; the record takes the first"
-_DENIED = (
-    "`The answer is (C) is not possible`, and before it another option; a person is not sure of either"
-)
+_DENIED = "`The answer is (C) is not possible`, and before it another option; a person is not sure of either"
 
 _COMMON = {
     "Meta-Llama-3_1-70B-Instruct/3644": ("ours", _GUESS),

@@ -124,7 +124,7 @@ def submit(problem: Problem, answer: str) -> Future[Verdict]:
 
 
 def use(settings: JudgeSection) -> None:
-    """Makes these the settings of this process and of those that it starts from now on; without `urls` nothing changes."""
+    """The settings of this process, and of those it starts from now on; without `urls` nothing changes."""
     global _instance
     if not settings.urls:
         return
