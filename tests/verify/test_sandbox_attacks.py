@@ -1,8 +1,12 @@
 """What hostile code may try. None of it earns reward, reaches outside, outlives its run, or stops the next one."""
 
+import contextlib
+import dataclasses
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,38 +18,59 @@ from h1r.verify.code_judge import judge
 from h1r.verify.code_tests import parse_tests
 from h1r.verify.sandbox import Isolation, Limits, SandboxPool, refusal
 
-LIMITS = Limits(time_s=1.0, total_s=3.0, memory_bytes=256 << 20, scratch_bytes=4 << 20, output_bytes=1 << 20)
+LIMITS = Limits(time_s=0.5, total_s=1.5, memory_bytes=256 << 20, scratch_bytes=4 << 20, output_bytes=1 << 20)
 TOKEN = f"expected-{secrets.token_hex(16)}"
 """What a right answer would be: known to the parent alone, and not to be guessed."""
-
 HERE = Path(__file__).parent / "attacks"
+REACHING = ("network", "other processes", "rights", "writes outside")
+"""Groups whose programs end with status 0 if they reach what they are after."""
+SNIPPET_NAMES = ("SYSCALL", "EVERYWHERE", "FRAME", "FIND", "TRUE_TO_ALL")
 
 
-def read_attacks(name: str, snippets: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """(snippets, attacks) by name, from a file of `=== name` sections."""
-    found: dict[str, list[str]] = {}
+def read_attacks(name: str) -> dict[str, tuple[str, str]]:
+    """Name -> (group, program), from a file of `=== name` sections in `### group`s."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    group = ""
+    lines: list[str] = []
     for line in (HERE / name).read_text().splitlines():
-        if line.startswith("=== "):
-            found[line[4:]] = lines = []
-        elif found and not line.startswith("### "):
+        if line.startswith("### "):
+            group = line[4:]
+        elif line.startswith("=== "):
+            found[line[4:]] = group, (lines := [])
+        else:
             lines.append(line)
-    texts = {name: "\n".join(lines).strip("\n") for name, lines in found.items()}
-    return {key: texts.pop(key) for key in snippets}, texts
+    return {name: (group, "\n".join(lines).strip("\n")) for name, (group, lines) in found.items()}
 
 
-SNIPPETS, ATTACKS = read_attacks("programs.txt", ("SYSCALL", "EVERYWHERE", "FRAME", "FIND"))
-RESULT_SNIPPETS, RESULTS = read_attacks("results.txt", ("TRUE_TO_ALL",))
-SNIPPETS |= RESULT_SNIPPETS | {"PARENTHESES": "(" * 100_000}
-SLOW = ("endless_iterator", "shared_doubling", "colliding_set", "hangs")
+ATTACKS, RESULTS = read_attacks("programs.txt"), read_attacks("results.txt")
+SNIPPETS = {name: source.pop(name)[1] for source in (ATTACKS, RESULTS) for name in SNIPPET_NAMES if name in source}
+SNIPPETS["PARENTHESES"] = "(" * 100_000
+LEVELS = ("NAMESPACES", "LANDLOCK")
+ENDLESS = ("endless_iterator", "shared_doubling", "colliding_set", "hangs")
 
 
-@pytest.fixture(scope="module", params=["NAMESPACES", "LANDLOCK"])
-def pool(request):
-    why = refusal(Isolation[request.param])
-    if why:
-        pytest.skip(why)
-    with SandboxPool(level=request.param) as pool:
-        yield pool
+@pytest.fixture(scope="module")
+def pools():
+    """A pool per level that this machine gives."""
+    with contextlib.ExitStack() as stack:
+        names = [name for name in LEVELS if refusal(Isolation[name]) is None]
+        yield {name: stack.enter_context(SandboxPool(level=name)) for name in names}
+
+
+@pytest.fixture
+def pool(request, pools):
+    if request.param not in pools:
+        pytest.skip(str(refusal(Isolation[request.param])))
+    return pools[request.param]
+
+
+def at_levels(*default: str):
+    """Parametrizes `pool`: these levels in every run of the tests, the others with the slow ones."""
+    return pytest.mark.parametrize(
+        "pool",
+        [pytest.param(name, marks=[] if name in default else [pytest.mark.slow]) for name in LEVELS],
+        indirect=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,45 +127,91 @@ def check_nothing_happened(pool, outside) -> None:
             server.recv(1) if server.type == socket.SOCK_DGRAM else server.accept()
     assert descendants() == []
     with pool.lease() as slot:
-        honest = judge(slot, "print(input())", "python", parse_tests([{"input": TOKEN, "output": TOKEN}]), LIMITS)
+        honest = judge(slot, "print(input())", "python", parse_tests([{"input": TOKEN, "output": TOKEN}]), Limits())
     assert honest.correct
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+@at_levels("NAMESPACES", "LANDLOCK")
 def test_a_hostile_program_earns_nothing_and_reaches_nothing(name, pool, outside) -> None:
-    code = filled(ATTACKS[name], outside[0])
+    group, attack = ATTACKS[name]
+    code = filled(attack, outside[0])
     started = time.monotonic()
     with pool.lease() as slot:
-        result = judge(slot, code, "python", parse_tests([{"input": "3\n", "output": TOKEN}]), LIMITS)
-    assert not result.correct
-    assert result.passed == 0
-    assert time.monotonic() - started < 5 * LIMITS.time_s
+        if group in REACHING:
+            with slot.program(code, "python", LIMITS) as program:
+                outcome = program.run(b"3\n", LIMITS)
+            assert (outcome.ending, outcome.status) != ("finished", 0), outcome
+            assert TOKEN.encode() not in outcome.stdout
+        else:
+            result = judge(slot, code, "python", parse_tests([{"input": "3\n", "output": TOKEN}]), LIMITS)
+            assert (result.correct, result.passed) == (False, 0)
+    assert time.monotonic() - started < 10 * LIMITS.time_s
     check_nothing_happened(pool, outside)
 
 
+RETURN_WHAT_WAS_FOUND = "\n\ndef f():\n    return (globals().get('FOUND') or ['nothing'])[0]\n"
+
+
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_hostile_module_earns_nothing_and_reaches_nothing(name, pool, outside) -> None:
+@at_levels("NAMESPACES")
+def test_a_hostile_module_earns_nothing_from_calls(name, pool, outside) -> None:
     """The attack at import, then a function that returns what the attack may have found."""
-    code = filled(ATTACKS[name], outside[0]) + "\n\ndef f():\n    return (globals().get('FOUND') or ['nothing'])[0]\n"
+    code = filled(ATTACKS[name][1], outside[0]) + RETURN_WHAT_WAS_FOUND
     calls = parse_tests({"fn_name": "f", "inputs": [[], []], "outputs": [TOKEN, TOKEN]})
-    checks = parse_tests([f"assert f() == {TOKEN!r}", f"assert f() == {TOKEN!r}"])
     with pool.lease() as slot:
         assert judge(slot, code, "python", calls, LIMITS).passed == 0
+    check_nothing_happened(pool, outside)
+
+
+@pytest.mark.slow  # twice the processes of the test above, whose tested side is the same
+@pytest.mark.parametrize("name", ATTACKS)
+@at_levels("NAMESPACES", "LANDLOCK")
+def test_a_hostile_module_earns_nothing_from_assertions(name, pool, outside) -> None:
+    code = filled(ATTACKS[name][1], outside[0]) + RETURN_WHAT_WAS_FOUND
+    checks = parse_tests([f"assert f() == {TOKEN!r}", f"assert f() == {TOKEN!r}"])
+    with pool.lease() as slot:
         assert judge(slot, code, "python", checks, LIMITS).passed == 0
     check_nothing_happened(pool, outside)
 
 
+CONDITIONS = ["f() == 'right'", "f() == 3", "abs(f() - 3) < 1e-6", "f() != f()", "'right' in f()", "f() in ['right']",
+              "set(f()) == {'right'}", "f() == [1, 2]", "f() > 3", "f()['key'] == 1", "not f()"]  # fmt: skip
+TRUE_OF = {"not_a_number": ["f() != f()"], "none": ["not f()"]}
+
+
 @pytest.mark.parametrize("name", RESULTS)
+@at_levels("NAMESPACES")
 def test_a_result_made_to_fool_a_comparison_does_not(name, pool, outside) -> None:
+    code = filled(RESULTS[name][1], outside[0])
     calls = parse_tests({"fn_name": "f", "inputs": [[]], "outputs": ['"right"']})
-    asserts = ["f() == 'right'", "f() == 3", "abs(f() - 3) < 1e-6", "f() != f()", "'right' in f()", "f() in ['right']",
-               "set(f()) == {'right'}", "f() == [1, 2]", "f() > 3", "f()['key'] == 1", "not f()"]  # fmt: skip
-    code = filled(RESULTS[name], outside[0])
-    fooled = {"not_a_number": ["f() != f()"], "none": ["not f()"]}
+    conditions = CONDITIONS[: 1 if name in ENDLESS else None]
+    checks = parse_tests([f"assert {condition}" for condition in conditions])
+    limits = dataclasses.replace(LIMITS, total_s=10.0)
     with pool.lease() as slot:
         assert judge(slot, code, "python", calls, LIMITS).passed == 0
-        for condition in asserts[: 1 if name in SLOW else None]:
-            tests = parse_tests([f"assert {condition}"])
-            expected = condition in fooled.get(name, [])
-            assert judge(slot, code, "python", tests, LIMITS).correct is expected, condition
+        failed = {number for number, _ in judge(slot, code, "python", checks, limits, stop=False).failures}
+    passed = [condition for number, condition in enumerate(conditions) if number not in failed]
+    assert passed == TRUE_OF.get(name, [])
     check_nothing_happened(pool, outside)
+
+
+def test_the_attacks_would_succeed_if_nothing_confined_them(outside) -> None:
+    """A test that nothing can fail proves nothing: unconfined, these find the secret, write, and reach a server."""
+    hits = {}
+    for name in ("read_the_tests", "symlink_to_the_tests", "walk_for_the_tests", "tcp", "udp", "abstract_socket",
+                 "unix_socket", "shared_memory", "io_uring", "system_files", "rename_outside"):  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            secret = Path(folder) / "secret"
+            secret.write_text(TOKEN)
+            places = {**outside[0], "secret": secret, "folder": Path(folder)}
+            if name == "unix_socket":
+                places["folder"] = outside[0]["folder"]
+            run = subprocess.run([sys.executable, "-c", filled(ATTACKS[name][1], places)], cwd=folder, timeout=60,
+                                 capture_output=True, text=True, check=False)  # fmt: skip
+            hits[name] = run.returncode == 0 or TOKEN in run.stdout
+    assert sum(hits.values()) >= len(hits) - 2, hits  # io_uring and shared memory may be off on a machine
+    for server in outside[1]:
+        server.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            server.recv(1) if server.type == socket.SOCK_DGRAM else server.accept()[0].close()
