@@ -45,10 +45,10 @@ _SHOWS = tuple(
         ("bash", r"\A\s*#!.*\b(?:ba)?sh\b"),
         ("java", r"^[ \t]*(?:import java[.x]|public\s+(?:final\s+)?class\s+\w|.*\bSystem\.(?:out|in)\b)"),
         ("csharp", r"^[ \t]*(?:using System\b|namespace\s+\w|.*\bConsole\.(?:Read|Write)\w*\()"),
+        ("rust", r"^[ \t]*(?:use std::|(?:pub\s+)?fn\s+\w+\s*\()"),
         ("cpp", r"^[ \t]*(?:#include[ \t]*<(?:bits/|\w+>)|using namespace\b|.*\bstd::)"),
         ("c", r"^[ \t]*#include[ \t]*<\w+\.h>"),
         ("go", r"^package\s+main\b"),
-        ("rust", r"^[ \t]*(?:use std::|(?:pub\s+)?fn\s+\w+\s*\()"),
         (
             "python",
             r"^[ \t]*(?:def\s+\w+\s*\(.*|class\s+\w+.*:|from\s+[\w.]+\s+import\b.*|(?:for|while|if)\b.*:)"

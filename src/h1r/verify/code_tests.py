@@ -107,7 +107,7 @@ def parse_tests(tests: Any, metadata: dict[str, Any] | None = None) -> Tests:
     form = _Form(entry, str(known.get("prompt") or ""), known.get("tolerance"), known)
     try:
         found = _parse(tests, form)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, RecursionError) as error:
         raise TestsError(f"tests in no known form ({type(error).__name__}: {error})") from None
     if not size(found):
         raise TestsError("no tests")

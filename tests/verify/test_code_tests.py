@@ -1,0 +1,102 @@
+"""The tests of a problem, in every form that data sets have."""
+
+import base64
+import json
+import pickle
+import zlib
+
+import pytest
+
+from h1r.verify.code_tests import CallTests, CheckTests, StdinTests, TestsError, parse_tests, sampled, size
+
+
+def test_pairs_of_input_and_output_run_a_program():
+    tests = parse_tests([{"input": "1\n", "output": "2\n"}, {"input": "3", "output": "4", "testtype": "stdin"}])
+    assert tests == StdinTests([("1\n", "2\n"), ("3", "4")])
+
+
+def test_columns_of_inputs_and_outputs_run_a_program():
+    assert parse_tests({"inputs": ["1", "2"], "outputs": ["a", "b"]}) == StdinTests([("1", "a"), ("2", "b")])
+    assert parse_tests({"inputs": [["1", "2"]], "outputs": [["a", "b"]]}) == StdinTests([("1\n2", "a\nb")])
+
+
+def test_livecodebench_function_tests_have_a_json_value_a_line():
+    tests = parse_tests([{"input": "[1, 2]\n3", "output": "[4]", "testtype": "functional"}], {"func_name": "f"})
+    assert isinstance(tests, CallTests)
+    assert (tests.entry, tests.arguments, tests.expected) == ("f", [[[1, 2], 3]], [[4]])
+    assert tests.prelude
+    assert tests.tuples_are_lists
+
+
+def test_packed_private_tests_are_unpacked():
+    cases = [{"input": "1", "output": "2", "testtype": "stdin"}]
+    packed = base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
+    assert parse_tests(packed) == StdinTests([("1", "2")])
+
+
+def test_packed_tests_that_would_run_code_are_refused():
+    class Bomb:
+        def __reduce__(self):
+            return print, ("ran",)
+
+    packed = base64.b64encode(zlib.compress(pickle.dumps(Bomb()))).decode()
+    with pytest.raises(TestsError, match="cannot be read"):
+        parse_tests(packed)
+
+
+def test_apps_function_tests_lose_the_list_around_each_result():
+    tests = parse_tests({"fn_name": "f", "inputs": [[1, 2]], "outputs": [[3]]})
+    assert (tests.arguments, tests.expected) == ([[1, 2]], [3])
+
+
+def test_humaneval_has_its_prompt_and_check():
+    tests = parse_tests({"test": "def check(c): assert c(1)"}, {"entry_point": "f", "prompt": "import math\n"})
+    assert isinstance(tests, CheckTests)
+    assert (tests.names, tests.setup, tests.entry) == (["f"], "import math\n", "f")
+    assert tests.tests[0].endswith("check(f)\n")
+    assert not tests.prelude
+
+
+def test_evalplus_has_a_reference_for_what_is_expected():
+    tests = parse_tests({"base_input": [[1]], "plus_input": [[2]], "canonical_solution": "    return 1"},
+                        {"entry_point": "f", "prompt": "def f(x):\n"})  # fmt: skip
+    assert (tests.arguments, tests.reference, tests.setup) == ([[1], [2]], "def f(x):\n    return 1", "def f(x):\n")
+
+
+def test_leetcode_tests_are_test_code_with_common_modules():
+    tests = parse_tests({"functional": "def check(candidate):\n    assert candidate(1) == 2\ncheck(Solution().f)"})
+    assert (tests.names, tests.prelude) == (["Solution"], True)
+
+
+def test_assertions_name_the_tested_function():
+    assert parse_tests(["assert add(1, 2) == 3", "assert add(len([1]), 2) == abs(-3)"]).names == ["add"]
+    assert parse_tests(["assert gcd(4, 6) == 2", "assert gcd(1, 6) == 1"]).names == ["gcd"]
+
+
+def test_the_tested_code_cannot_take_a_name_that_the_assertions_rely_on():
+    assert "isinstance" not in parse_tests(["assert isinstance(f(1), int)"]).names
+
+
+@pytest.mark.parametrize("tests", [None, [], {}, {"inputs": [], "outputs": []}, 3, {"inputs": ["1"], "outputs": []},
+                                   [{"input": "1"}], {"test": "x"}, ["assert True"], "not base64!"])  # fmt: skip
+def test_what_is_in_no_known_form_is_refused(tests):
+    with pytest.raises(TestsError):
+        parse_tests(tests)
+
+
+def test_a_sample_is_the_same_for_every_answer_and_keeps_the_order():
+    tests = StdinTests([(str(number), "") for number in range(100)])
+    one, again, other = (sampled(tests, 10, seed) for seed in ("a", "a", "b"))
+    assert one == again != other
+    assert size(one) == 10
+    assert [int(case[0]) for case in one.cases] == sorted(int(case[0]) for case in one.cases)
+
+
+def test_a_sample_keeps_arguments_beside_their_results():
+    tests = CallTests("f", [[number] for number in range(50)], expected=list(range(50)))
+    some = sampled(tests, 5, "seed")
+    assert [arguments[0] for arguments in some.arguments] == some.expected
+    assert sampled(tests, 60, "seed") is tests
+    assert size(sampled(CheckTests(["a", "b", "c"], ["f"]), 2, "seed")) == 2
+    with pytest.raises(ValueError, match="max_tests"):
+        sampled(tests, 0, "seed")
