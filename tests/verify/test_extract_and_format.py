@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.verify.extract import last_boxed, split_response, unwrap
-from h1r.verify.format import check_format, foreign_share, is_well_formed, repeated_share
+from h1r.verify.format import check_format, is_well_formed
+from h1r.verify.language import foreign_share, is_mixed
+from h1r.verify.repetition import repeated_share
 
 
 def test_answer_is_what_follows_the_last_closing_tag():
@@ -121,3 +123,4 @@ def test_step_by_step_work_is_not_degenerate():
 )
 def test_mixed_scripts_are_seen_and_notation_is_not(text, mixed):
     assert (foreign_share(text) > 0.05) is mixed
+    assert is_mixed(text) is mixed

@@ -21,7 +21,7 @@ from typing import Any
 from h1r.records import Message, Problem, Sample, Verdict
 from h1r.verify.code_extract import LANGUAGES, extract_code
 from h1r.verify.extract import last_boxed
-from h1r.verify.format import MAX_REPEATED_SHARE, repeated_share
+from h1r.verify.repetition import is_degenerate
 
 BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
 """Verifiers that read their answer from `\\boxed{}`."""
@@ -125,9 +125,9 @@ def overlong_rule(max_chars: int) -> Rule:
 
 
 def repetition_rule(candidate: Candidate) -> str | None:
-    """A trace that repeats itself more than the format reward of RL allows."""
-    text = f"{candidate.answer.thinking} {candidate.answer.content}"
-    return "repeats itself" if repeated_share(text) > MAX_REPEATED_SHARE else None
+    """A trace whose thinking or answer repeats itself more than the format reward of RL allows."""
+    parts = (candidate.answer.thinking or "", candidate.answer.content)
+    return "repeats itself" if any(map(is_degenerate, parts)) else None
 
 
 def num_chars(sample: Sample) -> int:

@@ -105,7 +105,10 @@ class VerifierPool:
         dispatcher = self._running() if jobs else None
         if dispatcher:
             dispatcher.submit(jobs)
-        formats = [_format_parts(text) if self._format_checks else {} for text in texts]
+        formats = [
+            _format_parts(problem, text) if self._format_checks else {}
+            for problem, text in zip(problems, texts, strict=True)
+        ]
         return Batch(futures, formats, jobs, dispatcher)
 
     def _running(self) -> Dispatcher:
@@ -178,7 +181,7 @@ def decide(problem: Problem, text: str) -> Verdict | None:
     """The verdict when no worker is needed for it, else None; in linear time, so that any process may ask."""
     answer = split_response(text).answer if len(text) <= MAX_TEXT_CHARS else text
     verdict = _decide_here(require(problem.verifier), problem, answer)
-    return None if verdict is None else _with_format(verdict, _format_parts(text))
+    return None if verdict is None else _with_format(verdict, _format_parts(problem, text))
 
 
 def _decide_here(verifier: Verifier, problem: Problem, answer: str | None) -> Verdict | None:
@@ -209,8 +212,10 @@ def _submit(verifier: Verifier, problem: Problem, answer: str) -> Future[Verdict
     return future
 
 
-def _format_parts(text: str) -> dict[str, float]:
-    return check_format(text) if len(text) <= MAX_TEXT_CHARS else dict.fromkeys(check_format(""), 0.0)
+def _format_parts(problem: Problem, text: str) -> dict[str, float]:
+    if len(text) > MAX_TEXT_CHARS:
+        return dict.fromkeys(check_format(""), 0.0)
+    return check_format(text, problem.question)
 
 
 def _with_format(verdict: Verdict, parts: dict[str, float]) -> Verdict:

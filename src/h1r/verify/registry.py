@@ -50,6 +50,7 @@ _VERIFIERS = {
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
         Verifier("instructions", "h1r.verify.instruction:grade", warm="h1r.verify.instruction:warm"),
         Verifier("instructions_loose", "h1r.verify.instruction:grade_loose", warm="h1r.verify.instruction:warm"),
+        Verifier("judge", grade=None, quick="h1r.verify.judge:quick", submit="h1r.verify.judge:submit"),
         Verifier(
             "math",
             "h1r.verify.math:grade",
