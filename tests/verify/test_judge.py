@@ -16,7 +16,7 @@ from chat_server import Answer, breaks, chat_server, drips, fails, says, send
 from h1r.config.judge import JudgeSection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
-from h1r.verify import judge
+from h1r.verify import RewardService, VerifierPool, judge
 from h1r.verify.judge import Judge
 from h1r.verify.judge_cache import JudgementCache
 from h1r.verify.judge_prompt import extracted_answer, messages, read_verdict
@@ -278,3 +278,25 @@ def test_a_hostile_answer_reaches_the_server_as_text() -> None:
         verdicts = judged(settings(server.url), *hostile)
     assert [verdict.error for verdict in verdicts] == [None] * 4
     assert all(len(text) <= 4_000 for text in seen)
+
+
+@pytest.mark.usefixtures("_no_settings")
+def test_the_pool_and_the_reward_service_ask_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged answers go beside those that workers grade, all in order, and a fault costs only its own verdict."""
+    texts = ["<think>hm</think>Lyon", "<think>hm</think>maybe Paris", r"<think>hm</think>\boxed{Paris}", "<think>hm"]
+
+    def verdicts(handler: Any, body: dict[str, Any]) -> None:
+        (CORRECT if "Paris" in asked(body) else fails(400))(handler, body)
+
+    async def served() -> list[Verdict]:
+        async with RewardService() as service:
+            return await service.verify_many([problem()] * 4, texts)
+
+    with chat_server(verdicts) as server, VerifierPool() as pool:
+        monkeypatch.setenv(judge.SETTINGS_VARIABLE, settings(server.url).model_dump_json())
+        pooled = pool.verify_many([problem()] * 4, texts)
+        assert [verdict.reward for verdict in pooled] == [0.0, 1.0, 1.0, 0.0]
+        assert "status 400" in str(pooled[0].error)
+        assert pooled[1].parts["format"] == 1.0
+        assert [verdict.reward for verdict in asyncio.run(served())] == [0.0, 1.0, 1.0, 0.0]
+    assert len(server.requests) == 3  # the good judgement is kept, the fault is asked again

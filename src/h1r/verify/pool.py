@@ -160,9 +160,14 @@ def verify(problem: Problem, text: str) -> Verdict:
 
 
 def reference_scores(problem: Problem, pool: VerifierPool | None = None) -> bool:
-    """Whether the problem's own reference, stated as its verifier wants an answer stated, scores 1.0 under it."""
-    stated = require(problem.verifier).stated % problem.answer
-    return (pool or _shared_pool()).verify_many([problem], [stated])[0].reward == 1.0
+    """Whether the problem's own reference, stated as its verifier wants an answer stated, scores 1.0 under it.
+
+    Of a problem whose kind has no reference (instructions to follow): whether it can be checked at all.
+    """
+    verifier, pool = require(problem.verifier), pool or _shared_pool()
+    if verifier.stated is None:
+        return verifier.usable_part in pool.verify_many([problem], ["An answer."])[0].parts
+    return pool.verify_many([problem], [verifier.stated % problem.answer])[0].reward == 1.0
 
 
 _shared: dict[int, VerifierPool] = {}

@@ -27,8 +27,9 @@ from h1r.errors import UserError
 class Verifier:
     r"""Where the functions of one verifier are, each as "module:function".
 
-    `stated` is how a response states an answer, with %s in its place. `time_limit_s` is for verifiers whose honest
-    answers need far less time than a pool allows: the smaller limit holds.
+    `stated` is how a response states an answer, with %s in its place. Problems without a reference answer have None
+    there, and in `usable_part` the part that their verdicts have if, and only if, the problem can be checked.
+    `time_limit_s` is for verifiers whose honest answers need far less time than a pool allows: the smaller limit holds.
     """
 
     name: str
@@ -36,7 +37,8 @@ class Verifier:
     quick: str | None = None
     warm: str | None = None
     submit: str | None = None
-    stated: str = r"\boxed{%s}"
+    stated: str | None = r"\boxed{%s}"
+    usable_part: str | None = None
     time_limit_s: float | None = None
 
 
@@ -48,8 +50,16 @@ _VERIFIERS = {
         Verifier("choice", grade=None, quick="h1r.verify.choice:grade"),
         Verifier("code", grade=None, submit="h1r.verify.code:submit", stated="```\n%s\n```"),
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
-        Verifier("instructions", "h1r.verify.instruction:grade", warm="h1r.verify.instruction:warm"),
-        Verifier("instructions_loose", "h1r.verify.instruction:grade_loose", warm="h1r.verify.instruction:warm"),
+        *(
+            Verifier(
+                f"instructions{mode}",
+                f"h1r.verify.instruction:grade{mode}",
+                warm="h1r.verify.instruction:warm",
+                stated=None,
+                usable_part="instructions_strict",
+            )
+            for mode in ("", "_loose")
+        ),
         Verifier("judge", grade=None, quick="h1r.verify.judge:quick", submit="h1r.verify.judge:submit"),
         Verifier(
             "math",
