@@ -2,7 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from h1r.errors import UserError
 from h1r.records import Problem
+from h1r.verify import VerifierPool
 from h1r.verify.math import equivalent, grade, normalise, parse_number, quick, tier_one
 from h1r.verify.math.compare import compare
 from h1r.verify.math.read import read
@@ -414,6 +416,45 @@ def test_decimals_of_the_problem_decide_how_close_is_equal():
     assert grade(problem, r"\boxed{(0.6,2.6667]}").reward == 1.0
     assert grade(problem, r"\boxed{(0.6,2.6]}").reward == 0.0
     assert grade(Problem("p", "", problem.answer), r"\boxed{(0.6,2.6667]}").reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "right", "wrong"),
+    [
+        ("1350", {"tolerance": 0.05}, "1300", "1200"),
+        (r"1350 \text{ m}", {"tolerance": 0.05}, r"1.4 \text{ km}", r"1.5 \text{ km}"),
+        (r"\{1000, 3\}", {"tolerance": 0.01}, r"\{3, 1005\}", r"\{3, 1050\}"),
+        ("1,2,3", {"ordered": True}, "1,2,3", "3,2,1"),
+        (r"5 \text{ m}", {"units": "required"}, r"500 \text{ cm}", "5"),
+        (r"5 \text{ m}", {"units": "ignored"}, r"5 \text{ apples}", "6"),
+        ("2", {"accept": [r"\text{two}", "II"]}, "Two", "three"),
+        ("2", {"accept": [r"\int_0^2 x\,dx"]}, r"\int_0^2 y\,dy", "3"),
+    ],
+)
+def test_the_options_of_a_problem_are_kept(reference, options, right, wrong):
+    problem = Problem("p", "", reference, metadata=options)
+    assert grade(problem, rf"\boxed{{{right}}}").reward == 1.0
+    assert grade(problem, rf"\boxed{{{wrong}}}").reward == 0.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decimals": "2"},
+        {"decimals": -1},
+        {"tolerance": 5},
+        {"tolerance": True},
+        {"ordered": "yes"},
+        {"units": "on"},
+        {"accept": "2"},
+    ],
+)
+def test_an_option_that_cannot_be_is_the_users_mistake_whatever_the_answer(options):
+    (key,) = options
+    with VerifierPool() as pool:
+        for text in (r"\boxed{2}", "nothing boxed"):
+            with pytest.raises(UserError, match=f"problem `p`: metadata `{key}` is"):
+                pool.verify_many([Problem("p", "", "2", metadata=options)], [text])
 
 
 def test_one_unstated_unit_is_the_stated_one_and_two_stated_ones_must_agree():

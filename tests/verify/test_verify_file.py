@@ -50,6 +50,7 @@ def test_a_line_that_cannot_be_read_is_a_verdict_of_zero_in_its_place(tmp_path):
         ({**good, "verifier": "mth"}, "use one of `math`"),
         ({**good, "metadata": 3}, "`metadata` is no object"),
         ({**good, "verifier": "test-not-there"}, "cannot be loaded"),
+        ({**good, "metadata": {"decimals": "two"}}, "`decimals` is 'two'"),
     ]
     found = verdicts(tmp_path, *(line for pair in bad for line in (good, pair[0])), good)
     assert [row["line"] for row in found] == list(range(1, 2 * len(bad) + 2))

@@ -91,17 +91,20 @@ class VerifierPool:
         jobs: list[Job] = []
         for problem, verifier, text in zip(problems, verifiers, texts, strict=True):
             answer = split_response(text).answer if len(text) <= MAX_TEXT_CHARS else text
-            verdict = _decide_here(verifier, problem, answer)
+            futures.append(Future())
+            try:
+                verdict = _decide_here(verifier, problem, answer)
+            except UserError as error:
+                futures[-1].set_exception(error)
+                continue
             if verdict is not None:
-                futures.append(Future())
                 futures[-1].set_result(verdict)
                 continue
             assert answer is not None
             if verifier.submit:
-                futures.append(_submit(verifier, problem, answer))
+                futures[-1] = _submit(verifier, problem, answer)
             else:
-                jobs.append(Job(verifier, problem, answer))
-                futures.append(jobs[-1].future)
+                jobs.append(Job(verifier, problem, answer, futures[-1]))
         dispatcher = self._running() if jobs else None
         if dispatcher:
             dispatcher.submit(jobs)
@@ -183,7 +186,10 @@ def _shared_pool() -> VerifierPool:
 
 
 def decide(problem: Problem, text: str) -> Verdict | None:
-    """The verdict when no worker is needed for it, else None; in linear time, so that any process may ask."""
+    """The verdict when no worker is needed for it, else None; in linear time, so that any process may ask.
+
+    `UserError` for what is wrong with the problem, as an option that its verifier does not know.
+    """
     answer = split_response(text).answer if len(text) <= MAX_TEXT_CHARS else text
     verdict = _decide_here(require(problem.verifier), problem, answer)
     return None if verdict is None else _with_format(verdict, _format_parts(problem, text))
@@ -198,6 +204,8 @@ def _decide_here(verifier: Verifier, problem: Problem, answer: str | None) -> Ve
         return None
     try:
         verdict: Verdict | None = resolve(verifier.quick)(problem, answer)
+    except UserError:
+        raise
     except Exception as error:
         verdict = Verdict(0.0, error=f"{type(error).__name__}: {error}"[:300])
     if verdict is None and verifier.grade is None and verifier.submit is None:

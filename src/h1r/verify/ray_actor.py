@@ -29,11 +29,11 @@ class GradingActor:
     async def ready(self) -> bool:
         return True
 
-    async def decide(self, wanted: list[Wanted]) -> list[Verdict | None]:
+    async def decide(self, wanted: list[Wanted]) -> list[Reply | None]:
         """The verdicts that need no worker; None for those that `grade` is to give."""
         for verifier in {verifier for verifier, _, _ in wanted}:
             register(verifier)
-        return await asyncio.to_thread(lambda: [decide(problem, text) for _, problem, text in wanted])
+        return await asyncio.to_thread(lambda: [_decided(problem, text) for _, problem, text in wanted])
 
     async def grade(self, verifier: Verifier, problem: Problem, text: str) -> Reply:
         """The verdict, by a worker if need be. When the call is cancelled the answer is given up."""
@@ -47,3 +47,10 @@ class GradingActor:
         except asyncio.CancelledError:
             batch.cancel()
             raise
+
+
+def _decided(problem: Problem, text: str) -> Reply | None:
+    try:
+        return decide(problem, text)
+    except UserError as error:
+        return error

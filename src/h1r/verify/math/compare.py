@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
+from h1r.verify.math.options import DEFAULT, Options
 from h1r.verify.math.parse import Node
 from h1r.verify.math.read import read
 from h1r.verify.math.region import ORDERED, is_list_of_conditions, region, same_region, unknown
@@ -32,9 +33,10 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import agree
+from h1r.verify.math.units import Unit, agree
 from h1r.verify.math.value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
 
+INFINITE_SLACK = Fraction(10**30)
 MAX_UNORDERED_UNKNOWNS = 12
 """Unordered lists of formulas with unknowns longer than this are left to `math-verify`: each is tried against each."""
 
@@ -49,8 +51,8 @@ _BOUND_ARGUMENT = re.compile(r"\([A-Za-z]\)$")
 _DIGITS_APART = re.compile(r"\d \d")
 
 
-def compare(left: Answer, right: Answer, decimals: int | None = None) -> bool | None:
-    """Whether two answers are equal. With `decimals`, numbers need to agree to so many decimals only."""
+def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | None:
+    """Whether two answers are equal. `options` are those of the problem."""
     if not left.text or not right.text:
         return False
     if left.text == right.text:
@@ -59,37 +61,37 @@ def compare(left: Answer, right: Answer, decimals: int | None = None) -> bool | 
         return True
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Choice):
-            return _same_choice(first, second, decimals)
+            return _same_choice(first, second, options)
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Opaque):
             refused = not first.readable or (isinstance(second, Opaque) and not second.readable)
             return False if refused or isinstance(second, Words) else None
     if isinstance(left, Value) and isinstance(right, Value):
-        return _same_quantity(left, right, decimals)
+        return _same_quantity(left, right, options)
     if isinstance(left, Relation) and isinstance(right, Relation):
-        return _same_relation(left, right, decimals)
+        return _same_relation(left, right, options)
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Relation) and "=" in first.signs and set(first.signs) == {"="}:
             values = _stated_values(first)
-            return _any(compare(value, second, decimals) for value in values)
+            return _any(compare(value, second, options) for value in values)
     if (
         isinstance(left, Group)
         and isinstance(right, Group)
         and not (is_list_of_conditions(left) or is_list_of_conditions(right))
     ):
-        return _same_group(left, right, decimals)
+        return _same_group(left, right, options)
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Group) and isinstance(second, Value | Matrix):
-            return _same_single(first, second, decimals)
+            return _same_single(first, second, options)
     if isinstance(left, Matrix) and isinstance(right, Matrix):
-        return _same_matrix(left, right, decimals)
-    return _same_rest(left, right, decimals)
+        return _same_matrix(left, right, options)
+    return _same_rest(left, right, options)
 
 
-def _same_rest(left: Answer, right: Answer, decimals: int | None) -> bool | None:
+def _same_rest(left: Answer, right: Answer, options: Options) -> bool | None:
     one_region, other_region = region(left), region(right)
     if one_region is not None and other_region is not None:
-        return _every(same_region(one_region, other_region, lambda one, other: compare(one, other, decimals)))
+        return _every(same_region(one_region, other_region, lambda one, other: compare(one, other, options)))
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Union | Group) and isinstance(second, Union):
             return None
@@ -98,7 +100,7 @@ def _same_rest(left: Answer, right: Answer, decimals: int | None) -> bool | None
                 return first.base == second.base and first.digits.lstrip("0") == second.digits.lstrip("0")
             return isinstance(second, Value) and second.text == first.digits
         if isinstance(first, Ratio):
-            return _same_ratio(first, second, decimals)
+            return _same_ratio(first, second, options)
         if isinstance(first, Words):
             if isinstance(second, Words):
                 return bool(first.words) and first.words == second.words
@@ -112,29 +114,39 @@ def _blanks_count(left: Answer, right: Answer) -> bool:
     return bool(apart) or (isinstance(left, Words) and isinstance(right, Words))
 
 
-def _same_choice(choice: Choice, other: Answer, decimals: int | None) -> bool | None:
+def _same_choice(choice: Choice, other: Answer, options: Options) -> bool | None:
     if isinstance(other, Choice):
         if choice.letter != other.letter or not (choice.content and other.content):
             return choice.letter == other.letter
-        return compare(read(choice.content), read(other.content), decimals) is not False
+        return compare(read(choice.content), read(other.content), options) is not False
     if other.text.strip("()") == choice.letter:
         return True
-    return compare(read(choice.content), other, decimals) is True if choice.content else False
+    return compare(read(choice.content), other, options) is True if choice.content else False
 
 
-def _same_quantity(left: Value, right: Value, decimals: int | None) -> bool:
+def _same_quantity(left: Value, right: Value, options: Options) -> bool:
     """What cannot be evaluated within bounds is not equal: no other reader would do better, and some would hang."""
-    slack, relative = _slack(left.decimals or right.decimals, decimals)
+    slack, relative = _slack(left.decimals or right.decimals, options)
     return any(
         same_value(_scaled(left.node, one), _scaled(right.node, other), slack, relative) is True
-        for one, other in agree(left.unit, right.unit)
+        for one, other in _factors(left.unit, right.unit, options)
     )
 
 
-def _slack(written: int, decimals: int | None) -> tuple[Fraction, Fraction]:
+def _factors(left: Unit | None, right: Unit | None, options: Options) -> list[tuple[Fraction, Fraction]]:
+    if options.units == "ignored":
+        return [(Fraction(1), Fraction(1))]
+    if options.units == "required" and (left is None) != (right is None):
+        return []
+    return agree(left, right)
+
+
+def _slack(written: int, options: Options) -> tuple[Fraction, Fraction]:
     """The allowed difference (absolute, relative) of numbers, of which one is written with `written` decimals."""
-    if decimals is not None:
-        return Fraction(1, 2 * 10**decimals), Fraction(1)
+    if options.decimals is not None:
+        return Fraction(1, 2 * 10**options.decimals), Fraction(1)
+    if options.tolerance is not None:
+        return INFINITE_SLACK, Fraction(options.tolerance).limit_denominator(10**9)
     return (DECIMAL_SLACK, DECIMAL_RELATIVE) if written else (Fraction(0), Fraction(0))
 
 
@@ -142,11 +154,11 @@ def _scaled(node: Node, factor: Fraction) -> Node:
     return node if factor == 1 else ("mul", ("num", factor), node)
 
 
-def _same_relation(left: Relation, right: Relation, decimals: int | None) -> bool | None:
+def _same_relation(left: Relation, right: Relation, options: Options) -> bool | None:
     names = [_name(side) for side in (left, right)]
     if names[0] and (names[0] == names[1] or _is_graph(left, right) or _is_graph(right, left)):
         pairs = [(one, other) for one in _stated_values(left) for other in _stated_values(right)]
-        return _any(compare(one, other, decimals) for one, other in pairs)
+        return _any(compare(one, other, options) for one, other in pairs)
     values = [_stated_values(side) for side in (left, right)]
     if not any(names) and values[0] and values[1]:  # two true equalities of constants
         return False
@@ -156,10 +168,10 @@ def _same_relation(left: Relation, right: Relation, decimals: int | None) -> boo
             return same
     one_region, other_region = region(left), region(right)
     if one_region is not None and other_region is not None and unknown(left) == unknown(right):
-        return _every(same_region(one_region, other_region, lambda one, other: compare(one, other, decimals)))
+        return _every(same_region(one_region, other_region, lambda one, other: compare(one, other, options)))
     if left.signs != right.signs:
         return False
-    return _every(compare(one, other, decimals) for one, other in zip(left.sides, right.sides, strict=True))
+    return _every(compare(one, other, options) for one, other in zip(left.sides, right.sides, strict=True))
 
 
 def _is_graph(one: Relation, other: Relation) -> bool:
@@ -205,10 +217,10 @@ def _any(verdicts: Iterable[bool | None]) -> bool | None:
     return True if True in found else None if None in found else False
 
 
-def _same_group(left: Group, right: Group, decimals: int | None) -> bool | None:
+def _same_group(left: Group, right: Group, options: Options) -> bool | None:
     for one, other in ((left, right), (right, left)):
         if one.opening == r"\{" and len(one.items) == 1 and other.opening in ORDERED:
-            return compare(one.items[0], other, decimals)
+            return compare(one.items[0], other, options)
     if len(left.items) != len(right.items):
         return False
     ordered = [side.opening in ORDERED for side in (left, right)]
@@ -219,17 +231,17 @@ def _same_group(left: Group, right: Group, decimals: int | None) -> bool | None:
         return False
     names = [_names(side.items) for side in (left, right)]
     values = [_values(side.items) for side in (left, right)]
-    if any(ordered):
-        return _every(compare(one, other, decimals) for one, other in zip(*values, strict=True))
+    if any(ordered) or options.ordered:
+        return _every(compare(one, other, options) for one, other in zip(*values, strict=True))
     if names[0] and names[1]:
         if sorted(names[0]) != sorted(names[1]) or len(set(names[0])) < len(names[0]):
-            return _match(left.items, right.items, decimals)
+            return _match(left.items, right.items, options)
         found = dict(zip(names[1], values[1], strict=True))
-        return _every(compare(value, found[name], decimals) for name, value in zip(names[0], values[0], strict=True))
+        return _every(compare(value, found[name], options) for name, value in zip(names[0], values[0], strict=True))
     for known in names:
         if known and len(set(known)) == len(known) > 1:
-            return _every(compare(one, other, decimals) for one, other in zip(*values, strict=True))
-    return _match(values[0], values[1], decimals)
+            return _every(compare(one, other, options) for one, other in zip(*values, strict=True))
+    return _match(values[0], values[1], options)
 
 
 def _names(items: Sequence[Answer]) -> list[str] | None:
@@ -246,7 +258,7 @@ def _values(items: Sequence[Answer]) -> list[Answer]:
     return [item.sides[-1] if isinstance(item, Relation) and _name(item) is not None else item for item in items]
 
 
-def _match(left: Sequence[Answer], right: Sequence[Answer], decimals: int | None) -> bool | None:
+def _match(left: Sequence[Answer], right: Sequence[Answer], options: Options) -> bool | None:
     """Whether the elements pair off, in any order, with their repetitions."""
     sizes = [[approximate(item.node) if isinstance(item, Value) else None for item in side] for side in (left, right)]
     if len(left) > MAX_UNORDERED_UNKNOWNS and any(size is None for side in sizes for size in side):
@@ -259,7 +271,7 @@ def _match(left: Sequence[Answer], right: Sequence[Answer], decimals: int | None
             apart = near is not None and far is not None and abs(near - far) > 0.01 * (abs(near) + abs(far)) + 0.01
             if apart and not (_has_unit(item) or _has_unit(right[other])):
                 continue
-            equal = compare(item, right[other], decimals)
+            equal = compare(item, right[other], options)
             unknown |= equal is None
             if equal:
                 rest.remove(other)
@@ -273,23 +285,23 @@ def _has_unit(answer: Answer) -> bool:
     return isinstance(answer, Value) and answer.unit is not None
 
 
-def _same_single(group: Group, other: Answer, decimals: int | None) -> bool | None:
+def _same_single(group: Group, other: Answer, options: Options) -> bool | None:
     """A set or list of one element and that element; a decimal comma; thousands apart, as in 1,234 beside 1234."""
     if len(group.items) == 1 and group.opening not in ORDERED:
-        return compare(group.items[0], other, decimals)
+        return compare(group.items[0], other, options)
     if re.fullmatch(r"-?\d+,\d{2,}", group.text) and isinstance(other, Value):
-        return compare(read(group.text.replace(",", ".")), other, decimals)
+        return compare(read(group.text.replace(",", ".")), other, options)
     return False
 
 
-def _same_matrix(left: Matrix, right: Matrix, decimals: int | None) -> bool | None:
+def _same_matrix(left: Matrix, right: Matrix, options: Options) -> bool | None:
     if [len(row) for row in left.rows] != [len(row) for row in right.rows]:
         return False
     entries = [[entry for row in side.rows for entry in row] for side in (left, right)]
-    return _every(compare(one, other, decimals) for one, other in zip(*entries, strict=True))
+    return _every(compare(one, other, options) for one, other in zip(*entries, strict=True))
 
 
-def _same_ratio(ratio: Ratio, other: Answer, decimals: int | None) -> bool | None:
+def _same_ratio(ratio: Ratio, other: Answer, options: Options) -> bool | None:
     nodes = [part.node for part in ratio.parts]
     if isinstance(other, Value) and len(nodes) == 2:
         return same_value(("div", nodes[0], nodes[1]), other.node)

@@ -10,7 +10,8 @@ that lose their order or repetitions, units dropped, relations without unknowns.
     math           takes the boxed answer only: for rewards, where the prompt asks for a box
     math_lenient   also finds an answer that is not boxed (`extract`): for responses of others
 
-`problem.metadata["decimals"]` = n compares numbers to n decimals (default: exact, and 6 beside a written decimal).
+Numbers are compared exactly, and to 6 decimals beside a written decimal, unless `problem.metadata` says otherwise
+(`options`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from h1r.records import Problem, Verdict
 from h1r.verify.extract import last_boxed
 from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
+from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
 from h1r.verify.math.symbolic import symbolic
 from h1r.verify.math.text import clean, squeeze
@@ -63,10 +65,10 @@ def equivalent(gold: str, answer: str) -> bool:
     return symbolic(_known(gold), answer) if equal is None else equal
 
 
-def tier_one(gold: str, answer: str, decimals: int | None = None) -> bool | None:
+def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
     """Whether two LaTeX answers are equal, or None when this tier cannot tell. Nothing equals an empty text."""
-    known, found = read(_known(gold)), read(_known(answer))
-    return compare(known, found, decimals) if known.text and found.text else False
+    known, found = read(_known(gold)), read(_unboxed(answer))
+    return compare(known, found, options) if known.text and found.text else False
 
 
 def normalise(latex: str) -> str:
@@ -88,10 +90,13 @@ def parse_number(text: str) -> tuple[Fraction, bool] | None:
 
 
 def _first_tier(problem: Problem, found: str | None) -> Verdict | None:
+    options = options_of(problem)
     if found is None:
         return Verdict(0.0, error=r"no readable \boxed{} answer" if problem.verifier == "math" else "no answer found")
-    equal = tier_one(problem.answer, found, _decimals(problem))
-    return None if equal is None else Verdict(float(equal), extracted=found)
+    verdicts = [tier_one(reference, found, options) for reference in (problem.answer, *options.accept)]
+    if None in verdicts and True not in verdicts:
+        return None
+    return Verdict(float(True in verdicts), extracted=found)
 
 
 def _both_tiers(problem: Problem, found: str | None) -> Verdict:
@@ -99,18 +104,21 @@ def _both_tiers(problem: Problem, found: str | None) -> Verdict:
     if verdict is not None:
         return verdict
     assert found is not None
-    return Verdict(float(symbolic(_known(problem.answer), found)), extracted=found)
-
-
-def _decimals(problem: Problem) -> int | None:
-    decimals = problem.metadata.get("decimals")
-    return decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None
+    references = (problem.answer, *options_of(problem).accept)
+    return Verdict(float(any(symbolic(_known(reference), found) for reference in references)), extracted=found)
 
 
 @lru_cache(maxsize=8192)
 def _known(reference: str) -> str:
-    r"""The reference itself, or the answer of a worked solution, or what stands in the open box it begins with."""
-    if "boxed" in reference:
-        reference = reference.replace(r"\\boxed", r"\boxed")
-        return last_boxed(reference) or _UNCLOSED_BOX.sub("", reference)
-    return find_answer(reference) or reference if len(reference) > MAX_BARE_CHARS else reference
+    """The answer of a reference, which may be a worked solution."""
+    if "boxed" not in reference and len(reference) > MAX_BARE_CHARS:
+        return find_answer(reference) or reference
+    return _unboxed(reference)
+
+
+def _unboxed(answer: str) -> str:
+    r"""The answer without the box it may stand in, or without the open box it begins with."""
+    if "boxed" not in answer:
+        return answer
+    answer = answer.replace(r"\\boxed", r"\boxed")
+    return last_boxed(answer) or _UNCLOSED_BOX.sub("", answer)
