@@ -1,10 +1,11 @@
-"""Both engines on one small model, built once per module; vLLM runs in the tests' own process and is skipped without.
+"""All engines on one small model, built once per module; vLLM runs in the tests' own process and is skipped without.
 
 `geometries` of the model's tests is shared.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import sys
@@ -21,6 +22,7 @@ from geometries import SMALL, randomised
 from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.model import HybridForCausalLM, save
+from h1r.model.kernels import select
 
 CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
 """A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
@@ -55,8 +57,10 @@ def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory
     engine.close()
 
 
-@pytest.fixture(scope="module", params=["native", "vllm"])
+@pytest.fixture(scope="module", params=["native", "native-torch", "vllm"])
 def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Any:
+    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type."""
     if request.param == "vllm":
         return request.getfixturevalue("vllm_engine")
-    return NativeEngine(model, Letters(), SECTION)
+    kernels = "native" if request.param == "native" else "torch"
+    return NativeEngine(copy.deepcopy(model).use(select(kernels)), Letters(), SECTION)

@@ -16,8 +16,10 @@ class EngineSection(Section):
     """Which engine generates: our own, in this process, or vLLM, which must be installed (docs/vllm.md)."""
     max_sequences: Positive = 64
     """Sequences decoded together."""
-    prefill_tokens: Positive = 4096
-    """Prompt tokens prefilled in one forward pass."""
+    prefill_tokens: Positive = 1024
+    """Prompt tokens prefilled in one forward pass; a longer prompt is cut, and running sequences decode in between."""
+    memory_gib: PositiveFloat | None = None
+    """Memory for sequences, GiB: as many are decoded together as fit. Unset: 0.8 of what is free when a call starts."""
     max_model_len: Positive | None = None
     """vllm: longest prompt and answer together, which its cache is made for. Unset: all positions of the model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -97,11 +97,12 @@ def token_confidence(logits_BV: Tensor, top_k_B: Tensor, most: int) -> Tensor:
 def filter_logprobs(
     logprobs_BV: Tensor, top_k_B: Tensor | None, top_p_B: Tensor | None, min_p_B: Tensor | None
 ) -> Tensor:
-    """-inf outside the kept set. top_k 0 and top_p 1 keep all; the most probable token is always kept.
+    """-inf outside the kept set. top_k 0 and top_p 1 keep all; the most probable token is always kept, and
+    of two alike the first comes first.
 
     top_p keeps the smallest set of most probable tokens whose mass reaches p.
     """
-    ordered_BV, order_BV = logprobs_BV.sort(dim=-1, descending=True)
+    ordered_BV, order_BV = logprobs_BV.sort(dim=-1, descending=True, stable=True)
     drop_BV = torch.zeros_like(ordered_BV, dtype=torch.bool)
     if top_k_B is not None:
         rank_V = torch.arange(ordered_BV.shape[-1], device=ordered_BV.device)

@@ -1,7 +1,7 @@
 """The hybrid cache: what a sequence leaves behind for its next token.
 
 Per layer and slot: keys and values [K, L, E] (grow with length), the last d_conv - 1 inputs of the convolution
-[N, d_conv-1], and the recurrent state [heads, P, S]. The recurrent state is never narrower than fp32: a bf16 state
+[d_conv-1, N], and the recurrent state [heads, P, S]. The recurrent state is never narrower than fp32: a bf16 state
 drifts between prefill and decode.
 
 A slot is a row of every tensor. Forking a sequence is copying its row; the rows [0, n) of a cache are a cache (`rows`),
@@ -41,7 +41,7 @@ class HybridCache:
         return cls(
             keys=zeros(c.num_key_value_heads, max_length, c.head_dim),
             values=zeros(c.num_key_value_heads, max_length, c.head_dim),
-            conv=zeros(c.conv_dim, c.mamba_d_conv - 1),
+            conv=zeros(c.mamba_d_conv - 1, c.conv_dim),
             ssm=zeros(c.mamba_n_heads, c.mamba_d_head, c.mamba_d_state, kind=_state_dtype(dtype)),
             lengths=torch.zeros(slots, dtype=torch.long, device=device),
         )
@@ -74,6 +74,17 @@ class HybridCache:
             for a, b in zip(mine, theirs, strict=True):
                 a[target] = b[source]
         self.lengths[target] = other.lengths[source]
+
+    def fork_(self, first: int, count: int, other: HybridCache, row: int, length: int) -> None:
+        """Copies slot `row` of `other`, whose first `length` positions are in use, to slots [first, first + count)."""
+        end = first + count
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for a, b in zip(mine, theirs, strict=True):
+                a[first:end, :, :length] = b[row, :, :length]
+        for mine, theirs in ((self.conv, other.conv), (self.ssm, other.ssm)):
+            for a, b in zip(mine, theirs, strict=True):
+                a[first:end] = b[row]
+        self.lengths[first:end] = other.lengths[row]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next token depends on, by name: copies without the unused positions, ready for

@@ -122,31 +122,32 @@ class Mamba2(nn.Module):
         )
 
     def cached(self, h_BTD: Tensor, conv: Tensor, ssm: Tensor, num_new_B: Tensor | None) -> Tensor:
-        """T new tokens per sequence after the cached state: `conv` [B, N, K-1], the last inputs of the convolution, and
+        """T new tokens per sequence after the cached state: `conv` [B, K-1, N], the last inputs of the convolution, and
         `ssm` [B, heads, P, S], both updated in place. Row b has `num_new_B[b]` real tokens, the rest is padding on the
         right (None: all are real). Returns [B, T, M]; outputs at padding are meaningless."""
         z, xBC, dt = self.project(h_BTD)
         rows, T = h_BTD.shape[:2]
         taps = self.config.mamba_d_conv
-        window_BNL = torch.cat([conv, xBC.transpose(1, 2).to(conv.dtype)], dim=-1)
+        window_BLN = torch.cat([conv, xBC.to(conv.dtype)], dim=1)
         if T == 1:
-            conv.copy_(window_BNL[..., 1:])
-            xBC = (window_BNL * self.conv1d.weight[:, 0]).sum(-1)
+            conv.copy_(window_BLN[:, 1:])
+            xBC = (window_BLN * self.conv1d.weight[:, 0].t()).sum(1)
             if self.conv1d.bias is not None:
                 xBC = xBC + self.conv1d.bias
             x, B, C = self._split(F.silu(xBC.to(h_BTD.dtype)), self.config.mamba_n_groups)
             y = self.kernels.step(ssm, x, self._dt(dt[:, 0], self.dt_bias), _decay(self.A_log), B, C, self.D)
             return self.gate(y.flatten(-2), z[:, 0])[:, None]
+        window_BNL = window_BLN.transpose(1, 2)
         xBC = F.silu(F.conv1d(window_BNL, self.conv1d.weight, self.conv1d.bias, groups=self.config.conv_dim))
         x, B, C = self._split(xBC.transpose(1, 2).to(h_BTD.dtype), self.config.mamba_n_groups)
         dt_BTH = self._dt(dt, self.dt_bias)
         if num_new_B is None:
-            conv.copy_(window_BNL[..., T:])
+            conv.copy_(window_BLN[:, T:])
         else:
             column = torch.arange(T, device=h_BTD.device)
             dt_BTH = dt_BTH * (column < num_new_B[:, None])[..., None]
             tail = num_new_B[:, None] + torch.arange(taps - 1, device=h_BTD.device)
-            conv.copy_(window_BNL.gather(2, tail[:, None].expand(rows, self.config.conv_dim, taps - 1)))
+            conv.copy_(window_BLN.gather(1, tail[..., None].expand(rows, taps - 1, self.config.conv_dim)))
         y, final = ssd_scan_rows(
             at_least_fp32(x),
             dt_BTH,

@@ -38,6 +38,10 @@ _SIGNATURES = {
     "scan_forward": "pppppp pplll iiiiii ppi",
     "scan_backward": "pppppp pplll iiiiii pppppppp i",
     "scan_step": "pplpppplpp liiiii",
+    "pack_rows": "pl ll p f p lll ll i",
+    "decode_tokens": "ppp l pp l pp i",
+    "panel_width": "",
+    "sample_rows": "p l i",
     "attention_forward": "pppp ll iii pp i",
     "attention_backward": "pppp ll iii pppppp i",
 }
@@ -69,6 +73,7 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(_built()))
     for name, signature in _SIGNATURES.items():
         getattr(loaded, name).argtypes = [_TYPES[letter] for letter in signature.replace(" ", "")]
+    loaded.sample_rows.restype = ctypes.c_int64
     return loaded
 
 

@@ -1,0 +1,167 @@
+"""What a call of the native engine will take in memory, before anything is allocated, and how many sequences fit.
+
+    total = fixed + sequences * per_sequence + prompts
+
+    per_sequence  recurrent state, convolution tail, keys and values of T tokens (`HybridCache.bytes_per_slot`), logits
+                  and end tokens over the vocabulary, and what is kept of each new token (`Slots.bytes_per_slot`)
+    fixed         in C: packed weights, scratch, rotary table (`runner_bytes`); in PyTorch: nothing, its activations
+                  are not counted
+    prompts       caches of the prompts prefilled together, and their logits
+
+Weights of the model itself are the caller's and not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from h1r.config import EngineSection
+from h1r.engine.native_runner import runner_bytes
+from h1r.engine.native_slots import Request, Slots
+from h1r.model.cache import HybridCache
+from h1r.model.hybrid import HybridForCausalLM
+
+_SHARE_OF_FREE = 0.8
+_MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Sizes in bytes; `sequences` of up to `tokens` tokens each, `call_tokens` in one pass through the model."""
+
+    sequences: int
+    tokens: int
+    new_tokens: int
+    call_tokens: int
+    fixed: int
+    per_sequence: int
+    prompts: int
+    budget: float
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.sequences * self.per_sequence + self.prompts
+
+    def sentence(self) -> str:
+        limit = "" if self.budget == float("inf") else f" of {_size(self.budget)}"
+        return (
+            f"memory: {self.sequences} x {_size(self.per_sequence)} for sequences of up to {self.tokens} tokens"
+            f" + {_size(self.prompts)} for prompts + {_size(self.fixed)} for packed weights and scratch"
+            f" = {_size(self.total)}{limit}"
+        )
+
+
+def group_of(waiting: Sequence[Request], slots: int, prefill_tokens: int) -> list[Request]:
+    """The first requests whose prompts are prefilled together: as many as slots need and `prefill_tokens` allows."""
+    group: list[Request] = []
+    traces = longest = 0
+    for request in waiting:
+        longest = max(longest, len(request.prompt))
+        if group and (traces >= slots or longest * (len(group) + 1) > prefill_tokens):
+            break
+        group.append(request)
+        traces += request.params.n
+    return group
+
+
+def plan(model: HybridForCausalLM, section: EngineSection, requests: Sequence[Request], budget: float) -> MemoryPlan:
+    """For these requests: as many sequences as `budget` allows, perhaps none."""
+    most = min(section.max_sequences, sum(request.params.n for request in requests))
+    found = _plan(model, section, requests, budget, most)
+    fits, too_many = 0, most
+    while found.total > budget and too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _plan(model, section, requests, budget, middle).total <= budget:
+            fits = middle
+        else:
+            too_many = middle
+    return found if found.total <= budget else _plan(model, section, requests, budget, fits)
+
+
+def _plan(
+    model: HybridForCausalLM, section: EngineSection, requests: Sequence[Request], budget: float, sequences: int
+) -> MemoryPlan:
+    config, dtype = model.config, model.dtype
+    tokens = max(request.budget for request in requests)
+    new_tokens = max(request.params.max_tokens for request in requests)
+    groups: list[tuple[int, int]] = []
+    at = 0
+    while at < len(requests):
+        group = group_of(requests[at:], sequences, section.prefill_tokens)
+        groups.append((len(group), max(len(request.prompt) for request in group)))
+        at += len(group)
+    prompts = max(
+        rows * (HybridCache.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size) for rows, longest in groups
+    )
+    chunk = min(section.prefill_tokens, max(rows * longest for rows, longest in groups))
+    call_tokens = max(chunk, sequences)
+    fixed, more = runner_bytes(model, call_tokens, tokens)
+    each = HybridCache.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
+    return MemoryPlan(sequences, tokens, new_tokens, call_tokens, fixed, each + more, prompts, budget)
+
+
+def waves(
+    model: HybridForCausalLM, section: EngineSection, requests: Sequence[Request], budget: float
+) -> tuple[list[tuple[MemoryPlan, list[Request]]], list[tuple[Request, str]]]:
+    """Requests in groups that each fit the budget, to be run one after another, and those that can never fit, each
+    with a sentence. One group when all fit together; else the longest requests wait for the next."""
+    fitting, refused = [], []
+    for request in requests:
+        alone = plan(model, section, [request], budget)
+        if alone.sequences:
+            fitting.append(request)
+        else:
+            needed = alone.fixed + alone.per_sequence + alone.prompts
+            refused.append((
+                request,
+                f"prompt ({len(request.prompt)}) and max_tokens ({request.params.max_tokens}) need {_size(needed)} of "
+                f"memory, the engine has {_size(budget)}; {_MEND}",
+            ))  # fmt: skip
+    result = []
+    while fitting:
+        wave, later = list(fitting), []
+        while not (found := plan(model, section, wave, budget)).sequences:
+            longest = max(wave, key=lambda request: request.budget)
+            wave.remove(longest)
+            later.append(longest)
+        result.append((found, wave))
+        fitting = later[::-1]
+    return result, refused
+
+
+def budget_bytes(section: EngineSection, device: torch.device, held: int) -> float:
+    """The recipe's `engine.memory_gib`, or 0.8 of what is free on the device plus what this engine holds already;
+    infinite where the system does not say."""
+    if section.memory_gib is not None:
+        return section.memory_gib * 2**30
+    if device.type == "cuda":
+        return _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0] + held
+    free = _free_memory()
+    return float("inf") if free is None else _SHARE_OF_FREE * free + held
+
+
+def _free_memory() -> int | None:
+    """Bytes that this process may still take: of the machine, and of its control group where one has a limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        inside = int(limit) - int(used)
+    except (OSError, ValueError):
+        return free
+    return inside if free is None else min(free, inside)
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

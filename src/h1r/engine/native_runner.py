@@ -1,0 +1,200 @@
+"""How a step of the native engine is computed: through the model in PyTorch, or in C (fp32 on a CPU).
+
+Both read one `HybridCache` and one `Slots`, and mean the same by every number (`sampling.py` has the definitions). The
+C runner keeps packed copies of the weights, which `refresh` renews.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import Structure, c_int64, c_void_p
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from h1r.engine.native_slots import FLOATS, INTEGERS, Slots
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.sampling import choose, uniform
+from h1r.model.cache import HybridCache
+from h1r.model.config import HybridConfig
+from h1r.model.decode import BoundCache, Decoder, obstacle
+from h1r.model.hybrid import HybridForCausalLM
+from h1r.model.kernels.native.build import library
+
+STOPPED, DOUBTFUL, FULL = 1, 2, 3
+"""Codes in `Slots.reason`; 0 goes on."""
+_SAMPLING_BYTES = 4 + 4 + 4 + 8 + 8
+"""Per row and word of the vocabulary, of `choose`: three sets of log-probabilities, exponentials and their sums."""
+
+
+class Runner(Protocol):
+    """Computes steps over the first n rows of the `cache` and `slots` that `begin` was given."""
+
+    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+        """For traces with any of these params; `confidence_top_k` is the same in all."""
+        ...
+
+    def refresh(self) -> None:
+        """The model's weights have new values."""
+        ...
+
+    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        """Takes `counts_B` tokens per row into `cache`, the first of each row of `ids_BT`; logits after the last one of
+        the rows `ending`."""
+        ...
+
+    def sample(self, n: int) -> bool:
+        """One token for each of n rows, from their logits; whether any trace ends with it (`Slots.reason`)."""
+        ...
+
+    def decode(self, n: int) -> None:
+        """The tokens just chosen go through the model: new logits."""
+        ...
+
+
+def runner_for(model: HybridForCausalLM, max_tokens: int, kept: Runner | None = None) -> Runner:
+    """The C runner where it can run, with scratch for calls of `max_tokens` tokens and the model's present weights.
+    `kept`, an earlier one for this model, gives its memory."""
+    if obstacle(model):
+        return TorchRunner(model)
+    if isinstance(kept, NativeRunner):
+        kept.reserve(max_tokens)
+        kept.refresh()
+        return kept
+    return NativeRunner(model, max_tokens)
+
+
+def runner_bytes(model: HybridForCausalLM, max_tokens: int, max_length: int) -> tuple[int, int]:
+    """Memory of a runner besides cache and slots: what it always takes, and that for each slot."""
+    config: HybridConfig = model.config
+    if obstacle(model):
+        return 0, _SAMPLING_BYTES * config.vocab_size
+    sampling = 4 * torch.get_num_threads() * _scratch_width(config.vocab_size)
+    return Decoder.weight_bytes(config) + Decoder.scratch_bytes(config, max_tokens, max_length) + sampling, 0
+
+
+class TorchRunner:
+    """Any device and type."""
+
+    def __init__(self, model: HybridForCausalLM) -> None:
+        self.model = model
+
+    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+        self.cache, self.slots = cache, slots
+        self._confidence_top_k = max(one.confidence_top_k for one in params)
+        self._filtered = [any(getattr(one, name) != off for one in params) for name, off in _FILTERS]
+        self._may_stop_early = any(one.confidence_threshold is not None for one in params)
+
+    def refresh(self) -> None:
+        """Nothing to do: the model's own tensors are read."""
+
+    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        hidden = self.model.model.cached(ids_BT, cache, counts_B)
+        return self.model.logits(hidden[ending, counts_B[ending] - 1]).float()
+
+    def sample(self, n: int) -> bool:
+        slots = self.slots
+        state = {name: tensor[:n] for name, tensor in slots.state.items()}
+        count = state["count"]
+        top_k, top_p, min_p = (
+            state[name] if on else None for (name, _), on in zip(_FILTERS, self._filtered, strict=True)
+        )
+        temperature = state["temperature"].float()
+        drawn = uniform(state["key"], count)
+        choice = choose(slots.logits[:n], drawn, temperature, top_k, top_p, min_p, self._confidence_top_k)
+        for buffer, value in (
+            (slots.tokens, choice.token),
+            (slots.logprobs, choice.logprob),
+            (slots.sampling_logprobs, choice.sampling_logprob),
+            (slots.confidences, choice.confidence),
+        ):
+            buffer[:n].scatter_(1, count[:, None], value[:, None])
+        state["last"].copy_(choice.token)
+        reason = slots.reason[:n].zero_()
+        doubtful = self._below_threshold(choice.confidence.double(), state) if self._may_stop_early else None
+        count += 1
+        reason[count >= state["max_tokens"]] = FULL
+        if doubtful is not None:
+            reason[doubtful] = DOUBTFUL
+        reason[slots.ends[:n].gather(1, choice.token[:, None]).squeeze(1)] = STOPPED
+        return bool(reason.any())
+
+    def decode(self, n: int) -> None:
+        hidden = self.model.model.cached(self.slots.state["last"][:n, None], self.cache.rows(n), None)
+        self.slots.logits[:n] = self.model.logits(hidden[:, 0]).float()
+
+    def _below_threshold(self, confidence_B: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Whether the mean of the last `window` confidences, once there are so many, lies below the threshold."""
+        count, window = state["count"], state["window"]
+        leaving = count - window
+        held = self.slots.confidences[: len(count)]
+        old = held.gather(1, leaving.clamp_min(0)[:, None]).squeeze(1).double()
+        state["group_sum"] += confidence_B - torch.where(leaving >= 0, old, torch.zeros_like(old))
+        return (count + 1 >= window) & (state["group_sum"] / window < state["threshold"])
+
+
+_FILTERS = (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
+
+
+class _Sampler(Structure):
+    """Mirrors `sampler` of `kernels/native/sample.c`."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("logits", "ends", "tokens", "logprobs", "sampling_logprobs", "confidences")),
+        *((name, c_void_p) for name in (*INTEGERS, *FLOATS)),
+        *((name, c_int64) for name in ("vocab", "new_tokens", "confidence_top_k")),
+        *((name, c_void_p) for name in ("reason", "scratch")),
+    ]
+
+
+class NativeRunner:
+    """fp32 on a CPU: a call into C for the model, and one for all that follows it."""
+
+    def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
+        self._vocab = model.config.vocab_size
+        self._decoder = Decoder(model, max_tokens)
+
+    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+        self.slots = slots
+        self._cache = self._decoder.bind(cache)
+        rows = slots.logits.shape[0]
+        self._scratch = torch.empty(torch.get_num_threads(), _scratch_width(self._vocab))
+        self._ones = torch.ones(rows, dtype=torch.long)
+        self._rows = torch.arange(rows)
+        self._sampler = _Sampler(
+            *(t.data_ptr() for t in (slots.logits, slots.ends, slots.tokens, slots.logprobs)),
+            *(t.data_ptr() for t in (slots.sampling_logprobs, slots.confidences)),
+            *(slots.state[name].data_ptr() for name in (*INTEGERS, *FLOATS)),
+            self._vocab, slots.tokens.shape[1], max(one.confidence_top_k for one in params),
+            slots.reason.data_ptr(), self._scratch.data_ptr(),
+        )  # fmt: skip
+
+    def refresh(self) -> None:
+        self._decoder.pack()
+
+    def reserve(self, max_tokens: int) -> None:
+        """Scratch for calls of so many tokens."""
+        self._decoder.reserve(max_tokens)
+
+    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        bound: BoundCache = self._decoder.bind(cache)
+        width = ids_BT.shape[1]
+        ids = ids_BT[torch.arange(width) < counts_B[:, None]]
+        wanted = counts_B.cumsum(0)[ending] - 1
+        logits = torch.empty(len(wanted), self.slots.logits.shape[1])
+        self._decoder.run(bound, counts_B, ids, wanted, logits)
+        return logits
+
+    def sample(self, n: int) -> bool:
+        return bool(library().sample_rows(ctypes.addressof(self._sampler), n, self._scratch.shape[0]))
+
+    def decode(self, n: int) -> None:
+        last = self.slots.state["last"][:n]
+        self._decoder.run(self._cache, self._ones[:n], last, self._rows[:n], self.slots.logits)
+
+
+def _scratch_width(vocab: int) -> int:
+    """Floats of the sampler's scratch per thread: two rows of the vocabulary in blocks of 64."""
+    return 2 * ((vocab + 63) // 64 * 64)

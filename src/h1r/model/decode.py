@@ -1,0 +1,302 @@
+"""Generation in C for fp32 on a CPU: new tokens of many sequences go through the whole model in one call.
+
+The arithmetic is in `kernels/native/decode*.c` and `gemm.c`; this file packs the weights, folds every multiplier of the
+model into them, and hands over pointers. It reads and writes the same `HybridCache` as `HybridModel.cached`. A token's
+numbers do not depend, to the last bit, on which other tokens are in the call or on how a prompt is cut into calls.
+
+Packed weights are a copy: `pack` takes the model's present values, and must be called again after they change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from h1r.model.attention import rotary_table
+from h1r.model.cache import HybridCache
+from h1r.model.config import HybridConfig
+from h1r.model.hybrid import Block, HybridForCausalLM
+from h1r.model.kernels.native.build import library
+
+_WIDEST_HEAD = 256
+
+
+class _Matrix(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("n", c_int64), ("k", c_int64)]
+
+
+class _Layer(Structure):
+    _fields_ = [
+        *((name, _Matrix) for name in ("input", "out", "gate_up", "down")),
+        *((name, c_void_p) for name in ("input_norm", "mlp_norm", "gate_norm", "conv_weight", "conv_bias")),
+        *((name, c_void_p) for name in ("dt_bias", "A", "skip")),
+    ]
+
+
+class _Model(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("layers", "hidden", "ff", "vocab", "heads", "kv_heads", "head_dim")),
+        *((name, c_int64) for name in ("ssm_heads", "ssm_head_dim", "groups", "d_state", "taps", "norm_before_gate")),
+        *((name, c_float) for name in ("eps", "dt_low", "dt_high", "embedding_scale")),
+        *((name, c_void_p) for name in ("embedding", "final_norm")),
+        ("layer", POINTER(_Layer)),
+        ("head", _Matrix),
+    ]
+
+
+class _Cache(Structure):
+    _fields_ = [
+        *((name, POINTER(c_void_p)) for name in ("keys", "values", "conv", "ssm")),
+        *((name, c_void_p) for name in ("cos", "sin", "lengths")),
+        ("max_length", c_int64),
+    ]
+
+
+_WIDTHS = ("hidden", "projected", "conv", "mixed", "inner")
+
+
+class _Scratch(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("x", "h", "projected", "conv", "mixed", "inner", "gathered")),
+        *((f"ld_{name}", c_int64) for name in _WIDTHS),
+        *((name, c_void_p) for name in ("row", "position")),
+    ]
+
+
+def obstacle(model: HybridForCausalLM) -> str | None:
+    """Why this model cannot be decoded in C; None when it can."""
+    if model.kernels.name != "native":
+        return f"the model runs on {model.kernels.name} kernels"
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return f"it takes fp32 on a CPU, not {str(model.dtype).removeprefix('torch.')} on {model.device}"
+    if model.config.head_dim > _WIDEST_HEAD:
+        return f"head_dim = {model.config.head_dim} is more than {_WIDEST_HEAD}"
+    return None
+
+
+class Decoder:
+    """The packed weights of `model` and scratch for `max_tokens` new tokens in one call.
+
+    Raises `ValueError` for a model that `obstacle` names a reason against.
+    """
+
+    def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
+        if why := obstacle(model):
+            raise ValueError(f"this model cannot be decoded in C: {why}")
+        self.model, self.config = model, model.config
+        self._matrices = {
+            (layer, name): _Packed(n, k, bias, pairs)
+            for layer in range(model.config.num_hidden_layers)
+            for name, (n, k, bias, pairs) in _shapes(model.config).items()
+        }
+        self._head = _Packed(model.config.vocab_size, model.config.hidden_size, False, False)
+        self._kept: list[Tensor] = []
+        self._table: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self.max_tokens = 0
+        self.reserve(max_tokens)
+        self.pack()
+
+    def reserve(self, max_tokens: int) -> None:
+        """Grows the scratch to `max_tokens` new tokens in one call."""
+        if max_tokens <= self.max_tokens:
+            return
+        self.max_tokens = max_tokens
+        self._scratch = [torch.empty(max_tokens, _whole(width)) for width in _scratch_widths(self.config)]
+        self._places = torch.empty(2, max_tokens, dtype=torch.long)
+        x, _, projected, conv, mixed, inner, _ = self._scratch
+        self._scratch_struct = _Scratch(
+            *(t.data_ptr() for t in self._scratch),
+            *(t.shape[1] for t in (x, projected, conv, mixed, inner)),
+            *(t.data_ptr() for t in self._places),
+        )
+
+    @staticmethod
+    def weight_bytes(config: HybridConfig) -> int:
+        """Memory of the packed weights: all matrices but the embedding, 4 bytes an element, columns in whole panels."""
+        each = sum(_panels(n, pairs) * _panel() * (k + bias) for n, k, bias, pairs in _shapes(config).values())
+        head = _panels(config.vocab_size, False) * _panel() * config.hidden_size
+        return 4 * (config.num_hidden_layers * each + head)
+
+    @staticmethod
+    def scratch_bytes(config: HybridConfig, max_tokens: int, max_length: int) -> int:
+        """Memory of the scratch of `max_tokens` tokens and of the rotary table of `max_length` positions."""
+        row = 4 * sum(_whole(width) for width in _scratch_widths(config)) + 16
+        return max_tokens * row + 4 * config.head_dim * max_length
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Takes over the model's present weights."""
+        config, layers = self.config, []
+        self._kept = []
+        for index, module in enumerate(self.model.model.layers):
+            assert isinstance(module, Block)
+            layers.append(self._layer(index, module))
+        self._layers = (_Layer * len(layers))(*layers)
+        self._head.put(self.model.lm_head.weight, alpha=config.lm_head_multiplier)
+        low, high = config.time_step_limit
+        self._model = _Model(
+            config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.mamba_n_heads,
+            config.mamba_d_head, config.mamba_n_groups, config.mamba_d_state, config.mamba_d_conv,
+            int(config.mamba_norm_before_gate), config.rms_norm_eps, low, min(high, 3e38), config.embedding_multiplier,
+            self._keep(self.model.model.embed_tokens.weight), self._keep(self.model.model.final_layernorm.weight),
+            self._layers, self._head.struct,
+        )  # fmt: skip
+
+    def _layer(self, index: int, block: Block) -> _Layer:
+        config, mamba, attention, mlp = self.config, block.mamba, block.self_attn, block.feed_forward
+        matrices = {name: self._matrices[index, name] for name in _shapes(config)}
+        for packed in matrices.values():
+            if packed.bias is not None:
+                packed.bias.zero_()
+        scale = mamba.mup_vector.float()
+        matrices["input"].put(mamba.in_proj.weight, scale=scale * config.ssm_in_multiplier)
+        matrices["input"].put_bias(mamba.in_proj.bias, scale)
+        row = mamba.in_proj.weight.shape[0]
+        for linear, factor in (
+            (attention.q_proj, 1.0),
+            (attention.k_proj, config.key_multiplier),
+            (attention.v_proj, 1.0),
+        ):
+            matrices["input"].put(linear.weight, alpha=factor * config.attention_in_multiplier, row=row)
+            matrices["input"].put_bias(linear.bias, factor, row)
+            row += linear.weight.shape[0]
+        matrices["out"].put(mamba.out_proj.weight, alpha=config.ssm_out_multiplier)
+        matrices["out"].put(attention.o_proj.weight, alpha=config.attention_out_multiplier, column=config.mamba_d_ssm)
+        matrices["out"].put_bias(mamba.out_proj.bias, config.ssm_out_multiplier)
+        matrices["out"].put_bias(attention.o_proj.bias, config.attention_out_multiplier)
+        gate, down = config.mlp_multipliers
+        matrices["gate_up"].put(mlp.gate_proj.weight, alpha=gate, side=0)
+        matrices["gate_up"].put_bias(mlp.gate_proj.bias, gate, side=0)
+        matrices["gate_up"].put(mlp.up_proj.weight, side=1)
+        matrices["gate_up"].put_bias(mlp.up_proj.bias, side=1)
+        matrices["down"].put(mlp.down_proj.weight, alpha=down)
+        matrices["down"].put_bias(mlp.down_proj.bias, down)
+        return _Layer(
+            *(packed.struct for packed in matrices.values()),
+            self._keep(block.input_layernorm.weight), self._keep(block.pre_ff_layernorm.weight),
+            self._keep(mamba.norm.weight) if config.mamba_rms_norm else None,
+            self._keep(mamba.conv1d.weight[:, 0].t()), self._keep(mamba.conv1d.bias), self._keep(mamba.dt_bias),
+            self._keep(-torch.exp(mamba.A_log)), self._keep(mamba.D),
+        )  # fmt: skip
+
+    def _keep(self, tensor: Tensor | None) -> int | None:
+        """The address of a dense tensor that lives as long as these weights are in use."""
+        if tensor is None:
+            return None
+        self._kept.append(tensor.detach().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def bind(self, cache: HybridCache) -> BoundCache:
+        """`cache` in the form that `run` takes."""
+        if self._table[0].shape[0] < cache.max_length:
+            positions = torch.arange(cache.max_length)
+            cos, sin = rotary_table(self.config, positions)
+            self._table = cos.contiguous(), sin.contiguous()
+        return BoundCache(cache, self._table)
+
+    def run(self, cache: BoundCache, counts: Tensor, ids: Tensor, wanted: Tensor, logits: Tensor) -> None:
+        """counts [rows] new tokens of the first rows of the cache, their ids [tokens] end to end; the cache takes them
+        in. Logits of the tokens at places `wanted` go to the first rows of `logits` [*, V]. Integers are int64.
+
+        Raises `ValueError` when there are more tokens than scratch.
+        """
+        counts, ids, wanted = counts.contiguous(), ids.contiguous(), wanted.contiguous()
+        tokens = ids.shape[0]
+        if not logits.is_contiguous() or logits.shape[0] < wanted.shape[0]:
+            raise ValueError(f"logits {list(logits.shape)} must be dense, with {wanted.shape[0]} rows")
+        if max(tokens, wanted.shape[0]) > self.max_tokens:
+            raise ValueError(f"{tokens} tokens came in one call, scratch is for {self.max_tokens}")
+        done = library().decode_tokens(
+            ctypes.addressof(self._model), ctypes.addressof(cache.struct), ctypes.addressof(self._scratch_struct),
+            counts.shape[0], counts.data_ptr(), ids.data_ptr(), wanted.shape[0], wanted.data_ptr(), logits.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        if not done:
+            raise MemoryError("no memory was left for a call of the decoder")
+
+
+class BoundCache:
+    """A `HybridCache` as pointers, with the rotary table of its positions."""
+
+    def __init__(self, cache: HybridCache, table: tuple[Tensor, Tensor]) -> None:
+        self.cache, self._table = cache, table
+        groups = (cache.keys, cache.values, cache.conv, cache.ssm)
+        if not all(tensor.is_contiguous() for group in groups for tensor in group):
+            raise ValueError("a cache that is decoded in C must be dense")
+        self._pointers = [(c_void_p * len(group))(*(t.data_ptr() for t in group)) for group in groups]
+        self.struct = _Cache(
+            *self._pointers, *(t.data_ptr() for t in table), cache.lengths.data_ptr(), cache.max_length
+        )
+
+
+class _Packed:
+    """One packed matrix [n, k]; with `pairs`, two of n / 2 rows whose panels alternate."""
+
+    def __init__(self, n: int, k: int, bias: bool, pairs: bool) -> None:
+        self.n, self.k, self.sides = n, k, 2 if pairs else 1
+        panels = _panels(n, pairs)
+        self.weight = torch.zeros(panels, k, _panel())
+        self.bias = torch.zeros(panels, _panel()) if bias else None
+        self.struct = _Matrix(self.weight.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, n, k)
+
+    def put(
+        self, weight: Tensor, scale: Tensor | None = None, alpha: float = 1.0, row: int = 0, column: int = 0,
+        side: int = 0,
+    ) -> None:  # fmt: skip
+        weight = weight.detach().contiguous()
+        rows, columns = weight.shape
+        library().pack_rows(
+            weight.data_ptr(), columns, rows, columns, None if scale is None else scale.data_ptr(), alpha,
+            self.weight.data_ptr(), row, column, self.k, self.sides, side, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def put_bias(self, bias: Tensor | None, scale: Tensor | float = 1.0, row: int = 0, side: int = 0) -> None:
+        """Adds to the bias of rows from `row` on."""
+        if bias is None:
+            return
+        assert self.bias is not None
+        flat = torch.zeros(len(self.bias) // self.sides * _panel())
+        flat[row : row + len(bias)] = bias * scale
+        self.bias[side :: self.sides] += flat.view(-1, _panel())
+
+
+def _shapes(config: HybridConfig) -> dict[str, tuple[int, int, bool, bool]]:
+    """Of each packed matrix of a layer: rows, columns, whether it has a bias, whether its panels are pairs."""
+    c = config
+    heads = c.num_attention_heads * c.head_dim
+    qkv = heads + 2 * c.num_key_value_heads * c.head_dim
+    return {
+        "input": (
+            c.mamba_d_ssm + c.conv_dim + c.mamba_n_heads + qkv,
+            c.hidden_size,
+            c.mamba_proj_bias or c.attention_bias,
+            False,
+        ),
+        "out": (c.hidden_size, c.mamba_d_ssm + heads, c.projectors_bias or c.attention_bias, False),
+        "gate_up": (2 * c.intermediate_size, c.hidden_size, c.mlp_bias, True),
+        "down": (c.hidden_size, c.intermediate_size, c.mlp_bias, False),
+    }
+
+
+def _scratch_widths(config: HybridConfig) -> tuple[int, ...]:
+    """Columns of x, h, projected, conv, mixed, inner, gathered."""
+    shapes = _shapes(config)
+    d, mixed = config.hidden_size, shapes["out"][1]
+    return d, d, shapes["input"][0], config.conv_dim, mixed, config.intermediate_size, d
+
+
+def _panel() -> int:
+    return int(library().panel_width())
+
+
+def _panels(n: int, pairs: bool) -> int:
+    return 2 * math.ceil(n / 2 / _panel()) if pairs else math.ceil(n / _panel())
+
+
+def _whole(width: int) -> int:
+    return math.ceil(width / _panel()) * _panel()

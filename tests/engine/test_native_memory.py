@@ -1,0 +1,156 @@
+"""Memory of the native engine: foretold, kept to, and waited for; and prompts that do not hold up running sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from geometries import SMALL, randomised
+
+from h1r.config import EngineSection
+from h1r.engine.native import NativeEngine
+from h1r.engine.native_batch import Batch, Prefill
+from h1r.engine.protocol import SamplingParams
+from h1r.model.hybrid import HybridForCausalLM
+from h1r.model.kernels import select
+
+_CHILD = """
+import json, re, sys, torch
+from pathlib import Path
+from h1r.config import EngineSection
+from h1r.engine.native import NativeEngine
+from h1r.engine.protocol import SamplingParams
+from h1r.model import build
+from h1r.model.config import preset
+from h1r.model.kernels import select
+
+sequences, prompt, new = json.loads(sys.argv[1])
+# Keys and values, recurrent state, vocabulary and weights all weigh something here.
+config = preset("tiny", vocab_size=4096, mamba_d_state=64, num_hidden_layers=3)
+
+def resident(key):
+    return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+def run(sequences, prompt, new):
+    engine = NativeEngine(model, None, EngineSection(max_sequences=sequences), eos_token_ids=())
+    traces = engine.generate([[3] * prompt], SamplingParams(n=sequences, max_tokens=new))
+    assert all(trace.num_tokens == new for trace in traces)
+    return engine.memory.total
+
+model = build(config, 0).use(select("native"))
+run(1, 4, 2)
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+print(json.dumps([run(sequences, prompt, new), resident("VmHWM") - before]))
+"""
+
+
+@pytest.mark.parametrize("sizes", [(48, 64, 400), (200, 300, 40)], ids=["long answers", "many sequences"])
+def test_predicted_memory_is_what_a_process_takes(sizes: tuple[int, int, int]) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of a process's memory is read from Linux's /proc")
+    found = subprocess.run(
+        [sys.executable, "-c", _CHILD, json.dumps(sizes)], capture_output=True, text=True, check=True, timeout=120
+    )
+    predicted, measured = json.loads(found.stdout)
+    assert measured == pytest.approx(predicted, rel=0.1)
+
+
+def native(memory_gib: float | None = None, **section: int) -> NativeEngine:
+    model = randomised(SMALL, seed=1).use(select("native"))
+    return NativeEngine(model, None, EngineSection(memory_gib=memory_gib, **section), eos_token_ids=())
+
+
+def bytes_for(sequences: int, prompt: list[int], params: SamplingParams) -> float:
+    """GiB that a call needs."""
+    engine = native(max_sequences=sequences)
+    engine.generate([prompt], dataclasses.replace(params, n=sequences))
+    assert engine.memory is not None
+    assert engine.memory.sequences == sequences
+    return engine.memory.total / 2**30
+
+
+def test_sequences_wait_for_memory() -> None:
+    params = SamplingParams(n=12, max_tokens=10, seed=4)
+    small = native(bytes_for(3, [5, 6], params))
+    traces = small.generate([[5, 6]], params)
+    assert small.memory is not None
+    assert small.memory.sequences == 3
+    assert small.memory.total <= small.memory.budget
+    assert traces == native().generate([[5, 6]], params)
+
+
+def test_a_request_that_can_never_fit_is_refused_alone() -> None:
+    params = [SamplingParams(max_tokens=8, seed=1), SamplingParams(n=2, max_tokens=50_000)]
+    engine = native(memory_gib=0.01)
+    traces = engine.generate([[5, 6], [7]], params)
+    assert traces[0] == native().generate([[5, 6]], params[0])[0]
+    assert [trace.finish_reason for trace in traces[1:]] == ["error", "error"]
+    assert "raise engine.memory_gib" in (traces[1].error or "")
+    assert "50000" in (traces[1].error or "")
+
+
+def test_requests_that_fit_only_one_by_one_run_one_after_another() -> None:
+    """A long prompt and a long answer each need nearly all; together their slot would be longer than either."""
+    long_prompt, long_answer = [3 + i % 50 for i in range(300)], [4]
+    params = [SamplingParams(max_tokens=2, seed=1), SamplingParams(max_tokens=500, seed=1)]
+    enough = max(bytes_for(1, long_prompt, params[0]), bytes_for(1, long_answer, params[1]))
+    engine = native(enough)
+    assert engine.generate([long_prompt, long_answer], params) == native().generate([long_prompt, long_answer], params)
+
+
+def test_memory_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = native()
+    for _ in range(2):
+        engine.generate([[5]], SamplingParams(n=2, max_tokens=3))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memory:")]
+    assert len(said) == 1
+    assert "2 x" in said[0]
+    assert "sequences of up to 4 tokens" in said[0]
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_running_sequences_decode_between_the_chunks_of_a_long_prompt(
+    kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: HybridForCausalLM = randomised(SMALL, seed=1).use(select(kernels))
+    engine = NativeEngine(model, None, EngineSection(max_sequences=4, prefill_tokens=8), eos_token_ids=())
+    events: list[str] = []
+    advance, sample = Prefill.advance, Batch._sample
+
+    def spy_advance(self: Prefill, *rest: object) -> bool:
+        events.append("prefill")
+        return advance(self, *rest)  # type: ignore[arg-type]
+
+    def spy_sample(self: Batch) -> object:
+        events.append(f"token {len(self.rows)}")
+        return sample(self)
+
+    monkeypatch.setattr(Prefill, "advance", spy_advance)
+    monkeypatch.setattr(Batch, "_sample", spy_sample)
+    long_prompt = [3 + i % 50 for i in range(60)]
+    params = SamplingParams(max_tokens=30, seed=2)
+    traces = engine.generate([[5, 6], long_prompt], params)
+    assert events[: 2 * 9] == ["prefill", "token 1"] + ["prefill", "token 1"] * 7 + ["prefill", "token 2"]
+    whole = NativeEngine(model, None, EngineSection(), eos_token_ids=()).generate([[5, 6], long_prompt], params)
+    assert [t.token_ids for t in traces] == [t.token_ids for t in whole]
+
+
+def test_traces_of_a_prompt_prefill_once_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    from h1r.engine.native_runner import NativeRunner
+
+    seen: list[int] = []
+    prefill = NativeRunner.prefill
+
+    def spy(self: NativeRunner, cache: object, ids: torch.Tensor, counts: torch.Tensor, ending: object) -> torch.Tensor:
+        seen.append(int(counts.sum()))
+        return prefill(self, cache, ids, counts, ending)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NativeRunner, "prefill", spy)
+    native(max_sequences=3).generate([[5, 6, 7, 8]], SamplingParams(n=11, max_tokens=4))
+    assert seen == [4]
