@@ -110,7 +110,7 @@ def eval_(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Held-out accuracy: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
+    """Held-out accuracy and benchmarks: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
     resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json)
     from h1r.evals.stages import models_of
 
@@ -119,8 +119,15 @@ def eval_(
     results = {stage: run_stage(stage, resolved, run, False, as_json, resumable=False) for stage in stages}
     if as_json:
         print_json(results)
-    else:
+        return
+    if any("pass_at_1" in result for result in results.values()):
         print_report(run.path, as_json)
+    if any("benchmarks" in result for result in results.values()):
+        from rich.console import Console
+
+        from h1r.evals.summary import benchmark_table
+
+        Console().print(benchmark_table(results))
 
 
 def _train(

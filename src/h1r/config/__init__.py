@@ -16,13 +16,14 @@ from h1r.config.data import (
     Source,
     TokenizerSection,
 )
-from h1r.config.generate import EngineSection, EvalSection, ScalingSection
+from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
 from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, ParallelSection, RLSection, SFTSection
 
 __all__ = [
     "BackfillSection",
+    "BenchmarkSection",
     "ChatSection",
     "CorpusBenchmark",
     "CorpusSection",

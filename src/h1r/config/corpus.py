@@ -28,6 +28,8 @@ class CorpusBenchmark(Section):
     """Our field ("question", "answer", "id", "family") -> column; dots reach into objects and, by number, lists."""
     verifier: str = "math"
     """The verifier that can read the reference answers; "" where nothing can be verified, as in chats."""
+    metadata: dict[str, str] = {}
+    """What the verifier needs beyond the answer -> column, which may lack it where the name ends in `?`."""
 
 
 class CorpusSource(CorpusBenchmark):

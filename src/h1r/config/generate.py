@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from h1r.config.base import Fraction, NonNegative, Positive, PositiveFloat, Section
+from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
+from h1r.config.corpus import CorpusBenchmark
 
 
 class EngineSection(Section):
@@ -26,6 +27,36 @@ class EngineSection(Section):
     """vllm: share of a GPU's memory that it takes, weights included. Lower it where a trainer shares the card."""
 
 
+class BenchmarkSection(CorpusBenchmark):
+    """A benchmark that `h1r eval` runs beside the held-out problems (section 4.1). Its verifier grades the answers."""
+
+    samples: Positive | None = None
+    """Answers per problem. Unset: `eval.samples`."""
+    max_tokens: Positive | None = None
+    """Longest answer. Unset: `eval.max_tokens`."""
+    prompt: str = "{question}"
+    """What the model is asked. {question}, {options} (a line each, lettered), {name} of any `metadata` are put in."""
+    options: list[str] = []
+    """Columns with the options of multiple choice: one that holds a list, or several, the right one first, which are
+    shuffled by a function of the problem's id."""
+    only: dict[str, str] = {}
+    """Column -> value: rows that have another are left out."""
+    without: dict[str, str] = {}
+    """Column -> value: rows that have it are left out."""
+    limit: Count = 0
+    """Problems asked, the first ones; 0: all."""
+
+    @model_validator(mode="after")
+    def _asks_the_question(self) -> BenchmarkSection:
+        if "{question}" not in self.prompt:
+            raise ValueError(
+                f"the prompt of benchmark `{self.name}` has no {{question}}; put it where the text belongs"
+            )
+        if bool(self.options) != ("{options}" in self.prompt):
+            raise ValueError(f"benchmark `{self.name}` needs both `options` and {{options}} in its prompt, or neither")
+        return self
+
+
 class EvalSection(Section):
     """pass@1 averaged over n samples (section 4.1)."""
 
@@ -39,6 +70,14 @@ class EvalSection(Section):
     """Longest answer."""
     confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of the bootstrap intervals."""
+    benchmarks: list[BenchmarkSection] = []
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> EvalSection:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two benchmarks are called `{twice[0]}`; rename one")
+        return self
 
 
 class ScalingSection(Section):

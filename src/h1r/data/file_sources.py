@@ -6,6 +6,7 @@ file, a missing column (of data with a schema) or a file without one usable row 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -153,8 +154,14 @@ def _missing(section: FileSource, column: str, known: list[str]) -> UserError:
 
 
 def reach(row: Any, column: str) -> Any:
-    """The value that a dotted column name leads to: keys of objects, and numbers (from 0, or from the end) of lists."""
+    """The value that a dotted column name leads to: keys of objects, and numbers (from 0, or from the end) of lists.
+
+    Text on the way is read as JSON.
+    """
     for part in column.split("."):
+        if isinstance(row, str):
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(row)
         if isinstance(row, dict) and part in row:
             row = row[part]
         elif isinstance(row, list) and re.fullmatch(r"-?\d+", part) and -len(row) <= int(part) < len(row):

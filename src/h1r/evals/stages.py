@@ -1,6 +1,6 @@
 """The stages of a run that evaluate: pass@1 of one of its models, and test-time scaling of the last one.
 
-    eval/base.json  eval/sft.json  eval/rl.json      scaling/result.json
+    eval/base.json  eval/sft.json  eval/rl.json  eval/benchmarks/MODEL/NAME.json      scaling/result.json
 
 Only this file and `answers.py` build engines here; the benchmarks themselves know them by the protocol.
 """
@@ -11,12 +11,15 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
-from h1r.config import Recipe
+from transformers import PreTrainedTokenizerFast
+
+from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
+from h1r.evals.benchmarks import load_benchmark, settings
 from h1r.model import load
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import Problem, read_jsonl
@@ -31,27 +34,41 @@ TRAINED = ("sft", "rl")
 def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     """pass@1 of the run's model `which` ("base", "sft" or "rl") on its held-out problems; writes eval/WHICH.json.
 
-    Returns the result without the outcome of each problem and without the examples. `UserError` when an earlier stage
-    is missing.
+    Then on each of `eval.benchmarks`. A run without curated problems has these alone, and `model.checkpoint` as its
+    base model. Returns the result without the outcome of each problem and without the examples, and that of each
+    benchmark under "benchmarks". `UserError` when an earlier stage is missing, or a benchmark cannot be read.
     """
-    problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
+    benchmarks = {section.name: load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks}
+    curated = (run.path / "curate" / "tokenizer").is_dir() or not benchmarks
+    problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, curated)
+    result: dict[str, Any] = {}
     with (
         run.timed(f"eval_{which}", add=False),
         _verifier() as pool,
         _engine(recipe, run, which, tokenizer) as engine,
     ):
-        result = evaluate(
-            engine,
-            tokenizer,
-            problems,
-            recipe.eval,
-            pool.verify_many,
-            recipe.chat.system_prompt,
-            recipe.seed,
-            name=f"Evaluate {which}",
-        ).to_dict()
-        write_json(run.stage("eval") / f"{which}.json", result)
-    return _without(result, "outcomes", "examples")
+
+        def measure(problems: list[Problem], section: EvalSection, name: str) -> dict[str, Any]:
+            return evaluate(
+                engine,
+                tokenizer,
+                problems,
+                section,
+                pool.verify_many,
+                recipe.chat.system_prompt,
+                recipe.seed,
+                name=name,
+            ).to_dict()
+
+        if problems:
+            result = measure(problems, recipe.eval, f"Evaluate {which}")
+            write_json(run.stage("eval") / f"{which}.json", result)
+        found = {}
+        for section in recipe.eval.benchmarks:
+            asked = measure(benchmarks[section.name], settings(section, recipe.eval), f"{section.name}, {which}")
+            write_json(run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json", asked)
+            found[section.name] = _without(asked, "outcomes", "examples")
+    return {**_without(result, "outcomes", "examples"), **({"benchmarks": found} if found else {})}
 
 
 def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -93,9 +110,19 @@ def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractCon
 
 
 def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:
+    if which == "base" and recipe.model.checkpoint and not (run.path / "curate" / "tokenizer").is_dir():
+        return equip(load(recipe.model.checkpoint), recipe.model.kernels)
     if which == "base":
         return starting_model(recipe, run)
     return equip(load(run.need(f"{which}/model", which)), recipe.model.kernels)
+
+
+def _tokenizer(recipe: Recipe, run: Run, curated: bool) -> PreTrainedTokenizerFast:
+    """The run's own, else that of the checkpoint under evaluation."""
+    given = recipe.tokenizer.path or recipe.model.checkpoint
+    if curated or given is None:
+        return load_tokenizer(run.need("curate/tokenizer", "curate"))
+    return load_tokenizer(given)
 
 
 def _held_out(run: Run) -> list[Problem]:

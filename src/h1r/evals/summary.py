@@ -35,6 +35,24 @@ def result_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """pass@1 on each benchmark, a row for each model of `results`, which has stage names as its keys."""
+    table = Table("benchmark", "model", "pass@1", "interval", "answers", "tokens", "cut off", "no answer")
+    for stage, result in results.items():
+        for name, found in result.get("benchmarks", {}).items():
+            table.add_row(
+                name,
+                stage.removeprefix("eval_"),
+                _percent(found["pass_at_1"]),
+                _interval(found["interval"]),
+                f"{found['problems']} x {found['samples_per_problem']}",
+                _number(found["mean_tokens"]),
+                _percent(found["truncated"]),
+                _percent(found["no_answer"]),
+            )
+    return table
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 

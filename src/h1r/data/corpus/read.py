@@ -138,6 +138,7 @@ class Reader:
         language = text.get("language", "") or (self._source.language if self._source else None) or ""
         if language:
             metadata["language"] = language
+        metadata |= _metadata(row, section.metadata)
         problem = Problem(
             id=f"{section.name}:{text['id']}" if text.get("id") else content_id(question),
             question=question,
@@ -191,6 +192,18 @@ class Reader:
 
 
 _TEXTS = ("question", "answer", "id", "family", "category", "solution", "finish_reason", "language")
+
+
+def _metadata(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    """The values by the names that a verifier knows; those of optional columns may be missing."""
+    found = {}
+    for name, column in columns.items():
+        try:
+            found[name] = reach(row, column.removesuffix("?"))
+        except BadRowError:
+            if not column.endswith("?"):
+                raise
+    return found
 
 
 def _get(row: dict[str, Any], column: str) -> Any:
@@ -283,6 +296,7 @@ def _parquet(section: CorpusBenchmark, path: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     wanted = [*section.columns.values(), *filter(None, [getattr(section, "group_by", None)])]
+    wanted += [column.removesuffix("?") for column in section.metadata.values()]
     roots = sorted({column.split(".")[0] for column in wanted})
     try:
         file = pq.ParquetFile(path)

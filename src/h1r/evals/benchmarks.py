@@ -1,0 +1,110 @@
+"""The benchmarks of a recipe: files or hub data with a verifier, a prompt, and how often each problem is asked.
+
+    [[eval.benchmarks]]        eval/benchmarks/MODEL/NAME.json
+
+`recipes/h1r-7b-eval.toml` has those of the paper (arXiv 2601.02346, section 4.1). Its agents (tau2, Terminal-Bench) and
+SciCode need environments of their own and are not here.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from h1r.config import BenchmarkSection, EvalSection
+from h1r.data.corpus.read import Reader, files_of
+from h1r.errors import UserError
+from h1r.progress import note
+from h1r.records import Problem
+
+_OPTION, _ONLY, _WITHOUT = "option ", "only ", "without "
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+def load_benchmark(section: BenchmarkSection, root: str = ".") -> list[Problem]:
+    """The problems in the order of the file, with the prompt as their question.
+
+    Rows that cannot be used are counted in a note; a benchmark without one usable row is a `UserError`.
+    """
+    wanted = {
+        **section.metadata,
+        **{f"{_OPTION}{number}": column for number, column in enumerate(section.options)},
+        **{f"{_ONLY}{column}": column for column in section.only},
+        **{f"{_WITHOUT}{column}": f"{column}?" for column in section.without},
+    }
+    found: list[Problem] = []
+    bad: list[str] = []
+    for number, path in enumerate(files_of(section, root)):
+        reader = Reader(section.model_copy(update={"metadata": wanted}), path, number)
+        for item in reader.items():
+            problem = item.problem
+            if not _is_wanted(problem, section):
+                continue
+            try:
+                found.append(_asked(problem, section))
+            except ValueError as error:
+                bad.append(f"{problem.id}: {error}")
+            if section.limit and len(found) >= section.limit:
+                break
+        bad += [f"line {line.line}: {line.why}" for line in reader.bad]
+        if section.limit and len(found) >= section.limit:
+            break
+    if not found:
+        raise UserError(
+            f"benchmark `{section.name}` has no usable problem{f' ({bad[0]})' if bad else ''}; check its columns"
+        )
+    if bad:
+        note(f"benchmark {section.name}: {len(bad)} rows cannot be used, the first at {bad[0]}")
+    return found
+
+
+def settings(section: BenchmarkSection, defaults: EvalSection) -> EvalSection:
+    """How the problems of a benchmark are asked: its own numbers, else the recipe's."""
+    own = {"samples": section.samples, "max_tokens": section.max_tokens}
+    return defaults.model_copy(update={key: value for key, value in own.items() if value is not None})
+
+
+def _is_wanted(problem: Problem, section: BenchmarkSection) -> bool:
+    kept = [str(problem.metadata.pop(f"{_ONLY}{column}")) == value for column, value in section.only.items()]
+    dropped = [
+        str(problem.metadata.pop(f"{_WITHOUT}{column}", None)) == value for column, value in section.without.items()
+    ]
+    return all(kept) and not any(dropped)
+
+
+def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
+    """The problem with its options in order and its prompt put together; `ValueError` when it cannot be graded."""
+    values: dict[str, Any] = {"question": problem.question}
+    if section.options:
+        options, answer = _options(problem, len(section.options))
+        problem.metadata["options"] = options
+        problem.answer = answer
+        if answer not in string.ascii_uppercase[: len(options)] and answer not in options:
+            raise ValueError(f"its answer {answer[:40]!r} is none of the options")
+        pairs = zip(string.ascii_uppercase, options, strict=False)
+        values["options"] = "\n".join(f"{letter}) {text}" for letter, text in pairs)
+    if not problem.answer.strip() and not problem.metadata:
+        raise ValueError("it has neither an answer nor what its verifier needs instead")
+    values = {**problem.metadata, **values}
+    problem.question = _PLACE.sub(lambda match: str(values.get(match[1], match[0])), section.prompt)
+    return problem
+
+
+def _options(problem: Problem, columns: int) -> tuple[list[str], str]:
+    """The options and the right letter. Several columns hold the right option first, and are shuffled by the id."""
+    given = [problem.metadata.pop(f"{_OPTION}{number}") for number in range(columns)]
+    if columns == 1:
+        (given,) = given
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            raise ValueError("its options are no list")
+    options = [str(option).strip() for option in given]
+    if not 2 <= len(options) <= len(string.ascii_uppercase):
+        raise ValueError(f"{len(options)} options")
+    if columns == 1:
+        return options, problem.answer
+    order = list(range(len(options)))
+    random.Random(problem.id).shuffle(order)
+    return [options[place] for place in order], string.ascii_uppercase[order.index(0)]
