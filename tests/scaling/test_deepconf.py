@@ -1,98 +1,17 @@
 """The online run on a token-by-token engine, against a slow replay written without any code of the package."""
 
-import dataclasses
 import itertools
-from collections import deque
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lockstep import STRIDE, LockstepEngine, Scripted, cases, deepconf, extract, groups
 
 from h1r.engine.protocol import SamplingParams
-from h1r.records import Trace
 from h1r.scaling.confidence import TIE_SLACK
-from h1r.scaling.deepconf import DeepConf, majority_baseline, problem_seed, solve_many
-from h1r.scaling.groups import AnswerGroups
+from h1r.scaling.deepconf import majority_baseline, problem_seed, solve_many
 from h1r.scaling.replay import simulate, simulate_many
-
-STRIDE = 1000  # problem i's base seed is i * STRIDE
-
-
-@dataclasses.dataclass
-class Scripted:
-    """What the model would say from one seed: one confidence per token, then an answer (or none)."""
-
-    confidences: list[float]
-    answer: str | None = "a"
-    reason: str = "stop"
-
-
-class LockstepEngine:
-    """Decodes scripted traces one token per step in a fixed number of slots, first come first served."""
-
-    def __init__(self, problems, slots=None):
-        self.problems, self.slots = problems, slots
-        self.requests = []
-        self.generated = 0
-
-    def stream(self, prompts, params):
-        self.requests.append(list(params))
-        self.waiting = deque(
-            {"prompt": i, "j": j, "script": self.problems[prompt[0]][p.seed + j - prompt[0] * STRIDE], "p": p, "n": 0}
-            for i, (prompt, p) in enumerate(zip(prompts, params, strict=True))
-            for j in range(p.n)
-        )
-        self.running = []
-        while self.waiting or self.running:
-            while self.waiting and (self.slots is None or len(self.running) < self.slots):
-                self.running.append(self.waiting.popleft())
-            ended = []
-            for request in self.running:
-                request["n"] += 1
-                self.generated += 1
-                reason = self.end_of(request)
-                if reason:
-                    ended.append((request, reason))
-            self.running = [r for r in self.running if all(r is not e for e, _ in ended)]
-            for request, reason in ended:
-                yield self.trace(request, reason)
-
-    def end_of(self, request):
-        script, p, n = request["script"], request["p"], request["n"]
-        if n == len(script.confidences):
-            return script.reason
-        if p.confidence_threshold is not None and n >= p.confidence_window:
-            last = script.confidences[n - p.confidence_window : n]
-            if sum(last) / p.confidence_window < p.confidence_threshold:
-                return "confidence"
-        return None
-
-    def cancel(self, prompt_index):
-        gone = [r for r in self.running if r["prompt"] == prompt_index]
-        self.running = [r for r in self.running if r["prompt"] != prompt_index]
-        self.waiting = deque(r for r in self.waiting if r["prompt"] != prompt_index)
-        return [self.trace(r, "cancelled") for r in gone]
-
-    @staticmethod
-    def trace(request, reason):
-        script, n = request["script"], request["n"]
-        whole = n == len(script.confidences)
-        tokens = list(range(n))
-        return Trace(
-            prompt_index=request["prompt"], sample_index=request["j"], token_ids=tokens,
-            text=script.answer if whole and script.answer else "", logprobs=[-0.5] * n, sampling_logprobs=[-0.5] * n,
-            confidences=script.confidences[:n], finish_reason=reason,
-            error="out of slots" if reason == "error" else None,
-        )  # fmt: skip
-
-
-def extract(text):
-    return text or None
-
-
-def groups(count):
-    return [AnswerGroups(lambda left, right: left == right) for _ in range(count)]
 
 
 def online(problems, params, slots=None):
@@ -111,10 +30,6 @@ def recorded(problems, budget):
         seeds=[i * STRIDE for i in range(len(problems))], extract=extract, groups=groups(len(problems)),
     )  # fmt: skip
     return [solution.traces for solution in baseline]
-
-
-def deepconf(budget, warmup=2, window=2, **other):
-    return DeepConf(budget=budget, warmup=warmup, sampling=SamplingParams(confidence_window=window), **other)
 
 
 def slow_lowest(confidences, window):
@@ -171,29 +86,6 @@ def slow_run(scripts, params):
                 reason = "consensus"
                 break
     return leading(votes if votes else spare)[0], tokens, reason
-
-
-# Windows that are powers of two and small whole confidences keep every mean and sum exact in floating point.
-scripts = st.builds(
-    Scripted,
-    confidences=st.lists(st.integers(1, 8).map(float), min_size=1, max_size=9),
-    answer=st.sampled_from(["a", "a", "a", "b", "c", None]),  # often enough alike for a consensus on the way
-    reason=st.sampled_from(["stop", "length"]),
-)
-
-
-@st.composite
-def cases(draw, problems=1):
-    warmup = draw(st.integers(1, 4))
-    budget = warmup + draw(st.integers(0, 6))
-    params = deepconf(
-        budget, warmup, draw(st.sampled_from([1, 2, 4])),
-        keep_top=draw(st.sampled_from([0.1, 0.5, 0.9])),
-        tau=draw(st.sampled_from([None, 0.5, 0.75, 1.0])),
-        voter=draw(st.sampled_from(["majority", "min_window"])),
-        warmup_votes=draw(st.sampled_from(["above_threshold", "all"])),
-    )  # fmt: skip
-    return [draw(st.lists(scripts, min_size=budget, max_size=budget)) for _ in range(problems)], params
 
 
 @given(cases())

@@ -1,0 +1,132 @@
+"""Traces of a run's model recorded once, many per problem, so that voting rules can be replayed on them for hours.
+
+A pool is one .npz file: of every trace its length, token confidences, answer and end; of every problem which answers
+are correct. It remembers what it was made from, and another run, problem set or size is recorded anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h1r.config import load_recipe
+from h1r.data.chat import prompt_ids
+from h1r.data.split import split_problems
+from h1r.data.tokenizer import load_tokenizer
+from h1r.engine.native import NativeEngine
+from h1r.errors import UserError
+from h1r.evals.stages import last_trained
+from h1r.model import load
+from h1r.progress import progress
+from h1r.records import FinishReason, Problem, Trace, normalise_text, read_jsonl
+from h1r.run import Run
+from h1r.scaling.answers import extract_answer
+from h1r.scaling.deepconf import problem_seed, sampling_of
+from h1r.train.start import equip
+from h1r.verify import VerifierPool
+
+RECORD_SEED = 7
+"""Of the pools; no run of the recipe draws from it."""
+
+
+@dataclass(slots=True)
+class Pool:
+    """`traces[i]` are the complete traces of `problems[i]`; the text of each is its answer, "" without one.
+
+    `correct[i]` holds those answers to problem i that its verifier accepts.
+    """
+
+    problems: list[Problem]
+    traces: list[list[Trace]]
+    correct: list[set[str]]
+
+    def grade(self, answers: Sequence[str | None]) -> NDArray[np.float64]:
+        """1.0 for each problem whose answer is correct, else 0.0."""
+        return np.array([float(answer in right) for answer, right in zip(answers, self.correct, strict=True)])
+
+
+def tuning_problems(run: Path, count: int) -> list[Problem]:
+    """Problems of the run's recipe under `problems.seed = 1`, none of which the run trained or held out."""
+    section = load_recipe(run / "recipe.json").problems
+    seed = section.seed + 1
+    other = section.model_copy(update={"seed": seed, "train": 1, "rl": 1, "held_out": 2 * count})
+    used = {
+        normalise_text(problem.question)
+        for name in ("held_out", "problems_train", "problems_rl")
+        for problem in read_jsonl(run / "curate" / f"{name}.jsonl", Problem)
+    }
+    fresh = [p for p in split_problems(other, []).held_out if normalise_text(p.question) not in used]
+    return fresh[:count]
+
+
+def held_out_problems(run: Path, count: int) -> list[Problem]:
+    """The run's own held-out problems."""
+    return list(read_jsonl(run / "curate" / "held_out.jsonl", Problem))[:count]
+
+
+def open_pool(file: Path, run: Path, problems: Sequence[Problem], size: int) -> Pool:
+    """The pool in `file`, recorded first unless it is there: `size` traces per problem by the run's last model."""
+    made_from = json.dumps({"run": str(run), "problems": [problem.id for problem in problems], "size": size})
+    if not file.exists() or str(np.load(file)["made_from"]) != made_from:
+        _record(file, run, problems, size, made_from)
+    return _read(file, problems)
+
+
+def _record(file: Path, run: Path, problems: Sequence[Problem], size: int, made_from: str) -> None:
+    if not (run / "recipe.json").exists():
+        raise UserError(f"{run} is no run; make one with `h1r demo --out {run}`, or give --run")
+    recipe = load_recipe(run / "recipe.json")
+    directory = run / last_trained(Run(run)) / "model"
+    tokenizer = load_tokenizer(directory)
+    engine = NativeEngine(equip(load(directory), "auto"), tokenizer, recipe.engine)
+    prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
+    each = [
+        dataclasses.replace(sampling_of(recipe.scaling), n=size, seed=problem_seed(RECORD_SEED, problem.id))
+        for problem in problems
+    ]
+    traces: list[Trace] = []
+    with progress(f"Record {file.name}", total=size * len(problems), unit="trace") as bar:
+        for trace in engine.stream(prompts, each):
+            traces.append(trace)
+            bar.advance()
+    traces.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
+    answers = [extract_answer(trace.text) for trace in traces]
+    distinct = sorted({(t.prompt_index, a) for t, a in zip(traces, answers, strict=True) if a is not None})
+    with VerifierPool() as verifier:
+        verdicts = verifier.verify_many(
+            [problems[index] for index, _ in distinct], [rf"\boxed{{{answer}}}" for _, answer in distinct]
+        )
+    right = [[index, answer] for (index, answer), verdict in zip(distinct, verdicts, strict=True) if verdict.reward]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        file,
+        made_from=np.array(made_from),
+        lengths=np.array([trace.num_tokens for trace in traces]),
+        confidences=np.concatenate([np.array(trace.confidences, dtype=np.float32) for trace in traces]),
+        outcomes=np.array(json.dumps({"answers": answers, "ends": [t.finish_reason for t in traces], "right": right})),
+    )
+
+
+def _read(file: Path, problems: Sequence[Problem]) -> Pool:
+    stored = np.load(file)
+    outcomes: dict[str, Any] = json.loads(str(stored["outcomes"]))
+    ends: list[FinishReason] = outcomes["ends"]
+    lengths = stored["lengths"]
+    confidences = np.split(stored["confidences"].astype(np.float64), np.cumsum(lengths)[:-1])
+    size = len(lengths) // len(problems)
+    traces: list[list[Trace]] = [[] for _ in problems]
+    for number, (answer, end, values) in enumerate(zip(outcomes["answers"], ends, confidences, strict=True)):
+        index, sample = divmod(number, size)
+        nothing = [0] * len(values)
+        traces[index].append(Trace(index, sample, nothing, answer or "", [], [], values.tolist(), end))
+    correct: list[set[str]] = [set() for _ in problems]
+    for index, answer in outcomes["right"]:
+        correct[index].add(answer)
+    return Pool(list(problems), traces, correct)
