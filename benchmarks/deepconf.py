@@ -119,7 +119,7 @@ def row(name: str, family: str, budget: int, found: Outcome, base: Outcome, of: 
 
 
 def compare(pool: Pool, algorithms: dict[str, Algorithm], budgets: Sequence[int], runs: int) -> list[dict[str, Any]]:
-    """Rows of every algorithm, budget and family; the first algorithm is the one that the others are measured against."""
+    """Rows of every algorithm, budget and family; the others are measured against the first algorithm."""
     families = np.array([problem.family for problem in pool.problems])
     rows = []
     with progress("Compare", total=len(budgets) * len(algorithms), unit="run") as bar:

@@ -1,12 +1,13 @@
 """Traces of a run's model recorded once, many per problem, so that voting rules can be replayed on them for hours.
 
 A pool is one .npz file: of every trace its length, token confidences, answer and end; of every problem which answers
-are correct. It remembers what it was made from, and another run, problem set or size is recorded anew.
+are correct. It remembers what it was made from: for other weights, problems or another size it is recorded anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from h1r.config import load_recipe
+from h1r.config import Recipe, load_recipe
 from h1r.data.chat import prompt_ids
 from h1r.data.split import split_problems
 from h1r.data.tokenizer import load_tokenizer
@@ -52,9 +53,16 @@ class Pool:
         return np.array([float(answer in right) for answer, right in zip(answers, self.correct, strict=True)])
 
 
+def recipe_of(run: Path) -> Recipe:
+    """The run's recipe; `UserError` when there is no run."""
+    if not (run / "recipe.json").exists():
+        raise UserError(f"{run} is no run; make one with `h1r demo --out {run}`, or give --run")
+    return load_recipe(run / "recipe.json")
+
+
 def tuning_problems(run: Path, count: int) -> list[Problem]:
     """Problems of the run's recipe under `problems.seed = 1`, none of which the run trained or held out."""
-    section = load_recipe(run / "recipe.json").problems
+    section = recipe_of(run).problems
     seed = section.seed + 1
     other = section.model_copy(update={"seed": seed, "train": 1, "rl": 1, "held_out": 2 * count})
     used = {
@@ -68,22 +76,22 @@ def tuning_problems(run: Path, count: int) -> list[Problem]:
 
 def held_out_problems(run: Path, count: int) -> list[Problem]:
     """The run's own held-out problems."""
+    recipe_of(run)
     return list(read_jsonl(run / "curate" / "held_out.jsonl", Problem))[:count]
 
 
 def open_pool(file: Path, run: Path, problems: Sequence[Problem], size: int) -> Pool:
     """The pool in `file`, recorded first unless it is there: `size` traces per problem by the run's last model."""
-    made_from = json.dumps({"run": str(run), "problems": [problem.id for problem in problems], "size": size})
+    model = run / last_trained(Run(run)) / "model"
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    made_from = json.dumps({"weights": weights, "problems": [problem.id for problem in problems], "size": size})
     if not file.exists() or str(np.load(file)["made_from"]) != made_from:
-        _record(file, run, problems, size, made_from)
+        _record(file, run, model, problems, size, made_from)
     return _read(file, problems)
 
 
-def _record(file: Path, run: Path, problems: Sequence[Problem], size: int, made_from: str) -> None:
-    if not (run / "recipe.json").exists():
-        raise UserError(f"{run} is no run; make one with `h1r demo --out {run}`, or give --run")
-    recipe = load_recipe(run / "recipe.json")
-    directory = run / last_trained(Run(run)) / "model"
+def _record(file: Path, run: Path, directory: Path, problems: Sequence[Problem], size: int, made_from: str) -> None:
+    recipe = recipe_of(run)
     tokenizer = load_tokenizer(directory)
     engine = NativeEngine(equip(load(directory), "auto"), tokenizer, recipe.engine)
     prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]

@@ -37,6 +37,11 @@ def quiet(on: bool = True) -> None:
     _quiet = on
 
 
+def is_quiet() -> bool:
+    """Whether progress displays are off."""
+    return _quiet
+
+
 class Bar:
     """A running count. `done` units of `total` (None: unknown) after `elapsed` seconds."""
 

@@ -15,14 +15,14 @@ _ROWS = ("sources", "benchmarks")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`rl.steps=5` as ("rl.steps", 5). The value is TOML; a bare word that is not is taken as a string."""
+    """`rl.steps=5` as ("rl.steps", 5). The value is TOML, or `unset`; another bare word is taken as a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"`{text}` sets nothing; write key=value, as in rl.steps=5")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+        return key.strip(), None if value.strip() == "unset" else value.strip()
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,20 +51,29 @@ def solve(
         str | None, typer.Option(help="Recipe whose [scaling] and [engine] apply. Default: that of the run.")
     ] = None,
     set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.jsonl", help="Append a line per solved problem, and go on from there."),
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""
     quiet(as_json)
-    from h1r.evals.answers import recipe_of
+    from h1r.evals.answers import recipe_of, summary
     from h1r.evals.answers import solve as answer
 
     overrides = dict(map(parse_override, set_ or []))
     resolved = load_recipe(recipe_file(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
-    with stopping("run it again"):
-        solutions = answer(checkpoint, question, resolved, seed)
+    go_on = "run it again" if out is None else f"the same command goes on from {out}"
+    with stopping(go_on):
+        solutions = answer(checkpoint, question, resolved, seed, out)
     if as_json:
         print_json([dataclasses.asdict(solution) for solution in solutions])
         return
     for solution in solutions:
+        if len(solutions) > 1:
+            print(f"--- {solution.problem_id} ---")
         print(solution.lines())
+    if len(solutions) > 1:
+        print(summary(solutions))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +21,17 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
+from h1r.evals.live import Totals, View, full_budget, open_view
 from h1r.evals.stages import last_trained
 from h1r.model import load
 from h1r.progress import progress
 from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.run import Run
-from h1r.scaling.answers import groups_for
-from h1r.scaling.deepconf import DeepConf, Solution, problem_seed, solve_many
+from h1r.scaling.answers import extract_for, groups_for
+from h1r.scaling.ballot import STATES, Solution, State
+from h1r.scaling.deepconf import DeepConf, DeepConfRun, problem_seed
+from h1r.scaling.journal import Journal
+from h1r.scaling.lines import LineFile
 from h1r.train.start import equip
 from h1r.verify import VerifierPool
 
@@ -34,6 +42,8 @@ class Solved:
 
     `votes`: (answer, weight), the heaviest first. `full_budget_tokens`: what all traces of the budget would cost at
     the mean length of those that ran to their end, an estimate, None when none did. `correct`: None without reference.
+    `text`: of the first trace that gave the answer. `states` counts traces, `tokens_by_state` their tokens, those in
+    flight at a consensus under "cancelled". `threshold`: nats, None when none was needed.
     """
 
     problem_id: str
@@ -48,6 +58,9 @@ class Solved:
     stop_reason: str
     correct: bool | None
     text: str | None
+    states: dict[State, int]
+    tokens_by_state: dict[State, int]
+    threshold: float | None
 
     def lines(self) -> str:
         """The outcome for the terminal."""
@@ -90,41 +103,146 @@ def generate(
     return sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index))
 
 
-def solve(checkpoint: str, question: str, recipe: Recipe, seed: int = 0) -> list[Solved]:
+def solve(
+    checkpoint: str, question: str, recipe: Recipe, seed: int = 0, out: Path | None = None, view: View | None = None
+) -> list[Solved]:
     """DeepConf, as the recipe's [scaling] has it at its largest budget, on a question or on a JSONL file of problems.
 
-    `UserError` for a checkpoint or a file that cannot be read.
+    With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
+    line is not solved again. Traces that ended are kept in OUT.traces until their problem has its line, so that a kill
+    costs only those that were running. Returns all results, old and new, in the order of the problems.
+
+    `UserError` for a checkpoint or a file that cannot be read, a problem id that stands for two problems, or results in
+    `out` that other settings made.
     """
     problems = _problems(question)
-    params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
-    with (
-        _open(checkpoint, recipe.engine) as (engine, tokenizer),
-        VerifierPool() as pool,
-        progress("Solve", unit="trace") as bar,
-    ):
+    with ExitStack() as open_things:
+        results = open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed))) if out else None
+        solved: dict[str, Solved] = dict(results.solved) if results else {}
+        left = [problem for problem in problems if problem.id not in solved]
+        view = view or (open_view() if left else View())
+        if left:
+            engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe.engine))
+            params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
+            journal = open_things.enter_context(Journal(engine, results.traces)) if results else None
+            pool = open_things.enter_context(VerifierPool())
+            open_things.callback(view.close)
+            open_things.callback(engine.watch, None)
+            engine.watch(view.tick)
+            totals = Totals(len(problems), len(problems) - len(left))
+            for some in _batches(left, params.budget, recipe.engine.max_sequences):
+                run = _run(journal or engine, tokenizer, some, params, recipe, seed, pool, view)
+                view.begin(run, some, totals)
+                new = [_solved(p, one, run, pool) for p, one in zip(some, run.solve(), strict=True)]
+                if results and journal:
+                    results.append(new)
+                    journal.forget()
+                for one in new:
+                    solved[one.problem_id] = one
+                    totals.finished += 1
+                    totals.tokens += one.tokens
+                    totals.full += one.full_budget_tokens or 0
+        if results:
+            results.traces.unlink(missing_ok=True)
+    return [solved[problem.id] for problem in problems]
 
-        def on_trace(trace: Trace) -> None:
-            _check(trace, problems[trace.prompt_index].question)
-            bar.advance()
 
-        solutions = solve_many(
-            engine,
-            [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems],
-            params,
-            seeds=[problem_seed(seed, problem.id) for problem in problems],
-            groups=[groups_for(problem, pool.verify_many) for problem in problems],
-            on_trace=on_trace,
-        )
-        return [_solved(problem, solution, pool) for problem, solution in zip(problems, solutions, strict=True)]
+def summary(solved: Sequence[Solved]) -> str:
+    """One line over several problems."""
+    tokens = sum(one.tokens for one in solved)
+    full = sum(one.full_budget_tokens or one.tokens for one in solved)
+    graded = [one.correct for one in solved if one.correct is not None]
+    right = f"{sum(graded)} of {len(graded)} correct, " if graded else ""
+    return f"{len(solved)} problems: {right}{tokens:,} tokens, against about {full:,} without stopping"
 
 
-def _solved(problem: Problem, solution: Solution, pool: VerifierPool) -> Solved:
+class Results:
+    """The file of results: one JSON line per solved problem. `solved`: those that are there already, by problem id."""
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self.traces = path.with_name(path.name + ".traces")
+        self._settings = settings
+        self._file = LineFile(path)
+        self.solved: dict[str, Solved] = {}
+        for number, line in enumerate(self._file.lines, 1):
+            try:
+                fields = json.loads(line)
+                made_with = fields.pop("settings")
+                one = Solved(**{**fields, "votes": [(answer, weight) for answer, weight in fields["votes"]]})
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self._file.close()
+                raise UserError(f"{path}, line {number}: no result of `h1r solve`; give another --out") from None
+            if made_with != settings:
+                self._file.close()
+                raise UserError(
+                    f"{path}, line {number}: made with another checkpoint, seed, or [scaling] or [chat] settings; "
+                    "give another --out, or delete the file to start again"
+                )
+            self.solved[one.problem_id] = one
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, solved: Sequence[Solved]) -> None:
+        """Adds results; they survive whatever happens once this returns."""
+        rows = [{**dataclasses.asdict(one), "settings": self._settings} for one in solved]
+        self._file.append([json.dumps(row, ensure_ascii=False) for row in rows])
+        self._file.sync()
+
+
+def _settings(checkpoint: str, recipe: Recipe, seed: int) -> str:
+    """A fingerprint of what decides the results, and where the weights come from."""
+    parts = [
+        str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint,
+        recipe.scaling.model_dump_json(exclude={"problems"}),
+        recipe.chat.model_dump_json(),
+        str(seed),
+    ]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()
+
+
+def _batches(problems: Sequence[Problem], budget: int, slots: int) -> Iterator[Sequence[Problem]]:
+    """Problems that run together: enough that the slots stay full while some problems end early."""
+    size = max(1, 4 * slots // budget)
+    for first in range(0, len(problems), size):
+        yield problems[first : first + size]
+
+
+def _run(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Problem],
+    params: DeepConf,
+    recipe: Recipe,
+    seed: int,
+    pool: VerifierPool,
+    view: View,
+) -> DeepConfRun:
+    def on_trace(trace: Trace) -> None:
+        _check(trace, problems[trace.prompt_index].question)
+        view.tick()
+
+    return DeepConfRun(
+        engine,
+        [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems],
+        params,
+        seeds=[problem_seed(seed, problem.id) for problem in problems],
+        extract=[extract_for(problem) for problem in problems],
+        groups=[groups_for(problem, pool.verify_many) for problem in problems],
+        on_trace=on_trace,
+    )
+
+
+def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pool: VerifierPool) -> Solved:
     winner = solution.answer_trace
     text = None if winner is None else winner.text
     correct = None
     if problem.answer:
         correct = text is not None and pool.verify_many([problem], [text])[0].reward >= 1.0
-    whole = [trace.num_tokens for trace in solution.traces if trace.finish_reason in ("stop", "length")]
+    full = full_budget(solution.budget, run.ballots[solution.prompt_index])
     return Solved(
         problem_id=problem.id,
         question=problem.question,
@@ -134,10 +252,13 @@ def _solved(problem: Problem, solution: Solution, pool: VerifierPool) -> Solved:
         traces=len(solution.traces),
         budget=solution.budget,
         tokens=solution.tokens_total,
-        full_budget_tokens=round(solution.budget * sum(whole) / len(whole)) if whole else None,
+        full_budget_tokens=None if full is None else round(full),
         stop_reason=solution.stop_reason,
         correct=correct,
         text=text,
+        states={state: solution.states.count(state) for state in STATES},
+        tokens_by_state=dict(solution.tokens),
+        threshold=solution.threshold,
     )
 
 
@@ -149,7 +270,11 @@ def _check(trace: Trace, question: str) -> None:
 
 def _problems(question: str) -> list[Problem]:
     if question.endswith(".jsonl"):
-        return list(read_jsonl(question, Problem))
+        problems = list(read_jsonl(question, Problem))
+        twice = [one for one, count in Counter(problem.id for problem in problems).items() if count > 1]
+        if twice:
+            raise UserError(f"{question}: two lines have the id `{twice[0]}`; give every problem an id of its own")
+        return problems
     return [Problem(id=content_id(question), question=question, answer="")]
 
 

@@ -130,7 +130,11 @@ class Ballot:
         ended: dict[str, State] = {"confidence": "stopped", "error": "error"}
         self._enter(trace, ended.get(trace.finish_reason, "cancelled"))
 
-    def vote(self, states: tuple[State, ...] = ("voted",)) -> Vote:
+    def standing(self) -> Vote:
+        """The vote as it stands now, of undecided warm-up traces too."""
+        return self.vote(("voted", None))
+
+    def vote(self, states: tuple[State | None, ...] = ("voted",)) -> Vote:
         """The vote of the traces in `states`, in order of sample index; `Vote.index` counts among all traces."""
         order = sorted(self.entries)
         chosen = [i for i in order if self.entries[i].state in states]

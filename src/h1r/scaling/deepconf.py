@@ -158,6 +158,12 @@ class DeepConfRun:
             self._online()
         return [ballot.solution(index) for index, ballot in enumerate(self.ballots)]
 
+    def finished(self, index: int) -> bool:
+        """Whether nothing more will be generated for a problem."""
+        ballot = self.ballots[index]
+        done = ballot.stop_reason != "budget" or len(ballot.entries) == self.params.budget
+        return done and not self.warming_up
+
     def running(self) -> list[Running]:
         """The traces that are being decoded now, as `Engine.progress` has them, counted over the whole run."""
         first = 0 if self.warming_up else self.params.warmup
