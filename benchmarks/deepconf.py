@@ -139,15 +139,13 @@ def compare(pool: Pool, algorithms: dict[str, Algorithm], budgets: Sequence[int]
 def tune(pool: Pool, slots: int, runs: int, verifier: VerifierPool) -> list[dict[str, Any]]:
     """Every setting of a grid at budgets 64 and 256, the cheapest of those that lose nothing first."""
     everyone = np.ones(len(pool.problems), dtype=bool)
-    grid = itertools.product(
-        (4, 8, 16), (0.1, 0.5, 0.9), (None, 0.75, 0.85, 0.95), (8, 16, 32), ("majority", "min_window")
-    )
+    grid = list(itertools.product((4, 8, 16), (0.1, 0.5, 0.9), (None, 0.75, 0.85, 0.95), (8, 16, 32)))
     base = {budget: play(pool, ours(pool, slots, verifier), budget, runs) for budget in (64, 256)}
     rows = []
-    with progress("Tune", total=3 * 3 * 4 * 3 * 2, unit="setting") as bar:
-        for warmup, keep_top, tau, window, voter in grid:
-            settings = {"warmup": warmup, "keep_top": keep_top, "tau": tau, "voter": voter, "warmup_votes": "all"}
-            algorithm = ours(pool, slots, verifier, window=window, **settings)
+    with progress("Tune", total=len(grid), unit="setting") as bar:
+        for warmup, keep_top, tau, window in grid:
+            settings = {"warmup": warmup, "keep_top": keep_top, "tau": tau}
+            algorithm = ours(pool, slots, verifier, window=window, **{**CHOSEN, **settings})
             found = [
                 row("deepconf", "all", b, play(pool, algorithm, b, runs), base[b], everyone) for b in (64, 256)
             ]  # fmt: skip
@@ -236,7 +234,7 @@ def main() -> None:
         with VerifierPool() as verifier:
             if arguments.tune:
                 pool = open_pool(place / "tuning.npz", arguments.run, tuning_problems(arguments.run, 100), 256)
-                found = tune(pool, arguments.slots, min(runs, 2), verifier)
+                found = tune(pool, arguments.slots, 1, verifier)
                 print(json.dumps(found if arguments.json else found[:20], indent=1))
                 return
             name = "held_out_quick.npz" if arguments.quick else "held_out.npz"

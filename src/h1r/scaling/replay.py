@@ -41,7 +41,7 @@ def simulate_many(
     params: DeepConf,
     *,
     slots: int | None = None,
-    extract: Extract = extract_answer,
+    extract: Extract | Sequence[Extract] = extract_answer,
     groups: Sequence[AnswerGroups] | None = None,
 ) -> list[Solution]:
     """`solve_many` on recorded traces, all problems sharing the slots. Trace j of a problem is `problems[i][j]`.

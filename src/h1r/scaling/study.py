@@ -26,7 +26,7 @@ from h1r.errors import UserError
 from h1r.progress import Bar
 from h1r.progress import progress as show_progress
 from h1r.records import Problem, Trace, Verdict
-from h1r.scaling.answers import VerifyMany, extract_answer, groups_for
+from h1r.scaling.answers import Extract, VerifyMany, extract_for, groups_for
 from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.deepconf import (
     STATES,
@@ -81,6 +81,7 @@ def study(
     prompts = [prompt_ids(tokenizer, problem.question, system_prompt) for problem in problems]
     seeds = [problem_seed(seed, problem.id) for problem in problems]
     groups = [groups_for(problem, verify_many) for problem in problems]
+    extract = [extract_for(problem) for problem in problems]
     grader = _Grader(problems, verify_many)
 
     def run(name: str, solve: Callable[[Callable[[Trace], None]], list[Solution]]) -> tuple[list[Solution], float]:
@@ -99,21 +100,29 @@ def study(
     majority, majority_seconds = run(
         f"majority of {largest}",
         lambda on_trace: majority_baseline(
-            engine, prompts, largest, sampling, seeds=seeds, groups=groups, on_trace=on_trace
+            engine, prompts, largest, sampling, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace
         ),
     )
     online, online_seconds = run(
         f"DeepConf at {largest}",
         lambda on_trace: solve_many(
-            engine, prompts, DeepConf.from_section(section, largest), seeds=seeds, groups=groups, on_trace=on_trace
+            engine,
+            prompts,
+            DeepConf.from_section(section, largest),
+            seeds=seeds,
+            extract=extract,
+            groups=groups,
+            on_trace=on_trace,
         ),
     )
     recorded = [solution.traces for solution in majority]
 
     rows = []
     for budget in budgets:
-        voted = simulate_many(recorded, majority_params(budget, sampling), slots=slots, groups=groups)
-        replayed = simulate_many(recorded, DeepConf.from_section(section, budget), slots=slots, groups=groups)
+        voted, replayed = (
+            simulate_many(recorded, params, slots=slots, extract=extract, groups=groups)
+            for params in (majority_params(budget, sampling), DeepConf.from_section(section, budget))
+        )
         real = budget == largest
         deepconf = online if real else replayed
         row: dict[str, Any] = {
@@ -139,7 +148,7 @@ def study(
         "paired": rows[-1]["paired"],
         "agreement": rows[-1]["agreement"],
         "budgets": rows,
-        "voters": _voters(recorded, section.window, groups, grader),
+        "voters": _voters(recorded, section.window, extract, groups, grader),
         "confidence": _confidence_when(recorded, section.window, grader),
         "outcomes": [
             {
@@ -224,13 +233,17 @@ def _agreement(
 
 
 def _voters(
-    recorded: Sequence[Sequence[Trace]], window: int, groups: Sequence[AnswerGroups], grader: _Grader
+    recorded: Sequence[Sequence[Trace]],
+    window: int,
+    extract: Sequence[Extract],
+    groups: Sequence[AnswerGroups],
+    grader: _Grader,
 ) -> dict[str, float]:
     """Accuracy of every voter, offline, on all complete traces."""
     ballots: list[tuple[list[Trace], list[str | None], list[Confidence]]] = []
-    for traces in recorded:
+    for traces, read in zip(recorded, extract, strict=True):
         usable = [trace for trace in traces if trace.confidences and trace.finish_reason != "error"]
-        answers = [extract_answer(trace.text) for trace in usable]
+        answers = [read(trace.text) for trace in usable]
         ballots.append((usable, answers, [summarise(trace.confidences, window) for trace in usable]))
     accuracies: dict[str, float] = {}
     for voter in VOTERS:
