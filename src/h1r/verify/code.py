@@ -33,6 +33,8 @@ from h1r.verify.sandbox.pool import SandboxPool
 from h1r.verify.sandbox.runner import SandboxError
 
 WORKERS_VARIABLE = "H1R_SANDBOX_WORKERS"
+REMOTE_WORKERS = 16
+"""Answers under way at once by default, where the work is done elsewhere."""
 MAX_CODE_CHARS = 400_000
 MAX_EXTRACTED_CHARS = 20_000
 _LIMIT_NAMES = ("time_s", "total_s", "memory_bytes")
@@ -125,8 +127,9 @@ class _Shared:
     """The sandboxes of this process, and a thread for each."""
 
     def __init__(self) -> None:
-        workers = _workers()
-        self.pool = SandboxPool(workers, url=os.environ.get(URL_VARIABLE) or None)
+        url = os.environ.get(URL_VARIABLE) or None
+        workers = _workers(REMOTE_WORKERS if url else os.cpu_count() or 1)
+        self.pool = SandboxPool(workers, url=url)
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="h1r-code")
         self.pid = os.getpid()
         note(f"tested code runs with isolation by {self.pool.level.name.lower()}")
@@ -150,8 +153,8 @@ def _shared() -> _Shared:
         return _instance
 
 
-def _workers() -> int:
-    text = os.environ.get(WORKERS_VARIABLE) or str(os.cpu_count() or 1)
+def _workers(default: int) -> int:
+    text = os.environ.get(WORKERS_VARIABLE) or str(default)
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"{WORKERS_VARIABLE}={text} is no number of sandboxes; give one from 1 up")
     return int(text)

@@ -1,4 +1,4 @@
-"""A SandboxFusion server as the place where tested code runs (github.com/bytedance/SandboxFusion, `POST /run_code`).
+"""SandboxFusion servers as the place where tested code runs (github.com/bytedance/SandboxFusion, `POST /run_code`).
 
     request   {"code", "language", "stdin", "files", "compile_timeout", "run_timeout", "memory_limit_MB"}
     response  {"status": "Success" | "Failed" | "SandboxError", "message", "compile_result", "run_result"}
@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
+import itertools
 import json
 import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +36,19 @@ if TYPE_CHECKING:
     from h1r.verify.sandbox.pool import Runnable, Talk
 
 URL_VARIABLE = "H1R_SANDBOX_URL"
-LANGUAGES = {"python": "python", "cpp": "cpp", "javascript": "nodejs"}
+"""Environment variable: the address of a server, or several with commas between them."""
+LANGUAGES = {
+    "python": "python",
+    "cpp": "cpp",
+    "javascript": "nodejs",
+    **{name: name for name in ("go", "java", "rust", "bash", "csharp", "typescript")},
+}
 COMPILE_TIMEOUT_S = 30.0
 MARGIN_S = 30.0
 """What a server may take beyond the limits of a run, for its queue and the network."""
-RETRIES = 3
+ATTEMPTS = 4
+PAUSE_S, REST_S = 0.25, 10.0
+"""Between attempts, doubled each time; and how long a server that failed is passed over."""
 MAX_RESPONSE_BYTES = 64 << 20
 
 _CALLS = """
@@ -50,14 +60,27 @@ serve_lines(json.load(sys.stdin))
 _SENT_MODULES = ("inside", "values", "structures")
 
 
-class FusionServer:
-    """The HTTP side. `SandboxError` when the server cannot be reached, fails, or answers something else."""
+class FusionServers:
+    """One or several servers that take turns, shared by threads. What one does not answer, the next one is asked.
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") + "/run_code"
+    A run is tried `ATTEMPTS` times, each time at the next server; one that failed rests for REST_S while another is
+    left. `SandboxError` when every attempt failed, so that no verdict is made up.
+    """
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        if not urls:
+            raise ValueError("FusionServers needs at least one address")
+        self._urls = [url.rstrip("/") + "/run_code" for url in urls]
+        self._turn = itertools.count()
+        self._rests_until: dict[str, float] = {}
 
     def run(self, code: str, language: str, stdin: str, limits: Limits, files: dict[str, str] | None = None) -> Outcome:
-        """One run. `ending` "failed" stands for code that did not compile, its messages in `stderr`."""
+        """One run. `ending` "failed" stands for code that did not compile, its messages in `stderr`.
+
+        `ValueError` for a language that the servers do not know.
+        """
+        if language not in LANGUAGES:
+            raise ValueError(f"{language} cannot be run by a SandboxFusion server")
         request = {
             "code": code,
             "language": LANGUAGES[language],
@@ -67,35 +90,49 @@ class FusionServer:
             "run_timeout": limits.time_s,
             "memory_limit_MB": limits.memory_bytes >> 20,
         }
-        response = self._post(request, limits.time_s + COMPILE_TIMEOUT_S + MARGIN_S)
-        if response.get("status") not in ("Success", "Failed"):
-            raise SandboxError(f"{self.url} says {str(response.get('message'))[:300]!r}")
-        compiled, ran = response.get("compile_result"), response.get("run_result")
-        if ran is None and isinstance(compiled, dict):
-            return Outcome("failed", 1, b"", str(compiled.get("stderr")).encode(errors="replace"), 0.0, 0)
-        if not isinstance(ran, dict):
-            raise SandboxError(f"{self.url} gave no run_result")
-        return _outcome(ran, limits)
-
-    def _post(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        body = json.dumps(request).encode()
-        headers = {"Content-Type": "application/json"}
-        for attempt in range(RETRIES):
+        body, why = json.dumps(request).encode(), ""
+        for attempt in range(ATTEMPTS):
+            url = self._next()
             try:
-                message = urllib.request.Request(self.url, body, headers, method="POST")
-                with urllib.request.urlopen(message, timeout=limit_s) as response:
-                    answer = json.loads(response.read(MAX_RESPONSE_BYTES))
-                if not isinstance(answer, dict):
-                    raise SandboxError(f"{self.url} answered no object")
-                return answer
-            except urllib.error.HTTPError as error:
-                if error.code < 500 or attempt == RETRIES - 1:
-                    raise SandboxError(f"{self.url} answered {error.code}") from None
-            except (OSError, ValueError) as error:
-                if attempt == RETRIES - 1:
-                    raise SandboxError(f"{self.url} does not answer: {error}") from None
-            time.sleep(0.5 * 2**attempt)
-        raise AssertionError
+                return _result(_post(url, body, limits.time_s + COMPILE_TIMEOUT_S + MARGIN_S), limits)
+            except SandboxError as error:
+                why = f"{url} {error}"
+                self._rests_until[url] = time.monotonic() + REST_S
+            if attempt < ATTEMPTS - 1:
+                time.sleep(PAUSE_S * 2**attempt)
+        raise SandboxError(f"{ATTEMPTS} attempts failed; the last: {why}")
+
+    def _next(self) -> str:
+        """The server whose turn it is, of those that do not rest, or of all."""
+        now = time.monotonic()
+        awake = [url for url in self._urls if self._rests_until.get(url, 0.0) <= now] or self._urls
+        return awake[next(self._turn) % len(awake)]
+
+
+def _post(url: str, body: bytes, limit_s: float) -> dict[str, Any]:
+    message = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
+    try:
+        with urllib.request.urlopen(message, timeout=limit_s) as response:
+            answer = json.loads(response.read(MAX_RESPONSE_BYTES))
+    except urllib.error.HTTPError as error:
+        raise SandboxError(f"answered {error.code}") from None
+    except (OSError, ValueError, http.client.HTTPException, RecursionError) as error:
+        raise SandboxError(f"does not answer: {error}") from None
+    if not isinstance(answer, dict):
+        raise SandboxError("answered no object")
+    return answer
+
+
+def _result(response: dict[str, Any], limits: Limits) -> Outcome:
+    """What a response says of the run; `SandboxError` when it says that the server failed, or nothing."""
+    compiled, ran = response.get("compile_result"), response.get("run_result")
+    if response.get("status") not in ("Success", "Failed"):
+        raise SandboxError(f"says {str(response.get('message'))[:300]!r}")
+    if ran is None and isinstance(compiled, dict):
+        return Outcome("failed", 1, b"", str(compiled.get("stderr")).encode(errors="replace"), 0.0, 0)
+    if not isinstance(ran, dict) or ran.get("status") not in ("Finished", "TimeLimitExceeded"):
+        raise SandboxError("gave no result of the run")
+    return _outcome(ran, limits)
 
 
 def _outcome(result: dict[str, Any], limits: Limits) -> Outcome:
@@ -104,8 +141,8 @@ def _outcome(result: dict[str, Any], limits: Limits) -> Outcome:
     ending: Ending = "finished"
     if result.get("status") == "TimeLimitExceeded":
         ending = "time"
-    elif result.get("status") != "Finished" or not isinstance(status, int):
-        ending = "failed"
+    elif not isinstance(status, int):
+        raise SandboxError("gave no exit status")
     elif len(stdout) > limits.output_bytes:
         ending = "output"
     return Outcome(
@@ -120,13 +157,13 @@ def _outcome(result: dict[str, Any], limits: Limits) -> Outcome:
 
 @dataclass(slots=True)
 class _RemoteProgram:
-    server: FusionServer
+    servers: FusionServers
     code: str
     language: str
     error: str | None = None
 
     def run(self, stdin: bytes, limits: Limits) -> Outcome:
-        outcome = self.server.run(self.code, self.language, stdin.decode(errors="replace"), limits)
+        outcome = self.servers.run(self.code, self.language, stdin.decode(errors="replace"), limits)
         if outcome.ending == "failed":
             return Outcome("finished", outcome.status or 1, b"", b"compile error", 0.0, 0)
         return outcome
@@ -135,8 +172,8 @@ class _RemoteProgram:
 class _RemoteCalls:
     """Calls that wait are sent together when a reply is asked for."""
 
-    def __init__(self, server: FusionServer, job: dict[str, Any], limits: Limits) -> None:
-        self._server = server
+    def __init__(self, servers: FusionServers, job: dict[str, Any], limits: Limits) -> None:
+        self._servers = servers
         self._job = job
         self._limits = limits
         self._waiting: list[dict[str, Any]] = []
@@ -168,7 +205,7 @@ class _RemoteCalls:
         }
         time_s = min(self._limits.time_s * max(len(calls), 1), self._limits.total_s)
         limits = Limits(time_s=time_s, memory_bytes=self._limits.memory_bytes, output_bytes=self._limits.output_bytes)
-        outcome = self._server.run(_CALLS, "python", json.dumps(request), limits, _harness())
+        outcome = self._servers.run(_CALLS, "python", json.dumps(request), limits, _harness())
         lines = [
             line[len(mark) + 1 :]
             for line in outcome.stdout.decode(errors="replace").splitlines()
@@ -197,21 +234,21 @@ def _harness() -> dict[str, str]:
 
 
 class FusionSlot:
-    """A `Slot` whose tested code runs on the server; `level` names the local one for test code with assertions."""
+    """A `Slot` whose tested code runs on the servers; `level` names the local one for test code with assertions."""
 
-    def __init__(self, url: str, level: str | None = None) -> None:
+    def __init__(self, servers: FusionServers, level: str | None = None) -> None:
         self.level = Isolation.REMOTE
-        self._server = FusionServer(url)
+        self._servers = servers
         self._local_level = level
         self._checker: Sandbox | None = None
 
     @contextlib.contextmanager
     def program(self, code: str, language: str, limits: Limits) -> Iterator[Runnable]:
-        yield _RemoteProgram(self._server, code, language)
+        yield _RemoteProgram(self._servers, code, language)
 
     @contextlib.contextmanager
     def calls(self, job: dict[str, Any], limits: Limits) -> Iterator[Talk]:
-        yield _RemoteCalls(self._server, job, limits)
+        yield _RemoteCalls(self._servers, job, limits)
 
     def checks(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]:
         if self._checker is None:

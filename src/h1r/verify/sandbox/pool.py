@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from h1r.errors import UserError
-from h1r.verify.sandbox.fusion import FusionSlot
+from h1r.verify.sandbox.fusion import URL_VARIABLE, FusionServers, FusionSlot
 from h1r.verify.sandbox.limits import Isolation, Limits
 from h1r.verify.sandbox.programs import prepare
 from h1r.verify.sandbox.runner import Ending, Outcome, Sandbox, SandboxError
@@ -144,8 +144,8 @@ class SandboxPool:
     """Up to `workers` slots, lent to one thread each. Slots start when first needed and live until `close`.
 
     Whatever tested code does costs its own run: a keeper that dies is replaced at the next one. `url` is a
-    SandboxFusion server that runs the tested code in place of this machine; `UserError` when this machine confines
-    too little.
+    SandboxFusion server, or several with commas between them, that run the tested code in place of this machine;
+    `UserError` when this machine confines too little.
     """
 
     def __init__(self, workers: int = 1, level: str | None = None, url: str | None = None) -> None:
@@ -153,7 +153,12 @@ class SandboxPool:
             raise ValueError("SandboxPool needs workers >= 1")
         self.level = Isolation.REMOTE if url else choose_level(level)
         self.workers = workers
-        self._make: Callable[[], Slot] = partial(FusionSlot, url, level) if url else partial(LocalSlot, self.level)
+        self._make: Callable[[], Slot] = partial(LocalSlot, self.level)
+        if url:
+            addresses = [one.strip() for one in url.split(",") if one.strip()]
+            if not all(one.startswith(("http://", "https://")) for one in addresses):
+                raise UserError(f"{URL_VARIABLE}={url} holds no http:// address; give one, or several with commas")
+            self._make = partial(FusionSlot, FusionServers(addresses), level)
         self._free: list[Slot] = []
         self._permits = threading.BoundedSemaphore(workers)
         self._closed = 0
