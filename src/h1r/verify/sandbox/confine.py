@@ -192,9 +192,8 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> Non
     for paths, rights in ((readable, _READ_RIGHTS), (("/dev/null",), _FILE_RIGHTS), (writable, handled)):
         for path in paths:
             descriptor = os.open(path, O_PATH_RULE)
-            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                rights &= _FILE_RIGHTS
-            rule = struct.pack("=Qi", rights & handled, descriptor)
+            given = rights if stat.S_ISDIR(os.fstat(descriptor).st_mode) else rights & _FILE_RIGHTS
+            rule = struct.pack("=Qi", given & handled, descriptor)
             _syscall("landlock_add_rule", ruleset, _PATH_BENEATH, rule, 0)
             os.close(descriptor)
     _syscall("landlock_restrict_self", ruleset, 0)
