@@ -23,8 +23,9 @@ help:
 demo: $(READY)
 	$(RUN)/h1r demo $(if $(SEED),--seed $(SEED) --out runs/demo-seed$(SEED))
 
+# One process per core, each with one thread; a file's tests stay together, since engines are built once per file.
 test: $(READY)
-	$(RUN)/pytest
+	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(RUN)/ruff check .
