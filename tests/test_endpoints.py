@@ -111,6 +111,25 @@ def test_concurrency_is_bounded_on_each_server() -> None:
     assert 1 < server.most_at_once <= 3
 
 
+def test_a_slow_server_does_not_hold_what_another_could_answer() -> None:
+    def slow(handler: Any, body: Any) -> None:
+        time.sleep(0.5)
+        says("slow")(handler, body)
+
+    with chat_server(slow) as first, chat_server(says("fast")) as second:
+
+        async def run() -> list[str]:
+            endpoints = Endpoints([first.url, second.url], "model", concurrency=1)
+            waiting = asyncio.ensure_future(endpoints.chat(HELLO))
+            await asyncio.sleep(0.1)
+            meanwhile = [(await endpoints.chat(HELLO)).text for _ in range(4)]
+            meanwhile.append((await waiting).text)
+            await endpoints.close()
+            return meanwhile
+
+        assert asyncio.run(run()) == ["fast"] * 4 + ["slow"]
+
+
 def test_the_wait_that_a_server_asks_for_is_kept_within_the_limit() -> None:
     fault = fails(429, headers={"Retry-After": "0.3"})
     with chat_server(says("x"), fault) as server:

@@ -115,10 +115,10 @@ class Endpoints:
             await client.aclose()
 
     def _next(self) -> _Server:
-        """The servers in turn, those that failed just now last."""
+        """The servers in turn: first those with a free slot, and those that failed just now last."""
         now = time.monotonic()
         order = self._servers[self._turn :] + self._servers[: self._turn]
-        server = next((one for one in order if one.rests_until <= now), order[0])
+        server = min(order, key=lambda one: (one.rests_until > now, one.slots.locked()))
         self._turn = (self._servers.index(server) + 1) % len(self._servers)
         return server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from h1r.cli.common import recipe_file
 from h1r.config import BenchmarkSection, EvalSection, load_recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.evals.benchmarks import load_benchmark, settings
+from h1r.evals.benchmarks import check_verifiers, load_benchmark, measured, settings
 from h1r.model import build, save
 from h1r.model.config import preset
-from h1r.verify import require
+from h1r.verify import VerifierPool, judge, require
 
 CHOICE = {"columns": {"answer": "answer"}, "verifier": "choice", "prompt": "Q: {question}\n{options}\nAnswer: X"}
 
@@ -154,6 +155,37 @@ def test_a_checkpoint_is_evaluated_without_curation(
     assert found["benchmarks"]["letters"]["samples_per_problem"] == 2
     written = json.loads((tmp_path / "run/eval/benchmarks/base/letters.json").read_text(encoding="utf-8"))
     assert [outcome["samples"] for outcome in written["outcomes"]] == [2, 2, 2]
+    with pytest.raises(SystemExit):
+        main(["eval", "recipe.toml", "--out", "run", "--json"])
+    again = json.loads(capsys.readouterr().out)["eval_base"]
+    assert again == found  # its seconds too: nothing was asked again
+
+
+def test_a_verifier_that_cannot_work_is_found_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(judge.SETTINGS_VARIABLE, raising=False)
+    rows = [{"question": "Why?", "answer": "because"}]
+    section = benchmark(tmp_path / "f.jsonl", rows, verifier="judge", columns={"answer": "answer"})
+    with VerifierPool() as pool, pytest.raises(UserError, match=r"judge\.urls"):
+        check_verifiers({"b": load_benchmark(section)}, pool.verify_many)
+
+
+def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_path: Path) -> None:
+    rows = [{"question": "Why?", "answer": "because"}]
+    problems = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, columns={"answer": "answer"}))
+    others = [dataclasses.replace(problems[0], answer="no")]
+    runs: list[int] = []
+
+    def measure() -> dict[str, Any]:
+        runs.append(1)
+        return {"pass_at_1": len(runs)}
+
+    for asked in (problems, problems, others, others):
+        measured(asked, EvalSection(samples=1), "w", tmp_path / "r.json", measure)
+    measured(others, EvalSection(samples=2), "w", tmp_path / "r.json", measure)
+    found = measured(others, EvalSection(samples=2), "x", tmp_path / "r.json", measure)
+    assert (len(runs), found["pass_at_1"]) == (4, 4)
 
 
 def test_two_benchmarks_of_one_name_are_refused() -> None:

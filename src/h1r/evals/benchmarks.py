@@ -2,23 +2,29 @@
 
     [[eval.benchmarks]]        eval/benchmarks/MODEL/NAME.json
 
+A finished benchmark is not asked again of the same weights: `h1r eval` that was stopped goes on at the next one.
+
 `recipes/h1r-7b-eval.toml` has those of the paper (arXiv 2601.02346, section 4.1). Its agents (tau2, Terminal-Bench) and
 SciCode need environments of their own and are not here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from h1r.config import BenchmarkSection, EvalSection
 from h1r.data.corpus.read import Reader, files_of
 from h1r.errors import UserError
 from h1r.progress import note
-from h1r.records import Problem
+from h1r.records import Problem, to_json
+from h1r.run import read_json, write_json
+from h1r.scaling.answers import VerifyMany
 
 _OPTION, _ONLY, _WITHOUT = "option ", "only ", "without "
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -59,6 +65,30 @@ def load_benchmark(section: BenchmarkSection, root: str = ".") -> list[Problem]:
     if bad:
         note(f"benchmark {section.name}: {len(bad)} rows cannot be used, the first at {bad[0]}")
     return found
+
+
+def check_verifiers(benchmarks: Mapping[str, Sequence[Problem]], verify_many: VerifyMany) -> None:
+    """Grades one answer to each benchmark; `UserError` for a verifier that cannot work, before anything is asked."""
+    firsts = [problems[0] for problems in benchmarks.values()]
+    verify_many(firsts, ["This is no answer."] * len(firsts))
+
+
+def measured(
+    problems: Sequence[Problem], asked: EvalSection, weights: Any, path: Path, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `measure` returns, kept in `path` with what it depends on: problems, settings, and which `weights`."""
+    contents = "\0".join(to_json(problem) for problem in problems)
+    of = {
+        "problems": hashlib.sha256(contents.encode("utf-8", "surrogatepass")).hexdigest(),
+        "settings": asked.model_dump(exclude={"benchmarks"}),
+        "weights": weights,
+    }
+    if path.exists() and (kept := read_json(path)).get("of") == of:
+        note(f"{path} is finished; delete it to measure again")
+        return dict(kept)
+    result = {**measure(), "of": of}
+    write_json(path, result)
+    return result
 
 
 def settings(section: BenchmarkSection, defaults: EvalSection) -> EvalSection:

@@ -8,7 +8,8 @@ Only this file and `answers.py` build engines here; the benchmarks themselves kn
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +20,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
-from h1r.evals.benchmarks import load_benchmark, settings
+from h1r.evals.benchmarks import check_verifiers, load_benchmark, measured, settings
 from h1r.model import load
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import Problem, read_jsonl
@@ -42,11 +43,10 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     curated = (run.path / "curate" / "tokenizer").is_dir() or not benchmarks
     problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, curated)
     result: dict[str, Any] = {}
-    with (
-        run.timed(f"eval_{which}", add=False),
-        _verifier() as pool,
-        _engine(recipe, run, which, tokenizer) as engine,
-    ):
+    weights = _weights(recipe, run, which)
+    with run.timed(f"eval_{which}", add=False), _verifier() as pool, ExitStack() as stack:
+        check_verifiers(benchmarks, pool.verify_many)
+        engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
 
         def measure(problems: list[Problem], section: EvalSection, name: str) -> dict[str, Any]:
             return evaluate(
@@ -65,9 +65,10 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             write_json(run.stage("eval") / f"{which}.json", result)
         found = {}
         for section in recipe.eval.benchmarks:
-            asked = measure(benchmarks[section.name], settings(section, recipe.eval), f"{section.name}, {which}")
-            write_json(run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json", asked)
-            found[section.name] = _without(asked, "outcomes", "examples")
+            asked, own = settings(section, recipe.eval), benchmarks[section.name]
+            path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
+            one = measured(own, asked, weights, path, partial(measure, own, asked, f"{section.name}, {which}"))
+            found[section.name] = _without(one, "outcomes", "examples", "of")
     return {**_without(result, "outcomes", "examples"), **({"benchmarks": found} if found else {})}
 
 
@@ -115,6 +116,14 @@ def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:
     if which == "base":
         return starting_model(recipe, run)
     return equip(load(run.need(f"{which}/model", which)), recipe.model.kernels)
+
+
+def _weights(recipe: Recipe, run: Run, which: str) -> Any:
+    """What tells the weights of a model apart: the recipe of the base model, the files of a trained one."""
+    if which == "base":
+        return {"seed": recipe.seed, **recipe.model.model_dump()}
+    files = sorted((run.path / which / "model").glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _tokenizer(recipe: Recipe, run: Run, curated: bool) -> PreTrainedTokenizerFast:
