@@ -129,14 +129,24 @@ def rates(verdicts: list[bool], truth: list[bool], mask: list[bool]) -> dict[str
 
 def math_verify_alone(reference: str, prediction: str, extra: dict[str, Any]) -> bool:
     """math-verify as its documentation calls it, with the options that the test of a pair used."""
-    import math_verify
-
     options: dict[str, Any] = {}
     if "precision" in extra:
         options["float_rounding"] = extra["precision"]
     if extra.get("allow_set_relation_comp"):
         options["allow_set_relation_comp"] = True
-    gold = math_verify.parse(reference) or math_verify.parse(f"${reference}$")
+    return verified(parsed_reference(reference), prediction, **options)
+
+
+def parsed_reference(reference: str) -> list[Any]:
+    import math_verify
+
+    parsed: list[Any] = math_verify.parse(reference) or math_verify.parse(f"${reference}$")
+    return parsed
+
+
+def verified(gold: list[Any], prediction: str, **options: Any) -> bool:
+    import math_verify
+
     return bool(math_verify.verify(gold, math_verify.parse(prediction), **options))
 
 

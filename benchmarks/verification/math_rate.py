@@ -17,11 +17,11 @@ from typing import Any
 from h1r.records import Problem, Verdict
 from h1r.verify import VerifierPool
 from h1r.verify.extract import split_response
-from h1r.verify.math import grade
+from h1r.verify.math import grade, tiers
 from h1r.verify.math.read import read
 from h1r.verify.math.value import same_value
 from verification.common import Context
-from verification.math import areal, math_verify_alone, problem, qwen_math
+from verification.math import areal, math_verify_alone, parsed_reference, problem, qwen_math, verified
 
 
 def hostile_answers() -> list[str]:
@@ -52,6 +52,13 @@ def hostile_answers() -> list[str]:
     return [*boxed, "a" * 10_000_000, r"\boxed{" * 500_000, "<think>" * 100_000]
 
 
+HANGING = (
+    r"\sum_{i=1}^{9999}\sum_{j=1}^{9999} \sqrt{i+j}",
+    r"\int_0^{\infty} \frac{\ln(1+x^{7})}{x^{9}+3x^{4}+1} dx",
+    r"\sum_{k=0}^{5000} \binom{5000}{k}^2 \cdot k",
+)
+
+
 def traces(quick: bool) -> list[tuple[Problem, str]]:
     """Real responses: short worked solutions and long thinking."""
     found = [(item.problem, item.text) for source in (qwen_math, areal) for item in source()]
@@ -61,9 +68,13 @@ def traces(quick: bool) -> list[tuple[Problem, str]]:
 def rate(context: Context) -> dict[str, Any]:
     """Verdicts per second of processor time, ours and math-verify alone in turns, and ours with 1 % hostile answers.
 
-    `grade` is the verdict alone, in this process, which is what math-verify gives; `pool` is the verdict from a pool
-    that survives hostile answers; `service` has the format checks of the whole response too. Processor time counts
-    the pool's workers; wall time is beside it.
+    grade              the verdict alone, in this process: what math-verify gives
+    pool               the verdict from a pool that survives hostile answers
+    service            the same with the format checks of the whole response
+    *_hostile          with 1 % of the answers replaced by hostile ones
+    math_verify        math-verify alone; math_verify_cached: with each reference parsed once, before the clock starts
+
+    Processor time counts the pool's workers; wall time is beside it.
     """
     quick = context.quick
     work = traces(quick)
@@ -74,50 +85,102 @@ def rate(context: Context) -> dict[str, Any]:
     for turn, place in enumerate(places):
         mixed[place] = (problem("x+5", "math"), hostile[turn % len(hostile)])
     sample = work[:: 8 if quick else 4]
+    golds = {owner.answer: parsed_reference(owner.answer) for owner, _ in sample}
     lost = 0
-    with VerifierPool(workers=1) as pool:
-        pool.verify_many([problem(r"\int_0^1 x dx", "math")], [r"\boxed{\int_0^1 y dy}"])  # starts the worker
+    with VerifierPool(format_checks=False) as pool, VerifierPool() as service:
+        for one in (pool, service):
+            one.verify_many([problem(r"\int_0^1 x dx", "math")], [r"\boxed{\int_0^1 y dy}"])  # starts the worker
         runs: dict[str, tuple[int, Callable[[], Any]]] = {
             "grade": (len(work), lambda: [_grade(owner, text) for owner, text in work]),
-            "service": (len(work), lambda: pool.verify_many(*map(list, zip(*work, strict=True)))),
-            "hostile": (len(mixed), lambda: pool.verify_many(*map(list, zip(*mixed, strict=True)))),
+            "pool": (len(work), lambda: graded(pool, work)),
+            "pool_hostile": (len(mixed), lambda: graded(pool, mixed)),
+            "service": (len(work), lambda: graded(service, work)),
+            "service_hostile": (len(mixed), lambda: graded(service, mixed)),
             "math_verify": (len(sample), lambda: [math_verify_alone(owner.answer, text, {}) for owner, text in sample]),
+            "math_verify_cached": (
+                len(sample),
+                lambda: [verified(golds[owner.answer], text) for owner, text in sample],
+            ),
         }
         processor: dict[str, list[float]] = {name: [] for name in runs}
         wall: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(repeats + 1):
             for name, (count, run) in runs.items():
-                for cached in (read, same_value):  # a run may profit from its own references, not from the run before
+                for cached in (read, same_value, tiers._known):  # what a run may profit from is its own
                     cached.cache_clear()
-                start, used = time.perf_counter(), processor_seconds(pool)
+                start, used = time.perf_counter(), processor_seconds(pool, service)
                 found = run()
-                if name == "hostile":
+                seconds, spent = time.perf_counter() - start, processor_seconds(pool, service) - used
+                if name.endswith("hostile"):
                     lost += len(mixed) - len(found) + sum(found[place].reward > 0 for place in places)
                 if turn:  # the first is a warm-up
-                    wall[name].append(count / (time.perf_counter() - start))
-                    processor[name].append(count / (processor_seconds(pool) - used))
-        latencies = sorted(latency(pool, owner, text) for owner, text in mixed)
-        worst = {text[:40]: round(latency(pool, problem("x+5", "math"), text), 4) for text in hostile}
-    rates_per_core = {name: round(statistics.median(values), 1) for name, values in processor.items()}
+                    wall[name].append(count / seconds)
+                    processor[name].append(count / spent)
+        honest = sorted(latency(pool, owner, text) for owner, text in work)
+        worst = {text[:40]: latency(pool, problem("x+5", "math"), text) for text in hostile}
+    per_core = {name: round(statistics.median(values), 1) for name, values in processor.items()}
     return {
         "traces": len(work),
         "mean_chars": round(statistics.mean(len(text) for _, text in work)),
-        "hostile_share": len(places) / len(mixed),
+        "hostile_answers": len(places),
         "repeats": repeats,
-        "verdicts_per_core_s": rates_per_core,
+        "verdicts_per_core_s": per_core,
         "verdicts_per_wall_s": {name: round(statistics.median(values), 1) for name, values in wall.items()},
-        "grade_over_math_verify": round(rates_per_core["grade"] / rates_per_core["math_verify"], 1),
-        "service_over_math_verify": round(rates_per_core["service"] / rates_per_core["math_verify"], 2),
-        "throughput_lost_to_hostile": round(1 - rates_per_core["hostile"] / rates_per_core["service"], 4),
-        "verdicts_lost_or_fooled": lost,
-        "latency_ms": {
-            "p50": round(1e3 * latencies[len(latencies) // 2], 3),
-            "p99": round(1e3 * latencies[int(len(latencies) * 0.99)], 3),
-            "max": round(1e3 * latencies[-1], 3),
+        "over_math_verify": {
+            name: round(per_core[name] / per_core["math_verify"], 2) for name in ("grade", "pool", "service")
         },
-        "slowest_hostile_s": dict(sorted(worst.items(), key=lambda item: -item[1])[:5]),
+        "over_math_verify_cached": {
+            name: round(per_core[name] / per_core["math_verify_cached"], 2) for name in ("grade", "pool", "service")
+        },
+        "throughput_lost_to_hostile": {
+            name: round(1 - per_core[f"{name}_hostile"] / per_core[name], 4) for name in ("pool", "service")
+        },
+        "verdicts_lost_or_fooled": lost,
+        "latency_ms": {f"p{share}": percentile(honest, share) for share in (50, 99, 100)},
+        "slowest_hostile_ms": {
+            text: round(1e3 * seconds, 1) for text, seconds in sorted(worst.items(), key=lambda item: -item[1])[:5]
+        },
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def hanging(context: Context) -> dict[str, Any]:
+    """What answers cost that only tier 2 may read and that keep it busy for hours: 1 % of them, and 2 workers.
+
+    Every one costs a worker for its time limit; the honest answers do not wait for them.
+    """
+    work = traces(quick=True)
+    places = random.Random(1).sample(range(len(work)), max(1, len(work) // 100))
+    mixed = list(work)
+    for turn, place in enumerate(places):
+        mixed[place] = (problem("x+5", "math"), rf"\boxed{{{HANGING[turn % len(HANGING)]}}}")
+    with VerifierPool(workers=2) as pool:
+        graded(pool, [(problem(r"\int_0^1 x dx", "math"), r"\boxed{\int_0^1 y dy}")] * 2)
+        expected = graded(pool, work)
+        start = time.perf_counter()
+        batch = pool.submit_many(*map(list, zip(*mixed, strict=True)))
+        kept = set(range(len(mixed))) - set(places)
+        found = {place: batch.verdict(place) for place in kept}
+        honest_s = time.perf_counter() - start
+        rewards = [batch.verdict(place) for place in places]
+        seconds = time.perf_counter() - start
+    return {
+        "answers": len(mixed),
+        "hanging": len(places),
+        "honest_answers_all_in_s": round(honest_s, 2),
+        "hanging_answers_all_in_s": round(seconds, 2),
+        "honest_verdicts_changed": sum(found[place] != expected[place] for place in kept),
+        "hanging_rewarded": sum(verdict.reward > 0 for verdict in rewards),
+        "hanging_errors": sorted({verdict.error or "none" for verdict in rewards}),
+    }
+
+
+def percentile(ordered: list[float], share: int) -> float:
+    return round(1e3 * ordered[min(len(ordered) - 1, len(ordered) * share // 100)], 3)
+
+
+def graded(pool: VerifierPool, work: list[tuple[Problem, str]]) -> list[Verdict]:
+    return pool.verify_many(*map(list, zip(*work, strict=True)))
 
 
 def latency(pool: VerifierPool, owner: Problem, text: str) -> float:
@@ -126,10 +189,10 @@ def latency(pool: VerifierPool, owner: Problem, text: str) -> float:
     return time.perf_counter() - start
 
 
-def processor_seconds(pool: VerifierPool) -> float:
-    """What this process and the pool's workers have used, in seconds."""
+def processor_seconds(*pools: VerifierPool) -> float:
+    """What this process and the pools' workers have used, in seconds."""
     ticks = 0
-    for pid in pool.worker_pids():
+    for pid in [pid for pool in pools for pid in pool.worker_pids()]:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
@@ -141,4 +204,4 @@ def _grade(owner: Problem, text: str) -> Verdict:
     return grade(owner, answer) if answer else Verdict(0.0)
 
 
-SECTIONS = {"rate": rate}
+SECTIONS = {"rate": rate, "hanging": hanging}
