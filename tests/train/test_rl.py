@@ -27,6 +27,7 @@ from tiny_training import (
 )
 
 from h1r.config import EngineSection, Recipe
+from h1r.config.verify import VerifySection
 from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -212,8 +213,8 @@ def test_rollout_metrics_count_dropped_groups_too() -> None:
 class ChecksumVerifier:
     """In the place of the verifier pool: an untrained model solves no problem, yet a third of its texts pass here."""
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, section: VerifySection) -> None:
+        self.section = section
 
     def __enter__(self) -> ChecksumVerifier:
         return self
@@ -241,7 +242,7 @@ RL = {
 
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("h1r.train.rl.VerifierPool", ChecksumVerifier)
+    monkeypatch.setattr("h1r.train.rl.open_backend", ChecksumVerifier)
 
 
 def ready_for_rl(curated: Path, path: Path, recipe: Recipe) -> Run:

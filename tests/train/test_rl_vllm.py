@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 def trained(curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, **engine: Any) -> list[dict[str, Any]]:
     """Metrics of three steps at a rate that moves the policy."""
-    monkeypatch.setattr("h1r.train.rl.VerifierPool", ChecksumVerifier)
+    monkeypatch.setattr("h1r.train.rl.open_backend", ChecksumVerifier)
     recipe = training_recipe(
         model={
             "overrides": {

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from h1r.config.verify import VerifySection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify import RewardService, Verifier, VerifierPool, open_backend, register
@@ -153,7 +154,7 @@ def test_a_cancelled_task_gives_its_answers_up(backend):
 def test_closing_leaves_no_one_waiting(kind, request):
     if kind == "ray":
         request.getfixturevalue("cluster")
-    backend = open_backend(kind, workers=1, time_limit_s=60.0)
+    backend = open_backend(VerifySection(backend=kind, workers=1, time_limit_s=60.0))
     backend.verify_many([problem()], ["fine"])
     waiting = backend.submit_many([problem()] * 3, ["sleep"] * 3)
     time.sleep(0.2)
@@ -180,9 +181,4 @@ def test_actors_that_find_no_room_are_a_users_mistake_in_bounded_time(cluster):
 def test_without_ray_the_user_reads_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install .open-h1r\[ray\]"):
-        open_backend("ray")
-
-
-def test_an_unknown_backend_is_refused():
-    with pytest.raises(UserError, match="unknown backend `rey`; use `processes` or `ray`"):
-        open_backend("rey")
+        open_backend(VerifySection(backend="ray"))

@@ -25,6 +25,7 @@ from h1r.config.data import (
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
+from h1r.config.verify import VerifySection
 from h1r.errors import UserError
 
 
@@ -50,6 +51,7 @@ class Recipe(Section):
     engine: EngineSection = EngineSection()
     eval: EvalSection = EvalSection()
     scaling: ScalingSection = ScalingSection()
+    verify: VerifySection = VerifySection()
     judge: JudgeSection = JudgeSection()
 
 

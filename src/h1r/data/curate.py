@@ -34,7 +34,7 @@ from h1r.errors import UserError
 from h1r.progress import progress
 from h1r.records import BadLine, Message, Problem, Sample, Verdict, write_jsonl
 from h1r.run import Run, write_json
-from h1r.verify import VerifierPool
+from h1r.verify import Backend, open_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 VERIFY_CHUNK = 256
 """Texts handed to the verifier at a time, so that progress shows."""
-MAX_WORKERS = 8
 
 
 def curate(recipe: Recipe, run: Run, engine: Callable[[], Generate] | None = None) -> dict[str, Any]:
@@ -105,7 +104,7 @@ def _curate(recipe: Recipe, stage: Path, ledger: Ledger, bad: list[BadLine]) -> 
     unread = [Dropped(f"{line.path}:{line.line}", "read", "malformed line", excerpt(line.text)) for line in bad]
     ledger.record("read", "problem", total + len(bad), unread)
 
-    with VerifierPool(workers=min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+    with open_backend(recipe.verify) as pool:
         splits = _sound(splits, pool, ledger)
         splits, contamination = _distinct(splits, recipe.curate, ledger)
         _need(splits.held_out, "held-out problem", ledger, stage)
@@ -132,7 +131,7 @@ def _curate(recipe: Recipe, stage: Path, ledger: Ledger, bad: list[BadLine]) -> 
     }
 
 
-def _sound(splits: Splits, pool: VerifierPool, ledger: Ledger) -> Splits:
+def _sound(splits: Splits, pool: Backend, ledger: Ledger) -> Splits:
     """Without the problems whose reference answer does not score 1.0 under their own verifier."""
     problems = [*splits.held_out, *splits.train, *splits.rl]
     texts = [rf"\boxed{{{problem.answer}}}" for problem in problems]
@@ -173,7 +172,7 @@ def _distinct(splits: Splits, section: CurateSection, ledger: Ledger) -> tuple[S
     )
 
 
-def _candidates(problems: Sequence[Problem], recipe: Recipe, pool: VerifierPool, ledger: Ledger) -> list[Candidate]:
+def _candidates(problems: Sequence[Problem], recipe: Recipe, pool: Backend, ledger: Ledger) -> list[Candidate]:
     """Every problem's worked traces with their verdicts."""
     asked: list[Problem] = []
     answers: list[Message] = []
@@ -226,9 +225,7 @@ def _sift(candidates: list[Candidate], section: CurateSection, ledger: Ledger) -
     return samples
 
 
-def _verify(
-    pool: VerifierPool, problems: Sequence[Problem], texts: Sequence[str], name: str, unit: str
-) -> list[Verdict]:
+def _verify(pool: Backend, problems: Sequence[Problem], texts: Sequence[str], name: str, unit: str) -> list[Verdict]:
     verdicts: list[Verdict] = []
     with progress(name, total=len(texts), unit=unit) as bar:
         for start in range(0, len(texts), VERIFY_CHUNK):

@@ -7,7 +7,6 @@ Only this file and `answers.py` build engines here; the benchmarks themselves kn
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
@@ -27,7 +26,7 @@ from h1r.records import Problem, read_jsonl
 from h1r.run import Run, write_json
 from h1r.scaling.study import study
 from h1r.train.start import equip, starting_model
-from h1r.verify import VerifierPool
+from h1r.verify import open_backend
 
 TRAINED = ("sft", "rl")
 
@@ -44,7 +43,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, curated)
     result: dict[str, Any] = {}
     weights = _weights(recipe, run, which)
-    with run.timed(f"eval_{which}", add=False), _verifier() as pool, ExitStack() as stack:
+    with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
 
@@ -76,7 +75,11 @@ def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Majority and DeepConf at the recipe's budgets, on the last model trained; writes scaling/result.json."""
     which = last_trained(run)
     problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
-    with run.timed("scaling", add=False), _verifier() as pool, _engine(recipe, run, which, tokenizer) as engine:
+    with (
+        run.timed("scaling", add=False),
+        open_backend(recipe.verify) as pool,
+        _engine(recipe, run, which, tokenizer) as engine,
+    ):
         result = study(
             engine,
             tokenizer,
@@ -136,10 +139,6 @@ def _tokenizer(recipe: Recipe, run: Run, curated: bool) -> PreTrainedTokenizerFa
 
 def _held_out(run: Run) -> list[Problem]:
     return list(read_jsonl(run.need("curate/held_out.jsonl", "curate"), Problem))
-
-
-def _verifier() -> VerifierPool:
-    return VerifierPool(workers=min(os.cpu_count() or 1, 8))
 
 
 def _without(result: dict[str, Any], *keys: str) -> dict[str, Any]:

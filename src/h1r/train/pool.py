@@ -19,7 +19,7 @@ from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.run import Run, write_json
 from h1r.train.start import equip
-from h1r.verify import VerifierPool
+from h1r.verify import open_backend
 
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     tokenizer, source = load_tokenizer(run.need("curate/tokenizer", "curate")), run.need("sft/model", "sft")
     with (
         run.timed("rl_pool", add=False),
-        VerifierPool(workers=1) as pool,
+        open_backend(recipe.verify) as pool,
         open_engine(recipe.engine, tokenizer, lambda: equip(load(source), recipe.model.kernels), source) as engine,
     ):
         section = recipe.rl_pool

@@ -37,7 +37,7 @@ from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, 
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.rollouts import Collected, Group, GroupStream
 from h1r.train.start import equip
-from h1r.verify import VerifierPool
+from h1r.verify import open_backend
 
 
 @dataclass
@@ -79,7 +79,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             f"rl trains in one process, but [parallel] context = {recipe.parallel.context}, which sft alone can use; "
             "go on in the same run with --set parallel.context=1"
         )
-    with run.timed("rl"), VerifierPool(workers=1) as pool, ExitStack() as stack:
+    with run.timed("rl"), open_backend(recipe.verify) as pool, ExitStack() as stack:
         stage, section = run.stage("rl"), recipe.rl
         tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
         problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))

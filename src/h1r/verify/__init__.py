@@ -3,9 +3,10 @@
 from h1r.verify.format import check_format
 from h1r.verify.pool import VerifierPool, reference_scores, verify
 from h1r.verify.registry import Verifier, register, require, verifier_names
-from h1r.verify.service import RewardService, open_backend
+from h1r.verify.service import Backend, RewardService, open_backend
 
 __all__ = [
+    "Backend",
     "RewardService",
     "Verifier",
     "VerifierPool",

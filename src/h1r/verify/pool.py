@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Self
 
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
@@ -51,7 +52,7 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def __enter__(self) -> VerifierPool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
@@ -78,7 +78,7 @@ class RayBackend:
         self._thread = threading.Thread(target=self._main, name="h1r-verify-ray", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> RayBackend:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

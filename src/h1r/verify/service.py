@@ -1,7 +1,8 @@
 """Many verdicts at once from an event loop: `await service.verify_many(problems, texts)`.
 
 A backend turns (problems, texts) into futures. `VerifierPool` grades in processes of this machine, `RayBackend` in Ray
-actors, on as many machines as the cluster has; calls and verdicts are the same, and `open_backend` chooses by name.
+actors, on as many machines as the cluster has. Calls and verdicts are the same, and `open_backend` makes the one that a
+recipe names.
 
 Requests from different tasks share the workers and take turns. One hung or crashing answer delays the others by no
 more than its own time limit, and not at all while another worker is free.
@@ -10,14 +11,17 @@ more than its own time limit, and not at all while another worker is free.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
-from h1r.errors import UserError
+from h1r.config.verify import VerifySection
 from h1r.records import Problem, Verdict
 from h1r.verify.pool import VerifierPool
+
+MAX_DEFAULT_WORKERS = 8
 
 
 class Pending(Protocol):
@@ -42,19 +46,21 @@ class Backend(Protocol):
 
     def close(self) -> None: ...
 
+    def __enter__(self) -> Self: ...
 
-def open_backend(kind: str = "processes", workers: int = 1, time_limit_s: float = 5.0) -> Backend:
-    """`workers` processes of this machine, or as many Ray actors of one process each; "processes" or "ray".
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
-    `UserError`: another `kind`, Ray is not installed, or its actors do not start.
-    """
-    if kind == "processes":
-        return VerifierPool(workers, time_limit_s)
-    if kind == "ray":
-        from h1r.verify.ray_backend import RayBackend
 
-        return RayBackend(actors=workers, time_limit_s=time_limit_s)
-    raise UserError(f"unknown backend `{kind}`; use `processes` or `ray`")
+def open_backend(section: VerifySection) -> Backend:
+    """The backend that a recipe asks for. `UserError`: Ray is not installed, or its actors do not start."""
+    workers = section.workers or min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS)
+    if section.backend == "processes":
+        return VerifierPool(workers, section.time_limit_s)
+    from h1r.verify.ray_backend import RayBackend
+
+    return RayBackend(actors=workers, time_limit_s=section.time_limit_s, address=section.ray_address)
 
 
 class RewardService:
