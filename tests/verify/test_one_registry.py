@@ -36,7 +36,9 @@ def test_no_room_grades_past_the_pool(room):
         assert not imported_graders(path), path
 
 
-@pytest.mark.parametrize("file", ["train/rl.py", "train/pool.py", "evals/stages.py", "data/curate.py"])
+@pytest.mark.parametrize(
+    "file", ["train/rl.py", "train/pool.py", "evals/stages.py", "evals/answers.py", "data/curate.py"]
+)
 def test_each_stage_opens_the_backend_that_the_recipe_names(file):
     source = (SOURCE / file).read_text(encoding="utf-8")
     assert "open_backend(recipe.verify)" in source

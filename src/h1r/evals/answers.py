@@ -33,7 +33,7 @@ from h1r.scaling.deepconf import DeepConf, DeepConfRun, problem_seed
 from h1r.scaling.journal import Journal
 from h1r.scaling.lines import LineFile
 from h1r.train.start import equip
-from h1r.verify import VerifierPool
+from h1r.verify import Backend, open_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def solve(
             engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe.engine))
             params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
             journal = open_things.enter_context(Journal(engine, results.traces)) if results else None
-            pool = open_things.enter_context(VerifierPool())
+            pool = open_things.enter_context(open_backend(recipe.verify))
             open_things.callback(view.close)
             open_things.callback(engine.watch, None)
             engine.watch(view.tick)
@@ -218,7 +218,7 @@ def _run(
     params: DeepConf,
     recipe: Recipe,
     seed: int,
-    pool: VerifierPool,
+    pool: Backend,
     view: View,
 ) -> DeepConfRun:
     def on_trace(trace: Trace) -> None:
@@ -236,7 +236,7 @@ def _run(
     )
 
 
-def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pool: VerifierPool) -> Solved:
+def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pool: Backend) -> Solved:
     winner = solution.answer_trace
     text = None if winner is None else winner.text
     correct = None
