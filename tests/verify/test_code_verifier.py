@@ -1,0 +1,137 @@
+"""The verifier named `code`, as rewards, evaluation and `h1r verify` call it."""
+
+import asyncio
+import json
+
+import pytest
+
+from h1r.errors import UserError
+from h1r.records import Problem
+from h1r.verify import RewardService, VerifierPool, code, reference_scores
+from h1r.verify.batch import verify_file
+from h1r.verify.sandbox import Isolation, refusal
+
+pytestmark = pytest.mark.skipif(
+    bool(refusal(Isolation.NAMESPACES) and refusal(Isolation.LANDLOCK)), reason="tested code cannot be confined here"
+)
+DOUBLES = [{"input": str(number), "output": str(2 * number)} for number in range(5)]
+RIGHT, WRONG = "```python\nprint(2 * int(input()))\n```", "```python\nprint(3 * int(input()))\n```"
+
+
+def problem(tests=DOUBLES, **metadata) -> Problem:
+    return Problem("p", "Double it.", "print(2 * int(input()))", "code", metadata={"tests": tests, **metadata})
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with VerifierPool() as pool:
+        yield pool
+
+
+def test_the_reward_is_for_passing_every_test(pool):
+    almost = "```python\nx = int(input())\nprint(2 * x if x < 4 else 0)\n```"
+    rewards = [verdict.reward for verdict in pool.verify_many([problem()] * 3, [RIGHT, WRONG, almost])]
+    assert rewards == [1.0, 0.0, 0.0]
+
+
+def test_a_verdict_says_how_many_tests_and_at_what_isolation(pool):
+    verdict = pool.verify_many([problem()], [f"<think>Twice.</think>{RIGHT}"])[0]
+    level = code._shared().pool.level.name.lower()
+    assert {"tests_passed": 5.0, "tests_total": 5.0, f"isolation:{level}": 1.0}.items() <= verdict.parts.items()
+    assert verdict.extracted == "print(2 * int(input()))\n"
+
+
+def test_code_in_the_thinking_does_not_count(pool):
+    assert pool.verify_many([problem()], [f"<think>{RIGHT}</think>I do not know."])[0].reward == 0.0
+    assert pool.verify_many([problem()], [f"<think>{RIGHT}"])[0].reward == 0.0
+
+
+def test_the_reference_of_a_problem_scores(pool):
+    assert reference_scores(problem(), pool)
+
+
+def test_a_draw_of_tests_is_the_same_for_every_answer(pool):
+    few = problem([{"input": str(n), "output": str(n) if n % 2 else "x"} for n in range(100)], max_tests=3)
+    same = {pool.verify_many([few], ["```python\nprint(input())\n```"])[0].reward for _ in range(3)}
+    assert len(same) == 1
+    assert pool.verify_many([few], [RIGHT])[0].parts["tests_total"] == 3.0
+
+
+def test_limits_of_the_problem_hold(pool):
+    slow = "```python\nimport time\ntime.sleep(0.6)\nprint(2 * int(input()))\n```"
+    assert pool.verify_many([problem(DOUBLES[:1])], [slow])[0].reward == 1.0
+    verdict = pool.verify_many([problem(DOUBLES[:1], limits={"time_s": 0.3})], [slow])[0]
+    assert verdict.error == "test 1 of 1: time limit exceeded"
+
+
+def test_the_language_that_is_asked_for_is_the_only_one(pool):
+    both = "```cpp\nint main() {}\n```\n" + RIGHT
+    assert pool.verify_many([problem(language="py")], [both])[0].reward == 1.0
+    assert "no cpp code" in pool.verify_many([problem(language="c++")], [RIGHT])[0].error
+    assert "not known" in pool.verify_many([problem(language="klingon")], [RIGHT])[0].error
+    assert "java cannot be run" in pool.verify_many([problem()], ["```java\nclass A {}\n```"])[0].error
+
+
+@pytest.mark.parametrize("tests", [None, [], "", {"inputs": ["1"]}, [{"input": "1"}], ["assert"], 7])
+def test_tests_that_cannot_be_used_are_an_error_and_no_reward(pool, tests):
+    verdict = pool.verify_many([problem(tests)], [RIGHT])[0]
+    assert verdict.reward == 0.0
+    assert "tests cannot be used" in verdict.error
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "No.", "```python\n```", "```", "```python\n" + "x" * 500_000 + "\n```", "\0", "\ud800"]
+)
+def test_an_answer_without_code_is_wrong(pool, answer):
+    assert pool.verify_many([problem()], [answer])[0].reward == 0.0
+
+
+def test_lines_of_a_file_with_tests_are_code(tmp_path):
+    lines = [
+        {"prediction": RIGHT, "tests": DOUBLES, "id": "a"},
+        {"prediction": "```python\ndef f(x): return x + 1\n```", "tests": ["assert f(1) == 2"]},
+        {"prediction": "```python\nimport sys; sys.exit(0)\n```", "tests": ["assert f(1) == 2"]},
+        {"prediction": r"\boxed{4}", "reference": "4"},
+    ]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    rows = list(verify_file(path))
+    assert [(row["verifier"], row["reward"]) for row in rows] == [
+        ("code", 1.0), ("code", 1.0), ("code", 0.0), ("math_lenient", 1.0)]  # fmt: skip
+
+
+def test_a_slow_answer_does_not_delay_the_others():
+    """Two sandboxes: one is busy for a second, eight others are through before."""
+
+    async def grade() -> list[str]:
+        done: list[str] = []
+
+        async def one(service: RewardService, name: str, text: str) -> None:
+            await service.verify(problem(DOUBLES[:1], limits={"time_s": 2.0}), text)
+            done.append(name)
+
+        async with RewardService() as service:
+            slow = "```python\nimport time\ntime.sleep(2)\n```"
+            await one(service, "warm", RIGHT)
+            await asyncio.gather(one(service, "slow", slow), *(one(service, "quick", RIGHT) for _ in range(8)))
+        return done
+
+    if code._shared().pool.workers < 2:
+        pytest.skip("needs two sandboxes; set H1R_SANDBOX_WORKERS=2")
+    assert asyncio.run(grade())[-1] == "slow"
+
+
+def test_a_machine_that_confines_nothing_is_the_users_to_decide(monkeypatch):
+    """No verdict and no run: the user's mistake reaches the caller with what to do."""
+    monkeypatch.setattr(code, "_instance", None)
+    monkeypatch.setattr("h1r.verify.sandbox.pool.refusal", lambda level: "not here")
+    monkeypatch.delenv("H1R_SANDBOX", raising=False)
+    with VerifierPool() as pool, pytest.raises(UserError, match="H1R_SANDBOX=rlimits"):
+        pool.verify_many([problem()], [RIGHT])
+
+
+def test_a_number_of_sandboxes_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(code, "_instance", None)
+    monkeypatch.setenv("H1R_SANDBOX_WORKERS", "many")
+    with pytest.raises(UserError, match="H1R_SANDBOX_WORKERS=many"):
+        code.submit(problem(), RIGHT)
