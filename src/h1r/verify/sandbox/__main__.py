@@ -9,7 +9,7 @@ from h1r.verify.sandbox.pool import choose_level, refusal
 
 
 def main() -> int:
-    levels = (Isolation.NAMESPACES, Isolation.LANDLOCK, Isolation.RLIMITS)
+    levels = (Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK, Isolation.RLIMITS)
     report: dict[str, object] = {level.name.lower(): refusal(level) or "works" for level in levels}
     try:
         report["in force"] = choose_level().name.lower()

@@ -23,8 +23,8 @@ import gc
 import json
 import os
 import random
+import secrets
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -66,6 +66,7 @@ class _Keeper:
         self._level = level
         self._readable = readable
         self._parent = os.getppid()
+        self._has_landlock = False
 
     def prepare(self) -> None:
         """Enters what all runs share; raises when the kernel refuses the level."""
@@ -75,8 +76,12 @@ class _Keeper:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError("prctl PR_SET_CHILD_SUBREAPER")
+        if self._level == Isolation.BUBBLEWRAP:
+            with contextlib.suppress(OSError):
+                self._has_landlock = confine.landlock_abi() > 0
+            return
         if self._level == Isolation.LANDLOCK:
-            confine.landlock_abi()
+            self._has_landlock = confine.landlock_abi() > 0
         if os.geteuid() == 0 and all(map(_anyone_may_read, self._readable)):
             confine.leave_root()
 
@@ -112,19 +117,33 @@ class _Keeper:
         limits = Limits(**message["run"])
         scratch = None if self._level == Isolation.NAMESPACES else tempfile.mkdtemp(prefix="h1r-")
         started = time.monotonic()
+        clean = True
         try:
             pid = confine.fork_into_namespaces() if scratch is None else os.fork()
             if pid == 0:
                 self._become_tested(limits, bool(message["files"]), descriptors, scratch)
-            self._connection.send(json.dumps({"pid": pid}).encode())
+            known_as = 0 if self._level == Isolation.BUBBLEWRAP else pid  # its numbers mean nothing to the parent
+            self._connection.send(json.dumps({"pid": known_as}).encode())
             status, usage, alive = self._await_end(pid)
         finally:
             if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
+                clean = self._clear(scratch)
         if not alive:
             sys.exit(0)
         seconds, memory = time.monotonic() - started, usage.ru_maxrss * 1024
         self._connection.send(json.dumps({"status": status, "seconds": seconds, "memory": memory}).encode())
+        if not clean:
+            sys.exit(0)  # the next run gets a new keeper, with a new /tmp where it has one of its own
+
+    def _clear(self, scratch: str) -> bool:
+        """Removes a run's files: its folder, and where the keeper has a /tmp of its own all that is there."""
+        own = self._level == Isolation.BUBBLEWRAP
+        try:
+            for path in [os.path.join("/tmp", name) for name in os.listdir("/tmp")] if own else [scratch]:
+                remove_tree(path)
+        except OSError:
+            return False
+        return True
 
     def _await_end(self, pid: int) -> tuple[int, Any, bool]:
         """Waits for the run's first process, kills it on request, then whatever it left. False: the parent is gone."""
@@ -142,7 +161,7 @@ class _Keeper:
         os.close(handle)
         _, status, usage = os.wait4(pid, 0)
         if self._level != Isolation.NAMESPACES:
-            _end_orphans()
+            _end_orphans(everything=self._level == Isolation.BUBBLEWRAP)
         return status, usage, alive
 
     def _become_tested(self, limits: Limits, files: bool, descriptors: list[int], scratch: str | None) -> NoReturn:
@@ -165,16 +184,16 @@ class _Keeper:
 
     def _lock_down(self, limits: Limits, files: bool, scratch: str | None, job: dict[str, Any]) -> None:
         namespaces = self._level == Isolation.NAMESPACES
+        own_files = self._level >= Isolation.BUBBLEWRAP  # in memory, bounded together, out of the host's sight
         if namespaces:
             confine.mount_scratch(limits.scratch_bytes)
         os.chdir(scratch or confine.SCRATCH)
         inside.write_files(job)
-        confine.set_limits(limits, files_writable=files or namespaces, own_user=namespaces)
+        confine.set_limits(limits, files_writable=files or own_files, own_user=own_files)
         confine.drop_capabilities()
         confine.no_new_privileges()
-        if self._level == Isolation.LANDLOCK:
-            assert scratch is not None
-            confine.restrict_files([*self._readable, scratch], [scratch] if files else [])
+        if self._has_landlock and scratch is not None:
+            confine.restrict_files([*self._readable, scratch], [scratch] if files or own_files else [])
         confine.restrict_system_calls(processes=limits.processes > 1, strict=not namespaces)
 
 
@@ -201,12 +220,18 @@ def _anyone_may_read(path: str) -> bool:
         path = os.path.dirname(path)
 
 
-def _end_orphans() -> None:
-    """Kills and reaps every child that the run left to the keeper, which is their reaper whatever session they made."""
+def _end_orphans(everything: bool) -> None:
+    """Kills and reaps every child that the run left to the keeper, which is their reaper whatever session they made.
+
+    `everything`: all processes that the keeper may signal, which it does only in a process namespace of its own.
+    """
     while True:
         try:
+            if everything:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                for pid in _children():
+                for pid in [] if everything else _children():
                     os.kill(pid, signal.SIGKILL)
                 os.waitpid(-1, 0)
         except ChildProcessError:
@@ -221,3 +246,30 @@ def _children() -> list[int]:
                 if int(handle.read().rpartition(")")[2].split()[1]) == os.getpid():
                     found.append(int(name))
     return found
+
+
+def remove_tree(path: str) -> None:
+    """Removes a file, or a folder with all that is in it, however deep and whatever its permissions; `OSError` if not.
+
+    Folders within folders are moved up to the first, so that neither the stack nor the length of a name can run out.
+    """
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.unlink(path)
+        return
+    mark, moved = secrets.token_hex(8), 0
+    os.chmod(path, 0o700)
+    while entries := list(os.scandir(path)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)
+            for inner in list(os.scandir(entry.path)):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner.path, 0o700)  # a folder that moves must be writable itself: its `..` changes
+                    os.rename(inner.path, os.path.join(path, f"{mark}{moved}"))
+                    moved += 1
+                else:
+                    os.unlink(inner.path)
+            os.rmdir(entry.path)
+    os.rmdir(path)

@@ -15,14 +15,16 @@ class Isolation(IntEnum):
     """The level in force, strongest last; docs/sandbox.md says what each covers.
 
     `REMOTE`: another machine's sandbox, whose strength is not known here. `RLIMITS`: resource limits and the system
-    call filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `NAMESPACES`: file
-    system, processes, network and users of its own.
+    call filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `BUBBLEWRAP`: these
+    inside a file system, processes, network and users that the runs of one worker share. `NAMESPACES`: such of each
+    run's own.
     """
 
     REMOTE = 0
     RLIMITS = 1
     LANDLOCK = 2
-    NAMESPACES = 3
+    BUBBLEWRAP = 3
+    NAMESPACES = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from h1r.verify.sandbox.runner import Ending, Outcome, Sandbox, SandboxError
 LEVEL_VARIABLE = "H1R_SANDBOX"
 """Environment variable: a level by name, or "auto". Only naming it makes `rlimits` acceptable."""
 
+CONFINING = (Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK)
+"""The levels that keep tested code from everything outside, in the order in which they are tried."""
+
 _PROBE = """
 import os, socket
 reached = []
@@ -70,10 +73,10 @@ def choose_level(name: str | None = None) -> Isolation:
     `name` defaults to the environment variable `H1R_SANDBOX`, and that to "auto". "rlimits" is never chosen by itself.
     """
     name = (name or os.environ.get(LEVEL_VARIABLE) or "auto").lower()
-    known = {level.name.lower(): level for level in (Isolation.NAMESPACES, Isolation.LANDLOCK, Isolation.RLIMITS)}
+    known = {level.name.lower(): level for level in (*CONFINING, Isolation.RLIMITS)}
     if name != "auto" and name not in known:
         raise UserError(f"{LEVEL_VARIABLE}={name} is no isolation level; use auto, {', '.join(known)}")
-    wanted = [known[name]] if name != "auto" else [Isolation.NAMESPACES, Isolation.LANDLOCK]
+    wanted = [known[name]] if name != "auto" else CONFINING
     reasons = []
     for level in wanted:
         why = refusal(level)

