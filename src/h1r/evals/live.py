@@ -25,6 +25,7 @@ from h1r.engine.protocol import Running
 from h1r.progress import PlainBar, is_quiet
 from h1r.records import Problem
 from h1r.scaling.ballot import Ballot, Entry, State
+from h1r.scaling.confidence import summarise
 from h1r.scaling.deepconf import DeepConfRun
 from h1r.scaling.voting import VOTERS
 
@@ -209,11 +210,14 @@ def _trace_table(ballot: Ballot, running: Sequence[Running], room: int) -> Table
     for one in alive[:most]:
         table.add_row(str(one.sample_index), _label("running"), f"{one.num_tokens:,}", _nats(one.group_confidence))
     for entry in ended[: room - min(most, len(alive))]:
-        lowest = None if entry.confidence is None else entry.confidence.lowest
         table.add_row(
-            str(entry.trace.sample_index), _label(LABELS[entry.state]), f"{entry.trace.num_tokens:,}", _nats(lowest),
-            _nats(_weight(ballot, entry)), Text(_line(entry.answer or "")),
-        )  # fmt: skip
+            str(entry.trace.sample_index),
+            _label(LABELS[entry.state]),
+            f"{entry.trace.num_tokens:,}",
+            _nats(_lowest(ballot, entry)),
+            _nats(_weight(ballot, entry)),
+            Text(_line(entry.answer or "")),
+        )
     hidden = len(alive) + len(ended) - table.row_count
     if hidden > 0:
         table.add_row("", Text(f"+ {hidden:,}", style="dim"))
@@ -262,6 +266,14 @@ def _weight(ballot: Ballot, entry: Entry) -> float | None:
         return None
     statistic = VOTERS[ballot.params.voter][0]
     return 1.0 if statistic is None else float(getattr(entry.confidence, statistic))
+
+
+def _lowest(ballot: Ballot, entry: Entry) -> float | None:
+    """The lowest group confidence of a trace that has ended, however it did."""
+    if entry.confidence is not None:
+        return entry.confidence.lowest
+    confidences = entry.trace.confidences
+    return summarise(confidences, ballot.params.sampling.confidence_window).lowest if confidences else None
 
 
 def _label(state: str) -> Text:

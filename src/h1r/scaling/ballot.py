@@ -73,7 +73,8 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A trace that has ended. `confidence` is None without tokens, `state` until the warm-up is over if it may vote."""
+    """A trace that has ended. `confidence` is None of one without tokens or without an end of its own; `state` is None
+    until the warm-up is over if the trace may vote."""
 
     trace: Trace
     answer: str | None
@@ -107,9 +108,7 @@ class Ballot:
     def close_warmup(self) -> None:
         """Sets the threshold from the warm-up traces, unless there is nothing to filter or stop, and admits them."""
         everyone = self.params.warmup_votes == "all"
-        usable = [
-            entry.confidence.lowest for entry in self.entries.values() if entry.confidence and entry.state != "error"
-        ]
+        usable = [entry.confidence.lowest for entry in self.entries.values() if entry.confidence is not None]
         if usable and not (everyone and self.params.budget == self.params.warmup):
             self.threshold = stopping_threshold(usable, self.params.keep_top, self.params.reading)
         for index, entry in self.entries.items():
@@ -165,8 +164,6 @@ class Ballot:
     def _enter(self, trace: Trace, state: State | None) -> Entry:
         """Reads the trace. Of a state that is not given, what the trace alone decides is filled in."""
         confidence = answer = None
-        if trace.confidences:
-            confidence = summarise(trace.confidences, self.params.sampling.confidence_window)
         if state is None:
             if trace.finish_reason == "error":
                 state = "error"
@@ -175,6 +172,8 @@ class Ballot:
             else:
                 answer = self._extract(trace.text) if trace.confidences else None
                 state = "no_answer" if answer is None else None
+                if trace.confidences:
+                    confidence = summarise(trace.confidences, self.params.sampling.confidence_window)
         entry = self.entries[trace.sample_index] = Entry(trace, answer, confidence, state)
         self.tokens += trace.num_tokens
         return entry

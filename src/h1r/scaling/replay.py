@@ -63,9 +63,19 @@ class _Request:
     prompt_index: int
     sample_index: int
     trace: Trace
-    length: int
-    stopped: bool
+    params: SamplingParams
     start: int = 0
+    length: int = 0
+    stopped: bool = False
+
+    def begin(self, now: int) -> None:
+        """Settles where the trace will end; not before it is admitted, since many never are."""
+        self.start, self.length = now, self.trace.num_tokens
+        if self.params.confidence_threshold is not None:
+            window, threshold = self.params.confidence_window, self.params.confidence_threshold
+            at = stop_length(self.trace.confidences, window, threshold)
+            if at is not None and at < self.length:
+                self.length, self.stopped = at, True
 
     def result(self, length: int, reason: FinishReason) -> Trace:
         whole = length == self.trace.num_tokens
@@ -98,7 +108,7 @@ class ReplayEngine:
         every = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         self._now, self._running = 0, []
         self._waiting = deque(
-            self._request(index, j, prompt[0], of)
+            _Request(index, j, self._recorded[prompt[0]][of.seed + j], of)
             for index, (prompt, of) in enumerate(zip(prompts, every, strict=True))
             for j in range(of.n)
         )
@@ -130,15 +140,6 @@ class ReplayEngine:
     def _admit(self) -> None:
         while self._waiting and (self._slots is None or len(self._running) < self._slots):
             request = self._waiting.popleft()
-            request.start = self._now
+            request.begin(self._now)
             entry = (self._now + request.length, request.prompt_index, request.sample_index, request)
             heapq.heappush(self._running, entry)
-
-    def _request(self, prompt_index: int, j: int, recorded: int, params: SamplingParams) -> _Request:
-        trace = self._recorded[recorded][params.seed + j]
-        length, stopped = trace.num_tokens, False
-        if params.confidence_threshold is not None:
-            at = stop_length(trace.confidences, params.confidence_window, params.confidence_threshold)
-            if at is not None and at < length:
-                length, stopped = at, True
-        return _Request(prompt_index, j, trace, length, stopped)
