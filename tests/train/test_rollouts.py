@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tiny_training import rl_section
 
 from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.config import RLSection
 from h1r.records import Problem, Trace, Verdict
 from h1r.train.rollouts import Collected, Group, GroupStream, score
 
@@ -318,3 +319,10 @@ def test_the_reward_is_correctness_less_the_format_penalty(correct: int, well_fo
 
 def test_a_verdict_without_parts_scores_as_wrong_and_ill_formed() -> None:
     assert score(Verdict(0.0, error="not graded"), 0.1) == pytest.approx(-0.1)
+
+
+def test_only_the_recipes_format_conditions_cost_the_penalty() -> None:
+    verdict = Verdict(1.0, {"correct": 1.0, "format": 0.0, "well_formed": 1.0, "coherent": 0.0, "one_script": 1.0})
+    assert score(verdict, 0.1, RLSection().format_conditions) == pytest.approx(0.9)
+    assert score(verdict, 0.1, ["well_formed", "one_script"]) == 1.0
+    assert score(verdict, 0.1, []) == 1.0

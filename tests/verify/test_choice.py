@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from h1r.records import Problem
 from h1r.verify import verify
@@ -96,6 +98,13 @@ def test_only_what_follows_the_thinking_counts() -> None:
     assert verify(problem("C"), "<think>Answer: C</think>Answer: D").reward == 0.0
     assert verify(problem("C"), "<think>Answer: D</think>Answer: C").reward == 1.0
     assert verify(problem("C"), "<think>Answer: C").reward == 0.0
+
+
+@given(st.text(alphabet="ABKabi .:()*\\n\\\\{}$answerisboxedcorthe", max_size=80), st.integers(2, 10))
+def test_any_text_names_an_option_or_none(text: str, count: int) -> None:
+    letter, stage = extract_letter(text, string.ascii_uppercase[:count])
+    assert (letter is None) == (stage == "")
+    assert letter is None or (letter in string.ascii_uppercase[:count] and letter.lower() in text.lower())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chat_server import Answer, breaks, chat_server, drips, fails, says, send
 from h1r.config.judge import JudgeSection
@@ -178,6 +180,21 @@ def test_an_answer_stays_between_its_markers(answer: str) -> None:
     assert not re.search(r"<\|im_|\|>|</?think>|\[/?INST|<</?SYS", block)
     json.dumps([system, user]).encode("utf-8")
     block.encode("utf-8")
+
+
+@given(st.text(), st.text(max_size=50), st.text(max_size=50))
+def test_any_text_becomes_three_blocks_that_stay_apart(answer: str, question: str, reference: str) -> None:
+    user = messages(question, reference, answer, 1000)[1]["content"]
+    marks = re.findall(r"</?(question|reference|answer)-([0-9a-f]{16})>", user)
+    names = [name for name, mark in marks if mark == marks[-1][1]]
+    assert names == ["question", "question", "reference", "reference", "answer", "answer", "answer", "answer"]
+    user.encode("utf-8")
+
+
+@given(st.text(max_size=100))
+def test_any_reply_is_a_verdict_or_none(reply: str) -> None:
+    assert read_verdict(reply) in (True, False, None)
+    assert read_verdict(f"{reply}\nVerdict: correct\nVerdict: incorrect") is None
 
 
 def test_markers_differ_with_every_input() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from h1r.verify.format import check_format
 from h1r.verify.language import is_mixed, is_one_language
@@ -60,6 +62,13 @@ def test_what_the_question_is_written_in_may_be_in_the_answer() -> None:
     assert not is_one_language(text)
     assert is_one_language(text, "What does 跑步 mean?")
     assert not is_one_language(text, "Что это?")
+
+
+@given(st.text(max_size=200), st.text(max_size=20))
+def test_any_text_is_one_language_or_not(text: str, question: str) -> None:
+    for part in (text, f"<think>{text}</think>{text}"):
+        assert check_format(part, question)["one_script"] in (0.0, 1.0)
+    assert is_one_language(text.encode("ascii", "ignore").decode(), question)
 
 
 @pytest.mark.parametrize("unit", ["`", "$", "\\(", '"', "«", "《", "http://", "```", "中`$"])

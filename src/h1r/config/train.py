@@ -115,7 +115,13 @@ class RLSection(Section):
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation, as printed in the paper."""
     format_penalty: NonNegative = 0.1
-    """Subtracted from the reward of an answer not of the form `<think> ... </think> answer`. Our choice of size."""
+    """Subtracted from the reward of an answer that misses one of `format_conditions`. Our choice of size."""
+    format_conditions: list[Literal["well_formed", "coherent", "one_script"]] = [
+        "well_formed",
+        "coherent",
+        "one_script",
+    ]
+    """`<think> ... </think> answer`, no loops, no mixed languages (section 3.4; the detectors are our choice)."""
     updates_per_batch: Positive = 1
     """Optimiser steps per rollout batch. 1 is on-policy: PPO batch = batch in the paper."""
     micro_batch_tokens: Positive = 16384

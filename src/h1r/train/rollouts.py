@@ -57,9 +57,14 @@ class Collected:
     """All groups sampled in this step: the unbiased view of the policy, for metrics."""
 
 
-def score(verdict: Verdict, format_penalty: float) -> float:
-    """Binary correctness, less the penalty for an answer not of the form `<think> ... </think> answer`."""
-    return verdict.parts.get("correct", 0.0) - format_penalty * (1.0 - verdict.parts.get("format", 0.0))
+def score(verdict: Verdict, format_penalty: float, conditions: Sequence[str] = ("format",)) -> float:
+    """Binary correctness, less the penalty for an answer that misses one of the conditions on its format.
+
+    A verdict that does not tell the conditions apart speaks of all of them by its part `format`.
+    """
+    whole = verdict.parts.get("format", 0.0)
+    missed = any(verdict.parts.get(condition, whole) < 1.0 for condition in conditions)
+    return verdict.parts.get("correct", 0.0) - format_penalty * missed
 
 
 class GroupStream:
@@ -141,7 +146,7 @@ class GroupStream:
         for trace, verdict in zip(traces, verdicts, strict=True):
             group = groups[trace.prompt_index]
             group.traces.append(trace)
-            group.rewards.append(score(verdict, section.format_penalty))
+            group.rewards.append(score(verdict, section.format_penalty, section.format_conditions))
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts.get("format", 0.0) >= 1)
         return groups
