@@ -138,9 +138,7 @@ def drop_near_duplicates(
             whole[index], content[index] = found, rest
 
     first = len(held_out)
-    twins = {
-        index: twin for index, twin in _twins(problems, signatures, whole, content, threshold).items() if index >= first
-    }
+    twins = _twins(problems, signatures, whole, content, threshold, first)
     kept = [problem for index, problem in enumerate(candidates, first) if index not in twins]
     dropped = []
     for index, twin in sorted(twins.items()):
@@ -190,8 +188,9 @@ def _twins(
     whole: dict[int, frozenset[str]],
     content: dict[int, frozenset[str]],
     threshold: float,
+    held_out: int,
 ) -> dict[int, int]:
-    """Which index is a near duplicate of which kept earlier one."""
+    """Which index is a near duplicate of which kept earlier one. The first `held_out` are all kept."""
     from datasketch import MinHash, MinHashLSH  # two seconds of scipy, which most processes never need
 
     lsh = MinHashLSH(num_perm=NUM_PERM, params=bands(threshold))
@@ -200,6 +199,9 @@ def _twins(
     )
     twins: dict[int, int] = {}
     for index, hashed in zip(content, hashes, strict=True):
+        if index < held_out:
+            lsh.insert(index, hashed)
+            continue
         for other in sorted(lsh.query(hashed)):
             if (
                 signatures[index] == signatures[other]

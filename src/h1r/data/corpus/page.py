@@ -79,8 +79,8 @@ def _contamination(summary: Mapping[str, Any]) -> str:
         for name, found in benchmarks.items()
     ]
     return (
-        "<h2>Overlap with the benchmarks</h2><p class=soft>Records that overlap are dropped; the percentage is of the "
-        "distinct records of the set or source.</p>"
+        "<h2>Overlap with the benchmarks</h2><p class=soft>Records that overlap are dropped; the percentage is of all "
+        "sound records of the set or source, copies included.</p>"
         + _table(head, whole)
         + ("<h3>By source</h3>" + _table(head, rows) if rows else "")
     )

@@ -171,7 +171,10 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
 
 
 def distinct(work: Path, shard: str) -> dict[str, Any]:
-    """sound -> distinct: no copies, nothing of the benchmarks; MinHash bands of what may have a near duplicate."""
+    """sound -> distinct: nothing of the benchmarks, no copies; MinHash bands of what may have a near duplicate.
+
+    Decontamination comes first, so that it reports the overlaps of a source also where another source has them too.
+    """
     ctx = context(work)
     ledger = Ledger(*steps.DISTINCT)
     first, last = _range(work, shard)
@@ -190,10 +193,9 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
                     texts.append((item.ordinal, problem.id, problem.question, problem.family))
             yield item
 
-    items = read_items(work / "sound" / f"{shard}.parquet")
-    items = steps.without(items, ledger, "exact duplicates", lookup(work / "exact.parquet", first, last))
-    items = steps.assigned(items, ctx.recipe.corpus)
-    items = noted(steps.decontaminated(items, ledger, overlaps))
+    items = steps.assigned(read_items(work / "sound" / f"{shard}.parquet"), ctx.recipe.corpus)
+    items = steps.decontaminated(items, ledger, overlaps)
+    items = noted(steps.without(items, ledger, "exact duplicates", lookup(work / "exact.parquet", first, last)))
     write_items(work / "distinct" / f"{shard}.parquet", items)
     write_rows(work / "bands" / f"{shard}.parquet", BANDS,
                band_rows(sets, ctx.recipe.curate.near_duplicate_threshold))  # fmt: skip

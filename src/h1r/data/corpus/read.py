@@ -45,7 +45,7 @@ def files_of(section: CorpusBenchmark, root: str) -> list[str]:
 def expand(path: str) -> str:
     """The path with environment variables and `~` put in; `UserError` names one that is not set."""
     found = os.path.expanduser(os.path.expandvars(path))
-    if missing := re.search(r"\$(\w+|\{\w+\})", found):
+    if missing := re.search(r"\$\{?(\w+)", found):
         raise UserError(f"`{path}` needs the environment variable {missing.group(1)}, which is not set; set it")
     return found
 

@@ -25,12 +25,13 @@ from h1r.data.filters import Candidate, Rule, code_rule, incomplete_rule, trace_
 from h1r.data.solvers import traces as worked_traces
 from h1r.data.sources import derive_seed
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
+from h1r.verify.extract import last_boxed
 
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256
 """Records handed to the verifier at a time."""
 SOUND = (("normalise", "problem"), ("reference answers", "problem"))
-DISTINCT = (("exact duplicates", "problem"), ("decontamination", "problem"))
+DISTINCT = (("decontamination", "problem"), ("exact duplicates", "problem"))
 NEAR = (("near duplicates", "problem"),)
 RL = (("RL pass rate", "problem"),)
 SIFTED = (
@@ -144,6 +145,8 @@ def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> 
         for (_, trace), verdict in zip(asked, verdicts, strict=True):
             trace.reward, trace.extracted, trace.error = verdict.reward, verdict.extracted, verdict.error
         for item in chunk:
+            for trace in item.traces:
+                trace.extracted = trace.extracted or last_boxed(trace.answer.content)
             rewards = [trace.reward for trace in item.traces if trace.reward is not None]
             if len(rewards) > 1:
                 item.pass_rate, item.rollouts = sum(reward >= 1 for reward in rewards) / len(rewards), len(rewards)
@@ -174,7 +177,7 @@ def rl_decision(item: Item, section: CorpusSection, rule: RLPoolSection) -> Pool
     source says: that many of them are drawn, or all are taken (`corpus.published`).
     """
     judged = [trace for trace in item.traces if trace.reward is not None][: rule.rollouts]
-    if judged:
+    if len(judged) > 1:  # a single one is a worked solution, no rollout
         verdicts = [Verdict(float(trace.reward or 0), error=trace.error) for trace in judged]
         reasons: list[FinishReason] = ["length" if trace.finish_reason in CUT_OFF else "stop" for trace in judged]
         return judge_for_rl(item.problem, Rollouts(verdicts, [trace.extracted for trace in judged], reasons), rule)
