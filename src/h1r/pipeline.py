@@ -22,7 +22,11 @@ Summary = dict[str, Any]
 def _curate(recipe: Recipe, run: Run, resume: bool) -> Summary:
     from h1r.data.curate import curate
 
-    return curate(recipe, run)
+    if recipe.corpus.traces.by != "engine":
+        return curate(recipe, run)
+    from h1r.train.teacher import engine_teacher
+
+    return curate(recipe, run, lambda: engine_teacher(recipe))
 
 
 def _evaluate(which: str) -> Callable[[Recipe, Run, bool], Summary]:

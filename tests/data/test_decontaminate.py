@@ -155,3 +155,23 @@ def test_gsm8k_train_is_not_in_its_test(benchmarks: HeldOutIndex) -> None:
     report = decontaminate(problems(questions), benchmarks)[2]["gsm8k"]
     assert report["exact"] == report["contained"] == 0
     assert report["percent"] < 0.1
+
+
+def test_a_formula_in_another_typesetting_is_found() -> None:
+    written = r"Evaluate \left(\sqrt{5}+\sqrt{6}+\sqrt{7}\right)\left(\sqrt{5}-\sqrt{6}+\sqrt{8}\right) at once"
+    held = r"Evaluate (\sqrt 5+\sqrt6+\sqrt7)(\sqrt 5-\sqrt6+\sqrt8) exactly"
+    over = r"Let $x={4\over{(\sqrt5+1)(\root 4\of5+1)(\root 8\of5+1)(\root{16}\of5+1)}}.$ Find $(x+1)^{48}$."
+    frac = r"Let $x=\frac{4}{(\sqrt{5}+1)(\sqrt[4]{5}+1)(\sqrt[8]{5}+1)(\sqrt[16]{5}+1)}.$ Find $(x+1)^{48}$, Tom."
+    index = HeldOutIndex([Problem("a", held, "1"), Problem("b", over, "1")])
+    assert index.overlaps(Problem("p", written, "1")) == {0: "ngram"}
+    assert index.overlaps(Problem("q", frac, "1")) == {1: "ngram"}
+
+
+def test_a_phrase_of_ten_different_held_out_questions_is_no_leak() -> None:
+    close = "The answer can be written as m/n where m and n are relatively prime positive integers. Find m + n."
+    held = [
+        Problem(f"h{n}", f"Question {n * n} of another kind {n}. {close}", "1", family=f"b{n % 5}") for n in range(10)
+    ]
+    asked = Problem("p", f"How likely is a six? {close}", "7")
+    assert HeldOutIndex(held).overlaps(asked) == {}
+    assert set(HeldOutIndex(held[:9]).overlaps(asked).values()) == {"ngram"}

@@ -87,6 +87,8 @@ class CurateSection(Section):
     """Longer traces are dropped. The paper's cap is in tokens (36K); before a tokenizer exists we count characters."""
     near_duplicate_threshold: Fraction = 0.9
     """MinHash Jaccard similarity above which two questions with the same numbers count as one. Our choice."""
+    near_duplicate_content: Fraction = 0.9
+    """The same for their words without the template of their family, where a few words weigh more. Our choice."""
     ngram: Positive = 13
     """Word n-gram length for decontamination against the held-out problems."""
     boilerplate_share: Fraction = 0.05

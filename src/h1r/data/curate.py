@@ -15,6 +15,7 @@ import random
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,9 @@ VERIFY_CHUNK = 256
 """Texts handed to the verifier at a time, so that progress shows."""
 
 
-def curate(recipe: Recipe, run: Run, engine: Callable[[], Generate] | None = None) -> dict[str, Any]:
+def curate(
+    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[Generate]] | None = None
+) -> dict[str, Any]:
     """Runs the stage and returns its summary.
 
     A recipe with `[[corpus.sources]]` goes the way of `corpus/plan.py`, which asks `engine` for traces if the recipe
@@ -164,7 +167,8 @@ def _distinct(splits: Splits, section: CurateSection, ledger: Ledger) -> tuple[S
 
     clean = [*train, *rl]
     threshold, share = section.near_duplicate_threshold, section.boilerplate_share
-    distinct, dropped = drop_near_duplicates(clean, threshold, share, splits.held_out)
+    content = section.near_duplicate_content
+    distinct, dropped = drop_near_duplicates(clean, threshold, share, splits.held_out, content)
     ledger.record("near duplicates", "problem", len(clean), dropped)
     return (
         Splits(splits.held_out, [p for p in distinct if p.id not in for_rl], [p for p in distinct if p.id in for_rl]),

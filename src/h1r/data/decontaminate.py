@@ -6,20 +6,23 @@ A training question q overlaps a held-out question h when one of these holds, th
     contained  h, shorter than n words, stands in q token for token, and both hold the same numbers
     ngram      they share n = 13 words in a row that are not boilerplate
 
-An n-gram is boilerplate when it stands in more than `boilerplate_share` of the held-out questions of h's benchmark (and
-in at least `dedup.TEMPLATE_MIN`): "where m and n are relatively prime positive integers" is a habit, no leak. When one
-generator wrote both questions it used one template on purpose, and only `exact` counts, strictly read; the rule of
-`dedup.py` looks for near duplicates among them. A benchmark is a family of the held-out set.
+N-grams are taken twice, without LaTeX's dress (`\\left`) and without any of its commands, since one formula has many
+typesettings. An n-gram is boilerplate when it stands in more than `boilerplate_share` of the held-out questions of h's
+benchmark (and in at least `dedup.TEMPLATE_MIN`), or in `HABIT` different ones of all benchmarks (a share of 1 calls
+nothing boilerplate): "where m and n are relatively prime positive integers" is a habit, no leak. When one generator
+wrote both questions it used one template on purpose, and only `exact` counts, strictly read; the rule of `dedup.py`
+looks for near duplicates among them. A benchmark is a family of the held-out set.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from h1r.data.dedup import GENERATED, bare_text, number_signature, template, tokens, words
+from h1r.data.dedup import DRESS, GENERATED, bare_text, number_signature, template, tokens, words
 from h1r.data.filters import Dropped, excerpt
 from h1r.records import Problem, normalise_text
 
@@ -33,6 +36,12 @@ MIN_CONTAINED = 5
 def benchmark(problem: Problem) -> str:
     """The name under which a held-out problem is reported: its family, or its source when it has no family."""
     return problem.source if problem.family == "default" and problem.source else problem.family
+
+
+HABIT = 10
+"""Different held-out questions that make an n-gram a habit of the trade. Our choice; GPT-3's filter had ten, too."""
+
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 
 
 class HeldOutIndex:
@@ -59,6 +68,10 @@ class HeldOutIndex:
             for index in indices:
                 for gram in set(self._ngrams(self.held_out[index])) - boilerplate:
                     self._grams[gram].append(index)
+        habits = [gram for gram, indices in self._grams.items() if len(indices) >= HABIT and boilerplate_share < 1]
+        for gram in habits:
+            if len({bare_text(self.held_out[index].question) for index in self._grams[gram]}) >= HABIT:
+                del self._grams[gram]
 
     def overlaps(self, problem: Problem) -> dict[int, Evidence]:
         """Which held-out problems (by index) a training problem overlaps, each with its strongest evidence."""
@@ -76,8 +89,14 @@ class HeldOutIndex:
         return found
 
     def _ngrams(self, problem: Problem) -> Iterator[str]:
-        found = words(problem.question)
-        return (" ".join(found[i : i + self.ngram]) for i in range(len(found) - self.ngram + 1))
+        plain = DRESS.sub(" ", problem.question)
+        texts = [plain]
+        if "\\" in plain:
+            texts.append(_COMMAND.sub(" ", plain))
+        for text in texts:
+            found = words(text)
+            for start in range(len(found) - self.ngram + 1):
+                yield " ".join(found[start : start + self.ngram])
 
     def _contained(self, question: str) -> Iterator[int]:
         found = tokens(question)

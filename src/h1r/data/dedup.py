@@ -3,7 +3,7 @@
 Two questions are near duplicates when
 
     numbers(a) = numbers(b)  and  answer(a) = answer(b)
-    and  J(S_a, S_b) >= threshold  and  J(S_a - T, S_b - T) >= threshold
+    and  J(S_a, S_b) >= threshold  and  J(S_a - T, S_b - T) >= content threshold
 
 J is the Jaccard similarity |A and B| / |A or B|, S the set of word 3-grams (`SHINGLE`) of a question, T the template of
 its family: the 3-grams in more than `boilerplate_share` of the family's questions. `numbers` is the multiset of
@@ -34,7 +34,7 @@ MIN_CONTENT = 8
 NUM_PERM = 128
 
 _NUMBER = re.compile(r"(?:([-+*/^<>=×÷])\s*)?(\d+(?:\.\d+)?)")
-_DRESS = re.compile(r"\\(?:left|right|displaystyle|limits|[,;:!\s])")
+DRESS = re.compile(r"\\(?:left|right|displaystyle|limits|[,;:!\s])")
 _FRACTION = re.compile(r"\\[dt]frac")
 _LAYOUT = re.compile(r"(?!(?<=\d)\.(?=\d))[^\w+\-*/^=<>%|~]|_")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
@@ -54,7 +54,7 @@ def tokens(text: str) -> list[str]:
 
 def bare_text(question: str) -> str:
     """The letters, digits and operators of a question, dress removed: equal for two typesettings of one question."""
-    text = _DRESS.sub("", question.lower().translate(_SIGNS))
+    text = DRESS.sub("", question.lower().translate(_SIGNS))
     return _LAYOUT.sub("", _FRACTION.sub(r"\\frac", text))
 
 
@@ -115,11 +115,16 @@ def drop_exact_duplicates(problems: Iterable[Problem]) -> tuple[list[Problem], l
 
 
 def drop_near_duplicates(
-    candidates: Sequence[Problem], threshold: float, boilerplate_share: float, held_out: Sequence[Problem] = ()
+    candidates: Sequence[Problem],
+    threshold: float,
+    boilerplate_share: float,
+    held_out: Sequence[Problem] = (),
+    content_threshold: float | None = None,
 ) -> tuple[list[Problem], list[Dropped]]:
     """Drops problems that are near duplicates of a held-out one, or of one kept before them.
 
-    `threshold` is a Jaccard similarity in [0, 1]; `boilerplate_share` the share of a family's questions above which a
+    `threshold` is a Jaccard similarity in [0, 1], and `content_threshold` the one of what is no template (None: the
+    same); `boilerplate_share` the share of a family's questions above which a
     shingle is its template.
     """
     problems = [*held_out, *candidates]
@@ -138,7 +143,7 @@ def drop_near_duplicates(
             whole[index], content[index] = found, rest
 
     first = len(held_out)
-    twins = _twins(problems, signatures, whole, content, threshold, first)
+    twins = _twins(problems, signatures, whole, content, (threshold, content_threshold or threshold), first)
     kept = [problem for index, problem in enumerate(candidates, first) if index not in twins]
     dropped = []
     for index, twin in sorted(twins.items()):
@@ -187,13 +192,13 @@ def _twins(
     signatures: Sequence[tuple[str, ...]],
     whole: dict[int, frozenset[str]],
     content: dict[int, frozenset[str]],
-    threshold: float,
+    thresholds: tuple[float, float],
     held_out: int,
 ) -> dict[int, int]:
     """Which index is a near duplicate of which kept earlier one. The first `held_out` are all kept."""
     from datasketch import MinHash, MinHashLSH  # two seconds of scipy, which most processes never need
 
-    lsh = MinHashLSH(num_perm=NUM_PERM, params=bands(threshold))
+    lsh = MinHashLSH(num_perm=NUM_PERM, params=bands(thresholds[1]))
     hashes = MinHash.generator(
         ([shingle.encode() for shingle in found] for found in content.values()), num_perm=NUM_PERM, seed=1
     )
@@ -206,8 +211,8 @@ def _twins(
             if (
                 signatures[index] == signatures[other]
                 and bare_text(problems[index].answer) == bare_text(problems[other].answer)
-                and jaccard(whole[index], whole[other]) >= threshold
-                and jaccard(content[index], content[other]) >= threshold
+                and jaccard(whole[index], whole[other]) >= thresholds[0]
+                and jaccard(content[index], content[other]) >= thresholds[1]
             ):
                 twins[index] = other
                 break

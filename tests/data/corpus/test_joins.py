@@ -52,7 +52,9 @@ def write_keys(work: Path, found: list[Problem], held: list[Problem], shards: in
     write_rows(work / "held_keys" / "held.parquet", passes.KEYS, held_rows)
 
 
-def near_on_disk(work: Path, found: list[Problem], held: list[Problem], threshold: float, share: float) -> list[str]:
+def near_on_disk(
+    work: Path, found: list[Problem], held: list[Problem], thresholds: tuple[float, float], share: float
+) -> list[str]:
     everything = [*enumerate(found), *((at - len(held), p) for at, p in enumerate(held))]
     families = {p.family for _, p in everything}
     grams = {
@@ -64,10 +66,10 @@ def near_on_disk(work: Path, found: list[Problem], held: list[Problem], threshol
         if (one := content(problem.question, templates[problem.family])) is not None:
             sets.append((ordinal, exact_keys(problem)[2], one))
             texts.append((ordinal, problem.id, problem.question, problem.family))
-    write_rows(work / "bands" / "all.parquet", passes.BANDS, passes.band_rows(sets, threshold))
+    write_rows(work / "bands" / "all.parquet", passes.BANDS, passes.band_rows(sets, thresholds[1]))
     write_rows(work / "texts" / "all.parquet", passes.TEXTS, texts)
     with Joins(work, 256) as database:
-        database.near(templates, threshold)
+        database.near(templates, *thresholds)
     return [found[at].id for at in pq.read_table(work / "near.parquet").column("ordinal").to_pylist()]
 
 
@@ -103,8 +105,8 @@ def test_a_suspect_is_any_record_that_shares_numbers_and_answer_with_another(tmp
 def test_near_duplicates_are_those_of_the_function_in_memory(tmp_path: Path, seed: int) -> None:
     everything, _ = drop_exact_duplicates(problems(seed, 300))
     held, found = everything[:10], everything[10:]
-    _, dropped = drop_near_duplicates(found, 0.7, 0.5, held)
-    assert near_on_disk(tmp_path, found, held, 0.7, 0.5) == [one.id for one in dropped]
+    _, dropped = drop_near_duplicates(found, 0.7, 0.5, held, 0.6)
+    assert near_on_disk(tmp_path, found, held, (0.7, 0.6), 0.5) == [one.id for one in dropped]
     assert len(dropped) > 20
 
 
@@ -112,7 +114,7 @@ def test_large_groups_are_compared_with_what_is_no_copy(tmp_path: Path, monkeypa
     monkeypatch.setattr(joins, "ALL_PAIRS", 4)
     base = " ".join(random.Random(1).choices(WORDS, k=60))
     found = [Problem(id=str(n), question=f"{base} {WORDS[n % 20]}{'abcdefg'[n // 20]}", answer="1") for n in range(60)]
-    assert near_on_disk(tmp_path, found, [], 0.9, 1.0) == [str(n) for n in range(1, 60)]
+    assert near_on_disk(tmp_path, found, [], (0.9, 0.9), 1.0) == [str(n) for n in range(1, 60)]
 
 
 def test_length_classes_are_those_of_the_function_in_memory(tmp_path: Path) -> None:

@@ -181,3 +181,12 @@ def test_a_missing_file_names_the_source(tmp_path: Path) -> None:
     (tmp_path / "chats.jsonl").unlink()
     with pytest.raises(UserError, match="`chats`: no file"):
         curated(recipe, tmp_path / "run")
+
+
+def test_an_unknown_verifier_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    recipe = corpus_recipe(tmp_path)
+    sources = [source.model_copy(update={"verifier": "maths"}) for source in recipe.corpus.sources]
+    wrong = recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update={"sources": sources})})
+    with pytest.raises(UserError, match="unknown verifier `maths`"):
+        curated(wrong, tmp_path / "run")
+    assert not (tmp_path / "run" / "curate" / "work" / "read").exists()

@@ -75,7 +75,7 @@ class Joins:
             select ordinal from left_over semi join shared using (block) order by ordinal
         """)  # fmt: skip
 
-    def near(self, templates: Mapping[str, Set[str]], threshold: float) -> None:
+    def near(self, templates: Mapping[str, Set[str]], threshold: float, content_threshold: float) -> None:
         """bands, texts -> near.parquet: records whose question nearly is that of a held-out one or of an earlier one.
 
         Held-out questions have negative ordinals, so they come first. A record is dropped for a twin that is kept.
@@ -96,7 +96,7 @@ class Joins:
         """)
         later, earlier = array("q"), array("q")
         for _, rows in itertools.groupby(self._rows("select * from members"), lambda row: row[0]):
-            for left, right in _twins(rows, templates, threshold):
+            for left, right in _twins(rows, templates, threshold, content_threshold):
                 later.append(left)
                 earlier.append(right)
         edges = pa.table({"ordinal": pa.array(later, pa.int64()), "twin": pa.array(earlier, pa.int64())})
@@ -183,7 +183,7 @@ class Joins:
 
 
 def _twins(
-    rows: Iterator[tuple[Any, ...]], templates: Mapping[str, Set[str]], threshold: float
+    rows: Iterator[tuple[Any, ...]], templates: Mapping[str, Set[str]], threshold: float, content_threshold: float
 ) -> Iterator[tuple[int, int]]:
     """(later, earlier) for the pairs of a group that truly are near duplicates."""
     kept: list[tuple[int, frozenset[str], frozenset[str]]] = []
@@ -191,7 +191,11 @@ def _twins(
         whole, rest = shingles(question), content(question, templates.get(family, frozenset())) or frozenset()
         is_copy = False
         for other, other_whole, other_rest in kept:
-            if ordinal >= 0 and jaccard(whole, other_whole) >= threshold and jaccard(rest, other_rest) >= threshold:
+            if (
+                ordinal >= 0
+                and jaccard(whole, other_whole) >= threshold
+                and jaccard(rest, other_rest) >= content_threshold
+            ):
                 is_copy = True
                 yield ordinal, other
         if count < ALL_PAIRS or not is_copy:

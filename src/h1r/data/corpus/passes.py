@@ -198,7 +198,7 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
     items = noted(steps.without(items, ledger, "exact duplicates", lookup(work / "exact.parquet", first, last)))
     write_items(work / "distinct" / f"{shard}.parquet", items)
     write_rows(work / "bands" / f"{shard}.parquet", BANDS,
-               band_rows(sets, ctx.recipe.curate.near_duplicate_threshold))  # fmt: skip
+               band_rows(sets, ctx.recipe.curate.near_duplicate_content))  # fmt: skip
     write_rows(work / "texts" / f"{shard}.parquet", TEXTS, texts)
     ledger.write(work / "drops" / f"distinct-{shard}.parquet")
     return {"steps": ledger.counts(), "overlaps": {name: found.counts() for name, found in sorted(overlaps.items())}}

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,16 @@ from h1r.errors import UserError
 from h1r.progress import progress
 from h1r.records import Problem, read_jsonl, write_jsonl
 from h1r.run import Run, read_json, write_json
+from h1r.verify import require
 
 TOKENIZER_SAMPLES = 20_000
 """Conversations that a tokenizer is trained on, at most."""
 PASSES = ("read", "sound", "distinct", "traced", "weighed", "packed")
 
 
-def curate_corpus(recipe: Recipe, run: Run, engine: Callable[[], Generate] | None = None) -> dict[str, Any]:
+def curate_corpus(
+    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[Generate]] | None = None
+) -> dict[str, Any]:
     """Runs what is not done yet and returns the summary (`summarise.py`); `engine` makes traces if the recipe says so.
 
     Raises `UserError` for missing files and columns, a source without a usable row, and a curation that leaves nothing.
@@ -67,7 +71,9 @@ def curate_corpus(recipe: Recipe, run: Run, engine: Callable[[], Generate] | Non
 class _Curation:
     """One run over the work directory; every step looks first whether its output is there."""
 
-    def __init__(self, recipe: Recipe, stage: Path, engine: Callable[[], Generate] | None) -> None:
+    def __init__(
+        self, recipe: Recipe, stage: Path, engine: Callable[[], AbstractContextManager[Generate]] | None
+    ) -> None:
         self.recipe = recipe
         self.stage = stage
         self.work = (stage / "work").resolve()
@@ -78,6 +84,9 @@ class _Curation:
 
     def run(self) -> dict[str, Any]:
         recipe, section = self.recipe, self.recipe.corpus
+        for one in (*section.sources, *section.benchmarks):
+            if one.verifier:
+                require(one.verifier)
         files = passes.input_files(recipe)
         write_json(self.work / "recipe.json", recipe.model_dump(mode="json"))
         self._once("held_out.jsonl", self._write_held_out)
@@ -93,7 +102,8 @@ class _Curation:
             self._once("suspects.parquet", joins.exact)
             self._once("bands/held_out.parquet", self._write_held_out_bands)
             self._pass("distinct", self.shards, passes.distinct)
-            self._once("near.parquet", lambda: joins.near(self._templates(), recipe.curate.near_duplicate_threshold))
+            thresholds = (recipe.curate.near_duplicate_threshold, recipe.curate.near_duplicate_content)
+            self._once("near.parquet", lambda: joins.near(self._templates(), *thresholds))
             self._generate()
             self._pass("traced", self.shards, passes.traced)
             shares = (recipe.curate.easy_share, recipe.curate.hard_share)
@@ -160,7 +170,7 @@ class _Curation:
                 sets.append((ordinal, exact_keys(problem)[2], found))
                 texts.append((ordinal, problem.id, problem.question, problem.family))
         write_rows(self.work / "texts" / "held_out.parquet", passes.TEXTS, texts)
-        threshold = self.recipe.curate.near_duplicate_threshold
+        threshold = self.recipe.curate.near_duplicate_content
         write_rows(self.work / "bands" / "held_out.parquet", passes.BANDS, passes.band_rows(sets, threshold))
 
     def _write_templates(self) -> None:
@@ -191,18 +201,20 @@ class _Curation:
         done = self.work / "generated" / "done.json"
         if done.exists():
             return
-        if section.by == "engine":
-            assert self._engine is not None, "the caller brings the engine"
-            generate = self._engine()
-        else:
-            generate = Endpoint(section, self.recipe)
         wanted = sum(wants_traces(item) for shard in self.shards for item in passes.fresh(self.work, shard))
-        with progress("Traces", total=wanted, unit="problem") as bar:
+        with self._teacher() as generate, progress("Traces", total=wanted, unit="problem") as bar:
             for shard in self.shards:
                 path = self.work / "generated" / f"{shard}.jsonl"
                 batch = section.concurrency * (4 if section.by == "endpoint" else 1)
                 generate_shard(path, passes.fresh(self.work, shard), generate, batch, bar)
         write_json(done, {"problems": wanted})
+
+    def _teacher(self) -> AbstractContextManager[Generate]:
+        if self.recipe.corpus.traces.by == "endpoint":
+            return nullcontext(Endpoint(self.recipe.corpus.traces, self.recipe))
+        if self._engine is None:
+            raise UserError("corpus.traces.by = `engine` works through `h1r curate`, which brings the engine")
+        return self._engine()
 
     def _known_tokenizer(self) -> None:
         known = self.recipe.tokenizer.path or self.recipe.model.checkpoint

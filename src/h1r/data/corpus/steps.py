@@ -83,8 +83,10 @@ def references(items: Iterable[Item], ledger: Ledger, verify: Verify) -> Iterato
 def reference_text(problem: Problem) -> str:
     r"""A response that gives the reference: the answer in a `\boxed{}`, or the solution to the tests as code.
 
-    Empty where there is neither.
+    Empty where there is neither, or no verifier to read it.
     """
+    if not problem.verifier:
+        return ""
     if "tests" in problem.metadata:
         solution = str(problem.metadata.get("solution", ""))
         return f"```{problem.metadata.get('language', 'python')}\n{solution}\n```" if solution.strip() else ""
@@ -132,12 +134,12 @@ def with_solutions(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> Iterator[Item]:
-    """Gives every trace of a problem with a reference its reward; those of `trusted` sources keep the recorded one."""
+    """Gives every trace of a verifiable problem its reward; those of `trusted` sources keep the recorded one."""
     for chunk in _chunks(items):
         asked = [
             (item, trace)
             for item in chunk
-            if item.problem.answer or "tests" in item.problem.metadata
+            if item.problem.verifier and (item.problem.answer or "tests" in item.problem.metadata)
             for trace in item.traces
             if not (item.source in trusted and trace.reward is not None)
         ]

@@ -1,0 +1,194 @@
+"""Curation at scale: records per second of one core, peak memory, and how both change with the input.
+
+python benchmarks/curate.py [--records N] [--real] [--datatrove PYTHON] [--ray] [--quick] [--json FILE]
+
+Rows, each measured in a process of its own:
+
+    whole N      everything: read, verify references, decontaminate, copies, near copies, RL rule; --real adds every
+                 record and the benchmarks of recipes/curation-real.toml (H1R_DATA)
+    dedup N      read, exact and near duplicates only: what a MinHash pipeline does
+    dedup N/10   the same on a tenth: memory must not follow the input
+    datatrove    its MinHash on the same file (`curation/datatrove_minhash.py`), with another Python
+
+`found` compares what was dropped with what was planted: copies and near copies found, and new problems dropped, which
+are false alarms. --ray runs `whole` on 20,000 records with both executors and compares every output byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RECIPE = HERE.parent / "recipes" / "curation-real.toml"
+KINDS = ("copy", "near", "new")
+
+
+def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
+    from h1r.config import load_recipe, resolve
+
+    source = {
+        "name": "generated", "kind": "jsonl", "path": str(scratch / "input" / "generated.jsonl"), "use": "rl",
+        "columns": {"question": "question", "answer": "answer", "id": "id"}, "verifier": "math" if whole else "",
+    }  # fmt: skip
+    known = load_recipe(RECIPE).model_dump(mode="json")["corpus"] if real else {"sources": [], "benchmarks": []}
+    section = {**known, "sources": [*known["sources"], source], "workers": 1, "mixture": {}, **corpus}
+    section["shard_records"] = 10_000
+    if not whole:
+        section["benchmarks"] = []
+    tree = {"name": "bench", "corpus": section, "curate": {"near_duplicate_content": 0.75}}
+    return resolve({**tree, "chat": {"system_prompt": ""}}, None, "benchmark")
+
+
+def measure(scratch: Path, run: Path, whole: bool, real: bool) -> None:
+    """The measured process: curates and prints its cost."""
+    from h1r.data.corpus.plan import curate_corpus
+    from h1r.progress import quiet
+    from h1r.run import Run
+
+    quiet()
+    recipe = recipe_for(scratch, whole, real)
+    start = time.perf_counter()
+    summary = curate_corpus(recipe, Run.open(run, recipe))
+    seconds = time.perf_counter() - start
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    records = summary["table"][0]["in"]
+    cpu = sum(one.ru_utime + one.ru_stime for one in usage)
+    row = {
+        "records": records,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "records_per_s": round(records / seconds, 1),
+        "records_per_cpu_s": round(records / cpu, 1),
+        "peak_rss_mb": round(usage[0].ru_maxrss / 1024),
+        "peak_child_rss_mb": round(usage[1].ru_maxrss / 1024),
+        "dropped": {one["step"]: one["in"] - one["out"] for one in summary["table"] if one["in"] != one["out"]},
+    }
+    print("RESULT " + json.dumps(row))
+
+
+def in_process(command: list[str]) -> dict[str, Any]:
+    """Runs a measured process and returns what it printed after RESULT."""
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode or not lines:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return dict(json.loads(lines[-1].removeprefix("RESULT ")))
+
+
+def curation(scratch: Path, whole: bool, real: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=scratch) as run:
+        options = ["--measure", str(scratch), run, *["--whole"] * whole, *["--real"] * real]
+        row = in_process([sys.executable, __file__, *options])
+        dropped = set()
+        with open(Path(run) / "curate" / "dropped.jsonl", encoding="utf-8") as lines:
+            for line in lines:
+                one = json.loads(line)
+                if one["source"] == "generated" and one["step"] in ("exact duplicates", "near duplicates"):
+                    dropped.add(one["id"].removeprefix("generated:"))
+        return {"engine": "h1r", "work": "whole" if whole else "dedup", **row, "found": found(scratch, dropped)}
+
+
+def datatrove(scratch: Path, python: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=scratch) as target:
+        script = str(HERE / "curation" / "datatrove_minhash.py")
+        row = in_process([python, script, str(scratch / "input"), target])
+        kept, records = set(), 0
+        for path in sorted((Path(target) / "kept").glob("*.jsonl")):
+            with open(path, encoding="utf-8") as lines:
+                kept.update(json.loads(line)["id"] for line in lines)
+        with open(scratch / "input" / "generated.jsonl", encoding="utf-8") as lines:
+            everything = {json.loads(line)["id"] for line in lines}
+        records = len(everything)
+        rates = {
+            "records": records,
+            "records_per_s": round(records / row["seconds"], 1),
+            "records_per_cpu_s": round(records / row["cpu_seconds"], 1),
+        }
+        return {"engine": "datatrove", "work": "dedup", **rates, **row, "found": found(scratch, everything - kept)}
+
+
+def found(scratch: Path, dropped: set[str]) -> dict[str, str]:
+    """Dropped of planted, by kind."""
+    planted: Counter[str] = Counter()
+    hit: Counter[str] = Counter()
+    with open(scratch / "input" / "generated.jsonl", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            planted[row["kind"]] += 1
+            hit[row["kind"]] += row["id"] in dropped
+    return {kind: f"{hit[kind]} of {planted[kind]}" for kind in KINDS}
+
+
+def executors_agree(scratch: Path, real: bool) -> dict[str, Any]:
+    """Digests of everything that both executors write, on what lies in `scratch`."""
+    from h1r.data.corpus.plan import curate_corpus
+    from h1r.progress import quiet
+    from h1r.run import Run
+
+    quiet()
+    digests = {}
+    for executor in ("local", "ray"):
+        with tempfile.TemporaryDirectory(dir=scratch) as run:
+            recipe = recipe_for(scratch, True, real, executor=executor, workers=2)
+            curate_corpus(recipe, Run.open(run, recipe))
+            stage = Path(run) / "curate"
+            digest = hashlib.sha256()
+            for path in sorted(path for path in stage.rglob("*") if path.is_file() and "spill" not in path.parts):
+                if path.name != "recipe.json":
+                    digest.update(str(path.relative_to(stage)).encode() + path.read_bytes())
+            digests[executor] = digest.hexdigest()
+    return {"work": "executors", "identical": len(set(digests.values())) == 1, **digests}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--real", action="store_true", help="add the real records and benchmarks of H1R_DATA")
+    parser.add_argument("--datatrove", metavar="PYTHON", help="a Python that has datatrove")
+    parser.add_argument("--ray", action="store_true", help="compare the executors")
+    parser.add_argument("--only", choices=["whole", "dedup", "tenth", "datatrove", "executors"], nargs="+")
+    parser.add_argument("--quick", action="store_true", help="20,000 records")
+    parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(*arguments.measure, arguments.whole, arguments.real)
+        return
+    from curation.generated import write_generated
+
+    size = 20_000 if arguments.quick else arguments.records
+    wanted = arguments.only or ["tenth", "dedup", "whole", "datatrove", "executors"]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="h1r-curate-") as name:
+        scratch = Path(name)
+        (scratch / "input").mkdir()
+        for part in wanted:
+            count = {"tenth": size // 10, "executors": min(size, 20_000)}.get(part, size)
+            write_generated(scratch / "input" / "generated.jsonl", count)
+            if part in ("tenth", "dedup"):
+                rows.append(curation(scratch, whole=False, real=False))
+            elif part == "whole":
+                rows.append(curation(scratch, whole=True, real=arguments.real))
+            elif part == "datatrove" and arguments.datatrove:
+                rows.append(datatrove(scratch, arguments.datatrove))
+            elif part == "executors" and arguments.ray:
+                rows.append(executors_agree(scratch, arguments.real))
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
