@@ -131,7 +131,7 @@ class CorpusSection(Section):
     """Memory of the joins over all records; more is spilled to disk."""
     verify_time_s: PositiveFloat = 5.0
     """Wall time of one verification."""
-    templates_from: Positive = 20_000
+    templates_from: Positive = 5000
     """Questions of a family that its boilerplate is read from. Our choice."""
     examples: Count = 5
     """Dropped records shown on the page for each reason."""

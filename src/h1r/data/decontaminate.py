@@ -145,14 +145,14 @@ class Overlaps:
         }
 
 
-def report(index: HeldOutIndex, counts: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def report(held_out: Sequence[Problem], counts: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Per benchmark, from one or several `Overlaps.counts`:
 
     `held_out` its problems, `held_out_hit` those of them that some training problem overlaps, `exact`, `contained`,
     `ngram` and `total` the training problems that do (by their strongest evidence for this benchmark), `percent` = 100
     `total` / all training problems seen, as the paper reports it.
     """
-    sizes = Counter(map(benchmark, index.held_out))
+    sizes = Counter(map(benchmark, held_out))
     hits: dict[str, Counter[str]] = {name: Counter() for name in sizes}
     hit: set[int] = set()
     seen = 0
@@ -161,7 +161,7 @@ def report(index: HeldOutIndex, counts: Iterable[dict[str, Any]]) -> dict[str, d
         hit.update(part["hit"])
         for name, found in part["hits"].items():
             hits[name].update(found)
-    hit_by_name = Counter(benchmark(index.held_out[held]) for held in hit)
+    hit_by_name = Counter(benchmark(held_out[held]) for held in hit)
     return {
         name: {
             "held_out": sizes[name],
@@ -189,4 +189,4 @@ def decontaminate(
         evidence, twin = found
         text = excerpt(f"as {twin.id}: {problem.question}")
         dropped.append(Dropped(problem.id, "decontamination", f"{evidence} overlap with held-out", text))
-    return kept, dropped, report(index, [overlaps.counts()])
+    return kept, dropped, report(index.held_out, [overlaps.counts()])

@@ -27,7 +27,7 @@ from h1r.config import Recipe
 from h1r.data.corpus.ledger import add_up
 from h1r.data.corpus.passes import input_files
 from h1r.data.corpus.samples import LENGTH_BINS
-from h1r.data.decontaminate import HeldOutIndex, report
+from h1r.data.decontaminate import report
 from h1r.records import Problem, read_jsonl
 from h1r.run import read_json
 
@@ -54,7 +54,7 @@ def dropped(work: Path, results: Results, shards: Sequence[str]) -> Iterator[dic
 def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
     """The summary (module docstring). Nothing in it depends on where or in how many processes it was made."""
     rows = table(results)
-    held_out = HeldOutIndex(list(read_jsonl(work / "held_out.jsonl", Problem)), recipe.curate.ngram)
+    held_out = list(read_jsonl(work / "held_out.jsonl", Problem))
     by_use: dict[str, list[dict[str, Any]]] = {"sft": [], "rl": []}
     by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results["distinct"]:
@@ -102,7 +102,7 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
             "seq_len": seq_len,
             "filled": round(packed_tokens / (packed_rows * seq_len), 4) if packed_rows else 0.0,
         },
-        "problems": {"held_out": len(held_out.held_out), "rl": sum(rl_pool.values())},
+        "problems": {"held_out": len(held_out), "rl": sum(rl_pool.values())},
         "rejected_lines": sum(row["in"] - row["out"] for row in rows if row["step"] == "read"),
     }
 
