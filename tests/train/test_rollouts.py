@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import rl_section
 
-from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.config import RLSection
+from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.records import Problem, Trace, Verdict
 from h1r.train.rollouts import Collected, Group, GroupStream, score
 

@@ -95,6 +95,7 @@ def test_loose_forgives_a_first_line_and_strict_does_not() -> None:
         ({"instruction_id_list": [{"a": 1}], "kwargs": [{}]}, "unknown instruction"),
         ({"instruction_id_list": ["count:numbers"], "kwargs": [{}]}, "lacks its argument 'N'"),
         ({"instruction_id_list": ["count:numbers"], "kwargs": [{"M": 3}]}, "cannot be used"),
+        ({"instruction_id_list": ["count:numbers"], "kwargs": ["N=3"]}, "are no object"),
     ],
 )
 def test_a_problem_that_cannot_be_checked_earns_nothing(metadata: dict[str, Any], why: str) -> None:
@@ -102,6 +103,15 @@ def test_a_problem_that_cannot_be_checked_earns_nothing(metadata: dict[str, Any]
     verdict = instruction.grade(owner, "a fine answer")
     assert verdict.reward == 0.0
     assert why in str(verdict.error)
+
+
+def test_numbers_may_have_been_through_a_table_with_gaps() -> None:
+    asked = problem(
+        ("count:numbers", {"N": 2.0, "word": None}),
+        ("words:keywords_specific_position", {"keyword": "two", "n": 1.0, "m": 3.0}),
+    )
+    verdict = instruction.grade(asked, "I have two numbers: 3 and 4.")
+    assert (verdict.reward, verdict.error) == (1.0, None)
 
 
 def test_a_checker_that_raises_is_not_satisfied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,14 @@ def test_judgements_are_kept_in_a_file_by_all_that_was_asked(tmp_path: Path) -> 
         assert len(server.requests) == 3
 
 
+def test_one_file_serves_several_at_once(tmp_path: Path) -> None:
+    first, second = (JudgementCache(str(tmp_path / "judge.sqlite")) for _ in range(2))
+    for number in range(50):
+        (first, second)[number % 2].put(str(number), number % 3 == 0)
+    found = [[cache.get(str(number)) for number in range(51)] for cache in (first, second)]
+    assert found[0] == found[1] == [*(number % 3 == 0 for number in range(50)), None]
+
+
 def test_faults_are_not_kept(tmp_path: Path) -> None:
     kept = str(tmp_path / "judge.sqlite")
     with chat_server(CORRECT, says("hm"), fails(400)) as server:

@@ -126,7 +126,9 @@ def _checker(name: Any, given: Any, prompt: str) -> Any:
     kind = checkers().get(name) if isinstance(name, str) else None
     if kind is None:
         raise InstructionError(f"unknown instruction {str(name)[:80]!r}")
-    arguments = {key: value for key, value in (given or {}).items() if value is not None}
+    if not isinstance(given, Mapping | None):
+        raise InstructionError(f"the arguments of {name} are no object")
+    arguments = {key: _whole(value) for key, value in (given or {}).items() if value is not None}
     checker = kind(name)
     try:
         checker.build_description(**arguments)
@@ -139,6 +141,11 @@ def _checker(name: Any, given: Any, prompt: str) -> Any:
     if missing:
         raise InstructionError(f"{name} lacks its argument {missing[0]!r}")
     return checker
+
+
+def _whole(value: Any) -> Any:
+    """Integers that a table with gaps has turned into floating-point numbers, as the hub's copies have."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _holds(checker: Any, text: str, errors: list[str]) -> bool:
