@@ -1,19 +1,32 @@
 """Forward, backward and AdamW against transformers: same weights, batch, threads and dtype; the losses are compared.
 
-python benchmarks/train_step.py [--quick] [--threads N]      prints one JSON list of rows
+python benchmarks/train_step.py [--quick] [--threads N] [--only PART] [--json FILE]      prints one JSON list of rows
 
-Each geometry runs with the scan's chunk at 64 and at 128, the released checkpoints' value: it changes no result, ours
-takes it as a hint, and transformers' time depends on it. `cpu_ratio` compares processor seconds, which other work on
-the machine disturbs less than wall seconds.
+| part | what |
+|---|---|
+| step | tokens/s of both, taking turns, at three shapes; the scan's chunk is 128, the released checkpoints' value |
+| memory | peak resident memory of two steps, each model in a process of its own |
+| sweep | our seconds for one row of 1K to 16K tokens, with attention's own share, which grows with the square |
+| packing | real tokens/s on a log-normal mix of lengths: ours packed, ours padded, transformers padded |
+
+`cpu_ratio` compares processor seconds, which other work on the machine disturbs less than wall seconds. A difference of
+losses above 1e-5 ends the run with an error.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import gc
 import json
-import statistics
+import math
+import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,80 +34,233 @@ from h1r.model import HybridForCausalLM
 from h1r.model.kernels import select
 from h1r.model.layout import Layout
 from h1r.train.losses import token_logprobs
-from peers import GEOMETRIES, command_line, pair
+from peers import GEOMETRIES, pair
 
+Row = dict[str, Any]
 Step = Callable[[], float]
 
+SHAPES = [("4M", 32, 128), ("32M", 8, 1024), ("32M", 1, 8192)]
+LENGTHS = [1024, 2048, 4096, 8192, 16384]
 
-def our_loss(model: HybridForCausalLM, ids_BT: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of every next token, as SFT computes it."""
-    rows, length = ids_BT.shape
-    flat, layout = ids_BT.flatten(), Layout.of([length] * rows)
+
+def our_loss(model: HybridForCausalLM, documents: list[torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of every next token of documents laid end to end, as SFT computes it."""
+    flat, layout = torch.cat(documents), Layout.of([len(document) for document in documents])
     source = (layout.remaining > 0).nonzero().squeeze(-1)
     logits = model.logits(model.model(flat, layout)[source])
     return -token_logprobs(logits, flat[source + 1], kernels=model.kernels).mean()
 
 
-def their_loss(model: torch.nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
-    logits = model(ids_BT).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten())
+def our_padded_loss(model: HybridForCausalLM, documents: list[torch.Tensor]) -> torch.Tensor:
+    """The same in rows of equal length, where padding is computed like any token and only the loss leaves it out."""
+    rows, longest = len(documents), max(map(len, documents))
+    ids = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True)
+    hidden = model.model(ids.flatten(), Layout.of([longest] * rows)).unflatten(0, (rows, longest))
+    real = torch.arange(longest - 1) < torch.tensor([len(document) - 1 for document in documents])[:, None]
+    logits = model.logits(hidden[:, :-1][real])
+    return -token_logprobs(logits, ids[:, 1:][real], kernels=model.kernels).mean()
 
 
-def steps(geometry: str, rows: int, length: int) -> tuple[dict[str, Step], float]:
-    """One training step of each model as a closure, and the difference of their losses on the first batch."""
+def their_loss(model: torch.nn.Module, documents: list[torch.Tensor]) -> torch.Tensor:
+    """transformers' own loss on rows padded on the right; no mask where there is no padding."""
+    ids = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True)
+    labels = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=-100)
+    padded = bool((labels < 0).any())
+    loss: torch.Tensor = model(ids, attention_mask=(labels >= 0).long() if padded else None, labels=labels).loss
+    return loss
+
+
+def training_step(model: torch.nn.Module, loss: Callable[..., torch.Tensor], documents: list[torch.Tensor]) -> Step:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def run() -> float:
+        value = loss(model, documents)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return value.item()
+
+    return run
+
+
+def batch(vocabulary: int, lengths: list[int]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(3, vocabulary, (n,), generator=generator) for n in lengths]
+
+
+def models(geometry: str) -> tuple[HybridForCausalLM, Any]:
+    GEOMETRIES[geometry] = dataclasses.replace(GEOMETRIES[geometry], mamba_chunk_size=128)
     ours, theirs = pair(geometry)
-    ours.use(select("auto"))
-    ids = torch.randint(3, ours.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
-
-    def step(model: torch.nn.Module, loss: Callable[..., torch.Tensor]) -> Step:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-        def run() -> float:
-            value = loss(model, ids)
-            value.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return value.item()
-
-        return run
-
-    with torch.no_grad():
-        gap = abs(our_loss(ours, ids).item() - their_loss(theirs, ids).item())
-    return {f"h1r ({ours.kernels.name})": step(ours, our_loss), "transformers": step(theirs, their_loss)}, gap
+    return ours.use(select("auto")), theirs.train()
 
 
-def timed(runs: dict[str, Step], repeats: int) -> dict[str, tuple[float, float]]:
-    """Median (wall, processor) seconds of each run after one warm-up, taking turns."""
+def same_loss(*losses: torch.Tensor) -> float:
+    """The largest difference; ends the run when it is not rounding."""
+    values = [loss.item() for loss in losses]
+    gap = max(values) - min(values)
+    if not gap < 1e-5 * max(1.0, abs(values[0])):
+        raise SystemExit(f"the losses differ by {gap}: {values}")
+    return gap
+
+
+def timed(runs: dict[str, Step], repeats: int, patience: float = 60.0) -> dict[str, tuple[float, float, int]]:
+    """Median (wall, processor) seconds of each run, taking turns, and how often it ran.
+
+    One warm-up each. Runs stop early once they have taken `patience` seconds together, but for one of each.
+    """
     for run in runs.values():
         run()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(repeats):
+    begin = time.perf_counter()
+    while min(map(len, seconds.values())) < repeats:
         for name, run in runs.items():
             wall, processor = time.perf_counter(), time.process_time()
             run()
             seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in seconds.items()}
+        if time.perf_counter() - begin > patience:
+            break
+    return {name: (*sorted(values)[len(values) // 2], len(values)) for name, values in seconds.items()}
+
+
+def compared(part: str, geometry: str, runs: dict[str, Step], tokens: int, gap: float, **more: Any) -> list[Row]:
+    """Rows of runs that did the same work; ratios are to the last one."""
+    seconds = timed(runs, 5)
+    *_, (wall_of_peer, processor_of_peer, _) = seconds.values()
+    return [
+        {
+            "part": part, "engine": engine, "geometry": geometry, **more, "tokens_per_s": round(tokens / wall, 1),
+            "ratio": round(wall_of_peer / wall, 2), "cpu_ratio": round(processor_of_peer / processor, 2),
+            "seconds": round(wall, 3), "repeats": repeats, "loss_difference": gap,
+        }
+        for engine, (wall, processor, repeats) in seconds.items()
+    ]  # fmt: skip
+
+
+def step_rows(geometry: str, rows: int, length: int) -> list[Row]:
+    ours, theirs = models(geometry)
+    documents = batch(ours.config.vocab_size, [length] * rows)
+    with torch.no_grad():
+        gap = same_loss(our_loss(ours, documents), their_loss(theirs, documents))
+    runs = {
+        f"h1r ({ours.kernels.name})": training_step(ours, our_loss, documents),
+        "transformers": training_step(theirs, their_loss, documents),
+    }
+    return compared("step", geometry, runs, rows * length, gap, rows=rows, length=length)
+
+
+def memory_row(engine: str, geometry: str, rows: int, length: int) -> Row:
+    """Run in a process of its own: the most memory it held during two steps, in MB."""
+    ours, theirs = models(geometry)
+    documents = batch(ours.config.vocab_size, [length] * rows)
+    run = training_step(ours, our_loss, documents) if engine == "h1r" else training_step(theirs, their_loss, documents)
+    del ours, theirs
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    run(), run()
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return {
+        "part": "memory", "engine": engine, "geometry": geometry, "rows": rows, "length": length,
+        "peak_mb": round(int(peak.split()[1]) / 1024),
+    }  # fmt: skip
+
+
+def sweep_rows(geometry: str, lengths: list[int]) -> list[Row]:
+    ours = models(geometry)[0]
+    config, table = ours.config, []
+    for length in lengths:
+        step = training_step(ours, our_loss, batch(config.vocab_size, [length]))
+        layout = Layout.of([length])
+        q, k, v = (
+            torch.randn(length, heads, config.head_dim, requires_grad=True)
+            for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+        )
+
+        def attend(q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = v, layout: Layout = layout) -> float:
+            out = ours.kernels.attention(q, k, v, layout)
+            torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+            return 0.0
+
+        seconds = timed({"step": step, "attention": attend}, 3, 40.0)
+        attention = seconds["attention"][0] * config.num_hidden_layers
+        rest = seconds["step"][0] - attention
+        table.append(
+            {
+                "part": "sweep", "engine": f"h1r ({ours.kernels.name})", "geometry": geometry, "length": length,
+                "seconds": round(seconds["step"][0], 3), "attention_seconds": round(attention, 3),
+                "other_us_per_token": round(rest / length * 1e6, 1),
+            }
+        )  # fmt: skip
+    return table
+
+
+def packing_rows(geometry: str, documents: int) -> list[Row]:
+    """Lengths: log-normal with a median of 160 tokens and sigma 0.8, cut at 1,024."""
+    draw = random.Random(0)
+    lengths = [max(2, min(1024, round(draw.lognormvariate(math.log(160), 0.8)))) for _ in range(documents)]
+    ours, theirs = models(geometry)
+    batch_ = batch(ours.config.vocab_size, lengths)
+    with torch.no_grad():
+        losses = our_loss(ours, batch_), our_padded_loss(ours, batch_), their_loss(theirs, batch_)
+    name = f"h1r ({ours.kernels.name})"
+    runs = {
+        f"{name}, packed": training_step(ours, our_loss, batch_),
+        f"{name}, padded": training_step(ours, our_padded_loss, batch_),
+        "transformers, padded": training_step(theirs, their_loss, batch_),
+    }
+    shape = {
+        "rows": documents,
+        "longest": max(lengths),
+        "real_share": round(sum(lengths) / documents / max(lengths), 3),
+    }
+    return compared("packing", geometry, runs, sum(lengths), same_loss(*losses), **shape)
+
+
+def measured(parts: list[str], shapes: list[tuple[str, int, int]], quick: bool, threads: int) -> list[Row]:
+    table: list[Row] = []
+    if "step" in parts:
+        for shape in shapes:
+            table += step_rows(*shape)
+    if "memory" in parts:
+        for shape in shapes:
+            for engine in ("h1r", "transformers"):
+                command = [sys.executable, __file__, "--threads", str(threads), "--memory-of", engine, *map(str, shape)]
+                table.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+    if "sweep" in parts:
+        table += sweep_rows("4M" if quick else "32M", LENGTHS[:3] if quick else LENGTHS)
+    if "packing" in parts:
+        table += packing_rows("4M", 16)
+    return [{**row, "threads": threads} for row in table]
+
+
+def shape_of(text: str) -> tuple[str, int, int]:
+    geometry, _, size = text.partition(":")
+    rows, _, length = size.partition("x")
+    if geometry not in GEOMETRIES:
+        raise ValueError(text)
+    return geometry, int(rows), int(length)
 
 
 def main() -> None:
-    arguments = command_line(__doc__)
-    cases = [("4M", 32, 128)] + ([] if arguments.quick else [("32M", 8, 1024), ("32M", 1, 8192)])
-    table = []
-    for geometry, rows, length in cases:
-        for chunk in (64, 128):
-            GEOMETRIES[geometry] = dataclasses.replace(GEOMETRIES[geometry], mamba_chunk_size=chunk)
-            runs, gap = steps(geometry, rows, length)
-            seconds = timed(runs, 3)
-            for engine, (wall, processor) in seconds.items():
-                table.append(
-                    {
-                        "engine": engine, "geometry": geometry, "chunk": chunk, "rows": rows, "length": length,
-                        "tokens_per_s": round(rows * length / wall, 1), "threads": arguments.threads,
-                        "ratio": round(seconds["transformers"][0] / wall, 2),
-                        "cpu_ratio": round(seconds["transformers"][1] / processor, 2), "loss_difference": gap,
-                    }
-                )  # fmt: skip
-    print(json.dumps(table, indent=1))
+    parts = ["step", "memory", "sweep", "packing"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the smallest geometry only, in about two minutes")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", action="append", choices=parts, help="repeat for more than one; default: all")
+    parser.add_argument("--shape", action="append", type=shape_of, help="of step and memory: 32M:8x1024; repeat")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        engine, geometry, rows, length = arguments.memory_of
+        print(json.dumps(memory_row(engine, geometry, int(rows), int(length))))
+        return
+    shapes = arguments.shape or (SHAPES[:1] if arguments.quick else SHAPES)
+    table = measured(arguments.only or parts, shapes, arguments.quick, arguments.threads)
+    text = json.dumps(table, indent=1)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from h1r.model.attention import Attention, rotary_table
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
+from h1r.model.joint import joint_weights
 from h1r.model.kernels import Kernels
 from h1r.model.kernels.portable import TORCH
 from h1r.model.layout import Layout
@@ -67,6 +68,10 @@ class Block(nn.Module):
         self.feed_forward = MLP(config)
 
     def forward(self, x_TD: Tensor, layout: Layout, table: tuple[Tensor, Tensor]) -> Tensor:
+        layer = self.mamba.kernels.layer
+        # A mixer that was taken over by another class (context parallelism) has a forward of its own.
+        if layer is not None and type(self.mamba) is Mamba2 and type(self.self_attn) is Attention:
+            return layer(x_TD, joint_weights(self), *table, layout, self.config)
         h = self.input_layernorm(x_TD)
         return self._residual(x_TD, self.mamba(h, layout), self.self_attn(h, layout, table))
 

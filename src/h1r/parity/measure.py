@@ -120,4 +120,4 @@ def compare_gradients(
     return worst
 
 
-GRADIENT_FLOOR = 1e-3
+GRADIENT_FLOOR = 1e-4

@@ -67,6 +67,9 @@ class Kernels:
     """(state [B, H, P, S], x [B, H, P], dt [B, H], A [H], B [B, G, S], C [B, G, S], D [H]) -> y [B, H, P]
 
     One token of B sequences; updates `state` in place; carries no gradient."""
+    layer: Callable[..., Any] | None = None
+    """(x [T, D], JointWeights, cos, sin [T, E/2], layout, config) -> x [T, D] after a whole layer, or None: the layer
+    is then composed of the operators above. For kernels that gain from seeing the operators together."""
     reason: str = "asked for"
 
 

@@ -13,29 +13,16 @@ from torch import Tensor
 
 from h1r.model.kernels import Kernels, portable
 from h1r.model.kernels.native.build import library, obstacle
+from h1r.model.kernels.native.common import LONGEST, check, need_memory, ptr, scan_tasks, strides
+from h1r.model.kernels.native.fused_layer import layer
 from h1r.model.layout import Layout
 
 __all__ = ["NATIVE", "obstacle"]
-
-_CHUNK = 64
-_LONGEST = 2048
-"""Documents beyond this many tokens go to torch's blocked attention: a block's scores would leave the cache."""
-
-
-def _check(*tensors: Tensor | None) -> None:
-    for tensor in tensors:
-        if tensor is not None and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise TypeError(f"native kernels take fp32 on a CPU, not {kind} on {tensor.device}; use torch kernels")
 
 
 def _rows(x: Tensor) -> Tensor:
     """x with its last dimension dense and equal strides between rows: a slice of columns stays a view."""
     return x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()
-
-
-def _ptr(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
 
 
 class _Swiglu(torch.autograd.Function):
@@ -45,7 +32,9 @@ class _Swiglu(torch.autograd.Function):
         ctx.save_for_backward(gate, up)
         out = torch.empty_like(gate)
         width = gate.shape[-1]
-        library().swiglu_forward(_ptr(gate), _ptr(up), _ptr(out), gate.numel() // width, width, torch.get_num_threads())
+        library().swiglu_forward(
+            ptr(gate), ptr(up), width, ptr(out), gate.numel() // width, width, torch.get_num_threads()
+        )
         return out
 
     @staticmethod
@@ -55,7 +44,7 @@ class _Swiglu(torch.autograd.Function):
         grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
         width = gate.shape[-1]
         library().swiglu_backward(
-            _ptr(gate), _ptr(up), _ptr(grad), _ptr(grad_gate), _ptr(grad_up), gate.numel() // width, width,
+            ptr(gate), ptr(up), width, ptr(grad), ptr(grad_gate), ptr(grad_up), gate.numel() // width, width,
             torch.get_num_threads(),
         )  # fmt: skip
         return grad_gate, grad_up
@@ -70,7 +59,7 @@ class _RMSNorm(torch.autograd.Function):
         out = torch.empty_like(x)
         width = x.shape[-1]
         library().rms_norm_forward(
-            _ptr(x), _ptr(weight), _ptr(out), x.numel() // width, width, eps, torch.get_num_threads()
+            ptr(x), ptr(weight), ptr(out), x.numel() // width, width, eps, torch.get_num_threads()
         )
         return out
 
@@ -81,8 +70,9 @@ class _RMSNorm(torch.autograd.Function):
         threads, width = torch.get_num_threads(), x.shape[-1]
         grad_x, partial = torch.empty_like(x), x.new_zeros(threads, width)
         library().rms_norm_backward(
-            _ptr(x), _ptr(weight), _ptr(grad), _ptr(grad_x), _ptr(partial), x.numel() // width, width, ctx.eps, threads
-        )
+            ptr(x), ptr(weight), ptr(grad), None, ptr(grad_x), ptr(partial), x.numel() // width, width, ctx.eps,
+            threads,
+        )  # fmt: skip
         return grad_x, partial.sum(0), None
 
 
@@ -94,8 +84,9 @@ class _Gate(torch.autograd.Function):
         ctx.settings = (groups, y.shape[1] // groups, eps, norm)
         out = torch.empty_like(y)
         library().gate_forward(
-            _ptr(y), _ptr(z), z.stride(0), _ptr(weight), _ptr(out), y.shape[0], *ctx.settings, torch.get_num_threads()
-        )
+            ptr(y), ptr(z), z.stride(0), ptr(weight), ptr(out), y.shape[1], y.shape[0], *ctx.settings,
+            torch.get_num_threads(),
+        )  # fmt: skip
         return out
 
     @staticmethod
@@ -105,8 +96,8 @@ class _Gate(torch.autograd.Function):
         grad_y, grad_z = torch.empty_like(y), torch.empty_like(y)
         partial = None if weight is None else y.new_zeros(threads, y.shape[1])
         library().gate_backward(
-            _ptr(y), _ptr(z), z.stride(0), _ptr(weight), _ptr(grad), _ptr(grad_y), _ptr(grad_z), _ptr(partial),
-            y.shape[0], *ctx.settings, threads,
+            ptr(y), ptr(z), z.stride(0), ptr(weight), ptr(grad), y.shape[1], ptr(grad_y), ptr(grad_z), y.shape[1],
+            ptr(partial), y.shape[0], *ctx.settings, threads,
         )  # fmt: skip
         return grad_y, grad_z, None if partial is None else partial.sum(0), None, None, None
 
@@ -128,8 +119,9 @@ def _turn(x_THE: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     flat = _rows(x_THE.flatten(1))
     out = x_THE.new_empty(T, heads, width)
     library().rotate(
-        _ptr(flat), flat.stride(0), _ptr(cos), _ptr(sin), _ptr(out), T, heads, width // 2, sign, torch.get_num_threads()
-    )
+        ptr(flat), flat.stride(0), ptr(cos), ptr(sin), ptr(out), heads * width, T, heads, width // 2, sign,
+        torch.get_num_threads(),
+    )  # fmt: skip
     return out
 
 
@@ -139,7 +131,7 @@ class _Logprobs(torch.autograd.Function):
         logits, target = logits.contiguous(), target.contiguous()
         logprob, lse = logits.new_empty(logits.shape[0]), logits.new_empty(logits.shape[0])
         library().logprobs_forward(
-            _ptr(logits), _ptr(target), _ptr(logprob), _ptr(lse), *logits.shape, torch.get_num_threads()
+            ptr(logits), ptr(target), ptr(logprob), ptr(lse), *logits.shape, torch.get_num_threads()
         )
         ctx.save_for_backward(logits, target, lse)
         return logprob
@@ -149,7 +141,7 @@ class _Logprobs(torch.autograd.Function):
         logits, target, lse = ctx.saved_tensors
         grad, grad_logits = grads[0].contiguous(), torch.empty_like(logits)
         library().logprobs_backward(
-            _ptr(logits), _ptr(target), _ptr(lse), _ptr(grad), _ptr(grad_logits), *logits.shape, torch.get_num_threads()
+            ptr(logits), ptr(target), ptr(lse), ptr(grad), ptr(grad_logits), *logits.shape, torch.get_num_threads()
         )
         return grad_logits, None
 
@@ -163,7 +155,7 @@ class _ConvSilu(torch.autograd.Function):
         ctx.save_for_backward(x, taps, bias, position, remaining)
         out = x.new_empty(x.shape)
         library().conv_forward(
-            _ptr(x), x.stride(0), _ptr(taps), _ptr(bias), _ptr(position), _ptr(out), *x.shape, taps.shape[0],
+            ptr(x), x.stride(0), ptr(taps), ptr(bias), ptr(position), ptr(out), *x.shape, taps.shape[0],
             torch.get_num_threads(),
         )  # fmt: skip
         return out
@@ -176,8 +168,8 @@ class _ConvSilu(torch.autograd.Function):
         scratch, grad_x = torch.empty_like(grad), torch.empty_like(grad)
         partial = x.new_zeros(threads, K + 1, N)
         library().conv_backward(
-            _ptr(x), x.stride(0), _ptr(taps), _ptr(bias), _ptr(position), _ptr(remaining), _ptr(grad), _ptr(scratch),
-            _ptr(grad_x), _ptr(partial), *x.shape, K, threads,
+            ptr(x), x.stride(0), ptr(taps), ptr(bias), ptr(position), ptr(remaining), ptr(grad), ptr(scratch),
+            ptr(grad_x), N, ptr(partial), *x.shape, K, threads,
         )  # fmt: skip
         sums = partial.sum(0)
         return grad_x, sums[:K].t().flip(1), None if bias is None else sums[K], None, None
@@ -194,17 +186,13 @@ class _Scan(torch.autograd.Function):
         B, C = (_rows(B), _rows(C)) if B.stride() == C.stride() else (B.contiguous(), C.contiguous())
         (T, H), S = dt.shape, B.shape[1] // groups
         P = x.shape[1] // H
-        counts = (layout.cu_seqlens.diff() + _CHUNK - 1) // _CHUNK
-        first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        documents, threads = len(counts), torch.get_num_threads()
-        # Few documents: their heads are cut into blocks, so that every thread has two tasks.
-        blocks = min(H // groups, -(-2 * threads // (documents * groups))) if threads > 1 else 1
-        ctx.sizes = (documents, x.stride(0), B.stride(0), H, groups, P, S, _CHUNK, blocks)
+        first, chunk, blocks = scan_tasks(layout, H, groups, P * S)
+        ctx.sizes = (len(first) - 1, x.stride(0), B.stride(0), H, groups, P, S, chunk, blocks)
         states = x.new_empty(int(first[-1]), H, S, -(-P // 16) * 16) if any(ctx.needs_input_grad) else None
         y = x.new_empty(T, H, P)
         ctx.save_for_backward(x, dt, A, B, C, D, layout.cu_seqlens, first, states)
-        inputs = (_ptr(t) for t in ctx.to_save[:-1])
-        _need_memory(library().scan_forward(*inputs, *ctx.sizes, _ptr(y), _ptr(states), threads))
+        inputs = (ptr(t) for t in ctx.to_save[:-1])
+        need_memory(library().scan_forward(*inputs, *ctx.sizes, ptr(y), ptr(states), torch.get_num_threads()))
         return y
 
     @staticmethod
@@ -217,10 +205,10 @@ class _Scan(torch.autograd.Function):
         grad_B, grad_C = x.new_empty(2, blocks, len(x), G * S)
         grad_A, grad_D = x.new_zeros(2, documents, H)
         done = library().scan_backward(
-            *(_ptr(t) for t in inputs), *ctx.sizes, _ptr(grad), _ptr(states), _ptr(grad_x), _ptr(grad_dt), _ptr(grad_A),
-            _ptr(grad_B), _ptr(grad_C), _ptr(grad_D), torch.get_num_threads(),
+            *(ptr(t) for t in inputs), *ctx.sizes, ptr(grad), ptr(states), ptr(grad_x), x.shape[1], ptr(grad_dt),
+            ptr(grad_A), ptr(grad_B), ptr(grad_C), G * S, ptr(grad_D), torch.get_num_threads(),
         )  # fmt: skip
-        _need_memory(done)
+        need_memory(done)
         return grad_x, grad_dt, grad_A.sum(0), grad_B.sum(0), grad_C.sum(0), grad_D.sum(0), None, None
 
 
@@ -228,11 +216,13 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        wide, narrow = q[0].numel(), k[0].numel()
+        ctx.strides = strides(wide, narrow, wide, wide, wide, narrow)
         ctx.sizes = (len(layout.cu_seqlens) - 1, layout.longest, q.shape[1], k.shape[1], q.shape[2])
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:2])
-        _need_memory(
+        need_memory(
             library().attention_forward(
-                _ptr(q), _ptr(k), _ptr(v), _ptr(layout.cu_seqlens), *ctx.sizes, _ptr(out), _ptr(lse),
+                ptr(q), ptr(k), ptr(v), ptr(layout.cu_seqlens), ctx.strides, *ctx.sizes, ptr(out), ptr(lse),
                 torch.get_num_threads(),
             )
         )  # fmt: skip
@@ -244,22 +234,17 @@ class _Attention(torch.autograd.Function):
         q, k, v, cu_seqlens, out, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
         into = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        _need_memory(
+        need_memory(
             library().attention_backward(
-                _ptr(q), _ptr(k), _ptr(v), _ptr(cu_seqlens), *ctx.sizes, _ptr(out), _ptr(lse), _ptr(grad),
-                *(_ptr(t) for t in into), torch.get_num_threads(),
+                ptr(q), ptr(k), ptr(v), ptr(cu_seqlens), ctx.strides, *ctx.sizes, ptr(out), ptr(lse), ptr(grad),
+                *(ptr(t) for t in into), torch.get_num_threads(),
             )
         )  # fmt: skip
         return *into, None
 
 
-def _need_memory(done: int) -> None:
-    if not done:
-        raise MemoryError("no memory was left for a kernel's scratch")
-
-
 def conv_silu(xBC_TN: Tensor, weight_NK: Tensor, bias_N: Tensor | None, layout: Layout) -> Tensor:
-    _check(xBC_TN, weight_NK, bias_N)
+    check(xBC_TN, weight_NK, bias_N)
     return _ConvSilu.apply(xBC_TN, weight_NK, bias_N, layout.positions, layout.remaining)
 
 
@@ -273,7 +258,7 @@ def scan(
     layout: Layout,
     chunk_size: int,
 ) -> Tensor:
-    _check(x_THP, dt_TH, A_H, B_TGS, C_TGS, D_H)
+    check(x_THP, dt_TH, A_H, B_TGS, C_TGS, D_H)
     groups = B_TGS.shape[1]
     return _Scan.apply(x_THP.flatten(1), dt_TH, A_H, B_TGS.flatten(1), C_TGS.flatten(1), D_H, groups, layout)
 
@@ -281,7 +266,7 @@ def scan(
 def step(
     state_BHPS: Tensor, x_BHP: Tensor, dt_BH: Tensor, A_H: Tensor, B_BGS: Tensor, C_BGS: Tensor, D_H: Tensor
 ) -> Tensor:
-    _check(state_BHPS, x_BHP, dt_BH, A_H, B_BGS, C_BGS, D_H)
+    check(state_BHPS, x_BHP, dt_BH, A_H, B_BGS, C_BGS, D_H)
     if not state_BHPS.is_contiguous():
         raise ValueError("the native step updates the state in place and needs it dense")
     rows, H, P, S = state_BHPS.shape
@@ -291,47 +276,47 @@ def step(
     dt, A, D = dt_BH.contiguous(), A_H.contiguous(), D_H.contiguous()
     y = x.new_empty(rows, H, P)
     library().scan_step(
-        _ptr(state_BHPS), _ptr(x), x.stride(0), _ptr(dt), _ptr(A), _ptr(B), _ptr(C), B.stride(0), _ptr(D), _ptr(y),
+        ptr(state_BHPS), ptr(x), x.stride(0), ptr(dt), ptr(A), ptr(B), ptr(C), B.stride(0), ptr(D), ptr(y),
         rows, H, B_BGS.shape[1], P, S, torch.get_num_threads(),
     )  # fmt: skip
     return y
 
 
 def gate(y: Tensor, z: Tensor, weight_M: Tensor | None, groups: int, eps: float, norm_before_gate: bool) -> Tensor:
-    _check(y, z, weight_M)
+    check(y, z, weight_M)
     norm = 0 if weight_M is None else 2 if norm_before_gate else 1
     out = _Gate.apply(y.flatten(0, -2), z.flatten(0, -2), weight_M, 1 if norm == 0 else groups, eps, norm)
     return out.view(y.shape)
 
 
 def attention(q_THE: Tensor, k_TJE: Tensor, v_TJE: Tensor, layout: Layout) -> Tensor:
-    _check(q_THE, k_TJE, v_TJE)
-    if layout.longest > _LONGEST:
+    check(q_THE, k_TJE, v_TJE)
+    if layout.longest > LONGEST:
         return portable.attention(q_THE, k_TJE, v_TJE, layout)
     return _Attention.apply(q_THE, k_TJE, v_TJE, layout)
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    _check(x, weight_D)
+    check(x, weight_D)
     return _RMSNorm.apply(x, weight_D, eps)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    _check(gate, up)
+    check(gate, up)
     return _Swiglu.apply(gate, up)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    _check(x, cos, sin)
+    check(x, cos, sin)
     return _Rotate.apply(x.flatten(0, -3), cos.flatten(0, -2), sin.flatten(0, -2)).view(x.shape)
 
 
 def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-    _check(logits_TV)
+    check(logits_TV)
     return _Logprobs.apply(logits_TV, targets_T)
 
 
 NATIVE = Kernels(
     "native", conv_silu=conv_silu, scan=scan, gate=gate, attention=attention, rms_norm=rms_norm, swiglu=swiglu,
-    rotary=rotary, token_logprobs=token_logprobs, step=step,
+    rotary=rotary, token_logprobs=token_logprobs, step=step, layer=layer,
 )  # fmt: skip

@@ -2,7 +2,8 @@
  *
  * Queries go in blocks; a block's scores against all keys that it may see fit the cache for documents of a few thousand
  * tokens, which is what this is for. The backward pass recomputes the probabilities from the saved log-sum-exp.
- * q and out are [T, H, E], k and v [T, J, E], dense.
+ * q, out and their gradients are [T, H, E], k, v and theirs [T, J, E]. Each may be columns of a wider matrix; ld holds the
+ * row strides, in order: q, k and v, out, the gradient of out, those of q, those of k and v (the first three in forward).
  */
 #include "vector.h"
 
@@ -61,8 +62,8 @@ INLINE float exponentiate(float *scores, int seen, int end, float shift)
 }
 
 /* lse [T, H]. Returns 0 without memory. */
-int attention_forward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, int64_t documents,
-                      int64_t longest, int H, int J, int E, float *out, float *lse, int threads)
+int attention_forward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
+                      int64_t documents, int64_t longest, int H, int J, int E, float *out, float *lse, int threads)
 {
     int failed = 0, R = H / J;
     float scale = 1.0f / sqrtf(E);
@@ -85,12 +86,12 @@ int attention_forward(const float *q, const float *k, const float *v, const int6
             if (failed) continue;
             int64_t start = cu_seqlens[task / J];
             int j = task % J, L = (int)(cu_seqlens[task / J + 1] - start), Lp = padded(L);
-            transpose(L, E, k + (start * J + j) * E, (long)J * E, b.Kt, Lp);
-            copy_rows(L, E, v + (start * J + j) * E, (long)J * E, b.V, b.Ep);
+            transpose(L, E, k + start * ld[1] + (long)j * E, ld[1], b.Kt, Lp);
+            copy_rows(L, E, v + start * ld[1] + (long)j * E, ld[1], b.V, b.Ep);
             for (int h = j * R; h < j * R + R; h++)
                 for (int i0 = 0; i0 < L; i0 += BLOCK) {
                     int rows = L - i0 < BLOCK ? L - i0 : BLOCK, keys = i0 + rows, end = padded(keys);
-                    copy_rows(rows, E, q + ((start + i0) * H + h) * E, (long)H * E, b.Q, b.Ep);
+                    copy_rows(rows, E, q + (start + i0) * ld[0] + (long)h * E, ld[0], b.Q, b.Ep);
                     matmul(rows, end, E, b.Q, b.Ep, 1, b.Kt, Lp, b.P, Lp, 0);
                     for (int i = 0; i < rows; i++) {
                         float *row = b.P + (long)i * Lp;
@@ -102,7 +103,7 @@ int attention_forward(const float *q, const float *k, const float *v, const int6
                     }
                     matmul(rows, b.Ep, keys, b.P, Lp, 1, b.V, b.Ep, b.out, b.Ep, 0);
                     for (int i = 0; i < rows; i++)
-                        memcpy(out + ((start + i0 + i) * H + h) * E, b.out + (long)i * b.Ep, 4 * E);
+                        memcpy(out + (start + i0 + i) * ld[2] + (long)h * E, b.out + (long)i * b.Ep, 4 * E);
                 }
         }
         free(memory);
@@ -110,9 +111,9 @@ int attention_forward(const float *q, const float *k, const float *v, const int6
     return !failed;
 }
 
-int attention_backward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, int64_t documents,
-                       int64_t longest, int H, int J, int E, const float *out, const float *lse, const float *grad,
-                       float *grad_q, float *grad_k, float *grad_v, int threads)
+int attention_backward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
+                       int64_t documents, int64_t longest, int H, int J, int E, const float *out, const float *lse,
+                       const float *grad, float *grad_q, float *grad_k, float *grad_v, int threads)
 {
     int failed = 0, R = H / J;
     float scale = 1.0f / sqrtf(E);
@@ -135,19 +136,20 @@ int attention_backward(const float *q, const float *k, const float *v, const int
             if (failed) continue;
             int64_t start = cu_seqlens[task / J];
             int j = task % J, L = (int)(cu_seqlens[task / J + 1] - start), Lp = padded(L);
-            const float *kj = k + (start * J + j) * E, *vj = v + (start * J + j) * E;
-            copy_rows(L, E, kj, (long)J * E, b.K, b.Ep);
-            transpose(L, E, kj, (long)J * E, b.Kt, Lp);
-            transpose(L, E, vj, (long)J * E, b.Vt, Lp);
+            const float *kj = k + start * ld[1] + (long)j * E, *vj = v + start * ld[1] + (long)j * E;
+            copy_rows(L, E, kj, ld[1], b.K, b.Ep);
+            transpose(L, E, kj, ld[1], b.Kt, Lp);
+            transpose(L, E, vj, ld[1], b.Vt, Lp);
             memset(b.dK, 0, 4 * (size_t)L * b.Ep);
             memset(b.dV, 0, 4 * (size_t)L * b.Ep);
             for (int h = j * R; h < j * R + R; h++)
                 for (int i0 = 0; i0 < L; i0 += BLOCK) {
                     int rows = L - i0 < BLOCK ? L - i0 : BLOCK, keys = i0 + rows, end = padded(keys);
-                    int64_t at = ((start + i0) * H + h) * E;
-                    copy_rows(rows, E, q + at, (long)H * E, b.Q, b.Ep);
-                    copy_rows(rows, E, grad + at, (long)H * E, b.dO, b.Ep);
-                    copy_rows(rows, E, out + at, (long)H * E, b.out, b.Ep);
+                    int64_t row = start + i0;
+                    long at = (long)h * E;
+                    copy_rows(rows, E, q + row * ld[0] + at, ld[0], b.Q, b.Ep);
+                    copy_rows(rows, E, grad + row * ld[3] + at, ld[3], b.dO, b.Ep);
+                    copy_rows(rows, E, out + row * ld[2] + at, ld[2], b.out, b.Ep);
                     matmul(rows, end, E, b.Q, b.Ep, 1, b.Kt, Lp, b.P, Lp, 0);
                     matmul(rows, end, E, b.dO, b.Ep, 1, b.Vt, Lp, b.dP, Lp, 0);
                     for (int i = 0; i < rows; i++) {
@@ -160,11 +162,12 @@ int attention_backward(const float *q, const float *k, const float *v, const int
                     matmul(keys, b.Ep, rows, b.P, 1, Lp, b.dO, b.Ep, b.dV, b.Ep, 1);
                     matmul(keys, b.Ep, rows, b.dP, 1, Lp, b.Q, b.Ep, b.dK, b.Ep, 1);
                     matmul(rows, b.Ep, keys, b.dP, Lp, 1, b.K, b.Ep, b.dQ, b.Ep, 0);
-                    for (int i = 0; i < rows; i++) memcpy(grad_q + at + (long)i * H * E, b.dQ + (long)i * b.Ep, 4 * E);
+                    for (int i = 0; i < rows; i++)
+                        memcpy(grad_q + (row + i) * ld[4] + at, b.dQ + (long)i * b.Ep, 4 * E);
                 }
             for (int i = 0; i < L; i++) {
-                memcpy(grad_k + ((start + i) * J + j) * E, b.dK + (long)i * b.Ep, 4 * E);
-                memcpy(grad_v + ((start + i) * J + j) * E, b.dV + (long)i * b.Ep, 4 * E);
+                memcpy(grad_k + (start + i) * ld[5] + (long)j * E, b.dK + (long)i * b.Ep, 4 * E);
+                memcpy(grad_v + (start + i) * ld[5] + (long)j * E, b.dV + (long)i * b.Ep, 4 * E);
             }
         }
         free(memory);

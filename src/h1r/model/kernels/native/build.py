@@ -24,26 +24,26 @@ _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp", "-ffp-contr
           "-fno-trapping-math", "-Wno-psabi")  # fmt: skip
 
 _SIGNATURES = {
-    "swiglu_forward": "ppp lii",
-    "swiglu_backward": "ppppp lii",
+    "swiglu_forward": "pplp lii",
+    "swiglu_backward": "pplppp lii",
     "rms_norm_forward": "ppp lifi",
-    "rms_norm_backward": "ppppp lifi",
-    "gate_forward": "pplpp liifii",
-    "gate_backward": "pplppppp liifii",
-    "rotate": "plppp liifi",
+    "rms_norm_backward": "pppppp lifi",
+    "gate_forward": "pplppl liifii",
+    "gate_backward": "pplpplpplp liifii",
+    "rotate": "plpppl liifi",
     "logprobs_forward": "pppp lii",
     "logprobs_backward": "ppppp lii",
     "conv_forward": "plpppp liii",
-    "conv_backward": "plpppppppp liii",
+    "conv_backward": "plpppppppl pliii",
     "scan_forward": "pppppp pplll iiiiii ppi",
-    "scan_backward": "pppppp pplll iiiiii pppppppp i",
+    "scan_backward": "pppppp pplll iiiiii ppplpppplp i",
     "scan_step": "pplpppplpp liiiii",
     "pack_rows": "pl ll p f p lll ll i",
     "decode_tokens": "ppp l pp l pp i",
     "panel_width": "",
     "sample_rows": "p l i",
-    "attention_forward": "pppp ll iii pp i",
-    "attention_backward": "pppp ll iii pppppp i",
+    "attention_forward": "ppppp ll iii pp i",
+    "attention_backward": "ppppp ll iii pppppp i",
 }
 """Argument types of each function: p pointer, l int64, i int, f float."""
 

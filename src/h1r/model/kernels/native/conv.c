@@ -2,7 +2,8 @@
  *
  *   pre_t = bias + sum_{k < K, k <= position_t} w_k x_{t-k},   out_t = SiLU(pre_t)
  *
- * `taps` is [K, N] with the newest token's tap first; x has row stride ldx, all other arrays are dense [T, N]. */
+ * `taps` is [K, N] with the newest token's tap first; x and its gradient have row strides ldx and lddx, all other arrays
+ * are dense [T, N]. */
 #include "vector.h"
 
 INLINE vec before_silu(const float *x, int64_t ldx, const float *taps, const float *bias, int reach, int N, int n)
@@ -43,8 +44,8 @@ void conv_forward(const float *x, int64_t ldx, const float *taps, const float *b
 
 /* grad_pre [T, N] is scratch; partial [threads, K + 1, N], zero on entry, gets the taps' gradients and the bias's. */
 void conv_backward(const float *x, int64_t ldx, const float *taps, const float *bias, const int64_t *position,
-                   const int64_t *remaining, const float *grad, float *grad_pre, float *grad_x, float *partial, int64_t T,
-                   int N, int K, int threads)
+                   const int64_t *remaining, const float *grad, float *grad_pre, float *grad_x, int64_t lddx, float *partial,
+                   int64_t T, int N, int K, int threads)
 {
 #pragma omp parallel num_threads(threads)
     {
@@ -81,12 +82,12 @@ void conv_backward(const float *x, int64_t ldx, const float *taps, const float *
             for (; n + LANES <= N; n += LANES) {
                 vec total = {0};
                 for (int k = 0; k < reach; k++) total += load(taps + (long)k * N + n) * load(row + (long)k * N + n);
-                store(grad_x + t * N + n, total);
+                store(grad_x + t * lddx + n, total);
             }
             for (; n < N; n++) {
                 float total = 0;
                 for (int k = 0; k < reach; k++) total += taps[(long)k * N + n] * row[(long)k * N + n];
-                grad_x[t * N + n] = total;
+                grad_x[t * lddx + n] = total;
             }
         }
     }

@@ -12,24 +12,25 @@
 #define GET(p) load_some((p) + at, left)
 #define PUT(p, v) store_some((p) + at, v, left)
 
-void swiglu_forward(const float *gate, const float *up, float *out, int64_t rows, int width, int threads)
+/* gate and up have row stride ld, out is dense */
+void swiglu_forward(const float *gate, const float *up, int64_t ld, float *out, int64_t rows, int width, int threads)
 {
     RUNS(rows)
     {
-        const float *g = gate + row * width, *u = up + row * width;
+        const float *g = gate + row * ld, *u = up + row * ld;
         float *o = out + row * width;
         COLUMNS(width) PUT(o, GET(u) * GET(g) * sigmoid(GET(g)));
     }
 }
 
-void swiglu_backward(const float *gate, const float *up, const float *grad, float *grad_gate, float *grad_up, int64_t rows,
-                     int width, int threads)
+/* The gradients have the row stride of gate and up */
+void swiglu_backward(const float *gate, const float *up, int64_t ld, const float *grad, float *grad_gate, float *grad_up,
+                     int64_t rows, int width, int threads)
 {
     RUNS(rows)
     {
-        long at_row = row * width;
-        const float *g = gate + at_row, *u = up + at_row, *d = grad + at_row;
-        float *dg = grad_gate + at_row, *du = grad_up + at_row;
+        const float *g = gate + row * ld, *u = up + row * ld, *d = grad + row * width;
+        float *dg = grad_gate + row * ld, *du = grad_up + row * ld;
         COLUMNS(width)
         {
             vec x = GET(g), s = sigmoid(x), dv = GET(d);
@@ -52,13 +53,14 @@ void rms_norm_forward(const float *x, const float *weight, float *out, int64_t r
     }
 }
 
-/* partial [threads, width], zero on entry */
-void rms_norm_backward(const float *x, const float *weight, const float *grad, float *grad_x, float *partial, int64_t rows,
-                       int width, float eps, int threads)
+/* grad_x is added to `beside`, the gradient that goes around the norm, unless that is NULL; partial [threads, width],
+ * zero on entry */
+void rms_norm_backward(const float *x, const float *weight, const float *grad, const float *beside, float *grad_x,
+                       float *partial, int64_t rows, int width, float eps, int threads)
 {
     RUNS(rows)
     {
-        const float *xr = x + row * width, *d = grad + row * width;
+        const float *xr = x + row * width, *d = grad + row * width, *other = beside ? beside + row * width : NULL;
         float *dx = grad_x + row * width, *dw = partial + (long)run * width;
         vec squares = {0}, along = {0};
         COLUMNS(width)
@@ -71,24 +73,25 @@ void rms_norm_backward(const float *x, const float *weight, const float *grad, f
         float back = sum(along) * scale * scale * scale / width;
         COLUMNS(width)
         {
-            vec xv = GET(xr), dv = GET(d);
-            PUT(dx, dv * GET(weight) * scale - xv * back);
+            vec xv = GET(xr), dv = GET(d), inner = dv * GET(weight) * scale - xv * back;
+            if (other) inner += GET(other);
+            PUT(dx, inner);
             PUT(dw, GET(dw) + dv * xv * scale);
         }
     }
 }
 
 /* out = y SiLU(z), with a grouped RMSNorm after the product (norm = 1), before it (norm = 2), or none (norm = 0).
- * y and out are dense [rows, groups * width]; z has row stride ldz. */
-void gate_forward(const float *y, const float *z, int64_t ldz, const float *weight, float *out, int64_t rows, int groups,
-                  int width, float eps, int norm, int threads)
+ * y is dense [rows, groups * width]; z and out have row strides ldz and ldo. */
+void gate_forward(const float *y, const float *z, int64_t ldz, const float *weight, float *out, int64_t ldo, int64_t rows,
+                  int groups, int width, float eps, int norm, int threads)
 {
     RUNS(rows)
     {
         for (int g = 0; g < groups; g++) {
             const float *yr = y + (row * groups + g) * width, *zr = z + row * ldz + (long)g * width;
             const float *w = norm ? weight + (long)g * width : NULL;
-            float *o = out + (row * groups + g) * width;
+            float *o = out + row * ldo + (long)g * width;
             float scale = 1;
             if (norm) {
                 vec squares = {0};
@@ -113,17 +116,19 @@ void gate_forward(const float *y, const float *z, int64_t ldz, const float *weig
     }
 }
 
-/* partial [threads, groups * width], zero on entry; unused without a norm */
-void gate_backward(const float *y, const float *z, int64_t ldz, const float *weight, const float *grad, float *grad_y,
-                   float *grad_z, float *partial, int64_t rows, int groups, int width, float eps, int norm, int threads)
+/* grad and grad_z have row strides ldg and lddz; partial [threads, groups * width], zero on entry, is unused without a
+ * norm */
+void gate_backward(const float *y, const float *z, int64_t ldz, const float *weight, const float *grad, int64_t ldg,
+                   float *grad_y, float *grad_z, int64_t lddz, float *partial, int64_t rows, int groups, int width, float eps,
+                   int norm, int threads)
 {
     RUNS(rows)
     {
         for (int g = 0; g < groups; g++) {
             long at_group = (row * groups + g) * width;
-            const float *yr = y + at_group, *zr = z + row * ldz + (long)g * width, *d = grad + at_group;
+            const float *yr = y + at_group, *zr = z + row * ldz + (long)g * width, *d = grad + row * ldg + (long)g * width;
             const float *w = norm ? weight + (long)g * width : NULL;
-            float *dy = grad_y + at_group, *dz = grad_z + at_group;
+            float *dy = grad_y + at_group, *dz = grad_z + row * lddz + (long)g * width;
             float *dw = norm ? partial + ((long)run * groups + g) * width : NULL;
             float scale = 1, back = 0;
             if (norm) { /* of the vector v that is normalised: sum v^2, and sum v times its incoming gradient */
@@ -163,16 +168,17 @@ void gate_backward(const float *y, const float *z, int64_t ldz, const float *wei
     }
 }
 
-/* Rotary positions by halves: x [rows, heads, 2 half] with row stride ldx, cos and sin [rows, half]; sign -1 turns back. */
-void rotate(const float *x, int64_t ldx, const float *cosine, const float *sine, float *out, int64_t rows, int heads,
-            int half, float sign, int threads)
+/* Rotary positions by halves: x and out [rows, heads, 2 half] with row strides ldx and ldo, and may be the same; cos and
+ * sin [rows, half]; sign -1 turns back. */
+void rotate(const float *x, int64_t ldx, const float *cosine, const float *sine, float *out, int64_t ldo, int64_t rows,
+            int heads, int half, float sign, int threads)
 {
     RUNS(rows)
     {
         const float *c = cosine + row * half, *s = sine + row * half;
         for (int h = 0; h < heads; h++) {
             const float *first = x + row * ldx + 2L * h * half, *second = first + half;
-            float *o = out + (row * heads + h) * 2 * half, *p = o + half;
+            float *o = out + row * ldo + 2L * h * half, *p = o + half;
             COLUMNS(half)
             {
                 vec a = GET(first), b = GET(second), cv = GET(c), sv = GET(s) * sign;

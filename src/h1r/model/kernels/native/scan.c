@@ -6,7 +6,7 @@
  *
  * Chunks begin anew in each document, so that no border lies inside one. The scores C B^T are computed once for the
  * heads of a block, which all belong to one group. A state is [S, P]. dt, y and the gradients are dense; x, B and C
- * may be columns of a wider matrix. Every sum has one owner and one order: results depend on the number of blocks, not
+ * and their gradients may be columns of wider matrices. Every sum has one owner and one order: results depend on the number of blocks, not
  * on timing.
  */
 #include "vector.h"
@@ -247,7 +247,8 @@ static void pairs_backward(backward_chunk *b)
 /* One head of one chunk. `before` is the state before the chunk; `after`, the gradient of the state after it, becomes
  * the gradient of the state before it. */
 static void head_backward(backward_chunk *b, const scan_input *in, int64_t start, int h, const float *grad,
-                          const float *before, float *after, float *grad_x, float *grad_dt, float *grad_A, float *grad_D)
+                          const float *before, float *after, float *grad_x, int64_t lddx, float *grad_dt, float *grad_A,
+                          float *grad_D)
 {
     chunk *c = &b->c;
     int q = c->q, P = c->P, S = c->S, H = in->H;
@@ -266,7 +267,7 @@ static void head_backward(backward_chunk *b, const scan_input *in, int64_t start
     matmul(q, c->Pp, S, c->scaled, c->Sp, 1, after, c->Pp, b->dX, c->Pp, 0);
     matmul_lower_transposed(q, c->Pp, c->weight, c->Qp, b->dY, c->Pp, b->dX, c->Pp, 1);
     for (int i = 0; i < q; i++) {
-        float *to = grad_x + ((start + i) * H + h) * P;
+        float *to = grad_x + (start + i) * lddx + (long)h * P;
         for (int p = 0; p < P; p += 16) __builtin_prefetch(to + P + p, 1);
         for (int p = 0; p < P; p += LANES)
             store_some(to + p, load(b->dX + i * c->Pp + p) + D * load(b->dY + i * c->Pp + p), P - p);
@@ -303,12 +304,12 @@ static void head_backward(backward_chunk *b, const scan_input *in, int64_t start
     }
 }
 
-/* grad_x [T, H, P], grad_dt [T, H]; grad_B and grad_C [blocks, T, G, S], grad_A and grad_D [documents, H] are partial
- * sums, the latter two zero on entry. Returns 0 without memory. */
+/* grad_x [T, H, P] with row stride lddx, grad_dt [T, H]; grad_B and grad_C [blocks, T, G, S] with row stride lddb, and
+ * grad_A and grad_D [documents, H] are partial sums, the latter two zero on entry. Returns 0 without memory. */
 int scan_backward(const float *x, const float *dt_, const float *A, const float *B, const float *C, const float *D,
                   const int64_t *cu_seqlens, const int64_t *first_chunk, int64_t documents, int64_t ldx, int64_t ldb, int H,
-                  int G, int P, int S, int Q, int blocks, const float *grad, const float *states, float *grad_x, float *grad_dt,
-                  float *grad_A, float *grad_B, float *grad_C, float *grad_D, int threads)
+                  int G, int P, int S, int Q, int blocks, const float *grad, const float *states, float *grad_x, int64_t lddx,
+                  float *grad_dt, float *grad_A, float *grad_B, float *grad_C, int64_t lddb, float *grad_D, int threads)
 {
     scan_input in = {x, dt_, A, B, C, D, cu_seqlens, first_chunk, ldx, ldb, H, G, P, S, Q, blocks};
     int64_t T = cu_seqlens[documents];
@@ -344,14 +345,14 @@ int scan_backward(const float *x, const float *dt_, const float *A, const float 
                 memset(b.dscores, 0, 4 * (size_t)c->Q * c->Qp);
                 for (int h = s.first; h < s.last; h++)
                     head_backward(&b, &in, start, h, grad, states + ((first_chunk[s.document] + k) * H + h) * size,
-                                  b.grad_state + size * (h - s.first), grad_x, grad_dt, grad_A + s.document * H + h,
+                                  b.grad_state + size * (h - s.first), grad_x, lddx, grad_dt, grad_A + s.document * H + h,
                                   grad_D + s.document * H + h);
                 matmul_lower(c->q, c->Sp, b.dscores, c->Qp, c->B, c->Sp, b.dC, c->Sp, 1);
                 matmul_lower_transposed(c->q, c->Sp, b.dscores, c->Qp, c->C, c->Sp, b.dB, c->Sp, 1);
                 for (int i = 0; i < c->q; i++) {
-                    int64_t row = ((int64_t)s.block * T + start + i) * G + s.g;
-                    memcpy(grad_B + row * S, b.dB + (long)i * c->Sp, 4 * S);
-                    memcpy(grad_C + row * S, b.dC + (long)i * c->Sp, 4 * S);
+                    int64_t at = ((int64_t)s.block * T + start + i) * lddb + (long)s.g * S;
+                    memcpy(grad_B + at, b.dB + (long)i * c->Sp, 4 * S);
+                    memcpy(grad_C + at, b.dC + (long)i * c->Sp, 4 * S);
                 }
             }
         }

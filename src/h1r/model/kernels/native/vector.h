@@ -33,6 +33,18 @@ INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (
 INLINE vec at_most(vec x, vec bound) { return choose(x > bound, bound, x); }
 INLINE vec at_least(vec x, vec bound) { return choose(x < bound, bound, x); }
 
+/* Lane l of the result is element which[l] of a followed by b */
+INLINE vec shuffle(vec a, vec b, ivec which)
+{
+#ifdef __clang__
+    vec out;
+    for (int l = 0; l < LANES; l++) out[l] = which[l] < LANES ? a[which[l]] : b[which[l] - LANES];
+    return out;
+#else
+    return __builtin_shuffle(a, b, which);
+#endif
+}
+
 INLINE float sum(vec v)
 {
     float total = 0;
@@ -167,13 +179,35 @@ static void matmul_lower_transposed(int M, int N, const float *A, long lda, cons
     }
 }
 
+/* The LANES x LANES block in `r`, transposed: rows a distance d apart exchange their off-diagonal d x d blocks, for each
+ * power of two d. */
+INLINE void transpose_block(vec r[LANES])
+{
+#pragma GCC unroll 4
+    for (int d = LANES / 2; d > 0; d /= 2) {
+        ivec low, high;
+#pragma GCC unroll 16
+        for (int l = 0; l < LANES; l++) low[l] = l & d ? LANES + l - d : l, high[l] = l & d ? LANES + l : l + d;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & d) continue;
+            vec a = r[i], b = r[i + d];
+            r[i] = shuffle(a, b, low), r[i + d] = shuffle(a, b, high);
+        }
+    }
+}
+
 /* to [cols, ldt] = from [rows, ldf] transposed; columns of `to` past `rows` become zero up to whole vectors. */
 static void transpose(int rows, int cols, const float *from, long ldf, float *to, long ldt)
 {
-    for (int j = 0; j < cols; j++) {
-        for (int i = 0; i < rows; i++) to[j * ldt + i] = from[i * ldf + j];
-        for (int i = rows; i < padded(rows); i++) to[j * ldt + i] = 0;
-    }
+    for (int i = 0; i < rows; i += LANES)
+        for (int j = 0; j < cols; j += LANES) {
+            vec r[LANES];
+            for (int k = 0; k < LANES; k++)
+                r[k] = i + k < rows ? load_some(from + (long)(i + k) * ldf + j, cols - j) : (vec){0};
+            transpose_block(r);
+            for (int k = 0; k < LANES && j + k < cols; k++) store(to + (long)(j + k) * ldt + i, r[k]);
+        }
 }
 
 /* to [rows, ldt] = from [rows, ldf]; columns past `cols` become zero. The columns that follow in `from`, which are those
