@@ -205,7 +205,7 @@ def _attend(
     if layout.longest > LONGEST:
         inputs = [t.unflatten(1, (-1, at.E)).requires_grad_(keep) for t in (q, k, v)]
         with torch.set_grad_enabled(keep):
-            out = portable.attention(*inputs, layout).flatten(1)
+            out = portable.attention(inputs[0], inputs[1], inputs[2], layout).flatten(1)
         return ((out, inputs) if keep else None), out.detach(), None
     out, lse = torch.empty_like(q), q.new_empty(len(q), at.H)
     need_memory(
