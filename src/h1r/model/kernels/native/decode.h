@@ -90,21 +90,31 @@ void attend(const call *c, int64_t l, int64_t first, int64_t count, int64_t head
 
 #define QUERY_TOKENS 4 /* consecutive tokens of a row that read keys and values together */
 
-/* Lane i: the sum of rows[i] over its lanes. Pairs of vectors are folded into one until one is left. */
+/* Folds pairs of vectors into one: lanes in groups of `width`, of a and of b in turn, each the sum of two of a's or b's
+ * groups. `width` is a constant where it is called, so that the shuffles are. */
+INLINE void fold_pairs(vec rows[LANES], const int width)
+{
+    ivec even, odd;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        int group = i / width, from = (group & 1) * LANES + group / 2 * 2 * width + i % width;
+        even[i] = from;
+        odd[i] = from + width;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES / (2 * width); i++) {
+        vec a = rows[2 * i], b = rows[2 * i + 1];
+        rows[i] = __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+    }
+}
+
+/* Lane i: the sum of rows[i] over its lanes. */
 INLINE vec row_sums(vec rows[LANES])
 {
-    for (int width = 1; width < LANES; width *= 2) {
-        ivec even, odd;
-        for (int i = 0; i < LANES; i++) {
-            int group = i / width, from = (group & 1) * LANES + (group / 2) * 2 * width + i % width;
-            even[i] = from;
-            odd[i] = from + width;
-        }
-        for (int i = 0; i < LANES / (2 * width); i++) {
-            vec a = rows[2 * i], b = rows[2 * i + 1];
-            rows[i] = __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
-        }
-    }
+    fold_pairs(rows, 1);
+    fold_pairs(rows, 2);
+    if (LANES > 4) fold_pairs(rows, LANES > 4 ? 4 : 1);
+    if (LANES > 8) fold_pairs(rows, LANES > 8 ? 8 : 1);
     return rows[0];
 }
 

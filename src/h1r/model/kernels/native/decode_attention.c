@@ -18,6 +18,7 @@ INLINE vec scores_of(const float *q, const float *k, int n, int whole, int rest)
 {
     int E = whole * LANES + rest;
     vec partial[LANES];
+#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) {
         partial[i] = (vec){0};
         if (i >= n) continue;

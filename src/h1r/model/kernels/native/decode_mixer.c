@@ -78,6 +78,7 @@ INLINE void step_rows(float *state, int rows, int whole, int rest, float decay, 
 {
     int S = whole * LANES + rest;
     vec sums[LANES];
+#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) {
         sums[i] = (vec){0};
         if (i >= rows) continue;

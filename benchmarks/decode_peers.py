@@ -1,0 +1,137 @@
+"""The peers of `benchmarks/decode.py`: each decodes so many sequences of so many tokens and says in how many seconds.
+
+vLLM runs in a process of its own, which stays alive between runs. llama.cpp runs its own `llama-batched-bench`, which
+samples nothing and whose prefill we do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from h1r.errors import UserError
+
+_VLLM_CHILD = """
+import json, os, sys, time
+os.environ.update(VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+import torch
+from vllm import LLM, SamplingParams
+from h1r.engine.vllm_limits import block_tokens, cache_bytes_for
+from h1r.model.checkpoint import read_config
+from pathlib import Path
+
+checkpoint, threads, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+config = read_config(Path(checkpoint))
+block = block_tokens(config, 4)
+llm = LLM(
+    model=checkpoint, dtype="float32", mamba_ssm_cache_dtype="float32", max_model_len=length, max_num_seqs=64,
+    block_size=block, enforce_eager=True, enable_prefix_caching=False, skip_tokenizer_init=True,
+    generation_config="vllm", disable_log_stats=True, use_tqdm_on_load=False,
+    kv_cache_memory_bytes=cache_bytes_for(config, block, 64, length, 4),
+)
+print("ready", torch.get_num_threads(), file=answers, flush=True)
+for line in sys.stdin:
+    prompts, count = json.loads(line)
+    params = SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True, detokenize=False, logprobs=0)
+    start = time.perf_counter()
+    outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    assert all(len(o.outputs[0].token_ids) == count for o in outputs)
+    print(seconds, file=answers, flush=True)
+"""
+
+
+class VLLM:
+    """vLLM's own sampling with the log-probability of each sampled token, eager, fp32, fp32 states."""
+
+    def __init__(self, checkpoint: str, threads: int, length: int) -> None:
+        cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": cores}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _VLLM_CHILD, checkpoint, str(threads), str(length)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self._answer()
+
+    def seconds(self, prompts: list[list[int]], count: int) -> float:
+        assert self._process.stdin is not None
+        print(json.dumps([prompts, count]), file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError("vLLM ended with an error, printed above; leave it out with --engines")
+        return line
+
+
+_CONVERT = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import convert_hf_to_gguf as script
+from conversion.falcon_h1 import FalconH1Model
+
+def no_words(self):
+    self._set_vocab_none()
+    self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
+
+FalconH1Model.set_vocab = no_words
+script.main()
+"""
+
+
+class LlamaCpp:
+    """llama.cpp from a source tree that has been built in `build`. Its own script converts the checkpoint, without a
+    tokenizer, which a benchmark does not need and the script has only for tokenizers that it knows."""
+
+    def __init__(self, tree: str, checkpoint: str, threads: int) -> None:
+        self._bench = Path(tree) / "build" / "bin" / "llama-batched-bench"
+        if not self._bench.exists():
+            raise UserError(
+                f"{self._bench} is missing; build it: cmake -S {tree} -B {tree}/build -DGGML_NATIVE=ON "
+                f"-DCMAKE_BUILD_TYPE=Release && cmake --build {tree}/build --target llama-batched-bench"
+            )
+        self._file, self._threads = f"{checkpoint}/model.gguf", threads
+        command = [sys.executable, "-c", _CONVERT, tree, checkpoint, "--outtype", "f32", "--outfile", self._file]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"llama.cpp's script did not convert the checkpoint: {done.stderr.strip()[-600:]}")
+
+    def seconds(self, sequences: int, prompt_tokens: int, count: int) -> float:
+        """Of generation alone."""
+        # It gives each sequence whole blocks of 256 positions.
+        context = sequences * -(-(prompt_tokens + count) // 256) * 256
+        sizes = {"-npp": prompt_tokens, "-ntg": count, "-npl": sequences, "-c": context, "-b": 2048, "-ub": 512}
+        settings = {**sizes, "-t": self._threads, "-tb": self._threads, "-ctk": "f32", "-ctv": "f32"}
+        command = [str(self._bench), "-m", self._file, "--output-format", "jsonl"]
+        for option, value in settings.items():
+            command += [option, str(value)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        if not rows:
+            raise UserError(f"llama-batched-bench printed no row: {done.stderr.strip()[-600:]}")
+        return float(rows[-1]["t_tg"])
+
+
+def transformers_seconds(model: Any, ids: torch.Tensor, count: int) -> float:
+    """`generate` with sampling, at temperature 1."""
+    start = time.perf_counter()
+    model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=count,
+        min_new_tokens=count, pad_token_id=0,
+    )  # fmt: skip
+    return time.perf_counter() - start
