@@ -1,14 +1,23 @@
-"""All engines on one small model, built once per module; vLLM runs in the tests' own process and is skipped without.
+"""The engines on one small model, built once per module. vLLM runs in the tests' own process, and once more as a server
+in its own; it is skipped where it is not installed.
 
 `geometries` of the model's tests is shared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import importlib.metadata
 import importlib.util
+import os
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +66,58 @@ def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory
     engine.close()
 
 
-@pytest.fixture(scope="module", params=["native", "native-torch", "vllm"])
+@pytest.fixture(scope="session")
+def served(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of vLLM's own server on the model, with our processors; on this machine's loopback only."""
+    checkpoint, log = save(model, tmp_path_factory.mktemp("served")), tmp_path_factory.mktemp("log") / "server.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    installed = importlib.metadata.entry_points(group="vllm.logits_processors")
+    plugin = [] if any("h1r." in one.value for one in installed) else ["h1r.engine.vllm_deepconf:DeepConf"]
+    # `vllm serve` looks for a package named vllm, which the build for CPUs is not.
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "float32", "--mamba-ssm-cache-dtype", "float32", "--max-model-len", "256",
+        "--max-num-seqs", "6", "--enforce-eager", "--skip-tokenizer-init", "--kv-cache-memory-bytes", str(1 << 26),
+        "--logits-processors", *plugin, "h1r.engine.vllm_worker:SeededSampler",
+    ]  # fmt: skip
+    environment = {**os.environ, "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1"}
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    with open(log, "wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        until = time.monotonic() + 240
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def server_engine(served: str) -> Any:
+    from h1r.engine.vllm_server import VLLMServer
+
+    return VLLMServer(served, Letters(), SECTION)
+
+
+@pytest.fixture(
+    scope="module", params=["native", "native-torch", "vllm", pytest.param("server", marks=pytest.mark.slow)]
+)
 def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Any:
-    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type."""
-    if request.param == "vllm":
-        return request.getfixturevalue("vllm_engine")
+    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type. `server`: a client of vLLM's
+    own server, which takes a minute to start."""
+    if request.param in ("vllm", "server"):
+        return request.getfixturevalue(f"{request.param}_engine")
     kernels = "native" if request.param == "native" else "torch"
     return NativeEngine(copy.deepcopy(model).use(select(kernels)), Letters(), SECTION)

@@ -13,8 +13,11 @@ from h1r.config.corpus import CorpusBenchmark
 class EngineSection(Section):
     """How traces are generated."""
 
-    kind: Literal["native", "vllm"] = "native"
-    """Which engine generates: our own, in this process, or vLLM, which must be installed (docs/vllm.md)."""
+    kind: Literal["native", "vllm", "server"] = "native"
+    """Which engine generates: our own, in this process; vLLM, which must be installed; or a vLLM server that runs on
+    the same checkpoint (docs/vllm.md)."""
+    url: str | None = None
+    """server: where it listens, such as "http://127.0.0.1:8000"."""
     max_sequences: Positive = 64
     """Sequences decoded together."""
     prefill_tokens: Positive = 1024
@@ -25,6 +28,12 @@ class EngineSection(Section):
     """vllm: longest prompt and answer together, which its cache is made for. Unset: all positions of the model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """vllm: share of a GPU's memory that it takes, weights included. Lower it where a trainer shares the card."""
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self) -> EngineSection:
+        if self.kind == "server" and not self.url:
+            raise ValueError('kind = "server" needs url, such as "http://127.0.0.1:8000"')
+        return self
 
 
 class BenchmarkSection(CorpusBenchmark):

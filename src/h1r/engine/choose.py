@@ -41,6 +41,9 @@ def open_engine(
     if section.kind == "native":
         yield NativeEngine(model if isinstance(model, HybridForCausalLM) else model(), tokenizer, section)
         return
+    if section.kind == "server":
+        yield _server(section, tokenizer, model, directory)
+        return
     from h1r.engine.vllm import VLLMEngine
 
     with ExitStack() as stack:
@@ -71,6 +74,19 @@ def open_engine(
         following = Following(engine, live)
         stack.callback(following.close)
         yield following
+
+
+def _server(section: EngineSection, tokenizer: Any, model: Any, directory: str | Path | None) -> Engine:
+    from h1r.engine.vllm_server import VLLMServer
+
+    if isinstance(model, HybridForCausalLM):
+        raise UserError('[engine] kind = "server" takes no weights in training; use "vllm" or "native" for rl')
+    engine = VLLMServer(section.url or "", tokenizer, section)
+    if directory is None or Path(directory).resolve() != Path(engine.root).resolve():
+        raise UserError(
+            f"the server at {engine.url} runs {engine.root}; start it on {directory or 'a saved checkpoint'}"
+        )
+    return engine
 
 
 class Following:

@@ -1,11 +1,12 @@
 """What runs inside vLLM's workers: our sampling as a logits processor, and weights that arrive as safetensors files.
 
-vLLM finds the three classes by name (`vllm.py` passes the names), in whatever process its workers live.
+vLLM finds the classes by name (`vllm.py` passes the names), in whatever process its workers live.
 
 * `TraceSampler` draws every token with `engine/sampling.py`, the native engine's code: the same seeds give the same
   tokens, log-probabilities and confidences have one definition, and what a sequence draws does not depend on its batch.
   vLLM's own sampler then sees one possible token per row. vLLM's per-request seeds are not used: on a CPU they fail
   with chunked prefill (0.32: "CPU Generator does not use offset").
+* `SeededSampler` gives the same draws to the client of a server.
 * `FileWeightTransfer` is a backend of vLLM's weight-transfer interface.
 * `WorkerExtension` adds the calls that fetch what `TraceSampler` recorded.
 
@@ -15,6 +16,7 @@ the batch changes and when a trace ends. Shapes: B rows of the batch, S slots of
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -102,10 +104,10 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             return
         self._batch = None
         for index in batch_update.removed:
-            self.rows.pop(index, None)
+            self._leave(self.rows.pop(index, None))
         for index, params, _, output in batch_update.added:
-            self.rows.pop(index, None)
-            if request := (params.extra_args or {}).get(KEY):
+            self._leave(self.rows.pop(index, None))
+            if request := self._request(params):
                 self.rows[index] = self._row(request, output)
         for a, b, direction in batch_update.moved:
             row_a, row_b = self.rows.pop(a, None), self.rows.pop(b, None)
@@ -150,6 +152,13 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             found.append((list(row.output), streams[0], streams[1], streams[2], int(self.windows.below_S[row.slot])))
             self.free.append(row.slot)
         return found
+
+    def _request(self, params: Any) -> dict[str, Any] | None:
+        request: dict[str, Any] | None = (params.extra_args or {}).get(KEY)
+        return request
+
+    def _leave(self, row: _Row | None) -> None:
+        """A row leaves the batch; what was recorded stays for `collect`, or until the trace comes back."""
 
     def _row(self, request: dict[str, Any], output: list[int]) -> _Row:
         """A new trace takes a slot; one that comes back after preemption still has its own."""
@@ -207,6 +216,46 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             new = old.new_zeros(S, T)
             new[: old.shape[0], : old.shape[1]] = old
             setattr(self, name, new)
+
+
+class SeededSampler(TraceSampler):
+    """The same draws for the client of a server (`vllm_server.py`), which is started with this class as a processor.
+
+    A request asks for it with `h1r_key`, its random stream's key as text, beside `h1r_temperature`, `h1r_top_k`,
+    `h1r_top_p` and `h1r_min_p` in `vllm_xargs`, and temperature 0 for vLLM's own sampler. Nothing is kept.
+    """
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Called when a request comes in. Raises `ValueError`; vLLM makes it its own, status 400."""
+        cls._parsed(sampling_params)
+
+    @staticmethod
+    def _parsed(params: Any) -> dict[str, Any] | None:
+        given: dict[str, Any] = params.extra_args or {}
+        if "h1r_key" not in given:
+            return None
+        request: dict[str, Any] = {"threshold": -math.inf, "window": 1, "end": None, "confidence_top_k": 1}
+        for name, default in (("key", ""), ("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
+            value: Any = given.get(f"h1r_{name}", default)
+            try:
+                request[name] = float(value) if isinstance(default, float) else int(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"h1r_{name} = {value!r} is no number") from None
+        if not -(2**63) <= request["key"] < 2**63:
+            raise ValueError("h1r_key has more than 64 bits")
+        return request
+
+    def _request(self, params: Any) -> dict[str, Any] | None:
+        request = self._parsed(params)
+        return None if request is None else {**request, "name": next(_names)}
+
+    def _leave(self, row: _Row | None) -> None:
+        if row is not None:
+            self.collect([row.request["name"]])
+
+
+_names = (f"served-{number}" for number in itertools.count())
 
 
 class WorkerExtension:

@@ -1,0 +1,91 @@
+"""JSON and server-sent events over HTTP, with a request that another thread can end. Standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+TIMEOUT = 600.0
+"""Seconds without a byte from the server, after which it counts as gone."""
+
+
+class Refused(Exception):  # noqa: N818 - an answer, with a status that says no
+    """The server answered with an error; the message is its own."""
+
+
+class Request:
+    """One request to `url`. `close` may be called from any thread and ends a read in progress."""
+
+    def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+        self._path = parts.path or "/"
+
+    def send(self, body: Any = None) -> http.client.HTTPResponse:
+        """Posts `body` as JSON, or gets without one. Raises `Refused` for a status of 400 and more, `OSError` when the
+        server is not there or goes away."""
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            self._connection.request(
+                "GET" if data is None else "POST", self._path, data, {"Content-Type": "application/json"}
+            )
+            response = self._connection.getresponse()
+            if response.status >= 400:
+                raise Refused(_message(response.read()))
+        except http.client.HTTPException as error:
+            raise OSError(f"{type(error).__name__}: {error}") from None
+        return response
+
+    def events(self, body: Any) -> Iterator[Any]:
+        """The events that the server answers with, until its `[DONE]`. Raises as `send`, and `Refused` for an event
+        that is an error."""
+        response = self.send(body)
+        try:
+            for line in response:
+                if not line.startswith(b"data:"):
+                    continue
+                text = line.removeprefix(b"data:").strip()
+                if text == b"[DONE]":
+                    return
+                event = json.loads(text)
+                if "error" in event:
+                    raise Refused(_message(text))
+                yield event
+            raise OSError("the answer broke off without an end")
+        except (http.client.HTTPException, AttributeError) as error:
+            # http.client loses its file object when the connection is closed under it.
+            raise OSError(f"{type(error).__name__}: {error}") from None
+
+    def close(self) -> None:
+        """Ends the connection. Twice does no harm."""
+        sock = self._connection.sock
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return
+        self._connection.close()
+
+
+def get_json(url: str, body: Any = None, timeout: float = TIMEOUT) -> Any:
+    """One answer as JSON. Raises as `Request.send`, and `ValueError` for what is no JSON."""
+    request = Request(url, timeout)
+    try:
+        return json.loads(request.send(body).read())
+    finally:
+        request.close()
+
+
+def _message(data: bytes) -> str:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace").strip()[:500]
+    inner = value.get("error", value) if isinstance(value, dict) else value
+    found = inner.get("message") if isinstance(inner, dict) else None
+    return str(found or inner)[:500]
