@@ -105,7 +105,7 @@ class Bench:
             kv_role="kv_both",
             kv_connector_extra_config={"fill_mean": 0.0, "fill_std": 0.02},
         )
-        self.vocabulary = settings.pop("vocabulary")
+        self.vocabulary, self.processor = settings.pop("vocabulary"), settings.pop("processor")
         self.llm = LLM(
             directory, load_format="dummy", skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
             kv_transfer_config=filled, **settings,
@@ -119,6 +119,7 @@ class Bench:
         """(median seconds of a decoding step, sequences decoded in it): at most `steps`, and about `seconds` in all."""
         from vllm import SamplingParams
 
+        clock = time.process_time if self.processor else time.perf_counter
         params = SamplingParams(max_tokens=steps + WARM_STEPS + 2, ignore_eos=True, detokenize=False, temperature=1.0)
         generator = torch.Generator().manual_seed(context)
         names = []
@@ -129,9 +130,9 @@ class Bench:
             self.core.add_request(names[-1], {"prompt_token_ids": prompt}, params)
         running, taken = 0, []
         for step in range(steps + WARM_STEPS + sequences):
-            start = time.perf_counter()
+            start = clock()
             outputs = self.core.step()
-            elapsed = time.perf_counter() - start
+            elapsed = clock() - start
             # The first steps admit; once as many answer as in the step before, all that fit are decoding.
             if outputs and len(outputs) == running and step >= WARM_STEPS:
                 taken.append(elapsed)
@@ -192,6 +193,7 @@ def start(arguments: argparse.Namespace, directory: Path, longest: int) -> tuple
     on_gpu = torch.cuda.is_available()
     dtype = "bfloat16" if on_gpu else "float32"
     settings: dict[str, Any] = {
+        "processor": arguments.clock == "processor",
         "dtype": dtype,
         "max_model_len": longest + 64,
         "max_num_seqs": max(arguments.sequences),
@@ -236,6 +238,7 @@ def measure(arguments: argparse.Namespace, peers: dict[str, Peer]) -> list[dict[
                         "kind": "step", "engine": f"vllm-{name}", "geometry": arguments.geometry,
                         "sequences": sequences, "context": context, "running": running,
                         "tokens_per_s": round(running / seconds, 1), "threads": arguments.threads,
+                        "clock": arguments.clock,
                     }
                 )  # fmt: skip
             print(f"{sequences} x {context}: {rows[-2]['tokens_per_s']} {rows[-1]['tokens_per_s']}", file=sys.stderr)
@@ -311,6 +314,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer points, under ten minutes on two cores")
     parser.add_argument("--json", action="store_true", help="one list of rows instead of a table")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock", choices=["wall", "processor"], default="wall", help="processor: for one thread on a busy machine"
+    )
     parser.add_argument("--sequences", type=numbers, help="comma-separated")
     parser.add_argument("--contexts", type=numbers, help="comma-separated, ascending")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each engine at a point")
@@ -320,6 +326,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="also one whole generation, 64 in and 512 out")
     arguments = parser.parse_args()
     large = arguments.geometry == "7b"
+    if arguments.clock == "processor" and (arguments.threads > 1 or torch.cuda.is_available()):
+        parser.error("--clock processor counts what one thread on a CPU did; add --threads 1")
     if large and not torch.cuda.is_available():
         parser.error("--geometry 7b needs a GPU with 80 GB or more")
     default_sequences = [2, 8, 16, 32, 64, 128] if large else [1, 4, 16]

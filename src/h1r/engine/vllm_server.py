@@ -40,7 +40,7 @@ _TOLERANCE = 1e-5
 """Nats: the server's fp32 mean and the one taken here of what it printed may differ by this much at a threshold."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Live:
     """One trace, from its submission on. Its lists grow in a thread of its own."""
 
