@@ -245,12 +245,7 @@ class _Stream:
         found = [live for live in self.live if live.index == prompt_index]
         self.live = [live for live in self.live if live.index != prompt_index]
         self._stop(found)
-        traces = []
-        for live in found:
-            live.reason = "cancelled"
-            if live.ids:
-                traces.append(self._trace(live))
-        return traces
+        return [self._trace(live, cancelled=True) for live in found if live.ids]
 
     def progress(self) -> list[Running]:
         running = []
@@ -284,7 +279,9 @@ class _Stream:
                     if self._take(live, event):
                         break
         except (Refused, OSError, ValueError, KeyError, TypeError) as error:
-            live.error = live.error or f"the server at {self.engine.url} failed: {error or type(error).__name__}"
+            # A read that `_stop` ended fails, too.
+            if not live.cancelled:
+                live.error = f"the server at {self.engine.url} failed: {error or type(error).__name__}"
         finally:
             if live.request is not None:
                 live.request.close()
@@ -330,11 +327,13 @@ class _Stream:
         tail = self.engine.tokenizer.decode(live.ids[-reach:])
         return any(stop in tail for stop in live.params.stop)
 
-    def _trace(self, live: _Live) -> Trace:
-        n, reason = len(live.confidences), live.reason
-        n = min(n, len(live.ids))
+    def _trace(self, live: _Live, cancelled: bool = False) -> Trace:
+        # Its thread may be adding a token of a cancelled trace, whose id comes last.
+        n, reason = len(live.ids), live.reason
         low = self._low(live, n)
-        if low is not None and reason != "cancelled" and live.ids[low - 1] not in live.ends:
+        if cancelled:
+            reason = "cancelled"
+        elif low is not None and live.ids[low - 1] not in live.ends:
             n, reason = low, "confidence"
         ids, logprobs = live.ids[:n], live.logprobs[:n]
         exact = live.params.temperature in (0, 1)
@@ -346,9 +345,9 @@ class _Stream:
             logprobs=logprobs,
             sampling_logprobs=logprobs[:] if exact else [math.nan] * n,
             confidences=live.confidences[:n],
-            finish_reason="error" if live.error else reason,
+            finish_reason="error" if live.error and not cancelled else reason,
             seed=live.params.seed + live.sample,
-            error=live.error,
+            error=None if cancelled else live.error,
         )
 
     def _low(self, live: _Live, n: int) -> int | None:
