@@ -508,6 +508,12 @@ def test_hostile_texts_are_refused_before_any_parser(text):
     assert tier_one("5", text) is False
 
 
+def test_choices_of_choices_are_no_answer():
+    nested = "A) " * 500 + "5"
+    assert tier_one("5", nested) is False
+    assert tier_one("A) 5", nested) is False
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("-1.50", "-3/2"), (".5", "1/2"), ("+3/6", "1/2"), (r"-\frac{-1}{2}", "1/2"), ("1,000", "1000")],

@@ -118,10 +118,14 @@ def _same_choice(choice: Choice, other: Answer, options: Options) -> bool | None
     if isinstance(other, Choice):
         if choice.letter != other.letter or not (choice.content and other.content):
             return choice.letter == other.letter
-        return compare(read(choice.content), read(other.content), options) is not False
+        contents = read(choice.content), read(other.content)
+        return not any(isinstance(one, Choice) for one in contents) and compare(*contents, options) is not False
     if other.text.strip("()") == choice.letter:
         return True
-    return compare(read(choice.content), other, options) is True if choice.content else False
+    content = read(choice.content) if choice.content else None
+    if content is None or isinstance(content, Choice):  # a choice of a choice is no answer
+        return False
+    return compare(content, other, options) is True
 
 
 def _same_quantity(left: Value, right: Value, options: Options) -> bool:
