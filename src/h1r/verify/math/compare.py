@@ -268,21 +268,27 @@ def _match(left: Sequence[Answer], right: Sequence[Answer], options: Options) ->
     if len(left) > MAX_UNORDERED_UNKNOWNS and any(size is None for side in sizes for size in side):
         return None
     rest = list(range(len(right)))
-    unknown = False
     for index, item in enumerate(left):
         for other in rest:
             near, far = sizes[0][index], sizes[1][other]
             apart = near is not None and far is not None and abs(near - far) > 0.01 * (abs(near) + abs(far)) + 0.01
             if apart and not (_has_unit(item) or _has_unit(right[other])):
                 continue
-            equal = compare(item, right[other], options)
-            unknown |= equal is None
-            if equal:
+            if compare(item, right[other], options):
                 rest.remove(other)
                 break
         else:
-            return None if unknown else False
+            return _unmatched(left, right, options)
     return True
+
+
+def _unmatched(left: Sequence[Answer], right: Sequence[Answer], options: Options) -> bool | None:
+    """Of two lists that do not pair off: False when an element differs from all of the other list, else unknown."""
+    verdicts = [[compare(one, other, options) for other in right] for one in left]
+    columns = [[row[index] for row in verdicts] for index in range(len(right))]
+    if any(all(found is False for found in line) for line in (*verdicts, *columns)):
+        return False
+    return None if any(found is None for row in verdicts for found in row) else False
 
 
 def _has_unit(answer: Answer) -> bool:
