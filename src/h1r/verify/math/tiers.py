@@ -26,7 +26,7 @@ from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
-from h1r.verify.math.symbolic import symbolic
+from h1r.verify.math.symbolic import is_readable, symbolic
 from h1r.verify.math.text import clean, squeeze
 
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)
@@ -68,7 +68,11 @@ def equivalent(gold: str, answer: str) -> bool:
 def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
     """Whether two LaTeX answers are equal, or None when this tier cannot tell. Nothing equals an empty text."""
     known, found = read(_known(gold)), read(_unboxed(answer))
-    return compare(known, found, options) if known.text and found.text else False
+    if not known.text or not found.text:
+        return False
+    if len(gold) > MAX_BARE_CHARS and read(_unboxed(gold)).text == found.text:
+        return True  # a long reference that is no worked solution
+    return compare(known, found, options)
 
 
 def normalise(latex: str) -> str:
@@ -93,8 +97,10 @@ def _first_tier(problem: Problem, found: str | None) -> Verdict | None:
     options = options_of(problem)
     if found is None:
         return Verdict(0.0, error=r"no readable \boxed{} answer" if problem.verifier == "math" else "no answer found")
-    verdicts = [tier_one(reference, found, options) for reference in (problem.answer, *options.accept)]
-    if None in verdicts and True not in verdicts:
+    references = (problem.answer, *options.accept)
+    verdicts = [tier_one(reference, found, options) for reference in references]
+    open_still = None in verdicts and True not in verdicts and is_readable(found)
+    if open_still and any(is_readable(_known(reference)) for reference in references):
         return None
     return Verdict(float(True in verdicts), extracted=found)
 
@@ -111,8 +117,8 @@ def _both_tiers(problem: Problem, found: str | None) -> Verdict:
 @lru_cache(maxsize=8192)
 def _known(reference: str) -> str:
     """The answer of a reference, which may be a worked solution."""
-    if "boxed" not in reference and len(reference) > MAX_BARE_CHARS:
-        return find_answer(reference) or reference
+    if "boxed" not in reference and len(reference) > MAX_BARE_CHARS and (stated := find_answer(reference)):
+        return stated
     return _unboxed(reference)
 
 
