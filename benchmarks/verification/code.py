@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
-from h1r.records import Problem
+from h1r.records import Problem, Verdict
 from h1r.verify.sandbox import Limits, SandboxPool
 from h1r.verify.sandbox.values import encode
 from verification.code_reviewed import REVIEWED
@@ -115,7 +115,10 @@ def typed(value: Any, shown: Any) -> Any:
 
 
 def differential(name: str, task: dict[str, Any], inputs: list[Any], prompt: str = "") -> Problem:
-    """The task with these inputs, what is expected coming from its reference solution. Memory as EvalPlus has it."""
+    """The task with these inputs, what is expected coming from its reference solution. Limits close to EvalPlus' own.
+
+    It gives a call one second, or four times what the reference took on its machine, and a process 4 GiB.
+    """
     entry = task["entry_point"]
     is_mbpp = name.startswith("Mbpp")
     rule = "set" if entry in SET_RESULTS else "not_none" if entry in TRUTH_RESULTS else "equal"
@@ -125,7 +128,7 @@ def differential(name: str, task: dict[str, Any], inputs: list[Any], prompt: str
         "atol": task["atol"],
         "rule": rule if is_mbpp else "root" if entry == "find_zero" else "equal",
     }
-    return problem(name, tests, entry_point=entry, prompt=prompt, limits={"memory_bytes": 4 << 30})
+    return problem(name, tests, entry_point=entry, prompt=prompt, limits={"time_s": 2.0, "memory_bytes": 4 << 30})
 
 
 def evalplus_runs() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -188,21 +191,65 @@ def agreeing(judgements: Callable[[], Iterable[Judged]]) -> Callable[[Context], 
     return section
 
 
-def livecodebench_judgements() -> Iterator[Judged]:
-    """Recorded failures, on the first failing test that the record names."""
+KINDS = {-2: "wrong answer", -3: "time limit", -4: "error"}
+"""LiveCodeBench's codes of why a test failed."""
+
+
+def livecodebench(context: Context) -> dict[str, Any]:
+    """Recorded failures on the test that the record names: whether ours fails too, and for the same reason.
+
+    Where the record shortened the test there is nothing to run; of what passed it names no test.
+    """
+    work, recorded, unreadable = [], [], 0
     for row in rows("livecodebench_outputs/qwen2.5-7b_zeroshotcot_codegen.jsonl.gz"):
-        for number, (text, passed, metadata) in enumerate(
-            zip(row["output_list"], row["graded_list"], row["metadata"], strict=True)
-        ):
+        for code, passed, metadata in zip(row["code_list"], row["graded_list"], row["metadata"], strict=True):
             record = json.loads(metadata)
-            if not passed and "inputs" in record and "expected" in record:
-                name = f"livecodebench/{row['question_id']}/{number}"
-                yield Judged(name, livecodebench_problem(row, record), text, False)
+            if passed or "inputs" not in record:
+                continue
+            try:
+                work.append((livecodebench_problem(row, record), fenced(code)))
+                recorded.append(KINDS[record["error_code"]])
+            except (ValueError, SyntaxError):
+                unreadable += 1
+    step = 8 if context.quick else 1
+    work, recorded = work[::step], recorded[::step]
+    verdicts = context.pool.verify_many([owner for owner, _ in work], [text for _, text in work])
+    kinds = [kind_of(verdict) for verdict in verdicts]
+    different = [
+        {"id": owner.id, "recorded": theirs, "ours": ours, "error": verdict.error}
+        | dict(zip(("right", "why"), REVIEWED.get(f"livecodebench/{owner.id}", ("unreviewed", "")), strict=True))
+        for (owner, _), theirs, ours, verdict in zip(work, recorded, kinds, verdicts, strict=True)
+        if theirs != ours
+    ]
+    return {
+        "unreadable_tests": unreadable,
+        "recorded_failures": len(work),
+        "fail": sum(verdict.reward == 0 for verdict in verdicts),
+        "same_reason": len(work) - len(different),
+        "different": different,
+    }
+
+
+def kind_of(verdict: Verdict) -> str:
+    if verdict.reward == 1.0:
+        return "pass"
+    why = verdict.error or ""
+    return next((kind for kind in ("wrong answer", "time limit") if kind in why), "error")
 
 
 def livecodebench_problem(row: dict[str, Any], record: dict[str, Any]) -> Problem:
-    case = {"input": record["inputs"], "output": record["expected"]}
-    return problem(str(row["question_id"]), [case], language="python")
+    """The problem with the one test of the record; `ValueError` or `SyntaxError` when the record shortened it."""
+    name = str(row["question_id"])
+    if "(truncated)" in record["inputs"] + record["expected"]:
+        raise ValueError("shortened")
+    if not row["starter_code"]:
+        return problem(name, [{"input": record["inputs"], "output": record["expected"]}], language="python")
+    entry = row["starter_code"].rpartition("def ")[2].partition("(")[0]
+    is_text = row["starter_code"].rpartition("->")[2].strip().startswith("str")
+    arguments = ast.literal_eval(record["inputs"])
+    expected = record["expected"] if is_text else ast.literal_eval(record["expected"])
+    case = {"input": "\n".join(map(json.dumps, arguments)), "output": json.dumps(expected), "testtype": "functional"}
+    return problem(name, [case], func_name=entry)
 
 
 def references(context: Context) -> dict[str, Any]:
@@ -275,6 +322,6 @@ SECTIONS = {
     "code_base": agreeing(base_judgements),
     "code_check": agreeing(check_judgements),
     "code_plus": agreeing(plus_judgements),
-    "code_livecodebench": agreeing(livecodebench_judgements),
+    "code_livecodebench": livecodebench,
     "code_references": references,
 }

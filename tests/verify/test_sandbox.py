@@ -49,6 +49,11 @@ def test_a_program_has_its_input_its_output_and_its_exit_status(sandbox):
     assert outcome.memory > 0
 
 
+def test_exit_and_quit_are_there_as_in_any_program(sandbox):
+    assert run(sandbox, "print(1); exit()") == (0, "1\n")
+    assert run(sandbox, "print(1); quit(2)") == (2, "1\n")
+
+
 def test_one_run_leaves_nothing_for_the_next(sandbox):
     spoil = (
         "import builtins, math, os, random, sys\nopen('left', 'w').write('x') if os.access('.', os.W_OK) else None\n"

@@ -26,6 +26,7 @@ import random
 import secrets
 import select
 import signal
+import site
 import socket
 import sys
 import tempfile
@@ -46,6 +47,7 @@ def main(descriptor: int, level: int, readable: list[str], import_paths: list[st
     _close_all_but({0, 1, 2, connection.fileno()})
     os.chdir("/")
     sys.path += import_paths
+    site.setquit()  # programs call `exit()`, which `python -S` does not define
     inside.prelude()
     __import__("h1r.verify.sandbox.checks")
     keeper = _Keeper(connection, Isolation(level), readable)
