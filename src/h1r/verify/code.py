@@ -30,7 +30,7 @@ from h1r.verify.code_tests import StdinTests, Tests, TestsError, parse_tests, sa
 from h1r.verify.sandbox.fusion import URL_VARIABLE
 from h1r.verify.sandbox.limits import Limits
 from h1r.verify.sandbox.pool import SandboxPool
-from h1r.verify.sandbox.runner import SandboxError
+from h1r.verify.sandbox.session import SandboxError
 
 WORKERS_VARIABLE = "H1R_SANDBOX_WORKERS"
 REMOTE_WORKERS = 16

@@ -24,7 +24,7 @@ from typing import Any
 from h1r.verify.code_tests import CallTests, CheckTests, Rule, StdinTests, Tests
 from h1r.verify.sandbox.limits import Limits
 from h1r.verify.sandbox.pool import Runnable, Slot
-from h1r.verify.sandbox.runner import Ending, SandboxError
+from h1r.verify.sandbox.session import Ending, SandboxError
 from h1r.verify.sandbox.values import checked_set, decode, dump_frame, encode
 
 RTOL = 1e-7

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r.verify.sandbox.limits import Isolation, Limits
-from h1r.verify.sandbox.runner import Ending, Outcome, Sandbox, SandboxError
+from h1r.verify.sandbox.runner import Sandbox
+from h1r.verify.sandbox.session import Ending, Outcome, SandboxError
 
 if TYPE_CHECKING:
     from h1r.verify.sandbox.pool import Runnable, Talk

@@ -17,7 +17,8 @@ from h1r.errors import UserError
 from h1r.verify.sandbox.fusion import URL_VARIABLE, FusionServers, FusionSlot
 from h1r.verify.sandbox.limits import Isolation, Limits
 from h1r.verify.sandbox.programs import prepare
-from h1r.verify.sandbox.runner import Ending, Outcome, Sandbox, SandboxError
+from h1r.verify.sandbox.runner import Sandbox
+from h1r.verify.sandbox.session import Ending, Outcome, SandboxError
 
 LEVEL_VARIABLE = "H1R_SANDBOX"
 """Environment variable: a level by name, or "auto". Only naming it makes `rlimits` acceptable."""

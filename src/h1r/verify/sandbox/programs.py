@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.verify.sandbox.limits import Limits
-from h1r.verify.sandbox.runner import Outcome, Sandbox, SandboxError
+from h1r.verify.sandbox.runner import Sandbox
+from h1r.verify.sandbox.session import Outcome, SandboxError
 
 RUNNABLE = ("python", "cpp", "c", "javascript")
 TOOLS = {"cpp": "g++", "c": "gcc", "javascript": "node"}

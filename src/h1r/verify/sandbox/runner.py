@@ -1,12 +1,11 @@
-"""The parent's side: one keeper, one run at a time, and the clock.
+"""The parent's side: one keeper, one run at a time.
 
-    with Sandbox() as sandbox:
-        outcome = sandbox.run({"kind": "python", "code": text}, stdin=b"3\n")
+    with Sandbox(Isolation.NAMESPACES) as sandbox:
+        outcome = sandbox.run({"kind": "python", "code": text}, stdin=b"3\\n")
         with sandbox.open({"kind": "calls", "code": [text]}) as session:
             reply = session.ask({...})
 
-Everything a run sends back is bytes of bounded length that the parent reads by its own clock; nothing in it can make
-the parent raise, hang or believe. What it reports of itself (exit status, time, memory) comes from the keeper.
+A run under way is a `session.Session`.
 """
 
 from __future__ import annotations
@@ -14,34 +13,24 @@ from __future__ import annotations
 import array
 import contextlib
 import json
-import math
 import os
-import select
-import selectors
 import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from h1r.verify.sandbox import bubblewrap
 from h1r.verify.sandbox.limits import Isolation, Limits
-from h1r.verify.sandbox.values import FrameReader, dump_frame
+from h1r.verify.sandbox.session import Outcome, SandboxError, Session, ready
 
 START_LIMIT_S = 60.0
 KEEPER_SCRATCH_BYTES = 256 << 20
 """What the files of a run inside bubblewrap may take together, whatever its own limits say."""
-MAX_STRETCH = 4.0
-"""At most so many times its limit may a test take, however busy the machine is."""
-
-Ending = Literal["finished", "time", "output", "failed"]
-
 _BOOTSTRAP = """
 import json, sys, types
 arguments = json.loads(sys.argv[1])
@@ -60,25 +49,6 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-
-
-class SandboxError(RuntimeError):
-    """The sandbox itself failed: no word about the code in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall; `memory` peak bytes.
-
-    `ending`: "finished" by itself, cut off for "time" or "output", or "failed": the sandbox could not run it.
-    """
-
-    ending: Ending
-    status: int
-    stdout: bytes
-    stderr: bytes
-    seconds: float
-    memory: int
 
 
 def readable_paths() -> list[str]:
@@ -249,7 +219,7 @@ class Sandbox:
         """Whether the keeper has something to say within so many seconds."""
         if self._connection is None:
             return True
-        return _ready(self._connection.fileno(), writing=False, limit_s=limit_s)
+        return ready(self._connection.fileno(), writing=False, limit_s=limit_s)
 
     def end_run(self, kill: bool) -> dict[str, Any]:
         """Waits for the keeper's report that nothing is left of the run, and kills it first if told to."""
@@ -273,181 +243,3 @@ def _streams(piped: bool) -> tuple[list[int], list[int]]:
         [ours_channel.detach(), stdin[1], stdout[0], stderr[0]],
         [stdin[0], stdout[1], stderr[1], theirs_channel.detach()],
     )
-
-
-class Session:
-    """A job under way. Every wait is bounded by the limits it was started with."""
-
-    def __init__(self, sandbox: Sandbox, job: dict[str, Any], limits: Limits, streams: list[int], pid: int) -> None:
-        self._sandbox = sandbox
-        self._limits = limits
-        self._streams = streams
-        self._pid = pid
-        self._ended: dict[str, Any] | None = None
-        self._reader = FrameReader(limits.output_bytes)
-        self._to_send = bytearray(dump_frame(job))
-        self._began = time.monotonic()
-        for descriptor in streams:
-            os.set_blocking(descriptor, False)
-
-    def close(self) -> dict[str, Any]:
-        """Kills the run if it still runs, and returns the keeper's report of its end."""
-        if self._ended is None:
-            self._ended = self._sandbox.end_run(kill=True)
-        for descriptor in self._streams:
-            os.close(descriptor)
-        self._streams = []
-        return self._ended
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Queues a frame; it leaves with the next wait."""
-        self._to_send += dump_frame(message)
-
-    def receive(self) -> tuple[dict[str, Any] | None, Ending]:
-        """The next frame within `time_s` of this call, or None and why there is none."""
-        channel = self._streams[0]
-        clock = _Clock(self._pid, min(self._limits.time_s, self._began + self._limits.total_s - time.monotonic()))
-        self._flush(channel)
-        while True:
-            try:
-                if (message := self._reader.next()) is not None:
-                    return message, "finished"
-            except ValueError:
-                return None, "output"
-            if not _ready(channel, writing=bool(self._to_send), limit_s=(wait := clock.next_wait())):
-                if wait <= 0:
-                    return None, "time"
-                continue
-            self._flush(channel)
-            data = _read(channel)
-            if data == b"":
-                return None, "failed"
-            self._reader.feed(data or b"")
-
-    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any] | None, Ending]:
-        """`send`, then `receive`."""
-        self.send(message)
-        return self.receive()
-
-    def _flush(self, channel: int) -> None:
-        while self._to_send:
-            try:
-                del self._to_send[: os.write(channel, memoryview(self._to_send)[: 1 << 18].tobytes())]
-            except BlockingIOError:
-                return
-            except OSError:  # the other side is gone; its end of file follows
-                self._to_send.clear()
-
-    def communicate(self, stdin: bytes) -> Outcome:
-        """Feeds `stdin`, collects both outputs, and waits for the end."""
-        channel, to_stdin, from_stdout, from_stderr = self._streams
-        outputs = {from_stdout: bytearray(), from_stderr: bytearray()}
-        pending = memoryview(stdin)
-        ending: Ending = "finished"
-        clock = _Clock(self._pid, self._limits.time_s)
-        with selectors.DefaultSelector() as selector:
-            selector.register(channel, selectors.EVENT_WRITE)
-            selector.register(to_stdin, selectors.EVENT_WRITE)
-            for descriptor in outputs:
-                selector.register(descriptor, selectors.EVENT_READ)
-            while any(descriptor in selector.get_map() for descriptor in outputs) and ending == "finished":
-                ready = selector.select(wait := clock.next_wait())
-                if not ready and wait <= 0:
-                    ending = "time"
-                for key, _ in ready:
-                    if key.fd == channel:
-                        self._flush(channel)
-                        if not self._to_send:
-                            selector.unregister(channel)
-                    elif key.fd == to_stdin:
-                        pending = _write_some(to_stdin, pending)
-                        if not pending:
-                            selector.unregister(to_stdin)
-                            self._close_stream(to_stdin)
-                    elif not (data := _read(key.fd)):
-                        selector.unregister(key.fd)
-                    else:
-                        outputs[key.fd] += data
-                        if len(outputs[key.fd]) > self._limits.output_bytes:
-                            ending = "output"
-        # Both outputs are closed: by its end, or by a program that closed them and goes on, which then has no more time
-        if ending == "finished" and not self._sandbox_ended(clock):
-            ending = "time"
-        report = self._ended or self._sandbox.end_run(kill=True)
-        self._ended = report
-        status = os.waitstatus_to_exitcode(report["status"])
-        if "lost" in report:
-            ending = "failed"
-        stdout, stderr = (bytes(output) for output in outputs.values())
-        return Outcome(ending, status, stdout, stderr, report["seconds"], report["memory"])
-
-    def _sandbox_ended(self, clock: _Clock) -> bool:
-        while (wait := clock.next_wait()) > 0:
-            if self._sandbox.poll(wait):
-                self._ended = self._sandbox.end_run(kill=False)
-                return True
-        return False
-
-    def _close_stream(self, descriptor: int) -> None:
-        self._streams.remove(descriptor)
-        os.close(descriptor)
-
-
-class _Clock:
-    """Wall time that stands still while the process waits for a processor, as far as the kernel says so.
-
-    The kernel's count is first read after a tenth of the limit, so that what ends soon pays nothing for it.
-    """
-
-    def __init__(self, pid: int, limit_s: float) -> None:
-        self._pid = pid
-        self._limit_s = limit_s
-        self._began = time.monotonic()
-        self._waited_before: float | None = None
-
-    def next_wait(self) -> float:
-        """How long to wait before asking again; 0 when the time is over."""
-        spent = time.monotonic() - self._began
-        if spent < self._limit_s / 10:
-            return self._limit_s / 10 - spent
-        if self._waited_before is None:
-            self._waited_before = _waited_s(self._pid)
-        if spent < self._limit_s:
-            return self._limit_s - spent
-        waited = _waited_s(self._pid) - self._waited_before
-        return max(min(self._limit_s + waited, self._limit_s * MAX_STRETCH) - spent, 0.0)
-
-
-def _waited_s(pid: int) -> float:
-    """Seconds a process's main thread has stood ready to run without running; 0 where the kernel does not count it."""
-    try:
-        with open(f"/proc/{pid}/schedstat") as handle:
-            return int(handle.read().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
-def _ready(descriptor: int, writing: bool, limit_s: float) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN | (select.POLLOUT if writing else 0))
-    return bool(poller.poll(math.ceil(max(limit_s, 0.0) * 1000)))
-
-
-def _read(descriptor: int) -> bytes | None:
-    """Bytes, b"" at the end, None when there is nothing yet."""
-    try:
-        return os.read(descriptor, 1 << 16)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""
-
-
-def _write_some(descriptor: int, pending: memoryview) -> memoryview:
-    """What is left to write; nothing when the reader is gone."""
-    try:
-        return pending[os.write(descriptor, pending[: 1 << 16]) :]
-    except BlockingIOError:
-        return pending
-    except OSError:
-        return pending[:0]
