@@ -21,6 +21,12 @@ def test_a_run_refuses_another_recipe_and_names_the_difference(tmp_path: Path) -
     Run.open(tmp_path, Recipe(name="renamed"))
 
 
+def test_a_run_goes_on_with_another_engine(tmp_path: Path) -> None:
+    Run.open(tmp_path, Recipe(name="a"))
+    other = Recipe.model_validate({"name": "a", "engine": {"kind": "vllm", "max_model_len": 64}})
+    assert read_json(Run.open(tmp_path, other).path / "recipe.json")["engine"]["kind"] == "vllm"
+
+
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     run = Run.open(tmp_path, Recipe(name="a"))
     with pytest.raises(UserError, match=r"sft/model is missing; run `h1r sft` first"):

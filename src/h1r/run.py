@@ -92,7 +92,7 @@ class Run:
         """Opens a run directory for `recipe`, creating it when it is new.
 
         An existing directory that holds another recipe is refused: mixing two recipes in one run would make its report
-        a lie. `Recipe.name` and `[parallel]` are not compared: the one is a label, the other changes no result.
+        a lie. `Recipe.name`, `[parallel]` and `[engine]` are not compared: a label, and two that change no result.
         """
         run = cls(Path(path))
         run.path.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ class Checkpoints:
 def _first_difference(left: Any, right: Any, place: str = "") -> str:
     """The dotted key of the first difference between two JSON trees, or ''. What `Run.open` names is left out."""
     if isinstance(left, dict) and isinstance(right, dict):
-        for key in sorted({*left, *right} - ({"name", "parallel"} if not place else set())):
+        for key in sorted({*left, *right} - ({"name", "parallel", "engine"} if not place else set())):
             if found := _first_difference(left.get(key), right.get(key), f"{place}.{key}" if place else key):
                 return found
         return ""
