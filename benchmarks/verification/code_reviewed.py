@@ -39,3 +39,17 @@ for _name in ("3411", "abc380_d"):
         "policy",
         "1 GiB of memory is spent here before the time is; the record allows 4 GB",
     )
+
+REVIEWED["humaneval_plus/HumanEval/32"] = (
+    "ours",
+    "on 4 of 200 inputs the reference's zero is none (the polynomial is -36 to -680 there); EvalPlus asks only that its "
+    "value be at most 1e-4, so a negative one passes",
+)
+REVIEWED["mbpp_plus/Mbpp/255"] = (
+    "policy",
+    "one generated input asks for a list of 1.7 million tuples of 77 texts, which no limit here allows",
+)
+REVIEWED["plus/humaneval/custom_finetuned_models-llama3_base_dpo/HumanEval/31"] = (
+    "policy",
+    "trial division up to 123456791: right, and within some seconds, not within the record's one",
+)
