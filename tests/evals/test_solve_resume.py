@@ -145,6 +145,15 @@ def test_results_of_other_settings_are_refused(run: Path, tmp_path: Path) -> Non
         solve(str(run), "What is 1 + 1?", RECIPE, out=run / "problems.jsonl")
 
 
+def test_a_result_for_another_question_of_the_same_id_is_refused(run: Path, tmp_path: Path) -> None:
+    first, second, out = tmp_path / "first.jsonl", tmp_path / "second.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(first, [Problem(id="p", question="What is 1 + 1?", answer="2")])
+    write_jsonl(second, [Problem(id="p", question="What is 1 + 2?", answer="3")])
+    solve(str(run), str(first), RECIPE, out=out)
+    with pytest.raises(UserError, match="its result for `p` answers another question"):
+        solve(str(run), str(second), RECIPE, out=out)
+
+
 def test_two_problems_of_one_id_are_refused(run: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "x.jsonl", [PROBLEMS[0], PROBLEMS[0]])
     with pytest.raises(UserError, match="two lines have the id `p1`"):

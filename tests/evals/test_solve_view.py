@@ -9,7 +9,7 @@ from rich.console import Console
 from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import SamplingParams
-from h1r.evals.live import LiveView, PlainView, Totals, frame
+from h1r.evals.live import LiveView, PlainView, Totals, frame, one_line
 from h1r.model import build
 from h1r.model.config import preset
 from h1r.records import Problem, Trace
@@ -112,6 +112,10 @@ def test_running_traces_are_counted_over_the_whole_run(engine: NativeEngine) -> 
         ended |= {(index, sample): entry.trace for sample, entry in ballot.entries.items()}
     assert checked > 100
     assert all(key == (trace.prompt_index, trace.sample_index) for key, trace in ended.items())
+
+
+def test_an_answer_cannot_write_to_the_terminal() -> None:
+    assert one_line("\x1b[2J\x07a\nb\u202ec") == "[2J a b c"
 
 
 def test_frames_are_drawn_a_few_times_a_second_only(engine: NativeEngine) -> None:

@@ -21,7 +21,7 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
-from h1r.evals.live import Totals, View, full_budget, open_view
+from h1r.evals.live import Totals, View, full_budget, one_line, open_view
 from h1r.evals.stages import last_trained
 from h1r.model import load
 from h1r.progress import progress
@@ -65,14 +65,16 @@ class Solved:
     def lines(self) -> str:
         """The outcome for the terminal."""
         verdict = {None: "", True: " (correct)", False: " (wrong)"}[self.correct]
-        votes = ", ".join(f"{answer}: {weight:.3g}" for answer, weight in self.votes[:5])
+        in_flight = self.tokens_by_state.get("cancelled", 0)
+        votes = ", ".join(f"{one_line(answer)}: {weight:.3g}" for answer, weight in self.votes[:5])
         full = (
             "" if self.full_budget_tokens is None else f", against about {self.full_budget_tokens:,} without stopping"
         )
         return (
-            f"{self.answer or 'no answer'}{verdict}\n"
+            f"{'no answer' if self.answer is None else one_line(self.answer)}{verdict}\n"
             f"  votes   {votes or 'none'} ({100 * self.share:.0f}% for the winner)\n"
             f"  tokens  {self.tokens:,} in {self.traces} of {self.budget} traces{full}; ended by {self.stop_reason}"
+            + (f", with {in_flight:,} tokens in flight" if in_flight else "")
         )
 
 
@@ -119,6 +121,9 @@ def solve(
     with ExitStack() as open_things:
         results = open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed))) if out else None
         solved: dict[str, Solved] = dict(results.solved) if results else {}
+        for problem in problems:
+            if problem.id in solved and solved[problem.id].question != problem.question:
+                raise UserError(f"{out}: its result for `{problem.id}` answers another question; give another --out")
         left = [problem for problem in problems if problem.id not in solved]
         view = view or (open_view() if left else View())
         if left:

@@ -189,7 +189,7 @@ def _problem_table(
         table.add_row(
             Text(" ".join(problems[index].question.split())),
             f"{len(ballot.entries)}/{run.params.budget}", str(len(running[index])), f"{spent:,}",
-            Text(_line(vote.answer or "")), f"{vote.share:.0%}",
+            Text(one_line(vote.answer or "")), f"{vote.share:.0%}",
             style="bold" if index == focus else "dim" if run.finished(index) else "",
         )  # fmt: skip
     return table
@@ -216,7 +216,7 @@ def _trace_table(ballot: Ballot, running: Sequence[Running], room: int) -> Table
             f"{entry.trace.num_tokens:,}",
             _nats(_lowest(ballot, entry)),
             _nats(_weight(ballot, entry)),
-            Text(_line(entry.answer or "")),
+            Text(one_line(entry.answer or "")),
         )
     hidden = len(alive) + len(ended) - table.row_count
     if hidden > 0:
@@ -230,7 +230,7 @@ def _standing(run: DeepConfRun, focus: int) -> Text:
     everything = sum(vote.totals.values())
     leading = sorted(vote.totals.items(), key=lambda item: -item[1])[:4]
     text = Text("votes   ", no_wrap=True, overflow="ellipsis")
-    text.append("  ".join(f"{_line(a)} {w / everything:.0%}" for a, w in leading if everything) or "none yet")
+    text.append("  ".join(f"{one_line(a)} {w / everything:.0%}" for a, w in leading if everything) or "none yet")
     if run.params.tau is not None:
         text.append(f"   (agreed at {run.params.tau:.0%})", style="dim")
     return text
@@ -284,6 +284,6 @@ def _nats(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _line(answer: str) -> str:
+def one_line(answer: str) -> str:
     """A hostile answer on one line: no control characters reach the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in answer[:200]).split())
