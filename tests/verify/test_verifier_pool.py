@@ -133,6 +133,17 @@ def test_pool_works_from_several_threads(pool):
     assert rewards == {number: [1.0, 0.0, 0.0] for number in range(4)}
 
 
+def test_the_time_limit_holds_in_any_thread(pool):
+    found: list[Verdict] = []
+    thread = threading.Thread(target=lambda: found.extend(pool.verify_many([problem()] * 3, ["fine", "hang", "sleep"])))
+    start = time.monotonic()
+    thread.start()
+    thread.join(30)
+    assert [verdict.reward for verdict in found] == [1.0, 0.0, 0.0]
+    assert all("time limit" in (verdict.error or "") for verdict in found[1:])
+    assert time.monotonic() - start < 20
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs; a zombie that nobody has reaped yet does not."""
     try:
