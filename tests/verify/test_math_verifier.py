@@ -221,6 +221,11 @@ x=2k\pi, k \in \mathbb{Z} | x = 2\pi k
 3.89e-10 | 3.89e-10.
 x = \frac{n\pi}{10}, \quad n \in \mathbb{Z} | x = \frac{n\pi}{10}, \quad n \in \mathbb{Z}.
 \text{about } 5 | 5
+\text{The answer is } 5 | 5
+5 \text{ million} | 5000000
+5 \text{ million dollars} | \$5,000,000
+2.5 million | 2,500,000
+\frac{1}{2} \text{ million} | 500000
 """
 UNEQUAL = r"""
 y=2x+1 | y=2x+3
@@ -366,6 +371,19 @@ a \equiv 1 \pmod{3} | a \equiv 1 \pmod{4}
 2 | 2 \text{ but not the answer}
 5 | \text{more than } 5
 5 | \text{at least } 5
+5 | 5 \text{ million}
+5 | 5 \text{ is wrong}
+5 | 5 \text{ (or 6)}
+5 | 5 \text{ or something else}
+5 | 5 \text{ feet or more}
+5 | \text{maybe } 5
+5 | 5...
+1,2 | 1,2,...
+5 | 5 \text{ apples and } 6 \text{ oranges}
+5 | {5}{6}
+5 | 5\text{6}
+5 | 5 \pm 1
+5 | \max(5,6)
 """
 
 

@@ -24,7 +24,7 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import DEGREE, split_unit
+from h1r.verify.math.units import DEGREE, NO_UNIT, split_unit
 from h1r.verify.math.value import same_value
 
 REALS = r"\mathbb{R}"
@@ -66,7 +66,6 @@ _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _HALF_OF_DAY = re.compile(r"\b([ap])\.m\b")
 _ARTICLES = frozenset(("a", "an", "the"))
-_NEGATIONS = frozenset(("not", "no", "non", "never", "isn't", "without", "except", "but", "than", "least", "most"))
 _BEFORE_NUMBER = frozenset(
     ("about", "approximately", "exactly", "answer", "is", "are", "value", "total", "of", "number", "area", "equals")
 )
@@ -191,11 +190,11 @@ def _value(text: str, flat: str) -> Answer:
 
 
 def _negates(text: str) -> bool:
-    """Whether words say more of a number than what it counts: only some may stand before it, and none that negate."""
-    words = [word for marked in _MARKED.findall(text) for word in _read_words(marked)]
+    """Whether words say more of a number than what it counts: only some may stand before it, and others behind it."""
     first = _MARKED.match(text)
     before = _read_words(first[0]) if first else ()
-    return not _NEGATIONS.isdisjoint(words) or not _BEFORE_NUMBER.issuperset(before)
+    behind = [word for marked in _MARKED.findall(text, first.end() if first else 0) for word in _read_words(marked)]
+    return not NO_UNIT.isdisjoint(behind) or not _BEFORE_NUMBER.issuperset(before)
 
 
 def _repeating(match: re.Match[str]) -> Fraction:

@@ -155,6 +155,11 @@ _BARE_FUNCTION = re.compile(rf"(?<![A-Za-z\\])({_NAMES})(?![A-Za-z]{{2}})")
 _ESCAPED_DOLLARS = re.compile(r"\A\s*\\\$([^$]+)\\\$\s*\Z", re.DOTALL)
 """Around a formula that was escaped with its text; a sum of money has one at its beginning only."""
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2})")
+_TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
+"""Punctuation at the end; three dots are none."""
+_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*\b({'|'.join(_SCALES)})s?\b")
+_EMPTY_MARK = re.compile(f"{WORD_OPEN} *{WORD_CLOSE}")
 _BLANK_BESIDE_SIGN = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9\\])")
 _LEADING_NUMBER = re.compile(r" *-?\d[\d,]*(?:\.\d+)?(?= +[A-Za-z])")
 _CONSTANT_LETTER = frozenset(("e", "i", "d"))
@@ -171,15 +176,16 @@ def clean(latex: str) -> str:
     text = _THOUSANDS_SPACE.sub("", _ESCAPED_DOLLARS.sub(r"\1", text).replace("$$", "$"))
     for _ in range(3):
         text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
+    text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, text))
     text = _DEGREE.sub(r"\\degree ", text)
     text = _COMMAND.sub(lambda match: _SYNONYMS.get(match[0], " " if match[0] == "~" else match[0]), text)
     text = _BARE_FUNCTION.sub(r"\\\1 ", text)
     text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
     text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
-    text = " ".join(text.split()).rstrip(" .;,:")
+    text = _TRAILING.sub("", " ".join(text.split()))
     text = _QUANTIFIER.sub("", text)
-    text = text.replace("{}", "").lstrip(" ;,:").rstrip(" .;,:")
+    text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
     return _outer_braces(text)
 
 
@@ -197,6 +203,12 @@ def _mark(match: re.Match[str]) -> str:
     number = _LEADING_NUMBER.match(inner)
     start = number.end() if number else 0
     return f"{inner[:start]}{WORD_OPEN}{inner[start:].replace('~', ' ')}{WORD_CLOSE}"
+
+
+def _scaled(match: re.Match[str]) -> str:
+    """5 million is 5 * 10^6; a mark that the word stood in is opened again for what follows it."""
+    power = rf" \cdot 10^{{{_SCALES[match[1]]}}} "
+    return f"{power}{WORD_OPEN}" if WORD_OPEN in match[0] else power
 
 
 def _outer_braces(text: str) -> str:

@@ -83,6 +83,13 @@ _UNITS = _table()
 _AMBIGUOUS = frozenset(("m", "g", "l", "s", "h", "L", "W", "J", "N", "K", "V", "A"))
 """Also names of unknowns: units only in upright type, or after a number and a blank (`12 m`)."""
 
+NO_UNIT = frozenset(
+    (
+        *("not", "no", "non", "never", "isn't", "without", "except", "but", "than", "least", "most", "more", "less"),
+        *("or", "if", "is", "are", "was", "were", "wrong", "incorrect", "false", "maybe", "perhaps", "probably"),
+    )
+)
+"""Words that make of "5 ..." something else than five of a kind."""
 _FILLER = frozenset(("the", "a", "an", "of", "in", "about", "total", "exactly", "each", "and"))
 _BEFORE = {"square": 2, "sq": 2, "cubic": 3}
 _AFTER = {"squared": 2, "cubed": 3}
@@ -127,6 +134,8 @@ def read_unit(text: str, after_number: bool = True) -> Unit | None:
         for piece in words.replace("/", " / ").split():
             word = piece.strip(".,()")
             lower = word.lower()
+            if lower in NO_UNIT:
+                return None
             if lower in ("per", "/"):
                 sign = -1
             elif lower in _BEFORE:
