@@ -17,12 +17,8 @@ REVIEWED["base/mbpp/custom_finetuned_models-llama3_base_dpo/Mbpp/123"] = (
 )
 
 _ALONE = "the record runs the solution alone, without the imports that its prompt makes"
-for _model, _numbers in {
-    "custom_finetuned_models-llama3_base_dpo": (0, 4, 3, 12, 6, 7, 9, 14, 20, 17, 29, 22, 28),
-    "meta-llama-Meta-Llama-3-8B": (4, 8),
-}.items():
-    for _number in _numbers:
-        REVIEWED[f"check/humaneval/{_model}/HumanEval/{_number}"] = ("policy", _ALONE)
+for _number in (0, 3, 4, 6, 7, 9, 12, 14, 17, 20, 22, 28, 29):
+    REVIEWED[f"check/humaneval/custom_finetuned_models-llama3_base_dpo/HumanEval/{_number}"] = ("policy", _ALONE)
 
 _MOCKED = (
     "the record runs a program as a function with a stand-in for stdin, which names and `readlines` do not survive"
@@ -42,8 +38,8 @@ for _name in ("3411", "abc380_d"):
 
 REVIEWED["humaneval_plus/HumanEval/32"] = (
     "ours",
-    "on 4 of 200 inputs the reference's zero is none (the polynomial is -36 to -680 there); EvalPlus asks only that its "
-    "value be at most 1e-4, so a negative one passes",
+    "on 4 of 200 inputs the reference's zero is none (the polynomial is -36 to -680 there); EvalPlus asks only that "
+    "its value be at most 1e-4, so a negative one passes",
 )
 REVIEWED["mbpp_plus/Mbpp/255"] = (
     "policy",
