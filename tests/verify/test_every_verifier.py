@@ -72,7 +72,7 @@ def judging_server() -> Iterator[ChatServer]:
 
 @pytest.fixture(scope="module")
 def pool(judging_server: ChatServer) -> Iterator[VerifierPool]:
-    with pytest.MonkeyPatch.context() as patch, VerifierPool(time_limit_s=2.0) as pool:
+    with pytest.MonkeyPatch.context() as patch, VerifierPool(time_limit_s=5.0) as pool:
         patch.setenv(judge.SETTINGS_VARIABLE, JudgeSection(urls=[judging_server.url], model="m").model_dump_json())
         yield pool
         if judge._instance is not None:

@@ -127,7 +127,7 @@ def test_a_checker_that_raises_is_not_satisfied(monkeypatch: pytest.MonkeyPatch)
 def test_a_checker_that_hangs_costs_its_own_verdict_only() -> None:
     # The package's title checker searches to the end of the line from every "<<".
     slow, other = problem(("detectable_format:title", {})), problem(NO_COMMA)
-    with VerifierPool(time_limit_s=1.0) as pool:
+    with VerifierPool(time_limit_s=2.0) as pool:
         verdicts = pool.verify_many([slow, other], ["<<" * 400_000, "no comma here"])
     assert "time limit" in str(verdicts[0].error)
     assert [verdict.reward for verdict in verdicts] == [0.0, 1.0]
