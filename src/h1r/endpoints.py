@@ -52,6 +52,8 @@ class Reply:
 class _Server:
     url: str
     slots: asyncio.Semaphore
+    client: httpx2.AsyncClient | None = None
+    """Each server has its own: a pool of connections takes time linear in their number for every request."""
     rests_until: float = 0.0
     failures: int = 0
 
@@ -78,7 +80,6 @@ class Endpoints:
     max_wait_s: float = 30.0
     _servers: list[_Server] = field(init=False, default_factory=list)
     _turn: int = field(init=False, default=0)
-    _client: httpx2.AsyncClient | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.urls or not self.model:
@@ -110,9 +111,10 @@ class Endpoints:
 
     async def close(self) -> None:
         """Closes the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        for server in self._servers:
+            client, server.client = server.client, None
+            if client is not None:
+                await client.aclose()
 
     def _next(self) -> _Server:
         """The servers in turn: first those with a free slot, and those that failed just now last."""
@@ -154,11 +156,11 @@ class Endpoints:
     async def _post(self, server: _Server, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:
         import httpx2
 
-        if self._client is None:
+        if server.client is None:
             headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.concurrency * len(self.urls))
-            self._client = httpx2.AsyncClient(timeout=None, limits=limits, headers=headers)
-        async with self._client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
+            limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+            server.client = httpx2.AsyncClient(timeout=None, limits=limits, headers=headers)
+        async with server.client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
             yield response
 
 
