@@ -106,19 +106,22 @@ def same_loss(*losses: torch.Tensor) -> float:
 def timed(runs: dict[str, Step], repeats: int, patience: float = 60.0) -> dict[str, tuple[float, float, int]]:
     """Median (wall, processor) seconds of each run, taking turns, and how often it ran.
 
-    One warm-up each. Runs stop early once they have taken `patience` seconds together, but for one of each.
+    After a warm-up each come as many rounds as `patience` seconds hold, `repeats` at most. Where they hold none, the
+    warm-up is the measurement: first use is a small part of a step that long.
     """
-    for run in runs.values():
+
+    def measure(run: Step) -> tuple[float, float]:
+        wall, processor = time.perf_counter(), time.process_time()
         run()
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    begin = time.perf_counter()
-    while min(map(len, seconds.values())) < repeats:
+        return time.perf_counter() - wall, time.process_time() - processor
+
+    seconds = {name: [measure(run)] for name, run in runs.items()}
+    rounds = min(repeats, int(patience / sum(wall for ((wall, _),) in seconds.values())))
+    if rounds:
+        seconds = {name: [] for name in runs}
+    for _ in range(rounds):
         for name, run in runs.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run()
-            seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
-        if time.perf_counter() - begin > patience:
-            break
+            seconds[name].append(measure(run))
     return {name: (*sorted(values)[len(values) // 2], len(values)) for name, values in seconds.items()}
 
 
@@ -220,6 +223,7 @@ def measured(parts: list[str], shapes: list[tuple[str, int, int]], quick: bool, 
     if "step" in parts:
         for shape in shapes:
             table += step_rows(*shape)
+            print(json.dumps(table[-2:]), file=sys.stderr)
     if "memory" in parts:
         for shape in shapes:
             for engine in ("h1r", "transformers"):
