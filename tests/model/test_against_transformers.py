@@ -35,7 +35,7 @@ def test_logits_agree(config: HybridConfig, rows: int, length: int, seed: int) -
         assert gap(model(tokens), in_transformers(model)(tokens).logits) < TOLERANCE
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(config=geometries(), length=st.integers(2, 20), seed=st.integers(0, 2**31))
 def test_gradients_agree(config: HybridConfig, length: int, seed: int) -> None:
     model = randomised(config, seed)
@@ -49,7 +49,7 @@ def test_gradients_agree(config: HybridConfig, length: int, seed: int) -> None:
     largest = max(grad.abs().max() for grad in expected.values())
     for name, parameter in model.named_parameters():
         scale = torch.maximum(expected[name].abs().max(), 1e-2 * largest)
-        assert (parameter.grad - expected[name]).abs().max() < 1e-4 * scale, name
+        assert (parameter.grad - expected[name]).abs().max() < 3e-5 * scale, name
 
 
 # in_proj's bias is drawn off: transformers silences the input of in_proj at padded positions, not its output, so that
