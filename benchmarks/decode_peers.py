@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,19 @@ print("ready", torch.get_num_threads(), file=answers, flush=True)
 for line in sys.stdin:
     prompts, count = json.loads(line)
     params = SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True, detokenize=False, logprobs=0)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start, time.process_time() - busy
     assert all(len(o.outputs[0].token_ids) == count for o in outputs)
-    print(seconds, file=answers, flush=True)
+    print(json.dumps(seconds), file=answers, flush=True)
 """
 
 
 class VLLM:
     """vLLM's own sampling with the log-probability of each sampled token, eager, fp32, fp32 states."""
 
-    def __init__(self, checkpoint: str, threads: int, length: int) -> None:
+    def __init__(self, checkpoint: str, threads: int, length: int, processor: bool) -> None:
+        self._processor = processor
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": cores}
         self._process = subprocess.Popen(
@@ -65,7 +65,7 @@ class VLLM:
     def seconds(self, prompts: list[list[int]], count: int) -> float:
         assert self._process.stdin is not None
         print(json.dumps([prompts, count]), file=self._process.stdin, flush=True)
-        return float(self._answer())
+        return float(json.loads(self._answer())[self._processor])
 
     def close(self) -> None:
         self._process.kill()
@@ -98,7 +98,8 @@ class LlamaCpp:
     """llama.cpp from a source tree that has been built in `build`. Its own script converts the checkpoint, without a
     tokenizer, which a benchmark does not need and the script has only for tokenizers that it knows."""
 
-    def __init__(self, tree: str, checkpoint: str, threads: int) -> None:
+    def __init__(self, tree: str, checkpoint: str, threads: int, processor: bool) -> None:
+        self._processor = processor
         self._bench = Path(tree) / "build" / "bin" / "llama-batched-bench"
         if not self._bench.exists():
             raise UserError(
@@ -112,7 +113,15 @@ class LlamaCpp:
             raise UserError(f"llama.cpp's script did not convert the checkpoint: {done.stderr.strip()[-600:]}")
 
     def seconds(self, sequences: int, prompt_tokens: int, count: int) -> float:
-        """Of generation alone."""
+        """Of generation alone. Of a processor's seconds it is what more tokens take than fewer, in another process."""
+        if self._processor:
+            fewer = count // 4
+            few, many = (self._run(sequences, prompt_tokens, n)[1] for n in (fewer, count))
+            return (many - few) * count / (count - fewer)
+        return self._run(sequences, prompt_tokens, count)[0]
+
+    def _run(self, sequences: int, prompt_tokens: int, count: int) -> tuple[float, float]:
+        """Seconds of generation, and processor seconds of the whole process."""
         # It gives each sequence whole blocks of 256 positions.
         context = sequences * -(-(prompt_tokens + count) // 256) * 256
         sizes = {"-npp": prompt_tokens, "-ntg": count, "-npl": sequences, "-c": context, "-b": 2048, "-ub": 512}
@@ -120,18 +129,21 @@ class LlamaCpp:
         command = [str(self._bench), "-m", self._file, "--output-format", "jsonl"]
         for option, value in settings.items():
             command += [option, str(value)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        if not rows:
-            raise UserError(f"llama-batched-bench printed no row: {done.stderr.strip()[-600:]}")
-        return float(rows[-1]["t_tg"])
+        # Its log writer loses the row now and then when the program ends: then it runs again.
+        for _ in range(5):
+            before = os.times()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            after = os.times()
+            rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            if rows:
+                busy = after.children_user + after.children_system - before.children_user - before.children_system
+                return float(rows[-1]["t_tg"]), busy
+        raise UserError(f"llama-batched-bench printed no row: {done.stderr.strip()[-600:]}")
 
 
-def transformers_seconds(model: Any, ids: torch.Tensor, count: int) -> float:
-    """`generate` with sampling, at temperature 1."""
-    start = time.perf_counter()
+def generate(model: Any, ids: torch.Tensor, count: int) -> None:
+    """transformers' `generate`, with sampling at temperature 1."""
     model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=count,
         min_new_tokens=count, pad_token_id=0,
     )  # fmt: skip
-    return time.perf_counter() - start

@@ -108,10 +108,18 @@ def test_memory_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     engine = native()
     for _ in range(2):
         engine.generate([[5]], SamplingParams(n=2, max_tokens=3))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memory:")]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count("decoding: in C") == 1
+    said = [line for line in lines if line.startswith("memory:")]
     assert len(said) == 1
     assert "2 x" in said[0]
     assert "sequences of up to 4 tokens" in said[0]
+
+
+def test_decoding_without_c_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = NativeEngine(randomised(SMALL, seed=1), None, EngineSection(), eos_token_ids=())
+    engine.generate([[5]], SamplingParams(max_tokens=2))
+    assert "decoding: in PyTorch, since the model runs on torch kernels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kernels", ["native", "torch"])

@@ -19,6 +19,7 @@ from h1r.engine.native_runner import Runner, runner_for
 from h1r.engine.native_slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.model.checkpoint import load
+from h1r.model.decode import obstacle
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.progress import note
 from h1r.records import Trace
@@ -84,6 +85,9 @@ class NativeEngine:
         if not requests:
             return
         if plan.total > self._announced:
+            if not self._announced:
+                why = obstacle(self.model)
+                note(f"decoding: in PyTorch, since {why}" if why else "decoding: in C")
             note(plan.sentence())
             self._announced = plan.total
         self.memory = plan
