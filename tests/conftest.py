@@ -6,6 +6,7 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("checks", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("checks")
+# No deadline: on a busy machine any example can take long, and that says nothing about the code.
+settings.register_profile("exploring", deadline=None)
+settings.register_profile("checks", derandomize=True, deadline=None)
+settings.load_profile("checks" if os.environ.get("CI") else "exploring")
