@@ -55,6 +55,8 @@ def same_value(left: Node, right: Node, slack: Fraction = Fraction(0), relative:
         return None
     if not unknowns:
         return _same_constant(left, right, slack, relative)
+    if any(not variables(side) and _value_or_none(side, {}, True) is None for side in (left, right)):
+        return None  # a constant that has no value, or none within bounds, has none at any point
     is_complex = mentions(left, "i") or mentions(right, "i")
     for scale, wide_open in ((1, is_complex), (0, is_complex), (16, is_complex), (1, True)):
         agreed = 0
