@@ -23,6 +23,8 @@ from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save
 from h1r.records import Trace
 
+CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, max_position_embeddings=256)
+SECTION = EngineSection(max_sequences=6, prefill_tokens=256)
 EVERYTHING = dataclasses.replace(CONFIG, mamba_proj_bias=True, projectors_bias=True, mamba_chunk_size=16)
 """Every tensor that vLLM knows: gated norm, biases of convolution and projections, an output head of its own."""
 PROMPTS = [[5, 9, 11], random_ids(EVERYTHING, 70).tolist()]
