@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from geometries import random_ids, randomised
+from geometries import SMALL, random_ids, randomised
 
-from conftest import CONFIG, SECTION
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm_limits import block_tokens, unsupported
