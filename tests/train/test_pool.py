@@ -57,7 +57,7 @@ def build(curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, **rl_pool:
     save(starting_model(recipe, run), run.stage("sft") / "model")
     problems = [Problem(name, f"Say {name}.", RIGHT, verifier="exact") for name in SCRIPTS]
     write_jsonl(run.path / "curate" / "problems_rl.jsonl", problems)
-    monkeypatch.setattr("h1r.train.pool.NativeEngine", ScriptedEngine)
+    monkeypatch.setattr("h1r.engine.choose.NativeEngine", ScriptedEngine)
     return build_pool(recipe, run), run
 
 
