@@ -49,7 +49,7 @@ def items_of(section: CorpusBenchmark, recipe: Recipe) -> Iterator[Item]:
 def plain_overlaps(
     recipe: Recipe, dropped: dict[str, set[str]]
 ) -> tuple[dict[tuple[str, str], int], dict[str, tuple[str, str]]]:
-    """Distinct questions of each source that are a benchmark's by `plain`; and those not dropped, with the benchmark's."""
+    """Distinct questions of each source that are a benchmark's by `plain`; those not dropped, with the benchmark's."""
     held: dict[str, dict[str, str]] = defaultdict(dict)
     for benchmark in recipe.corpus.benchmarks:
         for item in items_of(benchmark, recipe):
@@ -279,7 +279,7 @@ one problem of thousands, a leak costs the benchmark. The runs shared most:
 {common}
 ## Difficulty
 
-DeepScaleR publishes how many of 128 rollouts (Qwen2.5-Math-7B) failed. Problems by pass rate, in tenths; the last column
+DeepScaleR publishes how many of 128 rollouts (Qwen2.5-Math-7B) failed. Problems by pass rate in tenths; the last column
 is those always solved:
 
 {table(["source", *(f"{10 * at}-{10 * at + 10} %" for at in range(10)), "100 %"], rates)}
@@ -294,7 +294,7 @@ problem that none of the eight solves cannot be told from a wrong label; {
         recipe.rl_pool.keep_unsolved_share:.0%} of them stay.
 
 {table(["source", "verdict", "kept", "dropped"], rule)}
-On recorded rollouts with their answers. These are AIME problems, so all of them leave the corpus above; here the rule is
+On recorded rollouts with their answers. These are AIME problems, so all leave the corpus above; here the rule is
 applied to every group of eight rollouts, and the last column counts problems whose groups disagree. That is how much
 eight rollouts alone leave to chance.
 
@@ -312,7 +312,7 @@ class goes by the length of the trace within its source.
 The largest subset whose samples have the shares of the recipe ({
         ", ".join(f"{k} {v}" for k, v in recipe.corpus.mixture.shares.items())
     }, the paper's without the domains that have no traces here). Worked solutions of
-mathematics are short and real thinking is long, so shares of samples and of tokens differ widely; `mixture.by = "tokens"`
+mathematics are short and real thinking is long, so shares of samples and tokens differ widely; `mixture.by = "tokens"`
 takes the other side.
 
 {table(["domain", "samples", "tokens", "kept samples", "kept tokens", "% samples", "% tokens"], mixture)}
