@@ -117,3 +117,10 @@ def test_what_is_not_finite_is_logged_as_null(tmp_path: Path) -> None:
     metrics.close()
     line = read_metrics(tmp_path / "metrics.jsonl")[0]
     assert (line["loss"], line["grad_norm"], line["tokens"], line["absent"]) == (None, None, 3, None)
+
+
+def test_a_run_may_go_on_with_another_executor_but_not_with_other_shards(tmp_path: Path) -> None:
+    Run.open(tmp_path, Recipe.model_validate({"name": "a"}))
+    Run.open(tmp_path, Recipe.model_validate({"name": "a", "corpus": {"executor": "ray", "workers": 3}}))
+    with pytest.raises(UserError, match=r"corpus\.shard_records"):
+        Run.open(tmp_path, Recipe.model_validate({"name": "a", "corpus": {"shard_records": 3}}))

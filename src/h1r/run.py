@@ -81,6 +81,12 @@ def peak_rss_bytes() -> int:
     )
 
 
+NO_RESULT = frozenset(
+    {"name", "parallel", "engine", "corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"}
+)  # fmt: skip
+"""Keys of a recipe that change no result, so that a run may go on with others."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run directory."""
@@ -92,7 +98,7 @@ class Run:
         """Opens a run directory for `recipe`, creating it when it is new.
 
         An existing directory that holds another recipe is refused: mixing two recipes in one run would make its report
-        a lie. `Recipe.name`, `[parallel]` and `[engine]` are not compared: a label, and two that change no result.
+        a lie. `NO_RESULT` is not compared.
         """
         run = cls(Path(path))
         run.path.mkdir(parents=True, exist_ok=True)
@@ -221,8 +227,9 @@ class Checkpoints:
 def _first_difference(left: Any, right: Any, place: str = "") -> str:
     """The dotted key of the first difference between two JSON trees, or ''. What `Run.open` names is left out."""
     if isinstance(left, dict) and isinstance(right, dict):
-        for key in sorted({*left, *right} - ({"name", "parallel", "engine"} if not place else set())):
-            if found := _first_difference(left.get(key), right.get(key), f"{place}.{key}" if place else key):
+        for key in sorted({*left, *right}):
+            path = f"{place}.{key}" if place else key
+            if path not in NO_RESULT and (found := _first_difference(left.get(key), right.get(key), path)):
                 return found
         return ""
     return "" if left == right else place
