@@ -131,3 +131,9 @@ def test_paths_take_environment_variables_and_name_missing_ones(monkeypatch: pyt
 def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean `completion`"):
         read(tmp_path, [{}], columns={"completions": "c"})
+
+
+def test_a_file_of_bad_rows_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("h1r.data.corpus.read.MAX_BAD", 3)
+    with pytest.raises(UserError, match=r"3 rows up to row 4 cannot be read, the first since no column `question`"):
+        read(tmp_path, [{"question": "a"}, *[{"query": "b"}] * 9])

@@ -29,6 +29,8 @@ FIELDS = (
 ROLES = ("system", "user", "assistant", "tool")
 
 Row = tuple[int, dict[str, Any] | BadLine]
+MAX_BAD = 100_000
+"""Bad rows among the rows of one shard at which reading stops: then the mapping is wrong, not the rows."""
 
 
 def files_of(section: CorpusBenchmark, root: str) -> list[str]:
@@ -104,6 +106,11 @@ class Reader:
                 self.bad.append(row)
             else:
                 yield number, row
+            if len(self.bad) >= MAX_BAD:
+                raise UserError(
+                    f"{self.path}: {len(self.bad):,} rows up to row {number:,} cannot be read, the first since "
+                    f"{self.bad[0].why}; mend `columns` or the file"
+                )
 
     def _item(self, number: int, row: dict[str, Any]) -> Item | None:
         try:
