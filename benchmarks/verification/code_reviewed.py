@@ -49,3 +49,22 @@ REVIEWED["plus/humaneval/custom_finetuned_models-llama3_base_dpo/HumanEval/31"] 
     "policy",
     "trial division up to 123456791: right, and within some seconds, not within the record's one",
 )
+
+_SLOW = "right, but slow on the named input: within 2 s here, not within the record's limit of about one"
+_EQUAL = "the result on the named input equals the reference's; why the record has a failure it does not say"
+_EARLIER = "an input of the earlier release asks for a loop of 100 million steps, which takes more than 2 s"
+for _run, _verdict in {
+    "humaneval/custom_finetuned_models-llama3_base_dpo/HumanEval/15": ("policy", _SLOW),
+    "humaneval/custom_finetuned_models-mistral2_instruct_dpo/HumanEval/139": ("ours", _EQUAL),
+    "mbpp/custom_finetuned_models-llama3_base_dpo/Mbpp/287": ("policy", _SLOW),
+    "mbpp/custom_finetuned_models-llama3_instruct_dpo/Mbpp/287": ("policy", _SLOW),
+    "mbpp/custom_finetuned_models-llama3_instruct_dpo/Mbpp/599": ("policy", _EARLIER),
+    "mbpp/meta-llama-Meta-Llama-3-8B/Mbpp/599": ("policy", _EARLIER),
+    "mbpp/meta-llama-Meta-Llama-3-8B/Mbpp/566": ("ours", _EQUAL),
+    "mbpp/meta-llama-Meta-Llama-3-8B-Instruct/Mbpp/137": ("ours", _EQUAL),
+    "mbpp/custom_finetuned_models-mistral2_instruct_dpo/Mbpp/558": (
+        "policy",
+        "the release that made the record has an own rule for this task, besides the reference",
+    ),
+}.items():
+    REVIEWED[f"plus/{_run}"] = _verdict
