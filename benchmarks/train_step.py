@@ -184,13 +184,14 @@ def sweep_rows(geometry: str, lengths: list[int]) -> list[Row]:
             return 0.0
 
         seconds = timed({"step": step, "attention": attend}, 3, 40.0)
-        attention = seconds["attention"][0] * config.num_hidden_layers
-        rest = seconds["step"][0] - attention
+        attention, attention_cpu = (value * config.num_hidden_layers for value in seconds["attention"][:2])
+        rest, rest_cpu = seconds["step"][0] - attention, seconds["step"][1] - attention_cpu
         table.append(
             {
                 "part": "sweep", "engine": f"h1r ({ours.kernels.name})", "geometry": geometry, "length": length,
                 "seconds": round(seconds["step"][0], 3), "attention_seconds": round(attention, 3),
                 "other_us_per_token": round(rest / length * 1e6, 1),
+                "other_cpu_us_per_token": round(rest_cpu / length * 1e6, 1),
             }
         )  # fmt: skip
     return table
