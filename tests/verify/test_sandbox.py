@@ -16,7 +16,17 @@ import pytest
 from h1r.errors import UserError
 from h1r.verify.code_judge import judge
 from h1r.verify.code_tests import StdinTests
-from h1r.verify.sandbox import Isolation, Limits, Sandbox, SandboxError, SandboxPool, choose_level, pool, refusal
+from h1r.verify.sandbox import (
+    Isolation,
+    Limits,
+    Sandbox,
+    SandboxError,
+    SandboxPool,
+    choose_level,
+    pool,
+    refusal,
+    runner,
+)
 
 LEVELS = [Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK]
 ECHO = "print(input())"
@@ -73,6 +83,20 @@ def test_two_runs_draw_different_random_numbers(sandbox):
 def test_tested_code_may_use_installed_packages_and_threads(sandbox):
     code = "import numpy, threading\nt = threading.Thread(target=lambda: print(int(numpy.arange(4).sum())))\n"
     assert run(sandbox, code + "t.start(); t.join()") == (0, "6\n")
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_packages_below_tmp_are_not_hidden_by_the_scratch_folder(level, monkeypatch):
+    if why := refusal(level):
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "module.py").write_text("VALUE = 7")
+        readable = [*runner.readable_paths(), folder]
+        monkeypatch.setattr(runner, "readable_paths", lambda: readable)
+        with Sandbox(level) as sandbox:
+            code = f"import sys; sys.path.append({folder!r}); import module; print(module.VALUE)"
+            assert run(sandbox, code) == (0, "7\n")
 
 
 def test_text_that_is_no_unicode_passes_through(sandbox):

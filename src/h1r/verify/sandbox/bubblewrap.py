@@ -2,7 +2,7 @@
 
 Some systems refuse user namespaces to ordinary programs and grant them to `bwrap` (by a profile, or because it is
 installed with set-user-id). Then the keeper starts inside one bubblewrap, and every run is a fork there, confined
-further as without namespaces. So runs of one keeper share process ids, users and /tmp with it, one after the other,
+further as without namespaces. So runs of one keeper share process ids, users and scratch with it, one after the other,
 which the level of our own namespaces does not.
 """
 
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
+
+from h1r.verify.sandbox.confine import SCRATCH
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")
 
@@ -28,8 +30,9 @@ def executable() -> str | None:
     return None
 
 
-def command(program: str, readable: Iterable[str], scratch_bytes: int) -> list[str]:
-    """The words before the command to run: `readable` read-only under its own names, an empty /tmp, nothing else.
+def command(program: str, readable: Sequence[str], scratch_bytes: int) -> list[str]:
+    """The words before the command to run: `readable` read-only under its own names, an empty
+    scratch folder, to which /tmp leads unless something readable is in it, nothing else.
 
     Links stay links, as on the host. The environment is the caller's.
     """
@@ -40,4 +43,6 @@ def command(program: str, readable: Iterable[str], scratch_bytes: int) -> list[s
         words += ["--symlink", str(place.readlink()), path] if place.is_symlink() else ["--ro-bind", path, path]
     for device in DEVICES:
         words += ["--dev-bind", device, device]
-    return [*words, "--size", str(scratch_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]
+    if not any(path == "/tmp" or path.startswith("/tmp/") for path in readable):
+        words += ["--symlink", SCRATCH, "/tmp"]
+    return [*words, "--size", str(scratch_bytes), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/", "--"]

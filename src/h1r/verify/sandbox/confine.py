@@ -21,7 +21,7 @@ from h1r.verify.sandbox.limits import THREADS, Limits
 UNPRIVILEGED_ID = 65534
 """The user that root becomes before it makes namespaces ("nobody", the kernel's own overflow id)."""
 INSIDE_ID = 1000
-SCRATCH = "/tmp"  # the name inside a mount namespace, where nothing else is
+SCRATCH = "/scratch"  # the name inside a mount namespace, which nothing readable has, as /tmp may
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
 _NEW_WORLD = 0x10000000 | _CLONE_NEWNS | 0x40000000 | 0x08000000 | 0x04000000  # user, mount, net, ipc, uts
@@ -117,6 +117,8 @@ def _build_root(readable: Iterable[str]) -> None:
     for descriptor, path, attributes in sources:
         _expose(descriptor, root + path, attributes)
         os.close(descriptor)
+    if not os.path.lexists(root + "/tmp"):
+        os.symlink(SCRATCH, root + "/tmp")
     os.mkdir(root + "/.old")
     _syscall("pivot_root", root.encode(), f"{root}/.old".encode())
     os.chdir("/")

@@ -117,7 +117,7 @@ class _Keeper:
 
     def _run(self, message: dict[str, Any], descriptors: list[int]) -> None:
         limits = Limits(**message["run"])
-        scratch = None if self._level == Isolation.NAMESPACES else tempfile.mkdtemp(prefix="h1r-")
+        scratch = None if self._level == Isolation.NAMESPACES else self._folder()
         started = time.monotonic()
         clean = True
         try:
@@ -135,13 +135,18 @@ class _Keeper:
         seconds, memory = time.monotonic() - started, usage.ru_maxrss * 1024
         self._connection.send(json.dumps({"status": status, "seconds": seconds, "memory": memory}).encode())
         if not clean:
-            sys.exit(0)  # the next run gets a new keeper, with a new /tmp where it has one of its own
+            sys.exit(0)  # the next run gets a new keeper, with a new scratch folder where it has one of its own
+
+    def _folder(self) -> str:
+        """A new folder for a run's files."""
+        own = self._level == Isolation.BUBBLEWRAP
+        return tempfile.mkdtemp(prefix="h1r-", dir=confine.SCRATCH if own else None)
 
     def _clear(self, scratch: str) -> bool:
-        """Removes a run's files: its folder, and where the keeper has a /tmp of its own all that is there."""
+        """Removes a run's files: its folder, and where the keeper has a scratch folder of its own all that is there."""
         own = self._level == Isolation.BUBBLEWRAP
         try:
-            for path in [os.path.join("/tmp", name) for name in os.listdir("/tmp")] if own else [scratch]:
+            for path in [entry.path for entry in os.scandir(confine.SCRATCH)] if own else [scratch]:
                 remove_tree(path)
         except OSError:
             return False
