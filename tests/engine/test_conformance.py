@@ -20,6 +20,8 @@ from h1r.records import Trace
 PROMPTS = [[5, 9, 11], [12, 3, 4, 4, 21, 30, 8] * 10, [2], [33, 1, 17, 9, 25]]
 """The second is longer than two blocks of vLLM's cache."""
 END = 7
+ENDLESS = [3]
+"""Greedily, the model never comes to an end token after it."""
 
 
 @torch.no_grad()
@@ -162,8 +164,7 @@ def test_confidence_stop_equals_the_definition(engine: Engine, window: int) -> N
 
 def test_traces_stream_as_they_end(engine: Engine) -> None:
     long, short = SamplingParams(n=2, max_tokens=240, temperature=0.0), SamplingParams(n=2, max_tokens=2, seed=21)
-    endless = [3]  # greedily it never comes to an end token
-    seen = list(engine.stream([endless, PROMPTS[2]], [long, short]))
+    seen = list(engine.stream([ENDLESS, PROMPTS[2]], [long, short]))
     assert {t.prompt_index for t in seen[:2]} == {1}
     assert [t.num_tokens for t in seen[2:]] == [240, 240]
 
@@ -179,9 +180,10 @@ def test_closing_a_stream_ends_its_traces(engine: Engine) -> None:
 
 
 def test_cancel_returns_running_traces_and_stops_the_prompt(engine: Engine) -> None:
-    params = [SamplingParams(n=3, max_tokens=30, seed=6), SamplingParams(n=3, max_tokens=4, seed=6)]
-    whole = engine.generate(PROMPTS[2:4], params)
-    stream = engine.stream(PROMPTS[2:4], params)
+    params = [SamplingParams(n=3, max_tokens=240, temperature=0.0), SamplingParams(n=3, max_tokens=4, seed=6)]
+    prompts = [ENDLESS, PROMPTS[3]]
+    whole = engine.generate(prompts, params)
+    stream = engine.stream(prompts, params)
     seen = [next(stream)]
     while seen[-1].prompt_index != 1:
         seen.append(next(stream))
