@@ -180,8 +180,9 @@ def test_closing_a_stream_ends_its_traces(engine: Engine) -> None:
 
 
 def test_cancel_returns_running_traces_and_stops_the_prompt(engine: Engine) -> None:
-    params = [SamplingParams(n=3, max_tokens=240, temperature=0.0), SamplingParams(n=3, max_tokens=4, seed=6)]
-    prompts = [ENDLESS, PROMPTS[3]]
+    # Long enough for both prompts to have begun, at a server too, when the second's first trace ends.
+    params = [SamplingParams(n=3, max_tokens=tokens, temperature=0.0) for tokens in (240, 60)]
+    prompts = [ENDLESS, ENDLESS]
     whole = engine.generate(prompts, params)
     stream = engine.stream(prompts, params)
     seen = [next(stream)]
