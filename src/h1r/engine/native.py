@@ -17,7 +17,7 @@ from h1r.engine.native_batch import Batch
 from h1r.engine.native_memory import MemoryPlan, budget_bytes, waves
 from h1r.engine.native_runner import Runner, runner_for
 from h1r.engine.native_slots import Request
-from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
 from h1r.model.checkpoint import load
 from h1r.model.decode import obstacle
 from h1r.model.hybrid import HybridForCausalLM
@@ -59,9 +59,7 @@ class NativeEngine:
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
         differ in `confidence_top_k`. A request that cannot be met gives traces that say why (`Trace.error`)."""
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts came with {len(each)} SamplingParams")
+        each = one_per_prompt(prompts, params)
         good: list[Request] = []
         for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
             if why := self._refusal(prompt, one):

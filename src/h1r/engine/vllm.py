@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from h1r.config import EngineSection
-from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
 from h1r.engine.vllm_limits import block_tokens, cache_bytes_for, unsupported
 from h1r.errors import UserError
 from h1r.model.checkpoint import read_config
@@ -138,9 +138,7 @@ class VLLMEngine:
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
         differ in `confidence_top_k`."""
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts came with {len(each)} SamplingParams")
+        each = one_per_prompt(prompts, params)
         if len({one.confidence_top_k for one in each}) > 1:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
         from h1r.engine.vllm_stream import Stream

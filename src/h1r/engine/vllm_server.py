@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r.config import EngineSection
-from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
 from h1r.engine.sampling import stream_key
 from h1r.engine.server_sent import Refused, Request, get_json
 from h1r.errors import UserError
@@ -111,9 +111,7 @@ class VLLMServer:
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
         differ in `confidence_top_k`."""
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts came with {len(each)} SamplingParams")
+        each = one_per_prompt(prompts, params)
         if len({one.confidence_top_k for one in each}) > 1:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
         stream = self._stream = _Stream(self)
