@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from h1r import pipeline
-from h1r import progress as progress_module
 from h1r.cli import main
 from h1r.config import Recipe, load_recipe
 from h1r.run import Checkpoints, Run, read_json, write_json
@@ -23,7 +22,6 @@ def h1r(
 ) -> Callable[..., SimpleNamespace]:
     """Runs the command line in an empty directory: `code`, `out`, `err`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(progress_module, "_quiet", False)
 
     def run(*arguments: str) -> SimpleNamespace:
         try:

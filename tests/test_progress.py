@@ -63,10 +63,7 @@ def test_an_unchanged_last_state_is_not_printed_twice() -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_progress_goes_to_standard_error_and_quiet_turns_it_off(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress_module, "_quiet", False)
+def test_progress_goes_to_standard_error_and_quiet_turns_it_off(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("SFT", total=2) as bar:
         bar.advance(2)
     assert "2/2" in capsys.readouterr().err

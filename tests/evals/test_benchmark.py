@@ -18,10 +18,8 @@ SECTION = EvalSection(samples=4, temperature=1.0, top_p=1.0, max_tokens=32)
 
 
 @pytest.fixture(autouse=True)
-def no_bars():
+def no_bars(progress_is_shown: None):
     quiet()
-    yield
-    quiet(False)
 
 
 class ScriptedEngine:

@@ -20,10 +20,8 @@ SECTION = ScalingSection(problems=6, budgets=[8, 20], warmup=4, keep_top=0.5, wi
 
 
 @pytest.fixture(autouse=True)
-def no_bars():
+def no_bars(progress_is_shown: None):
     quiet()
-    yield
-    quiet(False)
 
 
 class SequentialEngine:
