@@ -18,6 +18,7 @@ from tiny_training import rl_section
 
 from h1r.config import RLSection
 from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.train.rollouts import Collected, Group, GroupStream, score
 
@@ -326,3 +327,24 @@ def test_only_the_recipes_format_conditions_cost_the_penalty() -> None:
     assert score(verdict, 0.1, RLSection().format_conditions) == pytest.approx(0.9)
     assert score(verdict, 0.1, ["well_formed", "one_script"]) == 1.0
     assert score(verdict, 0.1, []) == 1.0
+
+
+def test_traces_without_any_sampling_logprob_are_refused_and_single_gaps_are_not() -> None:
+    stream, engine = stream_of([50] * 4)
+    whole = engine.generate
+
+    def gaps(every: int) -> Any:
+        def generate(prompts: Any, params: Any) -> list[Trace]:
+            traces = whole(prompts, params)
+            for number, trace in enumerate(traces):
+                if number % every == 0:
+                    trace.sampling_logprobs = [float("nan")] * trace.num_tokens
+            return traces
+
+        return generate
+
+    engine.generate = gaps(every=2)  # type: ignore[method-assign]
+    assert stream.collect(0).groups
+    engine.generate = gaps(every=1)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="no sampled token has a finite log-probability"):
+        stream.collect(1)

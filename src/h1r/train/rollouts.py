@@ -23,6 +23,7 @@ from typing import Any
 
 from h1r.config import RLSection
 from h1r.engine.protocol import Engine, SamplingParams
+from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.train.advantages import has_signal
 
@@ -65,6 +66,19 @@ def score(verdict: Verdict, format_penalty: float, conditions: Sequence[str] = (
     whole = verdict.parts.get("format", 0.0)
     missed = any(verdict.parts.get(condition, whole) < 1.0 for condition in conditions)
     return verdict.parts.get("correct", 0.0) - format_penalty * missed
+
+
+def refuse_untold(traces: Sequence[Trace]) -> None:
+    """Raises `UserError` when no token of a batch has a log-probability under the distribution that it was drawn from.
+
+    The loss leaves out single tokens without one; without any, it would have nothing to learn from, in silence.
+    """
+    told = [math.isfinite(value) for trace in traces for value in trace.sampling_logprobs]
+    if told and not any(told):
+        raise UserError(
+            "no sampled token has a finite log-probability: the engine does not tell them at this temperature (a plain "
+            "server does at rl.temperature = 1; docs/vllm.md), or the weights are no numbers"
+        )
 
 
 class GroupStream:
@@ -138,6 +152,7 @@ class GroupStream:
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
         each = [dataclasses.replace(params, seed=self._seed + number * section.num_generations) for number in numbers]
         traces = self._engine.generate([self._prompts[i] for i in indices], each)
+        refuse_untold(traces)
         owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
         for trace, owner in zip(traces, owners, strict=True):
             trace.problem_id = owner.id
