@@ -6,18 +6,10 @@ in its own; it is skipped where it is not installed.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import importlib.metadata
 import importlib.util
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +24,7 @@ from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.model import HybridForCausalLM, save
 from h1r.model.kernels import select
+from serving import vllm_server
 
 CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
 """A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
@@ -69,39 +62,9 @@ def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory
 @pytest.fixture(scope="session")
 def served(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of vLLM's own server on the model, with our processors; on this machine's loopback only."""
-    checkpoint, log = save(model, tmp_path_factory.mktemp("served")), tmp_path_factory.mktemp("log") / "server.log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    installed = importlib.metadata.entry_points(group="vllm.logits_processors")
-    plugin = [] if any("h1r." in one.value for one in installed) else ["h1r.engine.vllm_deepconf:DeepConf"]
-    # `vllm serve` looks for a package named vllm, which the build for CPUs is not.
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--host", "127.0.0.1",
-        "--port", str(port), "--dtype", "float32", "--mamba-ssm-cache-dtype", "float32", "--max-model-len", "256",
-        "--max-num-seqs", "6", "--enforce-eager", "--skip-tokenizer-init", "--kv-cache-memory-bytes", str(1 << 26),
-        "--logits-processors", *plugin, "h1r.engine.vllm_worker:SeededSampler",
-    ]  # fmt: skip
-    environment = {**os.environ, "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1"}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    with open(log, "wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        until = time.monotonic() + 240
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            assert time.monotonic() < until, "the server did not start"
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with vllm_server(save(model, tmp_path_factory.mktemp("served")), log) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,22 @@ The conformance suite runs the same client against vLLM's own server.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from geometries import SMALL, randomised
 
 from h1r.config import EngineSection
+from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm_server import VLLMServer
 from h1r.errors import UserError
+from h1r.model import save
 
 VOCABULARY = 50
 
@@ -27,16 +32,21 @@ class StandIn(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.0"
     known: ClassVar[tuple[str, ...]] = ("h1r_key",)
+    root: ClassVar[str] = "nowhere"
     bodies: ClassVar[list[dict[str, Any]]] = []
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def do_GET(self) -> None:
-        self._json(200, {"data": [{"id": "m", "root": "nowhere", "max_model_len": 64}]})
+        if self.path != "/v1/models":
+            return self._json(404, {"detail": "Not Found"})
+        return self._json(200, {"data": [{"id": "m", "root": self.root, "max_model_len": 64}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/v1/completions":
+            return self._json(404, {"detail": "Not Found"})
         self.bodies.append(body)
         for name, value in body.get("vllm_xargs", {}).items():
             if name in self.known and value == "none":
@@ -117,10 +127,43 @@ def test_what_a_server_cannot_do_is_refused(engine: VLLMServer) -> None:
     assert "DeepConf plugin" in str(trace.error)
     (trace,) = engine.generate([[5]], SamplingParams(max_tokens=64))
     assert "64 positions" in str(trace.error)
-    with pytest.raises(UserError, match="takes no weights from here"):
+    with pytest.raises(UserError, match="nowhere, which is not here to check new weights against"):
         engine.load_weights("somewhere")
     with pytest.raises(UserError, match="give eos_token_ids and vocab_size"):
         VLLMServer(engine.url)
+
+
+def test_what_a_plain_server_does_not_tell_is_no_number(engine: VLLMServer) -> None:
+    assert not engine.knows_sampling_logprobs
+    for temperature, told in ((0.0, True), (1.0, True), (0.6, False)):
+        (trace,) = engine.generate([[5, 6]], SamplingParams(max_tokens=3, temperature=temperature))
+        assert trace.sampling_logprobs == (trace.logprobs if told else pytest.approx([math.nan] * 3, nan_ok=True))
+
+
+def test_a_plain_server_takes_no_weights_and_cannot_train(
+    engine: VLLMServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = randomised(SMALL)
+    monkeypatch.setattr(StandIn, "root", str(save(model, tmp_path / "served")))
+    section = EngineSection(kind="server", url=engine.url)
+    other = save(model, tmp_path / "other")
+    mend = r"takes no weights \(Not Found\); start it on the new checkpoint, or with VLLM_SERVER_DEV_MODE=1 .*h1r_files"
+    with pytest.raises(UserError, match=mend), open_engine(section, None, lambda: model, other):
+        pass
+    with open_engine(section, None, lambda: model, StandIn.root) as opened:
+        assert opened.generate([[5, 6]], SamplingParams(max_tokens=2))[0].token_ids == [6, 6]
+    with pytest.raises(UserError, match="log-probabilities that training needs"), open_engine(section, None, model):
+        pass
+
+
+def test_a_state_dict_goes_to_no_other_machine_through_memory(
+    engine: VLLMServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = randomised(SMALL)
+    engine.config, engine.url = model.config, "http://192.0.2.1:8000"
+    monkeypatch.setattr(engine, "_refuse_without_transfer", lambda: None)
+    with pytest.raises(UserError, match=r"set \[engine\] weights_directory to a directory that both see"):
+        engine.load_weights(model.state_dict())
 
 
 def test_no_server_is_one_sentence() -> None:

@@ -18,6 +18,9 @@ class EngineSection(Section):
     the same checkpoint (docs/vllm.md)."""
     url: str | None = None
     """server: where it listens, such as "http://127.0.0.1:8000"."""
+    weights_directory: str | None = None
+    """server: directory that it and this process both see, for a trainer's weights on their way. Unset: the memory of
+    this machine, which a server elsewhere does not see."""
     max_sequences: Positive = 64
     """Sequences decoded together."""
     prefill_tokens: Positive = 1024

@@ -2,6 +2,7 @@
 
 native    reads the weights of the model in this process
 vllm      reads a checkpoint directory; beside a trainer it takes the model's weights again when they have changed
+server    is told to read the checkpoint's weights where it has others; beside a trainer it takes them as `vllm` does
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, load, save
+from h1r.progress import note
 from h1r.records import Trace
 
 
@@ -42,7 +44,8 @@ def open_engine(
         yield NativeEngine(model if isinstance(model, HybridForCausalLM) else model(), tokenizer, section)
         return
     if section.kind == "server":
-        yield _server(section, tokenizer, model, directory)
+        with _server(section, tokenizer, model, directory) as client:
+            yield client
         return
     from h1r.engine.vllm import VLLMEngine
 
@@ -76,17 +79,38 @@ def open_engine(
         yield following
 
 
-def _server(section: EngineSection, tokenizer: Any, model: Any, directory: str | Path | None) -> Engine:
-    from h1r.engine.vllm_server import VLLMServer
+@contextmanager
+def _server(
+    section: EngineSection,
+    tokenizer: Any,
+    model: HybridForCausalLM | Callable[[], HybridForCausalLM],
+    directory: str | Path | None,
+) -> Iterator[Engine]:
+    """The client of a server, which is told to take the weights it should have where it has others."""
+    from h1r.engine.vllm_server import EXTENSION, SAMPLER, VLLMServer
 
-    if isinstance(model, HybridForCausalLM):
-        raise UserError('[engine] kind = "server" takes no weights in training; use "vllm" or "native" for rl')
     engine = VLLMServer(section.url or "", tokenizer, section)
-    if directory is None or Path(directory).resolve() != Path(engine.root).resolve():
-        raise UserError(
-            f"the server at {engine.url} runs {engine.root}; start it on {directory or 'a saved checkpoint'}"
-        )
-    return engine
+    if isinstance(model, HybridForCausalLM):
+        if not engine.knows_sampling_logprobs:
+            raise UserError(
+                f"the server at {engine.url} does not tell the log-probabilities that training needs; start it with "
+                f"{EXTENSION} {SAMPLER}"
+            )
+        with tempfile.TemporaryDirectory(prefix="h1r-model-", dir=section.weights_directory) as first:
+            # As a checkpoint, for its configuration to be compared, too.
+            engine.load_weights(save(model, first))
+        following = Following(engine, model)
+        try:
+            yield following
+        finally:
+            following.close()
+        return
+    if directory is None:
+        raise UserError(f"the server at {engine.url} runs {engine.root}, and this model lies in no checkpoint")
+    if Path(directory).resolve() != Path(engine.root).resolve() or engine.has_other_weights:
+        note(f"{engine.url}: taking the weights of {directory}")
+        engine.load_weights(directory)
+    yield engine
 
 
 class Following:

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from h1r.engine.endings import holds_stop_string, text_of
 from h1r.engine.native_memory import MemoryPlan, group_of
 from h1r.engine.native_runner import DOUBTFUL, FULL, STOPPED, Runner
 from h1r.engine.native_slots import Request, Row, Slots
 from h1r.engine.protocol import Running
+from h1r.engine.windows import recent_means
 from h1r.model.cache import HybridCache
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import FinishReason, Trace
@@ -77,12 +79,9 @@ class Batch:
         n = len(self.rows)
         if not n:
             return []
-        count_B, window_B = self.slots.state["count"][:n], self.slots.state["window"][:n]
-        kept_B = torch.minimum(count_B, window_B)
-        back_W = torch.arange(int(kept_B.max()), device=count_B.device)
-        place_BW = (count_B[:, None] - 1 - back_W).clamp_min(0)
-        recent_BW = self.slots.confidences[:n].gather(1, place_BW) * (back_W < kept_B[:, None])
-        mean_B = recent_BW.sum(1, dtype=torch.float64) / kept_B
+        count_B = self.slots.state["count"][:n]
+        slot_B = torch.arange(n, device=count_B.device)
+        mean_B = recent_means(self.slots.confidences, slot_B, count_B, self.slots.state["window"][:n])
         return [
             Running(row.request.index, row.sample_index, count, mean if count else None)
             for row, count, mean in zip(self.rows, count_B.tolist(), mean_B.tolist(), strict=True)
@@ -137,10 +136,7 @@ class Batch:
                 found.append(False)
                 continue
             row.text_ids.append(token)
-            # A stop string of c characters spans at most the last 4 c byte-level tokens (UTF-8).
-            reach = 4 * max(len(stop) for stop in row.request.params.stop)
-            tail = self.tokenizer.decode(row.text_ids[-reach:])
-            found.append(any(stop in tail for stop in row.request.params.stop))
+            found.append(holds_stop_string(self.tokenizer, row.text_ids, row.request.params.stop))
         return found
 
     def _remove(self, leaving: list[int], reasons: Sequence[FinishReason]) -> list[Trace]:
@@ -169,20 +165,13 @@ class Batch:
             prompt_index=request.index,
             sample_index=row.sample_index,
             token_ids=ids,
-            text=self._text(ids, bool(n and slots.ends[i, ids[-1]]), request.params.stop),
+            text=text_of(self.tokenizer, ids, bool(n and slots.ends[i, ids[-1]]), request.params.stop),
             logprobs=slots.logprobs[i, :n].tolist(),
             sampling_logprobs=slots.sampling_logprobs[i, :n].tolist(),
             confidences=slots.confidences[i, :n].tolist(),
             finish_reason=reason,
             seed=request.params.seed + row.sample_index,
         )
-
-    def _text(self, ids: list[int], ended: bool, stops: tuple[str, ...]) -> str:
-        if self.tokenizer is None:
-            return ""
-        text: str = self.tokenizer.decode(ids[:-1] if ended else ids)
-        cuts = [at for stop in stops if (at := text.find(stop)) >= 0]
-        return text[: min(cuts)] if cuts else text
 
 
 class Prefill:

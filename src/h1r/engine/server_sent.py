@@ -87,5 +87,6 @@ def _message(data: bytes) -> str:
     except ValueError:
         return data.decode(errors="replace").strip()[:500]
     inner = value.get("error", value) if isinstance(value, dict) else value
-    found = inner.get("message") if isinstance(inner, dict) else None
+    # vLLM's own errors have a message, its web framework's a detail.
+    found = inner.get("message", inner.get("detail")) if isinstance(inner, dict) else None
     return str(found or inner)[:500]

@@ -12,36 +12,30 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from h1r.config import EngineSection
-from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
+from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm_limits import block_tokens, cache_bytes_for, unsupported
+from h1r.engine.vllm_weights import BACKEND, memory_directory, weight_files
 from h1r.errors import UserError
 from h1r.model.checkpoint import read_config
-from h1r.model.config import HybridConfig
-from h1r.model.hybrid import HybridForCausalLM
-from h1r.records import Trace
 
 if TYPE_CHECKING:
     from h1r.engine.vllm_stream import Stream
 
 _WORKER = "h1r.engine.vllm_worker"
-_BACKEND = "h1r_files"
 _CPU_CACHE_LIMIT = 4 << 30
 
 
-class VLLMEngine:
+class VLLMEngine(StreamingEngine):
     """Generates with vLLM from a checkpoint directory.
 
     tokenizer: as in `NativeEngine`. dtype: of weights and activations, "float32" or "bfloat16"; the SSM state is fp32
@@ -73,13 +67,14 @@ class VLLMEngine:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = read_config(Path(checkpoint))
-        self.tokenizer = tokenizer
+        super().__init__(
+            tokenizer,
+            self.config.eos_token_ids if eos_token_ids is None else eos_token_ids,
+            self.config.vocab_size,
+            max_model_len or self.config.max_position_embeddings,
+        )
         self.section = section or EngineSection()
-        self.eos_token_ids = tuple(eos_token_ids if eos_token_ids is not None else self.config.eos_token_ids)
-        self.max_model_len = max_model_len or self.config.max_position_embeddings
         self.in_process = in_process
-        self._stream: Stream | None = None
-        self._look: Callable[[], None] | None = None
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # The second model runner has another interface for logits processors.
@@ -120,7 +115,7 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
             "logits_processors": [f"{_WORKER}:TraceSampler"],
             "worker_extension_cls": f"{_WORKER}.WorkerExtension",
-            "weight_transfer_config": {"backend": _BACKEND},
+            "weight_transfer_config": {"backend": BACKEND},
         }
         if on_cpu and cache_bytes is None:
             needed = cache_bytes_for(self.config, self.block_tokens, sequences, self.max_model_len, element_size)
@@ -131,66 +126,20 @@ class VLLMEngine:
             self._llm = vllm.LLM(**{**arguments, **(options or {})})
         self._llm.init_weight_transfer_engine({"init_info": {}})
 
-    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
-        """All traces, ordered by (prompt_index, sample_index)."""
-        return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
-
-    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
-        """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
-        differ in `confidence_top_k`."""
-        each = one_per_prompt(prompts, params)
-        if len({one.confidence_top_k for one in each}) > 1:
-            raise ValueError("confidence_top_k must be the same for all requests of one call")
+    def _open(self) -> Stream:
         from h1r.engine.vllm_stream import Stream
 
-        stream = self._stream = Stream(self._llm.llm_engine, self.tokenizer, self._shared_block)
-        try:
-            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-                if why := self._refusal(prompt, one):
-                    yield from (_failed(index, sample, one.seed, why) for sample in range(one.n))
-                else:
-                    stream.submit(index, [int(token) for token in prompt], one, self._ends(one))
-            while stream.busy:
-                yield from stream.step()
-                if self._look is not None:
-                    self._look()
-        finally:
-            self._stream = None
-            stream.close()
-
-    def cancel(self, prompt_index: int) -> list[Trace]:
-        """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
-        return self._stream.cancel(prompt_index) if self._stream is not None else []
-
-    def watch(self, look: Callable[[], None] | None) -> None:
-        """See `Engine.watch`."""
-        self._look = look
-
-    def progress(self) -> list[Running]:
-        """Empty: the tokens of a trace stay in vLLM's workers until it ends."""
-        return []
+        return Stream(self._llm.llm_engine, self.tokenizer, self._shared_block)
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Takes a state dict of `HybridForCausalLM`, or a checkpoint directory of the same configuration, through
         vLLM's weight-transfer interface; tensors are cast to the engine's dtype. Every tensor must be there: raises
         `UserError` before anything changes. Cached prefixes are forgotten."""
-        if isinstance(weights, Mapping):
-            with tempfile.TemporaryDirectory(prefix="h1r-weights-", dir=_memory_directory()) as directory:
-                file = str(Path(directory) / "model.safetensors")
-                # The head of a tied model shares the embedding's storage, which safetensors does not store twice.
-                tied = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
-                own = {name: t.detach().cpu().contiguous() for name, t in weights.items() if name not in tied}
-                save_file(own, file)
-                self._update("the given weights", [file])
-            return
-        source = Path(weights)
-        if (found := read_config(source)) != self.config:
-            name = next(n for n in vars(found) if getattr(found, n) != getattr(self.config, n))
-            raise UserError(
-                f"{source}: {name} = {getattr(found, name)!r}, the running engine has {getattr(self.config, name)!r}; "
-                "start a new engine for another configuration"
-            )
-        self._update(str(source), sorted(str(file) for file in source.glob("*.safetensors")))
+        with weight_files(self.config, weights, memory_directory()) as files:
+            self._llm.start_weight_update()
+            self._llm.update_weights({"update_info": {"files": files}})
+            self._llm.finish_weight_update()
+        self._llm.reset_prefix_cache()
 
     def close(self) -> None:
         """Ends vLLM and frees its memory; the engine cannot be used afterwards."""
@@ -200,63 +149,6 @@ class VLLMEngine:
             from vllm.distributed import cleanup_dist_env_and_memory  # type: ignore[import-not-found,unused-ignore]
 
             cleanup_dist_env_and_memory()
-
-    def _update(self, source: str, files: list[str]) -> None:
-        _check_tensors(_shapes(self.config), source, files)
-        self._llm.start_weight_update()
-        self._llm.update_weights({"update_info": {"files": files}})
-        self._llm.finish_weight_update()
-        self._llm.reset_prefix_cache()
-
-    def _refusal(self, prompt: Prompt, params: SamplingParams) -> str | None:
-        if len(prompt) == 0:
-            return "the prompt is empty"
-        if not 0 <= min(prompt) <= max(prompt) < self.config.vocab_size:
-            return f"the prompt holds token ids outside the vocabulary of {self.config.vocab_size}"
-        if len(prompt) + params.max_tokens > self.max_model_len:
-            return (
-                f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's "
-                f"{self.max_model_len} positions"
-            )
-        if params.stop and self.tokenizer is None:
-            return "stop strings need an engine with a tokenizer"
-        if params.confidence_threshold is not None and not self._ends(params):
-            return "confidence_threshold needs an end token, which vLLM is made to end the trace with"
-        return None
-
-    def _ends(self, params: SamplingParams) -> list[int]:
-        return [t for t in (*self.eos_token_ids, *params.stop_token_ids) if t < self.config.vocab_size]
-
-
-def _failed(prompt_index: int, sample_index: int, seed: int, why: str) -> Trace:
-    return Trace(prompt_index, sample_index, [], "", [], [], [], "error", seed=seed + sample_index, error=why)
-
-
-def _shapes(config: HybridConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a checkpoint."""
-    with torch.device("meta"):
-        state = HybridForCausalLM(config).state_dict()
-    tied = config.tie_word_embeddings
-    return {name: tuple(t.shape) for name, t in state.items() if not (tied and name == "lm_head.weight")}
-
-
-def _check_tensors(expected: Mapping[str, tuple[int, ...]], source: str, files: Sequence[str]) -> None:
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    if missing := sorted(expected.keys() - found.keys()):
-        raise UserError(f"{source}: tensor {missing[0]} is missing ({len(missing)} in all); give all of them")
-    if extra := sorted(found.keys() - expected.keys()):
-        raise UserError(f"{source}: tensor {extra[0]} has no place in this model ({len(extra)} in all); leave it out")
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise UserError(f"{source}: tensor {name} has shape {list(found[name])}, the engine has {list(shape)}")
-
-
-def _memory_directory() -> str | None:
-    """Where temporary files cost memory and no disk, if the system has such a place."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @contextmanager

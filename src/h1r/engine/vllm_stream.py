@@ -14,7 +14,8 @@ from typing import Any
 from vllm import SamplingParams as VLLMSamplingParams  # type: ignore[import-not-found,unused-ignore]
 from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found,unused-ignore]
 
-from h1r.engine.protocol import SamplingParams
+from h1r.engine.endings import holds_stop_string, text_of
+from h1r.engine.protocol import Running, SamplingParams
 from h1r.engine.sampling import stream_key
 from h1r.records import FinishReason, Trace
 
@@ -68,8 +69,8 @@ class Stream:
         for trace in traces:
             self._start(trace)
 
-    def step(self) -> list[Trace]:
-        """One step of vLLM; returns the traces that ended in it."""
+    def step(self, wait: float | None = None) -> list[Trace]:
+        """One step of vLLM; returns the traces that ended in it. It is never long, whatever `wait` allows."""
         ended: list[_Ended] = []
         for output in self.core.step():
             live = self.live.get(output.request_id)
@@ -81,7 +82,7 @@ class Stream:
             answer = output.outputs[0]
             if live.params.stop:
                 live.ids.extend(answer.token_ids)
-                if self._holds_stop_string(live):
+                if holds_stop_string(self.tokenizer, live.ids, live.params.stop):
                     self.core.abort_request([live.name])
                     ended.append(_Ended(live, "stop", by_string=True))
                     continue
@@ -92,6 +93,16 @@ class Stream:
     def cancel(self, prompt_index: int) -> list[Trace]:
         """Ends the traces of one prompt; those that had begun to answer are returned as they stand."""
         return self._cancel([live for live in self.live.values() if live.index == prompt_index])
+
+    def progress(self) -> list[Running]:
+        """Asks the workers, where the tokens of a trace stay until it ends."""
+        live = list(self.live.values())
+        found = self.core.collective_rpc("h1r_progress", args=([one.name for one in live],))[0]
+        return [
+            Running(one.index, one.sample, said[0], said[1])
+            for one, said in zip(live, found, strict=True)
+            if said is not None
+        ]
 
     def close(self) -> None:
         """Ends whatever still runs."""
@@ -129,12 +140,6 @@ class Stream:
         self.live[live.name] = live
         self.core.add_request(live.name, {"prompt_token_ids": live.prompt}, theirs)
 
-    def _holds_stop_string(self, live: _Live) -> bool:
-        # A stop string of c characters spans at most the last 4 c byte-level tokens (UTF-8).
-        reach = 4 * max(len(stop) for stop in live.params.stop)
-        tail = self.tokenizer.decode(live.ids[-reach:])
-        return any(stop in tail for stop in live.params.stop)
-
     def _leave(self, ended: list[_Ended]) -> list[Trace]:
         if not ended:
             return []
@@ -163,18 +168,10 @@ class Stream:
             prompt_index=live.index,
             sample_index=live.sample,
             token_ids=ids,
-            text=self._text(ids, live),
+            text=text_of(self.tokenizer, ids, bool(ids) and ids[-1] in live.ends, live.params.stop),
             logprobs=logprobs[:n],
             sampling_logprobs=sampling_logprobs[:n],
             confidences=confidences[:n],
             finish_reason=reason,
             seed=live.params.seed + live.sample,
         )
-
-    def _text(self, ids: list[int], live: _Live) -> str:
-        if self.tokenizer is None:
-            return ""
-        ended = bool(ids) and ids[-1] in live.ends
-        text: str = self.tokenizer.decode(ids[:-1] if ended else ids)
-        cuts = [at for stop in live.params.stop if (at := text.find(stop)) >= 0]
-        return text[: min(cuts)] if cuts else text

@@ -1,4 +1,4 @@
-"""What runs inside vLLM's workers: our sampling as a logits processor, and weights that arrive as safetensors files.
+"""What runs inside vLLM's workers: our sampling as a logits processor, and what it records of each trace.
 
 vLLM finds the classes by name (`vllm.py` passes the names), in whatever process its workers live.
 
@@ -7,8 +7,8 @@ vLLM finds the classes by name (`vllm.py` passes the names), in whatever process
   vLLM's own sampler then sees one possible token per row. vLLM's per-request seeds are not used: on a CPU they fail
   with chunked prefill (0.32: "CPU Generator does not use offset").
 * `SeededSampler` gives the same draws to the client of a server.
-* `FileWeightTransfer` is a backend of vLLM's weight-transfer interface.
-* `WorkerExtension` adds the calls that fetch what `TraceSampler` recorded.
+* `WorkerExtension` adds the calls that fetch what these recorded.
+* Weights arrive through `vllm_transfer.py`, which the import of this module makes known to vLLM.
 
 Work per step is tensor work over the batch, with no host synchronisation of its own; Python lists are touched only when
 the batch changes and when a trace ends. Shapes: B rows of the batch, S slots of the record, T tokens, V vocabulary.
@@ -18,38 +18,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from vllm.distributed.weight_transfer import (  # type: ignore[import-not-found,unused-ignore]
-    WeightTransferEngine,
-    WeightTransferEngineFactory,
-)
-from vllm.distributed.weight_transfer.base import (  # type: ignore[import-not-found,unused-ignore]
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2  # type: ignore[import-not-found,unused-ignore]
-from vllm.model_executor.model_loader.reload import (  # type: ignore[import-not-found,unused-ignore]
-    finalize_layerwise_reload,
-    initialize_layerwise_reload,
-)
-from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
 from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found,unused-ignore]
     BatchUpdate,
     LogitsProcessor,
     MoveDirectionality,
 )
 
+import h1r.engine.vllm_transfer  # noqa: F401 - registers the backend
 from h1r.engine.sampling import choose, uniform
 from h1r.engine.vllm_stream import KEY
-from h1r.engine.windows import Windows
+from h1r.engine.windows import Windows, recent_means
 
-BACKEND = "h1r_files"
 Recorded = tuple[list[int], list[float], list[float], list[float], int]
 """Tokens, log-probabilities, sampling log-probabilities, confidences, and after how many tokens the mean confidence
 first fell below the threshold (0: it did not)."""
@@ -142,16 +128,32 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
         found: list[Recorded] = []
         for name in names:
             row = self.traces.pop(name, None)
-            if row is None:
-                found.append(([], [], [], [], 0))
-                continue
-            n = len(row.output)
-            streams = [
-                buffer[row.slot, :n].tolist() for buffer in (self.logprobs_ST, self.sampling_ST, self.confidences_ST)
-            ]
-            found.append((list(row.output), streams[0], streams[1], streams[2], int(self.windows.below_S[row.slot])))
-            self.free.append(row.slot)
+            found.append(([], [], [], [], 0) if row is None else self._recorded(row))
+            if row is not None:
+                self.free.append(row.slot)
         return found
+
+    def progress(self, names: Sequence[str]) -> list[tuple[int, float | None] | None]:
+        """Of these traces, in order: tokens so far, and the mean confidence of the last `window` of them (None before
+        the first); None for one that has not started."""
+        begun = [row for name in names if (row := self.traces.get(name)) is not None and row.output]
+        means: dict[int, float] = {}
+        if begun:
+            slot, count, window = (
+                torch.tensor(numbers, device=self.device)
+                for numbers in zip(*((r.slot, len(r.output), r.request["window"]) for r in begun), strict=True)
+            )
+            recent = recent_means(self.confidences_ST, slot, count, window)
+            means = {row.slot: mean for row, mean in zip(begun, recent.tolist(), strict=True)}
+        rows = (self.traces.get(name) for name in names)
+        return [None if row is None else (len(row.output), means.get(row.slot)) for row in rows]
+
+    def _recorded(self, row: _Row) -> Recorded:
+        n = len(row.output)
+        streams = [
+            buffer[row.slot, :n].tolist() for buffer in (self.logprobs_ST, self.sampling_ST, self.confidences_ST)
+        ]
+        return list(row.output), streams[0], streams[1], streams[2], int(self.windows.below_S[row.slot])
 
     def _request(self, params: Any) -> dict[str, Any] | None:
         request: dict[str, Any] | None = (params.extra_args or {}).get(KEY)
@@ -222,8 +224,17 @@ class SeededSampler(TraceSampler):
     """The same draws for the client of a server (`vllm_server.py`), which is started with this class as a processor.
 
     A request asks for it with `h1r_key`, its random stream's key as text, beside `h1r_temperature`, `h1r_top_k`,
-    `h1r_top_p` and `h1r_min_p` in `vllm_xargs`, and temperature 0 for vLLM's own sampler. Nothing is kept.
+    `h1r_top_p` and `h1r_min_p` in `vllm_xargs`, and temperature 0 for vLLM's own sampler. What is recorded of one with
+    an `h1r_name` is kept for `collect`, of as many that are not running as two full batches; the others leave nothing.
     """
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        super().__init__(vllm_config, device, is_pin_memory)
+        self.most_kept = 2 * int(vllm_config.scheduler_config.max_num_seqs)
+        self.kept: dict[str, None] = {}
+        """Names of traces with a record that are not in the batch: they ended, or vLLM preempted them."""
+        self.taken: set[str] = set()
+        """Names of traces in the batch whose record was collected, so that nobody asks for it again."""
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -244,15 +255,46 @@ class SeededSampler(TraceSampler):
                 raise ValueError(f"h1r_{name} = {value!r} is no number") from None
         if not -(2**63) <= request["key"] < 2**63:
             raise ValueError("h1r_key has more than 64 bits")
-        return request
+        own = given.get("h1r_name")
+        if own is not None and not isinstance(own, str):
+            raise ValueError(f"h1r_name = {own!r} is no text")
+        return {**request, "own_name": own}
+
+    def collect(self, names: Sequence[str]) -> list[Recorded]:
+        """As of `TraceSampler`; of a trace that still runs, what there is so far."""
+        running = {row.request["name"]: row for row in self.rows.values()}
+        found = []
+        for name in names:
+            if name in running:
+                # Its slot is in use until it leaves the batch.
+                self.taken.add(name)
+                found.append(self._recorded(running[name]))
+            else:
+                self.kept.pop(name, None)
+                found += super().collect([name])
+        return found
 
     def _request(self, params: Any) -> dict[str, Any] | None:
         request = self._parsed(params)
-        return None if request is None else {**request, "name": next(_names)}
+        return None if request is None else {**request, "name": request["own_name"] or next(_names)}
+
+    def _row(self, request: dict[str, Any], output: list[int]) -> _Row:
+        self.kept.pop(request["name"], None)
+        return super()._row(request, output)
 
     def _leave(self, row: _Row | None) -> None:
-        if row is not None:
-            self.collect([row.request["name"]])
+        if row is None:
+            return
+        name = row.request["name"]
+        if row.request["own_name"] is None or name in self.taken:
+            self.taken.discard(name)
+            super().collect([name])
+            return
+        self.kept[name] = None
+        while len(self.kept) > self.most_kept:
+            # Its client is gone, or it would have asked.
+            super().collect([oldest := next(iter(self.kept))])
+            del self.kept[oldest]
 
 
 _names = (f"served-{number}" for number in itertools.count())
@@ -262,73 +304,19 @@ class WorkerExtension:
     """Methods that vLLM adds to its workers, for `collective_rpc`."""
 
     def h1r_collect(self, names: Sequence[str]) -> list[Recorded]:
+        return self._h1r_sampler().collect(names)
+
+    def h1r_sampling_logprobs(self, names: Sequence[str]) -> list[list[float]]:
+        return [sampling_logprobs for _, _, sampling_logprobs, _, _ in self.h1r_collect(names)]
+
+    def h1r_progress(self, names: Sequence[str]) -> list[tuple[int, float | None] | None]:
+        return self._h1r_sampler().progress(names)
+
+    def h1r_unreadable(self, files: Sequence[str]) -> list[str]:
+        """Which of these files this worker cannot read."""
+        return [file for file in files if not os.access(file, os.R_OK)]
+
+    def _h1r_sampler(self) -> TraceSampler:
         runner: Any = self.model_runner  # type: ignore[attr-defined]
         processors: Any = runner.input_batch.logitsprocs.non_argmax_invariant
-        sampler = next(processor for processor in processors if isinstance(processor, TraceSampler))
-        return sampler.collect(names)
-
-
-@dataclass
-class FilesInitInfo(WeightTransferInitInfo):  # type: ignore[misc,unused-ignore]
-    """Files need no rendezvous."""
-
-
-@dataclass
-class FilesUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc,unused-ignore]
-    """files: safetensors files in checkpoint format which every worker can read."""
-
-    files: list[str]
-
-
-class FileWeightTransfer(WeightTransferEngine):  # type: ignore[misc,unused-ignore]
-    """Weights in checkpoint format from safetensors files. Each tensor is written into the storage it already has."""
-
-    init_info_cls = FilesInitInfo
-    update_info_cls = FilesUpdateInfo
-
-    def init_transfer_engine(self, init_info: FilesInitInfo) -> None:
-        pass
-
-    def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
-
-    def receive_weights(self, update_info: FilesUpdateInfo) -> None:
-        model: Any = self.model
-        model.load_weights(_tensors_of(update_info.files))
-
-    def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
-
-    def shutdown(self) -> None:
-        pass
-
-
-def _tensors_of(files: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                yield name, tensors.get_tensor(name)
-
-
-def _no_states_from_inside_a_prefill() -> None:
-    """Has vLLM's scheduler cut prefills at the borders of blocks, where it stores states for prefix caching.
-
-    0.32 instead lets a mixer hand out the state at a border in the middle of a pass, which its CPU kernel cannot do:
-    the first lone prompt longer than a block would end the engine with an IndexError.
-    """
-    mixer: Any = MambaMixer2
-    honest = mixer.get_kv_cache_spec
-
-    def spec(self: Any, vllm_config: Any) -> Any:
-        found: Any = honest(self, vllm_config)
-        if not getattr(found, "num_prefill_checkpoint_blocks", 0):
-            return found
-        return replace(found, num_prefill_checkpoint_blocks=0, prefill_checkpoint_alignment=None)
-
-    mixer.get_kv_cache_spec = spec
-
-
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransfer)
-    if current_platform.is_cpu():
-        _no_states_from_inside_a_prefill()
+        return next(processor for processor in processors if isinstance(processor, TraceSampler))

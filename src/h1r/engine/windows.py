@@ -1,7 +1,7 @@
-"""When the mean confidence of a trace's last tokens first falls below its threshold, for many traces at once.
+"""The mean confidence of a trace's last tokens, and when it first falls below a threshold, for many traces at once.
 
-Kept on the device as running sums, addressed by the position of a token, so that a position seen twice (a prefill in
-chunks samples some tokens that do not count) counts once, and a step costs a few gathers whatever the window.
+`Windows` keeps running sums on the device, addressed by the position of a token, so that a position seen twice (a
+prefill in chunks samples some tokens that do not count) counts once, and a step costs a few gathers at any window.
 
 S slots, one per trace; B rows of a batch; R places of a ring that holds the sums of the last R tokens. Nats.
 """
@@ -10,6 +10,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def recent_means(confidences_ST: Tensor, slot_B: Tensor, count_B: Tensor, window_B: Tensor) -> Tensor:
+    """Mean [B], fp64, of the last `window_B` of the first `count_B` confidences of each slot, of all when there are
+    fewer; not a number where there is none."""
+    kept_B = torch.minimum(count_B, window_B)
+    back_W = torch.arange(int(kept_B.max()), device=count_B.device)
+    place_BW = (count_B[:, None] - 1 - back_W).clamp_min(0)
+    recent_BW = confidences_ST[slot_B[:, None], place_BW] * (back_W < kept_B[:, None])
+    return recent_BW.sum(1, dtype=torch.float64) / kept_B
 
 
 class Windows:

@@ -1,0 +1,126 @@
+"""What the engines over vLLM share (`vllm.py` runs it, `vllm_server.py` asks a server): requests are refused
+by the same rules, and one loop turns a stream of theirs into the protocol's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
+from h1r.records import Trace
+
+LOOK_SECONDS = 0.1
+"""Longest time between two calls of `look`, where the engine waits for somebody else."""
+
+
+class TraceStream(Protocol):
+    """One `stream` call in progress."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a trace has not been handed out yet."""
+        ...
+
+    def submit(self, index: int, prompt: list[int], params: SamplingParams, ends: list[int]) -> None:
+        """Starts the traces of one prompt. ends: token ids that end them."""
+        ...
+
+    def step(self, wait: float | None) -> list[Trace]:
+        """Traces that ended since the last call; it may wait for one, at most `wait` seconds (None: until it ends)."""
+        ...
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        """Ends the traces of one prompt; those that had begun to answer are returned as they stand."""
+        ...
+
+    def progress(self) -> list[Running]:
+        """The traces that have begun and were not handed out yet."""
+        ...
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        ...
+
+
+class StreamingEngine(ABC):
+    """`Engine` but for `load_weights`, over a `TraceStream`.
+
+    tokenizer: as in `NativeEngine`. eos_token_ids: what ends a trace. positions: longest prompt and answer together.
+    """
+
+    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int], vocab_size: int, positions: int) -> None:
+        self.tokenizer = tokenizer
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.vocab_size = vocab_size
+        self.max_model_len = positions
+        self._stream: TraceStream | None = None
+        self._look: Callable[[], None] | None = None
+
+    @abstractmethod
+    def _open(self) -> TraceStream:
+        """A stream of its own for one call."""
+
+    def _cannot(self, params: SamplingParams) -> str | None:
+        """Why this engine in particular cannot meet these parameters."""
+        return None
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
+        """All traces, ordered by (prompt_index, sample_index)."""
+        return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
+
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
+        """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
+        differ in `confidence_top_k`. A request that cannot be met gives traces that say why (`Trace.error`)."""
+        each = one_per_prompt(prompts, params)
+        if len({one.confidence_top_k for one in each}) > 1:
+            raise ValueError("confidence_top_k must be the same for all requests of one call")
+        stream = self._stream = self._open()
+        try:
+            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+                if why := self._refusal(prompt, one):
+                    for sample in range(one.n):
+                        seed = one.seed + sample
+                        yield Trace(index, sample, [], "", [], [], [], "error", seed=seed, error=why)
+                else:
+                    stream.submit(index, [int(token) for token in prompt], one, self._ends(one))
+            while stream.busy:
+                yield from stream.step(None if self._look is None else LOOK_SECONDS)
+                if self._look is not None:
+                    self._look()
+        finally:
+            self._stream = None
+            stream.close()
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
+        return self._stream.cancel(prompt_index) if self._stream is not None else []
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """See `Engine.watch`."""
+        self._look = look
+
+    def progress(self) -> list[Running]:
+        """See `Engine.progress`."""
+        return self._stream.progress() if self._stream is not None else []
+
+    def _refusal(self, prompt: Prompt, params: SamplingParams) -> str | None:
+        if len(prompt) == 0:
+            return "the prompt is empty"
+        if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
+            return f"the prompt holds token ids outside the vocabulary of {self.vocab_size}"
+        if len(prompt) + params.max_tokens > self.max_model_len:
+            return (
+                f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's "
+                f"{self.max_model_len} positions"
+            )
+        if params.stop and self.tokenizer is None:
+            return "stop strings need an engine with a tokenizer"
+        if why := self._cannot(params):
+            return why
+        if params.confidence_threshold is not None and not self._ends(params):
+            return "confidence_threshold needs an end token, which vLLM is made to end the trace with"
+        return None
+
+    def _ends(self, params: SamplingParams) -> list[int]:
+        return [t for t in (*self.eos_token_ids, *params.stop_token_ids) if t < self.vocab_size]
