@@ -334,7 +334,8 @@ def main() -> None:
     default_sequences = [2, 8, 16, 32, 64, 128] if large else [1, 4, 16]
     default_contexts = [512, 2048, 8192, 16384, 24576, 33280] if large else [64, 256, 1024, 2048, 4096, 8192, 16384]
     arguments.sequences = arguments.sequences or ([1, 16] if arguments.quick else default_sequences)
-    arguments.contexts = arguments.contexts or (default_contexts[1::2] if arguments.quick else default_contexts)
+    quick_contexts = [*default_contexts[1:-1:2], default_contexts[-1]]
+    arguments.contexts = arguments.contexts or (quick_contexts if arguments.quick else default_contexts)
     first, last = arguments.contexts[0], arguments.contexts[-1]
     runs = list(PAPER_RUNS) if large else [(first, c - first) for c in arguments.contexts[1:]]
     with tempfile.TemporaryDirectory() as directory:

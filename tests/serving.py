@@ -14,6 +14,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+PACE_FILES: dict[str, Path] = {}
+"""Of each server's address: the file at whose sight it takes its time (`paced.py`)."""
+
 
 @contextlib.contextmanager
 def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_sequences: int = 6) -> Iterator[str]:
@@ -29,12 +32,14 @@ def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_seque
         "--port", str(port), "--dtype", "float32", "--mamba-ssm-cache-dtype", "float32",
         "--max-model-len", str(max_model_len), "--max-num-seqs", str(max_sequences), "--enforce-eager",
         "--skip-tokenizer-init", "--kv-cache-memory-bytes", str(1 << 26),
-        "--logits-processors", *plugin, "h1r.engine.vllm_worker:SeededSampler",
+        "--logits-processors", *plugin, "h1r.engine.vllm_worker:SeededSampler", "paced:Paced",
         "--worker-extension-cls", "h1r.engine.vllm_worker.WorkerExtension",
         "--weight-transfer-config", '{"backend": "h1r_files"}',
     ]  # fmt: skip
     settings = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    environment = {**os.environ, **settings}
+    pace = log.with_name("unhurried")
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **settings, "PYTHONPATH": paths, "H1R_TEST_PACE_FILE": str(pace)}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     with open(log, "wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -46,6 +51,7 @@ def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_seque
             assert process.poll() is None, log.read_text(errors="replace")[-2000:]
             assert time.monotonic() < until, "the server did not start"
             time.sleep(0.5)
+        PACE_FILES[f"http://127.0.0.1:{port}"] = pace
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -24,7 +24,7 @@ from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.model import HybridForCausalLM, save
 from h1r.model.kernels import select
-from serving import vllm_server
+from serving import PACE_FILES, vllm_server
 
 CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
 """A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
@@ -84,3 +84,14 @@ def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Any:
         return request.getfixturevalue(f"{request.param}_engine")
     kernels = "native" if request.param == "native" else "torch"
     return NativeEngine(copy.deepcopy(model).use(select(kernels)), Letters(), SECTION)
+
+
+@pytest.fixture
+def unhurried(engine: Any) -> Iterator[None]:
+    """A server's steps take long enough for its tokens to be seen one after another, on a busy machine, too."""
+    file = PACE_FILES.get(getattr(engine, "url", ""))
+    if file is not None:
+        file.touch()
+    yield
+    if file is not None:
+        file.unlink()

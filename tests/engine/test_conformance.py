@@ -175,14 +175,14 @@ def test_a_stop_string_at_the_first_doubtful_token_is_a_stop(engine: Engine) -> 
     assert found >= 3
 
 
-def test_traces_stream_as_they_end(engine: Engine) -> None:
+def test_traces_stream_as_they_end(engine: Engine, unhurried: None) -> None:
     long, short = SamplingParams(n=2, max_tokens=240, temperature=0.0), SamplingParams(n=2, max_tokens=2, seed=21)
     seen = list(engine.stream([ENDLESS, PROMPTS[2]], [long, short]))
     assert {t.prompt_index for t in seen[:2]} == {1}
     assert [t.num_tokens for t in seen[2:]] == [240, 240]
 
 
-def test_progress_is_each_running_trace_as_far_as_it_is(engine: Engine) -> None:
+def test_progress_is_each_running_trace_as_far_as_it_is(engine: Engine, unhurried: None) -> None:
     window = 5
     long = SamplingParams(n=2, max_tokens=240, temperature=0.0, confidence_window=window)
     short = SamplingParams(n=2, max_tokens=3, seed=21, confidence_window=window)
@@ -214,8 +214,8 @@ def test_progress_is_each_running_trace_as_far_as_it_is(engine: Engine) -> None:
             assert one.group_confidence == mean
         return counts
 
-    # A server may say many tokens at once on a busy machine, and then nobody saw the trace grow: so it has ten chances.
-    for _ in range(10):
+    # A server may still say many tokens at once, and then nobody saw the trace grow: so it has three chances.
+    for _ in range(3):
         counts = listed()
         assert all(one == sorted(one) for one in counts.values())
         if all(len(set(counts.get((0, sample), [])) - {0}) > 1 for sample in range(2)):
@@ -233,7 +233,7 @@ def test_closing_a_stream_ends_its_traces(engine: Engine) -> None:
     assert [t.token_ids for t in engine.generate([PROMPTS[2]], params)] == [t.token_ids for t in before]
 
 
-def test_cancel_returns_running_traces_and_stops_the_prompt(engine: Engine) -> None:
+def test_cancel_returns_running_traces_and_stops_the_prompt(engine: Engine, unhurried: None) -> None:
     # Long enough for both prompts to have begun, at a server too, when the second's first trace ends.
     params = [SamplingParams(n=3, max_tokens=tokens, temperature=0.0) for tokens in (240, 60)]
     prompts = [ENDLESS, ENDLESS]

@@ -169,7 +169,7 @@ def test_a_server_follows_a_model_in_training(engine: VLLMServer, own: list[Trac
 
 
 def test_what_the_server_recorded_is_fetched_once_and_then_gone(
-    engine: VLLMServer, monkeypatch: pytest.MonkeyPatch
+    engine: VLLMServer, unhurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
     call = engine.call

@@ -109,8 +109,8 @@ class Engine(Protocol):
         ...
 
     def progress(self) -> list[Running]:
-        """The traces of the stream in progress that are being decoded now; empty without one, or when the engine cannot
-        tell. It may wait for the device, so call it a few times a second, not at every step."""
+        """The traces of the stream in progress that have begun and were not handed out yet; empty without one. It may
+        wait for the device or for another process, so call it a few times a second, not at every step."""
         ...
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | str | Path) -> None:

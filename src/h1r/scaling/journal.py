@@ -6,8 +6,9 @@ traces ended before. `DeepConfRun` on top of it walks through the same states ag
 only then reaches what must still be generated. Traces that were running at the kill start again from their first token;
 what they had spent is lost, and counted by nobody.
 
-With a fixed budget (no tau) the outcome is that of an unbroken run, to the last digit. With tau, the traces that start
-again may end in another order, so the consensus may fall a few traces earlier or later.
+With a fixed budget (no tau) the outcome is that of an unbroken run, to the last digit where the engine's own do not
+depend on what else is in the batch (a vLLM server's do, by about 1e-7 nats). With tau, the traces that start again may
+end in another order, so the consensus may fall a few traces earlier or later.
 
     path      JSON lines: key (a hash of the request without its `n`), and the trace, its arrays in base64
 
