@@ -10,6 +10,7 @@ import pytest
 
 from h1r import pipeline
 from h1r.cli import main
+from h1r.cli.common import print_json
 from h1r.config import Recipe, load_recipe
 from h1r.run import Checkpoints, Run, read_json, write_json
 
@@ -251,3 +252,11 @@ def test_help_answers_within_a_second_and_without_torch() -> None:
     assert all(
         command in done.stdout for command in ("demo", "curate", "sft", "rl", "generate", "solve", "eval", "report")
     )
+
+
+def test_json_for_programs_says_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([{"reward": float("nan"), "logprobs": (-0.5, float("-inf"))}, 1])
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [
+        {"reward": None, "logprobs": [-0.5, None]},
+        1,
+    ]
