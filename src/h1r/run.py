@@ -197,12 +197,24 @@ class Checkpoints:
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
         """Calls `write(directory)` on a temporary directory and renames it to its final name."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        final = self.directory / f"step_{step:08d}"
-        partial = self.directory / f".step_{step:08d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        partial = self.begin(step)
         write(partial)
+        return self.finish(step)
+
+    def partial(self, step: int) -> Path:
+        """Where a checkpoint lies while it is being written."""
+        return self.directory / f".step_{step:08d}.partial"
+
+    def begin(self, step: int) -> Path:
+        """An empty directory for a checkpoint that several processes write; one of them begins and finishes it."""
+        partial = self.partial(step)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return partial
+
+    def finish(self, step: int) -> Path:
+        """Renames what was written since `begin` to its final name, and returns that."""
+        final, partial = self.directory / f"step_{step:08d}", self.partial(step)
         for path in partial.rglob("*"):
             if path.is_file():
                 with open(path, "rb") as handle:

@@ -82,9 +82,11 @@ def directories(curated: Path, path: Path, recipe: Recipe, ranks: int) -> list[s
     return [str(run_from(curated, path / f"rank{rank}", recipe).path) for rank in range(ranks)]
 
 
-def train(groups: Groups, recipe: Recipe, paths: list[str], resume: bool = False, die_after: int = 0) -> Any:
+def train(
+    groups: Groups, recipe: Recipe, paths: list[str], resume: bool = False, die_after: int = 0, rank: int | None = None
+) -> Any:
     """SFT on this rank in its directory: its summary, or what it raised."""
-    run = Run(Path(paths[dist.get_rank()]))
+    run = Run(Path(paths[dist.get_rank() if rank is None else rank]))
     real, steps = sft_module.optimizer_step, 0
 
     def dying(*arguments: Any) -> Any:

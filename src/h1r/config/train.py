@@ -67,6 +67,9 @@ class SFTSection(Section):
     """Share of all steps over which the learning rate rises linearly."""
     min_lr_ratio: Fraction = 0.0
     """Final over peak learning rate of the linear schedule; not given by the paper. Our choice."""
+    compute_dtype: Literal["stored", "bfloat16"] = "stored"
+    """What weights are cast to for the forward and backward pass; bfloat16 (the paper's) needs `parallel.shard` and
+    keeps weights, gradients and optimiser in fp32."""
     checkpoint_every: Positive = 100
     """Optimiser steps between checkpoints to resume from."""
 
@@ -138,6 +141,9 @@ class ParallelSection(Section):
     """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""
     data: Annotated[int, Field(ge=-1)] = -1
     """Groups of `context` processes, each with rows of its own; -1: as many as there are processes for."""
+    shard: bool = False
+    """Keep 1/n of weights, gradients and optimiser state on each of the n processes (FSDP2) instead of all on each. Our
+    choice: off, for what fits is faster replicated."""
 
     @model_validator(mode="after")
     def _some_data(self) -> ParallelSection:

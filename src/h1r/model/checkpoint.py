@@ -28,6 +28,7 @@ from h1r.model.config import HybridConfig
 from h1r.model.hf_config import from_hf, to_hf
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.replace import replace_directory
+from h1r.model.shards import own_rows, write_streamed
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -53,6 +54,19 @@ def load(
     or misshapen tensors, before any weight is read.
     """
     directory = _directory(path_or_id, revision)
+    model = skeleton(directory, dtype)
+    model.to_empty(device=device)
+    model.tie_weights()
+    restore_buffers(model)
+    load_weights(model, directory)
+    return model
+
+
+def skeleton(
+    path_or_id: str | Path, dtype: torch.dtype | None = None, revision: str | None = None
+) -> HybridForCausalLM:
+    """The model of a checkpoint on the meta device: shapes and types (see `load`), no memory. Raises as `load` does."""
+    directory = _directory(path_or_id, revision)
     config = read_config(directory)
     stored = _Weights(directory)
     with torch.device("meta"):
@@ -62,28 +76,32 @@ def load(
     for name, parameter in model.named_parameters():
         keeps = dtype is None and _keeps_type(name)
         parameter.data = parameter.data.to(stored.dtype(names[name]) if keeps else shared)
-    model.to_empty(device=device)
-    model.tie_weights()
-    restore_buffers(model)
-    stored.copy_into(model, names)
     return model
 
 
-def load_weights(model: HybridForCausalLM, path: str | Path) -> None:
-    """Copies a checkpoint's weights into the parameters of `model`, which keep their types and devices.
+def load_weights(model: HybridForCausalLM, path_or_id: str | Path) -> None:
+    """Copies a checkpoint's weights into the parameters of `model`, which keep their types and devices. Of a parameter
+    in shards (a DTensor) only this process's rows are read.
 
     Raises `UserError` before anything is changed when the tensors are not those of this model.
     """
-    stored = _Weights(Path(path))
+    stored = _Weights(_directory(path_or_id, None))
     stored.copy_into(model, stored.places(model))
 
 
-def save(model: HybridForCausalLM, path: str | Path, tokenizer: Any = None, max_shard_size: int | str = "5GB") -> Path:
+def save(
+    model: HybridForCausalLM,
+    path: str | Path,
+    tokenizer: Any = None,
+    max_shard_size: int | str = "5GB",
+    weights: Iterator[tuple[str, Tensor]] | None = None,
+) -> Path:
     """Writes `model` as a `falcon_h1` directory, with its tokenizer when one is given.
 
     An existing directory is replaced whole: no shard of an earlier save stays behind, other files (a tokenizer, a
-    card) do. max_shard_size: of one safetensors file, in bytes or as "5GB". Raises `UserError` when the directory
-    cannot be written.
+    card) do. max_shard_size: of one safetensors file, in bytes or as "5GB". weights: the tensors of the state dict in
+    its order, for a model that does not hold them whole; no more than one file of them is held at once. Raises
+    `UserError` when the directory cannot be written.
     """
     config = to_hf(model.config, str(model.dtype).removeprefix("torch."))
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -92,7 +110,12 @@ def save(model: HybridForCausalLM, path: str | Path, tokenizer: Any = None, max_
         del state[_HEAD]
 
     def write(directory: Path) -> None:
-        save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
+        if weights is None:
+            save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
+        else:
+            write_streamed(
+                {name: t.numel() * t.element_size() for name, t in state.items()}, weights, directory, max_shard_size
+            )
         for name, content in (("config.json", config), ("generation_config.json", generation)):
             (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
         if tokenizer is not None:
@@ -205,9 +228,13 @@ class _Weights:
     def copy_into(self, model: HybridForCausalLM, names: dict[str, str]) -> None:
         """One tensor at a time, straight from the file to the parameter's device."""
         target = model.state_dict()
+        wanted = {place: name for name, place in names.items()}
         with torch.no_grad():
-            for name, tensor in self.read(names):
-                target[name].copy_(tensor)
+            for path in sorted(set(self.files.values())):
+                for place, file in self._open(path):
+                    if place in wanted:
+                        local, rows = own_rows(target[wanted[place]])
+                        local.copy_(file.get_tensor(place) if rows is None else file.get_slice(place)[rows])
 
     def _check_tied(self) -> None:
         """Tied weights that are stored twice must be equal: some readers would tie them, others not."""

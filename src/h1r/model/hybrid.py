@@ -10,6 +10,7 @@ dict is a checkpoint. Shapes: T flat tokens, B rows, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -156,13 +157,7 @@ class HybridForCausalLM(nn.Module):
         own code starts it: A uniform in [1, 16], time steps log-uniform in [0.001, 0.1], convolution uniform in
         +-1/sqrt(d_conv), D = 1. transformers' defaults (A = 1..heads, dt_bias = 1) forget within a token or two.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, 0.0, self.config.initializer_range, generator=generator)
-                if getattr(module, "bias", None) is not None:
-                    nn.init.zeros_(cast(Tensor, module.bias))
-            elif isinstance(module, Mamba2):
-                module.init_recurrence(generator)
+        _init(self, self.config, generator)
         return self
 
     @property
@@ -204,6 +199,32 @@ class HybridForCausalLM(nn.Module):
         logits = hidden.new_zeros(rows, T, self.config.vocab_size)
         logits[real] = self.logits(hidden)
         return logits
+
+
+def random_parts(config: HybridConfig, generator: torch.Generator) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a model and their names, one after the other, with the weights that `init_weights` gives them: for a
+    model of which no process holds the whole. With tied embeddings the head's weights are those of both."""
+    parts: list[tuple[str, Callable[[], nn.Module]]] = [
+        ("model.embed_tokens", lambda: nn.Embedding(config.vocab_size, config.hidden_size)),
+        *((f"model.layers.{i}", lambda: Block(config)) for i in range(config.num_hidden_layers)),
+        ("model.final_layernorm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps)),
+        ("lm_head", lambda: nn.Linear(config.hidden_size, config.vocab_size, bias=False)),
+    ]
+    for name, make in parts:
+        part = make()
+        _init(part, config, generator)
+        yield name, part
+
+
+def _init(part: nn.Module, config: HybridConfig, generator: torch.Generator | None) -> None:
+    """In the order of `modules()`, from one generator: parts in order get the weights of the whole."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, config.initializer_range, generator=generator)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(cast(Tensor, module.bias))
+        elif isinstance(module, Mamba2):
+            module.init_recurrence(generator)
 
 
 def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear, alpha: float) -> Tensor:

@@ -2,8 +2,11 @@
 
 checkpoints/step_00000100/
   model/         loads in transformers and vLLM as it is
-  optimizer.pt
+  optimizer.pt   of a model that every process holds whole, or
+  optimizer/     of one in shards: torch.distributed.checkpoint, a file from each process
   state.json     step, data position, caches: everything that is not a tensor
+
+Either kind is read by any number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -14,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from h1r.model import HybridForCausalLM, save
-from h1r.model.checkpoint import read_weights
+from h1r.model.checkpoint import load_weights
+from h1r.model.shards import gathered, own_rows
 from h1r.run import Checkpoints, read_json, write_json
+from h1r.train.parallel.world import ALONE, World
 
 
 def save_checkpoint(
@@ -28,30 +35,98 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     tokenizer: PreTrainedTokenizerFast,
     state: dict[str, Any],
+    world: World = ALONE,
 ) -> None:
-    """Writes one checkpoint, whole or not at all. `state` must be JSON."""
+    """Writes one checkpoint, whole or not at all. `state` must be JSON. Every process of `world` calls it; sharded ones
+    must see one directory."""
+    if world.mesh is None:
+        if world.main:
 
-    def write(directory: Path) -> None:
-        save(model, directory / "model", tokenizer)
-        torch.save(optimizer.state_dict(), directory / "optimizer.pt")
-        write_json(directory / "state.json", state)
+            def write(directory: Path) -> None:
+                save(model, directory / "model", tokenizer)
+                torch.save(optimizer.state_dict(), directory / "optimizer.pt")
+                write_json(directory / "state.json", state)
 
-    checkpoints.save(step, write)
+            checkpoints.save(step, write)
+        return
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+    with world.agreed():
+        directory = checkpoints.begin(step) if world.main else checkpoints.partial(step)
+    _save_gathered(model, directory / "model", tokenizer, world)
+    save_shards(get_optimizer_state_dict(model, optimizer), checkpoint_id=directory / "optimizer")
+    with world.agreed():
+        if world.main:
+            write_json(directory / "state.json", state)
+            checkpoints.finish(step)
 
 
 def restore(directory: Path, model: HybridForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Loads a checkpoint into model and optimiser, bit for bit, and returns the trainer's state."""
-    model.load_state_dict(read_weights(directory / "model"), strict=not model.config.tie_word_embeddings)
-    optimizer.load_state_dict(torch.load(directory / "optimizer.pt", weights_only=True))
+    """Loads a checkpoint into model and optimiser, bit for bit, and returns the trainer's state. Every process calls
+    it, and reads its own share of a model in shards."""
+    load_weights(model, directory / "model")
+    if (directory / "optimizer").is_dir():
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+
+        found = get_optimizer_state_dict(model, optimizer)
+        alone = not (dist.is_available() and dist.is_initialized())
+        load_shards(found, checkpoint_id=directory / "optimizer", no_dist=alone)
+        set_optimizer_state_dict(model, optimizer, found)
+    else:
+        _load_whole(optimizer, directory / "optimizer.pt")
     state: dict[str, Any] = read_json(directory / "state.json")
     return state
 
 
-def publish(stage: Path, model: HybridForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Writes the stage's final model to `STAGE/model`, whole or not at all."""
+def publish(stage: Path, model: HybridForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:
+    """Writes the stage's final model to `STAGE/model`, whole or not at all. Every process of `world` calls it."""
     final, partial = stage / "model", stage / ".model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    save(model, partial, tokenizer)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    if world.main:
+        shutil.rmtree(partial, ignore_errors=True)
+    if world.mesh is not None:
+        _save_gathered(model, partial, tokenizer, world)
+    elif world.main:
+        save(model, partial, tokenizer)
+    if world.main:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
     return final
+
+
+def _save_gathered(model: HybridForCausalLM, path: Path, tokenizer: PreTrainedTokenizerFast, world: World) -> None:
+    """One process writes what all of them gather, tensor by tensor."""
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    weights = gathered(state)
+    with world.agreed():
+        try:
+            if world.main:
+                save(model, path, tokenizer, weights=weights)
+        finally:
+            for _ in weights:  # a process that writes nothing, or no more, must still take part in each gathering
+                pass
+
+
+def _load_whole(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """A state of whole tensors into an optimiser whose parameters may be in shards."""
+    found = torch.load(path, weights_only=True, mmap=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in found["state"].items():
+        p = parameters[index]
+        values.update({key: _like(value, p) for key, value in values.items() if value.shape == p.shape})
+    optimizer.load_state_dict(found)
+
+
+def _like(whole: Tensor, p: Tensor) -> Tensor:
+    """`whole` cut as `p` is."""
+    _, rows = own_rows(p)
+    if rows is None:
+        return whole
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(p, DTensor)
+    mine = whole[rows].clone()
+    return DTensor.from_local(mine, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())

@@ -38,7 +38,8 @@ def optimizer_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = section.learning_rate * factor * group.get("lr_scale", 1.0)
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), section.grad_clip))
+    clipped = nn.utils.clip_grad_norm_(model.parameters(), section.grad_clip)
+    norm = float(clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped)  # over all shards
     stepped = norm == norm and norm != float("inf")
     if stepped:
         optimizer.step()

@@ -34,9 +34,10 @@ from h1r.run import Checkpoints, Metrics, Run
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.losses import token_logprobs
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
+from h1r.train.parallel.gradients import Sharded, call
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.start import starting_model
+from h1r.train.start import start
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
             documents = _documents(recipe, run, tokenizer)
             batches = Batches(documents, section, recipe.seed)
-            model = world.parallelize(starting_model(recipe, run).train())
+            model, trained = start(recipe, run, world, _compute_dtype(recipe, world))
             optimizer = make_optimizer(model, section.optimizer)
             checkpoints = Checkpoints(stage)
             step = 0
@@ -71,31 +72,41 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
         with progress("SFT", total=total, unit="step") as bar:
             bar.start_at(step)
             while step < total:
-                start = time.monotonic()
+                began = time.monotonic()
                 rows = batches.rows_of(step)
-                loss, tokens = accumulate_gradients(model, documents, rows, section.micro_batch_size, world)
+                loss, tokens = accumulate_gradients(trained, documents, rows, section.micro_batch_size, world)
                 factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
                 norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
-                seconds = time.monotonic() - start
+                seconds = time.monotonic() - began
                 step += 1
                 bar.advance(1, loss=loss)
-                if metrics is None:
-                    continue
-                metrics.log(
-                    step - 1,
-                    loss=loss,
-                    learning_rate=section.optimizer.learning_rate * factor,
-                    grad_norm=norm,
-                    skipped=int(not stepped),
-                    tokens=tokens,
-                    tokens_per_s=round(tokens / seconds, 1),
-                )
+                if metrics is not None:
+                    metrics.log(
+                        step - 1,
+                        loss=loss,
+                        learning_rate=section.optimizer.learning_rate * factor,
+                        grad_norm=norm,
+                        skipped=int(not stepped),
+                        tokens=tokens,
+                        tokens_per_s=round(tokens / seconds, 1),
+                    )
                 if step % section.checkpoint_every == 0 and step < total:
-                    save_checkpoint(checkpoints, step, model, optimizer, tokenizer, {"step": step})
+                    save_checkpoint(checkpoints, step, model, optimizer, tokenizer, {"step": step}, world)
         if metrics is not None:
             metrics.close()
-            publish(stage, model, tokenizer)
+        publish(stage, model, tokenizer, world)
     return {"steps": total, "documents": len(documents), "loss": loss}
+
+
+def _compute_dtype(recipe: Recipe, world: World) -> torch.dtype | None:
+    if recipe.sft.compute_dtype == "stored":
+        return None
+    if world.mesh is None:
+        raise UserError(
+            f"sft.compute_dtype = '{recipe.sft.compute_dtype}' keeps fp32 weights in shards, and these are not "
+            "sharded; add --set parallel.shard=true and start with torchrun, or leave it out"
+        )
+    return torch.bfloat16
 
 
 def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast) -> list[Document]:
@@ -152,7 +163,7 @@ class Batches:
 
 
 def accumulate_gradients(
-    model: HybridForCausalLM,
+    model: HybridForCausalLM | Sharded,
     documents: Sequence[Document],
     rows: Sequence[Sequence[int]],
     micro_batch_size: int,
@@ -167,9 +178,13 @@ def accumulate_gradients(
     total = 0.0
     for micro_batch in world.deal(micro_batches):
         chosen = [documents[index] for row in micro_batch for index in row]
-        loss = weighted_cross_entropy(model, chosen, world) / valid
+        loss = call(model, weighted_cross_entropy, chosen, world) / valid
         loss.backward()
         total += loss.item()
+    for _ in range(world.idle_rounds(micro_batches)):
+        shortest = min(documents[rows[0][0]].ids, documents[rows[-1][-1]].ids, key=len)
+        silent = Document(shortest, [0] * len(shortest), 0.0)
+        call(model, weighted_cross_entropy, [silent], world).backward()
     world.sync_gradients(model)
     return world.sum(total), sum(len(documents[index].ids) for row in rows for index in row)
 

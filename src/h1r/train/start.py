@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from h1r.config import Recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, build, load
+from h1r.model.checkpoint import load_weights, restore_buffers, skeleton
 from h1r.model.config import preset
+from h1r.model.hybrid import random_parts
 from h1r.model.kernels import select
+from h1r.model.shards import own_rows
 from h1r.progress import note
 from h1r.run import Run
+from h1r.train.parallel.gradients import Sharded
+from h1r.train.parallel.world import ALONE, World
 
 
 def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
     """The recipe's checkpoint, or its preset with random weights (a function of `recipe.seed` alone).
 
+    Raises as `start` does.
+    """
+    model, _ = start(recipe, run, ALONE)
+    assert isinstance(model, HybridForCausalLM)
+    return model
+
+
+def start(
+    recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | None = None
+) -> tuple[HybridForCausalLM, HybridForCausalLM | Sharded]:
+    """`starting_model` as this process of `world` trains it, and what its forward pass is called through.
+
+    A sharded model is laid out on the meta device and filled part by part, so that no process ever holds the whole.
+    compute_dtype: what sharded weights are cast to in use; they are kept in fp32 then, else as stored.
+
     A preset takes vocabulary size and special tokens from the run's tokenizer. Raises `UserError` when a checkpoint's
     or the overrides' vocabulary is too small for the tokenizer, or a preset meets a tokenizer without an end token.
     """
     tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
+    master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
-        model = load(recipe.model.checkpoint)
+        model = skeleton(recipe.model.checkpoint, master) if world.mesh else load(recipe.model.checkpoint)
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
                 f"tokenizer has {len(tokenizer)} tokens but {recipe.model.checkpoint} only {model.config.vocab_size}; "
                 "set tokenizer.path to the checkpoint's own tokenizer"
             )
-        return equip(model, recipe.model.kernels)
+        return _placed(model, recipe, world, compute_dtype)
     assert recipe.model.preset is not None
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
     if len(tokenizer) > config.vocab_size:
@@ -36,12 +58,47 @@ def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
             f"model.overrides.vocab_size = {config.vocab_size} is less than the tokenizer's {len(tokenizer)} tokens; "
             "remove it, and the tokenizer's own size is taken"
         )
-    return equip(build(config, recipe.seed), recipe.model.kernels)
+    if world.mesh is None:
+        return _placed(build(config, recipe.seed), recipe, world, None)
+    with torch.device("meta"):
+        model = HybridForCausalLM(config)
+    return _placed(model, recipe, world, compute_dtype)
 
 
-def equip(model: HybridForCausalLM, kernels: str) -> HybridForCausalLM:
-    """Sets the kernels of `model` by name and prints which they are. Raises `UserError` when they cannot run here."""
-    chosen = select(kernels, model.device, model.dtype)
+def _placed(
+    model: HybridForCausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
+) -> tuple[HybridForCausalLM, HybridForCausalLM | Sharded]:
+    """A model with weights as it is, context-parallel where `world` says so; a skeleton sharded and filled too."""
+    if world.mesh is None:
+        model = world.parallelize(equip(model, recipe.model.kernels).train())
+        return model, model
+    model = world.parallelize(model.train())
+    sharded = world.shard(model, compute_dtype)
+    model.to_empty(device=world.mesh.device_type)
+    model.tie_weights()
+    restore_buffers(model)
+    equip(model, recipe.model.kernels, compute_dtype)
+    if recipe.model.checkpoint is not None:
+        load_weights(model, recipe.model.checkpoint)
+    else:
+        fill_random(model, recipe.seed)
+    return model, sharded
+
+
+def fill_random(model: HybridForCausalLM, seed: int) -> None:
+    """Gives a model in shards the weights of `build(model.config, seed)`, part by part."""
+    target = model.state_dict()
+    with torch.no_grad():
+        for place, part in random_parts(model.config, torch.Generator().manual_seed(seed)):
+            for name, weight in part.state_dict().items():
+                local, rows = own_rows(target[f"{place}.{name}"])
+                local.copy_(weight if rows is None else weight[rows])
+
+
+def equip(model: HybridForCausalLM, kernels: str, dtype: torch.dtype | None = None) -> HybridForCausalLM:
+    """Sets the kernels of `model` by name and prints which they are. dtype: of the weights in use, where that is not
+    the one they are kept in. Raises `UserError` when they cannot run here."""
+    chosen = select(kernels, model.device, dtype or model.dtype)
     note(f"kernels: {chosen.name} ({chosen.reason})")
     return model.use(chosen)
 

@@ -8,7 +8,7 @@ by a factor and is never taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
 
+T = TypeVar("T")
 BUCKET = 64 << 20
 """Bytes that one all-reduce carries; a larger parameter goes alone."""
 
@@ -64,6 +65,11 @@ class Sharded(nn.Module):
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(self.model, *arguments)
+
+
+def call(model: HybridForCausalLM | Sharded, function: Callable[..., T], *arguments: Any) -> T:
+    """`function(model, ...)` with whole parameters, sharded or not."""
+    return model(function, *arguments) if isinstance(model, Sharded) else function(model, *arguments)
 
 
 def shard_parameters(model: HybridForCausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:

@@ -3,7 +3,8 @@
     rank = data_rank * context_degree + context_rank
 
 The ranks of one row share sequences (`context.py`); other rows take other sequences. Sharing is the heavier traffic, so
-it is neighbours that share. Parameters are replicated over the whole grid, and gradients summed over all of it.
+it is neighbours that share. Parameters are replicated over the whole grid and gradients summed over all of it, or both
+are in shards over all of it (`shard`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from h1r.config import ParallelSection
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
 from h1r.train.parallel.context import parallelize
 from h1r.train.parallel.exchange import share
-from h1r.train.parallel.gradients import sync_gradients
+from h1r.train.parallel.gradients import Sharded, shard_parameters, sync_gradients
 
 T = TypeVar("T")
 
@@ -37,6 +39,8 @@ class World:
     context_degree: int = 1
     context: dist.ProcessGroup | None = None
     everyone: dist.ProcessGroup | None = None
+    mesh: DeviceMesh | None = None
+    """All processes in one dimension, where parameters are sharded; None: they are replicated."""
 
     @property
     def main(self) -> bool:
@@ -47,17 +51,26 @@ class World:
         """See `context.parallelize`; a context degree of 1 leaves the model as it is."""
         return model if self.context is None or self.context_degree == 1 else parallelize(model, self.context)
 
+    def shard(self, model: HybridForCausalLM, compute_dtype: torch.dtype | None = None) -> HybridForCausalLM | Sharded:
+        """See `shard_parameters`; the model as it is where parameters are replicated."""
+        return model if self.mesh is None else shard_parameters(model, self.mesh, compute_dtype)
+
     def deal(self, items: Sequence[T]) -> Sequence[T]:
         """The items (micro-batches) of this row of the grid."""
         return items[self.data_rank :: self.data_degree]
+
+    def idle_rounds(self, items: Sequence[T]) -> int:
+        """How many forward and backward passes without a micro-batch of its own this row of the grid must run along:
+        every pass gathers sharded parameters from all processes. 0 where they are replicated."""
+        return 0 if self.mesh is None else -(-len(items) // self.data_degree) - len(self.deal(items))
 
     def share(self, num_tokens: int) -> slice:
         """The flat tokens of a micro-batch that this rank holds."""
         return share(num_tokens, self.context_rank, self.context_degree)
 
     def sync_gradients(self, model: nn.Module) -> None:
-        """Sums gradients over the grid."""
-        if self.everyone is not None:
+        """Sums gradients over the grid; those of sharded parameters are summed already."""
+        if self.everyone is not None and not isinstance(model, Sharded):
             sync_gradients(model, self.everyone)
 
     def sum(self, value: float) -> float:
@@ -114,4 +127,7 @@ def open_world(section: ParallelSection) -> World:
     data, context = degrees(section, dist.get_world_size())
     rank = dist.get_rank()
     rows = [dist.new_group(list(range(row * context, (row + 1) * context))) for row in range(data)]
-    return World(rank // context, data, rank % context, context, rows[rank // context], dist.group.WORLD)
+    mesh = None
+    if section.shard:
+        mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (data * context,))
+    return World(rank // context, data, rank % context, context, rows[rank // context], dist.group.WORLD, mesh)

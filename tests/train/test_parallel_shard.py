@@ -1,0 +1,189 @@
+"""SFT with sharded parameters (FSDP2): the weights of one process, and checkpoints that any grid goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo_workers import Groups, Workers
+from test_parallel_sft import recipe_for, train
+from tiny_training import assert_same_stage, metrics_of, run_from
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from h1r.config import Recipe
+from h1r.errors import UserError
+from h1r.model import build, load, save
+from h1r.model.checkpoint import read_weights
+from h1r.model.shards import gathered
+from h1r.run import Checkpoints, Run
+from h1r.train.parallel.world import open_world
+from h1r.train.sft import sft
+from h1r.train.start import start, starting_model
+
+
+def sharded_recipe(context: int = 1, shard: bool = True, tied: bool = False, **changes: Any) -> Recipe:
+    recipe = recipe_for(context, **changes)
+    model = recipe.model.model_copy(update={"overrides": {**recipe.model.overrides, "tie_word_embeddings": tied}})
+    parallel = recipe.parallel.model_copy(update={"shard": shard})
+    return recipe.model_copy(update={"parallel": parallel, "model": model})
+
+
+@pytest.fixture(scope="module")
+def grids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Workers]]:
+    """Two, three and four processes."""
+    found = {n: Workers(n, tmp_path_factory.mktemp(f"world{n}")) for n in (2, 3, 4)}
+    yield found
+    for workers in found.values():
+        workers.close()
+
+
+@pytest.fixture(scope="module")
+def alone(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = sharded_recipe(shard=False)
+    run = run_from(curated, tmp_path_factory.mktemp("alone") / "run", recipe)
+    assert sft(recipe, run)["steps"] >= 3
+    return run.path / "sft"
+
+
+def worst_gap(one: Path, other: Path) -> float:
+    left, right = read_weights(one / "model"), read_weights(other / "model")
+    assert left.keys() == right.keys()
+    return max(float((left[name] - right[name]).abs().max()) for name in left)
+
+
+@pytest.mark.parametrize(("data", "context"), [(2, 1), (3, 1), (2, 2)])
+def test_sharded_processes_train_the_weights_of_one(
+    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path, data: int, context: int
+) -> None:
+    recipe = sharded_recipe(context)
+    run = run_from(curated, tmp_path / "run", recipe)
+    ranks = data * context
+    grids[ranks].call(train, recipe, [str(run.path)] * ranks)
+    assert worst_gap(run.path / "sft", alone) < 1e-5
+    for found, line in zip(metrics_of(run.path / "sft"), metrics_of(alone), strict=True):
+        assert found == {key: pytest.approx(value, rel=1e-4) for key, value in line.items()}
+    model = load(run.path / "sft" / "model")
+    assert torch.equal(model.lm_head.weight, read_weights(run.path / "sft" / "model")["lm_head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((3, 1, True), (2, 2, True)), ((2, 1, True), (1, 1, False)), ((1, 1, False), (3, 1, True))],
+    ids=["three to two", "sharded to alone", "alone to sharded"],
+)
+def test_a_killed_run_goes_on_from_its_checkpoint_on_another_grid(
+    grids: dict[int, Workers],
+    curated: Path,
+    alone: Path,
+    tmp_path: Path,
+    before: tuple[int, int, bool],
+    after: tuple[int, int, bool],
+) -> None:
+    run = run_from(curated, tmp_path / "run", sharded_recipe())
+
+    def attempt(grid: tuple[int, int, bool], resume: bool, die_after: int) -> Any:
+        ranks, context, shard = grid
+        recipe = sharded_recipe(context, shard)
+        if ranks == 1:
+            return [train({}, recipe, [str(run.path)], resume, die_after, rank=0)]
+        return grids[ranks].call(train, recipe, [str(run.path)] * ranks, resume, die_after)
+
+    assert set(attempt(before, False, 3)) == {"killed"}
+    found = Checkpoints(run.path / "sft").latest()
+    assert found is not None
+    assert found[0] == 2
+    assert [(found[1] / name).exists() for name in ("optimizer", "optimizer.pt")] == [before[2], not before[2]]
+    attempt(after, True, 0)
+    assert worst_gap(run.path / "sft", alone) < 1e-5
+    assert [line["step"] for line in metrics_of(run.path / "sft")] == [line["step"] for line in metrics_of(alone)]
+
+
+def test_a_resumed_sharded_run_equals_an_unbroken_one_bit_for_bit(
+    grids: dict[int, Workers], curated: Path, tmp_path: Path
+) -> None:
+    recipe = sharded_recipe()
+    unbroken, broken = (run_from(curated, tmp_path / name, recipe) for name in ("unbroken", "broken"))
+    grids[2].call(train, recipe, [str(unbroken.path)] * 2)
+    assert grids[2].call(train, recipe, [str(broken.path)] * 2, False, 3) == ["killed"] * 2
+    grids[2].call(train, recipe, [str(broken.path)] * 2, True)
+    assert_same_stage(broken.path / "sft", unbroken.path / "sft")
+
+
+def started(groups: Groups, recipe: Recipe, path: str, source: str | None) -> tuple[float, int, dict[str, Tensor]]:
+    """The largest share of a matrix on this rank, all it holds, and the whole weights of a sharded start."""
+    if source is not None:
+        recipe = recipe.model_copy(
+            update={"model": recipe.model.model_copy(update={"preset": None, "overrides": {}, "checkpoint": source})}
+        )
+    model, _ = start(recipe, Run(Path(path)), open_world(recipe.parallel))
+    shares, held = [], 0
+    for p in model.parameters():
+        assert isinstance(p, DTensor)
+        held += p.to_local().numel()
+        shares += [p.to_local().numel() / p.numel()] if p.ndim >= 2 else []
+    return max(shares), held, dict(gathered(model.state_dict()))
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("from_file", [False, True], ids=["random", "checkpoint"])
+def test_a_sharded_start_holds_a_share_and_has_the_weights_of_one_process(
+    grids: dict[int, Workers], curated: Path, tmp_path: Path, tied: bool, from_file: bool
+) -> None:
+    recipe = sharded_recipe(tied=tied)
+    run = run_from(curated, tmp_path / "run", recipe)
+    expected = starting_model(recipe, run)
+    source = str(save(build(expected.config, seed=9), tmp_path / "source")) if from_file else None
+    weights = (load(source) if source else expected).state_dict()
+    total = sum(p.numel() for p in expected.parameters())
+    results = grids[3].call(started, recipe, str(run.path), source)
+    assert sum(held for _, held, _ in results) == total
+    for share, held, found in results:
+        assert share < 0.4
+        assert held < 0.36 * total
+        assert found.keys() == weights.keys()
+        assert [name for name in weights if not torch.equal(found[name], weights[name])] == []
+
+
+def precisions(groups: Groups, recipe: Recipe, path: str) -> tuple[Any, set[str]]:
+    summary = train(groups, recipe, [path] * dist.get_world_size())
+    return summary, {str(t.dtype) for t in read_weights(Path(path) / "sft" / "model").values()}
+
+
+def test_bfloat16_is_for_computing_and_the_weights_stay_fp32(
+    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path
+) -> None:
+    recipe = sharded_recipe(compute_dtype="bfloat16")
+    run = run_from(curated, tmp_path / "run", recipe)
+    summary, kept = grids[2].call(precisions, recipe, str(run.path))[0]
+    assert kept == {"torch.float32"}
+    assert summary["loss"] == pytest.approx(metrics_of(alone)[-1]["loss"], rel=2e-2)
+    assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
+
+
+def test_bfloat16_without_shards_is_refused(curated: Path, tmp_path: Path) -> None:
+    recipe = sharded_recipe(shard=False, compute_dtype="bfloat16")
+    with pytest.raises(UserError, match=r"add --set parallel.shard=true"):
+        sft(recipe, run_from(curated, tmp_path / "run", recipe))
+
+
+def test_gathered_weights_are_written_in_files_of_bounded_size(tmp_path: Path) -> None:
+    from tiny_training import CONFIG
+
+    model = build(CONFIG, seed=4)
+    held: list[int] = []
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in model.state_dict().items():
+            held.append(len(list(tmp_path.rglob("*.safetensors"))))
+            yield name, tensor.detach()
+
+    save(model, tmp_path / "model", max_shard_size=20_000, weights=weights())
+    assert max(held) >= 2
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) == max(held) + 1
+    again = load(tmp_path / "model").state_dict()
+    assert [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, again[name])] == []
