@@ -7,7 +7,6 @@ in its own; it is skipped where it is not installed.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -18,24 +17,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
 
-from geometries import SMALL, randomised
+from engine_subjects import CONFIG, SECTION, Letters
+from geometries import randomised
 
-from h1r.config import EngineSection
 from h1r.engine.native import NativeEngine
 from h1r.model import HybridForCausalLM, save
 from h1r.model.kernels import select
 from serving import PACE_FILES, vllm_server
-
-CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
-"""A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
-SECTION = EngineSection(max_sequences=6, prefill_tokens=256)
-
-
-class Letters:
-    """A tokenizer of one character per token."""
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(chr(65 + i) for i in ids)
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_subjects import CONFIG, SECTION, Letters
 from geometries import SMALL, random_ids, randomised
 
-from conftest import CONFIG, SECTION, Letters
 from h1r.config import EngineSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
