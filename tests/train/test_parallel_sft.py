@@ -195,7 +195,7 @@ def test_data_takes_the_processes_that_context_leaves() -> None:
 
 def test_a_run_goes_on_with_another_grid_and_rl_asks_for_none(curated: Path, tmp_path: Path) -> None:
     run = run_from(curated, tmp_path / "run", recipe_for(context=2))
-    with pytest.raises(UserError, match=r"rl trains in one process, but \[parallel\] context = 2"):
+    with pytest.raises(UserError, match=r"rl keeps sequences whole, but \[parallel\] context = 2"):
         rl(recipe_for(context=2), run)
     assert Run.open(run.path, recipe_for()) == run
 

@@ -135,14 +135,15 @@ class RLSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes that `torchrun` starts share SFT; one process needs none of it. May change within a run."""
+    """How the processes that `torchrun` starts share SFT and RL; one process needs none of it. RL takes `data` alone.
+    May change within a run."""
 
     context: Positive = 1
     """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""
     data: Annotated[int, Field(ge=-1)] = -1
     """Groups of `context` processes, each with rows of its own; -1: as many as there are processes for."""
     shard: bool = False
-    """Keep 1/n of weights, gradients and optimiser state on each of the n processes (FSDP2) instead of all on each. Our
+    """In SFT, keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). Our
     choice: off, for what fits is faster replicated."""
 
     @model_validator(mode="after")

@@ -3,8 +3,9 @@ importance sampling, cross-entropy on positive samples, zero-advantage groups ba
 
     for every step:  groups with signal -> token streams -> policy loss + mu * positive cross-entropy -> AdamW
 
-The sampler is an engine on the same weights in the same process. Trainer and sampler still run different kernels, so
-the importance weight between them is applied, and its mean is logged: it belongs within a percent of 1.
+The sampler is an engine on the same weights in the same process, and several processes share the prompts of a step.
+Trainer and sampler still run different kernels, so the importance weight between them is applied, and its mean is
+logged: it belongs within a percent of 1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,14 @@ from h1r.train.advantages import group_advantages
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, token_logprobs, token_norms
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
+from h1r.train.parallel.launch import join
+from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Collected, Group, GroupStream
 from h1r.train.start import equip
 from h1r.verify import open_backend
+
+SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
+"""What `rollout_loss` measures."""
 
 
 @dataclass
@@ -72,32 +78,44 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     """Trains sft/model on the RL pool; writes rl/metrics.jsonl, rl/rollouts.jsonl, rl/checkpoints and rl/model.
 
     resume: go on from the newest checkpoint, to the same bits as an unbroken run. Returns steps and the last reward.
-    Trains in one process: raises `UserError` for a recipe that asks for context parallelism.
+    Several processes draw prompts and train on rollouts of their own, and write what one would. Raises `UserError` for
+    a recipe that asks for context parallelism.
     """
     if recipe.parallel.context > 1:
         raise UserError(
-            f"rl trains in one process, but [parallel] context = {recipe.parallel.context}, which sft alone can use; "
+            f"rl keeps sequences whole, but [parallel] context = {recipe.parallel.context}, which sft alone can use; "
             "go on in the same run with --set parallel.context=1"
         )
-    with run.timed("rl"), open_backend(recipe.verify) as pool, ExitStack() as stack:
+    # The engine reads whole weights, so RL keeps them whole on every process, whatever SFT does.
+    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"shard": False})})
+    world = join("rl", recipe, run, resume)
+    with run.timed("rl") if world.main else nullcontext(), ExitStack() as stack:
         stage, section = run.stage("rl"), recipe.rl
-        tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
-        problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
-        if not problems:
-            raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-        model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
-        optimizer = make_optimizer(model, section.optimizer)
-        engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
-        prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
-        stream = GroupStream(problems, prompts, engine, pool.verify_many, section, recipe.seed)
-        checkpoints = Checkpoints(stage)
-        step = 0
-        if resume and (found := checkpoints.latest()):
-            state = restore(found[1], model, optimizer)
-            step = state["step"]
-            stream.restore(state["stream"])
-        metrics = Metrics(stage / "metrics.jsonl", step)
-        _cut_examples(stage / "rollouts.jsonl", step)
+        with world.agreed():
+            if world.data_degree > 1 and recipe.engine.kind != "native":
+                raise UserError(
+                    f'rl on {world.data_degree} processes draws rollouts on engine.kind = "native" only, not '
+                    f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
+                )
+            pool = stack.enter_context(open_backend(recipe.verify))
+            tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
+            problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
+            if not problems:
+                raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
+            model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
+            optimizer = make_optimizer(model, section.optimizer)
+            engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
+            prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
+            stream = GroupStream(problems, prompts, engine, pool.verify_many, section, recipe.seed, world)
+            checkpoints = Checkpoints(stage)
+            step = 0
+            if resume and (found := checkpoints.latest()):
+                state = restore(found[1], model, optimizer)
+                step = state["step"]
+                stream.restore(state["stream"])
+        metrics = Metrics(stage / "metrics.jsonl", step) if world.main else None
+        if world.main:
+            _cut_examples(stage / "rollouts.jsonl", step)
         values: dict[str, float] = {}
         with progress("RL", total=section.steps, unit="step") as bar:
             bar.start_at(step)
@@ -107,19 +125,21 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 collected = stream.collect(step)
                 sampled = time.monotonic()
                 model.train()
-                values = train_on(model, optimizer, collected.groups, section, step)
+                values = train_on(model, optimizer, collected.groups, section, step, world)
                 values |= rollout_metrics(collected, section.max_tokens)
                 values["rollout_seconds"] = round(sampled - start, 3)
                 values["train_seconds"] = round(time.monotonic() - sampled, 3)
-                metrics.log(step, **values)
-                _keep_examples(stage / "rollouts.jsonl", step, collected)
+                if metrics is not None:
+                    metrics.log(step, **values)
+                    _keep_examples(stage / "rollouts.jsonl", step, collected)
                 step += 1
                 if step % section.checkpoint_every == 0 and step < section.steps:
                     state = {"step": step, "stream": stream.state()}
-                    save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state)
+                    save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
                 bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
-        metrics.close()
-        publish(stage, model, tokenizer)
+        if metrics is not None:
+            metrics.close()
+        publish(stage, model, tokenizer, world)
     return {"steps": section.steps, "reward": values.get("reward", math.nan)}
 
 
@@ -129,6 +149,7 @@ def train_on(
     groups: Sequence[Group],
     section: RLSection,
     step: int,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics."""
     rollouts = [rollout for group in groups for rollout in to_rollouts(group, section)]
@@ -137,7 +158,7 @@ def train_on(
     set_norms(rollouts, section)
     if section.updates_per_batch > 1:
         with torch.no_grad():
-            for micro in micro_batches(rollouts, section.micro_batch_tokens):
+            for micro in world.deal(_all_micro_batches(rollouts, section, world)):
                 logits, target, _ = response_logits(model, micro)
                 split = token_logprobs(logits, target, section.temperature, model.kernels).split(
                     [r.response_length for r in micro]
@@ -146,7 +167,7 @@ def train_on(
                     rollout.old_logprobs = logprobs
     rows = []
     for _ in range(section.updates_per_batch):
-        values = accumulate_gradients(model, rollouts, section)
+        values = accumulate_gradients(model, rollouts, section, world)
         factor = linear_schedule(step, section.warmup_steps, 1 << 62)
         norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
         values |= {"grad_norm": norm, "skipped": int(not stepped)}
@@ -173,31 +194,54 @@ def set_norms(rollouts: Sequence[Rollout], section: RLSection) -> None:
         rollout.ce_norm = section.positive_ce / positive if rollout.positive and positive else 0.0
 
 
-def accumulate_gradients(model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection) -> dict[str, float]:
+def accumulate_gradients(
+    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
+) -> dict[str, float]:
     """Adds the batch loss's gradient to the parameters and returns what was measured on the way.
 
     Tokens whose log-probability is not finite leave the loss; should any show up, the denominators are set again
-    without them and the batch is run once more.
+    without them and the batch is run once more. Every process of `world` gets all rollouts, runs its share, and ends
+    with the same gradient and numbers.
     """
     before = [rollout.num_valid for rollout in rollouts]
-    totals = _accumulate(model, rollouts, section)
+    totals = _accumulate(model, rollouts, section, world)
+    if totals["nonfinite"]:
+        _share_valid(rollouts, section, world)
     if [rollout.num_valid for rollout in rollouts] != before:
         set_norms(rollouts, section)
         model.zero_grad(set_to_none=True)
-        totals = _accumulate(model, rollouts, section)
+        totals = _accumulate(model, rollouts, section, world)
+    world.sync_gradients(model)
     tokens = totals.pop("tokens")
     means = {key: totals.pop(key) / max(tokens, 1) for key in ("clip_fraction", "entropy", "tis_mean")}
     return {"loss": totals["pg_loss"] + totals["ce_loss"], **totals, **means}
 
 
-def _accumulate(model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for micro in micro_batches(rollouts, section.micro_batch_tokens):
+def _accumulate(
+    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
+) -> dict[str, float]:
+    totals = dict.fromkeys(SUMS, 0.0)
+    for micro in world.deal(_all_micro_batches(rollouts, section, world)):
         loss, values = rollout_loss(model, micro, section)
         loss.backward()
         for key, value in values.items():
-            totals[key] = totals.get(key, 0.0) + value
-    return totals
+            totals[key] += value
+    return {key: world.sum(value) for key, value in totals.items()}
+
+
+def _share_valid(rollouts: Sequence[Rollout], section: RLSection, world: World) -> None:
+    """Which tokens are finite, as the process that ran each rollout found it."""
+    batches = _all_micro_batches(rollouts, section, world)
+    found = world.gather([[rollout.valid for rollout in micro] for micro in world.deal(batches)])
+    for micro, masks in zip(batches, found, strict=True):
+        for rollout, valid in zip(micro, masks, strict=True):
+            rollout.valid = valid
+
+
+def _all_micro_batches(rollouts: Sequence[Rollout], section: RLSection, world: World) -> list[list[Rollout]]:
+    """Those of the whole batch, small enough that every process gets a share."""
+    share = -(-sum(len(rollout.ids) for rollout in rollouts) // world.data_degree)
+    return micro_batches(rollouts, min(section.micro_batch_tokens, share))
 
 
 def rollout_loss(

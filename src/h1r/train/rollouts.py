@@ -26,6 +26,7 @@ from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.train.advantages import has_signal
+from h1r.train.parallel.world import ALONE, World
 
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 
@@ -92,7 +93,11 @@ class GroupStream:
         verify_many: VerifyMany,
         section: RLSection,
         seed: int,
+        world: World = ALONE,
     ) -> None:
+        """Of several processes each draws and grades the prompts that `world` deals it, on an engine of its own with
+        equal weights; all of them see all groups, and keep the same counters and cache."""
+        self._world = world
         self._problems, self._prompts = problems, prompts
         self._engine, self._verify_many = engine, verify_many
         self._section, self._seed = section, seed
@@ -143,7 +148,7 @@ class GroupStream:
 
     def _sample(self, count: int, step: int) -> list[Group]:
         section = self._section
-        numbers = range(self._drawn, self._drawn + count)
+        numbers = self._world.deal(range(self._drawn, self._drawn + count))
         self._drawn += count
         indices = [self._index(number) for number in numbers]
         params = SamplingParams(
@@ -151,12 +156,13 @@ class GroupStream:
         )
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
         each = [dataclasses.replace(params, seed=self._seed + number * section.num_generations) for number in numbers]
-        traces = self._engine.generate([self._prompts[i] for i in indices], each)
-        refuse_untold(traces)
-        owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
-        for trace, owner in zip(traces, owners, strict=True):
-            trace.problem_id = owner.id
-        verdicts = self._verify_many(owners, [trace.text for trace in traces])
+        with self._world.agreed():
+            traces = self._engine.generate([self._prompts[i] for i in indices], each)
+            refuse_untold(traces)
+            owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
+            for trace, owner in zip(traces, owners, strict=True):
+                trace.problem_id = owner.id
+            verdicts = self._verify_many(owners, [trace.text for trace in traces])
         groups = [Group(self._problems[i].id, self._prompts[i], [], [], [], [], step) for i in indices]
         for trace, verdict in zip(traces, verdicts, strict=True):
             group = groups[trace.prompt_index]
@@ -164,7 +170,7 @@ class GroupStream:
             group.rewards.append(score(verdict, section.format_penalty, section.format_conditions))
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts.get("format", 0.0) >= 1)
-        return groups
+        return self._world.gather(groups)
 
     def _index(self, number: int) -> int:
         """Which problem the draw `number` takes: every epoch is another permutation."""

@@ -4,7 +4,7 @@
 
     stage               rank 0                   ranks 1 to 3
     curate, eval, ...   runs it                  wait
-    sft                 join(...), then trains   are told the stage, train along, wait again
+    sft, rl             join(...), then trains   are told the stage, train along, wait again
     the end             dismisses the others     return
 
 Rank 0 alone reads the command line, opens the run directory, writes files and prints; no other stage needs to know how
@@ -31,8 +31,9 @@ from h1r.errors import UserError
 from h1r.progress import quiet
 from h1r.run import Run
 from h1r.train.parallel.world import World, open_world
+from h1r.verify import judge
 
-STAGES = {"sft": ("h1r.train.sft", "sft")}
+STAGES = {"sft": ("h1r.train.sft", "sft"), "rl": ("h1r.train.rl", "rl")}
 """Stages that train on all processes: module and function, called with (recipe, run, resume)."""
 PATIENCE = timedelta(days=30)
 """How long a rank waits to be called."""
@@ -103,6 +104,7 @@ def _follow(calls: Calls) -> int:
             recipe = Recipe.model_validate_json(call["recipe"])
             if recipe.threads:
                 torch.set_num_threads(recipe.threads)
+            judge.use(recipe.judge)
             module, function = STAGES[call["stage"]]
             try:
                 getattr(importlib.import_module(module), function)(recipe, Run(Path(call["run"])), call["resume"])

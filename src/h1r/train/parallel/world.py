@@ -81,6 +81,15 @@ class World:
         dist.all_reduce(total, group=self.everyone)
         return total.item()
 
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """What the rows of the grid got from `deal`, together again in its order. Objects travel pickled."""
+        if self.everyone is None:
+            return list(mine)
+        said: list[Sequence[T]] = [[]] * (self.data_degree * self.context_degree)
+        dist.all_gather_object(said, list(mine), group=self.everyone)
+        rows = said[:: self.context_degree]
+        return [rows[i % len(rows)][i // len(rows)] for i in range(sum(len(row) for row in rows))]
+
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """A `UserError` inside the block on any rank is raised on all of them, so that none waits for one that left."""
