@@ -4,9 +4,10 @@
  */
 #include "decode.h"
 
-/* c [rows][vecs] of one block: A [rows, K] times one panel. The next panel is asked for meanwhile (`next`, or NULL). */
-INLINE void block(int rows, int vecs, int64_t K, const float *A, int64_t lda, const float *B, const float *next,
-                  vec c[BLOCK_ROWS][PANEL_VECS])
+/* c [rows][vecs] of one block: A [rows, K] times one panel. Of what comes next in memory, `ahead` (or NULL), `pace` <=
+ * PANEL floats are asked for at each k. */
+INLINE void block(int rows, int vecs, int64_t K, const float *A, int64_t lda, const float *B, const float *ahead,
+                  int64_t pace, vec c[BLOCK_ROWS][PANEL_VECS])
 {
     vec acc[BLOCK_ROWS][PANEL_VECS];
     for (int i = 0; i < rows; i++)
@@ -15,8 +16,9 @@ INLINE void block(int rows, int vecs, int64_t K, const float *A, int64_t lda, co
         const float *b = B + k * PANEL;
         vec w[PANEL_VECS];
         for (int j = 0; j < vecs; j++) w[j] = load(b + j * LANES);
-        if (next)
-            for (int j = 0; j < PANEL; j += 16) __builtin_prefetch(next + k * PANEL + j, 0, 2);
+        if (ahead)
+            for (int j = 0; j < PANEL; j += 16)
+                if (j < pace) __builtin_prefetch(ahead + k * pace + j, 0, 2);
         for (int i = 0; i < rows; i++) {
             vec a = splat(A[i * lda + k]);
             for (int j = 0; j < vecs; j++) acc[i][j] += a * w[j];
@@ -26,17 +28,17 @@ INLINE void block(int rows, int vecs, int64_t K, const float *A, int64_t lda, co
         for (int j = 0; j < vecs; j++) c[i][j] = acc[i][j];
 }
 
-static void any_block(int rows, int vecs, int64_t K, const float *A, int64_t lda, const float *B, const float *next,
-                      vec c[BLOCK_ROWS][PANEL_VECS])
+static void any_block(int rows, int vecs, int64_t K, const float *A, int64_t lda, const float *B, const float *ahead,
+                      int64_t pace, vec c[BLOCK_ROWS][PANEL_VECS])
 {
 #define CASE(r)                                                         \
     case r:                                                             \
         if (vecs == 3)                                                  \
-            block(r, 3, K, A, lda, B, next, c);                         \
+            block(r, 3, K, A, lda, B, ahead, pace, c);                  \
         else if (vecs == 2)                                             \
-            block(r, 2, K, A, lda, B, next, c);                         \
+            block(r, 2, K, A, lda, B, ahead, pace, c);                  \
         else                                                            \
-            block(r, 1, K, A, lda, B, next, c);                         \
+            block(r, 1, K, A, lda, B, ahead, pace, c);                  \
         break;
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4)
@@ -64,12 +66,14 @@ void gemm(int64_t M, const float *A, int64_t lda, const matrix *w, float *C, int
         int rows = M - i < BLOCK_ROWS ? (int)(M - i) : BLOCK_ROWS;
         int columns = n - p * PANEL < PANEL ? (int)(n - p * PANEL) : PANEL, vecs = (columns + LANES - 1) / LANES;
         const float *B = w->weight + p * pair * K * PANEL, *a = A + i * lda;
-        int ahead = u % blocks == blocks - 1 && u + 1 < last;
+        /* Each block of rows asks for its share of the next panel, so that memory works as evenly as the arithmetic. */
+        int64_t share = u % blocks, pace = (PANEL + blocks - 1) / blocks, more = u + blocks - share < last;
+        const float *next = more ? B + pair * K * PANEL + share * pair * K * pace : NULL;
         vec c[BLOCK_ROWS][PANEL_VECS], d[BLOCK_ROWS][PANEL_VECS];
-        any_block(rows, vecs, K, a, lda, B, ahead ? B + K * PANEL : NULL, c);
+        any_block(rows, vecs, K, a, lda, B, next, pace, c);
         if (w->bias) add_bias(rows, vecs, w->bias + p * pair * PANEL, c);
         if (epilogue == SWIGLU) {
-            any_block(rows, vecs, K, a, lda, B + K * PANEL, ahead ? B + 2 * K * PANEL : NULL, d);
+            any_block(rows, vecs, K, a, lda, B + K * PANEL, next ? next + K * pace : NULL, pace, d);
             if (w->bias) add_bias(rows, vecs, w->bias + (p * 2 + 1) * PANEL, d);
         }
         for (int r = 0; r < rows; r++)
