@@ -9,6 +9,9 @@ python benchmarks/train_step.py [--quick] [--threads N] [--only PART] [--json FI
 | sweep | our seconds for one row of 1K to 16K tokens, with attention's own share, which grows with the square |
 | packing | real tokens/s on a log-normal mix of lengths: ours packed, ours padded, transformers padded |
 
+How much of a step goes to fresh pages depends on the C library: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000
+keeps freed memory for both and shows the arithmetic alone.
+
 `cpu_ratio` compares processor seconds, which other work on the machine disturbs less than wall seconds. A difference of
 losses above 1e-5 ends the run with an error.
 """
@@ -103,7 +106,7 @@ def same_loss(*losses: torch.Tensor) -> float:
     return gap
 
 
-def timed(runs: dict[str, Step], repeats: int, patience: float = 60.0) -> dict[str, tuple[float, float, int]]:
+def timed(runs: dict[str, Step], repeats: int, patience: float) -> dict[str, tuple[float, float, int]]:
     """Median (wall, processor) seconds of each run, taking turns, and how often it ran.
 
     After a warm-up each come as many rounds as `patience` seconds hold, `repeats` at most. Where they hold none, the
@@ -125,9 +128,11 @@ def timed(runs: dict[str, Step], repeats: int, patience: float = 60.0) -> dict[s
     return {name: (*sorted(values)[len(values) // 2], len(values)) for name, values in seconds.items()}
 
 
-def compared(part: str, geometry: str, runs: dict[str, Step], tokens: int, gap: float, **more: Any) -> list[Row]:
+def compared(
+    part: str, geometry: str, runs: dict[str, Step], tokens: int, gap: float, patience: float = 60.0, **more: Any
+) -> list[Row]:
     """Rows of runs that did the same work; ratios are to the last one."""
-    seconds = timed(runs, 5)
+    seconds = timed(runs, 5, patience)
     *_, (wall_of_peer, processor_of_peer, _) = seconds.values()
     return [
         {
@@ -139,7 +144,7 @@ def compared(part: str, geometry: str, runs: dict[str, Step], tokens: int, gap: 
     ]  # fmt: skip
 
 
-def step_rows(geometry: str, rows: int, length: int) -> list[Row]:
+def step_rows(geometry: str, rows: int, length: int, patience: float) -> list[Row]:
     ours, theirs = models(geometry)
     documents = batch(ours.config.vocab_size, [length] * rows)
     with torch.no_grad():
@@ -148,7 +153,7 @@ def step_rows(geometry: str, rows: int, length: int) -> list[Row]:
         f"h1r ({ours.kernels.name})": training_step(ours, our_loss, documents),
         "transformers": training_step(theirs, their_loss, documents),
     }
-    return compared("step", geometry, runs, rows * length, gap, rows=rows, length=length)
+    return compared("step", geometry, runs, rows * length, gap, patience, rows=rows, length=length)
 
 
 def memory_row(engine: str, geometry: str, rows: int, length: int) -> Row:
@@ -219,11 +224,13 @@ def packing_rows(geometry: str, documents: int) -> list[Row]:
     return compared("packing", geometry, runs, sum(lengths), same_loss(*losses), **shape)
 
 
-def measured(parts: list[str], shapes: list[tuple[str, int, int]], quick: bool, threads: int) -> list[Row]:
+def measured(
+    parts: list[str], shapes: list[tuple[str, int, int]], quick: bool, threads: int, patience: float
+) -> list[Row]:
     table: list[Row] = []
     if "step" in parts:
         for shape in shapes:
-            table += step_rows(*shape)
+            table += step_rows(*shape, patience)
             print(json.dumps(table[-2:]), file=sys.stderr)
     if "memory" in parts:
         for shape in shapes:
@@ -252,6 +259,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", action="append", choices=parts, help="repeat for more than one; default: all")
     parser.add_argument("--shape", action="append", type=shape_of, help="of step and memory: 32M:8x1024; repeat")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds of rounds at each shape")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -261,7 +269,7 @@ def main() -> None:
         print(json.dumps(memory_row(engine, geometry, int(rows), int(length))))
         return
     shapes = arguments.shape or (SHAPES[:1] if arguments.quick else SHAPES)
-    table = measured(arguments.only or parts, shapes, arguments.quick, arguments.threads)
+    table = measured(arguments.only or parts, shapes, arguments.quick, arguments.threads, arguments.patience)
     text = json.dumps(table, indent=1)
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")

@@ -116,6 +116,24 @@ def test_ragged_prefill_then_fork_equals_separate_sequences() -> None:
             assert gap(forked[row], alone) < 2e-5
 
 
+@pytest.mark.parametrize("counts", [[[2, 2], [1, 0]], [[3, 1], [0, 1]], [[1, 0], [1, 1], [1, 1]]])
+def test_a_row_without_a_new_token_stays_as_it_is(counts: list[list[int]]) -> None:
+    """Chunks of several prompts side by side, the last one or the first of a single token: state by state one prefill."""
+    model, lengths = randomised(SMALL), torch.tensor(counts).sum(0)
+    ids = random_ids(SMALL, 2, 3)
+    with torch.no_grad():
+        whole, cut = (HybridCache.allocate(SMALL, 2, 4, torch.float32) for _ in range(2))
+        model.model.cached(ids, whole, lengths)
+        for now in map(torch.tensor, counts):
+            chunk = torch.zeros(2, int(now.max()), dtype=torch.long)
+            for row, (at, n) in enumerate(zip(cut.lengths.tolist(), now.tolist(), strict=True)):
+                chunk[row, :n] = ids[row, at : at + n]
+            model.model.cached(chunk, cut, now)
+    assert cut.lengths.tolist() == lengths.tolist()
+    for mine, expected in zip((*cut.conv, *cut.ssm), (*whole.conv, *whole.ssm), strict=True):
+        assert gap(mine, expected) < 2e-5
+
+
 def test_cache_memory_follows_its_formula() -> None:
     cache = HybridCache.allocate(SMALL, 5, 33, torch.float32)
     held = sum(t.nbytes for group in (cache.keys, cache.values, cache.conv, cache.ssm) for t in group)

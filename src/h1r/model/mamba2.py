@@ -129,7 +129,7 @@ class Mamba2(nn.Module):
         rows, T = h_BTD.shape[:2]
         taps = self.config.mamba_d_conv
         window_BLN = torch.cat([conv, xBC.to(conv.dtype)], dim=1)
-        if T == 1:
+        if T == 1 and num_new_B is None:
             conv.copy_(window_BLN[:, 1:])
             xBC = (window_BLN * self.conv1d.weight[:, 0].t()).sum(1)
             if self.conv1d.bias is not None:
