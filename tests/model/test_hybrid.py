@@ -118,7 +118,7 @@ def test_ragged_prefill_then_fork_equals_separate_sequences() -> None:
 
 @pytest.mark.parametrize("counts", [[[2, 2], [1, 0]], [[3, 1], [0, 1]], [[1, 0], [1, 1], [1, 1]]])
 def test_a_row_without_a_new_token_stays_as_it_is(counts: list[list[int]]) -> None:
-    """Chunks of several prompts side by side, the last one or the first of a single token: state by state one prefill."""
+    """Chunks of several prompts side by side, one of them of a single token: state by state one prefill."""
     model, lengths = randomised(SMALL), torch.tensor(counts).sum(0)
     ids = random_ids(SMALL, 2, 3)
     with torch.no_grad():
