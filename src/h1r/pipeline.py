@@ -14,7 +14,7 @@ from typing import Any
 from h1r.config import Recipe
 from h1r.errors import UserError
 from h1r.run import Checkpoints, Run, read_json, write_json
-from h1r.verify import judge
+from h1r.verify import use_judge
 
 Summary = dict[str, Any]
 
@@ -101,7 +101,7 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
                 f"{run.path / 'done' / f'{stage}.json'} to train again"
             )
     _use_threads(recipe.threads)
-    judge.use(recipe.judge)
+    use_judge(recipe.judge)
     summary = STAGES[stage](recipe, run, resume)
     write_json(run.path / "done" / f"{stage}.json", summary)
     return summary

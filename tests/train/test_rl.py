@@ -33,7 +33,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save
 from h1r.records import Problem, Trace, Verdict
-from h1r.run import Checkpoints, Metrics, Run, read_json
+from h1r.run import Checkpoints, Metrics, Run, read_json, read_metrics
 from h1r.train.losses import token_logprobs
 from h1r.train.rl import (
     Rollout,
@@ -213,8 +213,8 @@ def test_rollout_metrics_count_dropped_groups_too() -> None:
 class ChecksumVerifier:
     """In the place of the verifier pool: an untrained model solves no problem, yet a third of its texts pass here."""
 
-    def __init__(self, section: VerifySection) -> None:
-        self.section = section
+    def __init__(self, section: VerifySection, format_checks: bool = True) -> None:
+        self.section, self.format_checks = section, format_checks
 
     def __enter__(self) -> ChecksumVerifier:
         return self
@@ -223,7 +223,8 @@ class ChecksumVerifier:
 
     def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
         marks = [float(zlib.crc32((p.id + text).encode()) % 3 == 0) for p, text in zip(problems, texts, strict=True)]
-        return [Verdict(mark, {"correct": mark, "format": 1.0}) for mark in marks]
+        formed = {"format": 1.0} if self.format_checks else {}
+        return [Verdict(mark, {"correct": mark, **formed}) for mark in marks]
 
 
 RL = {
@@ -299,6 +300,16 @@ def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
     assert [line["step"] for line in _examples(broken)] == list(range(7))
     lines = metrics_of(unbroken.path / "rl")
     assert all(line["groups"] > 0 and line["grad_norm"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.usefixtures("verifier")
+def test_the_format_is_read_only_where_it_costs_reward(curated: Path, tmp_path: Path, penalty: float) -> None:
+    recipe = training_recipe(rl={**RL, "steps": 1, "format_penalty": penalty})
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    rl(recipe, run)
+    (line,) = read_metrics(run.path / "rl" / "metrics.jsonl")
+    assert ("format" in line) == (penalty > 0)
 
 
 @pytest.mark.usefixtures("verifier")

@@ -151,6 +151,15 @@ def test_a_cancelled_task_gives_its_answers_up(backend):
 
 
 @pytest.mark.parametrize("kind", ["processes", "ray"])
+def test_the_format_is_left_unread_where_nobody_asks(kind, request):
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+    with open_backend(VerifySection(backend=kind, workers=1), format_checks=False) as backend:
+        found = backend.verify_many([problem("exact", answer="1"), problem()], [r"\boxed{1}", "fine"])
+    assert [verdict.parts for verdict in found] == [{"correct": 1.0}] * 2
+
+
+@pytest.mark.parametrize("kind", ["processes", "ray"])
 def test_closing_leaves_no_one_waiting(kind, request):
     if kind == "ray":
         request.getfixturevalue("cluster")

@@ -118,7 +118,8 @@ class RLSection(Section):
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation, as printed in the paper."""
     format_penalty: NonNegative = 0.1
-    """Subtracted from the reward of an answer that misses one of `format_conditions`. Our choice of size."""
+    """Subtracted from the reward of an answer that misses one of `format_conditions`; 0: the format is not looked at.
+    Our choice of size."""
     format_conditions: list[Literal["well_formed", "coherent", "one_script"]] = [
         "well_formed",
         "coherent",

@@ -27,7 +27,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     tokenizer, source = load_tokenizer(run.need("curate/tokenizer", "curate")), run.need("sft/model", "sft")
     with (
         run.timed("rl_pool", add=False),
-        open_backend(recipe.verify) as pool,
+        open_backend(recipe.verify, format_checks=False) as pool,
         open_engine(recipe.engine, tokenizer, lambda: equip(load(source), recipe.model.kernels), source) as engine,
     ):
         section = recipe.rl_pool

@@ -97,7 +97,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                     f'rl on {world.data_degree} processes draws rollouts on engine.kind = "native" only, not '
                     f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
                 )
-            pool = stack.enter_context(open_backend(recipe.verify))
+            pool = stack.enter_context(open_backend(recipe.verify, format_checks=section.format_penalty > 0))
             tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
@@ -314,16 +314,17 @@ def rollout_metrics(collected: Collected, max_tokens: int) -> dict[str, float]:
     groups = collected.sampled or collected.groups
     traces = [trace for group in groups for trace in group.traces]
     n = max(1, len(traces))
+    formed = [one for group in groups for one in group.well_formed if one is not None]
     return {
         "reward": sum(sum(group.rewards) for group in groups) / n,
         "accuracy": sum(sum(group.correct) for group in groups) / n,
-        "format": sum(sum(group.well_formed) for group in groups) / n,
         "mean_tokens": sum(trace.num_tokens for trace in traces) / n,
         "truncated": sum(trace.num_tokens >= max_tokens for trace in traces) / n,
         "groups": len(collected.groups),
         "groups_generated": collected.generated,
         "groups_dropped": collected.dropped,
         "groups_from_cache": collected.from_cache,
+        **({"format": sum(formed) / len(formed)} if formed else {}),
     }
 
 

@@ -33,14 +33,17 @@ VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 
 @dataclass
 class Group:
-    """The G rollouts of one prompt. `rewards` are what the loss sees, `correct` and `well_formed` their parts."""
+    """The G rollouts of one prompt. `rewards` are what the loss sees, `correct` and `well_formed` their parts.
+
+    `well_formed` is None where nobody looked: without a penalty the format is not checked.
+    """
 
     problem_id: str
     prompt_ids: list[int]
     traces: list[Trace]
     rewards: list[float]
     correct: list[bool]
-    well_formed: list[bool]
+    well_formed: list[bool | None]
     born: int
     """The optimiser step whose policy sampled it."""
 
@@ -169,7 +172,7 @@ class GroupStream:
             group.traces.append(trace)
             group.rewards.append(score(verdict, section.format_penalty, section.format_conditions))
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
-            group.well_formed.append(verdict.parts.get("format", 0.0) >= 1)
+            group.well_formed.append(verdict.parts["format"] >= 1 if "format" in verdict.parts else None)
         return self._world.gather(groups)
 
     def _index(self, number: int) -> int:

@@ -1,6 +1,7 @@
 """An answer in, a verdict out. Model output is hostile input: no verifier raises on it, hangs on it, or trusts it."""
 
 from h1r.verify.format import check_format
+from h1r.verify.judge import use as use_judge
 from h1r.verify.pool import VerifierPool, reference_scores, verify
 from h1r.verify.registry import Verifier, register, require, verifier_names
 from h1r.verify.service import Backend, RewardService, open_backend
@@ -15,6 +16,7 @@ __all__ = [
     "reference_scores",
     "register",
     "require",
+    "use_judge",
     "verifier_names",
     "verify",
 ]

@@ -186,14 +186,16 @@ def _shared_pool() -> VerifierPool:
         return _shared[os.getpid()]
 
 
-def decide(problem: Problem, text: str) -> Verdict | None:
+def decide(problem: Problem, text: str, format_checks: bool = True) -> Verdict | None:
     """The verdict when no worker is needed for it, else None; in linear time, so that any process may ask.
 
     `UserError` for what is wrong with the problem, as an option that its verifier does not know.
     """
     answer = split_response(text).answer if len(text) <= MAX_TEXT_CHARS else text
     verdict = _decide_here(require(problem.verifier), problem, answer)
-    return None if verdict is None else _with_format(verdict, _format_parts(problem, text))
+    if verdict is None:
+        return None
+    return _with_format(verdict, _format_parts(problem, text) if format_checks else {})
 
 
 def _decide_here(verifier: Verifier, problem: Problem, answer: str | None) -> Verdict | None:

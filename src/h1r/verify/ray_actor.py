@@ -22,9 +22,12 @@ Wanted = tuple[Verifier, Problem, str]
 class GradingActor:
     """The methods are coroutines of one event loop, so that any number of calls is under way at once."""
 
-    def __init__(self, workers: int, time_limit_s: float, memory_limit_bytes: int, path: list[str]) -> None:
+    def __init__(
+        self, workers: int, time_limit_s: float, memory_limit_bytes: int, path: list[str], format_checks: bool = True
+    ) -> None:
         sys.path += [entry for entry in path if entry not in sys.path]  # where the caller finds its own verifiers
-        self._pool = VerifierPool(workers, time_limit_s, memory_limit_bytes)
+        self._pool = VerifierPool(workers, time_limit_s, memory_limit_bytes, format_checks)
+        self._format_checks = format_checks
 
     async def ready(self) -> bool:
         return True
@@ -33,7 +36,9 @@ class GradingActor:
         """The verdicts that need no worker; None for those that `grade` is to give."""
         for verifier in {verifier for verifier, _, _ in wanted}:
             register(verifier)
-        return await asyncio.to_thread(lambda: [_decided(problem, text) for _, problem, text in wanted])
+        return await asyncio.to_thread(
+            lambda: [_decided(problem, text, self._format_checks) for _, problem, text in wanted]
+        )
 
     async def grade(self, verifier: Verifier, problem: Problem, text: str) -> Reply:
         """The verdict, by a worker if need be. When the call is cancelled the answer is given up."""
@@ -49,8 +54,8 @@ class GradingActor:
             raise
 
 
-def _decided(problem: Problem, text: str) -> Reply | None:
+def _decided(problem: Problem, text: str, format_checks: bool) -> Reply | None:
     try:
-        return decide(problem, text)
+        return decide(problem, text, format_checks)
     except UserError as error:
         return error

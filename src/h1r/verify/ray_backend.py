@@ -43,8 +43,9 @@ CHECK_S, RESTART_CHECK_S = 5.0, 0.5
 class RayBackend:
     """`actors` Ray actors of `workers` processes each. Joins the Ray that runs, or `address`, or starts one here.
 
-    `time_limit_s` and `memory_limit_bytes` are those of `VerifierPool`; `cpus` is what one actor asks of the cluster
-    (default: one per worker). `UserError`: Ray is not installed, or the actors did not start within `start_limit_s`.
+    `time_limit_s`, `memory_limit_bytes` and `format_checks` are those of `VerifierPool`; `cpus` is what one actor asks
+    of the cluster (default: one per worker). `UserError`: Ray is not installed, or the actors did not start
+    within `start_limit_s`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RayBackend:
         address: str | None = None,
         cpus: float | None = None,
         start_limit_s: float = START_LIMIT_S,
+        format_checks: bool = True,
     ) -> None:
         if actors < 1 or workers < 1 or time_limit_s <= 0:
             raise ValueError("RayBackend needs actors >= 1, workers >= 1 and time_limit_s > 0")
@@ -72,7 +74,7 @@ class RayBackend:
         self._closing, self._next_check = False, 0.0
         options = {"num_cpus": workers if cpus is None else cpus, "max_restarts": -1}
         actor = self._ray.remote(**options)(GradingActor)
-        arguments = (workers, time_limit_s, memory_limit_bytes, sys.path)
+        arguments = (workers, time_limit_s, memory_limit_bytes, sys.path, format_checks)
         self._actors = [_Actor(actor.remote(*arguments)) for _ in range(actors)]
         self._await_start(start_limit_s)
         self._thread = threading.Thread(target=self._main, name="h1r-verify-ray", daemon=True)

@@ -53,14 +53,19 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(section: VerifySection) -> Backend:
-    """The backend that a recipe asks for. `UserError`: Ray is not installed, or its actors do not start."""
+def open_backend(section: VerifySection, format_checks: bool = True) -> Backend:
+    """The backend that a recipe asks for; `format_checks` as in `VerifierPool`, for callers that read those parts.
+
+    `UserError`: Ray is not installed, or its actors do not start.
+    """
     workers = section.workers or min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS)
     if section.backend == "processes":
-        return VerifierPool(workers, section.time_limit_s)
+        return VerifierPool(workers, section.time_limit_s, format_checks=format_checks)
     from h1r.verify.ray_backend import RayBackend
 
-    return RayBackend(actors=workers, time_limit_s=section.time_limit_s, address=section.ray_address)
+    return RayBackend(
+        actors=workers, time_limit_s=section.time_limit_s, address=section.ray_address, format_checks=format_checks
+    )
 
 
 class RewardService:

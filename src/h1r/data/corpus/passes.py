@@ -74,9 +74,10 @@ class Context:
         return load_tokenizer(self.work / "tokenizer")
 
     def verify(self, problems: Any, texts: Any) -> list[Verdict]:
-        """Verdicts by a pool of one worker, which ends with this process."""
+        """Verdicts by a pool of one worker, which ends with this process; no step asks for parts of the format."""
         if self._pool is None:
-            self._pool = VerifierPool(workers=1, time_limit_s=self.recipe.corpus.verify_time_s)
+            limit_s = self.recipe.corpus.verify_time_s
+            self._pool = VerifierPool(workers=1, time_limit_s=limit_s, format_checks=False)
         return self._pool.verify_many(problems, texts)
 
 

@@ -31,7 +31,7 @@ from h1r.errors import UserError
 from h1r.progress import quiet
 from h1r.run import Run
 from h1r.train.parallel.world import World, open_world
-from h1r.verify import judge
+from h1r.verify import use_judge
 
 STAGES = {"sft": ("h1r.train.sft", "sft"), "rl": ("h1r.train.rl", "rl")}
 """Stages that train on all processes: module and function, called with (recipe, run, resume)."""
@@ -104,7 +104,7 @@ def _follow(calls: Calls) -> int:
             recipe = Recipe.model_validate_json(call["recipe"])
             if recipe.threads:
                 torch.set_num_threads(recipe.threads)
-            judge.use(recipe.judge)
+            use_judge(recipe.judge)
             module, function = STAGES[call["stage"]]
             try:
                 getattr(importlib.import_module(module), function)(recipe, Run(Path(call["run"])), call["resume"])
