@@ -5,6 +5,7 @@ math-verify runs in its own main thread with its own time limits.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import resource
@@ -74,7 +75,9 @@ def rate(context: Context) -> dict[str, Any]:
     *_hostile          with 1 % of the answers replaced by hostile ones
     math_verify        math-verify alone; math_verify_cached: with each reference parsed once, before the clock starts
 
-    Processor time counts the pool's workers; wall time is beside it.
+    Processor time counts the pool's workers; wall time is beside it. What is alive before the first run (math-verify's
+    sympy above all) is kept from the garbage collector: one walk over it costs as much as all hostile answers of a run,
+    and which run it falls into is chance.
     """
     quick = context.quick
     work = traces(quick)
@@ -102,6 +105,8 @@ def rate(context: Context) -> dict[str, Any]:
                 lambda: [verified(golds[owner.answer], text) for owner, text in sample],
             ),
         }
+        gc.collect()
+        gc.freeze()
         processor: dict[str, list[float]] = {name: [] for name in runs}
         wall: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(repeats + 1):
@@ -116,6 +121,7 @@ def rate(context: Context) -> dict[str, Any]:
                 if turn:  # the first is a warm-up
                     wall[name].append(count / seconds)
                     processor[name].append(count / spent)
+        gc.unfreeze()
         honest = sorted(latency(pool, owner, text) for owner, text in work)
         worst = {text[:40]: latency(pool, problem("x+5", "math"), text) for text in hostile}
     per_core = {name: round(statistics.median(values), 1) for name, values in processor.items()}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.verify.extract import last_boxed, split_response, unwrap
+from h1r.verify.extract import MAX_BOXED_CHARS, last_boxed, split_response, unwrap
 from h1r.verify.format import check_format, is_well_formed
 from h1r.verify.language import foreign_share, is_mixed
 from h1r.verify.repetition import repeated_share
@@ -71,6 +71,15 @@ def test_extraction_is_linear(text):
     last_boxed(text)
     unwrap(text[:10_000])
     assert time.perf_counter() - start < 3
+
+
+def test_a_box_is_read_up_to_its_longest_content_and_no_further():
+    longest = "1" * MAX_BOXED_CHARS
+    assert last_boxed(rf"\boxed{{{longest}}}") == longest
+    assert last_boxed(rf"\boxed{{{longest}1}}") is None
+    assert last_boxed(rf"\boxed{{{longest}1}}, \boxed{{2}}") == "2"
+    escaped = "1" * (MAX_BOXED_CHARS - 2) + r"\}"
+    assert last_boxed(rf"\boxed{{{escaped}}}") == escaped
 
 
 def test_unwrap_removes_typesetting_of_the_whole_only():

@@ -60,10 +60,10 @@ def last_boxed(text: str) -> str | None:
     following = 0
     while starts:
         opening, start = starts.pop()
-        end = closing_brace(text, start)
+        end = closing_brace(text, start, start + MAX_BOXED_CHARS + 1)
         if contents and not (0 <= end < following and _LISTS.fullmatch(text[end + 1 : following])):
             break
-        if end < 0 or end - start > MAX_BOXED_CHARS or not (content := text[start:end].strip(_TEX_BLANKS)):
+        if end < 0 or not (content := text[start:end].strip(_TEX_BLANKS)):
             return ", ".join(reversed(contents)) or None
         contents.append(content)
         following = opening
@@ -72,10 +72,10 @@ def last_boxed(text: str) -> str | None:
     return ", ".join(reversed(contents)) or None
 
 
-def closing_brace(text: str, start: int) -> int:
-    """The index of the brace that closes the group whose content begins at `start`; -1 when it is not closed."""
+def closing_brace(text: str, start: int, stop: int | None = None) -> int:
+    """The index of the brace that closes the group whose content begins at `start`; -1 when none before `stop` does."""
     depth = 1
-    for match in _BRACE.finditer(text, start):
+    for match in _BRACE.finditer(text, start, len(text) if stop is None else stop):
         if match[0] == "{":
             depth += 1
         elif match[0] == "}":
