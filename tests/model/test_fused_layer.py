@@ -95,3 +95,22 @@ def test_half_precision_is_refused() -> None:
     model = randomised(SMALL, dtype=torch.bfloat16).use(select("native"))
     with pytest.raises(TypeError, match="native kernels take fp32 on a CPU, not bfloat16"):
         model.model(random_ids(SMALL, 20), Layout.of([20]))
+
+
+def test_a_backward_pass_frees_what_its_layers_shared() -> None:
+    outcome(SMALL, [40, 7], 0, select("native"), torch.float32)
+    assert fused_layer._memory.held == {}
+
+
+def test_backward_passes_of_different_sizes_do_not_disturb_each_other() -> None:
+    """The second graph is made before the first is walked back, and neither sees what the other left."""
+    model = randomised(SMALL, 3).use(select("native"))
+    wanted = [outcome(SMALL, [length], 3, select("native"), torch.float32) for length in (50, 9)]
+    losses = []
+    for length in (50, 9):
+        logits = model.logits(model.model(random_ids(SMALL, length, seed=3), Layout.of([length])))
+        losses.append((logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))).sum())
+    for loss, expected in zip(reversed(losses), reversed(wanted), strict=True):
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        for (name, _), gradient in zip(model.named_parameters(), found, strict=True):
+            assert torch.equal(gradient.double(), expected[name]), name

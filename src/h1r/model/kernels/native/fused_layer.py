@@ -23,7 +23,10 @@ from h1r.model.joint import JointWeights
 from h1r.model.kernels import portable
 from h1r.model.kernels.native.build import library
 from h1r.model.kernels.native.common import LONGEST, check, need_memory, ptr, scan_tasks, strides
+from h1r.model.kernels.native.workspace import BackwardMemory
 from h1r.model.layout import Layout
+
+_memory = BackwardMemory()
 
 
 def layer(
@@ -112,17 +115,19 @@ class _Layer(torch.autograd.Function):
         )
         w, at, layout = JointWeights(*rest), ctx.at, ctx.layout
         T, threads, grad = len(x), torch.get_num_threads(), grads[0].contiguous()
+        like = _memory.like  # what dies with this function lies where the layer before had it
 
-        d_inner, d_gate_up = grad @ w.down, torch.empty_like(gate_up)
+        d_inner, d_gate_up = torch.mm(grad, w.down, out=like(inner, "inner")), like(gate_up, "gate_up")
         width = inner.shape[1]
         library().swiglu_backward(
             ptr(gate_up), ptr(gate_up[:, width:]), 2 * width, ptr(d_inner), ptr(d_gate_up), ptr(d_gate_up[:, width:]),
             T, width, threads,
         )  # fmt: skip
-        d_middle, d_ff_norm = _rms_norm_backward(middle, w.ff_norm, d_gate_up @ w.gate_up, grad, at.eps)
+        d_middle = torch.mm(d_gate_up, w.gate_up, out=like(middle, "middle"))
+        d_middle, d_ff_norm = _rms_norm_backward(middle, w.ff_norm, d_middle, grad, at.eps)
 
-        d_a, d_g = d_middle @ w.attention_out, d_middle @ w.mixer_out
-        d_P, d_y = torch.empty_like(P), torch.empty_like(y)
+        d_a, d_g = d_middle @ w.attention_out, torch.mm(d_middle, w.mixer_out, out=like(g, "g"))
+        d_P, d_y = like(P, "P"), like(y, "y")
         d_gate_norm = None if w.gate_norm is None else x.new_zeros(threads, at.M)
         library().gate_backward(
             ptr(y), ptr(P[:, at.z :]), P.stride(0), ptr(w.gate_norm), ptr(d_g), at.M, ptr(d_y),
@@ -133,7 +138,7 @@ class _Layer(torch.autograd.Function):
         _rotate(d_k, at, cos, sin, -1.0, d_P[:, at.q : at.q + at.kv])
 
         d_xBC, d_dt, d_A, d_D = _scan_backward(xBC, dt, w, at, layout, first, ctx.sizes, d_y, states)
-        d_taps, scratch = x.new_zeros(threads, len(w.taps) + 1, at.N), torch.empty_like(d_xBC)
+        d_taps, scratch = x.new_zeros(threads, len(w.taps) + 1, at.N), like(d_xBC, "scratch")
         library().conv_backward(
             ptr(P[:, at.xBC :]), P.stride(0), ptr(w.taps), ptr(w.conv_bias), ptr(layout.positions),
             ptr(layout.remaining), ptr(d_xBC), ptr(scratch), ptr(d_P[:, at.xBC :]), P.stride(0),
@@ -249,7 +254,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of xBC after the convolution, of dt, A and D."""
     documents, blocks, width = sizes[0], sizes[-1], at.G * at.S
-    d_xBC, d_dt = torch.empty_like(xBC), torch.empty_like(dt)
+    d_xBC, d_dt = _memory.like(xBC, "xBC"), torch.empty_like(dt)
     d_A, d_D = dt.new_zeros(2, documents, at.heads)
     d_B, d_C = d_xBC[:, at.M : at.M + width], d_xBC[:, at.M + width :]
     # Blocks of heads share B and C: each writes a part of their gradients.
