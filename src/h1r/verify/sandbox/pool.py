@@ -55,6 +55,7 @@ def refusal(level: Isolation) -> str | None:
         ):
             secret = Path(folder) / "secret"
             secret.write_text("secret")
+            Path(folder).chmod(0o777)  # tested code may be another user, and it is the level that must keep it out
             port = server.getsockname()[1]
             code = _PROBE.format(secret=str(secret), folder=folder, port=port, pid=os.getpid())
             outcome = sandbox.run({"kind": "python", "code": code})
