@@ -17,7 +17,8 @@ from h1r.engine.native_batch import Batch
 from h1r.engine.native_memory import MemoryPlan, budget_bytes, waves
 from h1r.engine.native_runner import Runner, runner_for
 from h1r.engine.native_slots import Request
-from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
+from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.requests import failed, one_per_prompt, refusal
 from h1r.model.checkpoint import load
 from h1r.model.decode import obstacle
 from h1r.model.hybrid import HybridForCausalLM
@@ -60,10 +61,10 @@ class NativeEngine:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
         differ in `confidence_top_k`. A request that cannot be met gives traces that say why (`Trace.error`)."""
         each = one_per_prompt(prompts, params)
-        good: list[Request] = []
+        config, good = self.model.config, list[Request]()
         for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-            if why := self._refusal(prompt, one):
-                yield from _failed(index, one, why)
+            if why := refusal(prompt, one, self.tokenizer, config.vocab_size, config.max_position_embeddings):
+                yield from failed(index, one, why)
             else:
                 good.append(Request(index, [int(token) for token in prompt], one))
         if len({request.params.confidence_top_k for request in good}) > 1:
@@ -72,7 +73,7 @@ class NativeEngine:
         budget = budget_bytes(self.section, self.model.device, held)
         self._later, refused = waves(self.model, self.section, good, budget)
         for request, why in refused:
-            yield from _failed(request.index, request.params, why)
+            yield from failed(request.index, request.params, why)
         try:
             while self._later:
                 yield from self._run(*self._later.pop(0))
@@ -119,23 +120,3 @@ class NativeEngine:
         self.model.load_state_dict(weights)
         if self._runner is not None:
             self._runner.refresh()
-
-    def _refusal(self, prompt: Prompt, params: SamplingParams) -> str | None:
-        config = self.model.config
-        if len(prompt) == 0:
-            return "the prompt is empty"
-        if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-            return f"the prompt holds token ids outside the vocabulary of {config.vocab_size}"
-        if len(prompt) + params.max_tokens > config.max_position_embeddings:
-            return (
-                f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the model's "
-                f"{config.max_position_embeddings} positions"
-            )
-        if params.stop and self.tokenizer is None:
-            return "stop strings need an engine with a tokenizer"
-        return None
-
-
-def _failed(prompt_index: int, params: SamplingParams, why: str) -> Iterator[Trace]:
-    for sample in range(params.n):
-        yield Trace(prompt_index, sample, [], "", [], [], [], "error", seed=params.seed + sample, error=why)

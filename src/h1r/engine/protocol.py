@@ -66,16 +66,6 @@ Prompt = Sequence[int]
 """A prompt is its token ids: the chat template is applied once, by whoever knows the tokenizer."""
 
 
-def one_per_prompt(
-    prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
-) -> list[SamplingParams]:
-    """The parameters of each prompt, where one may stand for all. Raises `ValueError` when the numbers differ."""
-    each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-    if len(each) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts came with {len(each)} SamplingParams")
-    return each
-
-
 @dataclass(frozen=True, slots=True)
 class Running:
     """A trace that has not ended yet. `group_confidence`: mean confidence of its last `confidence_window` tokens, or of

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from h1r.engine.protocol import Prompt, Running, SamplingParams, one_per_prompt
+from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.requests import failed, one_per_prompt, refusal
 from h1r.records import Trace
 
 LOOK_SECONDS = 0.1
@@ -79,9 +80,7 @@ class StreamingEngine(ABC):
         try:
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
                 if why := self._refusal(prompt, one):
-                    for sample in range(one.n):
-                        seed = one.seed + sample
-                        yield Trace(index, sample, [], "", [], [], [], "error", seed=seed, error=why)
+                    yield from failed(index, one, why)
                 else:
                     stream.submit(index, [int(token) for token in prompt], one, self._ends(one))
             while stream.busy:
@@ -105,17 +104,8 @@ class StreamingEngine(ABC):
         return self._stream.progress() if self._stream is not None else []
 
     def _refusal(self, prompt: Prompt, params: SamplingParams) -> str | None:
-        if len(prompt) == 0:
-            return "the prompt is empty"
-        if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
-            return f"the prompt holds token ids outside the vocabulary of {self.vocab_size}"
-        if len(prompt) + params.max_tokens > self.max_model_len:
-            return (
-                f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's "
-                f"{self.max_model_len} positions"
-            )
-        if params.stop and self.tokenizer is None:
-            return "stop strings need an engine with a tokenizer"
+        if why := refusal(prompt, params, self.tokenizer, self.vocab_size, self.max_model_len):
+            return why
         if why := self._cannot(params):
             return why
         if params.confidence_threshold is not None and not self._ends(params):

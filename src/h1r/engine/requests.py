@@ -1,0 +1,38 @@
+"""What every engine does with a request before it runs: parameters for each prompt, and what speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.records import Trace
+
+
+def one_per_prompt(
+    prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+) -> list[SamplingParams]:
+    """The parameters of each prompt, where one may stand for all. Raises `ValueError` when the numbers differ."""
+    each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+    if len(each) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts came with {len(each)} SamplingParams")
+    return each
+
+
+def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: int, positions: int) -> str | None:
+    """Why no engine of this vocabulary, with so many positions, could meet a request; None when one can."""
+    if len(prompt) == 0:
+        return "the prompt is empty"
+    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+        return f"the prompt holds token ids outside the vocabulary of {vocab_size}"
+    if len(prompt) + params.max_tokens > positions:
+        return f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} positions"
+    if params.stop and tokenizer is None:
+        return "stop strings need an engine with a tokenizer"
+    return None
+
+
+def failed(prompt_index: int, params: SamplingParams, why: str) -> Iterator[Trace]:
+    """The traces of a request that cannot be met: empty, and each says why."""
+    for sample in range(params.n):
+        yield Trace(prompt_index, sample, [], "", [], [], [], "error", seed=params.seed + sample, error=why)
