@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import torch
 from geometries import SMALL
 
 from h1r.config import EngineSection
+from h1r.model import HybridForCausalLM
+from h1r.records import Trace
 
 CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
 """A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
@@ -18,3 +22,19 @@ class Letters:
 
     def decode(self, ids: list[int]) -> str:
         return "".join(chr(65 + i) for i in ids)
+
+
+def said(traces: list[Trace]) -> list[tuple[list[int], list[float]]]:
+    return [(trace.token_ids, trace.logprobs) for trace in traces]
+
+
+def gap(model: HybridForCausalLM, prompts: Sequence[list[int]], traces: list[Trace]) -> float:
+    """Largest difference of log-probabilities to the training forward."""
+    worst = 0.0
+    for trace in traces:
+        prompt = prompts[trace.prompt_index]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *trace.token_ids]]))[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(trace.token_ids)[:, None])[:, 0]
+        worst = max(worst, float((expected - torch.tensor(trace.logprobs)).abs().max()))
+    return worst

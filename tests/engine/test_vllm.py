@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_subjects import gap, said
 from geometries import SMALL, random_ids, randomised
 
 from h1r.config import EngineSection
@@ -79,22 +80,6 @@ def own(engine: Any, subject: HybridForCausalLM) -> Iterator[list[Trace]]:
     engine.load_weights(subject.state_dict())
 
 
-def said(traces: list[Trace]) -> list[tuple[list[int], list[float]]]:
-    return [(trace.token_ids, trace.logprobs) for trace in traces]
-
-
-def gap(model: HybridForCausalLM, traces: list[Trace]) -> float:
-    """Largest difference of log-probabilities to the training forward."""
-    worst = 0.0
-    for trace in traces:
-        prompt = PROMPTS[trace.prompt_index]
-        with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *trace.token_ids]]))[0, len(prompt) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(-1, torch.tensor(trace.token_ids)[:, None])[:, 0]
-        worst = max(worst, float((expected - torch.tensor(trace.logprobs)).abs().max()))
-    return worst
-
-
 def test_the_kinds_below_are_all_tensors_there_are(subject: HybridForCausalLM) -> None:
     found = {re.sub(r"^(model\.)?(layers\.\d+\.)?", "", name) for name in subject.state_dict()}
     assert found == set(KINDS)
@@ -122,8 +107,8 @@ def test_every_kind_of_tensor_arrives_and_goes_back(
                 tensor.add_(0.5 * torch.randn(tensor.shape, generator=generator) * tensor.std().clamp_min(0.5))
     engine.load_weights(other.state_dict())
     changed = engine.generate(PROMPTS, GREEDY)
-    assert gap(subject, changed) > 1e-2
-    assert gap(other, changed) < 1e-3
+    assert gap(subject, PROMPTS, changed) > 1e-2
+    assert gap(other, PROMPTS, changed) < 1e-3
     engine.load_weights(subject.state_dict())
     assert said(engine.generate(PROMPTS, GREEDY)) == said(own)
 
@@ -138,7 +123,7 @@ def test_weights_of_a_trainer_arrive_after_its_step(engine: Any, own: list[Trace
     engine.load_weights(trained.state_dict())
     from_state = engine.generate(PROMPTS, GREEDY)
     assert said(from_state) != said(own)
-    assert gap(trained, from_state) < 1e-3
+    assert gap(trained, PROMPTS, from_state) < 1e-3
     engine.load_weights(save(trained, tmp_path / "step"))
     assert said(engine.generate(PROMPTS, GREEDY)) == said(from_state)
 
@@ -146,7 +131,7 @@ def test_weights_of_a_trainer_arrive_after_its_step(engine: Any, own: list[Trace
 def test_cached_prefixes_do_not_outlive_their_weights(engine: Any, own: list[Trace]) -> None:
     other = randomised(EVERYTHING, seed=6)
     engine.load_weights(other.state_dict())
-    assert gap(other, engine.generate(PROMPTS, GREEDY)) < 1e-3
+    assert gap(other, PROMPTS, engine.generate(PROMPTS, GREEDY)) < 1e-3
 
 
 def test_weights_that_do_not_match_change_nothing(

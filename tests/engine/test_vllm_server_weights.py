@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_subjects import CONFIG, SECTION, Letters
+from engine_subjects import CONFIG, SECTION, Letters, gap, said
 from geometries import SMALL, random_ids, randomised
 
 from h1r.config import EngineSection
@@ -45,22 +45,6 @@ def own(engine: VLLMServer, model: HybridForCausalLM) -> Iterator[list[Trace]]:
     engine.load_weights(model.state_dict())
 
 
-def said(traces: list[Trace]) -> list[tuple[list[int], list[float]]]:
-    return [(trace.token_ids, trace.logprobs) for trace in traces]
-
-
-def gap(model: HybridForCausalLM, traces: list[Trace]) -> float:
-    """Largest difference of log-probabilities to the training forward."""
-    worst = 0.0
-    for trace in traces:
-        prompt = PROMPTS[trace.prompt_index]
-        with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *trace.token_ids]]))[0, len(prompt) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(-1, torch.tensor(trace.token_ids)[:, None])[:, 0]
-        worst = max(worst, float((expected - torch.tensor(trace.logprobs)).abs().max()))
-    return worst
-
-
 def kept(engine: VLLMServer, names: list[str]) -> int:
     """Of how many of these traces the server has a record."""
     return sum(state is not None for state in engine.call("h1r_progress", names)[0])
@@ -82,8 +66,8 @@ def test_a_server_computes_with_the_weights_it_was_given_last(
         other = randomised(CONFIG, seed=seed)
         engine.load_weights(save(other, tmp_path / "other") if as_directory else other.state_dict())
         changed = engine.generate(PROMPTS, GREEDY)
-        assert gap(other, changed) < 1e-4
-        assert gap(model, changed) > 1e-2
+        assert gap(other, PROMPTS, changed) < 1e-4
+        assert gap(model, PROMPTS, changed) > 1e-2
     engine.load_weights(model.state_dict())
     assert said(engine.generate(PROMPTS, GREEDY)) == said(own)
 
@@ -98,7 +82,7 @@ def test_weights_that_do_not_fit_change_nothing_at_a_server(
         engine.load_weights(save(randomised(dataclasses.replace(CONFIG, key_multiplier=0.5)), tmp_path / "wider"))
     again = engine.generate(PROMPTS, GREEDY)
     assert [trace.token_ids for trace in again] == [trace.token_ids for trace in own]
-    assert gap(model, again) < 1e-4
+    assert gap(model, PROMPTS, again) < 1e-4
 
 
 def test_a_file_that_the_server_cannot_read_is_refused_before_anything_changes(
@@ -142,10 +126,10 @@ def test_open_engine_has_the_server_take_the_checkpoint_it_should_have(
         raise AssertionError("a server needs no model in this process")
 
     with open_engine(section, None, never, save(other, tmp_path)) as opened:
-        assert gap(other, opened.generate(PROMPTS, GREEDY)) < 1e-4
+        assert gap(other, PROMPTS, opened.generate(PROMPTS, GREEDY)) < 1e-4
     # The checkpoint it was started on is no longer what it has.
     with open_engine(section, None, never, engine.root) as opened:
-        assert gap(model, opened.generate(PROMPTS, GREEDY)) < 1e-4
+        assert gap(model, PROMPTS, opened.generate(PROMPTS, GREEDY)) < 1e-4
     with pytest.raises(UserError, match="start a new engine"), open_engine(section, None, never, save(
         randomised(SMALL), tmp_path / "small"
     )):  # fmt: skip
@@ -156,7 +140,7 @@ def test_a_server_follows_a_model_in_training(engine: VLLMServer, own: list[Trac
     trained = randomised(CONFIG, seed=9)
     section = EngineSection(kind="server", url=engine.url)
     with open_engine(section, None, trained) as following:
-        assert gap(trained, following.generate(PROMPTS, GREEDY)) < 1e-4
+        assert gap(trained, PROMPTS, following.generate(PROMPTS, GREEDY)) < 1e-4
         optimizer = torch.optim.AdamW(trained.parameters(), lr=0.05)
         ids = random_ids(CONFIG, 2, 20)
         logits = trained(ids)[:, :-1]
@@ -164,8 +148,8 @@ def test_a_server_follows_a_model_in_training(engine: VLLMServer, own: list[Trac
         before = randomised(CONFIG, seed=9)
         optimizer.step()
         after = following.generate(PROMPTS, GREEDY)
-        assert gap(trained, after) < 1e-4
-        assert gap(before, after) > 1e-2
+        assert gap(trained, PROMPTS, after) < 1e-4
+        assert gap(before, PROMPTS, after) > 1e-2
 
 
 def test_what_the_server_recorded_is_fetched_once_and_then_gone(
