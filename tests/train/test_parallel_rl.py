@@ -13,11 +13,10 @@ import torch
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
 from test_rl import RL, ChecksumVerifier, _examples, ready_for_rl
-from tiny_training import gap, gradients, metrics_of, rl_section, tiny_model, training_recipe
+from tiny_training import gap, gradients, metrics_of, read_weights, rl_section, tiny_model, training_recipe
 
 from h1r.config import ParallelSection, Recipe
 from h1r.errors import UserError
-from h1r.model.checkpoint import read_weights
 from h1r.run import Checkpoints, Run
 from h1r.train import rl as rl_module
 from h1r.train.parallel.world import ALONE, World, open_world

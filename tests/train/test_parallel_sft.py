@@ -15,12 +15,11 @@ from unittest import mock
 import pytest
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
-from tiny_training import Killed, assert_same_stage, metrics_of, run_from, training_recipe
+from tiny_training import Killed, assert_same_stage, metrics_of, read_weights, run_from, training_recipe
 from torch import Tensor
 
 from h1r.config import ParallelSection, Recipe
 from h1r.errors import UserError
-from h1r.model.checkpoint import read_weights
 from h1r.run import Checkpoints, Run
 from h1r.train import sft as sft_module
 from h1r.train.parallel.world import degrees

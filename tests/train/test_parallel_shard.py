@@ -11,14 +11,13 @@ import torch
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
 from test_parallel_sft import recipe_for, train
-from tiny_training import assert_same_stage, metrics_of, run_from
+from tiny_training import assert_same_stage, metrics_of, read_weights, run_from
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from h1r.config import Recipe
 from h1r.errors import UserError
 from h1r.model import build, load, save
-from h1r.model.checkpoint import read_weights
 from h1r.model.shards import gathered
 from h1r.run import Checkpoints, Run
 from h1r.train.parallel.world import open_world

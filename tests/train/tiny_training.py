@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from h1r.config import Recipe, RLSection, resolve
 from h1r.model import HybridForCausalLM, build
-from h1r.model.checkpoint import read_weights
 from h1r.model.config import HybridConfig
 from h1r.run import Run, read_metrics
 
@@ -118,6 +118,11 @@ def metrics_of(stage: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what the clock decides."""
     lines = read_metrics(stage / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in UNREPEATABLE} for line in lines]
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint directory, under their stored names."""
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def assert_same_stage(one: Path, other: Path) -> None:

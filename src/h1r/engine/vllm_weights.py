@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from h1r.errors import UserError
-from h1r.model.checkpoint import read_config
+from h1r.model.checkpoint import read_config, stored_state
 from h1r.model.config import HybridConfig
 from h1r.model.hybrid import HybridForCausalLM
 
@@ -63,9 +63,8 @@ def memory_directory() -> str | None:
 def _shapes(config: HybridConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a checkpoint."""
     with torch.device("meta"):
-        state = HybridForCausalLM(config).state_dict()
-    tied = config.tie_word_embeddings
-    return {name: tuple(t.shape) for name, t in state.items() if not (tied and name == "lm_head.weight")}
+        model = HybridForCausalLM(config)
+    return {name: tuple(t.shape) for name, t in stored_state(model).items()}
 
 
 def _check_tensors(config: HybridConfig, source: str, files: Sequence[str]) -> None:

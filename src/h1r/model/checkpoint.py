@@ -53,20 +53,21 @@ def load(
     Raises `UserError` for a missing directory, another architecture, an unsupported setting, and missing, unexpected
     or misshapen tensors, before any weight is read.
     """
-    directory = _directory(path_or_id, revision)
-    model = skeleton(directory, dtype)
+    model, stored, names = _laid_out(_directory(path_or_id, revision), dtype)
     model.to_empty(device=device)
     model.tie_weights()
     restore_buffers(model)
-    load_weights(model, directory)
+    stored.copy_into(model, names)
     return model
 
 
-def skeleton(
-    path_or_id: str | Path, dtype: torch.dtype | None = None, revision: str | None = None
-) -> HybridForCausalLM:
+def skeleton(path_or_id: str | Path, dtype: torch.dtype | None = None) -> HybridForCausalLM:
     """The model of a checkpoint on the meta device: shapes and types (see `load`), no memory. Raises as `load` does."""
-    directory = _directory(path_or_id, revision)
+    return _laid_out(_directory(path_or_id, None), dtype)[0]
+
+
+def _laid_out(directory: Path, dtype: torch.dtype | None) -> tuple[HybridForCausalLM, _Weights, dict[str, str]]:
+    """The model of a directory on the meta device, its stored weights, and the stored name of each of its tensors."""
     config = read_config(directory)
     stored = _Weights(directory)
     with torch.device("meta"):
@@ -76,7 +77,7 @@ def skeleton(
     for name, parameter in model.named_parameters():
         keeps = dtype is None and _keeps_type(name)
         parameter.data = parameter.data.to(stored.dtype(names[name]) if keeps else shared)
-    return model
+    return model, stored, names
 
 
 def load_weights(model: HybridForCausalLM, path_or_id: str | Path) -> None:
@@ -105,9 +106,7 @@ def save(
     """
     config = to_hf(model.config, str(model.dtype).removeprefix("torch."))
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del state[_HEAD]
+    state = stored_state(model)
 
     def write(directory: Path) -> None:
         if weights is None:
@@ -126,6 +125,14 @@ def save(
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}; give a directory that can be written") from None
     return Path(path)
+
+
+def stored_state(model: HybridForCausalLM) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of `model` under their names: its state dict, with tied weights once."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del state[_HEAD]
+    return state
 
 
 def build(config: HybridConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> HybridForCausalLM:
@@ -159,12 +166,6 @@ def read_config(directory: Path) -> HybridConfig:
     known = config.eos_token_ids
     more = tuple(i for i in (ends if isinstance(ends, list) else [ends]) if i not in known)
     return dataclasses.replace(config, eos_token_id=(*known, *more)) if more else config
-
-
-def read_weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint directory, under their stored names."""
-    stored = _Weights(directory)
-    return dict(stored.read({name: name for name in stored.files}))
 
 
 class _Weights:

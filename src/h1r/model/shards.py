@@ -40,7 +40,6 @@ def gathered(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     from torch.distributed.tensor import DTensor
 
     for name, tensor in weights.items():
-        tensor = tensor.detach()
         yield name, (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 

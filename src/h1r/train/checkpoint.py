@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from h1r.model import HybridForCausalLM, save
-from h1r.model.checkpoint import load_weights
+from h1r.model.checkpoint import load_weights, stored_state
 from h1r.model.shards import gathered, own_rows
 from h1r.run import Checkpoints, read_json, write_json
 from h1r.train.parallel.world import ALONE, World
@@ -97,10 +97,7 @@ def publish(stage: Path, model: HybridForCausalLM, tokenizer: PreTrainedTokenize
 
 def _save_gathered(model: HybridForCausalLM, path: Path, tokenizer: PreTrainedTokenizerFast, world: World) -> None:
     """One process writes what all of them gather, tensor by tensor."""
-    state = model.state_dict()
-    if model.config.tie_word_embeddings:
-        del state["lm_head.weight"]
-    weights = gathered(state)
+    weights = gathered(stored_state(model))
     with world.agreed():
         try:
             if world.main:
