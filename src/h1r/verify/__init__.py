@@ -1,10 +1,9 @@
 """An answer in, a verdict out. Model output is hostile input: no verifier raises on it, hangs on it, or trusts it."""
 
 from h1r.verify.format import check_format
-from h1r.verify.judge import use as use_judge
 from h1r.verify.pool import VerifierPool, reference_scores, verify
 from h1r.verify.registry import Verifier, register, require, verifier_names
-from h1r.verify.service import Backend, RewardService, open_backend
+from h1r.verify.service import Backend, RewardService, open_backend, use_judge
 
 __all__ = [
     "Backend",

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Protocol, Self
 
+from h1r.config.judge import JudgeSection
 from h1r.config.verify import VerifySection
 from h1r.records import Problem, Verdict
 from h1r.verify.pool import VerifierPool
@@ -66,6 +67,13 @@ def open_backend(section: VerifySection, format_checks: bool = True) -> Backend:
     return RayBackend(
         actors=workers, time_limit_s=section.time_limit_s, address=section.ray_address, format_checks=format_checks
     )
+
+
+def use_judge(section: JudgeSection) -> None:
+    """See `judge.use`. What talks to servers is imported when somebody has one to ask."""
+    from h1r.verify import judge
+
+    judge.use(section)
 
 
 class RewardService:
