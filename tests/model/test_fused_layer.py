@@ -102,6 +102,18 @@ def test_a_backward_pass_frees_what_its_layers_shared() -> None:
     assert fused_layer._memory.held == {}
 
 
+def test_a_pass_that_an_error_ended_leaves_nothing_to_the_next_one() -> None:
+    def fail(grad: Tensor) -> None:
+        raise RuntimeError("on purpose")
+
+    model = randomised(SMALL).use(select("native"))
+    model.model.embed_tokens.weight.register_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model.logits(model.model(random_ids(SMALL, 20), Layout.of([20]))).sum().backward()
+    outcome(SMALL, [40, 7], 0, select("native"), torch.float32)
+    assert fused_layer._memory.held == {}
+
+
 def test_backward_passes_of_different_sizes_do_not_disturb_each_other() -> None:
     """The second graph is made before the first is walked back, and neither sees what the other left."""
     model = randomised(SMALL, 3).use(select("native"))

@@ -19,13 +19,13 @@ class BackwardMemory(threading.local):
         self.held: dict[str, Tensor] = {}
 
     def like(self, x: Tensor, name: str) -> Tensor:
-        """A dense tensor of x's shape and type. It is whoever asks for `name` next that overwrites it.
+        """A dense fp32 tensor of x's shape. It is whoever asks for `name` next that overwrites it.
 
         To be called inside a backward pass only; raises `RuntimeError` elsewhere.
         """
-        if not self.held:
-            torch.autograd.Variable._execution_engine.queue_callback(self.held.clear)
+        # Each time: a pass that an error ended has left its buffers, and the next one must free them.
+        torch.autograd.Variable._execution_engine.queue_callback(self.held.clear)
         buffer = self.held.get(name)
-        if buffer is None or buffer.numel() < x.numel() or buffer.dtype != x.dtype:
+        if buffer is None or buffer.numel() < x.numel():
             buffer = self.held[name] = x.new_empty(x.numel())
         return buffer[: x.numel()].view(x.shape)
