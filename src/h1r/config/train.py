@@ -144,8 +144,8 @@ class ParallelSection(Section):
     data: Annotated[int, Field(ge=-1)] = -1
     """Groups of `context` processes, each with rows of its own; -1: as many as there are processes for."""
     shard: bool = False
-    """In SFT, keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). Our
-    choice: off, for what fits is faster replicated."""
+    """In SFT, keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). Our choice: off, for
+    what fits is faster replicated."""
 
     @model_validator(mode="after")
     def _some_data(self) -> ParallelSection:

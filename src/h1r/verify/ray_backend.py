@@ -44,8 +44,7 @@ class RayBackend:
     """`actors` Ray actors of `workers` processes each. Joins the Ray that runs, or `address`, or starts one here.
 
     `time_limit_s`, `memory_limit_bytes` and `format_checks` are those of `VerifierPool`; `cpus` is what one actor asks
-    of the cluster (default: one per worker). `UserError`: Ray is not installed, or the actors did not start
-    within `start_limit_s`.
+    of the cluster (default: one per worker). `UserError`: Ray is missing, or actors did not start in `start_limit_s`.
     """
 
     def __init__(
