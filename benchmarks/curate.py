@@ -46,7 +46,7 @@ def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
     section["shard_records"] = 10_000
     if not whole:
         section["benchmarks"] = []
-    tree = {"name": "bench", "corpus": section, "curate": {"near_duplicate_content": 0.75}}
+    tree = {"name": "bench", "corpus": section, "curate": {"near_duplicate_content": 0.75}, "verify": {"workers": 1}}
     return resolve({**tree, "chat": {"system_prompt": ""}}, None, "benchmark")
 
 

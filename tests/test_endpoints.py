@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
 import pytest
 
 from chat_server import breaks, chat_server, drips, fails, says
-from h1r.endpoints import EndpointError, Endpoints, Reply
+from h1r.endpoints import EndpointError, Endpoints, RefusedError, Reply
 from h1r.errors import UserError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -80,6 +81,38 @@ def test_a_refused_prompt_is_not_tried_again() -> None:
     with chat_server(fails(400, b"too long")) as server, pytest.raises(EndpointError, match="status 400: too long"):
         ask([server.url])
     assert len(server.requests) == 1
+
+
+def test_a_refusal_is_told_from_a_failure_that_may_pass() -> None:
+    with chat_server(fails(422)) as server, pytest.raises(RefusedError):
+        ask([server.url])
+    with chat_server(fails(500)) as server, pytest.raises(EndpointError) as failure:
+        ask([server.url], attempts=2)
+    assert not isinstance(failure.value, RefusedError)
+
+
+def test_all_choices_of_a_reply_with_what_was_thought_apart() -> None:
+    choices = [
+        {"message": {"content": "four", "reasoning_content": "two and two"}, "finish_reason": "stop"},
+        {"message": {"content": None, "reasoning": "and so on"}, "finish_reason": "length"},
+        {"message": {"content": "five"}},
+    ]
+    content = json.dumps({"choices": choices, "usage": {"completion_tokens": 99}}).encode()
+
+    async def run(url: str) -> list[Reply]:
+        endpoints = Endpoints([url], "model")
+        try:
+            return await endpoints.choices(HELLO, n=3)
+        finally:
+            await endpoints.close()
+
+    with chat_server(fails(200, content)) as server:
+        replies = asyncio.run(run(server.url))
+    assert [(one.text, one.thinking, one.finish_reason) for one in replies] == [
+        ("four", "two and two", "stop"), ("", "and so on", "length"), ("five", None, None),
+    ]  # fmt: skip
+    assert {one.tokens for one in replies} == {None}, "the sum over choices is no choice's"
+    assert server.requests[0]["n"] == 3
 
 
 def test_servers_take_turns() -> None:

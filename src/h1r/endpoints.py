@@ -2,11 +2,14 @@
 
     endpoints = Endpoints(["http://127.0.0.1:8000/v1"], model="judge")
     reply = await endpoints.chat([{"role": "user", "content": "..."}], temperature=0.0)
+    replies = await endpoints.choices([{"role": "user", "content": "..."}], n=12)
+
+The judge of answers and the teacher of curation both talk to servers through it.
 
 Requests go round the servers, at most `concurrency` at once on each. A server that fails to answer is passed over for
 a while. What may pass (no connection, a broken or late or unreadable reply, statuses 408, 409, 429 and 5xx) is tried
 again, `attempts` times in all, after a wait that doubles with each attempt, or the one that the server asks for. What a
-person has to mend (401, 403, 404) raises `UserError` at once; any other refusal raises `EndpointError`, since it may be
+person has to mend (401, 403, 404) raises `UserError` at once; any other refusal raises `RefusedError`, since it may be
 the fault of that one prompt. The time limit is on a whole attempt, so a server that drips bytes does not hold it.
 
 Uses `httpx2`. One object belongs to one event loop.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import random
 import time
@@ -38,14 +42,21 @@ class EndpointError(Exception):
     """No usable reply: refused for good, or every attempt failed."""
 
 
+class RefusedError(EndpointError):
+    """The server will not answer this request, however often it is asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said. `finish_reason` is "stop", "length" or the server's own word; `tokens` were generated."""
+    """What the model said. `finish_reason` is "stop", "length" or the server's own word; `tokens` were generated (None
+    where the server does not say, or counts several replies together). `thinking` is what the server returned apart
+    from the answer, as `reasoning_content` or `reasoning`."""
 
     text: str
     finish_reason: str | None
     tokens: int | None
     url: str
+    thinking: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -84,27 +95,39 @@ class Endpoints:
     def __post_init__(self) -> None:
         if not self.urls or not self.model:
             raise UserError("a chat endpoint needs at least one URL and a model name")
+        if importlib.util.find_spec("httpx2") is None:
+            raise UserError("asking a chat server needs httpx2; run `pip install 'open-h1r[judge]'`")
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise UserError(f"the endpoint `{url}` is no URL; it looks like http://host:8000/v1")
             self._servers.append(_Server(url.rstrip("/"), asyncio.Semaphore(self.concurrency)))
 
     async def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Reply:
-        """One reply; `params` are further keys of the request. Raises `EndpointError`, or `UserError` for a setting."""
-        body = {"model": self.model, "messages": list(messages), **params}
+        """One reply with text; `params` are further keys of the request.
+
+        Raises `EndpointError` (`RefusedError` when asking again is no use), or `UserError` for a setting.
+        """
+        return (await self._replies({"model": self.model, "messages": list(messages), **params}, text_needed=True))[0]
+
+    async def choices(self, messages: Sequence[dict[str, str]], **params: Any) -> list[Reply]:
+        """Every reply to one request, at least one: as many as its `n`, where the server can do that. A choice without
+        content, as when thinking met the token limit, has the text "". Raises as `chat` does."""
+        return await self._replies({"model": self.model, "messages": list(messages), **params}, text_needed=False)
+
+    async def _replies(self, body: dict[str, Any], text_needed: bool) -> list[Reply]:
         why = ""
         for attempt in range(self.attempts):
             server = self._next()
             async with server.slots:
                 try:
-                    reply = await self._ask(server, body)
+                    replies = await self._ask(server, body, text_needed)
                 except _PassingError as failure:
                     server.failures += 1
                     server.rests_until = time.monotonic() + COOLDOWN_S
                     why, wait_s = f"{server.url}: {failure}", failure.wait_s
                 else:
                     server.failures, server.rests_until = 0, 0.0
-                    return reply
+                    return replies
             if attempt + 1 < self.attempts:
                 await asyncio.sleep(self._wait(attempt, wait_s))
         raise EndpointError(f"no reply after {self.attempts} attempts, the last at {why}")
@@ -129,7 +152,7 @@ class Endpoints:
         wait = self.backoff_s * 2**attempt * random.uniform(0.5, 1.0) if asked_s is None else asked_s
         return min(wait, self.max_wait_s)
 
-    async def _ask(self, server: _Server, body: dict[str, Any]) -> Reply:
+    async def _ask(self, server: _Server, body: dict[str, Any], text_needed: bool) -> list[Reply]:
         import httpx2
 
         try:
@@ -149,8 +172,8 @@ class Endpoints:
         if response.status_code in _PASSING or response.status_code >= 500:
             raise _PassingError(f"status {response.status_code}{_detail(content)}", _retry_after(response))
         if response.status_code != 200:
-            raise EndpointError(f"{server.url}: status {response.status_code}{_detail(content)}")
-        return _read(content, server.url)
+            raise RefusedError(f"{server.url}: status {response.status_code}{_detail(content)}")
+        return _read(content, server.url, text_needed)
 
     @contextlib.asynccontextmanager
     async def _post(self, server: _Server, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:
@@ -164,18 +187,32 @@ class Endpoints:
             yield response
 
 
-def _read(content: bytes, url: str) -> Reply:
-    """The reply in a chat completion; what is none may pass."""
+def _read(content: bytes, url: str, text_needed: bool) -> list[Reply]:
+    """The replies in a chat completion; what is none may pass."""
     try:
         found = json.loads(content)
-        choice = found["choices"][0]
-        text = choice["message"]["content"]
-        reason, tokens = choice.get("finish_reason"), (found.get("usage") or {}).get("completion_tokens")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        choices = [(choice["message"], choice.get("finish_reason")) for choice in found["choices"]]
+        parts = [(message.get("content"), message.get("reasoning_content") or message.get("reasoning"), reason)
+                 for message, reason in choices]  # fmt: skip
+        tokens = (found.get("usage") or {}).get("completion_tokens")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _PassingError("the reply is no chat completion") from None
-    if not isinstance(text, str):
-        raise _PassingError("the reply has no text")
-    return Reply(text, reason if isinstance(reason, str) else None, tokens if isinstance(tokens, int) else None, url)
+    if not parts:
+        raise _PassingError("the reply has no choice")
+    replies = []
+    for text, thinking, reason in parts:
+        if not isinstance(text, str) and (text_needed or text is not None):
+            raise _PassingError("the reply has no text")
+        replies.append(
+            Reply(
+                text or "",
+                reason if isinstance(reason, str) else None,
+                tokens if isinstance(tokens, int) and len(parts) == 1 else None,
+                url,
+                thinking if isinstance(thinking, str) else None,
+            )
+        )
+    return replies
 
 
 def _detail(content: bytes) -> str:

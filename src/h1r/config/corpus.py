@@ -78,7 +78,7 @@ class TraceSection(Section):
     max_tokens: Positive = 32768
     """Longest trace."""
     concurrency: Positive = 32
-    """Problems in flight at the endpoint, or in one batch of the engine."""
+    """Problems under way at the endpoint at once, or in one batch of the engine."""
     retries: Count = 5
     """Tries again after a refused or failed request, with growing pauses; then the run stops, to be gone on with."""
     timeout_s: PositiveFloat = 3600.0
@@ -129,8 +129,6 @@ class CorpusSection(Section):
     """Of the Ray cluster; unset: a local one. Its machines must share the run directory and the files."""
     memory_mb: Positive = 1024
     """Memory of the joins over all records; more is spilled to disk."""
-    verify_time_s: PositiveFloat = 5.0
-    """Wall time of one verification."""
     templates_from: Positive = 5000
     """Questions of a family that its boilerplate is read from. Our choice."""
     examples: Count = 5

@@ -40,14 +40,14 @@ from h1r.verify import Backend, open_backend
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from h1r.data.corpus.generate import Generate
+    from h1r.data.corpus.generate import GenerateBatch
 
 VERIFY_CHUNK = 256
 """Texts handed to the verifier at a time, so that progress shows."""
 
 
 def curate(
-    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[Generate]] | None = None
+    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[GenerateBatch]] | None = None
 ) -> dict[str, Any]:
     """Runs the stage and returns its summary.
 

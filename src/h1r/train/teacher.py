@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from h1r.config import Recipe
 from h1r.data.chat import prompt_ids
-from h1r.data.corpus.generate import Generate, given_from
+from h1r.data.corpus.generate import GenerateBatch, given_from
 from h1r.data.corpus.items import Given
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
@@ -19,7 +19,7 @@ from h1r.train.start import equip
 
 
 @contextmanager
-def engine_teacher(recipe: Recipe) -> Iterator[Generate]:
+def engine_teacher(recipe: Recipe) -> Iterator[GenerateBatch]:
     """Traces from `model.checkpoint`, `corpus.traces.n` a problem, until the end of the `with` block.
 
     What a problem gets depends on the recipe and its text only, not on the batch that it is in. `UserError` without a

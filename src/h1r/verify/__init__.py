@@ -3,7 +3,7 @@
 from h1r.verify.format import check_format
 from h1r.verify.pool import VerifierPool, reference_scores, verify
 from h1r.verify.registry import Verifier, register, require, verifier_names
-from h1r.verify.service import Backend, RewardService, open_backend, use_judge
+from h1r.verify.service import Backend, RewardService, default_workers, open_backend, use_judge
 
 __all__ = [
     "Backend",
@@ -11,6 +11,7 @@ __all__ = [
     "Verifier",
     "VerifierPool",
     "check_format",
+    "default_workers",
     "open_backend",
     "reference_scores",
     "register",

@@ -59,7 +59,7 @@ def open_backend(section: VerifySection, format_checks: bool = True) -> Backend:
 
     `UserError`: Ray is not installed, or its actors do not start.
     """
-    workers = section.workers or min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS)
+    workers = section.workers or default_workers()
     if section.backend == "processes":
         return VerifierPool(workers, section.time_limit_s, format_checks=format_checks)
     from h1r.verify.ray_backend import RayBackend
@@ -67,6 +67,11 @@ def open_backend(section: VerifySection, format_checks: bool = True) -> Backend:
     return RayBackend(
         actors=workers, time_limit_s=section.time_limit_s, address=section.ray_address, format_checks=format_checks
     )
+
+
+def default_workers() -> int:
+    """Workers where a recipe asks for 0."""
+    return min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS)
 
 
 def use_judge(section: JudgeSection) -> None:

@@ -2,8 +2,9 @@
 
 import json
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from corpora import answer, corpus_recipe, curated, question, trace
 
 from h1r.config import Recipe
-from h1r.data.corpus.generate import Endpoint, generate_shard, given_from, read_generated
-from h1r.data.corpus.items import Item
+from h1r.data.corpus.generate import Endpoint, Generated, generate_shard, given_from, in_batches
+from h1r.data.corpus.items import Given, Item
 from h1r.errors import UserError
 from h1r.records import Problem, Sample, read_jsonl
 
@@ -21,7 +22,8 @@ ANSWERS = {question(n): n for n in range(2000)}
 
 
 class Teacher(ThreadingHTTPServer):
-    """Answers the sums of `corpora`; `refuse` times with 429 first, and with `status` for good when it is set."""
+    """Answers the sums of `corpora`; `refuse` times with 429 first, with `status` for good when it is set, or with that
+    of the question in `statuses`. Gives at most `most` choices to a request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -29,6 +31,10 @@ class Teacher(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.refuse = 0
         self.status = 200
+        self.statuses: dict[str, int] = {}
+        self.most = 99
+        self.wait_s = 0.0
+        self.most_at_once = self.at_once = 0
 
     @property
     def url(self) -> str:
@@ -40,14 +46,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.server.refuse > 0 or self.server.status != 200:
+        asked = body["messages"][-1]["content"]
+        status = self.server.statuses.get(asked, self.server.status)
+        if self.server.refuse > 0 or status != 200:
             self.server.refuse -= 1
-            self.send_response(429 if self.server.status == 200 else self.server.status)
+            self.send_response(429 if status == 200 else status)
             self.send_header("Retry-After", "0")
             self.end_headers()
             self.wfile.write(b"no such model")
             return
-        asked = body["messages"][-1]["content"]
+        self.server.at_once += 1
+        self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        time.sleep(self.server.wait_s)
+        self.server.at_once -= 1
         self.server.asked[asked] += 1
         self.server.bodies.append({**body, "key": self.headers.get("Authorization"), "path": self.path})
         n = ANSWERS[asked]
@@ -59,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         choices.append({"message": {"content": None, "reasoning_content": "long"}, "finish_reason": "length"})
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"choices": choices}).encode())
+        self.wfile.write(json.dumps({"choices": choices[: self.server.most]}).encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -78,8 +89,18 @@ def recipe(server: Teacher, **traces: Any) -> Recipe:
     return Recipe.model_validate({"name": "t", "chat": {"system_prompt": "S"}, "corpus": {"traces": section}})
 
 
-def endpoint(found: Recipe) -> Endpoint:
-    return Endpoint(found.corpus.traces, found)
+def traces_of(found: Recipe, problems: Iterable[Problem]) -> dict[int, list[Given]]:
+    with Endpoint(found.corpus.traces, found) as endpoint:
+        return dict(endpoint(problems))
+
+
+def generated(path: Path, found: Recipe, wanted: Iterable[Item]) -> int:
+    with Endpoint(found.corpus.traces, found) as endpoint:
+        return generate_shard(path, wanted, endpoint)
+
+
+def problems(count: int) -> list[Problem]:
+    return [item.problem for item in items(count)]
 
 
 def items(count: int) -> list[Item]:
@@ -90,7 +111,7 @@ def test_an_endpoint_is_asked_once_a_problem_with_the_settings_of_the_recipe(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
-    found = dict(endpoint(recipe(teacher, key_variable="SOME_KEY"))([item.problem for item in items(7)]))
+    found = traces_of(recipe(teacher, key_variable="SOME_KEY"), problems(7))
     assert sorted(found) == list(range(7))
     assert set(teacher.asked.values()) == {1}
     body = teacher.bodies[0]
@@ -101,41 +122,109 @@ def test_an_endpoint_is_asked_once_a_problem_with_the_settings_of_the_recipe(
     assert [one.finish_reason for one in found[4]] == ["stop"] * 4 + ["length"]
 
 
+def test_as_many_problems_as_the_recipe_says_are_under_way_and_no_more_are_taken(teacher: Teacher) -> None:
+    teacher.wait_s = 0.05
+    taken = 0
+
+    def coming() -> Iterator[Problem]:
+        nonlocal taken
+        for problem in problems(12):
+            taken += 1
+            yield problem
+
+    found = recipe(teacher)
+    with Endpoint(found.corpus.traces, found) as endpoint:
+        for done, _ in enumerate(endpoint(coming())):
+            assert taken <= done + 3
+    assert taken == 12
+    assert teacher.most_at_once == 3
+
+
+def test_a_server_that_gives_fewer_choices_is_asked_for_the_others(teacher: Teacher) -> None:
+    teacher.most = 2
+    found = traces_of(recipe(teacher), problems(1))
+    assert len(found[0]) == 5
+    assert [(body["n"], body["seed"]) for body in teacher.bodies] == [(5, 0), (3, 2), (1, 4)]
+
+
 def test_a_busy_endpoint_is_asked_again(teacher: Teacher) -> None:
     teacher.refuse = 3
-    assert len(dict(endpoint(recipe(teacher))([item.problem for item in items(2)]))) == 2
+    assert len(traces_of(recipe(teacher), problems(2))) == 2
 
 
 def test_a_refusal_for_good_is_one_sentence(teacher: Teacher) -> None:
     teacher.status = 404
-    with pytest.raises(UserError, match=r"answered 404: no such model; check corpus.traces"):
-        list(endpoint(recipe(teacher))([items(1)[0].problem]))
+    with pytest.raises(UserError, match=r"model `big`: there is no such .* no such model; mend corpus.traces"):
+        traces_of(recipe(teacher), problems(1))
+
+
+def test_a_problem_that_the_teacher_refuses_has_no_trace_and_stops_nobody(teacher: Teacher, tmp_path: Path) -> None:
+    teacher.statuses = {question(2): 400}
+    path = tmp_path / "0.jsonl"
+    assert generated(path, recipe(teacher), items(7)) == 7
+    found = list(Generated(path).added_to(items(7)))
+    assert [len(item.traces) for item in found] == [5, 5, 0, 5, 5, 5, 5]
+    assert generated(path, recipe(teacher), items(7)) == 0, "it is not asked again"
+
+
+def test_a_teacher_that_refuses_everything_stops_the_run(teacher: Teacher) -> None:
+    teacher.status = 422
+    with pytest.raises(UserError, match=r"refused the first 5 problems, .* status 422: no such model; mend"):
+        traces_of(recipe(teacher, concurrency=1), problems(9))
 
 
 def test_no_server_says_how_to_go_on() -> None:
     section = {"by": "endpoint", "url": "http://127.0.0.1:9", "model": "m", "retries": 0}
     found = Recipe.model_validate({"name": "t", "corpus": {"traces": section}})
     with pytest.raises(UserError, match=r"does not answer .* what is done stays"):
-        list(endpoint(found)([items(1)[0].problem]))
+        traces_of(found, problems(1))
+
+
+def test_what_was_answered_beside_a_failure_is_kept(teacher: Teacher, tmp_path: Path) -> None:
+    teacher.statuses = {question(0): 401}
+    path = tmp_path / "0.jsonl"
+
+    def coming() -> Iterator[Item]:
+        yield from items(2)
+        time.sleep(0.5)  # both are answered before anybody looks
+        yield items(3)[2]
+
+    with pytest.raises(UserError, match="key is refused"):
+        generated(path, recipe(teacher), coming())
+    assert 1 in Generated(path)
 
 
 def test_after_a_kill_no_problem_is_lost_or_asked_twice(teacher: Teacher, tmp_path: Path) -> None:
     path = tmp_path / "generated" / "0.jsonl"
-    assert generate_shard(path, items(5), endpoint(recipe(teacher)), 2) == 5
+    assert generated(path, recipe(teacher), items(5)) == 5
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])  # the last line was being written
-    assert generate_shard(path, items(8), endpoint(recipe(teacher)), 3) == 8 - 4
-    found = read_generated(path)
-    assert sorted(found) == list(range(8))
+    assert generated(path, recipe(teacher), items(8)) == 8 - 4
+    found = {item.ordinal: item.traces for item in Generated(path).added_to(items(8))}
+    assert all(len(traces) == 5 for traces in found.values())
+    assert [found[n][0].answer.content for n in range(8)] == [f"Altogether \\boxed{{{answer(n)}}}." for n in range(8)]
     assert len(path.read_text().splitlines()) == 8
     assert sorted(teacher.asked.values()) == [1] * 7 + [2], "only the torn one is asked again"
+
+
+def test_an_engine_gets_lists_and_its_indices_go_on_from_one_to_the_next() -> None:
+    sizes = []
+
+    def engine(batch: Any) -> Iterator[tuple[int, list[Given]]]:
+        sizes.append(len(batch))
+        for index in reversed(range(len(batch))):
+            yield index, [given_from(batch[index].question, batch[index].id, "stop")]
+
+    found = {index: traces[0].answer.content for index, traces in in_batches(engine, 3)(problems(8))}
+    assert found == {n: f"p{n}" for n in range(8)}
+    assert sizes == [3, 3, 2]
 
 
 def test_problems_that_have_traces_or_are_for_rl_are_not_asked(teacher: Teacher, tmp_path: Path) -> None:
     three = items(3)
     three[0].use = "rl"
     three[1].traces = [given_from("q", "a", "stop")]
-    assert generate_shard(tmp_path / "0.jsonl", three, endpoint(recipe(teacher)), 2) == 1
+    assert generated(tmp_path / "0.jsonl", recipe(teacher), three) == 1
     assert list(teacher.asked) == [question(2)]
 
 

@@ -1,12 +1,11 @@
 """The passes over the shards: what one task reads, does and writes. See the package's docstring for the order.
 
 Every function here takes (work directory, shard), may run on any machine that sees the directory, and returns counts
-as JSON. What a task needs besides its input is made once per process (`Context`).
+as JSON. What a task needs besides its input is made once per process (`context.py`).
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,22 +15,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from h1r.config import Recipe, load_recipe
+from h1r.config import Recipe
 from h1r.data.chat import encode_samples
 from h1r.data.corpus import steps
+from h1r.data.corpus.context import context
 from h1r.data.corpus.files import write_rows
-from h1r.data.corpus.generate import read_generated
+from h1r.data.corpus.generate import Generated
 from h1r.data.corpus.items import Item, read_items, write_items
 from h1r.data.corpus.joins import lookup
 from h1r.data.corpus.keys import band_keys, content, exact_keys, hash64, share_of
 from h1r.data.corpus.ledger import Ledger
 from h1r.data.corpus.read import Reader, files_of
 from h1r.data.corpus.samples import READ_ROWS, SAMPLES, sample_row, write_packed
-from h1r.data.decontaminate import HeldOutIndex, Overlaps
+from h1r.data.decontaminate import Overlaps
 from h1r.data.difficulty import pass_rate_class
-from h1r.records import Problem, Verdict, read_jsonl
 from h1r.run import read_json
-from h1r.verify import VerifierPool
 
 KEYS = pa.schema(
     [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()),
@@ -43,58 +41,6 @@ LENGTHS = pa.schema([("family", pa.string()), ("length", pa.float64())])
 FAMILY = pa.schema([("family", pa.string()), ("question", pa.string())])
 SIZES = pa.schema([("name", pa.string()), ("domain", pa.string()), ("tokens", pa.int64()), ("place", pa.int64())])
 PASS_RATE_BINS = 10
-
-
-class Context:
-    """What tasks of one run share in a process: recipe, benchmarks, verifier pool, tokenizer; made when asked for."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.recipe: Recipe = load_recipe(work / "recipe.json")
-        self._pool: VerifierPool | None = None
-
-    def close(self) -> None:
-        """Ends the verifier's worker; it starts again when asked for."""
-        if self._pool is not None:
-            self._pool.close()
-
-    @functools.cached_property
-    def held_out(self) -> HeldOutIndex:
-        problems = list(read_jsonl(self.work / "held_out.jsonl", Problem))
-        return HeldOutIndex(problems, self.recipe.curate.ngram, self.recipe.curate.boilerplate_share)
-
-    @functools.cached_property
-    def templates(self) -> dict[str, frozenset[str]]:
-        return {family: frozenset(grams) for family, grams in read_json(self.work / "templates.json").items()}
-
-    @functools.cached_property
-    def tokenizer(self) -> Any:
-        from h1r.data.tokenizer import load_tokenizer  # seconds of imports, which one pass of six needs
-
-        return load_tokenizer(self.work / "tokenizer")
-
-    def verify(self, problems: Any, texts: Any) -> list[Verdict]:
-        """Verdicts by a pool of one worker, which ends with this process; no step asks for parts of the format."""
-        if self._pool is None:
-            limit_s = self.recipe.corpus.verify_time_s
-            self._pool = VerifierPool(workers=1, time_limit_s=limit_s, format_checks=False)
-        return self._pool.verify_many(problems, texts)
-
-
-_contexts: dict[Path, Context] = {}
-
-
-def context(work: Path) -> Context:
-    """The context of a run in this process."""
-    if work not in _contexts:
-        _contexts[work] = Context(work)
-    return _contexts[work]
-
-
-def close(work: Path) -> None:
-    """Forgets the context of a run and ends its verifier."""
-    if found := _contexts.pop(work, None):
-        found.close()
 
 
 def input_files(recipe: Recipe) -> list[tuple[int, str]]:
@@ -249,9 +195,7 @@ def traced(work: Path, shard: str) -> dict[str, Any]:
 
     near = lookup(work / "near.parquet", *_range(work, shard))
     items = steps.without(read_items(work / "distinct" / f"{shard}.parquet"), ledger, "near duplicates", near)
-    generated = work / "generated" / f"{shard}.jsonl"
-    if generated.exists():
-        items = with_generated(items, generated)
+    items = Generated(work / "generated" / f"{shard}.jsonl").added_to(items)
     trusted = frozenset(source.name for source in corpus.sources if source.trust_rewards)
     items = rated(steps.verified(steps.with_solutions(items), ctx.verify, trusted))
     items = steps.for_rl(items, ledger, corpus, recipe.rl_pool, pool.append)
@@ -267,14 +211,6 @@ def traced(work: Path, shard: str) -> dict[str, Any]:
         "classes": {name: dict(sorted(found.items())) for name, found in sorted(classes.items())},
         "rl_rule": {name: dict(sorted(found.items())) for name, found in sorted(solved.items())},
     }
-
-
-def with_generated(items: Iterable[Item], path: Path) -> Iterator[Item]:
-    """Adds the traces that were made for a shard: lines {ordinal, traces}, in the order of its items."""
-    made = read_generated(path)
-    for item in items:
-        item.traces = item.traces or made.get(item.ordinal, [])
-        yield item
 
 
 def mean_chars(item: Item) -> float:

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,18 @@ import pyarrow.parquet as pq
 
 from h1r.config import Recipe
 from h1r.data.chat import render
-from h1r.data.corpus import passes, summarise
+from h1r.data.corpus import context, passes, summarise
 from h1r.data.corpus.execute import Executor, TaskFunction
 from h1r.data.corpus.files import atomic, write_rows
-from h1r.data.corpus.generate import Endpoint, Generate, generate_shard, wants_traces
+from h1r.data.corpus.generate import (
+    Endpoint,
+    Generate,
+    GenerateBatch,
+    Generated,
+    generate_shard,
+    in_batches,
+    wants_traces,
+)
 from h1r.data.corpus.items import Item, read_items
 from h1r.data.corpus.joins import Joins
 from h1r.data.corpus.keys import content, exact_keys, share_of
@@ -46,7 +54,7 @@ PASSES = ("read", "sound", "distinct", "traced", "weighed", "packed")
 
 
 def curate_corpus(
-    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[Generate]] | None = None
+    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[GenerateBatch]] | None = None
 ) -> dict[str, Any]:
     """Runs what is not done yet and returns the summary (`summarise.py`); `engine` makes traces if the recipe says so.
 
@@ -59,10 +67,10 @@ def curate_corpus(
             return dict(read_json(finished))
         curation = _Curation(recipe, stage, engine)
         try:
-            with Executor(recipe.corpus) as curation.executor:
+            with context.one_ray(recipe), Executor(recipe.corpus) as curation.executor:
                 summary = curation.run()
         finally:
-            passes.close(curation.work)
+            context.close(curation.work)
         write_page(stage / "report.html", summary)
         write_json(finished, summary)
     return summary
@@ -72,7 +80,7 @@ class _Curation:
     """One run over the work directory; every step looks first whether its output is there."""
 
     def __init__(
-        self, recipe: Recipe, stage: Path, engine: Callable[[], AbstractContextManager[Generate]] | None
+        self, recipe: Recipe, stage: Path, engine: Callable[[], AbstractContextManager[GenerateBatch]] | None
     ) -> None:
         self.recipe = recipe
         self.stage = stage
@@ -195,26 +203,30 @@ class _Curation:
 
     def _generate(self) -> None:
         """Makes the traces that are wanted, shard by shard, going on within a shard."""
-        section = self.recipe.corpus.traces
-        if section.by == "source":
+        if self.recipe.corpus.traces.by == "source":
             return
         done = self.work / "generated" / "done.json"
         if done.exists():
             return
         wanted = sum(wants_traces(item) for shard in self.shards for item in passes.fresh(self.work, shard))
+        paths = {shard: self.work / "generated" / f"{shard}.jsonl" for shard in self.shards}
         with self._teacher() as generate, progress("Traces", total=wanted, unit="problem") as bar:
-            for shard in self.shards:
-                path = self.work / "generated" / f"{shard}.jsonl"
-                batch = section.concurrency * (4 if section.by == "endpoint" else 1)
-                generate_shard(path, passes.fresh(self.work, shard), generate, batch, bar)
+            bar.start_at(sum(len(Generated(path)) for path in paths.values()))
+            for shard, path in paths.items():
+                generate_shard(path, passes.fresh(self.work, shard), generate, bar)
         write_json(done, {"problems": wanted})
 
-    def _teacher(self) -> AbstractContextManager[Generate]:
-        if self.recipe.corpus.traces.by == "endpoint":
-            return nullcontext(Endpoint(self.recipe.corpus.traces, self.recipe))
-        if self._engine is None:
+    @contextmanager
+    def _teacher(self) -> Iterator[Generate]:
+        section = self.recipe.corpus.traces
+        if section.by == "endpoint":
+            with Endpoint(section, self.recipe) as endpoint:
+                yield endpoint
+        elif self._engine is None:
             raise UserError("corpus.traces.by = `engine` works through `h1r curate`, which brings the engine")
-        return self._engine()
+        else:
+            with self._engine() as generate:
+                yield in_batches(generate, section.concurrency)
 
     def _known_tokenizer(self) -> None:
         known = self.recipe.tokenizer.path or self.recipe.model.checkpoint
