@@ -39,7 +39,8 @@ from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
 from h1r.records import Sample, read_jsonl
 from h1r.run import Checkpoints, Metrics
-from h1r.train.sft import Batches, Document, accumulate_gradients, sft, to_documents
+from h1r.train.documents import Document, to_documents
+from h1r.train.sft import Batches, accumulate_gradients, sft
 
 MODEL = tiny_model(seed=2)
 SFT = {

@@ -54,6 +54,8 @@ class OptimizerSection(Section):
 class SFTSection(Section):
     """Supervised fine-tuning (Table 1)."""
 
+    data: str | None = None
+    """A directory that `h1r curate` wrote (RUN/curate), for its packed shards and tokenizer. Unset: this run's."""
     optimizer: OptimizerSection = OptimizerSection(learning_rate=1024e-6)
     epochs: PositiveFloat = 3
     """Passes over the samples."""

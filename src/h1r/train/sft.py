@@ -1,6 +1,8 @@
 """Supervised fine-tuning on packed samples (arXiv 2601.02346, section 2, Table 1).
 
-    samples -> tokens with loss mask -> rows of seq_len tokens, packed -> batches of rows -> weighted cross-entropy
+    documents (tokens with loss mask) -> rows of seq_len tokens, packed -> batches of rows -> weighted cross-entropy
+
+Documents are those of packed shards or of samples.jsonl (`documents.py`), packed anew for every epoch.
 
 A batch's loss is sum_t w_t nll_t / (tokens with loss in the batch): every token of the batch counts the same whatever
 micro-batch or process it fell into, times its sample's difficulty weight. The order of documents is a function of
@@ -14,7 +16,6 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,35 +23,25 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from h1r.config import Recipe, SFTSection
-from h1r.data.chat import Encoded, encode_samples
 from h1r.data.packing import pack
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
 from h1r.model.layout import Layout
 from h1r.progress import progress
-from h1r.records import Sample, read_jsonl
-from h1r.run import Checkpoints, Metrics, Run
+from h1r.run import Checkpoints, Metrics, Run, read_json, write_json
 from h1r.train.checkpoint import publish, restore, save_checkpoint
+from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
 from h1r.train.losses import token_logprobs
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.gradients import Sharded, call
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.start import start
-
-
-@dataclass(frozen=True)
-class Document:
-    """One sample as tokens: `loss[i]` says whether token i is predicted with loss, `weight` scales its losses."""
-
-    ids: list[int]
-    loss: list[int]
-    weight: float
+from h1r.train.start import data_directory, start, tokenizer_directory
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
-    """Trains on curate/samples.jsonl and writes sft/metrics.jsonl, sft/checkpoints and sft/model.
+    """Trains on what was curated and writes sft/metrics.jsonl, sft/checkpoints and sft/model.
 
     resume: go on from the newest checkpoint. Returns steps, tokens and the last loss.
     """
@@ -58,8 +49,8 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     with run.timed("sft") if world.main else nullcontext():
         stage, section = run.stage("sft"), recipe.sft
         with world.agreed():
-            tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
-            documents = _documents(recipe, run, tokenizer)
+            tokenizer = load_tokenizer(tokenizer_directory(recipe, run))
+            documents = _documents(recipe, run, tokenizer, world)
             batches = Batches(documents, section, recipe.seed)
             model, trained = start(recipe, run, world, _compute_dtype(recipe, world))
             optimizer = make_optimizer(model, section.optimizer)
@@ -109,34 +100,28 @@ def _compute_dtype(recipe: Recipe, world: World) -> torch.dtype | None:
     return torch.bfloat16
 
 
-def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast) -> list[Document]:
-    samples = list(read_jsonl(run.need("curate/samples.jsonl", "curate"), Sample))
-    if not samples:
-        raise UserError(f"{run.path}/curate/samples.jsonl is empty; loosen the recipe's [curate] rules")
-    encoded = encode_samples(tokenizer, samples, recipe.chat.system_prompt)
-    documents = to_documents(encoded, [sample.weight for sample in samples], recipe.sft.seq_len)
-    if not documents:
-        raise UserError(
-            f"sft.seq_len = {recipe.sft.seq_len} cuts off every answer in {run.path}/curate/samples.jsonl; raise it"
-        )
-    return documents
-
-
-def to_documents(encoded: Sequence[Encoded], weights: Sequence[float], seq_len: int) -> list[Document]:
-    """Samples as documents, right-trimmed to `seq_len`; those with no token left to predict are left out."""
-    documents = []
-    for one, weight in zip(encoded, weights, strict=True):
-        document = Document(one.token_ids[:seq_len], one.loss_mask[:seq_len], weight)
-        if any(document.loss[1:]):
-            documents.append(document)
+def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World) -> Documents:
+    """The documents of packed shards, where there are any, else of samples.jsonl."""
+    section = recipe.sft
+    packed = data_directory(recipe, run) / "packed"
+    if not section.data and not packed.is_dir():
+        samples = run.need("curate/samples.jsonl", "curate")
+        return read_samples(samples, tokenizer, recipe.chat.system_prompt, section.seq_len)
+    documents = PackedDocuments(packed, section.seq_len)
+    known = run.path / "sft" / "data.json"
+    if known.exists() and read_json(known) != documents.fingerprint():
+        raise UserError(f"the shards in {packed} are not those that {run.path} began with; bring them back, or give "
+                        "another --out")  # fmt: skip
+    if world.main:
+        write_json(known, documents.fingerprint())
     return documents
 
 
 class Batches:
     """Which rows (lists of document indices) each optimiser step sees. A function of (documents, section, seed)."""
 
-    def __init__(self, documents: Sequence[Document], section: SFTSection, seed: int) -> None:
-        self._lengths = [len(document.ids) for document in documents]
+    def __init__(self, documents: Documents, section: SFTSection, seed: int) -> None:
+        self._lengths = [document.length for document in documents]
         self._section, self._seed = section, seed
         self._epoch_rows: dict[int, list[list[int]]] = {}
         self.steps_per_epoch = math.ceil(len(self._rows(0)) / section.batch_size)
@@ -164,16 +149,16 @@ class Batches:
 
 def accumulate_gradients(
     model: HybridForCausalLM | Sharded,
-    documents: Sequence[Document],
+    documents: Documents,
     rows: Sequence[Sequence[int]],
     micro_batch_size: int,
     world: World = ALONE,
 ) -> tuple[float, int]:
     """Adds the batch loss's gradient to the parameters; returns (loss, tokens run through the model).
 
-    Every process of `world` gets all rows, runs its share, and ends with the same gradient and loss.
+    Every process of `world` gets all rows, reads and runs its share, and ends with the same gradient and loss.
     """
-    valid = sum(sum(documents[index].loss[1:]) for row in rows for index in row)
+    valid = sum(documents[index].targets for row in rows for index in row)
     micro_batches = [rows[start : start + micro_batch_size] for start in range(0, len(rows), micro_batch_size)]
     total = 0.0
     for micro_batch in world.deal(micro_batches):
@@ -182,18 +167,18 @@ def accumulate_gradients(
         loss.backward()
         total += loss.item()
     for _ in range(world.idle_rounds(micro_batches)):
-        shortest = min(documents[rows[0][0]].ids, documents[rows[-1][-1]].ids, key=len)
+        shortest = min(documents[rows[0][0]], documents[rows[-1][-1]], key=lambda one: one.length).ids
         silent = Document(shortest, [0] * len(shortest), 0.0)
         call(model, weighted_cross_entropy, [silent], world).backward()
     world.sync_gradients(model)
-    return world.sum(total), sum(len(documents[index].ids) for row in rows for index in row)
+    return world.sum(total), sum(documents[index].length for row in rows for index in row)
 
 
-def weighted_cross_entropy(model: HybridForCausalLM, documents: Sequence[Document], world: World = ALONE) -> Tensor:
+def weighted_cross_entropy(model: HybridForCausalLM, documents: Documents, world: World = ALONE) -> Tensor:
     """sum_t weight_t * -log pi(token_t | tokens before it in its document), over the tokens with loss that this
     process predicts: all of them, or those after its share of the flat tokens."""
     device = model.device
-    layout = Layout.of([len(document.ids) for document in documents], device)
+    layout = Layout.of([document.length for document in documents], device)
     ids_T = torch.tensor([token for document in documents for token in document.ids], device=device)
     weight_T = torch.tensor(
         [document.weight * flag for document in documents for flag in (0, *document.loss[1:])], device=device

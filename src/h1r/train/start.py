@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -41,7 +43,7 @@ def start(
     A preset takes vocabulary size and special tokens from the run's tokenizer. Raises `UserError` when a checkpoint's
     or the overrides' vocabulary is too small for the tokenizer, or a preset meets a tokenizer without an end token.
     """
-    tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
+    tokenizer = load_tokenizer(tokenizer_directory(recipe, run))
     master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
         model = skeleton(recipe.model.checkpoint, master) if world.mesh else load(recipe.model.checkpoint)
@@ -63,6 +65,25 @@ def start(
     with torch.device("meta"):
         model = HybridForCausalLM(config)
     return _placed(model, recipe, world, compute_dtype)
+
+
+def data_directory(recipe: Recipe, run: Run) -> Path:
+    """Where the curation lies that is trained on: `sft.data`, or the run's own."""
+    return Path(recipe.sft.data) if recipe.sft.data else run.path / "curate"
+
+
+def tokenizer_directory(recipe: Recipe, run: Run) -> Path:
+    """The tokenizer of the data that are trained on. `UserError` when it is missing, or when the run has curated data
+    of its own with another tokenizer, which RL and evaluation would take."""
+    own = run.path / "curate" / "tokenizer"
+    if not recipe.sft.data:
+        return run.need("curate/tokenizer", "curate")
+    found = data_directory(recipe, run) / "tokenizer"
+    if not found.is_dir():
+        raise UserError(f"{found} is missing; set sft.data to a directory that `h1r curate` wrote, as RUN/curate")
+    if own.is_dir() and (own / "tokenizer.json").read_bytes() != (found / "tokenizer.json").read_bytes():
+        raise UserError(f"{found} is another tokenizer than {own}; curate both with one `tokenizer.path`")
+    return found
 
 
 def _placed(

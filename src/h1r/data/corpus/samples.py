@@ -2,10 +2,12 @@
 
 A packed row is up to `seq_len` tokens of documents laid end to end:
 
-    input_ids  loss_mask  document_lengths  document_weights  document_names
+    input_ids  loss_mask  document_lengths  document_weights  document_names  document_numbers  document_targets
 
 `loss_mask` is 1 for a token that is to be predicted with loss: those of the last turn, or of every assistant turn where
-tools are called (`chat.py`). A document longer than a row is right-trimmed, as the paper does beyond 36K.
+tools are called (`chat.py`). A document longer than a row is right-trimmed, as the paper does beyond 36K. Its number is
+its place among the samples of its shard, its targets are the tokens that are predicted with loss. Row groups are small,
+so that one document can be read without its shard (`train/documents.py`).
 """
 
 from __future__ import annotations
@@ -45,10 +47,14 @@ PACKED = pa.schema(
         ("document_lengths", pa.list_(pa.int32())),
         ("document_weights", pa.list_(pa.float32())),
         ("document_names", pa.list_(pa.string())),
+        ("document_numbers", pa.list_(pa.int32())),
+        ("document_targets", pa.list_(pa.int32())),
     ]
 )
 READ_ROWS = 64
 """Rows with their tokens in memory as Python objects at once."""
+GROUP_TOKENS = 65536
+"""Tokens in a row group of packed rows, about."""
 LENGTH_BINS = tuple(2**power for power in range(5, 17))
 """Upper ends of the bins of the length histogram, in tokens; longer ones are in a last bin."""
 
@@ -97,10 +103,12 @@ def write_packed(work: Path, shard: str, cutoffs: dict[str, int | None], seq_len
             [min(len(kept[at][2]), seq_len) for at in row],
             [kept[at][1] for at in row],
             [kept[at][0] for at in row],
+            list(row),
+            [int(kept[at][3][1:seq_len].sum()) for at in row],
         )
         for row in rows
     )
-    write_rows(work / "packed" / f"{shard}.parquet", PACKED, table, batch=READ_ROWS)
+    write_rows(work / "packed" / f"{shard}.parquet", PACKED, table, batch=max(1, GROUP_TOKENS // seq_len))
     ledger.write(work / "drops" / f"packed-{shard}.parquet")
     return {
         "steps": ledger.counts(),
