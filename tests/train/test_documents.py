@@ -57,6 +57,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = training_recipe(sft=SFT, corpus=section, curate={"near_duplicate_threshold": 1.0})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("h1r.data.corpus.samples.GROUP_TOKENS", 2 * SEQ_LEN)
+        patch.setattr("h1r.data.corpus.samples.PACK_TOKENS", 500)  # a few documents
         curate_corpus(found, Run.open(path / "run", found))
     packed = [pq.ParquetFile(shard) for shard in (path / "run" / "curate" / "packed").glob("*.parquet")]
     assert len(packed) == 6

@@ -36,8 +36,8 @@ class CorpusSource(CorpusBenchmark):
     """Problems, or conversations, to train on."""
 
     columns: dict[str, str] = {}
-    """Our field -> column: those of a benchmark, "solution", "pass_rate", "prompt" and "completion" (text or turns),
-    "reward", "finish_reason", "tools", "tests", "language"."""
+    """Our field -> column: those of a benchmark, "solution", "pass_rate", "prompt" and "completion" (text or turns; a
+    list of completions is as many traces), "reward", "finish_reason", "tools", "tests", "language"."""
     domain: str = "math"
     """The domain it counts for in the mixture."""
     use: Literal["sft", "rl", "split"] = "sft"

@@ -1,16 +1,15 @@
 """Traces from a teacher: a real HTTP server that counts what it is asked."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import answer, corpus_recipe, curated, question, trace
+from corpora import answer, corpus_recipe, curated, question
+from teacher import Teacher, running
 
 from h1r.config import Recipe
 from h1r.data.corpus.generate import Endpoint, Generated, generate_shard, given_from, in_batches
@@ -18,70 +17,11 @@ from h1r.data.corpus.items import Given, Item
 from h1r.errors import UserError
 from h1r.records import Problem, Sample, read_jsonl
 
-ANSWERS = {question(n): n for n in range(2000)}
-
-
-class Teacher(ThreadingHTTPServer):
-    """Answers the sums of `corpora`; `refuse` times with 429 first, with `status` for good when it is set, or with that
-    of the question in `statuses`. Gives at most `most` choices to a request."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: Counter[str] = Counter()
-        self.bodies: list[dict[str, Any]] = []
-        self.refuse = 0
-        self.status = 200
-        self.statuses: dict[str, int] = {}
-        self.most = 99
-        self.wait_s = 0.0
-        self.most_at_once = self.at_once = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Teacher
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = body["messages"][-1]["content"]
-        status = self.server.statuses.get(asked, self.server.status)
-        if self.server.refuse > 0 or status != 200:
-            self.server.refuse -= 1
-            self.send_response(429 if status == 200 else status)
-            self.send_header("Retry-After", "0")
-            self.end_headers()
-            self.wfile.write(b"no such model")
-            return
-        self.server.at_once += 1
-        self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
-        time.sleep(self.server.wait_s)
-        self.server.at_once -= 1
-        self.server.asked[asked] += 1
-        self.server.bodies.append({**body, "key": self.headers.get("Authorization"), "path": self.path})
-        n = ANSWERS[asked]
-        choices: list[dict[str, Any]] = [
-            {"message": {"content": trace(n, thinking=f"try {j}")}, "finish_reason": "stop"}
-            for j in range(body["n"] - 2)
-        ]
-        choices.append({"message": {"content": trace(n, said="0"), "reasoning_content": None}, "finish_reason": "stop"})
-        choices.append({"message": {"content": None, "reasoning_content": "long"}, "finish_reason": "length"})
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps({"choices": choices[: self.server.most]}).encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
 
 @pytest.fixture
 def teacher() -> Iterator[Teacher]:
-    with Teacher() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with running() as server:
         yield server
-        server.shutdown()
 
 
 def recipe(server: Teacher, **traces: Any) -> Recipe:

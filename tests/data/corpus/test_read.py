@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from h1r.config import CorpusSource
-from h1r.data.corpus.items import Item, read_items, write_items
+from h1r.data.corpus.items import Item, chunks, read_items, write_items
 from h1r.data.corpus.read import Reader, expand, files_of
 from h1r.errors import UserError
 
@@ -92,6 +92,53 @@ def test_rows_of_one_group_are_traces_of_one_problem(tmp_path: Path) -> None:
     assert first.traces[0].messages[0].content == "q0"
 
 
+def test_a_list_of_completions_is_as_many_traces(tmp_path: Path) -> None:
+    columns = {"question": "question", "completion": "c", "reward": "r", "finish_reason": "f"}
+    turns = [{"role": "assistant", "content": "<think>hm</think>two"}]
+    rows = [
+        {"question": "a", "c": ["one", "<think>so"], "r": [True, 0.0], "f": ["stop", None]},
+        {"question": "b", "c": [turns, turns], "r": None, "f": None},
+        {"question": "c", "c": [], "r": [], "f": []},
+    ]
+    first, second, third = read(tmp_path, rows, columns=columns)
+    assert [(one.answer.content, one.reward, one.finish_reason) for one in first.traces] == [
+        ("one", 1.0, "stop"), ("", 0.0, "unclosed"),
+    ]  # fmt: skip
+    assert [(one.answer.thinking, one.answer.content, one.reward) for one in second.traces] == [("hm", "two", None)] * 2
+    assert third.traces == []
+
+
+def test_rewards_that_are_not_one_for_each_completion_are_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"question": "a", "c": ["x", "y"], "r": reward} for reward in ([1.0], 1.0, [1.0, "no"])]
+    columns = {"question": "question", "completion": "c", "reward": "r"}
+    found = reader(tmp_path / "rows.jsonl", rows, columns=columns)
+    assert not list(found.items())
+    assert [line.why for line in found.bad] == [
+        *["2 completions need a list of as many in the column of `reward`"] * 2, "reward 'no' is no number",
+    ]  # fmt: skip
+
+
+def test_a_hub_data_set_reads_like_its_rows(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    rows = [{"prompt": [{"role": "user", "content": f"q{n}"}], "gold": {"answer": str(n)}} for n in range(5)]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[:3]), tmp_path / "set" / "train-0.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[3:]), tmp_path / "set" / "train-1.parquet")
+    columns = {"question": "prompt.-1.content", "answer": "gold.answer"}
+    section = CorpusSource.model_validate(
+        {"name": "s", "kind": "hub", "path": str(tmp_path / "set"), "columns": columns}
+    )
+    (path,) = files_of(section, "nowhere")
+    assert list(Reader(section, path, 2).items()) == read(tmp_path, rows, columns=columns)
+
+
+def test_a_hub_data_set_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    section = CorpusSource.model_validate({"name": "s", "kind": "hub", "path": str(tmp_path / "none")})
+    with pytest.raises(UserError, match=r"cannot open hub data set .*none \(subset None, split train\): "):
+        list(Reader(section, section.path, 0).items())
+
+
 def test_a_group_in_two_places_is_refused(tmp_path: Path) -> None:
     rows = [{"question": "q", "n": n} for n in (1, 2, 1)]
     with pytest.raises(UserError, match="stand in two places; sort the file by `n`"):
@@ -118,6 +165,25 @@ def test_items_survive_their_file(tmp_path: Path) -> None:
     items = read(tmp_path, rows, columns=columns)
     assert write_items(tmp_path / "items.parquet", items) == 700
     assert list(read_items(tmp_path / "items.parquet")) == items
+
+
+def test_long_traces_make_smaller_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("h1r.data.corpus.items.BATCH_CHARS", 2500)
+    rows = [{"question": f"q{n}", "c": "x" * (1000 if n < 9 else 1)} for n in range(600)]
+    items = read(tmp_path, rows, columns={"question": "question", "completion": "c"})
+    write_items(tmp_path / "items.parquet", items)
+    metadata = pq.read_metadata(tmp_path / "items.parquet")
+    sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert sizes[:3] == [3, 3, 3]
+    assert sizes[3] > 3
+    assert sum(sizes) == 600
+    assert list(read_items(tmp_path / "items.parquet")) == items
+
+
+def test_chunks_end_by_number_or_by_size() -> None:
+    found = list(chunks([1, 1, 1, 9, 1, 5, 5], 3, 8, int))
+    assert found == [[1, 1, 1], [9], [1, 5, 5]]
+    assert not list(chunks([], 3, 8, int))
 
 
 def test_paths_take_environment_variables_and_name_missing_ones(monkeypatch: pytest.MonkeyPatch) -> None:

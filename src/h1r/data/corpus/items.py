@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 from h1r.data.corpus.files import atomic
 from h1r.records import Message, Problem
 
+T = TypeVar("T")
 ROW_BITS = 32
 BATCH = 512
-"""Rows of a Parquet row group, and records in memory at once."""
+BATCH_CHARS = 16 << 20
+"""Records of a Parquet row group at most, and characters of text after which it ends: what is in memory at once."""
 
 SCHEMA = pa.schema(
     [
@@ -63,6 +65,11 @@ class Given:
     error: str | None = None
 
     @property
+    def num_chars(self) -> int:
+        """Characters of the whole conversation."""
+        return sum(len(turn.content) + len(turn.thinking or "") for turn in self.messages)
+
+    @property
     def answer(self) -> Message:
         return self.messages[-1]
 
@@ -93,24 +100,35 @@ def write_items(path: Path, items: Iterable[Item]) -> int:
     """Writes items as Parquet, whole or not at all, and returns how many."""
     count = 0
     with atomic(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-        batch: list[dict[str, Any]] = []
-        for item in items:
-            batch.append(_row(item))
-            if len(batch) == BATCH:
-                writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-                count += len(batch)
-                batch = []
-        if batch:
+        for batch in chunks(
+            map(_row, items), BATCH, BATCH_CHARS, lambda row: len(row["question"]) + len(row["traces"])
+        ):
             writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-    return count + len(batch)
+            count += len(batch)
+    return count
 
 
 def read_items(path: Path) -> Iterator[Item]:
     """The items of a file, in order, a row group at a time."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH):
-            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        for group in range(file.num_row_groups):
+            columns = [column.to_pylist() for column in file.read_row_group(group).columns]
+            for values in zip(*columns, strict=True):
                 yield _item(dict(zip(SCHEMA.names, values, strict=True)))
+
+
+def chunks(items: Iterable[T], most: int, most_chars: int, chars: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items in lists of at most `most`, each ended by the item that brings its characters to `most_chars`."""
+    chunk: list[T] = []
+    held = 0
+    for item in items:
+        chunk.append(item)
+        held += chars(item)
+        if len(chunk) == most or held >= most_chars:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _row(item: Item) -> dict[str, Any]:

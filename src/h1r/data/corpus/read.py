@@ -1,4 +1,5 @@
-"""Rows of files and hub data as `Item`s: formats, the column mapping, chats, published pass rates, grouped traces.
+"""Rows of files and hub data as `Item`s: formats, the column mapping, chats, published pass rates, traces of a problem
+in one row or in several.
 
 A row becomes an item, or part of one, or is reported with the reason. Files are streamed but for `json`, which is one
 array and is read whole. What a person got wrong in the recipe raises `UserError`.
@@ -162,7 +163,7 @@ class Reader:
             item.pass_rate, item.rollouts = self._pass_rate(values.get("pass_rate")), self._source.rollouts
             if values.get("tools") not in (None, "", "[]", []):
                 metadata["tools"] = _tools(values["tools"])
-            item.traces = self._traces(prompt or [Message("user", question)], values, text)
+            item.traces = self._traces(prompt or [Message("user", question)], values)
         return item
 
     def _stripped(self, question: str) -> str:
@@ -183,22 +184,40 @@ class Reader:
             raise BadRowError(f"pass rate {value!r} is out of range for `pass_rate_as` = {kind}")
         return 1 - rate if kind.startswith("failed") else rate
 
-    def _traces(self, prompt: list[Message], values: dict[str, Any], text: dict[str, str]) -> list[Given]:
-        if values.get("completion") is None:
+    def _traces(self, prompt: list[Message], values: dict[str, Any]) -> list[Given]:
+        """The traces of a row: none, one, or one for each entry of a list of completions."""
+        completion = values.get("completion")
+        if completion is None:
             return []
-        turns = [*prompt, *_messages(values["completion"], "assistant")]
-        if not turns or turns[-1].role != "assistant":
-            raise BadRowError("the completion does not end with an assistant turn")
-        reward = values.get("reward")
-        if reward is not None and not isinstance(reward, bool | int | float):
-            raise BadRowError(f"reward {reward!r} is no number")
-        finish_reason = text.get("finish_reason", "")
-        if turns[-1].thinking is not None and not turns[-1].content:
-            finish_reason = finish_reason or "unclosed"
-        return [Given(turns, None if reward is None else float(reward), finish_reason)]
+        if isinstance(completion, list) and not (completion and isinstance(completion[0], dict)):
+            rewards, reasons = (_for_each(values.get(name), name, completion) for name in ("reward", "finish_reason"))
+        else:
+            completion, rewards, reasons = [completion], [values.get("reward")], [values.get("finish_reason")]
+        return [_given(prompt, *one) for one in zip(completion, rewards, reasons, strict=True)]
 
 
-_TEXTS = ("question", "answer", "id", "family", "category", "solution", "finish_reason", "language")
+def _for_each(value: Any, field: str, completions: list[Any]) -> list[Any]:
+    """A value for each completion: a list of as many, or None for all."""
+    if value is None:
+        return [None] * len(completions)
+    if not isinstance(value, list) or len(value) != len(completions):
+        raise BadRowError(f"{len(completions)} completions need a list of as many in the column of `{field}`")
+    return value
+
+
+def _given(prompt: list[Message], completion: Any, reward: Any, finish_reason: Any) -> Given:
+    turns = [*prompt, *_messages(completion, "assistant")]
+    if not turns or turns[-1].role != "assistant":
+        raise BadRowError("the completion does not end with an assistant turn")
+    if reward is not None and not isinstance(reward, bool | int | float):
+        raise BadRowError(f"reward {reward!r} is no number")
+    reason = value_text(finish_reason, "finish_reason")
+    if turns[-1].thinking is not None and not turns[-1].content:
+        reason = reason or "unclosed"
+    return Given(turns, None if reward is None else float(reward), reason)
+
+
+_TEXTS = ("question", "answer", "id", "family", "category", "solution", "language")
 
 
 def _metadata(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:

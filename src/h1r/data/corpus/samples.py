@@ -13,9 +13,11 @@ so that one document can be read without its shard (`train/documents.py`).
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ import pyarrow.parquet as pq
 
 from h1r.data.chat import Encoded
 from h1r.data.corpus.files import atomic, write_rows
+from h1r.data.corpus.items import chunks
 from h1r.data.corpus.ledger import Ledger
 from h1r.data.packing import pack
 from h1r.records import Sample, to_json
@@ -53,10 +56,16 @@ PACKED = pa.schema(
 )
 READ_ROWS = 64
 """Rows with their tokens in memory as Python objects at once."""
+PACK_TOKENS = 32 << 20
+"""Tokens that are packed together: held in memory, at five bytes each, until their rows are full."""
 GROUP_TOKENS = 65536
 """Tokens in a row group of packed rows, about."""
 LENGTH_BINS = tuple(2**power for power in range(5, 17))
 """Upper ends of the bins of the length histogram, in tokens; longer ones are in a last bin."""
+
+
+_Kept = tuple[str, float, np.ndarray, np.ndarray]
+"""Name, weight, token ids and loss mask of a sample that the mixture keeps, trimmed to a row."""
 
 
 def sample_row(name: str, domain: str, place: int, sample: Sample, encoded: Encoded) -> tuple[Any, ...]:
@@ -68,52 +77,65 @@ def sample_row(name: str, domain: str, place: int, sample: Sample, encoded: Enco
 def write_packed(work: Path, shard: str, cutoffs: dict[str, int | None], seq_len: int) -> dict[str, Any]:
     """Writes packed/SHARD.parquet and packed/SHARD.jsonl from the samples that the mixture keeps; returns counts."""
     ledger = Ledger(("mixture", "trace"))
-    kept: list[tuple[str, float, np.ndarray, np.ndarray]] = []
     lengths: dict[str, Counter[int]] = {}
-    totals: Counter[str] = Counter()
+    totals: Counter[str] = Counter(rows=0, packed_tokens=0)
     (work / "packed").mkdir(parents=True, exist_ok=True)
+
+    def kept(lines: TextIO) -> Iterator[_Kept]:
+        with pq.ParquetFile(work / "samples" / f"{shard}.parquet") as file:
+            for batch in file.iter_batches(batch_size=READ_ROWS):
+                ids, masks = batch.column("input_ids"), batch.column("loss_mask")
+                for at, row in enumerate(batch.drop_columns(["input_ids", "loss_mask"]).to_pylist()):
+                    ledger.take("mixture")
+                    cutoff = cutoffs[row["domain"]]
+                    if cutoff is None or row["place"] > cutoff:
+                        source = json.loads(row["sample"])["metadata"]["source"]
+                        reason = f"beyond the share of {row['domain']}"
+                        ledger.drop_row("mixture", (row["place"], row["name"], source), reason, "")
+                        continue
+                    lines.write(row["sample"] + "\n")
+                    place = next((n for n, end in enumerate(LENGTH_BINS) if row["tokens"] <= end), len(LENGTH_BINS))
+                    lengths.setdefault(row["domain"], Counter())[place] += 1
+                    totals["tokens"] += row["tokens"]
+                    totals["loss_tokens"] += row["loss_tokens"]
+                    totals[f"{row['domain']}|samples"] += 1
+                    totals[f"{row['domain']}|tokens"] += row["tokens"]
+                    # Copies: the values of a batch would keep the whole batch in memory.
+                    tokens, mask = (array[at].values.to_numpy()[:seq_len].copy() for array in (ids, masks))
+                    yield row["name"], row["weight"], tokens, mask
+
     with (
         atomic(work / "packed" / f"{shard}.jsonl") as partial,
         open(partial, "w", encoding="utf-8") as lines,
-        pq.ParquetFile(work / "samples" / f"{shard}.parquet") as file,
     ):
-        for batch in file.iter_batches(batch_size=READ_ROWS):
-            ids, masks = batch.column("input_ids"), batch.column("loss_mask")
-            for at, row in enumerate(batch.drop_columns(["input_ids", "loss_mask"]).to_pylist()):
-                ledger.take("mixture")
-                cutoff = cutoffs[row["domain"]]
-                if cutoff is None or row["place"] > cutoff:
-                    source = json.loads(row["sample"])["metadata"]["source"]
-                    reason = f"beyond the share of {row['domain']}"
-                    ledger.drop_row("mixture", (row["place"], row["name"], source), reason, "")
-                    continue
-                lines.write(row["sample"] + "\n")
-                kept.append((row["name"], row["weight"], ids[at].values.to_numpy(), masks[at].values.to_numpy()))
-                place = next((slot for slot, end in enumerate(LENGTH_BINS) if row["tokens"] <= end), len(LENGTH_BINS))
-                lengths.setdefault(row["domain"], Counter())[place] += 1
-                totals["tokens"] += row["tokens"]
-                totals["loss_tokens"] += row["loss_tokens"]
-                totals[f"{row['domain']}|samples"] += 1
-                totals[f"{row['domain']}|tokens"] += row["tokens"]
-    rows = pack([len(one[2]) for one in kept], range(len(kept)), seq_len)
-    table = (
-        (
-            np.concatenate([kept[at][2][:seq_len] for at in row]),
-            np.concatenate([kept[at][3][:seq_len] for at in row]),
-            [min(len(kept[at][2]), seq_len) for at in row],
-            [kept[at][1] for at in row],
-            [kept[at][0] for at in row],
-            list(row),
-            [int(kept[at][3][1:seq_len].sum()) for at in row],
-        )
-        for row in rows
-    )
-    write_rows(work / "packed" / f"{shard}.parquet", PACKED, table, batch=max(1, GROUP_TOKENS // seq_len))
+        rows = _packed_rows(kept(lines), seq_len, totals)
+        write_rows(work / "packed" / f"{shard}.parquet", PACKED, rows, batch=max(1, GROUP_TOKENS // seq_len))
     ledger.write(work / "drops" / f"packed-{shard}.parquet")
+    rows_written, packed_tokens = totals.pop("rows"), totals.pop("packed_tokens")
     return {
         "steps": ledger.counts(),
         "lengths": {name: {str(k): v for k, v in sorted(found.items())} for name, found in sorted(lengths.items())},
         "totals": dict(sorted(totals.items())),
-        "rows": len(rows),
-        "packed_tokens": sum(min(len(one[2]), seq_len) for one in kept),
+        "rows": rows_written,
+        "packed_tokens": packed_tokens,
     }
+
+
+def _packed_rows(documents: Iterable[_Kept], seq_len: int, totals: Counter[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of `PACKED`; counts rows and tokens. A document is packed among at most `PACK_TOKENS` tokens of others."""
+    first = 0
+    for held in chunks(documents, sys.maxsize, PACK_TOKENS, lambda one: len(one[2])):
+        names, weights, tokens, masks = zip(*held, strict=True)
+        for row in pack([len(one) for one in tokens], range(len(held)), seq_len):
+            totals["rows"] += 1
+            totals["packed_tokens"] += sum(len(tokens[at]) for at in row)
+            yield (
+                np.concatenate([tokens[at] for at in row]),
+                np.concatenate([masks[at] for at in row]),
+                [len(tokens[at]) for at in row],
+                [weights[at] for at in row],
+                [names[at] for at in row],
+                [first + at for at in row],
+                [int(masks[at][1:].sum()) for at in row],
+            )
+        first += len(held)

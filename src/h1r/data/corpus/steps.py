@@ -8,7 +8,6 @@ Each is a generator that holds a bounded number of records; chained, they are on
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
 import re
 import unicodedata
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from h1r.config import CorpusSection, CurateSection, RLPoolSection
-from h1r.data.corpus.items import Given, Item
+from h1r.data.corpus.items import BATCH_CHARS, Given, Item, chunks
 from h1r.data.corpus.keys import share_of
 from h1r.data.corpus.ledger import Ledger
 from h1r.data.decontaminate import Overlaps
@@ -29,7 +28,7 @@ from h1r.verify.extract import last_boxed
 
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256
-"""Records handed to the verifier at a time."""
+"""Records handed to the verifier at a time, or fewer with long traces."""
 SOUND = (("normalise", "problem"), ("reference answers", "problem"))
 DISTINCT = (("decontamination", "problem"), ("exact duplicates", "problem"))
 NEAR = (("near duplicates", "problem"),)
@@ -260,6 +259,4 @@ def sample_of(item: Item, trace: Given, number: int) -> Sample:
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
-        yield chunk
+    return chunks(items, CHUNK, BATCH_CHARS, lambda item: sum(trace.num_chars for trace in item.traces))

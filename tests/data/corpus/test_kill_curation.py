@@ -1,0 +1,93 @@
+"""`kill -9` in every stage of a curation, the making of traces included: nothing is lost, done twice or different."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from corpora import answer, corpus_recipe, outputs, question
+from teacher import Teacher, running
+
+from h1r.config import Recipe
+from h1r.recipe_text import to_toml
+
+CONCURRENCY = 3
+BARE = 24
+"""Problems without traces, which the teacher is asked for."""
+MOMENTS = (
+    ("read/*.parquet", 1), ("read/*.json", 2), ("sound/*.json", 1), ("sound/*.json", 5), ("suspects.parquet", 1),
+    ("distinct/*.json", 3), ("near.parquet", 1), ("generated/*.jsonl", 1), ("lines", 6), ("lines", 15),
+    ("traced/*.json", 2), ("tokenizer", 1), ("weighed/*.json", 1), ("mixture.json", 1), ("packed/*.json", 2),
+)  # fmt: skip
+"""After so many files under work/ (or generated lines) the process is killed, within a random time."""
+
+
+def recipe(path: Path, server: Teacher) -> Recipe:
+    """The corpus of the other tests, and problems that a teacher is asked for."""
+    traces = {"by": "endpoint", "url": server.url, "model": "big", "n": 5, "concurrency": CONCURRENCY}
+    found = corpus_recipe(path, traces=traces)
+    rows = [{"question": question(n), "answer": answer(n)} for n in range(1500, 1500 + BARE)]
+    (path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = found.model_dump()
+    bare = {"name": "bare", "kind": "jsonl", "path": "bare.jsonl", "columns": {"answer": "answer"}}
+    tree["corpus"]["sources"].insert(1, bare)
+    return Recipe.model_validate(tree)
+
+
+def reached(work: Path, what: str) -> int:
+    if what == "lines":
+        return sum(path.read_bytes().count(b"\n") for path in (work / "generated").glob("*.jsonl"))
+    return len(list(work.glob(what)))
+
+
+def told(stage: Path) -> dict[str, bytes]:
+    """`outputs`, with the lines of generated traces in an order of their own: they stand as the teacher answered."""
+    return {
+        name: b"".join(sorted(content.splitlines(True))) if name.startswith("work/generated/") else content
+        for name, content in outputs(stage).items()
+    }
+
+
+@pytest.mark.slow  # sixteen starts of a curation
+def test_killed_in_every_stage_it_ends_in_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    with running() as server:
+        server.wait_s = 0.02
+        found = recipe(tmp_path, server)
+        (tmp_path / "corpus.toml").write_text(to_toml(found))
+        command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml"), "--out"]
+        unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+        subprocess.run([*command, str(unbroken)], check=True, capture_output=True, timeout=120)
+        assert set(server.asked.values()) == {1}
+        server.asked.clear()
+
+        work = broken / "curate" / "work"
+        for what, count in MOMENTS:
+            process = subprocess.Popen(
+                [*command, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            deadline = time.monotonic() + 120
+            while reached(work, what) < count:
+                assert process.poll() is None, f"it ended before {count} {what}"
+                assert time.monotonic() < deadline
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0.0, 0.02))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert not (broken / "curate" / "summary.json").exists(), f"killed too late after {count} {what}"
+        subprocess.run([*command, str(broken)], check=True, capture_output=True, timeout=120)
+
+    assert told(broken / "curate") == told(unbroken / "curate")
+    generated = [json.loads(line) for path in work.glob("generated/*.jsonl") for line in path.read_text().splitlines()]
+    assert max(Counter(line["ordinal"] for line in generated).values()) == 1
+    assert len(generated) == len(server.asked) == BARE
+    again = sum(server.asked.values()) - BARE
+    assert again <= 3 * CONCURRENCY, "more was asked again than was under way at the three kills among the traces"
