@@ -1,14 +1,8 @@
-"""The whole curation of a corpus: what comes out, that it adds up, and that where it runs and when it is killed is seen
-nowhere."""
+"""The whole curation of a corpus: what comes out, that it adds up, and that where it runs is seen nowhere."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +14,6 @@ from corpora import answer, corpus_recipe, curated, outputs, question
 
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.recipe_text import to_toml
 from h1r.records import Problem, Sample, normalise_text, read_jsonl
 
 
@@ -142,28 +135,6 @@ def test_ray_data_writes_the_bytes_of_one_process(done: tuple[dict[str, Any], Pa
     ray = pytest.importorskip("ray")
     _, stage = curated(corpus_recipe(tmp_path, executor="ray", workers=2), tmp_path / "run")
     assert not ray.is_initialized(), "what curation started, it ends"
-    assert outputs(stage) == outputs(done[1])
-
-
-@pytest.mark.slow
-def test_a_curation_that_is_killed_again_and_again_ends_in_the_bytes_of_an_unbroken_one(
-    done: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
-    recipe = corpus_recipe(tmp_path)
-    (tmp_path / "corpus.toml").write_text(to_toml(recipe))
-    command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml"), "--out", str(tmp_path / "run")]
-    stage = tmp_path / "run" / "curate"
-    for moment in ("work/sound/0000-000001.json", "work/distinct/0001-000000.json", "work/weighed/0000-000000.json"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (stage / moment).exists():
-            assert process.poll() is None, f"the curation ended before {moment}"
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (stage / "summary.json").exists()
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert outputs(stage) == outputs(done[1])
 
 
