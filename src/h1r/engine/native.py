@@ -15,12 +15,11 @@ from torch import Tensor
 from h1r.config import EngineSection
 from h1r.engine.native_batch import Batch
 from h1r.engine.native_memory import MemoryPlan, budget_bytes, waves
-from h1r.engine.native_runner import Runner, runner_for
+from h1r.engine.native_runner import Runner, how, runner_for
 from h1r.engine.native_slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.requests import failed, one_per_prompt, refusal
 from h1r.model.checkpoint import load
-from h1r.model.decode import obstacle
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.progress import note
 from h1r.records import Trace
@@ -85,8 +84,7 @@ class NativeEngine:
             return
         if plan.total > self._announced:
             if not self._announced:
-                why = obstacle(self.model)
-                note(f"decoding: in PyTorch, since {why}" if why else "decoding: in C")
+                note(f"decoding: {how(self.model)}")
             note(plan.sentence())
             self._announced = plan.total
         self.memory = plan

@@ -47,6 +47,9 @@ class Batch:
         self.prefill_tokens, self.eos_token_ids, self.tokenizer = prefill_tokens, eos_token_ids, tokenizer
         self.waiting: deque[Request] = deque(requests)
         self.rows: list[Row] = []
+        self._decoded = 0
+        self._base = 0
+        """The largest of `Row.base`: a row grows by one token a step, so the host knows the longest without asking."""
         self.prefilling: Prefill | None = None
         self.cache = HybridCache.allocate(model.config, plan.sequences, plan.tokens, model.dtype, model.device)
         self.slots = Slots(plan.sequences, model.config.vocab_size, plan.new_tokens, model.device)
@@ -65,7 +68,8 @@ class Batch:
             return []
         finished = self._sample()
         if self.rows:
-            self.runner.decode(len(self.rows))
+            self._decoded += 1
+            self.runner.decode(len(self.rows), self._base + self._decoded)
         return finished
 
     @torch.inference_mode()
@@ -113,7 +117,9 @@ class Batch:
         first, samples = len(self.rows), range(request.started, request.started + count)
         self.cache.fork_(first, count, request.prefix, request.prefix_row, len(request.prompt))
         self.slots.start(first, request, samples, (*self.eos_token_ids, *request.params.stop_token_ids))
-        self.rows.extend(Row(request, sample) for sample in samples)
+        base = len(request.prompt) - self._decoded
+        self._base = max(self._base, base) if self.rows else base
+        self.rows.extend(Row(request, sample, base) for sample in samples)
         request.started += count
 
     def _sample(self) -> list[Trace]:
@@ -154,6 +160,7 @@ class Batch:
             for hole, mover in zip(holes, movers, strict=True):
                 self.rows[hole] = self.rows[mover]
         del self.rows[n:]
+        self._base = max((row.base for row in self.rows), default=0)
         return traces
 
     def _trace(self, i: int, reason: FinishReason) -> Trace:

@@ -1,6 +1,7 @@
-"""How a step of the native engine is computed: through the model in PyTorch, or in C (fp32 on a CPU).
+"""How a step of the native engine is computed: through the model in PyTorch, or in C (fp32 on a CPU). On CUDA the steps
+of PyTorch are recorded and replayed (`native_graphs.py`).
 
-Both read one `HybridCache` and one `Slots`, and mean the same by every number (`sampling.py` has the definitions). The
+All read one `HybridCache` and one `Slots`, and mean the same by every number (`sampling.py` has the definitions). The
 C runner keeps packed copies of the weights, which `refresh` renews.
 """
 
@@ -49,8 +50,8 @@ class Runner(Protocol):
         """One token for each of n rows, from their logits; whether any trace ends with it (`Slots.reason`)."""
         ...
 
-    def decode(self, n: int) -> None:
-        """The tokens just chosen go through the model: new logits."""
+    def decode(self, n: int, longest: int) -> None:
+        """The tokens just chosen go through the model: new logits. The longest of the n rows then holds `longest`."""
         ...
 
 
@@ -58,12 +59,24 @@ def runner_for(model: HybridForCausalLM, max_tokens: int, kept: Runner | None = 
     """The C runner where it can run, with scratch for calls of `max_tokens` tokens and the model's present weights.
     `kept`, an earlier one for this model, gives its memory."""
     if obstacle(model):
-        return TorchRunner(model)
+        if model.device.type != "cuda":
+            return TorchRunner(model)
+        from h1r.engine.native_graphs import GraphRunner  # it builds on this module
+
+        return GraphRunner(model)
     if isinstance(kept, NativeRunner):
         kept.reserve(max_tokens)
         kept.refresh()
         return kept
     return NativeRunner(model, max_tokens)
+
+
+def how(model: HybridForCausalLM) -> str:
+    """Which runner `runner_for` takes, in words, and why."""
+    why = obstacle(model)
+    if not why:
+        return "in C"
+    return f"in PyTorch{', as CUDA graphs' if model.device.type == 'cuda' else ''}, since {why}"
 
 
 def runner_bytes(model: HybridForCausalLM, max_tokens: int, max_length: int) -> tuple[int, int]:
@@ -86,6 +99,7 @@ class TorchRunner:
         self._confidence_top_k = max(one.confidence_top_k for one in params)
         self._filtered = [any(getattr(one, name) != off for one in params) for name, off in _FILTERS]
         self._may_stop_early = any(one.confidence_threshold is not None for one in params)
+        self._scaled = any(one.temperature != 1 for one in params)
 
     def refresh(self) -> None:
         """Nothing to do: the model's own tensors are read."""
@@ -95,13 +109,21 @@ class TorchRunner:
         return self.model.logits(hidden[ending, counts_B[ending] - 1]).float()
 
     def sample(self, n: int) -> bool:
+        self._sample_rows(n)
+        return bool(self.slots.reason[:n].any())
+
+    def decode(self, n: int, longest: int) -> None:
+        self._decode_rows(n, longest)
+
+    def _sample_rows(self, n: int) -> None:
+        """All of `sample` but its answer. The host waits for nothing, and no shape depends on a value."""
         slots = self.slots
         state = {name: tensor[:n] for name, tensor in slots.state.items()}
         count = state["count"]
         top_k, top_p, min_p = (
             state[name] if on else None for (name, _), on in zip(_FILTERS, self._filtered, strict=True)
         )
-        temperature = state["temperature"].float()
+        temperature = state["temperature"].float() if self._scaled else None
         drawn = uniform(state["key"], count)
         choice = choose(slots.logits[:n], drawn, temperature, top_k, top_p, min_p, self._confidence_top_k)
         for buffer, value in (
@@ -115,14 +137,14 @@ class TorchRunner:
         reason = slots.reason[:n].zero_()
         doubtful = self._below_threshold(choice.confidence.double(), state) if self._may_stop_early else None
         count += 1
-        reason[count >= state["max_tokens"]] = FULL
+        reason.masked_fill_(count >= state["max_tokens"], FULL)
         if doubtful is not None:
-            reason[doubtful] = DOUBTFUL
-        reason[slots.ends[:n].gather(1, choice.token[:, None]).squeeze(1)] = STOPPED
-        return bool(reason.any())
+            reason.masked_fill_(doubtful, DOUBTFUL)
+        reason.masked_fill_(slots.ends[:n].gather(1, choice.token[:, None]).squeeze(1), STOPPED)
 
-    def decode(self, n: int) -> None:
-        hidden = self.model.model.cached(self.slots.state["last"][:n, None], self.cache.rows(n), None)
+    def _decode_rows(self, n: int, length: int) -> None:
+        """As `_sample_rows`, `decode` with attention through `length` positions of the cache."""
+        hidden = self.model.model.cached(self.slots.state["last"][:n, None], self.cache.rows(n), None, length)
         self.slots.logits[:n] = self.model.logits(hidden[:, 0]).float()
 
     def _below_threshold(self, confidence_B: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -190,7 +212,7 @@ class NativeRunner:
     def sample(self, n: int) -> bool:
         return bool(library().sample_rows(ctypes.addressof(self._sampler), n, self._scratch.shape[0]))
 
-    def decode(self, n: int) -> None:
+    def decode(self, n: int, longest: int) -> None:
         last = self.slots.state["last"][:n]
         self._decoder.run(self._cache, self._ones[:n], last, self._rows[:n], self.slots.logits)
 

@@ -37,6 +37,8 @@ class Request:
 class Row:
     request: Request
     sample_index: int
+    base: int
+    """Tokens it holds in the cache, less the steps that the batch has decoded."""
     text_ids: list[int] = field(default_factory=list)
     """Tokens so far, kept on the host only for traces with stop strings."""
 

@@ -52,27 +52,28 @@ def uniform(key_B: Tensor, position_B: Tensor) -> Tensor:
 def choose(
     logits_BV: Tensor,
     uniform_B: Tensor,
-    temperature_B: Tensor,
+    temperature_B: Tensor | None,
     top_k_B: Tensor | None,
     top_p_B: Tensor | None,
     min_p_B: Tensor | None,
     confidence_top_k: int,
 ) -> Choice:
-    """Draws one token per row. Temperature 0 takes the most probable token; a filter of None is off for all rows."""
+    """Draws one token per row. Temperature 0 takes the most probable token; temperatures of None are 1 for all rows, a
+    filter of None is off for all. The host waits for nothing, so a CUDA graph can hold it."""
     logprobs_BV = logits_BV.float().log_softmax(-1)
     top = logprobs_BV.topk(min(confidence_top_k, logits_BV.shape[-1]), dim=-1).values
-    greedy_B = temperature_B == 0
-    if bool((temperature_B == 1).all()):
-        scaled_BV = logprobs_BV
-    else:
-        safe_B = torch.where(greedy_B, torch.ones_like(temperature_B), temperature_B)
+    scaled_BV = logprobs_BV
+    if temperature_B is not None:
+        safe_B = torch.where(temperature_B == 0, torch.ones_like(temperature_B), temperature_B)
         scaled_BV = (logprobs_BV / safe_B[:, None]).log_softmax(-1)
     kept_BV = scaled_BV
     if top_k_B is not None or top_p_B is not None or min_p_B is not None:
         kept_BV = filter_logprobs(scaled_BV, top_k_B, top_p_B, min_p_B)
     cumulative_BV = kept_BV.double().exp().cumsum(-1)
     token_B = torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None]).squeeze(-1)
-    token_B = torch.where(greedy_B, logprobs_BV.argmax(-1), token_B.clamp_max(logits_BV.shape[-1] - 1))
+    token_B = token_B.clamp_max(logits_BV.shape[-1] - 1)
+    if temperature_B is not None:
+        token_B = torch.where(temperature_B == 0, logprobs_BV.argmax(-1), token_B)
     pick = token_B[:, None]
     return Choice(
         token=token_B,
@@ -112,7 +113,7 @@ def filter_logprobs(
         drop_BV |= (mass_BV.cumsum(-1) - mass_BV >= top_p_B[:, None]) & (top_p_B < 1)[:, None]
     if min_p_B is not None:
         drop_BV |= ordered_BV < ordered_BV[:, :1] + min_p_B[:, None].log()
-    drop_BV[:, 0] = False
+    drop_BV[:, 0].fill_(False)
     drop_BV = torch.zeros_like(drop_BV).scatter(-1, order_BV, drop_BV)
     return logprobs_BV.masked_fill(drop_BV, -torch.inf)
 

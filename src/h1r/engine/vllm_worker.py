@@ -58,7 +58,7 @@ class _Batch:
     index: Tensor
     slot: Tensor
     key: Tensor
-    temperature: Tensor
+    temperature: Tensor | None
     filters: tuple[Tensor | None, Tensor | None, Tensor | None]
     threshold: Tensor | None
     window: Tensor
@@ -190,7 +190,7 @@ class TraceSampler(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             index=torch.tensor(index, device=self.device),
             slot=torch.tensor([row.slot for row in rows], device=self.device),
             key=column("key", torch.long),
-            temperature=column("temperature", torch.float32),
+            temperature=where_set("temperature", 1.0, torch.float32),
             filters=(
                 where_set("top_k", 0, torch.long),
                 where_set("top_p", 1.0, torch.float64),

@@ -95,13 +95,14 @@ class Block(nn.Module):
 class CachedStep:
     """What the layers of one cached forward share: where each row starts, how many tokens are new, who sees whom."""
 
-    def __init__(self, cache: HybridCache, T: int, num_new: Tensor | None) -> None:
+    def __init__(self, cache: HybridCache, T: int, num_new: Tensor | None, length: int | None) -> None:
         device = cache.lengths.device
         self.start = cache.lengths.clone()
         self.num_new = num_new
         self.positions = self.start[:, None] + torch.arange(T, device=device)
-        longest = int(self.start.max()) + T
-        self.mask = torch.arange(longest, device=device) <= self.positions[:, None, :, None]
+        if length is None:
+            length = int(self.start.max()) + T
+        self.mask = torch.arange(length, device=device) <= self.positions[:, None, :, None]
 
 
 class HybridModel(nn.Module):
@@ -122,9 +123,12 @@ class HybridModel(nn.Module):
             x = layer(x, layout, table)
         return self.final_layernorm(x)
 
-    def cached(self, ids_BT: Tensor, cache: HybridCache, num_new: Tensor | None) -> Tensor:
-        """Hidden states [B, T, D] of T new tokens per row; the cache (B slots) takes them in and grows."""
-        step = CachedStep(cache, ids_BT.shape[1], num_new)
+    def cached(self, ids_BT: Tensor, cache: HybridCache, num_new: Tensor | None, length: int | None = None) -> Tensor:
+        """Hidden states [B, T, D] of T new tokens per row; the cache (B slots) takes them in and grows.
+
+        `length`: positions of the cache that attention goes through, no fewer than any row then holds. None asks the
+        device for the longest row, which the host has to wait for."""
+        step = CachedStep(cache, ids_BT.shape[1], num_new, length)
         if step.mask.shape[-1] > cache.max_length:
             raise ValueError(f"the cache holds {cache.max_length} tokens, {step.mask.shape[-1]} are needed")
         table = rotary_table(self.config, step.positions)
