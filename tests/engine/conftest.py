@@ -19,7 +19,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
 
 from engine_subjects import CONFIG, SECTION, Letters
 from geometries import randomised
+from recorded import RecordedRunner
 
+from h1r.engine import native
 from h1r.engine.native import NativeEngine
 from h1r.model import HybridForCausalLM, save
 from h1r.model.kernels import select
@@ -63,15 +65,23 @@ def server_engine(served: str) -> Any:
 
 
 @pytest.fixture(
-    scope="module", params=["native", "native-torch", "vllm", pytest.param("server", marks=pytest.mark.slow)]
+    scope="module",
+    params=["native", "native-torch", "native-graphs", "vllm", pytest.param("server", marks=pytest.mark.slow)],
 )
-def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Any:
-    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type. `server`: a client of vLLM's
-    own server, which takes a minute to start."""
+def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Iterator[Any]:
+    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type,
+    `native-graphs` replays recorded steps, as on CUDA. `server`: a client of vLLM's own server, which takes a minute to
+    start."""
     if request.param in ("vllm", "server"):
-        return request.getfixturevalue(f"{request.param}_engine")
-    kernels = "native" if request.param == "native" else "torch"
-    return NativeEngine(copy.deepcopy(model).use(select(kernels)), Letters(), SECTION)
+        yield request.getfixturevalue(f"{request.param}_engine")
+        return
+    kernels, patch = "native" if request.param == "native" else "torch", pytest.MonkeyPatch()
+    subject = copy.deepcopy(model).use(select(kernels))
+    if request.param == "native-graphs":
+        runner, plain = RecordedRunner(subject), native.runner_for
+        patch.setattr(native, "runner_for", lambda m, *rest: runner if m is subject else plain(m, *rest))
+    yield NativeEngine(subject, Letters(), SECTION)
+    patch.undo()
 
 
 @pytest.fixture

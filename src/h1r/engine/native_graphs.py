@@ -70,11 +70,9 @@ class GraphRunner(TorchRunner):
             self._warm.add(shape)
 
     def _sample_running(self, rows: int) -> None:
-        running = self._is_running(rows)
         # A trace that ended may have filled its row of tokens: the next place would lie outside.
-        self.slots.state["count"][:rows].mul_(running)
+        self.slots.state["count"][:rows].mul_(self._is_running(rows))
         self._sample_rows(rows)
-        self.slots.reason[:rows].mul_(running)
 
     def _decode_running(self, rows: int, length: int) -> None:
         self.cache.lengths[:rows].mul_(self._is_running(rows))
