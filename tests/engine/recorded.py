@@ -61,12 +61,11 @@ class Recording(TorchDispatchMode):
 class RecordedRunner(GraphRunner):
     """`GraphRunner` with recordings for graphs.
 
-    shapes: what was recorded, as (kind, rows, length); replays: how often one ran.
+    shapes: what was recorded, as (kind, rows, length), in order; replays: how often one ran.
     """
 
     def __init__(self, model: Any, positions: int = 8) -> None:
-        super().__init__(model, self._record, positions)
-        self.recorded: list[Recording] = []
+        super().__init__(model, _Recorder(self), positions)
         self.shapes: list[tuple[str | int, ...]] = []
         self.replays = 0
 
@@ -74,7 +73,7 @@ class RecordedRunner(GraphRunner):
         self._shape = shape
         super()._run(shape, n, step)
 
-    def _record(self, step: Callable[[], None]) -> Callable[[], object]:
+    def record(self, step: Callable[[], None]) -> Callable[[], object]:
         buffers = list(self._buffers())
         before = [t.clone() for t in buffers]
         recording = Recording()
@@ -82,7 +81,6 @@ class RecordedRunner(GraphRunner):
             step()
         for tensor, value in zip(buffers, before, strict=True):
             tensor.copy_(value)  # a capture runs nothing
-        self.recorded.append(recording)
         self.shapes.append(self._shape)
 
         def replay() -> None:
@@ -96,3 +94,15 @@ class RecordedRunner(GraphRunner):
         yield from (*cache.keys, *cache.values, *cache.conv, *cache.ssm, cache.lengths, *slots.state.values())
         yield from (slots.logits, slots.tokens, slots.logprobs, slots.sampling_logprobs, slots.confidences)
         yield slots.reason
+
+
+class _Recorder:
+    """What `GraphRunner` takes for a capture; recordings hold no memory of a device."""
+
+    bytes = 0
+
+    def __init__(self, runner: RecordedRunner) -> None:
+        self._runner = runner
+
+    def __call__(self, step: Callable[[], None]) -> Callable[[], object]:
+        return self._runner.record(step)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from geometries import SMALL, randomised
+from peak import Peak
 from recorded import HostWaitError, RecordedRunner, Recording
 
 from h1r.config import EngineSection
-from h1r.engine import native
+from h1r.engine import native, native_graphs, native_runner
 from h1r.engine.native import NativeEngine
-from h1r.engine.native_graphs import length_bucket, rows_bucket
-from h1r.engine.native_runner import TorchRunner
+from h1r.engine.native_graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
+from h1r.engine.native_runner import TorchRunner, runner_bytes, runner_for
 from h1r.engine.native_slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.model.cache import HybridCache
+from h1r.model.config import preset
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.kernels import select
 from h1r.records import Trace
@@ -199,3 +204,126 @@ def test_buckets_hold_what_they_must_and_little_more() -> None:
     for length in range(1, 5001):
         assert length <= length_bucket(length, 5000, 256) <= min(5000, max(-(-length // 256) * 256, 1.25 * length))
     assert len({length_bucket(length, 32768, 256) for length in range(1, 32769)}) == 24
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> type:
+    """Steps are recorded unless `enforce_eager` says no. A graph is the step itself and "takes" 50 MB."""
+
+    class Capture:
+        bytes = 50_000_000
+
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __call__(self, step: Callable[[], None]) -> Callable[[], object]:
+            return step
+
+    monkeypatch.setattr(native_runner, "with_graphs", lambda model, enforce_eager: not enforce_eager)
+    monkeypatch.setattr(native_graphs, "CudaCapture", Capture)
+    return Capture
+
+
+def test_graphs_are_announced_counted_and_measured(
+    model: HybridForCausalLM, as_on_cuda: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, running = SamplingParams(n=2, max_tokens=8), engine(model)
+    running.generate([[5, 9]], params)
+    plan = running.memory
+    assert plan is not None
+    step = runner_bytes(model, plan.call_tokens, plan.tokens, False, False).per_slot
+    assert plan.graphs == graph_bytes(SMALL) + 2 * step
+    assert plan.total == plan.fixed + 2 * plan.per_sequence + plan.prompts + plan.graphs
+    decoding, memory, measured = capsys.readouterr().err.splitlines()
+    assert decoding == "decoding: in PyTorch, recorded as CUDA graphs, since the model runs on torch kernels"
+    assert " + 16 MiB for CUDA graphs = " in memory
+    assert measured.startswith("CUDA graphs: 2 recorded in 0.0 s, they took 47.7 MiB where 16 MiB were counted")
+    running.generate([[5, 9]], params)
+    assert running.memory is not None
+    assert running.memory.graphs == 50_000_000, "what was measured counts from then on"
+    assert "CUDA graphs:" not in capsys.readouterr().err
+
+
+def test_memory_of_graphs_counts_at_admission(model: HybridForCausalLM, as_on_cuda: type) -> None:
+    params = SamplingParams(n=2, max_tokens=8)
+    eager, graphs = (
+        NativeEngine(model, None, EngineSection(memory_gib=0.01), (7,), enforce_eager=on) for on in (True, False)
+    )
+    assert [trace.num_tokens for trace in eager.generate([[5, 9]], params)] == [8, 8]
+    (first, _) = graphs.generate([[5, 9]], params)
+    assert "of memory, the engine has 10.2 MiB" in (first.error or "")
+
+
+def test_enforce_eager_records_nothing(
+    model: HybridForCausalLM, as_on_cuda: type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says so, by the section or by the argument; the argument wins."""
+    monkeypatch.setattr(HybridForCausalLM, "device", property(lambda self: torch.device("cuda")))
+    section = EngineSection(enforce_eager=True)
+    for one in (NativeEngine(model, None, section), NativeEngine(model, None, None, None, True)):
+        runner = runner_for(one.model, 8, None, one.section.enforce_eager)
+        assert type(runner) is TorchRunner
+        assert runner.how.startswith("in PyTorch, step by step as engine.enforce_eager asks, since ")
+        assert runner_bytes(model, 8, 8, False, one.section.enforce_eager).graphs == 0
+    forced = NativeEngine(model, None, section, None, False)
+    assert type(runner_for(model, 8, None, forced.section.enforce_eager)) is GraphRunner
+
+
+def test_on_cuda_steps_are_recorded_by_default(model: HybridForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(runner_for(model, 8)) is TorchRunner
+    monkeypatch.setattr(HybridForCausalLM, "device", property(lambda self: torch.device("cuda")))
+    assert type(runner_for(model, 8)) is GraphRunner
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_enforce_eager_without_a_gpu_says_that_it_changes_nothing(
+    kernels: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = randomised(SMALL, seed=3).use(select(kernels))
+    NativeEngine(subject, None, None, (), enforce_eager=True).generate([[5]], SamplingParams(max_tokens=2))
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("decoding: in C" if kernels == "native" else "decoding: in PyTorch, since")
+    assert line.endswith("; engine.enforce_eager changes nothing, since CUDA graphs need a GPU")
+
+
+def test_the_graph_used_longest_ago_goes_first(model: HybridForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_graphs, "MOST_GRAPHS", 3)
+    runner, slots = RecordedRunner(model, positions=1), Slots(2, SMALL.vocab_size, 4)
+    cache = HybridCache.allocate(SMALL, 2, 40, model.dtype)
+    runner.begin(cache, slots, [SamplingParams()])
+    with torch.inference_mode():
+        for length in (1, 1, 2, 2, 3, 3, 1, 4, 4, 1, 2):
+            cache.lengths.zero_()
+            runner.decode(2, length)
+    assert [shape[2] for shape in runner.shapes] == [1, 2, 3, 4, 2], "1 was used again before 4 came, 2 was not"
+    assert [shape[2] for shape in runner._graphs] == [4, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["tiny", "0.5b", "7b"])
+@pytest.mark.parametrize("kind", ["sampling", "filters", "layers"])
+def test_temporaries_of_a_step_are_those_of_the_formula(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """layers: with so few words that sampling needs next to nothing."""
+
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        """What a fused kernel makes: the result, and the mask as numbers."""
+        q.new_zeros(attn_mask.shape).masked_fill_(~attn_mask, -torch.inf)
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+    config = preset(name) if kind != "layers" else dataclasses.replace(preset(name), vocab_size=8)
+    filters = {"top_k": 3, "top_p": 0.9, "min_p": 0.1} if kind == "filters" else {}
+    params = SamplingParams(max_tokens=4, temperature=0.7, confidence_top_k=8, **filters)
+    for dtype, rows, length in ((torch.bfloat16, 8, 64), (torch.bfloat16, 3, 2000), (torch.float32, 8, 300)):
+        with torch.device("meta"):
+            subject = HybridForCausalLM(config).to(dtype).use(select("torch"))
+        cache = HybridCache.allocate(config, rows, length, dtype, "meta")
+        runner, slots = TorchRunner(subject), Slots(rows, config.vocab_size, 4, "meta")
+        runner.begin(cache, slots, [params])
+        with torch.inference_mode():
+            with Peak() as sampling:
+                runner._sample_rows(rows)
+            with Peak() as layers:
+                runner._decode_rows(rows, length)
+        most = max(sampling.most, layers.most)
+        foretold = rows * runner_bytes(subject, rows, length, bool(filters), True).per_slot
+        assert most <= foretold <= 1.5 * most

@@ -29,29 +29,33 @@ from h1r.model import build
 from h1r.model.config import preset
 from h1r.model.kernels import select
 
-sequences, prompt, new = json.loads(sys.argv[1])
+sequences, prompt, new, calls = json.loads(sys.argv[1])
 # Keys and values, recurrent state, vocabulary and weights all weigh something here.
 config = preset("tiny", vocab_size=4096, mamba_d_state=64, num_hidden_layers=3)
 
 def resident(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
-def run(sequences, prompt, new):
+def run(sequences, prompt, new, calls):
     engine = NativeEngine(model, None, EngineSection(max_sequences=sequences), eos_token_ids=())
-    traces = engine.generate([[3] * prompt], SamplingParams(n=sequences, max_tokens=new))
-    assert all(trace.num_tokens == new for trace in traces)
+    for _ in range(calls):
+        traces = engine.generate([[3] * prompt], SamplingParams(n=sequences, max_tokens=new))
+        assert all(trace.num_tokens == new for trace in traces)
     return engine.memory.total
 
 model = build(config, 0).use(select("native"))
-run(1, 4, 2)
+run(1, 4, 2, 1)
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
-print(json.dumps([run(sequences, prompt, new), resident("VmHWM") - before]))
+print(json.dumps([run(sequences, prompt, new, calls), resident("VmHWM") - before]))
 """
 
 
-@pytest.mark.parametrize("sizes", [(48, 64, 400), (200, 300, 40)], ids=["long answers", "many sequences"])
-def test_predicted_memory_is_what_a_process_takes(sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "sizes", [(48, 64, 400, 1), (200, 300, 40, 1), (200, 100, 20, 3)],
+    ids=["long answers", "many sequences", "one call after another"],
+)  # fmt: skip
+def test_predicted_memory_is_what_a_process_takes(sizes: tuple[int, int, int, int]) -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of a process's memory is read from Linux's /proc")
     found = subprocess.run(

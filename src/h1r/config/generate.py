@@ -27,6 +27,9 @@ class EngineSection(Section):
     """Prompt tokens prefilled in one forward pass; a longer prompt is cut, and running sequences decode in between."""
     memory_gib: PositiveFloat | None = None
     """Memory for sequences, GiB: as many are decoded together as fit. Unset: 0.8 of what is free when a call starts."""
+    enforce_eager: bool = False
+    """native and vllm: launch every operation of a decoding step by itself instead of recording steps as CUDA graphs.
+    Slower; for finding errors, and where memory is short. Without a GPU there are no graphs either way."""
     max_model_len: Positive | None = None
     """vllm: longest prompt and answer together, which its cache is made for. Unset: all positions of the model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from h1r.config import EngineSection
 from h1r.engine.native_batch import Batch
-from h1r.engine.native_memory import MemoryPlan, budget_bytes, waves
-from h1r.engine.native_runner import Runner, how, runner_for
+from h1r.engine.native_graphs import GraphRunner
+from h1r.engine.native_memory import MemoryPlan, budget_bytes, size_text, waves
+from h1r.engine.native_runner import Runner, runner_for
 from h1r.engine.native_slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.requests import failed, one_per_prompt, refusal
@@ -31,6 +32,7 @@ class NativeEngine:
 
     tokenizer: anything with `decode(ids)`; None leaves `Trace.text` empty and refuses stop strings.
     eos_token_ids: what ends a trace; None takes them from the model's config.
+    enforce_eager: no CUDA graphs; None: as `section` says. Without a GPU there are none either way.
     """
 
     def __init__(
@@ -39,10 +41,13 @@ class NativeEngine:
         tokenizer: Any = None,
         section: EngineSection | None = None,
         eos_token_ids: Sequence[int] | None = None,
+        enforce_eager: bool | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.section = section or EngineSection()
+        if enforce_eager is not None:
+            self.section = self.section.model_copy(update={"enforce_eager": enforce_eager})
         self.eos_token_ids = tuple(eos_token_ids if eos_token_ids is not None else model.config.eos_token_ids)
         self.memory: MemoryPlan | None = None
         """What the last call took."""
@@ -51,6 +56,7 @@ class NativeEngine:
         self._look: Callable[[], None] | None = None
         self._later: list[tuple[MemoryPlan, list[Request]]] = []
         self._announced = 0
+        self._measured_graphs = 0
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """All traces, ordered by (prompt_index, sample_index)."""
@@ -70,32 +76,53 @@ class NativeEngine:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
         held = self.memory.fixed if self.memory is not None else 0
         budget = budget_bytes(self.section, self.model.device, held)
-        self._later, refused = waves(self.model, self.section, good, budget)
+        self._later, refused = waves(self.model, self.section, good, budget, self._measured_graphs)
         for request, why in refused:
             yield from failed(request.index, request.params, why)
         try:
             while self._later:
                 yield from self._run(*self._later.pop(0))
         finally:
-            self._batch, self._later = None, []
+            self._later = []
 
     def _run(self, plan: MemoryPlan, requests: list[Request]) -> Iterator[Trace]:
         if not requests:
             return
+        runner = self._runner = runner_for(self.model, plan.call_tokens, self._runner, self.section.enforce_eager)
         if plan.total > self._announced:
             if not self._announced:
-                note(f"decoding: {how(self.model)}")
+                note(f"decoding: {runner.how}{self._nothing_to_enforce()}")
             note(plan.sentence())
             self._announced = plan.total
         self.memory = plan
-        runner = self._runner = runner_for(self.model, plan.call_tokens, self._runner)
         batch = self._batch = Batch(
             self.model, runner, plan, requests, self.section.prefill_tokens, self.eos_token_ids, self.tokenizer
         )
-        while batch.busy:
-            yield from batch.step()
-            if self._look is not None:
-                self._look()
+        try:
+            while batch.busy:
+                yield from batch.step()
+                if self._look is not None:
+                    self._look()
+        finally:
+            if self._batch is batch:
+                # Cache and slots are gone before the next ones come.
+                self._batch = None
+                self._measure(runner, plan)
+                runner.end()
+
+    def _measure(self, runner: Runner, plan: MemoryPlan) -> None:
+        """What the graphs of a call took counts in the next ones, and is told when it is more than ever."""
+        if isinstance(runner, GraphRunner) and runner.graph_bytes > self._measured_graphs:
+            self._measured_graphs = runner.graph_bytes
+            note(
+                f"CUDA graphs: {runner.recorded} recorded in {runner.seconds:.1f} s, they took "
+                f"{size_text(runner.graph_bytes)} where {size_text(plan.graphs)} were counted"
+            )
+
+    def _nothing_to_enforce(self) -> str:
+        if self.section.enforce_eager and self.model.device.type != "cuda":
+            return "; engine.enforce_eager changes nothing, since CUDA graphs need a GPU"
+        return ""
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""

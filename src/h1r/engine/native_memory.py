@@ -1,12 +1,15 @@
 """What a call of the native engine will take in memory, before anything is allocated, and how many sequences fit.
 
-    total = fixed + sequences * per_sequence + prompts
+    total = fixed + sequences * per_sequence + prompts + graphs
 
     per_sequence  recurrent state, convolution tail, keys and values of T tokens (`HybridCache.bytes_per_slot`), logits
-                  and end tokens over the vocabulary, and what is kept of each new token (`Slots.bytes_per_slot`)
-    fixed         in C: packed weights, scratch, rotary table (`runner_bytes`); in PyTorch: nothing, its activations
-                  are not counted
+                  and end tokens over the vocabulary, and what is kept of each new token (`Slots.bytes_per_slot`); in
+                  PyTorch also the temporaries of a step (`runner_bytes`)
+    fixed         in C: packed weights, scratch, rotary table (`runner_bytes`); in PyTorch: nothing, the activations of
+                  a prefill are not counted
     prompts       caches of the prompts prefilled together, and their logits
+    graphs        on CUDA: the temporaries of a step again, in the graphs' own pool, and what the driver keeps of the
+                  graphs; what an earlier call measured where that is more (`native_graphs.py`)
 
 Weights of the model itself are the caller's and not counted.
 """
@@ -20,7 +23,7 @@ from pathlib import Path
 import torch
 
 from h1r.config import EngineSection
-from h1r.engine.native_runner import runner_bytes
+from h1r.engine.native_runner import is_filtered, runner_bytes
 from h1r.engine.native_slots import Request, Slots
 from h1r.model.cache import HybridCache
 from h1r.model.hybrid import HybridForCausalLM
@@ -40,18 +43,19 @@ class MemoryPlan:
     fixed: int
     per_sequence: int
     prompts: int
+    graphs: int
     budget: float
 
     @property
     def total(self) -> int:
-        return self.fixed + self.sequences * self.per_sequence + self.prompts
+        return self.fixed + self.sequences * self.per_sequence + self.prompts + self.graphs
 
     def sentence(self) -> str:
-        limit = "" if self.budget == float("inf") else f" of {_size(self.budget)}"
+        limit = "" if self.budget == float("inf") else f" of {size_text(self.budget)}"
         return (
-            f"memory: {self.sequences} x {_size(self.per_sequence)} for sequences of up to {self.tokens} tokens"
-            f" + {_size(self.prompts)} for prompts + {_size(self.fixed)} for packed weights and scratch"
-            f" = {_size(self.total)}{limit}"
+            f"memory: {self.sequences} x {size_text(self.per_sequence)} for sequences of up to {self.tokens} tokens"
+            f" + {size_text(self.prompts)} for prompts + {size_text(self.fixed)} for packed weights and scratch"
+            f"{f' + {size_text(self.graphs)} for CUDA graphs' if self.graphs else ''} = {size_text(self.total)}{limit}"
         )
 
 
@@ -68,22 +72,34 @@ def group_of(waiting: Sequence[Request], slots: int, prefill_tokens: int) -> lis
     return group
 
 
-def plan(model: HybridForCausalLM, section: EngineSection, requests: Sequence[Request], budget: float) -> MemoryPlan:
-    """For these requests: as many sequences as `budget` allows, perhaps none."""
+def plan(
+    model: HybridForCausalLM,
+    section: EngineSection,
+    requests: Sequence[Request],
+    budget: float,
+    measured_graphs: int = 0,
+) -> MemoryPlan:
+    """For these requests: as many sequences as `budget` allows, perhaps none. measured_graphs: bytes that the graphs of
+    earlier calls took."""
     most = min(section.max_sequences, sum(request.params.n for request in requests))
-    found = _plan(model, section, requests, budget, most)
+    found = _plan(model, section, requests, budget, most, measured_graphs)
     fits, too_many = 0, most
     while found.total > budget and too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if _plan(model, section, requests, budget, middle).total <= budget:
+        if _plan(model, section, requests, budget, middle, measured_graphs).total <= budget:
             fits = middle
         else:
             too_many = middle
-    return found if found.total <= budget else _plan(model, section, requests, budget, fits)
+    return found if found.total <= budget else _plan(model, section, requests, budget, fits, measured_graphs)
 
 
 def _plan(
-    model: HybridForCausalLM, section: EngineSection, requests: Sequence[Request], budget: float, sequences: int
+    model: HybridForCausalLM,
+    section: EngineSection,
+    requests: Sequence[Request],
+    budget: float,
+    sequences: int,
+    measured_graphs: int,
 ) -> MemoryPlan:
     config, dtype = model.config, model.dtype
     tokens = max(request.budget for request in requests)
@@ -99,32 +115,40 @@ def _plan(
     )
     chunk = min(section.prefill_tokens, max(rows * longest for rows, longest in groups))
     call_tokens = max(chunk, sequences)
-    fixed, more = runner_bytes(model, call_tokens, tokens)
+    filtered = any(is_filtered(request.params) for request in requests)
+    runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager)
     each = HybridCache.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
-    return MemoryPlan(sequences, tokens, new_tokens, call_tokens, fixed, each + more, prompts, budget)
+    return MemoryPlan(
+        sequences, tokens, new_tokens, call_tokens, runner.fixed, each + runner.per_slot, prompts,
+        max(runner.graphs + sequences * runner.graphs_per_slot, measured_graphs), budget,
+    )  # fmt: skip
 
 
 def waves(
-    model: HybridForCausalLM, section: EngineSection, requests: Sequence[Request], budget: float
+    model: HybridForCausalLM,
+    section: EngineSection,
+    requests: Sequence[Request],
+    budget: float,
+    measured_graphs: int = 0,
 ) -> tuple[list[tuple[MemoryPlan, list[Request]]], list[tuple[Request, str]]]:
     """Requests in groups that each fit the budget, to be run one after another, and those that can never fit, each
     with a sentence. One group when all fit together; else the longest requests wait for the next."""
     fitting, refused = [], []
     for request in requests:
-        alone = plan(model, section, [request], budget)
+        alone = plan(model, section, [request], budget, measured_graphs)
         if alone.sequences:
             fitting.append(request)
         else:
-            needed = alone.fixed + alone.per_sequence + alone.prompts
+            needed = _plan(model, section, [request], budget, 1, measured_graphs).total
             refused.append((
                 request,
-                f"prompt ({len(request.prompt)}) and max_tokens ({request.params.max_tokens}) need {_size(needed)} of "
-                f"memory, the engine has {_size(budget)}; {_MEND}",
+                f"prompt ({len(request.prompt)}) and max_tokens ({request.params.max_tokens}) need "
+                f"{size_text(needed)} of memory, the engine has {size_text(budget)}; {_MEND}",
             ))  # fmt: skip
     result = []
     while fitting:
         wave, later = list(fitting), []
-        while not (found := plan(model, section, wave, budget)).sequences:
+        while not (found := plan(model, section, wave, budget, measured_graphs)).sequences:
             longest = max(wave, key=lambda request: request.budget)
             wave.remove(longest)
             later.append(longest)
@@ -139,7 +163,9 @@ def budget_bytes(section: EngineSection, device: torch.device, held: int) -> flo
     if section.memory_gib is not None:
         return section.memory_gib * 2**30
     if device.type == "cuda":
-        return _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0] + held
+        # What PyTorch keeps for itself but nothing uses is free to this process.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + kept) + held
     free = _free_memory()
     return float("inf") if free is None else _SHARE_OF_FREE * free + held
 
@@ -159,7 +185,8 @@ def _free_memory() -> int | None:
     return inside if free is None else min(free, inside)
 
 
-def _size(size: float) -> str:
+def size_text(size: float) -> str:
+    """Bytes for people."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.3g} {unit}"

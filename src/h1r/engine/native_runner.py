@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import Structure, c_int64, c_void_p
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -26,12 +27,20 @@ from h1r.model.kernels.native.build import library
 
 STOPPED, DOUBTFUL, FULL = 1, 2, 3
 """Codes in `Slots.reason`; 0 goes on."""
-_SAMPLING_BYTES = 4 + 4 + 4 + 8 + 8
-"""Per row and word of the vocabulary, of `choose`: three sets of log-probabilities, exponentials and their sums."""
+_SAMPLING_BYTES, _FILTERING_BYTES = 24, 53
+"""Per row and word of the vocabulary, what `choose` holds at once at most: two sets of log-probabilities and two of
+fp64; with filters, in `filter_logprobs`, these in order, their places, and three of fp64."""
+_NUMBERS_BYTES = 256
+"""And what it holds of a row besides: its draw, its seed's arithmetic, its most probable tokens."""
 
 
 class Runner(Protocol):
-    """Computes steps over the first n rows of the `cache` and `slots` that `begin` was given."""
+    """Computes steps over the first n rows of the `cache` and `slots` that `begin` was given, until `end`."""
+
+    @property
+    def how(self) -> str:
+        """In what a step is computed, in words, and why."""
+        ...
 
     def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         """For traces with any of these params; `confidence_top_k` is the same in all."""
@@ -54,13 +63,19 @@ class Runner(Protocol):
         """The tokens just chosen go through the model: new logits. The longest of the n rows then holds `longest`."""
         ...
 
+    def end(self) -> None:
+        """Lets go of cache and slots. The next `begin` brings others."""
+        ...
 
-def runner_for(model: HybridForCausalLM, max_tokens: int, kept: Runner | None = None) -> Runner:
+
+def runner_for(
+    model: HybridForCausalLM, max_tokens: int, kept: Runner | None = None, enforce_eager: bool = False
+) -> Runner:
     """The C runner where it can run, with scratch for calls of `max_tokens` tokens and the model's present weights.
     `kept`, an earlier one for this model, gives its memory."""
     if obstacle(model):
-        if model.device.type != "cuda":
-            return TorchRunner(model)
+        if not with_graphs(model, enforce_eager):
+            return TorchRunner(model, enforce_eager)
         from h1r.engine.native_graphs import GraphRunner  # it builds on this module
 
         return GraphRunner(model)
@@ -71,28 +86,66 @@ def runner_for(model: HybridForCausalLM, max_tokens: int, kept: Runner | None = 
     return NativeRunner(model, max_tokens)
 
 
-def how(model: HybridForCausalLM) -> str:
-    """Which runner `runner_for` takes, in words, and why."""
-    why = obstacle(model)
-    if not why:
-        return "in C"
-    return f"in PyTorch{', as CUDA graphs' if model.device.type == 'cuda' else ''}, since {why}"
+def with_graphs(model: HybridForCausalLM, enforce_eager: bool) -> bool:
+    """Whether `runner_for` records CUDA graphs."""
+    return model.device.type == "cuda" and not enforce_eager
 
 
-def runner_bytes(model: HybridForCausalLM, max_tokens: int, max_length: int) -> tuple[int, int]:
-    """Memory of a runner besides cache and slots: what it always takes, and that for each slot."""
+@dataclass(frozen=True)
+class RunnerBytes:
+    """Memory of a runner besides cache and slots: what it always takes, that for each slot, and the same of graphs."""
+
+    fixed: int
+    per_slot: int = 0
+    graphs: int = 0
+    graphs_per_slot: int = 0
+
+
+def runner_bytes(
+    model: HybridForCausalLM, max_tokens: int, max_length: int, filtered: bool, enforce_eager: bool
+) -> RunnerBytes:
+    """For calls of `max_tokens` tokens, slots of `max_length`, and sampling with filters or without."""
     config: HybridConfig = model.config
-    if obstacle(model):
-        return 0, _SAMPLING_BYTES * config.vocab_size
-    sampling = 4 * torch.get_num_threads() * _scratch_width(config.vocab_size)
-    return Decoder.weight_bytes(config) + Decoder.scratch_bytes(config, max_tokens, max_length) + sampling, 0
+    if not obstacle(model):
+        scratch = 4 * torch.get_num_threads() * _scratch_width(config.vocab_size)
+        packed = Decoder.weight_bytes(config) + Decoder.scratch_bytes(config, max_tokens, max_length)
+        return RunnerBytes(packed + scratch)
+    sampling = (_FILTERING_BYTES if filtered else _SAMPLING_BYTES) * config.vocab_size
+    step = _NUMBERS_BYTES + max(sampling, _layer_bytes(config, model.dtype.itemsize, max_length))
+    if not with_graphs(model, enforce_eager):
+        return RunnerBytes(0, step)
+    from h1r.engine.native_graphs import graph_bytes
+
+    return RunnerBytes(0, step, graph_bytes(config), step)
+
+
+def _layer_bytes(config: HybridConfig, element: int, length: int) -> int:
+    """Of one row, what a layer holds at once at most in a step: the dearest of its parts. Attention is taken to be a
+    fused kernel's, which keeps no scores."""
+    c = config
+    heads, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    projected = c.mamba_d_ssm + c.conv_dim + c.mamba_n_heads
+    convolution = element * (projected + (2 * c.mamba_d_conv + 1) * c.conv_dim)
+    recurrence = element * (projected + c.conv_dim) + 4 * (2 * c.conv_dim + 3 * c.mamba_d_ssm)  # its inputs are fp32
+    attention = element * (c.mamba_d_ssm + 3 * (heads + 2 * keys)) + (1 + element) * length  # the mask as numbers
+    part = max(convolution, recurrence, attention, 4 * element * c.intermediate_size)
+    return 6 * element * c.hidden_size + part + length
 
 
 class TorchRunner:
     """Any device and type."""
 
-    def __init__(self, model: HybridForCausalLM) -> None:
-        self.model = model
+    def __init__(self, model: HybridForCausalLM, enforce_eager: bool = False) -> None:
+        self.model, self._enforce_eager = model, enforce_eager
+
+    @property
+    def how(self) -> str:
+        eager = ", step by step as engine.enforce_eager asks" if self._enforce_eager and self._on_cuda else ""
+        return f"in PyTorch{eager}, since {obstacle(self.model)}"
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.model.device.type == "cuda"
 
     def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         self.cache, self.slots = cache, slots
@@ -114,6 +167,9 @@ class TorchRunner:
 
     def decode(self, n: int, longest: int) -> None:
         self._decode_rows(n, longest)
+
+    def end(self) -> None:
+        del self.cache, self.slots
 
     def _sample_rows(self, n: int) -> None:
         """All of `sample` but its answer. The host waits for nothing, and no shape depends on a value."""
@@ -160,6 +216,11 @@ class TorchRunner:
 _FILTERS = (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
 
 
+def is_filtered(params: SamplingParams) -> bool:
+    """Whether top-k, top-p or min-p leaves anything out."""
+    return any(getattr(params, name) != off for name, off in _FILTERS)
+
+
 class _Sampler(Structure):
     """Mirrors `sampler` of `kernels/native/sample.c`."""
 
@@ -177,6 +238,10 @@ class NativeRunner:
     def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
         self._vocab = model.config.vocab_size
         self._decoder = Decoder(model, max_tokens)
+
+    @property
+    def how(self) -> str:
+        return "in C"
 
     def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         self.slots = slots
@@ -215,6 +280,9 @@ class NativeRunner:
     def decode(self, n: int, longest: int) -> None:
         last = self.slots.state["last"][:n]
         self._decoder.run(self._cache, self._ones[:n], last, self._rows[:n], self.slots.logits)
+
+    def end(self) -> None:
+        del self._cache, self.slots, self._sampler
 
 
 def _scratch_width(vocab: int) -> int:

@@ -45,7 +45,7 @@ class VLLMEngine(StreamingEngine):
         but vLLM then keeps a process group of torch.distributed here until `close`.
     cache_bytes: memory of the cache; None: on a CPU what `max_sequences` need (at most 4 GiB), else vLLM's own choice.
     prefix_caching: share the prefill among the traces of a prompt, in whole blocks of `block_tokens`.
-    eager: no compilation; None: only on a CPU.
+    eager: no compilation and no CUDA graphs; None: on a CPU, and where `section.enforce_eager` asks for it.
     options: further arguments of `vllm.LLM`.
 
     Raises `UserError` where vLLM is not installed, and for a geometry that vLLM would refuse or compute wrongly.
@@ -106,7 +106,7 @@ class VLLMEngine(StreamingEngine):
             "max_num_seqs": sequences,
             "max_num_batched_tokens": max(self.section.prefill_tokens, sequences),
             "block_size": self.block_tokens,
-            "enforce_eager": on_cpu if eager is None else eager,
+            "enforce_eager": (on_cpu or self.section.enforce_eager) if eager is None else eager,
             "enable_prefix_caching": prefix_caching,
             "async_scheduling": False,
             "skip_tokenizer_init": True,

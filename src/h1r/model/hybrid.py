@@ -50,8 +50,10 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(ff, d, bias=bias)
         self.gate_multiplier = config.mlp_multipliers[0]
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, u: Tensor, decoding: bool = False) -> Tensor:
         """[..., D] -> [..., ff], before the down projection."""
+        if decoding:
+            return self.kernels.swiglu(self.gate_proj(u) * self.gate_multiplier, self.up_proj(u))
         # The multiplier scales the weight, not the activations: one product per parameter instead of one per token.
         bias = None if self.gate_proj.bias is None else self.gate_proj.bias * self.gate_multiplier
         gate = F.linear(u, self.gate_proj.weight * self.gate_multiplier, bias)
@@ -82,13 +84,13 @@ class Block(nn.Module):
         h = self.input_layernorm(x_BTD)
         mixed = self.mamba.cached(h, cache.conv[layer], cache.ssm[layer], step.num_new)
         attended = self.self_attn.cached(h, table, cache.keys[layer], cache.values[layer], step.start, step.mask)
-        return self._residual(x_BTD, mixed, attended)
+        return self._residual(x_BTD, mixed, attended, decoding=x_BTD.shape[1] == 1)
 
-    def _residual(self, x: Tensor, mixed: Tensor, attended: Tensor) -> Tensor:
+    def _residual(self, x: Tensor, mixed: Tensor, attended: Tensor, decoding: bool = False) -> Tensor:
         config = self.config
         x = _add_linear(x, mixed, self.mamba.out_proj, config.ssm_out_multiplier)
         x = _add_linear(x, attended, self.self_attn.o_proj, config.attention_out_multiplier)
-        inner = self.feed_forward(self.pre_ff_layernorm(x))
+        inner = self.feed_forward(self.pre_ff_layernorm(x), decoding)
         return _add_linear(x, inner, self.feed_forward.down_proj, config.mlp_multipliers[1])
 
 

@@ -80,14 +80,17 @@ class Mamba2(nn.Module):
             if self.conv1d.bias is not None:
                 self.conv1d.bias.zero_()
 
-    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, h: Tensor, decoding: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """z [..., M], xBC [..., N] before the convolution, dt [..., heads] before softplus."""
         config = self.config
-        # The multipliers scale the weight, not the activations: one product per parameter instead of one per token.
         scale = self.mup_vector.to(h.dtype)
-        weight = self.in_proj.weight * (scale * config.ssm_in_multiplier)[:, None]
-        bias = None if self.in_proj.bias is None else self.in_proj.bias * scale
-        projected = F.linear(h, weight, bias)
+        if decoding:
+            projected = self.in_proj(h * config.ssm_in_multiplier) * scale
+        else:
+            # The multipliers scale the weight, not the activations: one product per parameter, not one per token.
+            weight = self.in_proj.weight * (scale * config.ssm_in_multiplier)[:, None]
+            bias = None if self.in_proj.bias is None else self.in_proj.bias * scale
+            projected = F.linear(h, weight, bias)
         z, xBC, dt = projected.split([config.mamba_d_ssm, config.conv_dim, config.mamba_n_heads], dim=-1)
         return z, xBC, dt
 
@@ -125,8 +128,8 @@ class Mamba2(nn.Module):
         """T new tokens per sequence after the cached state: `conv` [B, K-1, N], the last inputs of the convolution, and
         `ssm` [B, heads, P, S], both updated in place. Row b has `num_new_B[b]` real tokens, the rest is padding on the
         right (None: all are real). Returns [B, T, M]; outputs at padding are meaningless."""
-        z, xBC, dt = self.project(h_BTD)
         rows, T = h_BTD.shape[:2]
+        z, xBC, dt = self.project(h_BTD, decoding=T == 1)
         taps = self.config.mamba_d_conv
         window_BLN = torch.cat([conv, xBC.to(conv.dtype)], dim=1)
         if T == 1 and num_new_B is None:
