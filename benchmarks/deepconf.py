@@ -44,6 +44,8 @@ from h1r.verify import VerifierPool
 Array = NDArray[np.float64]
 BUDGETS = (16, 32, 64, 128, 256, 512)
 TUNING_BUDGETS = (64, 128)
+ENOUGH = 0.5
+"""Share of tokens that a setting has to save at every tuning budget."""
 RECORDED = (
     Path(os.environ.get("H1R_DATA", Path(__file__).parents[2] / "shared" / "data"))
     / "deepconf_brumo25_answer_conf"
@@ -138,29 +140,31 @@ def compare(pool: Pool, algorithms: dict[str, Algorithm], budgets: Sequence[int]
 
 
 def tune(pool: Pool, slots: int, runs: int, verifier: VerifierPool) -> list[dict[str, Any]]:
-    """Every setting of a grid at two budgets, the cheapest of those that lose nothing first."""
+    """Every setting of a grid at two budgets: of those that save `ENOUGH` tokens at each, the most accurate first."""
     everyone = np.ones(len(pool.problems), dtype=bool)
-    grid = list(itertools.product((8, 16), (0.1, 0.5, 0.9), (None, 0.75, 0.85, 0.95), (8, 16, 32)))
+    agreements = [(None, "share"), *((tau, "share") for tau in (0.75, 0.85, 0.95)),
+                  *((tau, "lead") for tau in (0.9, 0.95, 0.98, 0.99))]  # fmt: skip
+    grid = list(itertools.product((8, 16), (0.1, 0.5, 0.9), agreements, ("majority", "min_window")))
     base = {budget: play(pool, ours(pool, slots, verifier), budget, runs) for budget in TUNING_BUDGETS}
     rows = []
     with progress("Tune", total=len(grid), unit="setting") as bar:
-        for warmup, keep_top, tau, window in grid:
-            settings = {"warmup": warmup, "keep_top": keep_top, "tau": tau}
-            algorithm = ours(pool, slots, verifier, window=window, **{**CHOSEN, **settings})
+        for warmup, keep_top, (tau, consensus), voter in grid:
+            settings = {"warmup": warmup, "keep_top": keep_top, "tau": tau, "consensus": consensus, "voter": voter}
+            algorithm = ours(pool, slots, verifier, **{**CHOSEN, **settings})
             found = [
                 row("deepconf", "all", budget, play(pool, algorithm, budget, runs), base[budget], everyone)
                 for budget in TUNING_BUDGETS
             ]
             rows.append(
-                {**settings, "window": window}
+                settings
                 | {f"difference_{one['budget']}": one["accuracy_difference"] for one in found}
                 | {f"saving_{one['budget']}": one["token_saving"] for one in found}
             )
             bar.advance()
 
     def rank(one: dict[str, Any]) -> tuple[bool, float]:
-        differences = [one[f"difference_{budget}"] for budget in TUNING_BUDGETS]
-        return min(differences) < 0, -sum(one[f"saving_{budget}"] for budget in TUNING_BUDGETS)
+        savings = [one[f"saving_{budget}"] for budget in TUNING_BUDGETS]
+        return min(savings) < ENOUGH, -sum(one[f"difference_{budget}"] for budget in TUNING_BUDGETS)
 
     return sorted(rows, key=rank)
 
@@ -227,17 +231,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer problems and runs: under ten minutes")
     parser.add_argument("--tune", action="store_true", help="try settings on problems of another seed, and stop")
     parser.add_argument("--slots", type=int, default=256, help="sequences decoded together")
+    parser.add_argument("--problems", type=int, default=200, help="the run's held-out ones first, then others unseen")
     parser.add_argument("--runs", type=int, help="shuffles of every pool; default 4, quick 2")
     arguments = parser.parse_args()
     quiet(arguments.json)
-    number, size = (48, 512) if arguments.quick else (120, 576)
+    number, size = (48, 512) if arguments.quick else (arguments.problems, 576)
     runs = arguments.runs or (2 if arguments.quick else 4)
     place = arguments.run / "benchmark"
     try:
         with VerifierPool() as verifier:
             if arguments.tune:
-                pool = open_pool(place / "tuning.npz", arguments.run, tuning_problems(arguments.run, 100), 256)
-                found = tune(pool, arguments.slots, 1, verifier)
+                pool = open_pool(place / "tuning.npz", arguments.run, tuning_problems(arguments.run, 300), 192)
+                found = tune(pool, arguments.slots, arguments.runs or 1, verifier)
                 print(json.dumps(found if arguments.json else found[:20], indent=1))
                 return
             name = "held_out_quick.npz" if arguments.quick else "held_out.npz"

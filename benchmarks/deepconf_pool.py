@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ from h1r.verify import VerifierPool
 RECORD_SEED = 7
 """Of the pools; no run of the recipe draws from it."""
 
+MOST = 1_000
+"""Problems drawn to choose fresh ones from."""
+
 
 @dataclass(slots=True)
 class Pool:
@@ -61,23 +64,36 @@ def recipe_of(run: Path) -> Recipe:
 
 
 def tuning_problems(run: Path, count: int) -> list[Problem]:
-    """Problems of the run's recipe under `problems.seed = 1`, none of which the run trained or held out."""
-    section = recipe_of(run).problems
-    seed = section.seed + 1
-    other = section.model_copy(update={"seed": seed, "train": 1, "rl": 1, "held_out": 2 * count})
-    used = {
-        normalise_text(problem.question)
-        for name in ("held_out", "problems_train", "problems_rl")
-        for problem in read_jsonl(run / "curate" / f"{name}.jsonl", Problem)
-    }
-    fresh = [p for p in split_problems(other, []).held_out if normalise_text(p.question) not in used]
-    return fresh[:count]
+    """Problems to choose settings by, none of which the run trained or held out."""
+    return _fresh(run, 1, _seen(run), count)
 
 
 def held_out_problems(run: Path, count: int) -> list[Problem]:
-    """The run's own held-out problems."""
+    """The run's own held-out problems, and where these are too few others, of which none was trained or tuned on."""
+    held_out = list(read_jsonl(run / "curate" / "held_out.jsonl", Problem))[:count]
+    missing = count - len(held_out)
+    return held_out + _fresh(run, 2, _seen(run) | _questions(_drawn(run, 1)), missing) if missing else held_out
+
+
+def _fresh(run: Path, offset: int, seen: set[str], count: int) -> list[Problem]:
+    return [problem for problem in _drawn(run, offset) if normalise_text(problem.question) not in seen][:count]
+
+
+def _drawn(run: Path, offset: int) -> list[Problem]:
+    """Problems of the run's recipe under another `problems.seed`."""
+    section = recipe_of(run).problems
+    other = section.model_copy(update={"seed": section.seed + offset, "train": 1, "rl": 1, "held_out": MOST})
+    return split_problems(other, []).held_out
+
+
+def _seen(run: Path) -> set[str]:
     recipe_of(run)
-    return list(read_jsonl(run / "curate" / "held_out.jsonl", Problem))[:count]
+    files = (run / "curate" / f"{name}.jsonl" for name in ("held_out", "problems_train", "problems_rl"))
+    return set().union(*(_questions(read_jsonl(file, Problem)) for file in files))
+
+
+def _questions(problems: Iterable[Problem]) -> set[str]:
+    return {normalise_text(problem.question) for problem in problems}
 
 
 def open_pool(file: Path, run: Path, problems: Sequence[Problem], size: int) -> Pool:

@@ -106,10 +106,16 @@ scripts = st.builds(
 def cases(draw, problems=1):
     warmup = draw(st.integers(1, 4))
     budget = warmup + draw(st.integers(0, 6))
+    # Values that a probability of small counts does not hit, so that rounding decides nothing.
+    consensus, tau = draw(
+        st.sampled_from([("share", None), *(("share", tau) for tau in (0.5, 0.75, 1.0)),
+                         *(("lead", tau) for tau in (0.6, 0.8, 0.97))])
+    )  # fmt: skip
     params = deepconf(
         budget, warmup, draw(st.sampled_from([1, 2, 4])),
         keep_top=draw(st.sampled_from([0.1, 0.5, 0.9])),
-        tau=draw(st.sampled_from([None, 0.5, 0.75, 1.0])),
+        tau=tau,
+        consensus=consensus,
         voter=draw(st.sampled_from(["majority", "min_window"])),
         warmup_votes=draw(st.sampled_from(["above_threshold", "all"])),
     )  # fmt: skip

@@ -38,6 +38,13 @@ def slow_lowest(confidences, window):
     return min(sum(confidences[i : i + window]) / window for i in range(len(confidences) - window + 1))
 
 
+def slow_lead(first, second):
+    """P(p > 1/2) of p ~ Beta(first + 1, second + 1), by adding up its density."""
+    p = (np.arange(20_000) + 0.5) / 20_000
+    density = p**first * (1 - p) ** second
+    return density[p > 0.5].sum() / density.sum()
+
+
 def slow_run(scripts, params):
     """One problem, every later trace started at once, one token a step. Returns (answer, tokens per trace, reason)."""
     window = params.sampling.confidence_window
@@ -59,7 +66,11 @@ def slow_run(scripts, params):
             return None, 0.0
         best = max(totals.values())
         everything = sum(totals.values())
-        return next(a for a in totals if totals[a] == best), best / everything if everything else 0.0
+        winner = next(a for a in totals if totals[a] == best)
+        if params.consensus == "share":
+            return winner, best / everything if everything else 0.0
+        runner_up = max([0.0, *(total for a, total in totals.items() if a != winner)])
+        return winner, slow_lead(*(total * len(ballots) / everything for total in (best, runner_up)))
 
     for number, script in enumerate(warm):
         count(number, script, always=params.warmup_votes == "all")
@@ -146,6 +157,17 @@ def test_fixed_budget_launches_every_trace_however_clear_the_vote():
 def test_agreement_in_the_warmup_launches_nothing_more():
     [solution], engine = online([[Scripted([5.0] * 4)] * 6], deepconf(6, tau=0.95))
     assert (solution.stop_reason, solution.tokens_total, len(engine.requests)) == ("warmup consensus", 8, 1)
+
+
+def test_a_lead_agrees_on_a_plurality_that_never_gets_the_share():
+    answers = ["a", "b", "a", "c", "a", "d", "a", "e", "a", "f", "a", "g"]
+    problem = [Scripted([6.0] * (2 + i), answer) for i, answer in enumerate(answers)]
+    by_share, by_lead = (
+        online([problem], deepconf(12, tau=0.9, consensus=consensus))[0][0] for consensus in ("share", "lead")
+    )
+    assert (by_share.stop_reason, by_share.answer) == ("budget", "a")
+    # 4 votes against 1: 57 of 64; 5 against 1: 120 of 128
+    assert (by_lead.stop_reason, by_lead.vote.totals["a"], by_lead.answer) == ("consensus", 5 * 6.0, "a")
 
 
 def test_consensus_of_one_problem_leaves_the_others_running():

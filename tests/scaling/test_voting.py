@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from h1r.scaling.answers import certainly_equivalent
 from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.groups import AnswerGroups
-from h1r.scaling.voting import VOTERS, Vote, filtered_vote, vote, vote_by
+from h1r.scaling.voting import VOTERS, Vote, filtered_vote, lead_probability, vote, vote_by
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RECORDED = DATA / "deepconf_brumo25_answer_conf" / "traces.jsonl.gz"
@@ -48,6 +49,25 @@ def test_vote_adds_the_weights_of_equivalent_answers(given_answers, data):
         assert given_answers[found.index] == found.answer
     else:
         assert found == Vote()
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
+def test_lead_probability_is_the_binomial_tail_and_ignores_rarer_answers_and_the_unit(first, second, third):
+    first, second, third = sorted((first, second, third), reverse=True)
+    found = vote("a" * first + "b" * second + "c" * third, [0.3] * (first + second + third), AnswerGroups(same))
+    # P(Beta(a + 1, b + 1) > 1/2) = P(at most a heads in a + b + 1 tosses of a fair coin)
+    tail = sum(math.comb(first + second + 1, k) for k in range(first + 1)) / 2 ** (first + second + 1)
+    assert lead_probability(found) == pytest.approx(tail if first else 0.0, rel=1e-9)
+
+
+def test_a_lead_of_heavy_votes_is_surer_than_one_of_light_votes():
+    probabilities = [lead_probability(vote("aab", [w, w, 1.0], AnswerGroups(same))) for w in (1.0, 1.5, 3.0)]
+    assert probabilities == sorted(probabilities)
+    assert probabilities[0] < probabilities[-1]
+
+
+def test_weightless_votes_lead_nowhere():
+    assert lead_probability(vote("aab", [0.0] * 3, AnswerGroups(same))) == 0.0
 
 
 def test_a_tie_goes_to_the_answer_that_came_first():

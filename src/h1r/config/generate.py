@@ -116,6 +116,8 @@ class ScalingSection(Section):
     """Most likely tokens that enter a token confidence."""
     tau: Annotated[float, Field(gt=0, le=1)] | None = None
     """Consensus stop: end when the leading answer's share of the vote reaches it. Unset: never, as in the paper."""
+    consensus: Literal["share", "lead"] = "share"
+    """What reaches tau: the share (Algorithm 2), or `lead`, the probability that the leader beats the runner-up."""
     voter: Literal[
         "majority",
         "mean",

@@ -232,7 +232,8 @@ def _standing(run: DeepConfRun, focus: int) -> Text:
     text = Text("votes   ", no_wrap=True, overflow="ellipsis")
     text.append("  ".join(f"{one_line(a)} {w / everything:.0%}" for a, w in leading if everything) or "none yet")
     if run.params.tau is not None:
-        text.append(f"   (agreed at {run.params.tau:.0%})", style="dim")
+        sure = "" if run.params.consensus == "share" else f", leads by {ballot.certainty(vote):.0%} certainty"
+        text.append(f"   (agreed at {run.params.tau:.0%}{sure})", style="dim")
     return text
 
 

@@ -11,7 +11,7 @@ from h1r.records import Trace
 from h1r.scaling.answers import Extract
 from h1r.scaling.confidence import Confidence, stopping_limit, stopping_threshold, summarise
 from h1r.scaling.groups import AnswerGroups
-from h1r.scaling.voting import Vote, vote_by
+from h1r.scaling.voting import Vote, lead_probability, vote_by
 
 if TYPE_CHECKING:
     from h1r.scaling.deepconf import DeepConf
@@ -145,8 +145,12 @@ class Ballot:
         return dataclasses.replace(outcome, index=order.index(chosen[outcome.index]))
 
     def agreed(self) -> bool:
-        """Whether the leading answer's share has reached tau."""
-        return self.params.tau is not None and self.vote().share >= self.params.tau
+        """Whether the vote is as sure of its leader as tau asks, by the measure of `params.consensus`."""
+        return self.params.tau is not None and self.certainty(self.vote()) >= self.params.tau
+
+    def certainty(self, outcome: Vote) -> float:
+        """What is compared with tau: the leader's share, or the probability of its lead."""
+        return outcome.share if self.params.consensus == "share" else lead_probability(outcome)
 
     def solution(self, prompt_index: int) -> Solution:
         outcome = self.vote()

@@ -5,7 +5,9 @@ Per problem, with budget B, N warm-up traces, lowest group confidence C_t of tra
     1. N traces run to their end.              s = a percentile of their C_t (`stopping_threshold`)
     2. B - N traces run; the engine itself ends a trace whose last full window has a mean confidence below s.
     3. V(a) = sum of the weights of the voting traces that answer a;   beta = max_a V(a) / sum_a V(a)
-    4. With tau, nothing more is spent once beta >= tau: checked after the warm-up and after each later trace.
+    4. With tau, nothing more is spent once beta >= tau: checked after the warm-up and after each later trace. Our
+       `consensus="lead"` asks this of the probability that the leader is ahead instead (`lead_probability`): a clear
+       plurality ends a problem, and 6 votes of 8 do not.
 
 Which traces vote: those that ended by themselves, hold an answer and have C_t >= s. So a warm-up trace below s does not
 vote, and neither does a trace that was too short to be stopped but lies below s; both are the reference
@@ -48,6 +50,7 @@ __all__ = [
     "solve_many",
 ]
 
+Consensus = Literal["share", "lead"]
 OnTrace = Callable[[Trace], None]
 
 
@@ -56,8 +59,8 @@ class DeepConf:
     """The parameters of one run. Raises `ValueError` for values that cannot work.
 
     budget: traces per problem, the `warmup` included. keep_top, reading: see `stopping_threshold`. tau None: fixed
-    budget, as in the Falcon-H1R paper. `sampling` gives temperature, top-p, max_tokens, and the confidence window and
-    top-k.
+    budget, as in the Falcon-H1R paper; consensus: what has to reach tau. `sampling` gives temperature, top-p,
+    max_tokens, and the confidence window and top-k.
     """
 
     budget: int
@@ -65,6 +68,7 @@ class DeepConf:
     keep_top: float = 0.10
     reading: Reading = "keep_top"
     tau: float | None = None
+    consensus: Consensus = "share"
     voter: Voter = "min_window"
     warmup_votes: Literal["above_threshold", "all"] = "above_threshold"
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -85,7 +89,8 @@ class DeepConf:
         """The recipe's [scaling] table at one of its budgets."""
         return cls(
             budget=budget, warmup=section.warmup, keep_top=section.keep_top, reading=section.reading,
-            tau=section.tau, voter=section.voter, warmup_votes=section.warmup_votes, sampling=sampling_of(section),
+            tau=section.tau, consensus=section.consensus, voter=section.voter, warmup_votes=section.warmup_votes,
+            sampling=sampling_of(section),
         )  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 The seven voters are pairs of a trace statistic C_t and, for two of them, a filter that keeps the traces at or above its
 90th percentile first. Equivalent answers (1/2 and 0.5) vote together: `h1r.scaling.groups`. A trace without an answer
 neither votes nor enters the percentile.
+
+How sure a vote is of its leader: its `share` (beta of Algorithm 2), or the probability that the leader really is the
+likelier of the two answers ahead (`lead_probability`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincc
 
 from h1r.scaling.confidence import Confidence
 from h1r.scaling.groups import AnswerGroups
@@ -41,13 +45,15 @@ class Vote:
 
     `answer`: the winning answer in the form that most votes have; None when nothing voted. `weight`: its total.
     `share`: its part of all weight (the beta of Algorithm 2), 0 when nothing weighs. `totals`: every group's total, in
-    order of first appearance. `index`: position of the first vote with that form in the sequences that were voted on.
+    order of first appearance. `count`: how many voted. `index`: position of the first vote with that form in the
+    sequences that were voted on.
     """
 
     answer: str | None = None
     weight: float = 0.0
     share: float = 0.0
     totals: dict[str, float] = field(default_factory=dict)
+    count: int = 0
     index: int | None = None
 
 
@@ -57,18 +63,33 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | NDArray[np.fl
     Ties go to the group that appeared first. Raises `ValueError` on a weight that is negative or not finite.
     """
     totals: dict[str, float] = {}
+    count = 0
     for index, (centre, weight) in enumerate(zip(groups(answers), weights, strict=True)):
         if centre is None:
             continue
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"vote {index} weighs {weight}; weights are finite and not negative")
         totals[centre] = totals.get(centre, 0.0) + float(weight)
+        count += 1
     if not totals:
         return Vote()
     winner = max(totals, key=totals.__getitem__)  # the first of equals
     everything = math.fsum(totals.values())
     share = totals[winner] / everything if everything > 0 else 0.0
-    return Vote(winner, totals[winner], share, totals, answers.index(winner))
+    return Vote(winner, totals[winner], share, totals, count, answers.index(winner))
+
+
+def lead_probability(outcome: Vote) -> float:
+    """The probability that the leading answer is drawn more often than the runner-up: P(p > 1/2) of p ~ Beta(v1 + 1,
+    v2 + 1), their votes being v1 and v2 (the Beta criterion of Adaptive-Consistency, arXiv 2305.11860, section 3.1).
+
+    Weighted votes count by their weight in units of the mean weight. 0 when nothing weighs.
+    """
+    if outcome.weight <= 0:
+        return 0.0
+    unit = math.fsum(outcome.totals.values()) / outcome.count
+    second = max((total for answer, total in outcome.totals.items() if answer != outcome.answer), default=0.0)
+    return float(betaincc(outcome.weight / unit + 1, second / unit + 1, 0.5))
 
 
 def vote_by(

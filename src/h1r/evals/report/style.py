@@ -39,7 +39,7 @@ section{margin-top:3rem;padding-top:1.6rem;border-top:1px solid var(--grid)}
 .card{background:var(--panel);border:1px solid var(--grid);border-top:4px solid var(--grid);
  border-radius:10px;padding:.7rem .9rem}
 .card b{display:block;
- font-size:1.4rem;line-height:1.35;white-space:nowrap;font-variant-numeric:tabular-nums;letter-spacing:-.02em}
+ font-size:1.25rem;line-height:1.5;white-space:nowrap;font-variant-numeric:tabular-nums;letter-spacing:-.02em}
 .card span{display:block;color:var(--soft);font-size:.85rem;line-height:1.4}
 .card .what{color:var(--ink);font-size:.9rem}
 .card.base{border-top-color:var(--base)}.card.sft{border-top-color:var(--sft)}.card.rl{border-top-color:var(--rl)}
