@@ -80,6 +80,8 @@ def incorrect_rule(candidate: Candidate) -> str | None:
     """Reward below 1: partial credit is not correct."""
     if candidate.verdict.reward >= 1:
         return None
+    if "tests_total" in candidate.verdict.parts:
+        return "fails its tests"
     return "verifier error" if candidate.verdict.error else "wrong answer"
 
 

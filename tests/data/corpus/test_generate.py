@@ -160,6 +160,16 @@ def test_an_engine_gets_lists_and_its_indices_go_on_from_one_to_the_next() -> No
     assert sizes == [3, 3, 2]
 
 
+def test_code_with_a_reference_solution_is_asked_for_and_worked_mathematics_is_not(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    two = items(2)
+    two[0].problem.metadata |= {"solution": "def f(): return 2", "tests": {"inputs": []}}
+    two[1].problem.metadata |= {"solution": "One and one is two."}
+    assert generated(tmp_path / "0.jsonl", recipe(teacher), two) == 1
+    assert list(teacher.asked) == [question(0)]
+
+
 def test_problems_that_have_traces_or_are_for_rl_are_not_asked(teacher: Teacher, tmp_path: Path) -> None:
     three = items(3)
     three[0].use = "rl"

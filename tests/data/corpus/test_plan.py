@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from corpora import answer, corpus_recipe, curated, outputs, question
 
+from h1r.config import Recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.records import Problem, Sample, normalise_text, read_jsonl
@@ -118,7 +119,7 @@ def test_the_page_shows_the_counts_and_samples_of_what_was_dropped(done: tuple[d
         "thinking not closed",
         "The 8-rollout rule",
         "{broken",
-        "samples by length",
+        "samples by length, up to so many tokens",
     ):
         assert text in page, text
     assert "<script" not in page
@@ -139,12 +140,20 @@ def test_ray_data_writes_the_bytes_of_one_process(done: tuple[dict[str, Any], Pa
 
 
 def test_a_mixture_has_the_shares_that_were_asked_for(tmp_path: Path) -> None:
-    recipe = corpus_recipe(tmp_path, mixture={"shares": {"math": 0.75, "other": 0.25}})
-    summary, stage = curated(recipe, tmp_path / "run")
+    recipe = corpus_recipe(tmp_path)
+    tree = recipe.model_dump()
+    silent = {**tree["corpus"]["sources"][0], "name": "silent", "domain": "code", "use": "rl", "path": "rated.jsonl"}
+    (tmp_path / "rated.jsonl").write_text('{"q": "What is 1 + 1, in words?", "a": "two", "n": 1, "out": "two"}\n')
+    tree["corpus"]["sources"].append(silent)
+    tree["corpus"]["mixture"] = {"shares": {"math": 0.6, "other": 0.2, "code": 0.2}}
+    summary, stage = curated(Recipe.model_validate(tree), tmp_path / "run")
     domains = Counter(sample.metadata["domain"] for sample in read_jsonl(stage / "samples.jsonl", Sample))
     assert domains["other"] == 15
     assert domains["math"] == 45
     assert summary["mixture"]["math"]["sample_share"] == 0.75
+    assert summary["mixture"]["math"]["wanted_share"] == 0.6
+    assert summary["mixture"]["code"]["kept_samples"] == 0, "a domain that gives nothing is told"
+    assert "<td>code</td>" in (stage / "report.html").read_text()
 
 
 def test_a_missing_file_names_the_source(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from h1r.config import CorpusSection, CurateSection, RLPoolSection
 from h1r.data.corpus import steps
 from h1r.data.corpus.items import Given, Item
 from h1r.data.corpus.ledger import Ledger, add_up
-from h1r.records import Message, Problem
+from h1r.records import Message, Problem, Verdict
 
 RULE = RLPoolSection(keep_unsolved_share=0.0, keep_overlong_share=0.0)
 
@@ -73,6 +73,22 @@ def sift(one: Item, keep_wrong: bool = False) -> tuple[list[Given], dict[str, in
     kept = [trace for left in steps.sifted([one], ledger, CurateSection(), keep_wrong) for trace in left.traces]
     table = add_up([ledger.counts()])
     return kept, {why: count for row in table for why, count in row["reasons"].items()}
+
+
+def test_code_that_fails_its_tests_is_told_from_a_verifier_that_failed() -> None:
+    said = {
+        "a": Verdict(0.0, {"tests_passed": 1.0, "tests_total": 2.0}, error="test 2 of 2: wrong answer"),
+        "b": Verdict(0.0, {}, error="the sandbox failed"),
+    }
+    one = item(use="sft", problem={"verifier": "code", "metadata": {"tests": ["assert f()"]}})
+    one.traces = [given(f"```python\n{name} = 1\n```") for name in said]
+
+    def verify(problems: Any, texts: Any) -> list[Verdict]:
+        return [next(verdict for name, verdict in said.items() if f"\n{name} = 1" in text) for text in texts]
+
+    kept, reasons = sift(next(steps.verified([one], verify, frozenset())))
+    assert not kept
+    assert reasons == {"fails its tests": 1, "verifier error": 1, "no trace is left": 1}
 
 
 @pytest.mark.parametrize(

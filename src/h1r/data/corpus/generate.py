@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from h1r.config import Recipe, TraceSection
 from h1r.data.chat import SYSTEM_PROMPT
 from h1r.data.corpus.items import Given, Item
+from h1r.data.corpus.steps import has_worked_solution
 from h1r.endpoints import EndpointError, Endpoints, RefusedError, Reply
 from h1r.errors import UserError
 from h1r.progress import Bar, note
@@ -67,7 +68,7 @@ def generate_shard(path: Path, items: Iterable[Item], generate: Generate, bar: B
 
 def wants_traces(item: Item) -> bool:
     """Whether traces are to be made for an item: an SFT problem without any, and without a worked solution."""
-    return item.use == "sft" and not item.traces and not item.problem.metadata.get("solution")
+    return item.use == "sft" and not item.traces and not has_worked_solution(item)
 
 
 class Generated:

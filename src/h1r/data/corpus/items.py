@@ -55,7 +55,7 @@ class Given:
     """A trace of a problem: the whole conversation, which ends with an assistant turn.
 
     `reward` is None until a verifier, or the source, has said something; `finish_reason` is "" where nobody recorded
-    it; `error` is a verifier's.
+    it; `error` is a verifier's, and `tested` says that it ran tests to find it.
     """
 
     messages: list[Message]
@@ -63,6 +63,7 @@ class Given:
     finish_reason: str = ""
     extracted: str | None = None
     error: str | None = None
+    tested: bool = False
 
     @property
     def num_chars(self) -> int:

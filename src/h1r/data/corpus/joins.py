@@ -137,7 +137,8 @@ class Joins:
         """samples -> domain: {samples, tokens, kept_samples, kept_tokens, cutoff}.
 
         The largest subset in which the domains have their shares; a sample stays when its `place`, a hash, is at most
-        `cutoff`. Without shares all stay. A domain without a share goes.
+        `cutoff`. Without shares all stay. A domain without a share goes; one with a share and no sample has zeros, and
+        the others keep their shares to each other.
         """
         self._view("sample_sizes")
         size = "1" if by == "samples" else "tokens"
@@ -161,7 +162,8 @@ class Joins:
                 "samples": samples, "tokens": tokens, "kept_samples": kept_samples, "kept_tokens": kept_tokens,
                 "cutoff": cutoff,
             }  # fmt: skip
-        return found
+        nothing = {"samples": 0, "tokens": 0, "kept_samples": 0, "kept_tokens": 0, "cutoff": None}
+        return found | {domain: dict(nothing) for domain in sorted(shares) if domain not in found}
 
     def _view(self, name: str) -> None:
         pattern = str(self.work / name / "*.parquet").replace("'", "''")

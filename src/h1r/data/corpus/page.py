@@ -117,17 +117,18 @@ def _difficulty(summary: Mapping[str, Any]) -> str:
 def _samples(summary: Mapping[str, Any]) -> str:
     mixture = [
         [_esc(name), found["samples"], found["tokens"], found["kept_samples"], found["kept_tokens"],
-         f"{100 * found['sample_share']:.1f}", f"{100 * found['token_share']:.1f}"]
+         f"{100 * found['sample_share']:.1f}", f"{100 * found['token_share']:.1f}",
+         "all" if found["wanted_share"] is None else f"{100 * found['wanted_share']:.1f}"]
         for name, found in summary["mixture"].items()
     ]  # fmt: skip
-    head = ["domain", "samples", "tokens", "kept samples", "kept tokens", "% samples", "% tokens"]
+    head = ["domain", "samples", "tokens", "kept samples", "kept tokens", "% samples", "% tokens", "% wanted"]
     classes = [
         [_esc(kind), summary["weights"][kind], summary["classes"].get(kind, 0)] for kind in ("hard", "medium", "easy")
     ]
-    labels = [f"≤{end:,}" for end in summary["length_bins"]] + ["more"]
+    labels = [f"{end}" if end < 1024 else f"{end // 1024}K" for end in summary["length_bins"]] + ["more"]
     charts = "".join(
         f"<figure>{bars([found.get(str(at), 0) for at in range(len(labels))], labels)}"
-        f"<figcaption>{_esc(name)}: samples by length, tokens</figcaption></figure>"
+        f"<figcaption>{_esc(name)}: samples by length, up to so many tokens</figcaption></figure>"
         for name, found in summary["lengths"].items()
     )
     packed = summary["packed"]

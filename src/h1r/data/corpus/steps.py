@@ -34,8 +34,8 @@ DISTINCT = (("decontamination", "problem"), ("exact duplicates", "problem"))
 NEAR = (("near duplicates", "problem"),)
 RL = (("RL pass rate", "problem"),)
 SIFTED = (
-    ("complete", "trace"), ("empty", "trace"), ("unboxed", "trace"), ("incorrect", "trace"), ("repetition", "trace"),
-    ("code", "trace"), ("repeated traces", "trace"), ("traces", "problem"),
+    ("complete", "trace"), ("empty", "trace"), ("unboxed", "trace"), ("code", "trace"), ("incorrect", "trace"),
+    ("repetition", "trace"), ("repeated traces", "trace"), ("traces", "problem"),
 )  # fmt: skip
 WEIGHED = (("difficulty", "trace"), ("over-long in tokens", "trace"))
 """The steps of each pass, for its ledger."""
@@ -123,10 +123,15 @@ def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
         yield item
 
 
+def has_worked_solution(item: Item) -> bool:
+    """Whether the source brings a solution that can be taught. Code that passes its tests, without a word, is none."""
+    return bool(item.problem.metadata.get("solution")) and "tests" not in item.problem.metadata
+
+
 def with_solutions(items: Iterable[Item]) -> Iterator[Item]:
-    """Worked solutions of the source as traces, for problems that have no other. Code without a word is none."""
+    """Worked solutions of the source as traces, for problems that have no other."""
     for item in items:
-        if not item.traces and item.problem.metadata.get("solution") and "tests" not in item.problem.metadata:
+        if not item.traces and has_worked_solution(item):
             found = worked_traces(item.problem, 1, random.Random(0))
             item.traces = [Given([Message("user", item.problem.question), turn]) for turn in found]
         yield item
@@ -145,6 +150,7 @@ def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> 
         verdicts = verify([item.problem for item, _ in asked], [trace.text for _, trace in asked])
         for (_, trace), verdict in zip(asked, verdicts, strict=True):
             trace.reward, trace.extracted, trace.error = verdict.reward, verdict.extracted, verdict.error
+            trace.tested = "tests_total" in verdict.parts
         for item in chunk:
             for trace in item.traces:
                 trace.extracted = trace.extracted or last_boxed(trace.answer.content)
@@ -244,7 +250,9 @@ def _rules(curate: CurateSection) -> list[tuple[str, Rule]]:
 
 def _candidate(item: Item, trace: Given, number: int) -> Candidate:
     """A trace in the shape that the rules know. One that nobody could judge counts as right."""
-    verdict = Verdict(1.0 if trace.reward is None else trace.reward, extracted=trace.extracted, error=trace.error)
+    reward = 1.0 if trace.reward is None else trace.reward
+    parts = {"tests_total": 1.0} if trace.tested else {}
+    verdict = Verdict(reward, parts, extracted=trace.extracted, error=trace.error)
     return Candidate(item.problem, sample_of(item, trace, number), verdict)
 
 

@@ -9,7 +9,7 @@ problem_classes {source: {easy, medium, hard}}  by pass rate, before the split i
 rl_rule        {source: {reason: [kept, dropped]}}  what the 8-rollout rule says of every problem with a pass rate
 rl_pool        {source: problems}
 classes        {easy, medium, hard} of the samples, sample_classes {source: ...}, weights {class: weight}
-mixture        {domain: {samples, tokens, kept_samples, kept_tokens, sample_share, token_share}}
+mixture        {domain: {samples, tokens, kept_samples, kept_tokens, sample_share, token_share, wanted_share}}
 lengths        {domain: samples in each bin}, length_bins upper ends in tokens
 packed         {rows, tokens, seq_len, filled}
 """
@@ -67,7 +67,9 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
                for name, found in read_json(work / "mixture.json").items()}  # fmt: skip
     samples = sum(found["kept_samples"] for found in mixture.values())
     tokens = sum(found["kept_tokens"] for found in mixture.values())
-    for found in mixture.values():
+    shares = recipe.corpus.mixture.shares
+    for name, found in mixture.items():
+        found["wanted_share"] = round(shares.get(name, 0.0) / sum(shares.values()), 4) if shares else None
         found["sample_share"] = round(found["kept_samples"] / samples, 4) if samples else 0.0
         found["token_share"] = round(found["kept_tokens"] / tokens, 4) if tokens else 0.0
 
