@@ -10,8 +10,11 @@ Rows, each measured in a process of its own:
     dedup N/10   the same on a tenth: memory must not follow the input
     datatrove    its MinHash on the same file (`curation/datatrove_minhash.py`), with another Python
 
+    executors    `whole` on at most 100,000 records by two local processes and by two tasks of Ray Data at once (--ray):
+                 the rate of both, Ray's start included, and whether every output byte is the same
+
 `found` compares what was dropped with what was planted: copies and near copies found, and new problems dropped, which
-are false alarms. --ray runs `whole` on 20,000 records with both executors and compares every output byte.
+are false alarms.
 """
 
 from __future__ import annotations
@@ -50,14 +53,14 @@ def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
     return resolve({**tree, "chat": {"system_prompt": ""}}, None, "benchmark")
 
 
-def measure(scratch: Path, run: Path, whole: bool, real: bool) -> None:
-    """The measured process: curates and prints its cost."""
+def measure(scratch: Path, run: Path, whole: bool, real: bool, **corpus: Any) -> None:
+    """The measured process: curates and prints its cost. Ray's processes are none of its children, and not counted."""
     from h1r.data.corpus.plan import curate_corpus
     from h1r.progress import quiet
     from h1r.run import Run
 
     quiet()
-    recipe = recipe_for(scratch, whole, real)
+    recipe = recipe_for(scratch, whole, real, **corpus)
     start = time.perf_counter()
     summary = curate_corpus(recipe, Run.open(run, recipe))
     seconds = time.perf_counter() - start
@@ -130,25 +133,22 @@ def found(scratch: Path, dropped: set[str]) -> dict[str, str]:
     return {kind: f"{hit[kind]} of {planted[kind]}" for kind in KINDS}
 
 
-def executors_agree(scratch: Path, real: bool) -> dict[str, Any]:
-    """Digests of everything that both executors write, on what lies in `scratch`."""
-    from h1r.data.corpus.plan import curate_corpus
-    from h1r.progress import quiet
-    from h1r.run import Run
-
-    quiet()
-    digests = {}
+def executors(scratch: Path, real: bool) -> dict[str, Any]:
+    """The rate of both executors on what lies in `scratch`, and the digests of everything that each writes."""
+    rows, digests = {}, {}
     for executor in ("local", "ray"):
         with tempfile.TemporaryDirectory(dir=scratch) as run:
-            recipe = recipe_for(scratch, True, real, executor=executor, workers=2)
-            curate_corpus(recipe, Run.open(run, recipe))
+            options = ["--measure", str(scratch), run, "--whole", *["--real"] * real, "--executor", executor]
+            row = in_process([sys.executable, __file__, *options])
+            rows[executor] = {"seconds": row["seconds"], "records_per_s": row["records_per_s"]}
             stage = Path(run) / "curate"
             digest = hashlib.sha256()
             for path in sorted(path for path in stage.rglob("*") if path.is_file() and "spill" not in path.parts):
                 if path.name != "recipe.json":
                     digest.update(str(path.relative_to(stage)).encode() + path.read_bytes())
             digests[executor] = digest.hexdigest()
-    return {"work": "executors", "identical": len(set(digests.values())) == 1, **digests}
+    same = len(set(digests.values())) == 1
+    return {"work": "executors", "workers": 2, "records": row["records"], **rows, "identical": same, "digests": digests}
 
 
 def main() -> None:
@@ -156,15 +156,17 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--real", action="store_true", help="add the real records and benchmarks of H1R_DATA")
     parser.add_argument("--datatrove", metavar="PYTHON", help="a Python that has datatrove")
-    parser.add_argument("--ray", action="store_true", help="compare the executors")
+    parser.add_argument("--ray", action="store_true", help="measure and compare the executors")
     parser.add_argument("--only", choices=["whole", "dedup", "tenth", "datatrove", "executors"], nargs="+")
     parser.add_argument("--quick", action="store_true", help="20,000 records")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--executor", choices=["local", "ray"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(*arguments.measure, arguments.whole, arguments.real)
+        two = {"executor": arguments.executor, "workers": 2} if arguments.executor else {}
+        measure(*arguments.measure, arguments.whole, arguments.real, **two)
         return
     from curation.generated import write_generated
 
@@ -175,7 +177,7 @@ def main() -> None:
         scratch = Path(name)
         (scratch / "input").mkdir()
         for part in wanted:
-            count = {"tenth": size // 10, "executors": min(size, 20_000)}.get(part, size)
+            count = {"tenth": size // 10, "executors": min(size, 100_000)}.get(part, size)
             write_generated(scratch / "input" / "generated.jsonl", count)
             if part in ("tenth", "dedup"):
                 rows.append(curation(scratch, whole=False, real=False))
@@ -184,7 +186,7 @@ def main() -> None:
             elif part == "datatrove" and arguments.datatrove:
                 rows.append(datatrove(scratch, arguments.datatrove))
             elif part == "executors" and arguments.ray:
-                rows.append(executors_agree(scratch, arguments.real))
+                rows.append(executors(scratch, arguments.real))
             if arguments.json:
                 arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     print(json.dumps(rows, indent=1))

@@ -1,6 +1,6 @@
 """Writes docs/curation-real.md: the curation of recipes/curation-real.toml, every count from the data themselves.
 
-    H1R_DATA=DIR python docs/curation_real.py [--run DIR]
+    H1R_DATA=DIR python docs/curation_real.py [--run DIR] [--check]
 
 Runs `h1r curate` on the recipe (or goes on with a run), reads its summary, and adds what only a second look can say:
 overlaps by a plain rule of its own, to see that none is missed; how much of a benchmark question an n-gram overlap
@@ -11,7 +11,9 @@ benchmark problems and therefore leave the corpus before that rule.
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +31,7 @@ from h1r.run import Run, read_json
 RECIPE = Path(__file__).parents[1] / "recipes" / "curation-real.toml"
 PAGE = Path(__file__).with_name("curation-real.md")
 NGRAM = 13
+PARTS = ("90 % and more", "50 to 90 %", "less than 50 %", "none: unsound, or the same but for signs of layout")
 KNOWN = {
     ("deepscaler", "math500"): 5, ("deepscaler", "math_test"): 50, ("deepscaler", "comp_math_24_25"): 34,
     ("aime_1983_2023", "math500"): 6, ("math_train", "math_test"): 10, ("gsm8k_train", "gsm8k_test"): 0,
@@ -95,10 +98,10 @@ def shared_parts(recipe: Recipe, dropped: dict[str, set[str]]) -> tuple[Counter[
                     covered[held].update(places(texts[held], gram))
             if covered:
                 most = max(len(spots) / len(texts[held]) for held, spots in covered.items())
-                parts["90 % and more" if most >= 0.9 else "50 to 90 %" if most >= 0.5 else "less than 50 %"] += 1
+                parts[PARTS[0] if most >= 0.9 else PARTS[1] if most >= 0.5 else PARTS[2]] += 1
                 phrases.update(" ".join(gram) for gram in mine if gram in index)
             else:
-                parts["none: unsound, or the same but for signs of layout"] += 1
+                parts[PARTS[3]] += 1
     return parts, phrases
 
 
@@ -219,7 +222,8 @@ def page(recipe: Recipe, summary: dict[str, Any], stage: Path) -> str:
          f"{100 * found['sample_share']:.1f}", f"{100 * found['token_share']:.1f}"]
         for name, found in summary["mixture"].items()
     ]  # fmt: skip
-    common = "".join(f'- {count:,} questions: "{phrase}"\n' for phrase, count in phrases.most_common(6))
+    shared_most = sorted(phrases.items(), key=lambda pair: (-pair[1], pair[0]))[:6]
+    common = "".join(f'- {count:,} questions: "{phrase}"\n' for phrase, count in shared_most)
     return f"""# A curation of real data
 
 <!-- written by docs/curation_real.py; do not edit -->
@@ -269,7 +273,7 @@ dropped, most for 13 words in a row. By how much of the benchmark question such 
 {
         table(
             ["of the benchmark question", "distinct questions"],
-            [[name, count] for name, count in sorted(parts.items(), reverse=True)],
+            [[name, parts[name]] for name in PARTS if parts[name]],
         )
     }
 90 % and more is reworded copies, other typesettings and the same problem with other numbers; less than 50 % is phrases
@@ -324,13 +328,19 @@ takes the other side.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="run directory to use or to go on with; default: a temporary one")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page says something else")
     arguments = parser.parse_args()
     recipe = load_recipe(RECIPE)
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.open(arguments.run or Path(scratch), recipe)
         curate_corpus(recipe, run)
         stage = run.path / "curate"
-        PAGE.write_text(page(recipe, read_json(stage / "summary.json"), stage), encoding="utf-8")
+        text = page(recipe, read_json(stage / "summary.json"), stage)
+    if arguments.check:
+        before = PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
+        difference = "".join(difflib.unified_diff(before, text.splitlines(keepends=True), str(PAGE), "now", n=0))
+        sys.exit(difference or None)
+    PAGE.write_text(text, encoding="utf-8")
     print(f"wrote {PAGE}")
 
 

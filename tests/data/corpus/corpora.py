@@ -101,4 +101,5 @@ def curated(recipe: Recipe, path: Path) -> tuple[dict[str, Any], Path]:
 def outputs(stage: Path) -> dict[str, bytes]:
     """Every file that a curation leaves, but for those that say where and when."""
     files = [path for path in sorted(stage.rglob("*")) if path.is_file() and "spill" not in path.parts]
+    assert not [path for path in files if path.suffix == ".partial"]
     return {str(path.relative_to(stage)): path.read_bytes() for path in files if path.name != "recipe.json"}

@@ -13,10 +13,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from corpora import answer, corpus_recipe, outputs, question
+from corpora import answer, corpus_recipe, curated, outputs, question
 from teacher import Teacher, running
 
 from h1r.config import Recipe
+from h1r.data.corpus.files import alone_in, atomic
+from h1r.errors import UserError
 from h1r.recipe_text import to_toml
 
 CONCURRENCY = 3
@@ -90,3 +92,57 @@ def test_killed_in_every_stage_it_ends_in_the_bytes_of_an_unbroken_run(tmp_path:
     assert len(generated) == len(server.asked) == BARE
     again = sum(server.asked.values()) - BARE
     assert again <= 2 * CONCURRENCY, "more was asked again than was under way at the two kills among the traces"
+
+
+def alive(group: int) -> list[int]:
+    """The processes of a process group, zombies left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_killed_curation_leaves_no_process_behind(tmp_path: Path) -> None:
+    (tmp_path / "corpus.toml").write_text(to_toml(corpus_recipe(tmp_path, workers=2)))
+    command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml"), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not reached(tmp_path / "run" / "curate" / "work", "read/*.json"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(alive(process.pid)) > 2
+    process.kill()
+    process.wait()
+    while left := alive(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+def test_two_curations_into_one_run_are_refused(tmp_path: Path) -> None:
+    found = corpus_recipe(tmp_path)
+    with alone_in(tmp_path / "run" / "curate"), pytest.raises(UserError, match="another process curates into"):
+        curated(found, tmp_path / "run")
+
+
+def test_an_error_leaves_nothing_half_written(tmp_path: Path) -> None:
+    def fails() -> None:
+        with atomic(tmp_path / "a.parquet") as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".a.parquet.0123.partial").write_text("half")
+    with alone_in(tmp_path):
+        assert not list((tmp_path / "work").iterdir())

@@ -8,17 +8,21 @@ the run directory only, so that neither the order of tasks nor the machine shows
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from h1r.config import CorpusSection
+from h1r.data.corpus.files import atomic
 from h1r.errors import UserError
 from h1r.progress import progress
-from h1r.run import read_json, write_json
+from h1r.run import read_json
 
 TaskFunction = Callable[[Path, str], dict[str, Any]]
 """(work directory, shard) -> JSON counts."""
@@ -68,7 +72,9 @@ class Executor:
             return
         if self._pool is None:
             # Spawned, not forked: the verifier pool of this process has threads, which a fork would lose.
-            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+            )
         futures = [self._pool.submit(run_task, work, name, shard, function) for shard in shards]
         for future in futures:
             future.result()
@@ -107,4 +113,18 @@ class Executor:
 
 def run_task(work: Path, name: str, shard: str, function: TaskFunction) -> None:
     """One task, and its marker."""
-    write_json(marker(work, name, shard), function(work, shard))
+    result = function(work, shard)
+    with atomic(marker(work, name, shard)) as partial:
+        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: a pool's process waits for work for ever otherwise."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="h1r-parent", daemon=True).start()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from h1r.errors import UserError
 
 DROPS = pa.schema(
     [
@@ -22,17 +26,44 @@ DROPS = pa.schema(
     ]
 )
 TABLE_BATCH = 8192
+PARTIAL = ".partial"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well."""
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    Its name is nobody else's: where a run was killed and goes on, a machine of the cluster may still be at work on the
+    task of the first attempt.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    with open(partial, "rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        yield partial
+        with open(partial, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of a directory, and takes away what killed ones left half-written.
+
+    Raises `UserError` when another one is at work there. The lock ends with the process, however it ends.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process curates into {directory}; wait for it, or give another --out") from None
+        for partial in directory.rglob(f".*{PARTIAL}"):
+            if partial.is_file():
+                partial.unlink(missing_ok=True)
+        yield
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: Iterable[tuple[Any, ...]], batch: int = TABLE_BATCH) -> int:

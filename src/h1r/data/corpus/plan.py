@@ -24,7 +24,7 @@ from h1r.config import Recipe
 from h1r.data.chat import render
 from h1r.data.corpus import context, passes, summarise
 from h1r.data.corpus.execute import Executor, TaskFunction
-from h1r.data.corpus.files import atomic, write_rows
+from h1r.data.corpus.files import alone_in, atomic, write_rows
 from h1r.data.corpus.generate import (
     Endpoint,
     Generate,
@@ -58,7 +58,8 @@ def curate_corpus(
 ) -> dict[str, Any]:
     """Runs what is not done yet and returns the summary (`summarise.py`); `engine` makes traces if the recipe says so.
 
-    Raises `UserError` for missing files and columns, a source without a usable row, and a curation that leaves nothing.
+    Raises `UserError` for missing files and columns, a source without a usable row, a curation that leaves nothing, and
+    a second process that curates into the same run.
     """
     with run.timed("curate"):
         stage = run.stage("curate")
@@ -67,7 +68,7 @@ def curate_corpus(
             return dict(read_json(finished))
         curation = _Curation(recipe, stage, engine)
         try:
-            with context.one_ray(recipe), Executor(recipe.corpus) as curation.executor:
+            with alone_in(stage), context.one_ray(recipe), Executor(recipe.corpus) as curation.executor:
                 summary = curation.run()
         finally:
             context.close(curation.work)
