@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from h1r.verify import language
 from h1r.verify.format import check_format
 from h1r.verify.language import is_mixed, is_one_language
 
@@ -69,6 +70,15 @@ def test_any_text_is_one_language_or_not(text: str, question: str) -> None:
     for part in (text, f"<think>{text}</think>{text}"):
         assert check_format(part, question)["one_script"] in (0.0, 1.0)
     assert is_one_language(text.encode("ascii", "ignore").decode(), question)
+
+
+@given(st.text(alphabet="ab é我あ한яαα²∑😀\ud800", max_size=60))
+def test_the_early_end_changes_no_verdict(text: str) -> None:
+    """What lies outside Latin bounds what lies outside the main writing system, whichever that is."""
+    beyond = language._beyond_ascii(text)
+    assert beyond == "".join(character for character in text if not character.isascii())
+    foreign = language._foreign(language.script_weights(text))[1]
+    assert foreign <= sum(language._weights_beside_latin(beyond).values())
 
 
 @pytest.mark.parametrize("unit", ["`", "$", "\\(", '"', "«", "《", "http://", "```", "中`$"])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from h1r.verify import repetition
 from h1r.verify.format import check_format, is_coherent
 from h1r.verify.repetition import Loop, common_prefixes, ending_loop, is_degenerate, repeated_share
 
@@ -83,6 +84,76 @@ def test_a_loop_inside_the_thinking_counts_though_an_answer_follows() -> None:
     assert ending_loop(text) is None
     assert not is_coherent(text)
     assert check_format(text)["format"] == 0.0
+
+
+def is_degenerate_by_definition(text: str) -> bool:
+    """Without the proof that lets most texts go."""
+    return repeated_share(text) > repetition.MAX_REPEATED_SHARE or ending_loop(text) is not None
+
+
+PARTS = [
+    "wait, ",
+    "x",
+    "12",
+    "1",
+    "+",
+    " ",
+    "\n",
+    "number",
+    "extraordinarily_long_word",
+    "考え",
+    "é",
+    "\u2003",
+    "😀",
+    "\ud800",
+]
+STRETCHES = st.tuples(st.lists(st.sampled_from(PARTS), min_size=1, max_size=12), st.integers(1, 60))
+
+
+@given(st.lists(STRETCHES, max_size=6), st.booleans())
+def test_what_is_proved_sound_is_sound(stretches: list[tuple[list[str], int]], counts: bool) -> None:
+    text = "".join(
+        "".join(parts) + (f"{turn} " if counts else "") for parts, times in stretches for turn in range(times)
+    )
+    for end in (len(text), len(text) - 3, len(text) // 2):
+        assert is_degenerate(text[:end]) is is_degenerate_by_definition(text[:end])
+
+
+@given(st.text(min_size=150), st.integers(1, 8))
+def test_the_proof_holds_for_any_text(text: str, times: int) -> None:
+    assert is_degenerate(text * times) is is_degenerate_by_definition(text * times)
+
+
+def test_long_texts_are_proved_by_what_is_looked_at() -> None:
+    """More than the 20,000 pieces that count, of which the first would tell another story."""
+    loop, sound = "wait, let me check again. " * 4000, " ".join(f"{n}{n * n}x" for n in range(21_000))
+    for text in (loop + sound, sound + loop, loop, sound, "a" * 400_000, "é" * 400_000):
+        assert is_degenerate(text) is is_degenerate_by_definition(text)
+
+
+def test_pieces_of_the_proof_are_those_of_the_expression() -> None:
+    for number, kind in enumerate(repetition._kinds()):
+        found = repetition._PIECE.fullmatch(chr(number))
+        letter = bool(found) and repetition._PIECE.fullmatch(chr(number) * 2) is not None
+        assert kind == (0 if not found else 2 if letter else 1)
+
+
+@needs_data
+def test_real_traces_are_judged_as_by_definition_and_most_by_the_proof() -> None:
+    def lines(path: Path) -> list[dict]:
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+
+    texts = [row["completion"] for path in sorted((DATA / "areal_rollouts").glob("*.gz")) for row in lines(path)]
+    texts += [row["output"] for row in lines(DATA / "mmlu_pro_sample/model_outputs_stem.jsonl.gz")]
+    proved = found = 0
+    for text in texts:
+        degenerate = is_degenerate_by_definition(text)
+        assert is_degenerate(text) is degenerate
+        found += degenerate
+        proved += repetition._is_surely_sound(text)
+    print(f"{len(texts)} texts, {found} degenerate, {proved} proved sound")
+    assert found > 30
+    assert proved >= 0.98 * (len(texts) - found)
 
 
 @needs_data

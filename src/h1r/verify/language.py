@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import string
 
-from h1r.verify.extract import split_response
+from h1r.verify.extract import Response, split_response
 
 MAX_FOREIGN_SHARE = 0.05
 MAX_LATIN_SHARE = 0.2
@@ -26,7 +26,7 @@ MIN_FOREIGN_WEIGHT = 12
 DENSE_WEIGHT = 3
 SHORT_LATIN = 3
 
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_ASCII = bytes(range(128))
 _ASCII_LETTERS = string.ascii_letters.encode()
 _LATIN_REST = re.compile(r"[\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]+")
@@ -46,16 +46,21 @@ _NO_PROSE = re.compile(
 )
 
 
-def is_one_language(text: str, question: str = "") -> bool:
-    """Whether neither the thinking nor the answer of a response mixes writing systems other than the question's."""
+def is_one_language(text: str, question: str = "", response: Response | None = None) -> bool:
+    """Whether neither the thinking nor the answer of a response mixes writing systems other than the question's.
+
+    `response` is the text taken apart, if somebody has done that already.
+    """
     if text.isascii():
         return True
-    response = split_response(text)
+    response = response or split_response(text)
     return not any(is_mixed(part, question) for part in (response.thinking, response.answer) if part)
 
 
 def is_mixed(text: str, question: str = "") -> bool:
     """Whether one part of a response holds more of another writing system than names and terms account for."""
+    if sum(_weights_beside_latin(_beyond_ascii(text)).values()) < MIN_FOREIGN_WEIGHT:
+        return False  # whichever is the main writing system, no more than this lies outside it
     if _foreign(script_weights(text))[1] < MIN_FOREIGN_WEIGHT:
         return False
     weights = script_weights(_prose(text))
@@ -81,11 +86,19 @@ def foreign_share(text: str) -> float:
 
 def script_weights(text: str) -> dict[str, int]:
     """The weight of each writing system in a text, the main one first among equals being Latin."""
-    plain = text.encode("ascii", "ignore")
-    rest = "".join(_NOT_ASCII.findall(text))
+    plain, rest = text.encode("ascii", "ignore"), _beyond_ascii(text)
     latin = len(plain) - len(plain.translate(None, _ASCII_LETTERS)) + len(_LATIN_REST.findall(rest))
-    found = {name: len(pattern.findall(rest)) for name, pattern in _SCRIPTS.items()}
-    return {"latin": latin} | {name: n * (DENSE_WEIGHT if name in _DENSE else 1) for name, n in found.items()}
+    return {"latin": latin} | _weights_beside_latin(rest)
+
+
+def _weights_beside_latin(text: str) -> dict[str, int]:
+    found = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
+    return {name: count * (DENSE_WEIGHT if name in _DENSE else 1) for name, count in found.items()}
+
+
+def _beyond_ascii(text: str) -> str:
+    """The characters of a text that are not ASCII, by C code throughout."""
+    return text.encode("utf-8", "surrogatepass").translate(None, _ASCII).decode("utf-8", "surrogatepass")
 
 
 def _foreign(weights: dict[str, int]) -> tuple[str, int]:
