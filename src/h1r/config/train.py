@@ -128,6 +128,9 @@ class RLSection(Section):
         "one_script",
     ]
     """`<think> ... </think> answer`, no loops, no mixed languages (section 3.4; the detectors are our choice)."""
+    max_tests: Count = 0
+    """Tests of a code problem that a reward runs, in RL and its pool: a random sample, the same for every answer to the
+    problem; 0: all. The paper samples and gives no number; a problem's own `max_tests` comes first."""
     updates_per_batch: Positive = 1
     """Optimiser steps per rollout batch. 1 is on-policy: PPO batch = batch in the paper."""
     micro_batch_tokens: Positive = 16384

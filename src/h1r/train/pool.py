@@ -20,6 +20,7 @@ from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.run import Run, write_json
 from h1r.train.start import equip
 from h1r.verify import open_backend
+from h1r.verify.code import with_max_tests
 
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
                 traces.append(trace)
                 bar.advance(1)
         traces.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
-        verdicts = pool.verify_many([problems[t.prompt_index] for t in traces], [t.text for t in traces])
+        tested = [with_max_tests(problem, recipe.rl.max_tests, recipe.seed) for problem in problems]
+        verdicts = pool.verify_many([tested[t.prompt_index] for t in traces], [t.text for t in traces])
         rollouts = {}
         for i, problem in enumerate(problems):
             part = slice(i * section.rollouts, (i + 1) * section.rollouts)

@@ -41,6 +41,7 @@ from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Collected, Group, GroupStream
 from h1r.train.start import equip
 from h1r.verify import open_backend
+from h1r.verify.code import with_max_tests
 
 SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
 """What `rollout_loss` measures."""
@@ -105,6 +106,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
             optimizer = make_optimizer(model, section.optimizer)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
+            problems = [with_max_tests(problem, section.max_tests, recipe.seed) for problem in problems]
             prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
             stream = GroupStream(problems, prompts, engine, pool.verify_many, section, recipe.seed, world)
             checkpoints = Checkpoints(stage)

@@ -16,6 +16,7 @@ here.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import threading
 from collections.abc import Sequence
@@ -58,6 +59,16 @@ def submit(problem: Problem, answer: str) -> Future[Verdict]:
     """`grade` in a thread of its own; answers wait for a free sandbox in order."""
     shared = _shared()
     return shared.threads.submit(grade_in, shared.pool, problem, answer)
+
+
+def with_max_tests(problem: Problem, max_tests: int, seed: int) -> Problem:
+    """The problem, if its verifier is `code` with so many of its tests at most, unless it says itself how many.
+
+    0: with all of them. The problem that is given does not change.
+    """
+    if not max_tests or problem.verifier != "code":
+        return problem
+    return dataclasses.replace(problem, metadata={"max_tests": max_tests, "tests_seed": seed, **problem.metadata})
 
 
 def warm() -> None:
