@@ -74,11 +74,7 @@ def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | N
         if isinstance(first, Relation) and "=" in first.signs and set(first.signs) == {"="}:
             values = _stated_values(first)
             return _any(compare(value, second, options) for value in values)
-    if (
-        isinstance(left, Group)
-        and isinstance(right, Group)
-        and not (is_list_of_conditions(left) or is_list_of_conditions(right))
-    ):
+    if isinstance(left, Group) and isinstance(right, Group) and not (_is_region(left) or _is_region(right)):
         return _same_group(left, right, options)
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Group) and isinstance(second, Value | Matrix):
@@ -86,6 +82,11 @@ def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | N
     if isinstance(left, Matrix) and isinstance(right, Matrix):
         return _same_matrix(left, right, options)
     return _same_rest(left, right, options)
+
+
+def _is_region(group: Group) -> bool:
+    """Whether a bare list states conditions on one unknown."""
+    return is_list_of_conditions(group) and region(group) is not None
 
 
 def _same_rest(left: Answer, right: Answer, options: Options) -> bool | None:

@@ -1,7 +1,12 @@
-r"""Sets of real numbers as intervals, however they are written: (2,5], 2 < x \le 5, x<2 or x>5, |x-1|<3."""
+r"""Sets of real numbers as intervals, however they are written: (2,5], 2 < x \le 5, x<2 or x>5, |x-1|<3.
+
+Several conditions on one unknown are alternatives, unless they would leave nothing out: x<1, x>3 are two rays, but
+x>0, x \ne 1 is one without a point. Only an "or" between them makes these alternatives too.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +16,7 @@ from h1r.verify.math.types import Answer, Group, Relation, Union, Value
 from h1r.verify.math.value import approximate, exact
 
 ORDERED = frozenset(("(", "["))
+_SAYS_OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ def region(answer: Answer) -> list[Interval] | None:
             return [Interval(value, value, True, True) for value in values]
         if values is not None and answer.opening in ORDERED and len(values) == 2:
             return [Interval(values[0], values[1], answer.opening == "[", answer.closing == "]")]
-        return _all_of(answer.items) if is_list_of_conditions(answer) else None
+        return _conditions(answer) if is_list_of_conditions(answer) else None
     return _solution(answer) if isinstance(answer, Relation) else None
 
 
@@ -57,10 +63,11 @@ def same_region(
     left: list[Interval], right: list[Interval], same: Callable[[Value, Value], bool | None]
 ) -> list[bool | None]:
     """Whether the ends pair off, in order, as `same` judges them: one verdict per end and border."""
+    left, right = _joined(left), _joined(right)
     if len(left) != len(right):
         return [False]
     verdicts: list[bool | None] = []
-    for one, other in zip(sorted(left, key=_place), sorted(right, key=_place), strict=True):
+    for one, other in zip(left, right, strict=True):
         verdicts.append((one.closed_below, one.closed_above) == (other.closed_below, other.closed_above))
         verdicts += [same(one.low, other.low), same(one.high, other.high)]
     return verdicts
@@ -69,6 +76,64 @@ def same_region(
 def _place(interval: Interval) -> tuple[float, float]:
     low, high = approximate(interval.low.node), approximate(interval.high.node)
     return (low if low is not None else 0.0, high if high is not None else 0.0)
+
+
+def _joined(intervals: list[Interval]) -> list[Interval]:
+    """The same set in order, as intervals that do not touch; in order only, where an end has no known place."""
+    ordered = sorted(intervals, key=lambda interval: (*_place(interval), not interval.closed_below))
+    if not all(map(_is_proper, ordered)):
+        return ordered
+    found: list[Interval] = []
+    for interval in ordered:
+        if not found or not _touch(found[-1], interval):
+            found.append(interval)
+            continue
+        last = found[-1]
+        ends = _place(last)[1], _place(interval)[1]
+        closed_below = last.closed_below or (_place(last)[0] == _place(interval)[0] and interval.closed_below)
+        further = interval if ends[1] > ends[0] else last
+        closed_above = further.closed_above or (ends[0] == ends[1] and (last.closed_above or interval.closed_above))
+        found[-1] = Interval(last.low, further.high, closed_below, closed_above)
+    return found
+
+
+def _is_proper(interval: Interval) -> bool:
+    if approximate(interval.low.node) is None or approximate(interval.high.node) is None:
+        return False
+    low, high = _place(interval)
+    return low < high or (low == high and interval.closed_below and interval.closed_above)
+
+
+def _touch(left: Interval, right: Interval) -> bool:
+    """Whether nothing lies between two intervals, of which the second does not begin before the first."""
+    end, start = _place(left)[1], _place(right)[0]
+    return start < end or (start == end and (left.closed_above or right.closed_below))
+
+
+def _conditions(group: Group) -> list[Interval] | None:
+    """What a list of inequalities of one unknown says of it."""
+    parts = [region(item) for item in group.items]
+    names = {unknown(item) for item in group.items if isinstance(item, Relation)}
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len(names) != 1:
+        return None
+    either = _joined([interval for part in known for interval in part])
+    if _SAYS_OR.search(group.text) or either != [Interval(MINUS_INFINITE, INFINITE, False, False)]:
+        return either
+    both = known[0]
+    for part in known[1:]:
+        both = [shared for one in both for other in part if (shared := _shared(one, other)) is not None]
+    return both
+
+
+def _shared(one: Interval, other: Interval) -> Interval | None:
+    """What lies in both of two intervals."""
+    lows, highs = (_place(one)[0], _place(other)[0]), (_place(one)[1], _place(other)[1])
+    lower, upper = one if lows[0] > lows[1] else other, one if highs[0] < highs[1] else other
+    closed_below = lower.closed_below if lows[0] != lows[1] else one.closed_below and other.closed_below
+    closed_above = upper.closed_above if highs[0] != highs[1] else one.closed_above and other.closed_above
+    found = Interval(lower.low, upper.high, closed_below, closed_above)
+    return found if _is_proper(found) else None
 
 
 def _all_of(answers: Sequence[Answer]) -> list[Interval] | None:
