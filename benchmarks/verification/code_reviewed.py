@@ -41,12 +41,6 @@ REVIEWED["humaneval_plus/HumanEval/32"] = (
     "on 4 of 200 inputs the reference's zero is none (the polynomial is -36 to -680 there); EvalPlus asks only that "
     "its value be at most 1e-4, so a negative one passes",
 )
-REVIEWED["mbpp_plus/Mbpp/255"] = (
-    "policy",
-    "one generated input asks for 1,663,740 tuples of 77 texts: 128 million texts, some 1.1 GB of objects and as much "
-    "JSON on the way to the comparison outside, against 8 MiB of output; EvalPlus compares within the tested "
-    "code's process",
-)
 REVIEWED["plus/humaneval/custom_finetuned_models-llama3_base_dpo/HumanEval/31"] = (
     "policy",
     "trial division up to 123456791: right, and within some seconds, not within the record's one",

@@ -1,5 +1,9 @@
 """How a solution's results are compared, and what its limits do."""
 
+import contextlib
+import json
+import time
+
 import pytest
 
 from h1r.verify import code_judge
@@ -7,6 +11,7 @@ from h1r.verify.code_judge import judge, same_output, same_value
 from h1r.verify.code_tests import CallTests, CheckTests, StdinTests, parse_tests
 from h1r.verify.sandbox import Isolation, Limits, SandboxPool, refusal
 from h1r.verify.sandbox.programs import COMPILE_LIMITS, RUNNABLE
+from h1r.verify.sandbox.values import checked_set
 
 QUICK = Limits(time_s=1.0, total_s=4.0)
 
@@ -81,6 +86,43 @@ def test_rules_for_sets_for_any_result_and_for_roots():
     assert not same_value(None, True, 0, "not_none")
     assert same_value(2.0, None, 1e-4, "root", [[-4, 0, 1]])
     assert not same_value(1.0, None, 1e-4, "root", [[-4, 0, 1]])
+
+
+def test_a_range_is_never_listed_to_be_compared_as_a_set():
+    started = time.monotonic()
+    assert not same_value(range(10**18), [1, 2], 0, "set")
+    assert not same_value(range(10**30), [1, 2], 0, "set")
+    assert same_value(range(1, 3), [2, 1, 1], 0, "set")
+    assert time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize("spread", [0, 1000, 40_000])
+def test_keys_made_to_collide_are_refused_in_any_company(spread):
+    alike = [number * (2**61 - 1) for number in range(50_000)]
+    started = time.process_time()
+    with pytest.raises(ValueError, match="colliding"):
+        checked_set([*range(1, spread), *alike])
+    assert time.process_time() - started < 5.0
+    assert len(checked_set([*range(50_000), *map(float, range(50_000)), *map(str, range(1000))])) == 51_000
+
+
+def test_a_frame_at_the_edge_of_what_can_be_read_is_a_failure_and_no_error(slot):
+    """Whatever depth the parser of JSON just bears, what is printed or sent on later bears a little less."""
+    deepest = 0
+    for depth in (1 << power for power in range(20, -1, -1)):
+        with contextlib.suppress(RecursionError):
+            json.loads("[" * (deepest + depth) + "]" * (deepest + depth))
+            deepest += depth
+    for depth in range(min(deepest, 100_000) - 40, min(deepest, 100_000) + 2, 3):
+        for key in ("raised", "value"):
+            code = f"""
+import os, struct
+body = b'{{"{key}": ' + b'[' * {depth} + b']' * {depth} + b'}}'
+def f():
+    os.write(3, struct.pack('!I', len(body)) + body)
+"""
+            for tests in (CallTests("f", [[]], expected=[1]), CheckTests(["assert f() == 1"], ["f"])):
+                assert not judge(slot, code, "python", tests, QUICK).correct
 
 
 def test_the_limit_holds_for_one_test_and_not_for_all(slot):

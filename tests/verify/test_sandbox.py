@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -197,6 +198,14 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_a_crash_starts_no_handler_of_the_hosts(sandbox):
+    """A core size of 0 does not keep the kernel from piping an image to a program of the host's; 1 does."""
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    allowed = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    assert run(sandbox, code) == (0, f"({allowed}, {allowed})\n")
 
 
 def test_a_forked_process_does_not_share_the_sandbox(sandbox):

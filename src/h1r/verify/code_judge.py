@@ -21,17 +21,19 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from h1r.verify.code_tests import CallTests, CheckTests, Rule, StdinTests, Tests
+from h1r.verify.code_tests import CallTests, CheckTests, Rule, StdinTests, Tests, size
 from h1r.verify.sandbox.limits import Limits
 from h1r.verify.sandbox.pool import Runnable, Slot
 from h1r.verify.sandbox.session import Ending, SandboxError
-from h1r.verify.sandbox.values import checked_set, decode, dump_frame, encode
+from h1r.verify.sandbox.values import MAX_ITERATED, Digest, checked_set, decode, dump_frame, encode
 
 RTOL = 1e-7
 FLOAT_ATOL = 1e-6
 MAX_REFERENCES = 512
 WINDOW = 64
 """Calls that are under way at once: enough to hide the way to the sandbox, few enough to bound what waits."""
+DIGEST_LIMIT_S = 60.0
+"""For the digest of a result that is too large to be sent; the call that gave the result has ended by then."""
 
 _WHY: dict[Ending, str] = {
     "time": "time limit exceeded",
@@ -61,7 +63,13 @@ def judge(
 
     `language` is one of `sandbox.programs.RUNNABLE`; function tests are for Python only, else `ValueError`.
     """
-    limits = limits or Limits()
+    try:
+        return _judge(slot, code, language, tests, limits or Limits(), stop)
+    except RecursionError:  # a frame that could just be read, and not be written or printed any more
+        return Result(0, size(tests), [(0, "a result that is nested too deep")])
+
+
+def _judge(slot: Slot, code: str, language: str, tests: Tests, limits: Limits, stop: bool) -> Result:
     if isinstance(tests, StdinTests):
         with slot.program(code, language, limits) as program:
             if program.error:
@@ -139,7 +147,8 @@ def _same_numbers(ours: list[str], theirs: list[str], tolerance: float | None) -
 def _judge_calls(slot: Slot, code: str, tests: CallTests, limits: Limits, stop: bool) -> Result:
     expected = tests.expected if tests.expected is not None else _reference_results(slot, tests, limits)
     atol, passed, failures = tests.atol, 0, []
-    calls = _calls(slot, _parts(tests.setup, code, tests.entry), tests, limits)
+    may_be_large = [isinstance(value, Digest) for value in expected]
+    calls = _calls(slot, _parts(tests.setup, code, tests.entry), tests, limits, may_be_large)
     with contextlib.closing(calls):
         for number, (value, why) in enumerate(calls):
             if why is None:
@@ -159,9 +168,12 @@ def _judge_calls(slot: Slot, code: str, tests: CallTests, limits: Limits, stop: 
 
 
 def _calls(
-    slot: Slot, parts: list[str], tests: CallTests, limits: Limits
+    slot: Slot, parts: list[str], tests: CallTests, limits: Limits, may_be_large: Sequence[bool]
 ) -> Generator[tuple[Any, str | None], None, None]:
-    """(value, None) or (None, why) for each call, in order. After one that ended its process, a new one goes on."""
+    """(value, None) or (None, why) for each call, in order. After one that ended its process, a new one goes on.
+
+    Where a result may be larger than `output_bytes` it comes as a `Digest`, whose making has a time limit of its own.
+    """
     target = f"Solution().{tests.entry}" if _SOLUTION_CLASS.search(parts[-1]) else tests.entry
     job = {"kind": "calls", "code": parts, "prelude": tests.prelude}
     end = time.monotonic() + limits.total_s
@@ -177,27 +189,34 @@ def _calls(
             while alive and number < total:
                 while sent < min(total, number + WINDOW):
                     args = [encode(value) for value in tests.arguments[sent]]
-                    session.send({"do": "call", "target": target, "args": args})
+                    beyond = {"digest_beyond": limits.output_bytes} if may_be_large[sent] else {}
+                    session.send({"do": "call", "target": target, "args": args, **beyond})
                     sent += 1
                 message, ending = session.receive()
+                if may_be_large[number] and message == {"large": True}:
+                    message, ending = session.receive(DIGEST_LIMIT_S)
                 alive = message is not None
+                yield _value(message, ending, may_be_large[number])
                 number += 1
-                yield _value(message, ending)
 
 
 _SOLUTION_CLASS = re.compile(r"^class\s+Solution\b", re.MULTILINE)
 
 
-def _value(message: dict[str, Any] | None, ending: Ending) -> tuple[Any, str | None]:
+def _value(message: dict[str, Any] | None, ending: Ending, may_be_large: bool = False) -> tuple[Any, str | None]:
     """What a frame of the tested code says: (value, None), or (None, why) for anything that is no value."""
     if message is None:
         return None, _WHY[ending]
     if "value" in message:
+        form = message["value"]
+        if may_be_large and isinstance(form, dict) and form.get("!") == "digest":
+            return Digest(str(form.get("v"))[:64]), None
         try:
-            return decode(message["value"]), None
+            return decode(form), None
         except ValueError as error:
             return None, f"a result that is {error}"
-    return None, f"{str(message.get('raised'))[:100]}: {str(message.get('text'))[:200]}"
+    raised, text = (value if isinstance(value, str) else "" for value in (message.get("raised"), message.get("text")))
+    return None, f"{raised[:100]}: {text[:200]}"
 
 
 def _reference_results(slot: Slot, tests: CallTests, limits: Limits) -> list[Any]:
@@ -211,8 +230,9 @@ def _reference_results(slot: Slot, tests: CallTests, limits: Limits) -> list[Any
             _references.move_to_end(key)
             return found
     patient = dataclasses.replace(limits, time_s=limits.time_s * 10, total_s=limits.total_s * 10)
+    may_be_large = [tests.rule == "equal" and tests.atol == 0] * len(tests.arguments)
     results = []
-    for number, (value, why) in enumerate(_calls(slot, [tests.reference], tests, patient)):
+    for number, (value, why) in enumerate(_calls(slot, [tests.reference], tests, patient, may_be_large)):
         if why is not None:
             raise ValueError(f"the reference fails on call {number}: {why}")
         results.append(value is not None if tests.rule == "not_none" else value)
@@ -231,6 +251,8 @@ def same_value(actual: Any, expected: Any, atol: float, rule: Rule = "equal", ar
     """Whether a result is right by a rule of `CallTests`; False, never an exception, for what cannot be compared."""
     try:
         if rule == "set":
+            if isinstance(actual, range) and len(actual) > MAX_ITERATED:
+                return False  # a range takes no room before somebody lists it
             return checked_set(list(actual)) == checked_set(list(expected))
         if rule == "not_none":
             return bool(actual == expected if isinstance(actual, bool) else expected == (actual is not None))

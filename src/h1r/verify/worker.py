@@ -85,7 +85,7 @@ def main(descriptor: int, memory_limit_bytes: int, parent: int) -> None:
     if sys.platform != "darwin":  # which refuses to limit the address space
         _limit(resource.RLIMIT_AS, memory_limit_bytes)
     _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_CORE, 1)  # 0 would still start a host's handler of cores
     connection = socket.socket(fileno=descriptor)
     while True:
         try:

@@ -230,8 +230,17 @@ def restrict_system_calls(*, processes: bool, strict: bool) -> None:
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program)
 
 
+def leave_no_core() -> None:
+    """No memory image when this process dies; a program that it executes depends on `set_limits` for that."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
 def set_limits(limits: Limits, *, files_writable: bool, own_user: bool) -> None:
-    """Resource limits that cannot be raised again. Processor time only backs up the parent's clock."""
+    """Resource limits that cannot be raised again. Processor time only backs up the parent's clock.
+
+    A core size of 0 stops a file only: where the host hands images of dying processes to a program of its own, any
+    limit but 1 starts that, with the tested code's memory as its input (core(5), `do_coredump` in the kernel).
+    """
     memory = resource.RLIMIT_AS if limits.memory == "address_space" else resource.RLIMIT_DATA
     tasks = limits.processes + THREADS
     if not own_user:  # the kernel counts every task of this user then, those of the host too
@@ -239,7 +248,7 @@ def set_limits(limits: Limits, *, files_writable: bool, own_user: bool) -> None:
             tasks += int(handle.read().split()[3].partition("/")[2])
     seconds = int(max(limits.time_s * 4, limits.total_s)) + 2
     for kind, value in (
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, 1),
         (resource.RLIMIT_FSIZE, limits.scratch_bytes if files_writable else 0),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_STACK, limits.stack_bytes),

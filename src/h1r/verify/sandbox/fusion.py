@@ -58,7 +58,7 @@ sys.path.insert(0, ".")
 from h1r.verify.sandbox.inside import serve_lines
 serve_lines(json.load(sys.stdin))
 """
-_SENT_MODULES = ("inside", "values", "structures")
+_SENT_MODULES = ("inside", "values", "structures", "digest")
 
 
 class FusionServers:
@@ -188,7 +188,7 @@ class _RemoteCalls:
         self.send({**message, "objects": False})
         return self.receive()
 
-    def receive(self) -> tuple[dict[str, Any] | None, Ending]:
+    def receive(self, limit_s: float | None = None) -> tuple[dict[str, Any] | None, Ending]:
         if not self._replies and self._ended is None:
             self._run()
         if self._replies:

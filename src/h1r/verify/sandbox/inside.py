@@ -28,6 +28,7 @@ from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 from h1r.verify.sandbox import structures
+from h1r.verify.sandbox.digest import digest, is_beyond
 from h1r.verify.sandbox.values import FrameReader, decode, dump_frame, encode, read_frame, write_all
 
 CHANNEL, PROGRAM = 3, 4
@@ -158,8 +159,13 @@ def _fresh_main(names: dict[str, Any]) -> types.ModuleType:
 
 
 def _serve_calls(job: dict[str, Any], reader: FrameReader) -> None:
-    """Answers until the channel ends. Loading and each call give `{"value"}` or `{"raised", "text"}`."""
-    server = _Server(_fresh_main(prelude() if job.get("prelude") else {}))
+    """Answers until the channel ends. Loading and each call give `{"value"}` or `{"raised", "text"}`.
+
+    A call that comes with `digest_beyond` and whose value takes more bytes than that gives `{"large"}` first, when the
+    value is there, and then its digest.
+    """
+    announce = partial(write_all, CHANNEL, dump_frame({"large": True}))
+    server = _Server(_fresh_main(prelude() if job.get("prelude") else {}), announce)
     write_all(CHANNEL, dump_frame(_reply(partial(server.load, job["code"]))))
     while (message := read_frame(CHANNEL, reader)) is not None:
         write_all(CHANNEL, dump_frame(_reply(partial(server.do, message))))
@@ -201,8 +207,9 @@ _ACTIONS: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": rep
 class _Server:
     """The tested names, and the objects that results referred to, by number."""
 
-    def __init__(self, module: types.ModuleType) -> None:
+    def __init__(self, module: types.ModuleType, announce: Callable[[], None] = lambda: None) -> None:
         self.module = module
+        self.announce = announce
         self.kept: list[Any] = []
 
     def load(self, parts: list[str]) -> bool:
@@ -222,6 +229,9 @@ class _Server:
         else:
             args = [self._decode(item) for item in message["args"]]
             result = target(*args, **{name: self._decode(item) for name, item in message.get("kwargs", {}).items()})
+        if "digest_beyond" in message and is_beyond(result, message["digest_beyond"]):
+            self.announce()
+            return {"!": "digest", "v": digest(result)}
         return encode(result, self._keep if message.get("objects") else None)
 
     def _target(self, target: Any) -> Any:

@@ -196,6 +196,7 @@ class _Keeper:
             confine.mount_scratch(limits.scratch_bytes)
         os.chdir(scratch or confine.SCRATCH)
         inside.write_files(job)
+        confine.leave_no_core()
         confine.set_limits(limits, files_writable=files or own_files, own_user=own_files)
         confine.drop_capabilities()
         confine.no_new_privileges()

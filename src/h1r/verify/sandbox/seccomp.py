@@ -107,7 +107,8 @@ _FORKS = frozenset(("fork", "vfork"))
 _SIGNALS = frozenset(("kill", "tkill", "tgkill"))
 _CLONE_THREAD = 0x10000
 _CLONE_NAMESPACES = 0x7E020080
-_FCNTL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: make the kernel signal another process
+_FCNTL_DENIED = (8, 10, 15, 1024, 1026)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX: make the kernel signal another process; F_SETLEASE, F_NOTIFY: make others wait."""
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _PRCTLS = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
 _AF_UNIX = 1
@@ -156,7 +157,7 @@ def _rule(name: str, processes: bool, strict: bool, pid: int) -> list[tuple[int,
     if strict and name in _SIGNALS and not processes:
         return _if_argument(0, (pid,), _ALLOW, _EPERM)
     conditions = {
-        "fcntl": (1, _FCNTL_OWNERS, _EPERM, _ALLOW),
+        "fcntl": (1, _FCNTL_DENIED, _EPERM, _ALLOW),
         "ioctl": (1, _IOCTLS, _ALLOW, _EPERM),
         "prctl": (0, _PRCTLS, _ALLOW, _EPERM),
         "prlimit64": (0, (0,), _ALLOW, _EPERM),

@@ -78,10 +78,11 @@ class Session:
         """Queues a frame; it leaves with the next wait."""
         self._to_send += dump_frame(message)
 
-    def receive(self) -> tuple[dict[str, Any] | None, Ending]:
-        """The next frame within `time_s` of this call, or None and why there is none."""
+    def receive(self, limit_s: float | None = None) -> tuple[dict[str, Any] | None, Ending]:
+        """The next frame within `limit_s`, by default `time_s`, of this call, or None and why there is none."""
         channel = self._streams[0]
-        clock = _Clock(self._pid, min(self._limits.time_s, self._began + self._limits.total_s - time.monotonic()))
+        limit_s = self._limits.time_s if limit_s is None else limit_s
+        clock = _Clock(self._pid, min(limit_s, self._began + self._limits.total_s - time.monotonic()))
         self._flush(channel)
         while True:
             try:

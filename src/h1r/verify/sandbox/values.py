@@ -43,6 +43,13 @@ class Opaque:
         return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What stands for a value that was too large to be sent; see `digest`."""
+
+    text: str
+
+
 class OneShot(list[Any]):
     """The items of a generator or another iterator. It equals no list, as an iterator would not."""
 
@@ -161,9 +168,14 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 
 
 def checked_set(items: list[Any]) -> set[Any]:
-    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash: n take n^2 steps."""
-    if len(items) > _ENOUGH_TO_COLLIDE and len({hash(item) for item in items}) * 4 < len(set(map(repr, items))):
-        raise ValueError("colliding keys")
+    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash: n take n^2 steps.
+
+    Texts of the keys tell them apart here, since their hashes cannot be foreseen.
+    """
+    if len(items) > _ENOUGH_TO_COLLIDE:
+        alike = collections.Counter(number for number, _ in {(hash(item), repr(item)) for item in items})
+        if max(alike.values()) > _ENOUGH_TO_COLLIDE:
+            raise ValueError("colliding keys")
     return set(items)
 
 
