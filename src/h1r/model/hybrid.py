@@ -187,7 +187,8 @@ class HybridForCausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
-        return self.lm_head(hidden * self.config.lm_head_multiplier)
+        linear = self.kernels.linear or F.linear
+        return linear(hidden * self.config.lm_head_multiplier, self.lm_head.weight)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of a batch [B, T].

@@ -70,6 +70,8 @@ class Kernels:
     layer: Callable[..., Any] | None = None
     """(x [T, D], JointWeights, cos, sin [T, E/2], layout, config) -> x [T, D] after a whole layer, or None: the layer
     is then composed of the operators above. For kernels that gain from seeing the operators together."""
+    linear: Callable[..., Any] | None = None
+    """(x [..., D], weight [N, D]) -> x weight^T [..., N], or None: torch's own. For the head's large product."""
     reason: str = "asked for"
 
 
@@ -96,7 +98,9 @@ def _automatic(place: str, kind: torch.dtype) -> Kernels:
         return dataclasses.replace(_load("torch"), reason=f"the only ones for {place}")
     if why := _obstacle(wanted, place, kind):
         return dataclasses.replace(_load("torch"), reason=f"{wanted} cannot be used: {why}")
-    return dataclasses.replace(_load(wanted), reason=f"the fastest for {str(kind).removeprefix('torch.')} on {place}")
+    found = _load(wanted)
+    reason = f"the fastest for {str(kind).removeprefix('torch.')} on {place}"
+    return dataclasses.replace(found, reason=reason + found.reason.removeprefix("asked for"))
 
 
 def _obstacle(name: str, place: str, kind: torch.dtype) -> str | None:
@@ -123,9 +127,9 @@ def _load(name: str) -> Kernels:
 
         return REFERENCE
     if name == "native":
-        from h1r.model.kernels.native import NATIVE
+        from h1r.model.kernels.native import NATIVE, tiles
 
-        return NATIVE
+        return dataclasses.replace(NATIVE, reason=f"asked for; {tiles()[1]}")
     if name == "triton":
         from h1r.model.kernels.triton import TRITON
 

@@ -15,9 +15,10 @@ from h1r.model.kernels import Kernels, portable
 from h1r.model.kernels.native.build import library, obstacle
 from h1r.model.kernels.native.common import LONGEST, check, need_memory, ptr, scan_tasks, strides
 from h1r.model.kernels.native.fused_layer import layer
+from h1r.model.kernels.native.products import linear, tiles
 from h1r.model.layout import Layout
 
-__all__ = ["NATIVE", "obstacle"]
+__all__ = ["NATIVE", "obstacle", "tiles"]
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -318,5 +319,5 @@ def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
 
 NATIVE = Kernels(
     "native", conv_silu=conv_silu, scan=scan, gate=gate, attention=attention, rms_norm=rms_norm, swiglu=swiglu,
-    rotary=rotary, token_logprobs=token_logprobs, step=step, layer=layer,
+    rotary=rotary, token_logprobs=token_logprobs, step=step, layer=layer, linear=linear,
 )  # fmt: skip

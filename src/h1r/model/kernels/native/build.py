@@ -39,6 +39,8 @@ _SIGNATURES = {
     "scan_backward": "pppppp pplll iiiiii ppplpppplp i",
     "scan_step": "pplpppplpp liiiii",
     "pack_rows": "pl ll p f p lll ll i",
+    "split_ready": "",
+    "split_gemm": "lll pll pll ppl i",
     "decode_tokens": "ppp l pp l pp i",
     "panel_width": "",
     "sample_rows": "p l i",

@@ -23,6 +23,7 @@ from h1r.model.joint import JointWeights
 from h1r.model.kernels import portable
 from h1r.model.kernels.native.build import library
 from h1r.model.kernels.native.common import LONGEST, check, need_memory, ptr, scan_tasks, strides
+from h1r.model.kernels.native.products import product
 from h1r.model.kernels.native.workspace import BackwardMemory
 from h1r.model.layout import Layout
 
@@ -65,7 +66,9 @@ class _Layer(torch.autograd.Function):
         w, x = JointWeights(*weights), x.contiguous()  # type: ignore[arg-type]
         T, threads = len(x), torch.get_num_threads()
         h = _rms_norm(x, w.norm, at.eps)
-        P = F.linear(h, w.inward, w.inward_bias)
+        P = product(h, w.inward.t())
+        if w.inward_bias is not None:
+            P += w.inward_bias
         # Attention walks along the tokens of one head and wants rows as narrow as can be.
         q, k = _rotate(P[:, : at.q], at, cos, sin, 1.0), _rotate(P[:, at.q : at.q + at.kv], at, cos, sin, 1.0)
         v = P[:, at.q + at.kv : at.z].contiguous()
@@ -90,15 +93,18 @@ class _Layer(torch.autograd.Function):
         library().gate_forward(
             ptr(y), ptr(P[:, at.z :]), P.stride(0), ptr(w.gate_norm), ptr(g), at.M, T, *at.gate, threads
         )
-        middle = torch.addmm(x, a, w.attention_out.t()).addmm_(g, w.mixer_out.t())
+        middle = product(a, w.attention_out.t(), plus=x)
+        middle = product(g, w.mixer_out.t(), out=middle, plus=middle)
         if w.out_bias is not None:
             middle += w.out_bias
         u = _rms_norm(middle, w.ff_norm, at.eps)
-        gate_up = F.linear(u, w.gate_up, w.gate_up_bias)
+        gate_up = product(u, w.gate_up.t())
+        if w.gate_up_bias is not None:
+            gate_up += w.gate_up_bias
         width = w.down.shape[1]
         inner = x.new_empty(T, width)
         library().swiglu_forward(ptr(gate_up), ptr(gate_up[:, width:]), 2 * width, ptr(inner), T, width, threads)
-        out = torch.addmm(middle, inner, w.down.t())
+        out = product(inner, w.down.t(), plus=middle)
         if w.down_bias is not None:
             out += w.down_bias
         if keep:
@@ -117,16 +123,17 @@ class _Layer(torch.autograd.Function):
         T, threads, grad = len(x), torch.get_num_threads(), grads[0].contiguous()
         like = _memory.like  # what dies with this function lies where the layer before had it
 
-        d_inner, d_gate_up = torch.mm(grad, w.down, out=like(inner, "inner")), like(gate_up, "gate_up")
+        d_inner, d_gate_up = product(grad, w.down, like(inner, "inner")), like(gate_up, "gate_up")
         width = inner.shape[1]
         library().swiglu_backward(
             ptr(gate_up), ptr(gate_up[:, width:]), 2 * width, ptr(d_inner), ptr(d_gate_up), ptr(d_gate_up[:, width:]),
             T, width, threads,
         )  # fmt: skip
-        d_middle = torch.mm(d_gate_up, w.gate_up, out=like(middle, "middle"))
+        d_middle = product(d_gate_up, w.gate_up, like(middle, "middle"))
         d_middle, d_ff_norm = _rms_norm_backward(middle, w.ff_norm, d_middle, grad, at.eps)
 
-        d_a, d_g = d_middle @ w.attention_out, torch.mm(d_middle, w.mixer_out, out=like(g, "g"))
+        d_a = product(d_middle, w.attention_out, like(a, "a"))
+        d_g = product(d_middle, w.mixer_out, like(g, "g"))
         d_P, d_y = like(P, "P"), like(y, "y")
         d_gate_norm = None if w.gate_norm is None else x.new_zeros(threads, at.M)
         library().gate_backward(
@@ -148,12 +155,12 @@ class _Layer(torch.autograd.Function):
         if at.bounded:  # a time step at its bound does not follow its input
             d_dt = d_dt * ((dt > at.limit[0]) & (dt < at.limit[1]))
         d_dt = torch.mul(d_dt, torch.sigmoid(P[:, at.dt :] + w.dt_bias), out=d_P[:, at.dt :])
-        d_x, d_norm = _rms_norm_backward(x, w.norm, d_P @ w.inward, d_middle, at.eps)
+        d_x, d_norm = _rms_norm_backward(x, w.norm, product(d_P, w.inward), d_middle, at.eps)
         return (
             *(None,) * 5,
             d_x,
             d_norm,
-            d_P.t() @ h,
+            product(d_P.t(), h),
             _bias(w.inward_bias, d_P),
             d_taps[:-1],
             None if w.conv_bias is None else d_taps[-1],
@@ -161,13 +168,13 @@ class _Layer(torch.autograd.Function):
             d_A,
             d_D,
             None if d_gate_norm is None else d_gate_norm.sum(0),
-            d_middle.t() @ a,
-            d_middle.t() @ g,
+            product(d_middle.t(), a),
+            product(d_middle.t(), g),
             _bias(w.out_bias, d_middle),
             d_ff_norm,
-            d_gate_up.t() @ u,
+            product(d_gate_up.t(), u),
             _bias(w.gate_up_bias, d_gate_up),
-            grad.t() @ inner,
+            product(grad.t(), inner),
             _bias(w.down_bias, grad),
         )
 
