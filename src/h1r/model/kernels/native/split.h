@@ -91,23 +91,22 @@ static void pack(const float *from, int64_t li, int64_t lk, int64_t n, int64_t k
 }
 
 /* C [16 m, 16 n] = a b; m, n <= 2 are constants where it is called. a: m, b: n runs of `steps` units, `la` and `lb` apart.
- * The small products come first and the large ones last: so only the latter's sums round at the size of the result. Of
- * what comes next in memory, `ahead`, `pace` lines are asked for in each step. */
+ * In each step the small products come first, in an order that loads each part once, but one of b. */
 INLINE void tile_product(int m, int n, int64_t steps, const bf16 *a, int64_t la, const bf16 *b, int64_t lb, float *C,
-                         int64_t ldc, const bf16 *ahead, int pace)
+                         int64_t ldc)
 {
-#define LEFT(s)            \
-    _tile_loadd(4, a + s * PART, 64); \
+#define LEFT(s)                          \
+    _tile_loadd(4, a + s * PART, 64);    \
     if (m > 1) _tile_loadd(5, a + la + s * PART, 64)
-#define RIGHT(s)           \
-    _tile_loadd(6, b + s * PART, 64); \
+#define RIGHT(s)                         \
+    _tile_loadd(6, b + s * PART, 64);    \
     if (n > 1) _tile_loadd(7, b + lb + s * PART, 64)
-#define MULTIPLY                        \
-    _tile_dpbf16ps(0, 4, 6);            \
-    if (n > 1) _tile_dpbf16ps(1, 4, 7); \
-    if (m > 1) _tile_dpbf16ps(2, 5, 6); \
+#define MULTIPLY                         \
+    _tile_dpbf16ps(0, 4, 6);             \
+    if (n > 1) _tile_dpbf16ps(1, 4, 7);  \
+    if (m > 1) _tile_dpbf16ps(2, 5, 6);  \
     if (m > 1 && n > 1) _tile_dpbf16ps(3, 5, 7)
-    const bf16 *first_a = a, *first_b = b;
+    __asm__ volatile("" ::: "memory"); /* compilers do not know that tile loads read what was packed */
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -124,11 +123,6 @@ INLINE void tile_product(int m, int n, int64_t steps, const bf16 *a, int64_t la,
         MULTIPLY;
         RIGHT(2);
         MULTIPLY;
-        for (int i = 0; i < pace; i++, ahead += TERMS) __builtin_prefetch(ahead, 0, 2);
-    }
-    a = first_a, b = first_b;
-    for (int64_t k = 0; k < steps; k++, a += UNIT, b += UNIT) {
-        LEFT(0);
         RIGHT(0);
         MULTIPLY;
     }
@@ -143,22 +137,20 @@ INLINE void tile_product(int m, int n, int64_t steps, const bf16 *a, int64_t la,
 
 /* C [rows, columns] <= [32, 32] = D + a b, D being NULL, C or another matrix of its stride; nothing is touched beyond. */
 static void product_block(int rows, int columns, int64_t steps, const bf16 *a, int64_t la, const bf16 *b, int64_t lb,
-                          const float *D, float *C, int64_t ldc, const bf16 *ahead, int pace)
+                          const float *D, float *C, int64_t ldc)
 {
     float whole[4 * SIDE * SIDE] __attribute__((aligned(64)));
     int m = rows > SIDE ? 2 : 1, n = columns > SIDE ? 2 : 1, direct = !D && rows == m * SIDE && columns == n * SIDE;
     float *to = direct ? C : whole;
     int64_t ld = direct ? ldc : 2 * SIDE;
-    for (int i = 0; i < rows; i++) /* memory has the time of the product to fetch the lines that it goes to */
-        for (int j = 0; j < columns; j += 16) __builtin_prefetch(C + i * ldc + j, 1);
     if (m == 2 && n == 2)
-        tile_product(2, 2, steps, a, la, b, lb, to, ld, ahead, pace);
+        tile_product(2, 2, steps, a, la, b, lb, to, ld);
     else if (m == 2)
-        tile_product(2, 1, steps, a, la, b, lb, to, ld, ahead, pace);
+        tile_product(2, 1, steps, a, la, b, lb, to, ld);
     else if (n == 2)
-        tile_product(1, 2, steps, a, la, b, lb, to, ld, ahead, pace);
+        tile_product(1, 2, steps, a, la, b, lb, to, ld);
     else
-        tile_product(1, 1, steps, a, la, b, lb, to, ld, ahead, pace);
+        tile_product(1, 1, steps, a, la, b, lb, to, ld);
     if (direct) return;
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j += LANES) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 enum { ROWS = 256, COLUMNS = 4096, SUM = 512 }; /* of the blocks of A, of B, and of both */
+enum { RUN = 128 }; /* columns of B that stay in the second-level cache, and of C that are written one after the other */
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -60,16 +61,15 @@ int split_gemm(int64_t M, int64_t N, int64_t K, const float *A, int64_t ai, int6
                     int64_t j0 = task % wide * share, end = least(j0 + share, columns);
                     if (j0 >= end) continue;
                     pack(A + m0 * ai + k0 * ak, ai, ak, height, terms, 0, packed_A);
-                    int pace = (int)parts_of(2 * SIDE * 3 * 2 * SIDE, height); /* lines of the next units of B in a step */
-                    for (int64_t j = j0; j < end; j += 2 * SIDE)
-                        for (int64_t i = 0; i < height; i += 2 * SIDE) {
-                            const bf16 *a = (bf16 *)packed_A + i / SIDE * steps * UNIT;
-                            const bf16 *b = (bf16 *)packed_B + j / SIDE * steps * UNIT;
-                            float *c = C + (m0 + i) * ldc + n0 + j;
-                            product_block((int)least(2 * SIDE, height - i), (int)least(2 * SIDE, end - j), steps, a,
-                                          steps * UNIT, b, steps * UNIT, k0 ? c : D ? D + (c - C) : NULL, c, ldc,
-                                          b + 2 * steps * UNIT + i / (2 * SIDE) * steps * pace * TERMS, pace);
-                        }
+                    for (int64_t run = j0; run < end; run += RUN)
+                        for (int64_t i = 0; i < height; i += 2 * SIDE)
+                            for (int64_t j = run; j < least(end, run + RUN); j += 2 * SIDE) {
+                                const bf16 *a = (bf16 *)packed_A + i / SIDE * steps * UNIT;
+                                const bf16 *b = (bf16 *)packed_B + j / SIDE * steps * UNIT;
+                                float *c = C + (m0 + i) * ldc + n0 + j;
+                                product_block((int)least(2 * SIDE, height - i), (int)least(2 * SIDE, end - j), steps, a,
+                                              steps * UNIT, b, steps * UNIT, k0 ? c : D ? D + (c - C) : NULL, c, ldc);
+                            }
                 }
             }
         _tile_release();
