@@ -28,14 +28,15 @@ from h1r.engine.vllm_limits import block_tokens, cache_bytes_for
 from h1r.model.checkpoint import read_config
 from pathlib import Path
 
-checkpoint, threads, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+checkpoint, length, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 config = read_config(Path(checkpoint))
-block = block_tokens(config, 4)
+element = getattr(torch, settings["dtype"]).itemsize
+block = block_tokens(config, element)
 llm = LLM(
-    model=checkpoint, dtype="float32", mamba_ssm_cache_dtype="float32", max_model_len=length, max_num_seqs=64,
-    block_size=block, enforce_eager=True, enable_prefix_caching=False, skip_tokenizer_init=True,
+    model=checkpoint, mamba_ssm_cache_dtype="float32", max_model_len=length,
+    block_size=block, enable_prefix_caching=False, skip_tokenizer_init=True,
     generation_config="vllm", disable_log_stats=True, use_tqdm_on_load=False,
-    kv_cache_memory_bytes=cache_bytes_for(config, block, 64, length, 4),
+    kv_cache_memory_bytes=cache_bytes_for(config, block, settings["max_num_seqs"], length, element), **settings,
 )
 print("ready", torch.get_num_threads(), file=answers, flush=True)
 for line in sys.stdin:
@@ -49,15 +50,21 @@ for line in sys.stdin:
 """
 
 
-class VLLM:
-    """vLLM's own sampling with the log-probability of each sampled token, eager, fp32, fp32 states."""
+_SETTINGS = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 64}
 
-    def __init__(self, checkpoint: str, threads: int, length: int, processor: bool) -> None:
+
+class VLLM:
+    """vLLM's own sampling with the log-probability of each sampled token; eager and fp32 but for `settings`, fp32
+    states."""
+
+    def __init__(
+        self, checkpoint: str, threads: int, length: int, processor: bool, settings: dict[str, Any] | None = None
+    ) -> None:
         self._processor = processor
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": cores}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _VLLM_CHILD, checkpoint, str(threads), str(length)],
+            [sys.executable, "-c", _VLLM_CHILD, checkpoint, str(length), json.dumps({**_SETTINGS, **(settings or {})})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self._answer()

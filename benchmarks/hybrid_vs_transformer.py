@@ -185,13 +185,14 @@ class Peer:
         self.process.join(30)
 
 
-def start(arguments: argparse.Namespace, directory: Path, longest: int) -> tuple[dict[str, Peer], dict[str, int]]:
-    """Both engines, and how many parameters each has."""
+def prepare(
+    arguments: argparse.Namespace, directory: Path, longest: int, on_gpu: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Writes both models' configurations; what vLLM is to be started with, and how many parameters each has."""
     hybrid = hybrid_config(arguments.geometry)
     sizes = {"hybrid": hybrid_size(hybrid)}
     transformer = transformer_config(arguments.geometry, sizes["hybrid"])
     sizes["transformer"] = transformer_size(transformer)
-    on_gpu = torch.cuda.is_available()
     dtype = "bfloat16" if on_gpu else "float32"
     settings: dict[str, Any] = {
         "processor": arguments.clock == "processor",
@@ -217,8 +218,7 @@ def start(arguments: argparse.Namespace, directory: Path, longest: int) -> tuple
         },
         "transformer": {"vocabulary": transformer.vocab_size},
     }
-    peers = {name: Peer(directory / name, {**settings, **own[name]}, arguments.threads) for name in NAMES}
-    return peers, sizes
+    return {name: {**settings, **own[name]} for name in NAMES}, sizes
 
 
 def measure(arguments: argparse.Namespace, peers: dict[str, Peer]) -> list[dict[str, Any]]:
@@ -329,8 +329,6 @@ def main() -> None:
     large = arguments.geometry == "7b"
     if arguments.clock == "processor" and (arguments.threads > 1 or torch.cuda.is_available()):
         parser.error("--clock processor counts what one thread on a CPU did; add --threads 1")
-    if large and not torch.cuda.is_available():
-        parser.error("--geometry 7b needs a GPU with 80 GB or more")
     default_sequences = [2, 8, 16, 32, 64, 128] if large else [1, 4, 16]
     default_contexts = [512, 2048, 8192, 16384, 24576, 33280] if large else [64, 256, 1024, 2048, 4096, 8192, 16384]
     arguments.sequences = arguments.sequences or ([1, 16] if arguments.quick else default_sequences)
@@ -339,7 +337,11 @@ def main() -> None:
     first, last = arguments.contexts[0], arguments.contexts[-1]
     runs = list(PAPER_RUNS) if large else [(first, c - first) for c in arguments.contexts[1:]]
     with tempfile.TemporaryDirectory() as directory:
-        peers, sizes = start(arguments, Path(directory), last)
+        settings, sizes = prepare(arguments, Path(directory), last, large or torch.cuda.is_available())
+        if large and not torch.cuda.is_available():
+            billions = " and ".join(f"{size / 1e9:.2f}" for size in sizes.values())
+            parser.error(f"--geometry 7b, {billions} billion parameters in bf16, needs a GPU with 80 GB or more")
+        peers = {name: Peer(Path(directory) / name, settings[name], arguments.threads) for name in NAMES}
         rows = measure(arguments, peers)
         rows += summarise(rows, arguments.geometry, runs)
         if arguments.check:

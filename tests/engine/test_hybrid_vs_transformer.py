@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "hybrid_vs_transformer.py"
 
@@ -34,6 +36,16 @@ def test_the_small_models_have_equal_parameters_and_the_papers_ratio_of_caches(b
     assert bench.hybrid_size(large) == 7_585_648_736
     assert bench.transformer_size(qwen) == 8_190_735_360
     assert cache(transformer) / cache(hybrid) == cache(qwen) / cache(large)
+
+
+def test_without_a_card_the_large_models_get_as_far_as_their_configurations(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["hybrid_vs_transformer.py", "--geometry", "7b"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "7.59 and 8.19 billion parameters in bf16, needs a GPU with 80 GB or more" in capsys.readouterr().err
 
 
 def test_a_runs_speed_is_the_sum_of_its_steps(bench: Any) -> None:
