@@ -1,10 +1,16 @@
 """Our own engine makes the traces of a curation."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+from tiny_training import Killed
+
 from h1r.config import Recipe
+from h1r.data.corpus.generate import Generate, generate_shard, in_batches
+from h1r.data.corpus.items import Given, Item
 from h1r.data.tokenizer import train_tokenizer
 from h1r.model import build, save
 from h1r.model.config import preset
@@ -39,3 +45,26 @@ def test_every_problem_gets_its_traces_whatever_else_is_in_the_batch(tmp_path: P
     assert json.dumps([one.text for one in alone[0]]) == json.dumps([one.text for one in together[2]])
     assert {one.finish_reason for traces in together.values() for one in traces} <= {"length", "stop"}
     assert together[1][0].messages[0].content == "What is 1?"
+
+
+def test_a_shard_that_was_broken_off_ends_in_the_traces_of_an_unbroken_one(tmp_path: Path) -> None:
+    found = recipe(checkpoint(tmp_path / "model"))
+    items = [Item(n, Problem(str(n), f"What is {n}?", "0"), "s", "math", "sft") for n in range(7)]
+
+    def dying(generate: Generate, after: int) -> Generate:
+        def some(problems: Iterable[Problem]) -> Iterator[tuple[int, list[Given]]]:
+            for count, one in enumerate(generate(problems)):
+                if count == after:
+                    raise Killed
+                yield one
+
+        return some
+
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    with engine_teacher(found) as engine:
+        assert generate_shard(whole, items, in_batches(engine, 4)) == 7
+        for _ in range(2):
+            with pytest.raises(Killed):
+                generate_shard(broken, items, dying(in_batches(engine, 3), 2))
+        assert generate_shard(broken, items, in_batches(engine, 3)) == 7 - 4
+    assert sorted(broken.read_text().splitlines()) == sorted(whole.read_text().splitlines())
