@@ -226,6 +226,146 @@ x = \frac{n\pi}{10}, \quad n \in \mathbb{Z} | x = \frac{n\pi}{10}, \quad n \in \
 5 \text{ million dollars} | \$5,000,000
 2.5 million | 2,500,000
 \frac{1}{2} \text{ million} | 500000
+\frac{1}{2} | 0.5000000
+1\,000\,000 | 10^6
+[1,2] | 1\le x\le 2
+5\% | 0.05
+\frac{5}{100} | 5\%
+1.5 \times 10^{-3} | 0.0015
+\left(-\infty,0\right]\cup\left[1,\infty\right) | x\le 0 \text{ or } x\ge 1
+A,C | C,A
+x=\pm 2 | \{-2,2\}
+3\text{ km} | 3000\text{ m}
+60\text{ km/h} | 60 \frac{\text{km}}{\text{h}}
+90^\circ | \frac{\pi}{2}
+\frac{\sqrt{3}+1}{2} | 1.3660254
+\cot x | \frac{\cos x}{\sin x}
+\log_{10} 100 | 2
+\arcsin\frac{1}{2} | \frac{\pi}{6}
+\sin^{-1}(1/2) | \pi/6
+{5 \choose 2} | 10
+{1 \over 2} | 1/2
+\mathbb{R}^+ | (0,\infty)
+1/2/3 | \frac16
+1e-3 | 0.001
+0.\bar{3} | \frac{1}{3}
+0.\dot{3} | \frac{1}{3}
+0.\overline{142857} | \frac17
+\frac{22}{7} | 3\frac{1}{7}
+e^{i\pi}+1 | 0
+\sqrt{-1} | i
+\ln(e^2) | 2
+|{-5}| | 5
+\lceil 2.1 \rceil | 3
+1:2:3 | 2:4:6
+y=\frac{1}{2}x | x-2y=0
+x^2+y^2=1 | y^2+x^2-1=0
+25\text{ cents} | \$0.25
+\begin{bmatrix}1\\2\end{bmatrix} | \begin{pmatrix}1\\2\end{pmatrix}
+\left(\begin{array}{cc}1&2\\3&4\end{array}\right) | \begin{pmatrix}1&2\\3&4\end{pmatrix}
+\vec{v} = (1,2) | (1,2)
+f^{-1}(x)=x+1 | x+1
+7.0 \times 10^{2} | 700
+1{,}000.50 | 1000.5
+x² | x^2
+√2 | \sqrt{2}
+¾ | 3/4
+⅓ | \frac13
+１２ | 12
+\color{red}{5} | 5
+\textcolor{red}{5} | 5
+\underline{5} | 5
+\nicefrac{1}{2} | 1/2
+\sqrt[2]{2} | \sqrt2
+\exp(2) | e^2
+\sin(x)^2 | \sin^2 x
+a_n = 2n+1 | 2n+1
+\frac{3}{4}=0.75 | 0.75
+(0,1)\cup\{1\} | (0,1]
+[1,2]\cup[2,3] | [1,3]
+(1,3)\cup(2,4) | (1,4)
+x>0 \text{ and } x<1 | (0,1)
+x<1 \text{ and } x>0 | 0<x<1
+x>0, x\neq 1 | (0,1)\cup(1,\infty)
+0<x<3, x\neq 1 | (0,1)\cup(1,3)
+(-\infty,\infty)\setminus\{0\} | x\neq0
+x\in\mathbb{R}, x\ne 2 | (-\infty,2)\cup(2,\infty)
+\{5\}\cup\{6\} | \{5,6\}
+1+x=2 | x=1
+1=x | x=1
+\dfrac{\pi}{3}\text{ radians} | \frac{\pi}{3}
+9.8\text{ m/s}^2 | 9.8 m/s^2
+\frac{-3}{-4} | \frac34
+-\frac{-3}{4} | 0.75
+2\cdot 3\cdot 5 | 30
++5 | 5
+--5 | 5
+\left( 3 , -2 \right) | (3,-2)
+\{ 2 , 3 \} | \{ 3,2\}
+x \geqslant 2 | [2,\infty)
+2 \leq x | x \geq 2
+\text{none} | None
+1, 2, \text{ and } 3 | 1,2,3
+5\ \text{cm} | 5cm
+\mathbf{5} | 5
+$5$ | 5
+\(5\) | 5
+5\, | 5
+{}5 | 5
+\displaystyle\frac12 | 1/2
+3-\sqrt{5} | -\sqrt5+3
+\frac{2}{\sqrt{2}} | \sqrt2
+\log_3 9 | 2
+2^{\log_2 5} | 5
+\sqrt{2}+\sqrt{3} | \sqrt{5+2\sqrt{6}}
+\cos 36^\circ | \frac{1+\sqrt5}{4}
+0 | -0
+0.0 | 0
+\frac{0}{5} | 0
+x=0 | 0
+1\frac12 \text{ hours} | 90 \text{ minutes}
+3:05 \text{ p.m.} | 3:05 PM
+II | \text{II}
+Q = 5 | 5
+10^{-2} | 1\%
+\binom{4}{2}\cdot 2 | 12
+a=1,\ b=2 | b=2,\ a=1
+2:30 PM | 2:30 p.m.
+2:30 PM | 2:30 \text{ p.m.}
+\left[\begin{array}{c}1\\2\end{array}\right] | \begin{pmatrix}1\\2\end{pmatrix}
+(x,y)=(1,2) | (1,2)
+(x,y)=(1,2) | x=1,y=2
+(x,y)=(1,2) | (x,y)=(1,2)
+(x,y)=(1,2),(3,4) | (3,4),(1,2)
+(x,y)=(1,2) \text{ or } (3,4) | (1,2),(3,4)
+5 \text{ cm squared} | 5 \text{ cm}^2
+\pi | 180^\circ
+\frac{\pi}{4} | 45 \text{ degrees}
+0.1\bar{6} | 1/6
+0.\dot3 | 1/3
+x\in\mathbb{R},\ x\ne2 | \mathbb{R}\setminus\{2\}
+x<1, x>3 | (-\infty,1)\cup(3,\infty)
+x<1 \text{ and } x>3 | (-\infty,1)\cup(3,\infty)
+x \ge 0, x \ne 1 | [0,1)\cup(1,\infty)
+x>0, y>0 | y>0, x>0
+-1<x<1, x\neq 0 | (-1,0)\cup(0,1)
+5\text{ hundred} | 500
+2\frac{1}{2} \text{ dozen} | 2.5 \text{ dozen}
+\{\{1\},\{2\}\} | \{\{2\},\{1\}\}
+\{1\} | 1
+\{1\},\{2\} | \{2\},\{1\}
+\{(1,2)\} | (1,2)
+x=1 \text{ or } x=2 | \{1,2\}
+5\text{ ft } | 5 feet
+5 \frac{\text{m}}{\text{s}^2} | 5 \text{ m/s}^2
+\text{ten} | \text{Ten}
+15 \text{ one-dollar bills} | 15
+\int_0^1 x\,dx | \int_0^1 t\,dt
+\lim_{x \to 0} \frac{\sin x}{x} | 1
+\sum_{k=1}^{3} k^2 | 14
+(0,1)\cup(1,2)\cup\{1\} | (0,2)
+(-\infty,0)\cup[0,\infty) | \mathbb{R}
+x \le 2 \text{ or } x \ge 1 | \mathbb{R}
 """
 UNEQUAL = r"""
 y=2x+1 | y=2x+3
@@ -384,6 +524,188 @@ a \equiv 1 \pmod{3} | a \equiv 1 \pmod{4}
 5 | 5\text{6}
 5 | 5 \pm 1
 5 | \max(5,6)
+(1,2) | (1,2]
+\{1,2\} | (1,2)
+x>2 | x\ge2
+10\text{ cm} | 10\text{ cm}^2
+3\text{ hours} | 3\text{ miles}
+\emptyset | \{\emptyset\}
+\{\{1\},2\} | \{1,\{2\}\}
+-1 | |-1|
+i | -i
+e | E
+\log x | \ln x
+0.999999 | 1
+12345678 | 12345679
+\frac{1}{0} | \infty
+1/0 | 2/0
+\text{A or B} | A
+A, B | A
+5\text{ or }6 | 5
+5;6 | 5
+5\quad 6 | 56
+5\ 6 | 56
+5~6 | 56
+5\,6 | 56
+1,00 | 100
+x | X
+a | \alpha
+\pi | 22/7
+\text{5 or 6} | 5
+\ne 5 | 5
+>5 | 5
+<5 | 5
+\ge 5 | 5
+\sim 5 | 5
+\text{negative }5 | 5
+\text{minus }5 | 5
+5\text{ below zero} | 5
+5\text{ factorial} | 5
+5\text{ squared} | 5
+5\text{ hundred} | 5
+5\text{ plus }3 | 5
+5\text{ minus }3 | 5
+5\text{ times }10 | 5
+5\text{ halves} | 5
+5\text{ thirds} | 5
+5\text{ divided by }2 | 5
+5\text{ over }2 | 5
+5\text{ cubed} | 5
+5\text{ to the power }2 | 5
+5\text{ mod }7 | 12
+5 + | 5
+5^ | 5
+(5 | 5
+5) | 5
+10_2 | 10_{10}
+1:2 | 2
+\text{north} | \text{north-east}
+-\infty | \infty
+(-2)^2 | -2^2
+2x | x^2
+x=1, x=2 | x=1
+x=1,y=2 | x=1
+(x,y)=(1,2) | (y,x)=(1,2)
+f(1)=2 | f(2)=2
+x^{2}+1 | x^{2+1}
+\sqrt{x+1} | \sqrt{x}+1
+\sin^{-1} x | \frac{1}{\sin x}
+\frac{1}{2}x | \frac{1}{2x}
+5 % 6 | 5
+5\\6 | 5
+5 \text{ if } x>0 | 5
+x>0 \text{ and } x<1 | x>0 \text{ or } x<1
+(1,2)\cup(2,3) | (1,3)
+[1,2]\cup[3,4] | [1,4]
+[1,3] | [3,1]
+\{1,2\} | [1,2]
+50\% | 5000
+3 \text{ m} | 3 \text{ s}
+3 \text{ kg} | 3 \text{ g}
+1 \text{ m}^2 | 100 \text{ cm}^2
+\begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{vmatrix}1&2\\3&4\end{vmatrix}
+x+1 | x-1
+x^2=4 | x=2
+\sqrt{4} | \pm 2
+x=5 | x\ne5
+5\text{ nine} | 5
+\frac{5}{\text{something}} | 5
+5\text{ or more} | 5
+\text{between } 5 \text{ and } 6 | 5,6
+\text{up to } 5 | 5
+\text{almost } 5 | 5
+\text{half of } 5 | 5
+\text{twice } 5 | 5
+5 \text{ less than } 8 | 5
+\text{None of } 5 | 5
+\neg 5 | 5
+\sqrt 5 | 5
+\bar{5} | 5
+5' | 5
+5'' | 5
+5^{*} | 5
+\overline{5} | 5
+\cancel{5} | 5
+\not{5} | 5
+5i | 5
+5e | 5
+5\pi | 5
+5x | 5
+5!! | 120
+P(A)=0.5 | P(B)=0.5
+x \to 5 | 5
+5 \Rightarrow 6 | 5
+5 \to 6 | 6
+2^{3^2} | 64
+(0,1) | (0,1)\cup\{2\}
+\mathbb{Z} | \mathbb{R}
+\mathbb{N} | \mathbb{Z}
+\text{all integers} | \text{all real numbers}
+\text{all real numbers except } 2 | \mathbb{R}
+\mathbb{R} \setminus \{2\} | \mathbb{R} \setminus \{3\}
+x=1 \text{ only} | x=2
+5\text{ not} | 5
+\text{not enough information} | 5
+\text{True} | \text{False}
+\text{12} | \text{21}
+1.0.0 | 1
+1..5 | 1.5
+5-6 | 5
+5/6 | 5
+5 - - 6 | 11.5
+0x10 | 16
+1_000 | 1000
+1'000 | 100
+\infty | \infty^2
+\frac{1}{3} | 33\%
+33.3\% | \frac{1}{3}
+\sum_{k=1}^{3} k | 5
+\int_0^1 x dx | 1
+\int_0^1 x dx; 7 | 7
+\int_0^1 x dx \quad 7 | 7
+\int_0^1 x dx \ne 7 | 7
+\sum_{k=1}^{3} k = 7 | 7
+\sum_{k=1}^{3} k \le 7 | 7
+7 \lim_{x\to 0} x | 7
+7, \int_0^1 x dx | 7
+\int_0^1 x dx \in 7 | 7
+7 \text{ } \int_0^1 x dx | 7
+\lim_{x\to 7} | 7
+\begin{pmatrix}1\end{pmatrix} 7 | 7
+\max(5,6) 7 | 7
+\int_0^1 x dx, \int_0^1 x dx | \int_0^1 x dx
+\sum_{k=1}^{3} k \to 7 | 7
+x>0, x<1 | x>0, x<2
+x \ge 0, x \ne 1 | [0,\infty)
+x>0, y>0 | x>0, x>0
+x>0, y<1 | x<1, x>0
+(x,y)=(1,2) | (x,y)=(2,1)
+(x,y)=(1,2) | 2,1
+(x,y)=(1,2) | [1,2]
+(x,y)=(1,2) | (1,2]
+\{\{1,2\}\} | \{1,\{2\}\}
+\{1,2\} | \{\{1\},\{2\}\}
+\{(1,2),3\} | \{(2,1),3\}
+(-\infty,0)\cup(0,\infty) | \mathbb{R}
+(0,1)\cup(1,2) | (0,2)
+[0,1]\cup(1,2) | [0,2]
+\mathbb{R}^+ | [0,\infty)
+\mathbb{R}^+ | \mathbb{R}
+\mathbb{R}^2 | \mathbb{R}
+180^\circ | 2\pi
+1^\circ | \pi
+5\text{ and a half} | 5
+5\text{ over par} | 6
+{1 \over 2} | {2 \over 1}
+5\text{ below} | 5
+3:05 PM | 3:05 AM
+3:05 PM | 3:05
+3:05 | 3:50
+5 \text{ (not } 6) | 5
+\textcolor{red}{5} | \textcolor{red}{6}
+\color{red}{5}6 | 5
+\underline{5}6 | 5
 """
 
 

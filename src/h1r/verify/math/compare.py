@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from h1r.verify.math.options import DEFAULT, Options
-from h1r.verify.math.parse import Node
+from h1r.verify.math.parse import Node, mentions
 from h1r.verify.math.read import read
 from h1r.verify.math.region import ORDERED, is_list_of_conditions, region, same_region, unknown
 from h1r.verify.math.types import (
@@ -33,10 +33,11 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import Unit, agree
+from h1r.verify.math.units import DEGREE, Unit, agree
 from h1r.verify.math.value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
 
 INFINITE_SLACK = Fraction(10**30)
+_RADIANS: Node = ("div", ("const", "pi"), ("num", Fraction(180)))
 MAX_UNORDERED_UNKNOWNS = 12
 """Unordered lists of formulas with unknowns longer than this are left to `math-verify`: each is tried against each."""
 
@@ -47,7 +48,8 @@ _NAME = re.compile(
     rf"(?:[A-Za-z]+ ?: ?)?(?:{_DECORATED})?[|{{]*\\?[A-Za-z]+'*"
     r"(?:[_^] ?(?:\{[^{}]*\}|\\?\w+))*[|}]*(?:\([^()]*\))?(?: ?\([^()]*\))?"
 )
-_BOUND_ARGUMENT = re.compile(r"\([A-Za-z]\)$")
+_BOUND_ARGUMENT = re.compile(r"\([a-z]\)$")
+"""An unknown in lower case: W(n) and W(x) are one function, P(A) and P(B) are two numbers."""
 _DIGITS_APART = re.compile(r"\d \d")
 
 
@@ -65,6 +67,7 @@ def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | N
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Opaque):
             refused = not first.readable or (isinstance(second, Opaque) and not second.readable)
+            refused = refused or (isinstance(second, Group) and len(second.items) > 1 and _is_single(first))
             return False if refused or isinstance(second, Words) else None
     if isinstance(left, Value) and isinstance(right, Value):
         return _same_quantity(left, right, options)
@@ -109,6 +112,11 @@ def _same_rest(left: Answer, right: Answer, options: Options) -> bool | None:
     return False
 
 
+def _is_single(opaque: Opaque) -> bool:
+    """Whether an unread text is one value at most, whatever it is."""
+    return not any(sign in opaque.source for sign in (",", ";", r"\pm", r"\mp", r"\cup", "and", "or"))
+
+
 def _blanks_count(left: Answer, right: Answer) -> bool:
     """Between words and between digits a blank means something."""
     apart = _DIGITS_APART.search(left.text) or _DIGITS_APART.search(right.text)
@@ -132,6 +140,9 @@ def _same_choice(choice: Choice, other: Answer, options: Options) -> bool | None
 def _same_quantity(left: Value, right: Value, options: Options) -> bool:
     """What cannot be evaluated within bounds is not equal: no other reader would do better, and some would hang."""
     slack, relative = _slack(left.decimals or right.decimals, options)
+    for one, other in ((left, right), (right, left)):
+        if one.unit == DEGREE and other.unit is None and mentions(other.node, "pi"):
+            return same_value(("mul", one.node, _RADIANS), other.node, slack, relative) is True
     return any(
         same_value(_scaled(left.node, one), _scaled(right.node, other), slack, relative) is True
         for one, other in _factors(left.unit, right.unit, options)
@@ -234,10 +245,15 @@ def _same_group(left: Group, right: Group, options: Options) -> bool | None:
         return False
     if all(ordered) and len(left.items) == 2 and (left.opening, left.closing) != (right.opening, right.closing):
         return False
+    if left.names and right.names and sorted(left.names) == sorted(right.names):
+        places = [right.names.index(name) for name in left.names]
+        return _every(
+            _same_element(one, right.items[place], options) for one, place in zip(left.items, places, strict=True)
+        )
     names = [_names(side.items) for side in (left, right)]
     values = [_values(side.items) for side in (left, right)]
     if any(ordered) or options.ordered:
-        return _every(compare(one, other, options) for one, other in zip(*values, strict=True))
+        return _every(_same_element(one, other, options) for one, other in zip(*values, strict=True))
     if names[0] and names[1]:
         if sorted(names[0]) != sorted(names[1]) or len(set(names[0])) < len(names[0]):
             return _match(left.items, right.items, options)
@@ -245,7 +261,7 @@ def _same_group(left: Group, right: Group, options: Options) -> bool | None:
         return _every(compare(value, found[name], options) for name, value in zip(names[0], values[0], strict=True))
     for known in names:
         if known and len(set(known)) == len(known) > 1:
-            return _every(compare(one, other, options) for one, other in zip(*values, strict=True))
+            return _every(_same_element(one, other, options) for one, other in zip(*values, strict=True))
     return _match(values[0], values[1], options)
 
 
@@ -263,6 +279,12 @@ def _values(items: Sequence[Answer]) -> list[Answer]:
     return [item.sides[-1] if isinstance(item, Relation) and _name(item) is not None else item for item in items]
 
 
+def _same_element(one: Answer, other: Answer, options: Options) -> bool | None:
+    """As `compare`, but inside brackets a set of one is not its element."""
+    sets = [isinstance(side, Group) and side.opening == r"\{" for side in (one, other)]
+    return False if sets[0] != sets[1] else compare(one, other, options)
+
+
 def _match(left: Sequence[Answer], right: Sequence[Answer], options: Options) -> bool | None:
     """Whether the elements pair off, in any order, with their repetitions."""
     sizes = [[approximate(item.node) if isinstance(item, Value) else None for item in side] for side in (left, right)]
@@ -275,7 +297,7 @@ def _match(left: Sequence[Answer], right: Sequence[Answer], options: Options) ->
             apart = near is not None and far is not None and abs(near - far) > 0.01 * (abs(near) + abs(far)) + 0.01
             if apart and not (_has_unit(item) or _has_unit(right[other])):
                 continue
-            if compare(item, right[other], options):
+            if _same_element(item, right[other], options):
                 rest.remove(other)
                 break
         else:
@@ -285,7 +307,7 @@ def _match(left: Sequence[Answer], right: Sequence[Answer], options: Options) ->
 
 def _unmatched(left: Sequence[Answer], right: Sequence[Answer], options: Options) -> bool | None:
     """Of two lists that do not pair off: False when an element differs from all of the other list, else unknown."""
-    verdicts = [[compare(one, other, options) for other in right] for one in left]
+    verdicts = [[_same_element(one, other, options) for other in right] for one in left]
     columns = [[row[index] for row in verdicts] for index in range(len(right))]
     if any(all(found is False for found in line) for line in (*verdicts, *columns)):
         return False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -24,7 +25,7 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import DEGREE, NO_UNIT, split_unit
+from h1r.verify.math.units import AFTER_UNIT, DEGREE, NO_UNIT, split_unit
 from h1r.verify.math.value import same_value
 
 REALS = r"\mathbb{R}"
@@ -38,11 +39,13 @@ _MATRIX = re.compile(
     r"((?:[^\\]|\\(?!begin))*?) ?\\begin ?\{([pbBvV]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end ?\{\2\}", re.DOTALL
 )
 _COORDINATE = re.compile(r"\\?[A-Za-z]+(_\{?\w+\}?)?")
+_MEMBER = re.compile(rf"\(?{_COORDINATE.pattern}(?: ?\([a-z]\))?(?: ?, ?{_COORDINATE.pattern})*\)?")
+"""What is in a set: a name, a value of a function, or some names."""
 _ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?|\\cr")
 _BASED = re.compile(r"(-?[0-9A-F]+(?:\.[0-9A-F]+)?) ?_ ?(?:\{ ?\(?(\d\d?)\)? ?\}|(\d\d?))")
 _CIRCLED = re.compile(rf"[①-⑳, {WORD_OPEN}{WORD_CLOSE}]+")
 _DECIMALS = re.compile(r"\d\.(\d+)|(?<!\d)\.(\d+)")
-_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline ?\{(\d+)\}")
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline ?\{(\d+)\}|(?:bar|dot) ?(?:\{(\d+)\}|(\d)))")
 _SIGN = r"\\(?:le|ge|ne|approx|in)(?![A-Za-z])|<=|>=|!=|==|<|>|="
 _SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "=", "==": "=", "=>": ">=", "=<": "<="}
 _FLIPPED = {">": "<", ">=": "<="}
@@ -53,6 +56,7 @@ _JOIN = (
 _SPACED_NUMBER = re.compile(r"-?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?(?![\d])")
 _ALL_REALS = frozenset((("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"), ("all", "real")))
 _SET_BUILDER = re.compile(r"\\?[A-Za-z](?:_\w)? ?(?:\\in ?(?:\\mathbb ?\{?R\}?|R) ?)?[|:] ?(.+)", re.DOTALL)
+_OR = re.compile(r"or|OR|;")
 _ALTERNATIVE = rf",? ?{WORD_OPEN} ?,?;? ?(?:or|OR) ?{WORD_CLOSE} ?,?|;|,? or "
 """What separates whole solutions, where each is a list of its own: p=5,q=2;p=7,q=2."""
 _COMMAS_IN_NUMBERS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
@@ -64,6 +68,7 @@ _ARITHMETIC = re.compile(r"(?:[\d.,+\-*/() ]|\\cdot|\\times|\\div)*")
 _MARKS = str.maketrans("", "", WORD_OPEN + WORD_CLOSE)
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_CLOCK = re.compile(r"\d:\d\d[ \ue000]*[aApP]\.? ?[mM](?![A-Za-z])")
 _HALF_OF_DAY = re.compile(r"\b([ap])\.m\b")
 _ARTICLES = frozenset(("a", "an", "the"))
 _BEFORE_NUMBER = frozenset(
@@ -100,16 +105,17 @@ def _read(text: str, depth: int) -> Answer:
     if "," in text or _SPACED_NUMBER.match(text):
         text = _without_thousands(text)
     if r"\begin" in text:
-        return _matrix_sum(text, flat, depth)
+        return _matrix_sum(_without_brackets(text), flat, depth)
     if match := _BASED.fullmatch(text.replace(WORD_OPEN, "").replace(WORD_CLOSE, "")):
         return Based(flat, match[1], int(match[2] or match[3]))
     if "," in text or ";" in text or "and" in text.lower() or "or" in text.lower():
         alternatives = [piece for piece in split_top(text, _ALTERNATIVE) if piece]
         if len(alternatives) > 1 and all(len(split_top(piece, ",")) > 1 and "=" in piece for piece in alternatives):
             return Group(flat, "", tuple(_read(piece, depth + 1) for piece in alternatives), "")
-        items = [piece for piece in split_top(text, _JOIN) if piece]
+        pieces, joints = split_with(text, _JOIN)
+        items = [piece for piece in pieces if piece]
         if len(items) > 1:
-            return _group(flat, "", items, "", depth)
+            return _group(flat, "", items, "", depth, either=any(map(_OR.search, joints)))
     if r"\cup" in text or r"\setminus" in text or r"\backslash" in text or REALS in text:
         return _union(text, flat, depth)
     if text.startswith(r"\{") and (group := bracketed(text)) and (match := _SET_BUILDER.fullmatch(group[1])):
@@ -194,23 +200,23 @@ def _negates(text: str) -> bool:
     first = _MARKED.match(text)
     before = _read_words(first[0]) if first else ()
     behind = [word for marked in _MARKED.findall(text, first.end() if first else 0) for word in _read_words(marked)]
-    return not NO_UNIT.isdisjoint(behind) or not _BEFORE_NUMBER.issuperset(before)
+    return not (NO_UNIT | AFTER_UNIT.keys()).isdisjoint(behind) or not _BEFORE_NUMBER.issuperset(before)
 
 
 def _repeating(match: re.Match[str]) -> Fraction:
-    whole, fixed, period = match[2] or "0", match[3], match[4]
+    whole, fixed, period = match[2] or "0", match[3], match[4] or match[5] or match[6]
     value = Fraction(int(whole + fixed), 10 ** len(fixed))
     value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
     return -value if match[1] else value
 
 
-def _group(flat: str, opening: str, items: list[str], closing: str, depth: int) -> Answer:
+def _group(flat: str, opening: str, items: list[str], closing: str, depth: int, either: bool = False) -> Answer:
     if len(items) > MAX_LIST_ITEMS:
         return Opaque(flat, flat, readable=False)
     answers = [_read(item, depth + 1) for item in items]
     if not opening:
         answers = [part for answer in answers for part in _spread(answer)]
-    return Group(flat, opening, tuple(answers), closing)
+    return Group(flat, opening, tuple(answers), closing, either=either)
 
 
 def _spread(answer: Answer) -> tuple[Answer, ...]:
@@ -229,13 +235,16 @@ def _both_signs(text: str, flat: str, depth: int) -> Answer:
 
 def _relation(text: str, flat: str, pieces: list[str], signs: list[str], depth: int) -> Answer:
     if r"\in" in signs:
-        return _read(pieces[-1], depth + 1) if signs == [r"\in"] and len(pieces) == 2 else Opaque(flat, text)
+        named = signs == [r"\in"] and len(pieces) == 2 and _MEMBER.fullmatch(pieces[0])
+        return _read(pieces[-1], depth + 1) if named else Opaque(flat, text, readable=False)
     if not all(pieces):
         return Opaque(flat, text, readable=False)
     if set(signs) == {"="} and len(pieces) == 2 and (names := _tuple_of_names(pieces[0])):
         value = _read(pieces[1], depth + 1)
-        if not isinstance(value, Group) or len(value.items) == names or not value.opening:
+        if not isinstance(value, Group) or not value.opening:
             return value
+        if len(value.items) == len(names):
+            return dataclasses.replace(value, text=flat, names=names)
     rounded = None
     if len(signs) > 1 and signs[-1] == r"\approx" and signs[-2] == "=":
         rounded = _rounded(_read(pieces[-2], depth + 1), _read(pieces[-1], depth + 1))
@@ -261,19 +270,19 @@ def _rounded(exactly: Answer, nearly: Answer) -> Answer | None:
     return nearly if same_value(exactly.node, nearly.node, half, Fraction(1)) else None
 
 
-def _tuple_of_names(text: str) -> int:
+def _tuple_of_names(text: str) -> tuple[str, ...]:
     group = bracketed(text)
     if not group or group[0] != "(":
-        return 0
-    names = split_top(group[1], ",")
-    return len(names) if len(names) > 1 and all(map(_COORDINATE.fullmatch, names)) else 0
+        return ()
+    names = tuple(split_top(group[1], ","))
+    return names if len(names) > 1 and all(map(_COORDINATE.fullmatch, names)) else ()
 
 
 def _union(text: str, flat: str, depth: int) -> Answer:
     whole = split_top(text, r"(?:\\setminus|\\backslash)(?![A-Za-z])")
     pieces = split_top(text, r"\\(?:cup|in)(?![A-Za-z])") if len(whole) == 1 else [whole[0]]
     if r"\in" in text and (after := split_top(text, r"\\in(?![A-Za-z])"))[1:]:
-        return _read(after[-1], depth + 1)
+        return _read(after[-1], depth + 1) if _MEMBER.fullmatch(after[0]) else Opaque(flat, text, readable=False)
     if len(whole) > 2 or not all(pieces):
         return Opaque(flat, text)
     parts = tuple(_reals() if piece == REALS else _read(piece, depth + 1) for piece in pieces)
@@ -308,6 +317,13 @@ def _matrix_sum(text: str, flat: str, depth: int) -> Answer:
     return Matrix(flat, tuple(tuple(_read(entry, depth + 1) for entry in row) for row in total))
 
 
+def _without_brackets(text: str) -> str:
+    """The one matrix that stands between brackets, as an array does, or the text itself."""
+    inner = text[1:-1].strip()
+    is_one = text[0] in "([" and text[-1] in ")]" and inner.startswith(r"\begin") and inner.count(r"\begin") == 1
+    return inner if is_one and _MATRIX.fullmatch(inner) else text
+
+
 def _shape(rows: list[list[str]]) -> list[int]:
     return [len(row) for row in rows]
 
@@ -320,7 +336,7 @@ def _rows(match: re.Match[str]) -> list[list[str]] | None:
 
 
 def _ratio(text: str, flat: str) -> Answer:
-    pieces = split_top(text, ":")
+    pieces = [] if _CLOCK.search(text) else split_top(text, ":")
     if 1 < len(pieces) <= 4 and not any(re.fullmatch(r"0\d+", piece) for piece in pieces):
         parts = [_value(piece, piece) for piece in pieces]
         values = tuple(part for part in parts if isinstance(part, Value) and part.unit is None)

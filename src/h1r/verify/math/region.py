@@ -6,7 +6,6 @@ x>0, x \ne 1 is one without a point. Only an "or" between them makes these alter
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +15,6 @@ from h1r.verify.math.types import Answer, Group, Relation, Union, Value
 from h1r.verify.math.value import approximate, exact
 
 ORDERED = frozenset(("(", "["))
-_SAYS_OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ def _conditions(group: Group) -> list[Interval] | None:
     if len(known) < len(parts) or len(names) != 1:
         return None
     either = _joined([interval for part in known for interval in part])
-    if _SAYS_OR.search(group.text) or either != [Interval(MINUS_INFINITE, INFINITE, False, False)]:
+    if group.either or either != [Interval(MINUS_INFINITE, INFINITE, False, False)]:
         return either
     both = known[0]
     for part in known[1:]:

@@ -27,6 +27,7 @@ _COMMANDS = frozenset(
         *FUNCTIONS,
     )
 )
+_OF_LIMITS = frozenset(("to", "rightarrow"))
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{([^{}]*)\}")
 _MATRICES = frozenset(("matrix", "pmatrix", "bmatrix", "vmatrix"))
@@ -62,7 +63,10 @@ def is_readable(latex: str) -> bool:
         return False
     if any(name not in _MATRICES for name in _ENVIRONMENT.findall(latex)):
         return False
-    return all(name in _COMMANDS for name in _COMMAND.findall(latex))
+    commands = _COMMAND.findall(latex)
+    if "lim" not in commands and not _OF_LIMITS.isdisjoint(commands):
+        return False  # of "5 \\to 6" only the 6 would be read
+    return all(name in _COMMANDS for name in commands)
 
 
 def _is_whole(latex: str, expression: Any) -> bool:

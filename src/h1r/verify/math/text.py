@@ -41,6 +41,11 @@ def refusal(text: str) -> str | None:
     return None
 
 
+_VULGAR = (
+    *(("½", 1, 2), ("⅓", 1, 3), ("⅔", 2, 3), ("¼", 1, 4), ("¾", 3, 4), ("⅕", 1, 5), ("⅖", 2, 5), ("⅗", 3, 5)),
+    *(("⅘", 4, 5), ("⅙", 1, 6), ("⅚", 5, 6), ("⅐", 1, 7), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8), ("⅞", 7, 8)),
+    *(("⅑", 1, 9), ("⅒", 1, 10)),
+)
 _UNICODE = str.maketrans(
     {
         "−": "-",
@@ -71,7 +76,11 @@ _UNICODE = str.maketrans(
         "β": r"\beta ",
         "λ": r"\lambda ",
         "ℝ": r"\mathbb{R}",
-        "½": r"\frac{1}{2}",
+        **{sign: rf"\frac{{{over}}}{{{under}}}" for sign, over, under in _VULGAR},
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
+        "⁄": "/",
+        "∕": "/",
+        "º": r"\degree ",
         "，": ",",
         "；": ";",
         "：": ":",
@@ -95,6 +104,8 @@ _SYNONYMS = {
     r"\dfrac": r"\frac",
     r"\tfrac": r"\frac",
     r"\cfrac": r"\frac",
+    r"\nicefrac": r"\frac",
+    r"\sfrac": r"\frac",
     r"\dbinom": r"\binom",
     r"\tbinom": r"\binom",
     r"\leq": r"\le",
@@ -139,6 +150,16 @@ _STYLED = re.compile(
     r"\\(text|textbf|textit|textrm|texttt|textnormal|textup|mathrm|mathbf|mathit|mathsf|boldsymbol|bold|bf|rm|mbox|hbox|mathop)"
     r" ?\{([^{}]*)\}"
 )
+_COLOUR = re.compile(r"\\(?:text)?color ?\{ ?[A-Za-z]+ ?\}")
+_UNDERLINED = re.compile(r"\\underline ?\{([^{}]*)\}")
+_INFIX = re.compile(r"\{([^{}\\]*)\\(over|choose)(?![A-Za-z])([^{}\\]*)\}")
+"""TeX's old way to write a fraction or a binomial, between braces."""
+_MARKED = f"{WORD_OPEN}[^{WORD_CLOSE}]*{WORD_CLOSE}"
+_UNIT_FRACTION = re.compile(rf"\\frac ?\{{ ?({_MARKED}) ?\}} ?\{{ ?({_MARKED}(?: ?\^ ?\{{? ?\d ?\}}?)?) ?\}}")
+_HALF_LINE = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:_ ?\{? ?>? ?0? ?\}? ?)?\^ ?\{? ?([+-]) ?\}?\Z")
+_OVER_REALS = re.compile(
+    r"\A([A-Za-z]) ?\\in ?\\mathbb ?\{? ?R ?\}? ?, ?(?=.*(?<![A-Za-z\\])\1(?![A-Za-z]))", re.DOTALL
+)
 _PHANTOM = re.compile(r"\\[hv]?phantom ?\{[^{}]*\}")
 _DEGREE = re.compile(r"\^ ?\{? ?\\circ ?\}?|\\circ(?![A-Za-z])|\\degree(?:s)?(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac ?(\d) ?(\d)")
@@ -157,7 +178,7 @@ _ESCAPED_DOLLARS = re.compile(r"\A\s*\\\$([^$]+)\\\$\s*\Z", re.DOTALL)
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
 """Punctuation at the end; three dots are none."""
-_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*\b({'|'.join(_SCALES)})s?\b")
 _EMPTY_MARK = re.compile(f"{WORD_OPEN} *{WORD_CLOSE}")
 _BLANK_BESIDE_SIGN = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9\\])")
@@ -174,6 +195,7 @@ def clean(latex: str) -> str:
     if "matrix}" not in text and "array}" not in text and "cases}" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
     text = _THOUSANDS_SPACE.sub("", _ESCAPED_DOLLARS.sub(r"\1", text).replace("$$", "$"))
+    text = _INFIX.sub(_prefixed, _UNDERLINED.sub(r"\1", _COLOUR.sub("", text)))
     for _ in range(3):
         text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
     text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, text))
@@ -182,9 +204,11 @@ def clean(latex: str) -> str:
     text = _BARE_FUNCTION.sub(r"\\\1 ", text)
     text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
     text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
-    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _UNIT_FRACTION.sub(r"\1/\2", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
     text = _TRAILING.sub("", " ".join(text.split()))
-    text = _QUANTIFIER.sub("", text)
+    text = _OVER_REALS.sub("", _QUANTIFIER.sub("", text))
+    if half := _HALF_LINE.fullmatch(text):
+        return r"(0,\infty)" if half[1] == "+" else r"(-\infty,0)"
     text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
     return _outer_braces(text)
 
@@ -203,6 +227,11 @@ def _mark(match: re.Match[str]) -> str:
     number = _LEADING_NUMBER.match(inner)
     start = number.end() if number else 0
     return f"{inner[:start]}{WORD_OPEN}{inner[start:].replace('~', ' ')}{WORD_CLOSE}"
+
+
+def _prefixed(match: re.Match[str]) -> str:
+    command = r"\frac" if match[2] == "over" else r"\binom"
+    return f"{command}{{{match[1].strip()}}}{{{match[3].strip()}}}"
 
 
 def _scaled(match: re.Match[str]) -> str:

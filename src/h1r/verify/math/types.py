@@ -40,11 +40,16 @@ class Value(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Group(Answer):
-    """Elements between brackets, both empty for a bare list. After `[` and `(` their order counts."""
+    """Elements between brackets, both empty for a bare list. After `[` and `(` their order counts.
+
+    `names` are those that the elements of a tuple were given, as in (x,y) = (1,2); `either`: an "or" joined the list.
+    """
 
     opening: str
     items: tuple[Answer, ...]
     closing: str
+    names: tuple[str, ...] = ()
+    either: bool = False
 
 
 @dataclass(frozen=True, slots=True)

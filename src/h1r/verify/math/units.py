@@ -83,16 +83,23 @@ _UNITS = _table()
 _AMBIGUOUS = frozenset(("m", "g", "l", "s", "h", "L", "W", "J", "N", "K", "V", "A"))
 """Also names of unknowns: units only in upright type, or after a number and a blank (`12 m`)."""
 
+_FRACTIONS = (
+    *("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "twelfth", "hundredth", "thousandth"),
+    *("millionth", "billionth"),
+)
 NO_UNIT = frozenset(
     (
         *("not", "no", "non", "never", "isn't", "without", "except", "but", "than", "least", "most", "more", "less"),
         *("or", "if", "is", "are", "was", "were", "wrong", "incorrect", "false", "maybe", "perhaps", "probably"),
+        *("plus", "minus", "divided", "factorial", "below", "under", "negative", "modulo", "mod", "half", "halves"),
+        *(f"{name}{end}" for name in _FRACTIONS for end in ("", "s")),
+        *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "zero"),
     )
 )
 """Words that make of "5 ..." something else than five of a kind."""
 _FILLER = frozenset(("the", "a", "an", "of", "in", "about", "total", "exactly", "each", "and"))
 _BEFORE = {"square": 2, "sq": 2, "cubic": 3}
-_AFTER = {"squared": 2, "cubed": 3}
+AFTER_UNIT = {"squared": 2, "cubed": 3}
 _MARKED = f"{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*{WORD_CLOSE}"
 _TAIL = re.compile(
     rf"(?:(?: ?[*/] ?| )?(?:{_MARKED}|(?<![A-Za-z\\])[A-Za-zµ¢€£]+(?![A-Za-z(])|\\?%|\\degree(?![A-Za-z]))"
@@ -140,8 +147,10 @@ def read_unit(text: str, after_number: bool = True) -> Unit | None:
                 sign = -1
             elif lower in _BEFORE:
                 power = _BEFORE[lower]
-            elif lower in _AFTER:
-                product.raise_last(_AFTER[lower])
+            elif lower in AFTER_UNIT:
+                if not product.powers:
+                    return None  # a number squared
+                product.raise_last(AFTER_UNIT[lower])
             elif word and lower not in _FILLER:
                 name = next((name for name in (word, lower, lower.removesuffix("s")) if name in _UNITS), None)
                 if bare and not known.powers and not _is_word(bare, name, bool(blank), after_number):
