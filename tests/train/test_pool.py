@@ -14,12 +14,13 @@ from h1r.config import Recipe
 from h1r.data.chat import prompt_ids
 from h1r.engine.protocol import SamplingParams
 from h1r.model import save
-from h1r.records import Problem, Trace, read_jsonl, write_jsonl
+from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run import Run, read_json
 from h1r.train.pool import build_pool
 from h1r.train.start import starting_model
 
 RIGHT, WRONG = "right", "wrong"
+VERIFIER = "exact"
 SCRIPTS: dict[str, tuple[list[str], str]] = {
     "always": ([RIGHT] * 8, "stop"),
     "mostly": ([RIGHT] * 7 + [WRONG], "stop"),
@@ -51,11 +52,13 @@ class ScriptedEngine:
         yield from traces
 
 
-def build(curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, **rl_pool: Any) -> tuple[dict[str, Any], Run]:
-    recipe: Recipe = training_recipe(rl_pool=rl_pool, rl={"max_tokens": 33})
+def build(
+    curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, max_tests: int = 0, **rl_pool: Any
+) -> tuple[dict[str, Any], Run]:
+    recipe: Recipe = training_recipe(rl_pool=rl_pool, rl={"max_tokens": 33, "max_tests": max_tests})
     run = run_from(curated, path, recipe)
     save(starting_model(recipe, run), run.stage("sft") / "model")
-    problems = [Problem(name, f"Say {name}.", RIGHT, verifier="exact") for name in SCRIPTS]
+    problems = [Problem(name, f"Say {name}.", RIGHT, verifier=VERIFIER) for name in SCRIPTS]
     write_jsonl(run.path / "curate" / "problems_rl.jsonl", problems)
     monkeypatch.setattr("h1r.engine.choose.NativeEngine", ScriptedEngine)
     return build_pool(recipe, run), run
@@ -117,6 +120,32 @@ def test_the_majority_limit_is_the_recipes(curated: Path, tmp_path: Path, monkey
 def test_the_pool_is_sampled_as_the_recipe_says(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(curated, tmp_path / "run", monkeypatch, temperature=0.6, top_p=0.95)
     assert ScriptedEngine.seen == SamplingParams(n=8, temperature=0.6, top_p=0.95, max_tokens=33, seed=0)
+
+
+def test_rollouts_run_at_most_so_many_tests_and_the_pool_keeps_them_all(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Problem] = []
+
+    class Code:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> Code:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+            asked.extend(problems)
+            return [Verdict(float("right" in text), extracted=text) for text in texts]
+
+    monkeypatch.setattr("h1r.train.pool.open_backend", Code)
+    monkeypatch.setattr("test_pool.VERIFIER", "code")
+    _, run = build(curated, tmp_path / "run", monkeypatch, max_tests=4)
+    assert {problem.metadata["max_tests"] for problem in asked} == {4}
+    pool = list(read_jsonl(run.path / "rl_pool" / "pool.jsonl", Problem))
+    assert pool
+    assert all("max_tests" not in problem.metadata for problem in pool)
 
 
 def test_a_real_model_gives_the_same_pool_twice(curated: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -32,7 +33,7 @@ from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save
-from h1r.records import Problem, Trace, Verdict
+from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run import Checkpoints, Metrics, Run, read_json, read_metrics
 from h1r.train.losses import token_logprobs
 from h1r.train.rl import (
@@ -310,6 +311,26 @@ def test_the_format_is_read_only_where_it_costs_reward(curated: Path, tmp_path: 
     rl(recipe, run)
     (line,) = read_metrics(run.path / "rl" / "metrics.jsonl")
     assert ("format" in line) == (penalty > 0)
+
+
+@pytest.mark.usefixtures("verifier")
+def test_rewards_run_at_most_so_many_tests_of_a_code_problem(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = training_recipe(rl={**RL, "steps": 1, "max_tests": 7})
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    pool = run.path / "rl_pool" / "pool.jsonl"
+    write_jsonl(pool, [dataclasses.replace(problem, verifier="code") for problem in read_jsonl(pool, Problem)])
+    asked: dict[str, Problem] = {}
+
+    class Asked(ChecksumVerifier):
+        def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+            asked.update({problem.id: problem for problem in problems})
+            return super().verify_many(problems, texts)
+
+    monkeypatch.setattr("h1r.train.rl.open_backend", Asked)
+    rl(recipe, run)
+    assert {problem.metadata["max_tests"] for problem in asked.values()} == {7}
 
 
 @pytest.mark.usefixtures("verifier")

@@ -1,6 +1,7 @@
 """The verifier named `code`, as rewards, evaluation and `h1r verify` call it."""
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from h1r.errors import UserError
 from h1r.records import Problem
 from h1r.verify import RewardService, VerifierPool, code, reference_scores
 from h1r.verify.batch import verify_file
+from h1r.verify.code import with_max_tests
 from h1r.verify.sandbox import Isolation, refusal
 
 pytestmark = pytest.mark.skipif(
@@ -55,6 +57,16 @@ def test_a_draw_of_tests_is_the_same_for_every_answer(pool):
     same = {pool.verify_many([few], ["```python\nprint(input())\n```"])[0].reward for _ in range(3)}
     assert len(same) == 1
     assert pool.verify_many([few], [RIGHT])[0].parts["tests_total"] == 3.0
+
+
+def test_a_recipes_limit_on_tests_is_for_code_that_names_none():
+    plain = problem(DOUBLES)
+    assert with_max_tests(plain, 3, seed=5).metadata == {**plain.metadata, "max_tests": 3, "tests_seed": 5}
+    assert with_max_tests(problem(DOUBLES, max_tests=2), 3, seed=5).metadata["max_tests"] == 2
+    assert with_max_tests(plain, 0, seed=5) is plain
+    other = dataclasses.replace(plain, verifier="math")
+    assert with_max_tests(other, 3, seed=5) is other
+    assert "max_tests" not in plain.metadata
 
 
 def test_limits_of_the_problem_hold(pool):
