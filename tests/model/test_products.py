@@ -11,7 +11,7 @@ from test_fused_layer import errors, outcome
 from torch import Tensor
 
 from h1r.model.kernels import select
-from h1r.model.kernels.native import obstacle, products
+from h1r.model.kernels.native import head_attention, obstacle, products
 
 pytestmark = [
     pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
@@ -22,6 +22,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "SMALLEST", 0)
+    monkeypatch.setattr(head_attention, "SHORTEST", 1)
 
 
 def matrix(rows: int, columns: int, turned: bool, seed: int) -> Tensor:

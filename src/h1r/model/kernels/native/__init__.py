@@ -13,8 +13,9 @@ from torch import Tensor
 
 from h1r.model.kernels import Kernels, portable
 from h1r.model.kernels.native.build import library, obstacle
-from h1r.model.kernels.native.common import LONGEST, check, need_memory, ptr, scan_tasks, strides
+from h1r.model.kernels.native.common import check, need_memory, ptr, scan_tasks
 from h1r.model.kernels.native.fused_layer import layer
+from h1r.model.kernels.native.head_attention import attend, attend_backward, takes
 from h1r.model.kernels.native.products import linear, tiles
 from h1r.model.layout import Layout
 
@@ -217,31 +218,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        wide, narrow = q[0].numel(), k[0].numel()
-        ctx.strides = strides(wide, narrow, wide, wide, wide, narrow)
-        ctx.sizes = (len(layout.cu_seqlens) - 1, layout.longest, q.shape[1], k.shape[1], q.shape[2])
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:2])
-        need_memory(
-            library().attention_forward(
-                ptr(q), ptr(k), ptr(v), ptr(layout.cu_seqlens), ctx.strides, *ctx.sizes, ptr(out), ptr(lse),
-                torch.get_num_threads(),
-            )
-        )  # fmt: skip
-        ctx.save_for_backward(q, k, v, layout.cu_seqlens, out, lse)
+        out, lse = attend(q, k, v, layout, q.shape[1], k.shape[1])
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.layout = layout
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, cu_seqlens, out, lse = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        into = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        need_memory(
-            library().attention_backward(
-                ptr(q), ptr(k), ptr(v), ptr(cu_seqlens), ctx.strides, *ctx.sizes, ptr(out), ptr(lse), ptr(grad),
-                *(ptr(t) for t in into), torch.get_num_threads(),
-            )
-        )  # fmt: skip
-        return *into, None
+        q, k, v, out, lse = ctx.saved_tensors
+        return *attend_backward(q, k, v, out, lse, grads[0].contiguous(), ctx.layout), None
 
 
 def conv_silu(xBC_TN: Tensor, weight_NK: Tensor, bias_N: Tensor | None, layout: Layout) -> Tensor:
@@ -292,7 +277,7 @@ def gate(y: Tensor, z: Tensor, weight_M: Tensor | None, groups: int, eps: float,
 
 def attention(q_THE: Tensor, k_TJE: Tensor, v_TJE: Tensor, layout: Layout) -> Tensor:
     check(q_THE, k_TJE, v_TJE)
-    if layout.longest > LONGEST:
+    if not takes(layout):
         return portable.attention(q_THE, k_TJE, v_TJE, layout)
     return _Attention.apply(q_THE, k_TJE, v_TJE, layout)
 

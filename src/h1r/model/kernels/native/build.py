@@ -44,6 +44,8 @@ _SIGNATURES = {
     "decode_tokens": "ppp l pp l pp i",
     "panel_width": "",
     "sample_rows": "p l i",
+    "split_attention_forward": "ppppp l iii pp i",
+    "split_attention_backward": "ppppp l iii pppppp i",
     "attention_forward": "ppppp ll iii pp i",
     "attention_backward": "ppppp ll iii pppppp i",
 }

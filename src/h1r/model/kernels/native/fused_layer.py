@@ -22,7 +22,8 @@ from h1r.model.config import HybridConfig
 from h1r.model.joint import JointWeights
 from h1r.model.kernels import portable
 from h1r.model.kernels.native.build import library
-from h1r.model.kernels.native.common import LONGEST, check, need_memory, ptr, scan_tasks, strides
+from h1r.model.kernels.native.common import check, need_memory, ptr, scan_tasks
+from h1r.model.kernels.native.head_attention import attend, attend_backward, takes
 from h1r.model.kernels.native.products import product
 from h1r.model.kernels.native.workspace import BackwardMemory
 from h1r.model.layout import Layout
@@ -140,7 +141,7 @@ class _Layer(torch.autograd.Function):
             ptr(y), ptr(P[:, at.z :]), P.stride(0), ptr(w.gate_norm), ptr(d_g), at.M, ptr(d_y),
             ptr(d_P[:, at.z :]), P.stride(0), ptr(d_gate_norm), T, *at.gate, threads,
         )  # fmt: skip
-        d_q, d_k, d_P[:, at.q + at.kv : at.z] = _attend_backward(ctx.graph, q, k, v, a, lse, d_a, at, layout)
+        d_q, d_k, d_P[:, at.q + at.kv : at.z] = _attend_backward(ctx.graph, q, k, v, a, lse, d_a, layout)
         _rotate(d_q, at, cos, sin, -1.0, d_P[:, : at.q])
         _rotate(d_k, at, cos, sin, -1.0, d_P[:, at.q : at.q + at.kv])
 
@@ -214,37 +215,21 @@ def _attend(
 ) -> tuple[Any, Tensor, Tensor | None]:
     """(graph, heads' outputs, log-sum-exp of the scores). Long documents go through torch's attention, whose graph is
     kept for the backward pass; the others have none."""
-    if layout.longest > LONGEST:
+    if not takes(layout):
         inputs = [t.unflatten(1, (-1, at.E)).requires_grad_(keep) for t in (q, k, v)]
         with torch.set_grad_enabled(keep):
             out = portable.attention(inputs[0], inputs[1], inputs[2], layout).flatten(1)
         return ((out, inputs) if keep else None), out.detach(), None
-    out, lse = torch.empty_like(q), q.new_empty(len(q), at.H)
-    need_memory(
-        library().attention_forward(
-            ptr(q), ptr(k), ptr(v), ptr(layout.cu_seqlens), strides(at.q, at.kv, at.q), len(layout.cu_seqlens) - 1,
-            layout.longest, at.H, at.J, at.E, ptr(out), ptr(lse), torch.get_num_threads(),
-        )
-    )  # fmt: skip
-    return None, out, lse
+    return None, *attend(q, k, v, layout, at.H, at.J)
 
 
 def _attend_backward(
-    graph: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None, grad: Tensor, at: _Columns,
-    layout: Layout,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    graph: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None, grad: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v."""
-    if graph is not None:
-        d_q, d_k, d_v = (found.flatten(1) for found in torch.autograd.grad(graph[0], graph[1], grad))
-        return d_q, d_k, d_v
-    d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    need_memory(
-        library().attention_backward(
-            ptr(q), ptr(k), ptr(v), ptr(layout.cu_seqlens), strides(at.q, at.kv, at.q, at.q, at.q, at.kv),
-            len(layout.cu_seqlens) - 1, layout.longest, at.H, at.J, at.E, ptr(out), ptr(lse), ptr(grad), ptr(d_q),
-            ptr(d_k), ptr(d_v), torch.get_num_threads(),
-        )
-    )  # fmt: skip
+    if lse is not None:
+        return attend_backward(q, k, v, out, lse, grad, layout)
+    d_q, d_k, d_v = (found.flatten(1) for found in torch.autograd.grad(graph[0], graph[1], grad))
     return d_q, d_k, d_v
 
 

@@ -23,6 +23,9 @@
 typedef uint16_t bf16;
 enum { SIDE = 16, TERMS = 32, PART = SIDE * TERMS, UNIT = 3 * PART };
 
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
 /* What a thread does before its first tile, and `_tile_release()` after the last. All tiles are 16 rows of 64 bytes. */
 INLINE void configure_tiles(void)
 {
@@ -46,13 +49,21 @@ INLINE void split(__m512 low, __m512 high, __m512i part[3])
     }
 }
 
+/* The first 16 of 32 bf16 numbers and the last 16 in turn */
+INLINE __m512i alternate(__m512i part)
+{
+    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return _mm512_permutexvar_epi16(_mm512_loadu_si512(order), part);
+}
+
 INLINE __m512 some_of(const float *p, int n)
 {
     return n >= 16 ? _mm512_loadu_ps(p) : n <= 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps((1u << n) - 1, p);
 }
 
-/* A unit of `indices` <= 16 by `terms` <= 32, zero beyond; element (i, k) of the source is from[i * li + k * lk], where
- * li or lk is 1. */
+/* A unit of `indices` by `terms` elements, zero where it is larger; element (i, k) is from[i * li + k * lk], where li or lk
+ * is 1. More than fit are left out, and none may be left. */
 static void pack_unit(const float *from, int64_t li, int64_t lk, int indices, int terms, int right, bf16 *to)
 {
     __m512i rows[3][SIDE], part[3];
@@ -62,14 +73,11 @@ static void pack_unit(const float *from, int64_t li, int64_t lk, int indices, in
             split(some_of(from + i * li, n), some_of(from + i * li + 16, n - 16), part);
             for (int s = 0; s < 3; s++) rows[s][i] = part[s];
         }
-    } else { /* rows of two terms, which must alternate */
-        static const uint16_t alternate[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-        __m512i order = _mm512_loadu_si512(alternate);
+    } else { /* rows of two terms */
         for (int j = 0; j < SIDE; j++) {
             const float *pair = from + 2 * j * lk;
             split(some_of(pair, 2 * j < terms ? indices : 0), some_of(pair + lk, 2 * j + 1 < terms ? indices : 0), part);
-            for (int s = 0; s < 3; s++) rows[s][j] = _mm512_permutexvar_epi16(order, part[s]);
+            for (int s = 0; s < 3; s++) rows[s][j] = alternate(part[s]);
         }
     }
     for (int s = 0; s < 3; s++) { /* pairs of terms stay together: one form is the other's transpose in units of 4 bytes */

@@ -12,8 +12,6 @@
 enum { ROWS = 256, COLUMNS = 4096, SUM = 512 }; /* of the blocks of A, of B, and of both */
 enum { RUN = 128 }; /* columns of B that stay in the second-level cache, and of C that are written one after the other */
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 INLINE size_t packed_bytes(int64_t n, int64_t k) { return sizeof(bf16) * UNIT * parts_of(n, SIDE) * parts_of(k, TERMS); }
 
 /* 1 when this process may use tiles; Linux wants to be asked once. -1: it said no. */
