@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from geometries import SMALL, randomised
-from peak import Peak
 from recorded import HostWaitError, RecordedRunner, Recording
 
 from h1r.config import EngineSection
-from h1r.engine import native, native_graphs, native_runner
+from h1r.engine import native, native_bytes, native_graphs, native_runner
 from h1r.engine.native import NativeEngine
+from h1r.engine.native_bytes import runner_bytes
 from h1r.engine.native_graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
-from h1r.engine.native_runner import TorchRunner, runner_bytes, runner_for
+from h1r.engine.native_runner import TorchRunner, runner_for
 from h1r.engine.native_slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.model.cache import HybridCache
-from h1r.model.config import preset
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.kernels import select
 from h1r.records import Trace
@@ -219,7 +216,8 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> type:
         def __call__(self, step: Callable[[], None]) -> Callable[[], object]:
             return step
 
-    monkeypatch.setattr(native_runner, "with_graphs", lambda model, enforce_eager: not enforce_eager)
+    for module in (native_runner, native_bytes):
+        monkeypatch.setattr(module, "with_graphs", lambda model, enforce_eager: not enforce_eager)
     monkeypatch.setattr(native_graphs, "CudaCapture", Capture)
     return Capture
 
@@ -297,33 +295,3 @@ def test_the_graph_used_longest_ago_goes_first(model: HybridForCausalLM, monkeyp
             runner.decode(2, length)
     assert [shape[2] for shape in runner.shapes] == [1, 2, 3, 4, 2], "1 was used again before 4 came, 2 was not"
     assert [shape[2] for shape in runner._graphs] == [4, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["tiny", "0.5b", "7b"])
-@pytest.mark.parametrize("kind", ["sampling", "filters", "layers"])
-def test_temporaries_of_a_step_are_those_of_the_formula(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """layers: with so few words that sampling needs next to nothing."""
-
-    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
-        """What a fused kernel makes: the result, and the mask as numbers."""
-        q.new_zeros(attn_mask.shape).masked_fill_(~attn_mask, -torch.inf)
-        return torch.empty_like(q)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
-    config = preset(name) if kind != "layers" else dataclasses.replace(preset(name), vocab_size=8)
-    filters = {"top_k": 3, "top_p": 0.9, "min_p": 0.1} if kind == "filters" else {}
-    params = SamplingParams(max_tokens=4, temperature=0.7, confidence_top_k=8, **filters)
-    for dtype, rows, length in ((torch.bfloat16, 8, 64), (torch.bfloat16, 3, 2000), (torch.float32, 8, 300)):
-        with torch.device("meta"):
-            subject = HybridForCausalLM(config).to(dtype).use(select("torch"))
-        cache = HybridCache.allocate(config, rows, length, dtype, "meta")
-        runner, slots = TorchRunner(subject), Slots(rows, config.vocab_size, 4, "meta")
-        runner.begin(cache, slots, [params])
-        with torch.inference_mode():
-            with Peak() as sampling:
-                runner._sample_rows(rows)
-            with Peak() as layers:
-                runner._decode_rows(rows, length)
-        most = max(sampling.most, layers.most)
-        foretold = rows * runner_bytes(subject, rows, length, bool(filters), True).per_slot
-        assert most <= foretold <= 1.5 * most

@@ -29,7 +29,7 @@ from h1r.model import build
 from h1r.model.config import preset
 from h1r.model.kernels import select
 
-sequences, prompt, new, calls = json.loads(sys.argv[1])
+sequences, prompt, new, calls, kernels = json.loads(sys.argv[1])
 # Keys and values, recurrent state, vocabulary and weights all weigh something here.
 config = preset("tiny", vocab_size=4096, mamba_d_state=64, num_hidden_layers=3)
 
@@ -43,7 +43,7 @@ def run(sequences, prompt, new, calls):
         assert all(trace.num_tokens == new for trace in traces)
     return engine.memory.total
 
-model = build(config, 0).use(select("native"))
+model = build(config, 0).use(select(kernels))
 run(1, 4, 2, 1)
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
@@ -52,14 +52,22 @@ print(json.dumps([run(sequences, prompt, new, calls), resident("VmHWM") - before
 
 
 @pytest.mark.parametrize(
-    "sizes", [(48, 64, 400, 1), (200, 300, 40, 1), (200, 100, 20, 3)],
-    ids=["long answers", "many sequences", "one call after another"],
+    ("sizes", "kernels"),
+    [
+        ((48, 64, 400, 1), "native"), ((200, 300, 40, 1), "native"), ((200, 100, 20, 3), "native"),
+        ((150, 1000, 6, 2), "torch"),
+    ],
+    ids=["long answers", "many sequences", "one call after another", "in PyTorch"],
 )  # fmt: skip
-def test_predicted_memory_is_what_a_process_takes(sizes: tuple[int, int, int, int]) -> None:
+def test_predicted_memory_is_what_a_process_takes(sizes: tuple[int, int, int, int], kernels: str) -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of a process's memory is read from Linux's /proc")
     found = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps(sizes)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", _CHILD, json.dumps([*sizes, kernels])],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     predicted, measured = json.loads(found.stdout)
     assert measured == pytest.approx(predicted, rel=0.1)

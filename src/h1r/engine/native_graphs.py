@@ -6,7 +6,7 @@ how many rows run is a number on the device. Rows from there on are computed too
 they leave behind is overwritten when a trace starts there. The host waits once a step, to hear whether a trace ended.
 
 Memory. A graph keeps the temporaries of its step in a pool of its own beside PyTorch's, which all graphs share; and the
-driver keeps the parameters of its kernels. `runner_bytes` counts the first by formula and `graph_bytes` estimates the
+driver keeps the parameters of its kernels. `native_bytes.py` counts the first by formula, `graph_bytes` estimates the
 second; `CudaCapture` measures both, and the engine counts what was measured from then on.
 
 Left out: graphs do not outlive a call of the engine (its cache and slots are new each time), and prefill has none.

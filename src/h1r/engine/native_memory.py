@@ -5,9 +5,9 @@
     per_sequence  recurrent state, convolution tail, keys and values of T tokens (`HybridCache.bytes_per_slot`), logits
                   and end tokens over the vocabulary, and what is kept of each new token (`Slots.bytes_per_slot`); in
                   PyTorch also the temporaries of a step (`runner_bytes`)
-    fixed         in C: packed weights, scratch, rotary table (`runner_bytes`); in PyTorch: nothing, the activations of
-                  a prefill are not counted
-    prompts       caches of the prompts prefilled together, and their logits
+    fixed         in C: packed weights, scratch, rotary table (`runner_bytes`)
+    prompts       caches of the prompts prefilled together, and their logits; in PyTorch also the temporaries of their
+                  prefill (`prefill_bytes`) as far as they are more than those of a step, which does not run then
     graphs        on CUDA: the temporaries of a step again, in the graphs' own pool, and what the driver keeps of the
                   graphs; what an earlier call measured where that is more (`native_graphs.py`)
 
@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from h1r.config import EngineSection
-from h1r.engine.native_runner import is_filtered, runner_bytes
+from h1r.engine.native_bytes import prefill_bytes, runner_bytes
+from h1r.engine.native_runner import is_filtered
 from h1r.engine.native_slots import Request, Slots
 from h1r.model.cache import HybridCache
 from h1r.model.hybrid import HybridForCausalLM
@@ -110,13 +111,16 @@ def _plan(
         group = group_of(requests[at:], sequences, section.prefill_tokens)
         groups.append((len(group), max(len(request.prompt) for request in group)))
         at += len(group)
-    prompts = max(
-        rows * (HybridCache.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size) for rows, longest in groups
-    )
     chunk = min(section.prefill_tokens, max(rows * longest for rows, longest in groups))
     call_tokens = max(chunk, sequences)
     filtered = any(is_filtered(request.params) for request in requests)
     runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager)
+    steps = sequences * runner.per_slot
+    prompts = max(
+        rows * (HybridCache.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size)
+        + max(0, prefill_bytes(model, rows, min(longest, max(1, section.prefill_tokens // rows)), longest) - steps)
+        for rows, longest in groups
+    )
     each = HybridCache.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
     return MemoryPlan(
         sequences, tokens, new_tokens, call_tokens, runner.fixed, each + runner.per_slot, prompts,

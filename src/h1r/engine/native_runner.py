@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import Structure, c_int64, c_void_p
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,18 +19,12 @@ from h1r.engine.native_slots import FLOATS, INTEGERS, Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, uniform
 from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
 from h1r.model.decode import BoundCache, Decoder, obstacle
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.kernels.native.build import library
 
 STOPPED, DOUBTFUL, FULL = 1, 2, 3
 """Codes in `Slots.reason`; 0 goes on."""
-_SAMPLING_BYTES, _FILTERING_BYTES = 24, 53
-"""Per row and word of the vocabulary, what `choose` holds at once at most: two sets of log-probabilities and two of
-fp64; with filters, in `filter_logprobs`, these in order, their places, and three of fp64."""
-_NUMBERS_BYTES = 256
-"""And what it holds of a row besides: its draw, its seed's arithmetic, its most probable tokens."""
 
 
 class Runner(Protocol):
@@ -89,47 +82,6 @@ def runner_for(
 def with_graphs(model: HybridForCausalLM, enforce_eager: bool) -> bool:
     """Whether `runner_for` records CUDA graphs."""
     return model.device.type == "cuda" and not enforce_eager
-
-
-@dataclass(frozen=True)
-class RunnerBytes:
-    """Memory of a runner besides cache and slots: what it always takes, that for each slot, and the same of graphs."""
-
-    fixed: int
-    per_slot: int = 0
-    graphs: int = 0
-    graphs_per_slot: int = 0
-
-
-def runner_bytes(
-    model: HybridForCausalLM, max_tokens: int, max_length: int, filtered: bool, enforce_eager: bool
-) -> RunnerBytes:
-    """For calls of `max_tokens` tokens, slots of `max_length`, and sampling with filters or without."""
-    config: HybridConfig = model.config
-    if not obstacle(model):
-        scratch = 4 * torch.get_num_threads() * _scratch_width(config.vocab_size)
-        packed = Decoder.weight_bytes(config) + Decoder.scratch_bytes(config, max_tokens, max_length)
-        return RunnerBytes(packed + scratch)
-    sampling = (_FILTERING_BYTES if filtered else _SAMPLING_BYTES) * config.vocab_size
-    step = _NUMBERS_BYTES + max(sampling, _layer_bytes(config, model.dtype.itemsize, max_length))
-    if not with_graphs(model, enforce_eager):
-        return RunnerBytes(0, step)
-    from h1r.engine.native_graphs import graph_bytes
-
-    return RunnerBytes(0, step, graph_bytes(config), step)
-
-
-def _layer_bytes(config: HybridConfig, element: int, length: int) -> int:
-    """Of one row, what a layer holds at once at most in a step: the dearest of its parts. Attention is taken to be a
-    fused kernel's, which keeps no scores."""
-    c = config
-    heads, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    projected = c.mamba_d_ssm + c.conv_dim + c.mamba_n_heads
-    convolution = element * (projected + (2 * c.mamba_d_conv + 1) * c.conv_dim)
-    recurrence = element * (projected + c.conv_dim) + 4 * (2 * c.conv_dim + 3 * c.mamba_d_ssm)  # its inputs are fp32
-    attention = element * (c.mamba_d_ssm + 3 * (heads + 2 * keys)) + (1 + element) * length  # the mask as numbers
-    part = max(convolution, recurrence, attention, 4 * element * c.intermediate_size)
-    return 6 * element * c.hidden_size + part + length
 
 
 class TorchRunner:
@@ -247,7 +199,7 @@ class NativeRunner:
         self.slots = slots
         self._cache = self._decoder.bind(cache)
         rows = slots.logits.shape[0]
-        self._scratch = torch.empty(torch.get_num_threads(), _scratch_width(self._vocab))
+        self._scratch = torch.empty(torch.get_num_threads(), scratch_width(self._vocab))
         self._ones = torch.ones(rows, dtype=torch.long)
         self._rows = torch.arange(rows)
         self._sampler = _Sampler(
@@ -285,6 +237,6 @@ class NativeRunner:
         del self._cache, self.slots, self._sampler
 
 
-def _scratch_width(vocab: int) -> int:
+def scratch_width(vocab: int) -> int:
     """Floats of the sampler's scratch per thread: two rows of the vocabulary in blocks of 64."""
     return 2 * ((vocab + 63) // 64 * 64)
