@@ -9,8 +9,9 @@ python benchmarks/train_step.py [--quick] [--threads N] [--only PART] [--json FI
 | sweep | our seconds for one row of 1K to 16K tokens, with attention's own share, which grows with the square |
 | packing | real tokens/s on a log-normal mix of lengths: ours packed, ours padded, transformers padded |
 
-How much of a step goes to fresh pages depends on the C library: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000
-keeps freed memory for both and shows the arithmetic alone.
+Each engine of `step` lives in a process of its own, and they take turns. How much of a step goes to fresh pages depends
+on whether freed memory is kept: ours keeps it, as our training commands do, transformers does what the C library does
+by itself, or keeps it too with --keep. H1R_TILES=0 leaves out the processor's tile units.
 
 `cpu_ratio` compares processor seconds, which other work on the machine disturbs less than wall seconds. A difference of
 losses above 1e-5 ends the run with an error.
@@ -37,10 +38,12 @@ from h1r.model import HybridForCausalLM
 from h1r.model.kernels import select
 from h1r.model.layout import Layout
 from h1r.train.losses import token_logprobs
+from h1r.train.memory import keep_freed_memory
 from peers import GEOMETRIES, pair
 
 Row = dict[str, Any]
 Step = Callable[[], float]
+Clocked = Callable[[], tuple[float, float]]
 
 SHAPES = [("4M", 32, 128), ("32M", 8, 1024), ("32M", 1, 8192)]
 LENGTHS = [1024, 2048, 4096, 8192, 16384]
@@ -97,39 +100,43 @@ def models(geometry: str) -> tuple[HybridForCausalLM, Any]:
     return ours.use(select("auto")), theirs.train()
 
 
-def same_loss(*losses: torch.Tensor) -> float:
+def same_loss(*losses: float) -> float:
     """The largest difference; ends the run when it is not rounding."""
-    values = [loss.item() for loss in losses]
-    gap = max(values) - min(values)
-    if not gap < 1e-5 * max(1.0, abs(values[0])):
-        raise SystemExit(f"the losses differ by {gap}: {values}")
+    gap = max(losses) - min(losses)
+    if not gap < 1e-5 * max(1.0, abs(losses[0])):
+        raise SystemExit(f"the losses differ by {gap}: {losses}")
     return gap
 
 
-def timed(runs: dict[str, Step], repeats: int, patience: float) -> dict[str, tuple[float, float, int]]:
+def clocked(run: Step) -> Clocked:
+    """A step that returns its own (wall, processor) seconds."""
+
+    def measure() -> tuple[float, float]:
+        wall, processor = time.perf_counter(), time.process_time()
+        run()
+        return time.perf_counter() - wall, time.process_time() - processor
+
+    return measure
+
+
+def timed(runs: dict[str, Clocked], repeats: int, patience: float) -> dict[str, tuple[float, float, int]]:
     """Median (wall, processor) seconds of each run, taking turns, and how often it ran.
 
     After a warm-up each come as many rounds as `patience` seconds hold, `repeats` at most. Where they hold none, the
     warm-up is the measurement: first use is a small part of a step that long.
     """
-
-    def measure(run: Step) -> tuple[float, float]:
-        wall, processor = time.perf_counter(), time.process_time()
-        run()
-        return time.perf_counter() - wall, time.process_time() - processor
-
-    seconds = {name: [measure(run)] for name, run in runs.items()}
+    seconds = {name: [run()] for name, run in runs.items()}
     rounds = min(repeats, int(patience / sum(wall for ((wall, _),) in seconds.values())))
     if rounds:
         seconds = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            seconds[name].append(measure(run))
+            seconds[name].append(run())
     return {name: (*sorted(values)[len(values) // 2], len(values)) for name, values in seconds.items()}
 
 
 def compared(
-    part: str, geometry: str, runs: dict[str, Step], tokens: int, gap: float, patience: float = 60.0, **more: Any
+    part: str, geometry: str, runs: dict[str, Clocked], tokens: int, gap: float, patience: float = 60.0, **more: Any
 ) -> list[Row]:
     """Rows of runs that did the same work; ratios are to the last one."""
     seconds = timed(runs, 5, patience)
@@ -144,24 +151,75 @@ def compared(
     ]  # fmt: skip
 
 
-def step_rows(geometry: str, rows: int, length: int, patience: float) -> list[Row]:
+class Worker:
+    """An engine that trains in a process of its own; call it for the (wall, processor) seconds of one step."""
+
+    def __init__(self, engine: str, geometry: str, rows: int, length: int, keep: bool) -> None:
+        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), *["--keep"] * keep]
+        command += ["--work-as", engine, geometry, str(rows), str(length)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.name, self.loss = self._answer()
+
+    def __call__(self) -> tuple[float, float]:
+        assert self._process.stdin is not None
+        print("step", file=self._process.stdin, flush=True)
+        wall, processor = self._answer()
+        return wall, processor
+
+    def _answer(self) -> list[Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"an engine's process ended with {self._process.wait()}")
+        answer: list[Any] = json.loads(line)
+        return answer
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def engine_of(engine: str, geometry: str, rows: int, length: int) -> tuple[str, Step, float]:
+    """(name, training step, loss before the first) of "h1r", which keeps freed memory, or "transformers"."""
     ours, theirs = models(geometry)
     documents = batch(ours.config.vocab_size, [length] * rows)
+    if engine == "h1r":
+        keep_freed_memory()
+        name, model, loss = f"h1r ({ours.kernels.name})", ours, our_loss
+    else:
+        name, model, loss = engine, theirs, their_loss
     with torch.no_grad():
-        gap = same_loss(our_loss(ours, documents), their_loss(theirs, documents))
-    runs = {
-        f"h1r ({ours.kernels.name})": training_step(ours, our_loss, documents),
-        "transformers": training_step(theirs, their_loss, documents),
-    }
-    return compared("step", geometry, runs, rows * length, gap, patience, rows=rows, length=length)
+        before = loss(model, documents).item()
+    return name, training_step(model, loss, documents), before
+
+
+def work_as(engine: str, geometry: str, rows: int, length: int, keep: bool) -> None:
+    """The process of a `Worker`: a step for each line that comes in."""
+    if keep:
+        keep_freed_memory()
+    name, run, before = engine_of(engine, geometry, rows, length)
+    gc.collect()
+    print(json.dumps([name + ", freed memory kept" * (keep and engine != "h1r"), before]), flush=True)
+    step = clocked(run)
+    for _ in sys.stdin:
+        print(json.dumps(step()), flush=True)
+
+
+def step_rows(geometry: str, rows: int, length: int, patience: float, keep: bool) -> list[Row]:
+    workers = [Worker(engine, geometry, rows, length, keep) for engine in ("h1r", "transformers")]
+    gap = same_loss(*(worker.loss for worker in workers))
+    runs: dict[str, Clocked] = {worker.name: worker for worker in workers}
+    try:
+        return compared("step", geometry, runs, rows * length, gap, patience, rows=rows, length=length)
+    finally:
+        for worker in workers:
+            worker.end()
 
 
 def memory_row(engine: str, geometry: str, rows: int, length: int) -> Row:
     """Run in a process of its own: the most memory it held during two steps, in MB."""
-    ours, theirs = models(geometry)
-    documents = batch(ours.config.vocab_size, [length] * rows)
-    run = training_step(ours, our_loss, documents) if engine == "h1r" else training_step(theirs, their_loss, documents)
-    del ours, theirs
+    _, run, _ = engine_of(engine, geometry, rows, length)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     run(), run()
@@ -173,6 +231,7 @@ def memory_row(engine: str, geometry: str, rows: int, length: int) -> Row:
 
 
 def sweep_rows(geometry: str, lengths: list[int]) -> list[Row]:
+    keep_freed_memory()
     ours = models(geometry)[0]
     config, table = ours.config, []
     for length in lengths:
@@ -188,7 +247,7 @@ def sweep_rows(geometry: str, lengths: list[int]) -> list[Row]:
             torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
             return 0.0
 
-        seconds = timed({"step": step, "attention": attend}, 3, 40.0)
+        seconds = timed({"step": clocked(step), "attention": clocked(attend)}, 3, 40.0)
         attention, attention_cpu = (value * config.num_hidden_layers for value in seconds["attention"][:2])
         rest, rest_cpu = seconds["step"][0] - attention, seconds["step"][1] - attention_cpu
         table.append(
@@ -209,12 +268,14 @@ def packing_rows(geometry: str, documents: int) -> list[Row]:
     ours, theirs = models(geometry)
     batch_ = batch(ours.config.vocab_size, lengths)
     with torch.no_grad():
-        losses = our_loss(ours, batch_), our_padded_loss(ours, batch_), their_loss(theirs, batch_)
+        losses = [
+            loss.item() for loss in (our_loss(ours, batch_), our_padded_loss(ours, batch_), their_loss(theirs, batch_))
+        ]
     name = f"h1r ({ours.kernels.name})"
     runs = {
-        f"{name}, packed": training_step(ours, our_loss, batch_),
-        f"{name}, padded": training_step(ours, our_padded_loss, batch_),
-        "transformers, padded": training_step(theirs, their_loss, batch_),
+        f"{name}, packed": clocked(training_step(ours, our_loss, batch_)),
+        f"{name}, padded": clocked(training_step(ours, our_padded_loss, batch_)),
+        "transformers, padded": clocked(training_step(theirs, their_loss, batch_)),
     }
     shape = {
         "rows": documents,
@@ -225,12 +286,12 @@ def packing_rows(geometry: str, documents: int) -> list[Row]:
 
 
 def measured(
-    parts: list[str], shapes: list[tuple[str, int, int]], quick: bool, threads: int, patience: float
+    parts: list[str], shapes: list[tuple[str, int, int]], quick: bool, threads: int, patience: float, keep: bool
 ) -> list[Row]:
     table: list[Row] = []
     if "step" in parts:
         for shape in shapes:
-            table += step_rows(*shape, patience)
+            table += step_rows(*shape, patience, keep)
             print(json.dumps(table[-2:]), file=sys.stderr)
     if "memory" in parts:
         for shape in shapes:
@@ -261,6 +322,8 @@ def main() -> None:
     parser.add_argument("--shape", action="append", type=shape_of, help="of step and memory: 32M:8x1024; repeat")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds of rounds at each shape")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--keep", action="store_true", help="transformers keeps freed memory too, in step")
+    parser.add_argument("--work-as", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -268,8 +331,14 @@ def main() -> None:
         engine, geometry, rows, length = arguments.memory_of
         print(json.dumps(memory_row(engine, geometry, int(rows), int(length))))
         return
+    if arguments.work_as:
+        engine, geometry, rows, length = arguments.work_as
+        work_as(engine, geometry, int(rows), int(length), arguments.keep)
+        return
     shapes = arguments.shape or (SHAPES[:1] if arguments.quick else SHAPES)
-    table = measured(arguments.only or parts, shapes, arguments.quick, arguments.threads, arguments.patience)
+    table = measured(
+        arguments.only or parts, shapes, arguments.quick, arguments.threads, arguments.patience, arguments.keep
+    )
     text = json.dumps(table, indent=1)
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")

@@ -35,6 +35,7 @@ from h1r.run import Checkpoints, Metrics, Run
 from h1r.train.advantages import group_advantages
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, token_logprobs, token_norms
+from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
@@ -104,6 +105,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
             model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
+            keep_freed_memory(model.device)
             optimizer = make_optimizer(model, section.optimizer)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
             problems = [with_max_tests(problem, section.max_tests, recipe.seed) for problem in problems]

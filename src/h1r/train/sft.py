@@ -33,6 +33,7 @@ from h1r.run import Checkpoints, Metrics, Run, read_json, write_json
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
 from h1r.train.losses import token_logprobs
+from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.gradients import Sharded, call
 from h1r.train.parallel.launch import join
@@ -53,6 +54,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             documents = _documents(recipe, run, tokenizer, world)
             batches = Batches(documents, section, recipe.seed)
             model, trained = start(recipe, run, world, _compute_dtype(recipe, world))
+            keep_freed_memory(model.device)
             optimizer = make_optimizer(model, section.optimizer)
             checkpoints = Checkpoints(stage)
             step = 0
