@@ -181,30 +181,37 @@ def _index(path: Path, shard: int, seq_len: int) -> np.ndarray:
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in _INDEX if name not in file.schema_arrow.names]:
-                raise UserError(f"{path} has no column `{missing[0]}`, so it is no packed shard of this version; run "
-                                "`h1r curate` anew")  # fmt: skip
-            parts = [_group_index(file, shard, group, seq_len) for group in range(file.num_row_groups)]
+                raise UserError(
+                    f"{path} has no column `{missing[0]}`, so it is no packed shard of this version; run `h1r curate` "
+                    "anew"
+                )
+            found = _documents(file, seq_len)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error}); delete the run's `curate` and run it anew") from None
-    found = np.concatenate(parts) if parts else np.empty(0, _DOCUMENT)
+    found["shard"] = shard
     return found[np.argsort(found["number"], kind="stable")]
 
 
-def _group_index(file: pq.ParquetFile, shard: int, group: int, seq_len: int) -> np.ndarray:
-    table = file.read_row_group(group, columns=_INDEX)
+def _documents(file: pq.ParquetFile, seq_len: int) -> np.ndarray:
+    table = file.read(columns=_INDEX)
     lengths, weights, numbers, targets = (_flat(table.column(name)) for name in _INDEX)
-    documents = table.column("document_lengths").combine_chunks().value_lengths().to_numpy()
-    found = np.empty(len(lengths), _DOCUMENT)
-    found["shard"], found["group"] = shard, group
-    found["row"] = np.repeat(np.arange(len(documents)), documents)
-    ends = np.cumsum(lengths)
-    first = np.concatenate([[0], ends])[np.cumsum(documents) - documents]
-    found["offset"] = ends - lengths - np.repeat(first, documents)
+    in_row = table.column("document_lengths").combine_chunks().value_lengths().to_numpy()
+    row = np.repeat(np.arange(len(in_row)), in_row)
+    rows_in_group = np.array([file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)], np.int64)
+    first_row = np.cumsum(rows_in_group) - rows_in_group
+    ends = np.cumsum(lengths, dtype=np.int64)
+    row_start = np.concatenate([[0], ends])[np.cumsum(in_row) - in_row]
+    found = np.zeros(len(lengths), _DOCUMENT)
+    found["group"] = np.searchsorted(first_row, row, side="right") - 1
+    found["row"] = row - first_row[found["group"]]
+    found["offset"] = ends - lengths - row_start[row]
     found["length"], found["targets"] = np.minimum(lengths, seq_len), targets
     found["weight"], found["number"] = weights, numbers
-    if (cut := np.flatnonzero(lengths > seq_len)).size:
-        mask = _flat(file.read_row_group(group, columns=["loss_mask"]).column(0))
-        for at in cut:
-            start = ends[at] - lengths[at]
+    cut = np.flatnonzero(lengths > seq_len)
+    for group in np.unique(found["group"][cut]):
+        column = file.read_row_group(int(group), columns=["loss_mask"]).column(0)
+        mask, starts = _flat(column), column.combine_chunks().offsets.to_numpy()
+        for at in cut[found["group"][cut] == group]:
+            start = starts[found["row"][at]] - starts[0] + found["offset"][at]
             found["targets"][at] = mask[start + 1 : start + seq_len].sum()
     return found

@@ -58,8 +58,8 @@ READ_ROWS = 64
 """Rows with their tokens in memory as Python objects at once."""
 PACK_TOKENS = 32 << 20
 """Tokens that are packed together: held in memory, at five bytes each, until their rows are full."""
-GROUP_TOKENS = 65536
-"""Tokens in a row group of packed rows, about."""
+GROUP_TOKENS = 1 << 18
+"""Tokens in a row group of packed rows, about: what is read for one document, against what an index of all costs."""
 LENGTH_BINS = tuple(2**power for power in range(5, 17))
 """Upper ends of the bins of the length histogram, in tokens; longer ones are in a last bin."""
 
