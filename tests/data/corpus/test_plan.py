@@ -132,10 +132,13 @@ def test_two_processes_write_the_bytes_of_one(done: tuple[dict[str, Any], Path],
 
 
 @pytest.mark.slow
-def test_ray_data_writes_the_bytes_of_one_process(done: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_ray_data_writes_the_bytes_of_one_process(
+    done: tuple[dict[str, Any], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     ray = pytest.importorskip("ray")
     _, stage = curated(corpus_recipe(tmp_path, executor="ray", workers=2), tmp_path / "run")
     assert not ray.is_initialized(), "what curation started, it ends"
+    assert "Dataset" not in "".join(capfd.readouterr()), "one progress display is enough"
     assert outputs(stage) == outputs(done[1])
 
 

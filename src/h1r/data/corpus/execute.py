@@ -9,6 +9,7 @@ the run directory only, so that neither the order of tasks nor the machine shows
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -94,6 +95,9 @@ class Executor:
                 address=self._section.address, num_cpus=workers or None, include_dashboard=False, log_to_driver=False
             )
             self._owns_ray = True
+        # The bar of the pass says how far it is; Ray Data would say it again, in a dozen lines every ten seconds.
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         absolute = str(work.resolve())
 
         def call(row: dict[str, Any]) -> dict[str, Any]:
