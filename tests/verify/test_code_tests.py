@@ -78,7 +78,8 @@ def test_the_tested_code_cannot_take_a_name_that_the_assertions_rely_on():
 
 
 @pytest.mark.parametrize("tests", [None, [], {}, {"inputs": [], "outputs": []}, 3, {"inputs": ["1"], "outputs": []},
-                                   [{"input": "1"}], {"test": "x"}, ["assert True"], "not base64!"])  # fmt: skip
+                                   [{"input": "1"}], {"test": "x"}, ["assert True"], "not base64!",
+                                   {"base_input": [[1], [2]], "expected": [1], "entry_point": "f"}])  # fmt: skip
 def test_what_is_in_no_known_form_is_refused(tests):
     with pytest.raises(TestsError):
         parse_tests(tests)

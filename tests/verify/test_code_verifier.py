@@ -8,9 +8,8 @@ import pytest
 
 from h1r.errors import UserError
 from h1r.records import Problem
-from h1r.verify import RewardService, VerifierPool, code, reference_scores
+from h1r.verify import RewardService, VerifierPool, code, reference_scores, with_max_tests
 from h1r.verify.batch import verify_file
-from h1r.verify.code import with_max_tests
 from h1r.verify.sandbox import Isolation, refusal
 
 pytestmark = pytest.mark.skipif(
@@ -74,6 +73,28 @@ def test_limits_of_the_problem_hold(pool):
     assert pool.verify_many([problem(DOUBLES[:1])], [slow])[0].reward == 1.0
     verdict = pool.verify_many([problem(DOUBLES[:1], limits={"time_s": 0.3})], [slow])[0]
     assert verdict.error == "test 1 of 1: time limit exceeded"
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"time_s": 1e308}, {"time_s": float("nan")}, {"time_s": 0}, {"total_s": float("inf")}, {"time_s": "1"}, 5,
+     {"memory_bytes": 1.5}, {"memory_bytes": 10**30}, {"memory_bytes": float("nan")}, {"memory_bytes": -1}],
+)  # fmt: skip
+def test_limits_that_cannot_be_are_the_tests_fault_and_no_error(pool, limits):
+    verdict = pool.verify_many([problem(limits=limits)], [RIGHT])[0]
+    assert verdict.reward == 0.0
+    assert "the tests cannot be used" in verdict.error
+
+
+def test_a_defect_costs_one_verdict_and_not_the_run(pool, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ArithmeticError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "judge", broken)
+        verdict = pool.verify_many([problem()], [RIGHT])[0]
+    assert (verdict.reward, verdict.error) == (0.0, "no verdict (ArithmeticError: unforeseen)")
+    assert pool.verify_many([problem()], [RIGHT])[0].reward == 1.0
 
 
 def test_the_language_that_is_asked_for_is_the_only_one(pool):

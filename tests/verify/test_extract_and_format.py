@@ -66,11 +66,11 @@ def test_balanced_content_comes_back_whole(content):
     ["\\boxed{" * 500_000, "{" * 4_000_000, "\\boxed" + " " * 4_000_000, "\\boxed  " * 400_000, "<think>" * 500_000],
 )
 def test_extraction_is_linear(text):
-    start = time.perf_counter()
+    start = time.process_time()
     split_response(text)
     last_boxed(text)
     unwrap(text[:10_000])
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_a_box_is_read_up_to_its_longest_content_and_no_further():

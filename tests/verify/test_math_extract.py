@@ -14,6 +14,8 @@ from h1r.verify.math.extract import find_answer
         (r"\frac{1}{2}", r"\frac{1}{2}"),
         ("D. it can't be A or B", "D. it can't be A or B"),
         ("odd", "odd"),
+        (" so 7", "7"),
+        ("It is 7", "7"),
         (r"So $x = 3$ and then \boxed{5}.", "5"),
         ("First 3, then 4.\n#### 12", "12"),
         ("She makes $18 a day.\nA: 18", "18"),
@@ -56,6 +58,6 @@ def test_only_the_lenient_verifier_takes_what_is_not_boxed():
     ],
 )
 def test_the_search_is_bounded(text):
-    start = time.perf_counter()
+    start = time.process_time()
     find_answer(text)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

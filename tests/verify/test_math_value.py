@@ -122,6 +122,6 @@ def test_ratio_of_two_sides_of_equations():
     ["9^{9^{9^{9}}}", "99999^{99999}", "((((9!)!)!)!)!", "3000!^{99}", "e^{e^{e^{e^{e^{9}}}}}", "2^{2^{2^{2^{2^2}}}}"],
 )
 def test_values_out_of_bounds_are_left_open_at_once(text):
-    start = time.perf_counter()
+    start = time.process_time()
     assert same_value(parse(text), parse("5")) is None
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5

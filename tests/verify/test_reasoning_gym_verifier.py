@@ -1,3 +1,4 @@
+import contextlib
 import json
 import time
 
@@ -6,7 +7,7 @@ import reasoning_gym
 
 from h1r.records import Problem
 from h1r.verify import VerifierPool, reference_scores
-from h1r.verify.reasoning_gym import is_executable
+from h1r.verify.reasoning_gym import is_executable, score
 
 FAMILIES = ["chain_sum", "countdown", "spell_backward", "knights_knaves", "polynomial_multiplication", "binary_matrix"]
 
@@ -89,6 +90,22 @@ def test_problem_without_its_entry_is_an_error(pool):
         "ｅｘｅｃ('1')",
         "f\"{exec('1')}\"",
         "().__class__",
+        "()._\uff3fclass_\uff3f",
+        "[C['x'] for C._\uff3fclass_getitem_\uff3f in [eval]]",
+        "[C['x'] for C.y in [eval]]",
+        "{1: [C[0] for C in [exec]]}",
+        r"sin('\x65\x78\x65\x63\x28\x29')",
+        "5! + sin('1')",
+        "sin(a.name + b.name)",
+        "5! * sin(a.name)",
+        "(y := 1)",
+        "[lambda: 1]",
+        "sin(*'ab')",
+        "sin(x='a')",
+        "'a' + x",
+        "x.y",
+        "x['a']",
+        "f'{x}'",
     ],
 )
 def test_answers_that_could_run_are_refused(pool, answer):
@@ -97,9 +114,48 @@ def test_answers_that_could_run_are_refused(pool, answer):
     assert pool.verify_many([problem], [f"\\boxed{{{answer}}}"])[0].reward == 0.0
 
 
-@pytest.mark.parametrize("answer", ["sin(x) + 2*(3-1)", "[[0, 1], [1, 0]]", "Alice is a knight. Bob too.", "A# #B"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "sin(x) + 2*(3-1)",
+        "[[0, 1], [1, 0]]",
+        "Alice is a knight. Bob too.",
+        "A# #B",
+        "[['0', 'a'], ['b', 'c']]",
+        "5! - 3**2/4",
+        "x**2 + log(x)*exp(-x) + C",
+        "(1, 2)",
+        "isn't",
+        "wait for it",
+        "{'a': 1, 'b': [2]}",
+        "A and not B",
+    ],
+)
 def test_plain_answers_are_not_refused(answer):
     assert not is_executable(answer)
+
+
+def escaped(code: str) -> str:
+    return "".join(f"\\x{ord(letter):02x}" for letter in code)
+
+
+@pytest.mark.parametrize("family", ["countdown", "polynomial_multiplication", "binary_matrix", "n_queens"])
+def test_no_answer_runs_in_the_worker(pool, family, tmp_path):
+    """Ways to have a scorer's `eval`, or sympy's, run code that neither a call nor an underscore gives away."""
+    mark = tmp_path / "reached"
+    mark_it = escaped(f"__import__('os').mkdir({str(mark)!r})")
+    (problem,) = problems(family, 1)
+    name = type(reasoning_gym.create_dataset(family, size=1)).__name__.replace("Dataset", "Config")
+    bound = f"{name}._\uff3fclass_getitem_\uff3f"
+    answers = [f"sin('{mark_it}')", f"[{name}['{mark_it}'] for {bound} in [eval]]"]
+    for answer in answers:
+        with contextlib.suppress(Exception):
+            score(family, answer, problem.metadata["entry"])
+    assert mark.exists(), "an attack that reaches nothing without the check proves nothing"
+    mark.rmdir()
+    verdicts = pool.verify_many([problem] * 2, [rf"\boxed{{{answer}}}" for answer in answers])
+    assert [verdict.error for verdict in verdicts] == ["the answer could run as code"] * 2
+    assert not mark.exists()
 
 
 def test_number_bomb_in_an_evaluated_answer_is_killed(pool):

@@ -184,7 +184,7 @@ def test_a_hostile_module_earns_nothing_from_assertions(name, pool, outside) -> 
 
 CONDITIONS = ["f() == 'right'", "f() == 3", "abs(f() - 3) < 1e-6", "f() != f()", "'right' in f()", "f() in ['right']",
               "set(f()) == {'right'}", "f() == [1, 2]", "f() > 3", "f()['key'] == 1", "not f()"]  # fmt: skip
-TRUE_OF = {"not_a_number": ["f() != f()"], "none": ["not f()"]}
+TRUE_OF = {"not_a_number": ["f() != f()"], "none": ["not f()"], "decimal_of_all_digits": ["f() > 3"]}
 
 
 @pytest.mark.parametrize("name", RESULTS)

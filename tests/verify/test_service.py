@@ -17,6 +17,8 @@ from h1r.verify.ray_backend import RayBackend
 from h1r.verify.service import Backend
 
 LIMIT_S = 2.0
+PATIENT_S = 20.0
+"""The limit of an answer that is to hang until all others have their verdicts, however busy the machine is."""
 BEHAVIOURS = {
     "sleep": lambda: time.sleep(1000),
     "hang": lambda: [None for _ in iter(int, 1)],
@@ -37,7 +39,8 @@ def kill_the_actor(problem: Problem, answer: str) -> Verdict:
     return Verdict(1.0)
 
 
-register(Verifier("test-service", grade=f"{__name__}:misbehave"))
+register(Verifier("test-service", grade=f"{__name__}:misbehave", time_limit_s=LIMIT_S))
+register(Verifier("test-service-patient", grade=f"{__name__}:misbehave"))
 register(Verifier("test-service-missing", grade="no_such_module:grade"))
 register(Verifier("test-service-killer", grade=None, quick=f"{__name__}:kill_the_actor"))
 
@@ -60,9 +63,9 @@ def cluster() -> Iterator[None]:
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "ray":
         request.getfixturevalue("cluster")
-        found: Backend = RayBackend(actors=2, workers=1, time_limit_s=LIMIT_S)
+        found: Backend = RayBackend(actors=2, workers=1, time_limit_s=PATIENT_S)
     else:
-        found = VerifierPool(workers=2, time_limit_s=LIMIT_S)
+        found = VerifierPool(workers=2, time_limit_s=PATIENT_S)
     found.verify_many([problem()] * 2, ["fine"] * 2)
     yield found
     found.close()
@@ -88,13 +91,10 @@ def test_an_answer_that_misbehaves_costs_its_own_verdict_and_nothing_is_lost(bac
 
 
 def test_other_answers_do_not_wait_for_one_that_hangs(backend):
-    batch = backend.submit_many([problem()] * 60, ["sleep", *["fine"] * 59])
-    start = time.monotonic()
+    batch = backend.submit_many([problem("test-service-patient")] * 60, ["sleep", *["fine"] * 59])
     assert [future.result().reward for future in batch.futures[1:]] == [1.0] * 59
-    waited = time.monotonic() - start
     assert not batch.futures[0].done()
-    assert waited < LIMIT_S
-    assert batch.futures[0].result().reward == 0.0
+    batch.cancel()
 
 
 def test_a_verifier_that_cannot_be_used_is_the_callers_mistake(backend):

@@ -19,8 +19,7 @@ from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.run import Run, write_json
 from h1r.train.start import equip
-from h1r.verify import open_backend
-from h1r.verify.code import with_max_tests
+from h1r.verify import open_backend, with_max_tests
 
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:

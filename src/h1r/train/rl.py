@@ -41,8 +41,7 @@ from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Collected, Group, GroupStream
 from h1r.train.start import equip
-from h1r.verify import open_backend
-from h1r.verify.code import with_max_tests
+from h1r.verify import open_backend, with_max_tests
 
 SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
 """What `rollout_loss` measures."""

@@ -3,7 +3,7 @@
 from h1r.verify.format import check_format
 from h1r.verify.pool import VerifierPool, reference_scores, verify
 from h1r.verify.registry import Verifier, register, require, verifier_names
-from h1r.verify.service import Backend, RewardService, default_workers, open_backend, use_judge
+from h1r.verify.service import Backend, RewardService, default_workers, open_backend, use_judge, with_max_tests
 
 __all__ = [
     "Backend",
@@ -19,4 +19,5 @@ __all__ = [
     "use_judge",
     "verifier_names",
     "verify",
+    "with_max_tests",
 ]

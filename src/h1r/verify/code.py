@@ -16,7 +16,6 @@ here.
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import os
 import threading
 from collections.abc import Sequence
@@ -61,16 +60,6 @@ def submit(problem: Problem, answer: str) -> Future[Verdict]:
     return shared.threads.submit(grade_in, shared.pool, problem, answer)
 
 
-def with_max_tests(problem: Problem, max_tests: int, seed: int) -> Problem:
-    """The problem, if its verifier is `code` with so many of its tests at most, unless it says itself how many.
-
-    0: with all of them. The problem that is given does not change.
-    """
-    if not max_tests or problem.verifier != "code":
-        return problem
-    return dataclasses.replace(problem, metadata={"max_tests": max_tests, "tests_seed": seed, **problem.metadata})
-
-
 def warm() -> None:
     """Chooses the isolation level and starts a sandbox."""
     with _shared().pool.lease() as slot, slot.program("", "python", Limits()) as program:
@@ -97,6 +86,10 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
         return Verdict(0.0, parts, extracted, error=f"the tests cannot be used: {error}")
     except SandboxError as error:
         return Verdict(0.0, parts, extracted, error=f"the sandbox failed: {error}")
+    except UserError:
+        raise
+    except Exception as error:  # a defect here, or tests like no others: it costs this verdict, and not the run
+        return Verdict(0.0, parts, extracted, error=f"no verdict ({type(error).__name__}: {error})"[:300])
     parts |= {"tests_passed": float(result.passed), "tests_total": float(result.total)}
     why = None
     if not result.correct:

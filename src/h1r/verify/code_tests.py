@@ -111,6 +111,8 @@ def parse_tests(tests: Any, metadata: dict[str, Any] | None = None) -> Tests:
         raise TestsError(f"tests in no known form ({type(error).__name__}: {error})") from None
     if not size(found):
         raise TestsError("no tests")
+    if isinstance(found, CallTests) and found.expected is not None and len(found.expected) != size(found):
+        raise TestsError(f"{size(found)} calls but {len(found.expected)} expected results")
     return found
 
 

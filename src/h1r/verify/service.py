@@ -11,6 +11,7 @@ more than its own time limit, and not at all while another worker is free.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -72,6 +73,16 @@ def open_backend(section: VerifySection, format_checks: bool = True) -> Backend:
 def default_workers() -> int:
     """Workers where a recipe asks for 0."""
     return min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS)
+
+
+def with_max_tests(problem: Problem, max_tests: int, seed: int) -> Problem:
+    """The problem, if its verifier is `code` with so many of its tests at most, unless it says itself how many.
+
+    0: with all of them. The problem that is given does not change.
+    """
+    if not max_tests or problem.verifier != "code":
+        return problem
+    return dataclasses.replace(problem, metadata={"max_tests": max_tests, "tests_seed": seed, **problem.metadata})
 
 
 def use_judge(section: JudgeSection) -> None:

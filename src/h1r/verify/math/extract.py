@@ -40,6 +40,7 @@ _SENTENCE_END = re.compile(r"\n|\.\s|[?!]\s|\.\$\$?\s|\$\$\s|\\\]\s")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?(?: ?\\?%)?|-?\.\d+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _PROSE = re.compile(r"[^\W\d_]{3,}")
+_SMALL_WORD = re.compile(r"\b(?:so|is|it|we|as|by|my|he|be)\b", re.IGNORECASE)
 
 
 def find_answer(text: str) -> str | None:
@@ -136,6 +137,8 @@ def _bare(text: str) -> str | None:
     prose = len(_PROSE.findall(outside))
     if isinstance(kind, Words):
         return None if prose > (0 if formula or _NUMBER.search(text) else 6) else text
+    if isinstance(kind, Opaque) and _SMALL_WORD.search(outside):
+        return None  # "so 7"
     return text if prose == 0 or (prose <= 3 and _is_read(kind)) else None
 
 

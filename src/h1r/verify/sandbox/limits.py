@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+MAX_SECONDS = 86_400
+MAX_COUNT = 1 << 62
 THREADS = 64
 """Threads that tested code may have, beside its processes."""
 
@@ -49,11 +51,11 @@ class Limits:
     open_files: int = 64
 
     def __post_init__(self) -> None:
-        if (
-            min(self.time_s, self.total_s) <= 0
-            or min(self.memory_bytes, self.processes, self.output_bytes, self.open_files) < 1
-        ):
-            raise ValueError("limits must be positive")
+        if not all(0 < seconds <= MAX_SECONDS for seconds in (self.time_s, self.total_s)):
+            raise ValueError(f"limits of time must lie above 0 and at most at {MAX_SECONDS} seconds")
+        counts = (self.memory_bytes, self.processes, self.output_bytes, self.open_files)
+        if not all(isinstance(count, int) and 0 < count <= MAX_COUNT for count in counts):
+            raise ValueError("limits of memory and the like must be whole numbers above 0")
         if self.memory not in ("address_space", "data"):
             raise ValueError('`memory` is "address_space" or "data"')
 
