@@ -26,7 +26,10 @@ def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: 
     if not 0 <= min(prompt) <= max(prompt) < vocab_size:
         return f"the prompt holds token ids outside the vocabulary of {vocab_size}"
     if len(prompt) + params.max_tokens > positions:
-        return f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} positions"
+        return (
+            f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} positions; "
+            "shorten the prompt, or lower max_tokens"
+        )
     if params.stop and tokenizer is None:
         return "stop strings need an engine with a tokenizer"
     return None

@@ -270,7 +270,7 @@ def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pool: Backen
 def _check(trace: Trace, question: str) -> None:
     """What the engine cannot generate is the question or the settings here."""
     if trace.finish_reason == "error":
-        raise UserError(f"cannot answer {reprlib.repr(question)}: {trace.error}; shorten it, or lower max_tokens")
+        raise UserError(f"cannot answer {reprlib.repr(question)}: {trace.error}")
 
 
 def _problems(question: str) -> list[Problem]:
