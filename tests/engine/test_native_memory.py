@@ -174,3 +174,38 @@ def test_traces_of_a_prompt_prefill_once_in_c(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(NativeRunner, "prefill", spy)
     native(max_sequences=3).generate([[5, 6, 7, 8]], SamplingParams(n=11, max_tokens=4))
     assert seen == [4]
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_python_does_no_more_in_a_step_of_many_sequences(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of functions, Python's and C's, in steps that neither start nor end a trace."""
+    model = randomised(SMALL, seed=1).use(select(kernels))
+    calls: list[int] = []
+    step = Batch.step
+
+    def counted(self: Batch) -> object:
+        before = len(self.rows)
+        seen = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal seen
+            seen += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            ended = step(self)
+        finally:
+            sys.setprofile(None)
+        if before == len(self.rows):
+            calls.append(seen)
+        return ended
+
+    monkeypatch.setattr(Batch, "step", counted)
+    steps = {}
+    for sequences in (2, 50):
+        calls.clear()
+        engine = NativeEngine(model, None, EngineSection(max_sequences=sequences), eos_token_ids=())
+        engine.generate([[5, 6, 7]], SamplingParams(n=sequences, max_tokens=12, top_p=0.9, seed=2))
+        assert len(calls) == 10
+        steps[sequences] = min(calls)  # what is set up once comes on top
+    assert steps[2] == steps[50]
