@@ -127,8 +127,8 @@ class CorpusSection(Section):
     """Processes, or Ray tasks at once; 0: one for each core (Ray: as many as it has)."""
     address: str | None = None
     """Of the Ray cluster; unset: a local one. Its machines must share the run directory and the files."""
-    memory_mb: Positive = 1024
-    """Memory of the joins over all records; more is spilled to disk."""
+    memory_mb: Positive = 256
+    """Memory of the joins over all records; more is spilled to disk. Our choice: memory then hardly grows with them."""
     templates_from: Positive = 5000
     """Questions of a family that its boilerplate is read from. Our choice."""
     examples: Count = 5
