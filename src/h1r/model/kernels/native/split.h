@@ -93,6 +93,8 @@ static void pack(const float *from, int64_t li, int64_t lk, int64_t n, int64_t k
     for (int64_t u = 0; u < sides * steps; u++) {
         int64_t side = lk == 1 ? u / steps : u % sides, step = lk == 1 ? u % steps : u / sides;
         int64_t i = side * SIDE, t = step * TERMS;
+        if (lk != 1) /* rows too far apart for the processor to foresee */
+            for (int r = 0; r < TERMS; r++) __builtin_prefetch(from + i * li + (t + TERMS + r) * lk, 0, 2);
         pack_unit(from + i * li + t * lk, li, lk, n - i < SIDE ? (int)(n - i) : SIDE, k - t < TERMS ? (int)(k - t) : TERMS,
                   right, to + (side * steps + step) * UNIT);
     }
