@@ -232,6 +232,30 @@ def test_a_process_with_torch_distributed_is_refused(
         VLLMEngine(save(subject, tmp_path), None, EngineSection(), in_process=True)
 
 
+@pytest.mark.parametrize("on_cpu", [False, True])
+@pytest.mark.parametrize("enforce_eager", [False, True])
+def test_graphs_are_turned_off_by_the_recipe_and_on_a_cpu(
+    vllm_installed: None, subject: HybridForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    enforce_eager: bool, on_cpu: bool,
+) -> None:  # fmt: skip
+    import vllm
+    from vllm.platforms import current_platform
+
+    from h1r.engine.vllm import VLLMEngine
+
+    asked: dict[str, Any] = {}
+
+    def start(**arguments: Any) -> None:
+        asked.update(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(vllm, "LLM", start)
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: on_cpu)
+    with pytest.raises(InterruptedError):
+        VLLMEngine(save(subject, tmp_path), None, EngineSection(enforce_eager=enforce_eager))
+    assert asked["enforce_eager"] == (enforce_eager or on_cpu)
+
+
 def test_a_start_leaves_threads_random_numbers_and_environment_alone(started: tuple[Any, Any, Any]) -> None:
     _, before, after = started
     assert before == after
