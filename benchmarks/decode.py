@@ -235,9 +235,9 @@ def confidence_row(geometry: str, model: HybridForCausalLM) -> dict[str, Any]:
         slots.state["threshold"][:] = threshold
         slots.state["count"].zero_()
         samples, steps = [], []
-        for _ in range(repeats):
+        for step in range(repeats):
             samples.append(timed(lambda: runner.sample(rows), time.perf_counter)())
-            steps.append(timed(lambda: runner.decode(rows), time.perf_counter)())
+            steps.append(timed(partial(runner.decode, rows, step + 1), time.perf_counter)())
         least[name], least["step"] = min(samples), min(steps)
     return {
         "engine": "h1r", "measure": "confidence", "geometry": geometry, "sequences": rows,
