@@ -8,15 +8,13 @@ from geometries import SMALL
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_fused_layer import errors, outcome
+from tiles import NEEDS_TILES
 from torch import Tensor
 
 from h1r.model.kernels import select
-from h1r.model.kernels.native import head_attention, obstacle, products
+from h1r.model.kernels.native import head_attention, products
 
-pytestmark = [
-    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
-    pytest.mark.skipif(obstacle() is None and not products.tiles()[0], reason=products.tiles()[1]),
-]
+pytestmark = NEEDS_TILES
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from h1r.verify.code_judge import judge
 from h1r.verify.code_tests import CallTests
-from h1r.verify.sandbox import Isolation, Limits, SandboxPool, refusal
+from h1r.verify.sandbox import Limits
 from h1r.verify.sandbox.digest import digest, is_beyond
 from h1r.verify.sandbox.values import encode
 
@@ -20,14 +20,6 @@ PLAIN = st.recursive(
 )
 SMALL = Limits(time_s=1.0, total_s=20.0, output_bytes=20_000)
 REFERENCE = "def f(n):\n    return [(str(i), i) for i in range(n)]\n"
-
-
-@pytest.fixture(scope="module")
-def slot():
-    if refusal(Isolation.NAMESPACES) and refusal(Isolation.LANDLOCK):
-        pytest.skip("tested code cannot be confined here")
-    with SandboxPool() as pool, pool.lease() as slot:
-        yield slot
 
 
 def large(code: str, slot, reference: str = REFERENCE, limits: Limits = SMALL, **options):
