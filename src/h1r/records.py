@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from h1r.errors import UserError
+from h1r.files import atomic
 
 FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
 DifficultyClass = Literal["easy", "medium", "hard"]
@@ -175,18 +175,12 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> int:
     """Writes records (dataclasses or dicts) as JSONL and returns how many; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     count = 0
-    with open(partial, "w", encoding="utf-8") as handle:
+    with atomic(path) as partial, open(partial, "w", encoding="utf-8") as handle:
         for record in records:
             handle.write(json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else to_json(record))
             handle.write("\n")
             count += 1
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
     return count
 
 

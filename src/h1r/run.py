@@ -29,18 +29,13 @@ from typing import Any
 
 from h1r.config import Recipe
 from h1r.errors import UserError
+from h1r.files import PARTIAL, atomic, write_text
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON so that the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as handle:
+    with atomic(path) as partial, open(partial, "w", encoding="utf-8") as handle:
         json.dump(value, handle, indent=1, ensure_ascii=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
 
 
 def read_json(path: str | Path) -> Any:
@@ -160,11 +155,8 @@ class Metrics:
 
     def __init__(self, path: str | Path, start_step: int = 0) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(self.path) if line["step"] < start_step] if self.path.exists() else []
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the stage
 
     def log(self, step: int, **values: float | int | None) -> None:
@@ -203,7 +195,7 @@ class Checkpoints:
 
     def partial(self, step: int) -> Path:
         """Where a checkpoint lies while it is being written."""
-        return self.directory / f".step_{step:08d}.partial"
+        return self.directory / f".step_{step:08d}{PARTIAL}"
 
     def begin(self, step: int) -> Path:
         """An empty directory for a checkpoint that several processes write; one of them begins and finishes it."""

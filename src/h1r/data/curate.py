@@ -10,9 +10,8 @@ seeded by `problems.seed` and the problem's id, so a problem's traces do not dep
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -32,6 +31,7 @@ from h1r.data.sources import derive_seed
 from h1r.data.split import Splits, split_problems
 from h1r.data.tokenizer import load_tokenizer, train_tokenizer
 from h1r.errors import UserError
+from h1r.files import replace_directory
 from h1r.progress import progress
 from h1r.records import BadLine, Message, Problem, Sample, Verdict, write_jsonl
 from h1r.run import Run, write_json
@@ -279,11 +279,7 @@ def _write_tokenizer(
     if tokenizer is None:
         texts = (render(sample.messages, recipe.chat.system_prompt) for sample in samples)
         tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save_pretrained(str(partial))
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(partial, path)
+    replace_directory(path, tokenizer.save_pretrained, drop=re.compile(".*"))
 
 
 def _write_rejected(path: Path, bad: Sequence[BadLine]) -> None:

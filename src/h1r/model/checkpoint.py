@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from h1r.errors import UserError
+from h1r.files import replace_directory
 from h1r.model.config import HybridConfig
 from h1r.model.hf_config import from_hf, to_hf
 from h1r.model.hybrid import HybridForCausalLM
-from h1r.model.replace import replace_directory
 from h1r.model.shards import own_rows, write_streamed
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

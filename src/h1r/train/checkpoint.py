@@ -11,8 +11,6 @@ Either kind is read by any number of processes, sharded or not.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +80,11 @@ def restore(directory: Path, model: HybridForCausalLM, optimizer: torch.optim.Op
 
 def publish(stage: Path, model: HybridForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:
     """Writes the stage's final model to `STAGE/model`, whole or not at all. Every process of `world` calls it."""
-    final, partial = stage / "model", stage / ".model.partial"
-    if world.main:
-        shutil.rmtree(partial, ignore_errors=True)
+    final = stage / "model"
     if world.mesh is not None:
-        _save_gathered(model, partial, tokenizer, world)
+        _save_gathered(model, final, tokenizer, world)
     elif world.main:
-        save(model, partial, tokenizer)
-    if world.main:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        save(model, final, tokenizer)
     return final
 
 

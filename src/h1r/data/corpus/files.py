@@ -1,10 +1,8 @@
-"""Files that appear whole or not at all, and the drops of a task."""
+"""The tables of curation, the schema of its drops, and one process at a time in a directory."""
 
 from __future__ import annotations
 
 import fcntl
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from h1r.errors import UserError
+from h1r.files import PARTIAL, atomic
+
+__all__ = ["DROPS", "TABLE_BATCH", "alone_in", "atomic", "write_rows"]
 
 DROPS = pa.schema(
     [
@@ -26,26 +27,6 @@ DROPS = pa.schema(
     ]
 )
 TABLE_BATCH = 8192
-PARTIAL = ".partial"
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
-
-    Its name is nobody else's: where a run was killed and goes on, a machine of the cluster may still be at work on the
-    task of the first attempt.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        yield partial
-        with open(partial, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

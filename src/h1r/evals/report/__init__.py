@@ -5,7 +5,6 @@ The page is a single file: no script, no network, nothing beside it. It follows 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from h1r.evals.report.collect import RunReport, collect, summarise
 from h1r.evals.report.compare import comparison_page
 from h1r.evals.report.page import run_page
 from h1r.evals.report.results import confidence_level, tokens_unit
+from h1r.files import write_text
 from h1r.run import write_json
 
 __all__ = ["RunReport", "collect", "save_main_plot", "summarise", "write_comparison", "write_report"]
@@ -30,7 +30,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     report = collect(run)
     with plots.style():
         document = run_page(report)
-    _write_text(page, document)
+    write_text(page, document)
     write_json(page.with_suffix(".json"), summarise(report))
     return page
 
@@ -46,7 +46,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     reports = [collect(run) for run in runs]
     with plots.style():
         document = comparison_page(reports)
-    _write_text(page, document)
+    write_text(page, document)
     write_json(page.with_suffix(".json"), [summarise(report) for report in reports])
     return page
 
@@ -62,11 +62,3 @@ def save_main_plot(run: str | Path, path: str | Path) -> Path:
     target = Path(path)
     plots.save_main(report.evals, report.scaling, target, confidence_level(report), tokens_unit(report))
     return target
-
-
-def _write_text(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -1,8 +1,9 @@
-"""A directory replaced in one step: a kill at any moment leaves the old one or the new one, whole, under its name.
+"""Files and directories that appear whole or not at all: a kill at any moment leaves the old one or the new one.
 
-The new directory is written beside the old one, as `.NAME.partial`, and the two change names. Linux and macOS can
-exchange two names at once on most file systems. Where they cannot, two renames follow each other, and a kill exactly
-between them leaves the old directory as `.NAME.old`.
+A file is written beside its place, as `.NAME.RANDOM.partial`, brought to the disk, and renamed. A directory is written
+as `.NAME.partial`, and changes names with the old one. Linux and macOS can exchange two names at once on most file
+systems. Where they cannot, two renames follow each other, and a kill exactly between them leaves the old directory as
+`.NAME.old`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,43 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+PARTIAL = ".partial"
+"""How the name of what is not whole yet ends."""
 
-def replace_directory(path: Path, write: Callable[[Path], None], drop: re.Pattern[str]) -> None:
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, whose directory is made, for the block to write a file to.
+
+    The file takes the place of `path` when the block ends well, and goes when it raises. Its name is nobody else's: two
+    writers of one file cannot mix, and where a run was killed and goes on, a machine of the cluster may still be at
+    work on the task of the first attempt.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        yield partial
+        _fsync(partial)
+        os.replace(partial, path)
+        _fsync(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text so that the file appears whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def replace_directory(path: Path, write: Callable[[Path], object], drop: re.Pattern[str]) -> None:
     """Puts what `write(directory)` fills an empty directory with in the place of `path`, which need not exist.
 
     Entries of the old directory that `write` did not make stay (as hard links where the file system has them), but for
@@ -29,7 +62,7 @@ def replace_directory(path: Path, write: Callable[[Path], None], drop: re.Patter
     if path.is_mount():
         raise OSError(errno.EBUSY, "a mount point cannot be replaced; name a directory inside it", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -49,7 +82,11 @@ def replace_directory(path: Path, write: Callable[[Path], None], drop: re.Patter
             old = path.with_name(f".{path.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.rename(path, old)
-            os.rename(partial, path)
+            try:
+                os.rename(partial, path)
+            except OSError:
+                os.rename(old, path)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         _fsync(path.parent)
     finally:
