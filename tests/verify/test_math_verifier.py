@@ -366,6 +366,38 @@ x=1 \text{ or } x=2 | \{1,2\}
 (0,1)\cup(1,2)\cup\{1\} | (0,2)
 (-\infty,0)\cup[0,\infty) | \mathbb{R}
 x \le 2 \text{ or } x \ge 1 | \mathbb{R}
+f(x)=2x | f(t)=2t
+f(x)=ax+b | f(t)=at+b
+f(x)=5 | f(t)=5
+f(x,y)=x-y | f(y,x)=y-x
+f(\theta)=\sin\theta | f(x)=\sin x
+f(x)=\{x,1\} | f(t)=\{1,t\}
+f(x)=2x, g(x)=3x | g(t)=3t, f(t)=2t
+f(x)=2x \text{ or } f(x)=-2x | f(t)=-2t \text{ or } f(t)=2t
+(x=1,y=2) | (y=2,x=1)
+(x=1,y=2) | (1,2)
+{a \over {b \over c}} | \frac{ac}{b}
+{{a \over b} \over c} | \frac{a}{bc}
+{1+\sqrt{5} \over 2} | \frac{1+\sqrt5}{2}
+\sqrt{3} \over 2 | \frac{\sqrt3}{2}
+{n+1 \choose {k \over 2}} | \binom{n+1}{k/2}
+2{1 \over 2} | 5/2
+e^{x \over 2} | \sqrt{e^x}
+\left\{ {1 \over \sqrt2}, 3 \right\} | \{3, \frac{\sqrt2}{2}\}
+180^\circ | \pi \text{ radians}
+\frac{360}{\pi}^\circ | 2 \text{ rad}
+\pi | \pi \text{ rad}
+5 \text{ rad/s} | 5 \text{ s}^{-1}
+\text{A and C} | A, C
+\text{A, B, and D} | D,B,A
+\text{(A) and (C)} | \{A,C\}
+(A), (C) | C, A
+(A) 12, (C) 15 | A,C
+\text{I and III} | III, I
+(D) \text{Both (A) and (B)} | D
+(B) x | x
+D. it can't be A or B | D
+\text{Team A} | \text{the team A}
 """
 UNEQUAL = r"""
 y=2x+1 | y=2x+3
@@ -706,6 +738,48 @@ x>0, y<1 | x<1, x>0
 \textcolor{red}{5} | \textcolor{red}{6}
 \color{red}{5}6 | 5
 \underline{5}6 | 5
+f(x)=2x | f(t)=2x
+f(x)=2x | f(t)=3t
+f(x)=2x | g(t)=2t
+f(x)=ax | f(a)=xa
+f(x,y)=x-y | f(y,x)=x-y
+f(x)=x | f(x,y)=x
+f(x)=\{x,1\} | f(t)=\{x,1\}
+f(x)=\int_0^x e^{s^2} ds | f(t)=\int_0^x e^{s^2} ds
+f(x)=2x, g(x)=3x | f(t)=2x, g(t)=3x
+f(e)=2 | f(i)=2
+(x=1,y=2) | (y=1,x=2)
+(x=1,y=2) | (a=1,b=2)
+{a \over {b \over c}} | \frac{a}{bc}
+{1+\sqrt{5} \over 2} | 1+\frac{\sqrt5}{2}
+{1 \over 2 \over 3} | \frac16
+{1 \over 2 \over 3} | \frac32
+{1 \over 2 | \frac12
+\over | 1
+180^\circ | 180 \text{ rad}
+\pi^\circ | \pi
+\pi \text{ rad} | \pi \text{ degrees}
+3.14 \text{ rad} | 180^\circ
+5 \text{ rad/s} | 5 \text{ m/s}
+\text{A and C} | A, B
+\text{A and C} | A
+\text{A or C} | A, C
+(A) or (C) | A, C
+\text{A, B, and D} | A,B
+(A), (B), (C), (D) | A
+(A) and (C) | A
+(A) or (B) | A
+(A)(B)(C)(D) | A
+(A) 5, (B) 6 | A
+(A) 5 (B) 6 | (A) 5
+A. B. C. D. | A
+A) or B) | A
+(A) or B | A
+A: 5, B: 6 | A
+(A) \text{ is wrong} | A
+(A) B | B
+\text{Team A} | \text{Team}
+\text{Team A} | \text{Team B}
 """
 
 

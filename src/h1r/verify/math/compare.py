@@ -3,7 +3,7 @@ r"""Whether two answers are the same, by their types. Symmetric; different types
     x=3 and 3                 a named value is its value; so is the last side of a true equality of constants (2+5=7)
     0<x<1 and (0,1)           what an inequality says of one unknown is an interval or a union of them
     \{5\} and 5               a set of one is its element
-    x=1,y=2 and 1,2           values may be named on one side only, then in this order
+    x=1,y=2 and 1,2           values may be named on one side only, then in this order (`names`)
     1,2 and (1,2)             a bare list beside a tuple is in the tuple's order; beside a set or a bare list in any
     3:2 and 3/2, (D) and D    a ratio is its quotient, a choice its letter or its text
 
@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
+from h1r.verify.math.names import arguments, name, names, values, with_shared_arguments
 from h1r.verify.math.options import DEFAULT, Options
 from h1r.verify.math.parse import Node, mentions
 from h1r.verify.math.read import read
@@ -33,7 +34,7 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import DEGREE, Unit, agree
+from h1r.verify.math.units import DEGREE, RADIAN, Unit, agree
 from h1r.verify.math.value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
 
 INFINITE_SLACK = Fraction(10**30)
@@ -41,15 +42,7 @@ _RADIANS: Node = ("div", ("const", "pi"), ("num", Fraction(180)))
 MAX_UNORDERED_UNKNOWNS = 12
 """Unordered lists of formulas with unknowns longer than this are left to `math-verify`: each is tried against each."""
 
-_DECORATED = (
-    r"\\(?:angle|triangle|overline|overrightarrow|widehat|mathrm|vec|hat|bar|sin|cos|tan|log|ln|min|max|Delta) ?"
-)
-_NAME = re.compile(
-    rf"(?:[A-Za-z]+ ?: ?)?(?:{_DECORATED})?[|{{]*\\?[A-Za-z]+'*"
-    r"(?:[_^] ?(?:\{[^{}]*\}|\\?\w+))*[|}]*(?:\([^()]*\))?(?: ?\([^()]*\))?"
-)
-_BOUND_ARGUMENT = re.compile(r"\([a-z]\)$")
-"""An unknown in lower case: W(n) and W(x) are one function, P(A) and P(B) are two numbers."""
+LETTERS = frozenset("ABCDEFGHIJ")
 _DIGITS_APART = re.compile(r"\d \d")
 
 
@@ -75,8 +68,7 @@ def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | N
         return _same_relation(left, right, options)
     for first, second in ((left, right), (right, left)):
         if isinstance(first, Relation) and "=" in first.signs and set(first.signs) == {"="}:
-            values = _stated_values(first)
-            return _any(compare(value, second, options) for value in values)
+            return _any(compare(value, second, options) for value in _stated_values(first))
     if isinstance(left, Group) and isinstance(right, Group) and not (_is_region(left) or _is_region(right)):
         return _same_group(left, right, options)
     for first, second in ((left, right), (right, left)):
@@ -132,7 +124,7 @@ def _same_choice(choice: Choice, other: Answer, options: Options) -> bool | None
     if other.text.strip("()") == choice.letter:
         return True
     content = read(choice.content) if choice.content else None
-    if content is None or isinstance(content, Choice):  # a choice of a choice is no answer
+    if content is None or isinstance(content, Choice) or content.text in LETTERS:  # a choice of a choice is no answer
         return False
     return compare(content, other, options) is True
 
@@ -141,12 +133,19 @@ def _same_quantity(left: Value, right: Value, options: Options) -> bool:
     """What cannot be evaluated within bounds is not equal: no other reader would do better, and some would hang."""
     slack, relative = _slack(left.decimals or right.decimals, options)
     for one, other in ((left, right), (right, left)):
-        if one.unit == DEGREE and other.unit is None and mentions(other.node, "pi"):
+        if one.unit == DEGREE and _is_in_radians(other, options):
             return same_value(("mul", one.node, _RADIANS), other.node, slack, relative) is True
     return any(
         same_value(_scaled(left.node, one), _scaled(right.node, other), slack, relative) is True
         for one, other in _factors(left.unit, right.unit, options)
     )
+
+
+def _is_in_radians(value: Value, options: Options) -> bool:
+    """Whether a number beside one of degrees is an angle in radians: by its unit, or without one by a pi in it."""
+    if value.unit is None and options.units != "required":
+        return mentions(value.node, "pi")
+    return value.unit == RADIAN
 
 
 def _factors(left: Unit | None, right: Unit | None, options: Options) -> list[tuple[Fraction, Fraction]]:
@@ -171,12 +170,15 @@ def _scaled(node: Node, factor: Fraction) -> Node:
 
 
 def _same_relation(left: Relation, right: Relation, options: Options) -> bool | None:
-    names = [_name(side) for side in (left, right)]
-    if names[0] and (names[0] == names[1] or _is_graph(left, right) or _is_graph(right, left)):
-        pairs = [(one, other) for one in _stated_values(left) for other in _stated_values(right)]
+    named = [name(side) for side in (left, right)]
+    if named[0] and (named[0] == named[1] or _is_graph(left, right) or _is_graph(right, left)):
+        shared = with_shared_arguments(left, right)
+        if shared is None:
+            return False
+        pairs = [(one, other) for one in _stated_values(shared[0]) for other in _stated_values(shared[1])]
         return _any(compare(one, other, options) for one, other in pairs)
-    values = [_stated_values(side) for side in (left, right)]
-    if not any(names) and values[0] and values[1]:  # two true equalities of constants
+    stated = [_stated_values(side) for side in (left, right)]
+    if not any(named) and stated[0] and stated[1]:  # two true equalities of constants
         return False
     if len(left.sides) == 2 and left.signs == right.signs:
         same = _same_difference(left, right)
@@ -192,7 +194,7 @@ def _same_relation(left: Relation, right: Relation, options: Options) -> bool | 
 
 def _is_graph(one: Relation, other: Relation) -> bool:
     """f(x) = ... and y = ... name the same function."""
-    return other.sides[0].text == "y" and bool(_BOUND_ARGUMENT.search(one.sides[0].text)) and _name(one) is not None
+    return other.sides[0].text == "y" and len(arguments(one)) == 1 and name(one) is not None
 
 
 def _same_difference(left: Relation, right: Relation) -> bool | None:
@@ -207,20 +209,12 @@ def _same_difference(left: Relation, right: Relation) -> bool | None:
     return ratio > 0 if left.signs[0] in ("<", "<=") else ratio != 0
 
 
-def _name(answer: Answer) -> str | None:
-    """What an assignment `name = value` names; a bound argument is no part of it, so that W(n) is W(x)."""
-    if not isinstance(answer, Relation) or set(answer.signs) != {"="}:
-        return None
-    text = answer.sides[0].text
-    return _BOUND_ARGUMENT.sub("", text.replace(" ", "")) if _NAME.fullmatch(text) else None
-
-
 def _stated_values(relation: Relation) -> list[Answer]:
     """What a chain of equalities states: its last side, when the first is a name or all are one constant.
 
     Of `x = 4/3 \\approx 1.33` both are stated, provided that one is the other rounded.
     """
-    if _name(relation) is not None:
+    if name(relation) is not None:
         return [relation.sides[-1], *(() if relation.rounded is None else (relation.rounded,))]
     nodes = [side.node for side in relation.sides if isinstance(side, Value)]
     constant = len(nodes) == len(relation.sides) and all(approximate(node) is not None for node in nodes)
@@ -250,33 +244,20 @@ def _same_group(left: Group, right: Group, options: Options) -> bool | None:
         return _every(
             _same_element(one, right.items[place], options) for one, place in zip(left.items, places, strict=True)
         )
-    names = [_names(side.items) for side in (left, right)]
-    values = [_values(side.items) for side in (left, right)]
-    if any(ordered) or options.ordered:
-        return _every(_same_element(one, other, options) for one, other in zip(*values, strict=True))
-    if names[0] and names[1]:
-        if sorted(names[0]) != sorted(names[1]) or len(set(names[0])) < len(names[0]):
+    named = [names(side.items) for side in (left, right)]
+    if named[0] and named[1]:
+        if sorted(named[0]) == sorted(named[1]) and len(set(named[0])) == len(named[0]):
+            found = dict(zip(named[1], right.items, strict=True))
+            pairs = [(item, found[known]) for known, item in zip(named[0], left.items, strict=True)]
+        elif any(ordered) or options.ordered:
+            pairs = list(zip(left.items, right.items, strict=True))
+        else:
             return _match(left.items, right.items, options)
-        found = dict(zip(names[1], values[1], strict=True))
-        return _every(compare(value, found[name], options) for name, value in zip(names[0], values[0], strict=True))
-    for known in names:
-        if known and len(set(known)) == len(known) > 1:
-            return _every(_same_element(one, other, options) for one, other in zip(*values, strict=True))
-    return _match(values[0], values[1], options)
-
-
-def _names(items: Sequence[Answer]) -> list[str] | None:
-    """The names of a list of assignments; those after the first may leave it out (`a=4,-8`). None without names."""
-    names = [_name(item) for item in items]
-    if not names or names[0] is None:
-        return None
-    if all(name is None for name in names[1:]) and not any(isinstance(item, Relation) for item in items[1:]):
-        return [names[0]] * len(names)
-    return [name for name in names if name is not None] if None not in names else None
-
-
-def _values(items: Sequence[Answer]) -> list[Answer]:
-    return [item.sides[-1] if isinstance(item, Relation) and _name(item) is not None else item for item in items]
+        return _every(_same_element(one, other, options) for one, other in pairs)
+    plain = values(left.items), values(right.items)
+    if any(ordered) or options.ordered or any(known and len(set(known)) == len(known) > 1 for known in named):
+        return _every(_same_element(one, other, options) for one, other in zip(*plain, strict=True))
+    return _match(plain[0], plain[1], options)
 
 
 def _same_element(one: Answer, other: Answer, options: Options) -> bool | None:

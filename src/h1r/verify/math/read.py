@@ -69,10 +69,23 @@ _MARKS = str.maketrans("", "", WORD_OPEN + WORD_CLOSE)
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _CLOCK = re.compile(r"\d:\d\d[ \ue000]*[aApP]\.? ?[mM](?![A-Za-z])")
-_HALF_OF_DAY = re.compile(r"\b([ap])\.m\b")
+_HALF_OF_DAY = re.compile(r"\b([apAP])\.([mM])\b")
 _ARTICLES = frozenset(("a", "an", "the"))
+_LETTER = r"(?:[IVX]{2,4}|[A-Za-z]|\((?:[IVX]{2,4}|[A-Za-z])\))"
+_LETTERS = re.compile(rf" *{_LETTER}(?: *,? +(?:and|AND) +{_LETTER}| *, *{_LETTER})+ *")
+"""Letters or Roman numbers joined by commas or "and": choices of which several are right, or unknowns."""
+_OTHER_CHOICE = re.compile(
+    rf"(?<![A-Za-z\\])\([{WORD_OPEN} ]*[A-J][{WORD_CLOSE} ]*\)|(?:^|[ ,;{WORD_OPEN}])[A-J][.):]"
+    rf"|\A(?:[{WORD_OPEN}{WORD_CLOSE} ,;/]|and|or)*[A-J]\Z"
+)
+"""A second choice behind the first; not the letters in what is said of it (D. it can't be A or B)."""
+_ABOUT_OTHERS = re.compile(rf"[{WORD_OPEN} ]*(?:both|neither|all|none|only|either)\b", re.IGNORECASE)
+_DENIAL = re.compile(rf"[{WORD_OPEN} ]*is[{WORD_OPEN}{WORD_CLOSE} ]+(?:not|wrong|false|incorrect)\b", re.IGNORECASE)
 _BEFORE_NUMBER = frozenset(
-    ("about", "approximately", "exactly", "answer", "is", "are", "value", "total", "of", "number", "area", "equals")
+    (
+        *("about", "approximately", "exactly", "answer", "is", "are", "value", "total", "of", "number", "area"),
+        *("equals", "a", "an", "the"),
+    )
 )
 _ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…|\\vdots")
 _EMPTY_SETS = frozenset((r"\emptyset", r"\{\}", "{}", r"\{ \}"))
@@ -98,8 +111,10 @@ def _read(text: str, depth: int) -> Answer:
         return Opaque(flat, text, readable=False)
     if text.startswith(("=", r"\approx")):
         return _read(text.removeprefix("=").removeprefix(r"\approx").strip(), depth + 1)
-    if match := _CHOICE.fullmatch(text):
-        return Choice(flat, match[1] or match[3] or match[5], (match[2] or match[4] or match[6] or "").strip())
+    if _LETTERS.fullmatch(letters := text.translate(_MARKS)):
+        text = letters
+    elif match := _CHOICE.fullmatch(text):
+        return _choice(text, flat, match, depth)
     if words := _words(text):
         return _reals() if words in _ALL_REALS else Words(flat, words)
     if "," in text or _SPACED_NUMBER.match(text):
@@ -134,6 +149,20 @@ def _read(text: str, depth: int) -> Answer:
     return _value(text, flat)
 
 
+def _choice(text: str, flat: str, match: re.Match[str], depth: int) -> Answer:
+    """A choice with the text of it, if it is one: (A) 5, (B) 6 are two, and (A) or (B) is none."""
+    letter, content = match[1] or match[3] or match[5], (match[2] or match[4] or match[6] or "").strip()
+    if _DENIAL.match(content):
+        return Opaque(flat, text, readable=False)
+    if not _OTHER_CHOICE.search(content) or len(content.translate(_MARKS)) == 1 or _ABOUT_OTHERS.match(content):
+        return Choice(flat, letter, content)
+    pieces, joints = split_with(text, _JOIN)
+    items = [piece for piece in pieces if piece]
+    if len(items) < 2 or any(re.search("or|OR", joint) for joint in joints):
+        return Opaque(flat, text, readable=False)
+    return _group(flat, "", items, "", depth)
+
+
 def _without_thousands(text: str) -> str:
     """The text without the commas, or blanks, that set thousands apart, where it has no others outside brackets."""
     if _SPACED_NUMBER.fullmatch(text):
@@ -156,12 +185,20 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _is_list_of_letters(text: str) -> bool:
+    if _LETTERS.fullmatch(text):
+        return True
     return "," in text and all(len(piece.strip()) <= 2 for piece in text.split(","))
 
 
 def _read_words(text: str) -> tuple[str, ...]:
-    text = _HALF_OF_DAY.sub(r"\1m", text.casefold())
-    return tuple(word.lstrip("0") or "0" for word in _WORD.findall(text) if word not in _ARTICLES)
+    """The words but for articles. What no word follows is none (team a), nor is a capital inside (see Case A below)."""
+    words = _WORD.findall(_HALF_OF_DAY.sub(r"\1\2", text.strip()))
+    kept = [
+        word
+        for index, word in enumerate(words)
+        if word.casefold() not in _ARTICLES or index == len(words) - 1 or (word == "A" and index)
+    ]
+    return tuple(word.casefold().lstrip("0") or "0" for word in kept)
 
 
 def _value(text: str, flat: str) -> Answer:

@@ -152,8 +152,10 @@ _STYLED = re.compile(
 )
 _COLOUR = re.compile(r"\\(?:text)?color ?\{ ?[A-Za-z]+ ?\}")
 _UNDERLINED = re.compile(r"\\underline ?\{([^{}]*)\}")
-_INFIX = re.compile(r"\{([^{}\\]*)\\(over|choose)(?![A-Za-z])([^{}\\]*)\}")
-"""TeX's old way to write a fraction or a binomial, between braces."""
+_INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])|([{}])|\\.", re.DOTALL)
+"""TeX's old way to write a fraction or a binomial, whose arguments are all that stands before and after it."""
+_NO_ARGUMENT = re.compile(r"[=<>,;]|\\(?:text|left|right|le|ge|ne|approx|in)(?![A-Za-z])")
+"""What keeps a formula from being one fraction as a whole."""
 _MARKED = f"{WORD_OPEN}[^{WORD_CLOSE}]*{WORD_CLOSE}"
 _UNIT_FRACTION = re.compile(rf"\\frac ?\{{ ?({_MARKED}) ?\}} ?\{{ ?({_MARKED}(?: ?\^ ?\{{? ?\d ?\}}?)?) ?\}}")
 _HALF_LINE = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:_ ?\{? ?>? ?0? ?\}? ?)?\^ ?\{? ?([+-]) ?\}?\Z")
@@ -195,7 +197,7 @@ def clean(latex: str) -> str:
     if "matrix}" not in text and "array}" not in text and "cases}" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
     text = _THOUSANDS_SPACE.sub("", _ESCAPED_DOLLARS.sub(r"\1", text).replace("$$", "$"))
-    text = _INFIX.sub(_prefixed, _UNDERLINED.sub(r"\1", _COLOUR.sub("", text)))
+    text = _without_infix(_UNDERLINED.sub(r"\1", _COLOUR.sub("", text)))
     for _ in range(3):
         text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
     text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, text))
@@ -229,9 +231,40 @@ def _mark(match: re.Match[str]) -> str:
     return f"{inner[:start]}{WORD_OPEN}{inner[start:].replace('~', ' ')}{WORD_CLOSE}"
 
 
-def _prefixed(match: re.Match[str]) -> str:
-    command = r"\frac" if match[2] == "over" else r"\binom"
-    return f"{command}{{{match[1].strip()}}}{{{match[3].strip()}}}"
+def _without_infix(text: str) -> str:
+    r"""{a \over {b \over c}} as \frac{a}{\frac{b}{c}}; the text itself where a brace or an argument is missing."""
+    if r"\over" not in text and r"\choose" not in text:
+        return text
+    groups: list[list[str]] = [[""]]  # of each open brace the text so far; after an infix its name and what follows it
+    start = 0
+    for match in _INFIX.finditer(text):
+        groups[-1][-1] += text[start : match.start()]
+        start = match.end()
+        if match[1]:
+            groups[-1] += [match[1], ""]
+        elif match[2] == "{":
+            groups.append([""])
+        elif match[2] == "}":
+            if len(groups) == 1:
+                return text
+            group = groups.pop()
+            groups[-1][-1] += _prefixed(group) or f"{{{group[0]}}}"
+            if len(group) > 1 and not _prefixed(group):
+                return text
+        else:
+            groups[-1][-1] += match[0]
+    whole = groups.pop()
+    whole[-1] += text[start:]
+    if groups or (len(whole) > 1 and any(map(_NO_ARGUMENT.search, whole))):
+        return text
+    return (_prefixed(whole) or text) if len(whole) > 1 else whole[0]
+
+
+def _prefixed(group: list[str]) -> str | None:
+    if len(group) != 3 or not group[0].strip() or not group[2].strip():
+        return None
+    command = r"\frac" if group[1] == "over" else r"\binom"
+    return f"{command}{{{group[0].strip()}}}{{{group[2].strip()}}}"
 
 
 def _scaled(match: re.Match[str]) -> str:

@@ -31,6 +31,7 @@ class Unit:
 MAX_UNIT_CHARS = 80
 PERCENT = Unit(frozenset((("percent", 1),)), Fraction(1, 100))
 DEGREE = Unit(frozenset((("degree", 1),)))
+RADIAN = Unit(frozenset((("radian", 1),)))
 
 
 def _table() -> dict[str, tuple[str, Fraction]]:
@@ -68,6 +69,7 @@ def _table() -> dict[str, tuple[str, Fraction]]:
     add("euro", 1, "euro", "€")
     add("sterling", 1, "£")
     add("degree", 1, "degree", "deg")
+    add("radian", 1, "radian", "rad")
     add("percent", Fraction(1, 100), "percent", "percentage", "pct", "%")
     add("kelvin", 1, "K", "kelvin")
     add("volt", 1, "V", "volt")
@@ -160,6 +162,8 @@ def read_unit(text: str, after_number: bool = True) -> Unit | None:
                 product.multiply(base, factor, power * sign)
                 power = 1
     product = known if known.powers else unknown
+    if len(product.powers) > 1:
+        product.powers.pop("radian", None)  # rad/s is 1/s
     return Unit(frozenset(product.powers.items()), product.factor, product is known) if product.powers else None
 
 
