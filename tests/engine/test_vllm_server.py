@@ -34,6 +34,8 @@ class StandIn(BaseHTTPRequestHandler):
     known: ClassVar[tuple[str, ...]] = ("h1r_key",)
     root: ClassVar[str] = "nowhere"
     bodies: ClassVar[list[dict[str, Any]]] = []
+    posts: ClassVar[list[str]] = []
+    takes_weights: ClassVar[bool] = False
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -46,6 +48,9 @@ class StandIn(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/completions":
+            self.posts.append(self.path)
+            if self.takes_weights:
+                return self._json(200, {"results": [[]]})
             return self._json(404, {"detail": "Not Found"})
         self.bodies.append(body)
         for name, value in body.get("vllm_xargs", {}).items():
@@ -164,6 +169,24 @@ def test_a_state_dict_goes_to_no_other_machine_through_memory(
     monkeypatch.setattr(engine, "_refuse_without_transfer", lambda: None)
     with pytest.raises(UserError, match=r"set \[engine\] weights_directory to a directory that both see"):
         engine.load_weights(model.state_dict())
+
+
+def test_weights_change_only_after_what_runs_has_ended(
+    engine: VLLMServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM aborts what runs unless the pause says `wait`."""
+    monkeypatch.setattr(StandIn, "takes_weights", True)
+    monkeypatch.setattr(StandIn, "posts", [])
+    engine.config = (model := randomised(SMALL)).config
+    engine.load_weights(save(model, tmp_path / "new"))
+    assert StandIn.posts[-5:] == [
+        "/pause?mode=wait", "/start_weight_update", "/update_weights", "/finish_weight_update", "/resume"
+    ]  # fmt: skip
+
+
+def test_another_address_of_a_server_is_one_sentence(engine: VLLMServer) -> None:
+    with pytest.raises(UserError, match=r"no vLLM server answers at .*/v1 \(Not Found\); .* its address without /v1"):
+        VLLMServer(f"{engine.url}/v1", None, EngineSection(), [7], VOCABULARY)
 
 
 def test_no_server_is_one_sentence() -> None:

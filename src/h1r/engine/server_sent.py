@@ -24,7 +24,7 @@ class Request:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-        self._path = parts.path or "/"
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def send(self, body: Any = None) -> http.client.HTTPResponse:
         """Posts `body` as JSON, or gets without one. Raises `Refused` for a status of 400 and more, `OSError` when the

@@ -64,8 +64,11 @@ class VLLMServer(StreamingEngine):
         try:
             served = get_json(f"{self.url}/v1/models")["data"][0]
             self.model, positions = str(served["id"]), int(served["max_model_len"])
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(f"no vLLM server answers at {self.url} ({error}); start one with `vllm serve`") from None
+        except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"no vLLM server answers at {self.url} ({error}); start one with `vllm serve`, and give its address "
+                "without /v1"
+            ) from None
         self.root = str(served.get("root", ""))
         """The checkpoint it was started on, as it was named there."""
         root = Path(self.root)
