@@ -5,7 +5,7 @@ import pytest
 
 from h1r.config import Recipe
 from h1r.errors import UserError
-from h1r.run import Checkpoints, Metrics, Run, peak_rss_bytes, read_json, read_metrics, write_json
+from h1r.run import Checkpoints, Metrics, Run, free_memory_bytes, peak_rss_bytes, read_json, read_metrics, write_json
 
 
 def test_a_run_keeps_its_resolved_recipe(tmp_path: Path) -> None:
@@ -124,3 +124,35 @@ def test_a_run_may_go_on_with_another_executor_but_not_with_other_shards(tmp_pat
     Run.open(tmp_path, Recipe.model_validate({"name": "a", "corpus": {"executor": "ray", "workers": 3}}))
     with pytest.raises(UserError, match=r"corpus\.shard_records"):
         Run.open(tmp_path, Recipe.model_validate({"name": "a", "corpus": {"shard_records": 3}}))
+
+
+MEMINFO = "MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 64 kB\n"
+V2 = {"memory.max": "40000", "memory.current": "30000", "memory.stat": "anon 9000\ninactive_file 20000\n"}
+V1 = {
+    "memory/memory.limit_in_bytes": "40000", "memory/memory.usage_in_bytes": "30000",
+    "memory/memory.stat": "inactive_file 5\ntotal_inactive_file 20000\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("group", "free"),
+    [
+        ({}, 65536),
+        (V2, 30000),
+        (V1, 30000),
+        ({**V2, "memory.max": "max"}, 65536),
+        ({**V2, "memory.max": "90000"}, 65536),
+    ],
+    ids=["none", "second version", "first version", "no limit", "more than the machine has"],
+)
+def test_free_memory_is_that_of_the_control_group_with_its_idle_file_pages(
+    tmp_path: Path, group: dict[str, str], free: int
+) -> None:
+    for name, text in {"proc/meminfo": MEMINFO, **{f"sys/fs/cgroup/{key}": v for key, v in group.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory_bytes(tmp_path) == free
+
+
+def test_free_memory_that_nobody_tells_is_none(tmp_path: Path) -> None:
+    assert free_memory_bytes(tmp_path) is None

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -28,6 +27,7 @@ from h1r.engine.native_runner import is_filtered
 from h1r.engine.native_slots import Request, Slots
 from h1r.model.cache import HybridCache
 from h1r.model.hybrid import HybridForCausalLM
+from h1r.run import free_memory_bytes
 
 _SHARE_OF_FREE = 0.8
 _MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"
@@ -170,23 +170,8 @@ def budget_bytes(section: EngineSection, device: torch.device, held: int) -> flo
         # What PyTorch keeps for itself but nothing uses is free to this process.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + kept) + held
-    free = _free_memory()
+    free = free_memory_bytes()
     return float("inf") if free is None else _SHARE_OF_FREE * free + held
-
-
-def _free_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, and of its control group where one has a limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
-        inside = int(limit) - int(used)
-    except (OSError, ValueError):
-        return free
-    return inside if free is None else min(free, inside)
 
 
 def size_text(size: float) -> str:

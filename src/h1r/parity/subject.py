@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -24,6 +23,7 @@ from h1r.model.config import PRESETS, HybridConfig
 from h1r.model.hybrid import Block
 from h1r.model.kernels import select
 from h1r.model.layout import Layout
+from h1r.run import free_memory_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 SHORTEST = 24
@@ -214,10 +214,4 @@ def free_bytes(device: torch.device | str) -> int | None:
     """Free memory of the device; None where it cannot be known."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (OSError, ValueError):
-        return None
+    return free_memory_bytes()
