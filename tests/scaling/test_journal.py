@@ -1,6 +1,7 @@
 """A run over a journal, killed anywhere and started again, against an unbroken one."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -120,10 +121,28 @@ def test_a_line_that_a_kill_cut_short_is_removed_and_the_others_stay(tmp_path: P
     path = tmp_path / "lines"
     path.write_bytes(b"one\ntwo\nthr")
     file = LineFile(path)
-    assert file.lines == ["one", "two"]
+    assert list(file.lines()) == ["one", "two"]
     file.append(["three", "four"])
     file.close()
     assert path.read_bytes() == b"one\ntwo\nthree\nfour\n"
+
+
+def test_a_line_longer_than_a_block_is_found_whole(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    long = "x" * 200_000
+    path.write_text(f"one\n{long}\n{long}")
+    file = LineFile(path)
+    assert list(file.lines()) == ["one", long]
+    file.close()
+
+
+def test_text_with_line_breaks_of_unicode_is_read_back(tmp_path: Path) -> None:
+    """A model says what it likes; JSON leaves these characters as they are."""
+    breaks = "a\u2028b\u2029c\x85d\x0be\x1cf\rg"
+    file = LineFile(tmp_path / "lines")
+    file.append([json.dumps(breaks, ensure_ascii=False)])
+    assert [json.loads(line) for line in file.lines()] == [breaks]
+    file.close()
 
 
 def test_a_file_is_held_by_one_process(tmp_path: Path) -> None:

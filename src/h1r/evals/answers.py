@@ -169,7 +169,7 @@ class Results:
         self._settings = settings
         self._file = LineFile(path)
         self.solved: dict[str, Solved] = {}
-        for number, line in enumerate(self._file.lines, 1):
+        for number, line in enumerate(self._file.lines(), 1):
             try:
                 fields = json.loads(line)
                 made_with = fields.pop("settings")

@@ -48,7 +48,7 @@ class Journal:
         self._engine = engine
         self._file = LineFile(path)
         self._known: dict[str, Trace] = {}
-        for line in self._file.lines:
+        for line in self._file.lines():
             entry = json.loads(line)
             self._known[entry["key"]] = _decode(entry["trace"])
         self._keys: dict[tuple[int, int], str] = {}
