@@ -118,7 +118,7 @@ def test_no_problems_is_the_users_mistake():
 
 
 def test_a_failing_engine_gives_no_score():
-    with pytest.raises(RuntimeError, match="failed on problem p5: broke"):
+    with pytest.raises(UserError, match="failed on problem p5: broke"):
         run(lambda number, seed: ("", "error"))
 
 

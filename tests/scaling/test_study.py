@@ -135,3 +135,14 @@ def test_the_report_reads_the_result(outcome):
     assert (read.budget, read.problems, len(read.budgets)) == (20, 6, 2)
     assert read.token_saving == result["paired"]["token_saving"]
     assert read.deepconf.tokens_by_state["stopped"] > 0
+
+
+def test_a_problem_that_the_engine_cannot_answer_ends_the_study_with_the_reason():
+    class Refusing(SequentialEngine):
+        def stream(self, prompts, params):
+            for trace in super().stream(prompts, params):
+                failed = trace.prompt_index == 2
+                yield Trace(2, trace.sample_index, [], "", [], [], [], "error", error="too long") if failed else trace
+
+    with VerifierPool() as pool, pytest.raises(UserError, match="the engine generated nothing: too long"):
+        study(Refusing(informative), TOKENIZER, PROBLEMS, SECTION, pool.verify_many, None, 7)

@@ -13,6 +13,7 @@ from tiny_training import run_from, training_recipe
 from h1r.config import Recipe
 from h1r.data.chat import prompt_ids
 from h1r.engine.protocol import SamplingParams
+from h1r.errors import UserError
 from h1r.model import save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run import Run, read_json
@@ -161,3 +162,20 @@ def test_a_real_model_gives_the_same_pool_twice(curated: Path, tmp_path: Path) -
         found.append((summary, kept(run), (run.path / "rl_pool" / "dropped.jsonl").read_text()))
     assert found[0] == found[1]
     assert len(found[0][1]) + len(found[0][2].splitlines()) == 6
+
+
+def test_a_pool_whose_rollouts_all_fail_ends_with_the_reason(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_pool.SCRIPTS", {name: ([""] * 8, "error") for name in SCRIPTS})
+    with pytest.raises(UserError, match="the engine generated nothing: None"):
+        build(curated, tmp_path / "run", monkeypatch)
+
+
+def test_a_problem_that_the_engine_cannot_answer_is_dropped_for_that(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_pool.SCRIPTS", {**SCRIPTS, "scattered": ([""] * 8, "error")})
+    summary, run = build(curated, tmp_path / "run", monkeypatch, keep_unsolved_share=1)
+    assert "scattered" not in kept(run)
+    assert summary["table"][0]["reasons"]["the engine could not answer"] == 1

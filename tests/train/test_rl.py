@@ -202,8 +202,9 @@ def test_micro_batches_keep_order_and_fit_or_stand_alone(lengths: list[int], max
 
 def test_rollout_metrics_count_dropped_groups_too() -> None:
     dropped = group_of([1], [[1, 2, 3, 4], [5]], [0.0, 0.0])
+    dropped.traces[0].finish_reason = "length"
     collected = Collected([GROUPS[0]], generated=2, dropped=1, from_cache=0, sampled=[GROUPS[0], dropped])
-    values = rollout_metrics(collected, max_tokens=5)
+    values = rollout_metrics(collected)
     assert values["reward"] == pytest.approx(2 / 6)
     assert values["accuracy"] == pytest.approx(2 / 6)
     assert values["mean_tokens"] == pytest.approx((3 + 2 + 5 + 1 + 4 + 1) / 6)
@@ -366,6 +367,27 @@ def test_a_torn_example_line_does_not_stop_a_new_start(curated: Path, tmp_path: 
     rl(recipe, run)
     assert [line["step"] for line in _examples(run)] == [0, 1]
     assert all(line["rollouts"] for line in _examples(run))
+
+
+@pytest.mark.usefixtures("verifier")
+def test_rl_whose_answers_have_no_room_is_refused_with_the_numbers(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(rl={"max_tokens": 1 << 30})
+    with pytest.raises(UserError, match=r"rl\.max_tokens = 1073741824 and the shortest prompt's \d+ tokens exceed"):
+        rl(recipe, ready_for_rl(curated, tmp_path / "run", recipe))
+
+
+@pytest.mark.usefixtures("verifier")
+def test_problems_too_long_for_the_model_are_left_out_of_rl(
+    curated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], progress_is_shown: None
+) -> None:
+    recipe = training_recipe(rl={"max_tokens": 8, "steps": 1})
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    pool = run.path / "rl_pool" / "pool.jsonl"
+    problems = list(read_jsonl(pool, Problem))
+    long = Problem("long", "1 + " * 200_000, "1")
+    write_jsonl(pool, [long, *problems])
+    rl(recipe, run)
+    assert f"1 of {len(problems) + 1} problems are too long" in capsys.readouterr().err
 
 
 def test_an_empty_pool_is_refused_with_the_file(curated: Path, tmp_path: Path) -> None:

@@ -348,3 +348,36 @@ def test_traces_without_any_sampling_logprob_are_refused_and_single_gaps_are_not
     engine.generate = gaps(every=1)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="no sampled token has a finite log-probability"):
         stream.collect(1)
+
+
+def failing(engine: HashEngine, which: Any) -> Any:
+    """`engine.generate` with an error in the place of the traces numbered so."""
+    whole = engine.generate
+
+    def generate(prompts: Any, params: Any) -> list[Trace]:
+        return [
+            Trace(one.prompt_index, one.sample_index, [1], "half", [-1.0], [-1.0], [-1.0], "error", error="gone away")
+            if which(number)
+            else one
+            for number, one in enumerate(whole(prompts, params))
+        ]
+
+    return generate
+
+
+def test_what_the_engine_failed_at_is_no_wrong_answer() -> None:
+    stream, engine = stream_of([50] * 4, batch_size=4)
+    engine.generate = failing(engine, lambda number: number < 6 or number == 9)  # type: ignore[method-assign]
+    collected = stream.collect(0)
+    assert collected.groups
+    assert [len(group.traces) for group in collected.sampled[:4]] == [0, 2, 3, 4]
+    for group in collected.sampled:
+        assert len(group.traces) == len(group.rewards) == len(group.correct)
+        assert all(trace.finish_reason != "error" for trace in group.traces)
+
+
+def test_an_engine_that_generates_nothing_ends_the_run_with_its_reason() -> None:
+    stream, engine = stream_of([50] * 4)
+    engine.generate = failing(engine, lambda number: True)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="the engine generated nothing: gone away"):
+        stream.collect(0)

@@ -13,8 +13,8 @@ frequent extracted answer:
     s = 0, f >= max_majority   drop: agreement on another answer makes the reference suspect
     s = 0, f <  max_majority   drop, but for a small random share
 
-The paper does not size the two shares. Chance is a function of the problem's id, so a problem's fate depends on neither
-its neighbours nor the order of calls.
+A problem at which the engine failed n times is dropped, too. The paper does not size the two shares. Chance
+is a function of the problem's id, so a problem's fate depends on neither its neighbours nor the order of calls.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ def judge_for_rl(problem: Problem, rollouts: Rollouts, section: RLPoolSection) -
         return PoolDecision(False, "always solved", problem)
     if rollouts.solved:
         return PoolDecision(True, "sometimes solved", problem)
+    if all(reason == "error" for reason in rollouts.finish_reasons):
+        return PoolDecision(False, "the engine could not answer", problem)
     if overlong == n:
         return PoolDecision(_chance(problem.id, section.keep_overlong_share), "never solved, all too long", problem)
     if rollouts.majority >= section.max_majority:

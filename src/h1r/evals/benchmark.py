@@ -67,8 +67,8 @@ def evaluate(
 ) -> EvalResult:
     """Asks every problem `section.samples` times and grades all answers. `name` heads the progress display.
 
-    Raises `UserError` without problems and `RuntimeError` when the engine fails on a trace: a score over what happened
-    to survive would be wrong.
+    Raises `UserError` without problems, and when the engine fails on a trace: a score over what happened to survive
+    would be wrong.
     """
     if not problems:
         raise UserError("there is no held-out problem to evaluate on; raise problems.held_out or mend problems.sources")
@@ -124,7 +124,7 @@ def _generate(
         for trace in engine.stream(prompts, params):
             if trace.finish_reason == "error":
                 problem = problems[trace.prompt_index]
-                raise RuntimeError(f"the engine failed on problem {problem.id}: {trace.error}")
+                raise UserError(f"the engine failed on problem {problem.id}: {trace.error}")
             trace.problem_id = problems[trace.prompt_index].id
             traces.append(trace)
             tokens += trace.num_tokens

@@ -21,7 +21,7 @@ import numpy as np
 
 from h1r.config import ScalingSection
 from h1r.data.chat import prompt_ids
-from h1r.engine.protocol import Engine
+from h1r.engine.protocol import Engine, refuse_when_all_failed
 from h1r.errors import UserError
 from h1r.progress import Bar
 from h1r.progress import progress as show_progress
@@ -70,7 +70,8 @@ def study(
     """Runs the study on the first `section.problems` problems and returns it ready for JSON.
 
     `slots`: sequences the engine decodes together (its `max_sequences`), which decides how many tokens are in flight at
-    a replayed consensus; None: all of them. Raises `UserError` without problems or budgets.
+    a replayed consensus; None: all of them. Raises `UserError` without problems or budgets, and for a problem that the
+    engine cannot answer at all.
     """
     problems = list(problems[: section.problems])
     if not problems or not section.budgets:
@@ -103,6 +104,8 @@ def study(
             engine, prompts, largest, sampling, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace
         ),
     )
+    for solution in majority:
+        refuse_when_all_failed(solution.traces)
     online, online_seconds = run(
         f"DeepConf at {largest}",
         lambda on_trace: solve_many(

@@ -22,5 +22,5 @@ def group_advantages(rewards_G: Sequence[float] | Tensor, normalise_std: bool = 
 
 
 def has_signal(rewards_G: Sequence[float]) -> bool:
-    """Whether a group teaches anything: its rewards are not all equal."""
-    return max(rewards_G) > min(rewards_G)
+    """Whether a group teaches anything: it has rewards, and they are not all equal."""
+    return len(set(rewards_G)) > 1

@@ -13,7 +13,7 @@ from h1r.data.chat import prompt_ids
 from h1r.data.difficulty import Rollouts, select_for_rl
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
-from h1r.engine.protocol import SamplingParams
+from h1r.engine.protocol import SamplingParams, refuse_when_all_failed
 from h1r.model import load
 from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
@@ -43,8 +43,11 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         traces: list[Trace] = []
         with progress("RL pool", total=len(problems) * section.rollouts, unit="rollout") as bar:
             for trace in engine.stream(prompts, params):
+                # Of a trace only what is graded is kept: a pool of long rollouts would not fit into memory otherwise.
+                trace.token_ids, trace.logprobs, trace.sampling_logprobs, trace.confidences = [], [], [], []
                 traces.append(trace)
                 bar.advance(1)
+        refuse_when_all_failed(traces)
         traces.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
         tested = [with_max_tests(problem, recipe.rl.max_tests, recipe.seed) for problem in problems]
         verdicts = pool.verify_many([tested[t.prompt_index] for t in traces], [t.text for t in traces])

@@ -29,7 +29,7 @@ from h1r.engine.choose import open_engine
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, load
 from h1r.model.layout import Layout
-from h1r.progress import progress
+from h1r.progress import note, progress
 from h1r.records import Problem, read_jsonl, read_lines, write_jsonl
 from h1r.run import Checkpoints, Metrics, Run
 from h1r.train.advantages import group_advantages
@@ -109,6 +109,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
             problems = [with_max_tests(problem, section.max_tests, recipe.seed) for problem in problems]
             prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
+            problems, prompts = _fitting(problems, prompts, recipe, model.config.max_position_embeddings)
             stream = GroupStream(problems, prompts, engine, pool.verify_many, section, recipe.seed, world)
             checkpoints = Checkpoints(stage)
             step = 0
@@ -129,7 +130,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 sampled = time.monotonic()
                 model.train()
                 values = train_on(model, optimizer, collected.groups, section, step, world)
-                values |= rollout_metrics(collected, section.max_tokens)
+                values |= rollout_metrics(collected)
                 values["rollout_seconds"] = round(sampled - start, 3)
                 values["train_seconds"] = round(time.monotonic() - sampled, 3)
                 if metrics is not None:
@@ -144,6 +145,25 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             metrics.close()
         publish(stage, model, tokenizer, world)
     return {"steps": section.steps, "reward": values.get("reward", math.nan)}
+
+
+def _fitting(
+    problems: list[Problem], prompts: list[list[int]], recipe: Recipe, positions: int
+) -> tuple[list[Problem], list[list[int]]]:
+    """The problems whose prompt leaves room for `rl.max_tokens`, and their prompts; `UserError` when none does."""
+    room = min(positions, recipe.engine.max_model_len or positions) - recipe.rl.max_tokens
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    if not fitting:
+        shortest = min(map(len, prompts))
+        raise UserError(
+            f"rl.max_tokens = {recipe.rl.max_tokens} and the shortest prompt's {shortest} tokens exceed the model's "
+            f"{room + recipe.rl.max_tokens} positions; lower rl.max_tokens"
+        )
+    if len(fitting) < len(prompts):
+        note(
+            f"{len(prompts) - len(fitting)} of {len(prompts)} problems are too long beside rl.max_tokens, and left out"
+        )
+    return [problems[i] for i in fitting], [prompts[i] for i in fitting]
 
 
 def train_on(
@@ -312,7 +332,7 @@ def micro_batches(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[Rol
     return batches
 
 
-def rollout_metrics(collected: Collected, max_tokens: int) -> dict[str, float]:
+def rollout_metrics(collected: Collected) -> dict[str, float]:
     """Means over every rollout sampled in the step, the dropped groups included; from the batch when none was."""
     groups = collected.sampled or collected.groups
     traces = [trace for group in groups for trace in group.traces]
@@ -322,7 +342,7 @@ def rollout_metrics(collected: Collected, max_tokens: int) -> dict[str, float]:
         "reward": sum(sum(group.rewards) for group in groups) / n,
         "accuracy": sum(sum(group.correct) for group in groups) / n,
         "mean_tokens": sum(trace.num_tokens for trace in traces) / n,
-        "truncated": sum(trace.num_tokens >= max_tokens for trace in traces) / n,
+        "truncated": sum(trace.finish_reason == "length" for trace in traces) / n,
         "groups": len(collected.groups),
         "groups_generated": collected.generated,
         "groups_dropped": collected.dropped,

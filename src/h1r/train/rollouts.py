@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from h1r.config import RLSection
-from h1r.engine.protocol import Engine, SamplingParams
+from h1r.engine.protocol import Engine, SamplingParams, refuse_when_all_failed
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.train.advantages import has_signal
@@ -33,9 +33,10 @@ VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 
 @dataclass
 class Group:
-    """The G rollouts of one prompt. `rewards` are what the loss sees, `correct` and `well_formed` their parts.
+    """The G rollouts of one prompt, less those that the engine failed at.
 
-    `well_formed` is None where nobody looked: without a penalty the format is not checked.
+    `rewards` are what the loss sees, `correct` and `well_formed` their parts. `well_formed` is None where nobody
+    looked: without a penalty the format is not checked.
     """
 
     problem_id: str
@@ -161,6 +162,9 @@ class GroupStream:
         each = [dataclasses.replace(params, seed=self._seed + number * section.num_generations) for number in numbers]
         with self._world.agreed():
             traces = self._engine.generate([self._prompts[i] for i in indices], each)
+            refuse_when_all_failed(traces)
+            # What the engine failed at says nothing about the policy.
+            traces = [trace for trace in traces if trace.finish_reason != "error"]
             refuse_untold(traces)
             owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
             for trace, owner in zip(traces, owners, strict=True):
