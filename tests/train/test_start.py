@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,12 +11,13 @@ import pytest
 import torch
 from tiny_training import CONFIG, run_from, training_recipe
 
+import h1r
 from h1r.config import Recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.model import build, save
 from h1r.run import Run
-from h1r.train.start import starting_model
+from h1r.train.start import loaded, starting_model
 
 
 @pytest.fixture
@@ -94,3 +97,24 @@ def test_a_tokenizer_without_an_end_token_is_refused(run: Run) -> None:
 def test_without_a_tokenizer_the_command_that_makes_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"curate/tokenizer is missing; run `h1r curate` first"):
         starting_model(training_recipe(), Run(tmp_path))
+
+
+def test_every_stage_puts_its_model_on_the_default_device(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device without memory stands for a card."""
+    monkeypatch.setattr("h1r.train.start.default_device", lambda: torch.device("meta"))
+    recipe = training_recipe(model={"preset": "tiny", "kernels": "reference"})
+    checkpoint = save(build(dataclasses.replace(CONFIG, vocab_size=512)), tmp_path / "model")
+    assert starting_model(recipe, run).device.type == "meta"
+    assert starting_model(with_model(recipe, preset=None, checkpoint=str(checkpoint)), run).device.type == "meta"
+    assert loaded(checkpoint, "reference").device.type == "meta"
+
+
+def test_no_stage_loads_a_model_past_the_default_device() -> None:
+    """`load` puts it on the CPU unless told otherwise."""
+    package = Path(h1r.__file__).parent
+    for path in (*(package / "train").glob("*.py"), *(package / "evals").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "load":
+                assert "device" in {keyword.arg for keyword in node.keywords}, f"{path.name}:{node.lineno}"

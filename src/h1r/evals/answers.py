@@ -23,7 +23,6 @@ from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.live import Totals, View, full_budget, one_line, open_view
 from h1r.evals.stages import last_trained
-from h1r.model import load
 from h1r.progress import progress
 from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.run import Run
@@ -32,7 +31,7 @@ from h1r.scaling.ballot import STATES, Solution, State
 from h1r.scaling.deepconf import DeepConf, DeepConfRun, problem_seed
 from h1r.scaling.journal import Journal
 from h1r.scaling.lines import LineFile
-from h1r.train.start import equip
+from h1r.train.start import loaded
 from h1r.verify import Backend, open_backend
 
 
@@ -291,7 +290,7 @@ def _open(checkpoint: str, section: EngineSection) -> Iterator[tuple[Engine, Pre
     if (path / "recipe.json").exists():
         found = path / last_trained(Run(path)) / "model"
     # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
-    loaded = equip(load(found), "auto") if section.kind == "native" else None
+    model = loaded(found, "auto") if section.kind == "native" else None
     tokenizer = load_tokenizer(found)
-    with open_engine(section, tokenizer, loaded or (lambda: equip(load(found), "auto")), found) as engine:
+    with open_engine(section, tokenizer, model or (lambda: loaded(found, "auto")), found) as engine:
         yield engine, tokenizer

@@ -20,12 +20,11 @@ from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import check_verifiers, load_benchmark, measured, settings
-from h1r.model import load
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.run import Run, write_json
 from h1r.scaling.study import study
-from h1r.train.start import equip, starting_model
+from h1r.train.start import loaded, starting_model
 from h1r.verify import open_backend
 
 TRAINED = ("sft", "rl")
@@ -115,10 +114,10 @@ def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractCon
 
 def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:
     if which == "base" and recipe.model.checkpoint and not (run.path / "curate" / "tokenizer").is_dir():
-        return equip(load(recipe.model.checkpoint), recipe.model.kernels)
+        return loaded(recipe.model.checkpoint, recipe.model.kernels)
     if which == "base":
         return starting_model(recipe, run)
-    return equip(load(run.need(f"{which}/model", which)), recipe.model.kernels)
+    return loaded(run.need(f"{which}/model", which), recipe.model.kernels)
 
 
 def _weights(recipe: Recipe, run: Run, which: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from h1r.model.device import chosen_device
 from h1r.parity.checks import choose
 from h1r.parity.measure import Check, Outcome
 from h1r.parity.subject import DTYPES, Subject, open_subject
@@ -73,7 +74,7 @@ def run(
     that says what is checked. Raises `UserError` for what cannot be checked at all.
     """
     checks = choose(only)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = chosen_device(device)
     with tempfile.TemporaryDirectory(prefix="h1r-parity-") as workspace:
         subject = open_subject(
             name, Path(workspace), dtype=DTYPES[dtype], device=place, kernels=kernels, layers=layers, tokens=tokens,

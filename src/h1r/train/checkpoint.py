@@ -102,7 +102,7 @@ def _save_gathered(model: HybridForCausalLM, path: Path, tokenizer: PreTrainedTo
 
 def _load_whole(optimizer: torch.optim.Optimizer, path: Path) -> None:
     """A state of whole tensors into an optimiser whose parameters may be in shards."""
-    found = torch.load(path, weights_only=True, mmap=True)
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, values in found["state"].items():
         p = parameters[index]

@@ -14,11 +14,10 @@ from h1r.data.difficulty import Rollouts, select_for_rl
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams, refuse_when_all_failed
-from h1r.model import load
 from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.run import Run, write_json
-from h1r.train.start import equip
+from h1r.train.start import loaded
 from h1r.verify import open_backend, with_max_tests
 
 
@@ -28,7 +27,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     with (
         run.timed("rl_pool", add=False),
         open_backend(recipe.verify, format_checks=False) as pool,
-        open_engine(recipe.engine, tokenizer, lambda: equip(load(source), recipe.model.kernels), source) as engine,
+        open_engine(recipe.engine, tokenizer, lambda: loaded(source, recipe.model.kernels), source) as engine,
     ):
         section = recipe.rl_pool
         problems = list(read_jsonl(run.need("curate/problems_rl.jsonl", "curate"), Problem))

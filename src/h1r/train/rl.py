@@ -27,7 +27,7 @@ from h1r.data.chat import prompt_ids
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM, load
+from h1r.model import HybridForCausalLM
 from h1r.model.layout import Layout
 from h1r.progress import note, progress
 from h1r.records import Problem, read_jsonl, read_lines, write_jsonl
@@ -40,7 +40,7 @@ from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Collected, Group, GroupStream
-from h1r.train.start import equip
+from h1r.train.start import loaded
 from h1r.verify import open_backend, with_max_tests
 
 SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
@@ -103,7 +103,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-            model = equip(load(run.need("sft/model", "sft")), recipe.model.kernels).train()
+            model = loaded(run.need("sft/model", "sft"), recipe.model.kernels).train()
             keep_freed_memory(model.device)
             optimizer = make_optimizer(model, section.optimizer)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
@@ -287,7 +287,7 @@ def rollout_loss(
         old = torch.cat([r.old_logprobs for r in rollouts if r.old_logprobs is not None])
     good = finite(logprobs, old, sampled)
     for rollout, valid in zip(rollouts, good.split(lengths), strict=True):
-        rollout.valid = valid
+        rollout.valid = valid.cpu()  # it travels between processes, which have cards of their own
     logprobs, old, sampled = (torch.where(good, stream, 0.0) for stream in (logprobs, old, sampled))
     sequence = torch.repeat_interleave(torch.arange(len(rollouts), device=logprobs.device), repeat)
     tis = tis_weights(old, sampled, section.tis_cap, section.tis_level, sequence)

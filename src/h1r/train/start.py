@@ -13,6 +13,7 @@ from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, build, load
 from h1r.model.checkpoint import load_weights, restore_buffers, skeleton
 from h1r.model.config import preset
+from h1r.model.device import default_device
 from h1r.model.hybrid import random_parts
 from h1r.model.kernels import select
 from h1r.model.shards import own_rows
@@ -46,10 +47,11 @@ def start(
     tokenizer = load_tokenizer(tokenizer_directory(recipe, run))
     master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
-        model = skeleton(recipe.model.checkpoint, master) if world.mesh else load(recipe.model.checkpoint)
+        source = recipe.model.checkpoint
+        model = skeleton(source, master) if world.mesh else load(source, device=default_device())
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
-                f"tokenizer has {len(tokenizer)} tokens but {recipe.model.checkpoint} only {model.config.vocab_size}; "
+                f"tokenizer has {len(tokenizer)} tokens but {source} only {model.config.vocab_size}; "
                 "set tokenizer.path to the checkpoint's own tokenizer"
             )
         return _placed(model, recipe, world, compute_dtype)
@@ -61,7 +63,7 @@ def start(
             "remove it, and the tokenizer's own size is taken"
         )
     if world.mesh is None:
-        return _placed(build(config, recipe.seed), recipe, world, None)
+        return _placed(build(config, recipe.seed).to(default_device()), recipe, world, None)
     with torch.device("meta"):
         model = HybridForCausalLM(config)
     return _placed(model, recipe, world, compute_dtype)
@@ -114,6 +116,11 @@ def fill_random(model: HybridForCausalLM, seed: int) -> None:
             for name, weight in part.state_dict().items():
                 local, rows = own_rows(target[f"{place}.{name}"])
                 local.copy_(weight if rows is None else weight[rows])
+
+
+def loaded(path_or_id: str | Path, kernels: str) -> HybridForCausalLM:
+    """A checkpoint's model on the default device, with kernels by name (`equip`). Raises as `load` and `equip` do."""
+    return equip(load(path_or_id, device=default_device()), kernels)
 
 
 def equip(model: HybridForCausalLM, kernels: str, dtype: torch.dtype | None = None) -> HybridForCausalLM:

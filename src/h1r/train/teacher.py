@@ -13,9 +13,9 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM, load
+from h1r.model import HybridForCausalLM
 from h1r.records import Problem
-from h1r.train.start import equip
+from h1r.train.start import loaded
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def engine_teacher(recipe: Recipe) -> Iterator[GenerateBatch]:
     )
 
     def model() -> HybridForCausalLM:
-        return equip(load(checkpoint), recipe.model.kernels)
+        return loaded(checkpoint, recipe.model.kernels)
 
     with open_engine(recipe.engine, tokenizer, model, checkpoint) as engine:
 
