@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from h1r import pipeline
 from h1r.cli import main
 from h1r.cli.common import print_json
 from h1r.config import Recipe, load_recipe
+from h1r.files import locked
 from h1r.run import Checkpoints, Run, read_json, write_json
 
 STAGES = ["curate", "eval_base", "sft", "eval_sft", "pool", "rl", "eval_rl", "scaling"]
@@ -85,6 +88,12 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
         (["sft", "small.toml", "--set", "rl.steps=0"], "`rl.steps` = 0 is refused"),
         (["sft", "small.toml", "--set", "rl.setps=1"], "unknown key `rl.setps`; did you mean `steps`?"),
         (["report", "nowhere"], "nowhere is not a run directory"),
+        (
+            ["sft", "small.toml", "--out", "small.toml/x"],
+            "cannot make small.toml/x: Not a directory; give another --out",
+        ),
+        (["parity", "tiny", "--device", "toaster"], "--device toaster is no device"),
+        (["parity", "tiny", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["report", "one", "two", "--plot", "main.png"], "--plot shows one run, but 2 were named"),
         (["generate", "./nowhere", "-p", "1+1"], "no checkpoint directory ./nowhere"),
         (["solve", "./nowhere", "1+1"], "no checkpoint directory ./nowhere"),
@@ -127,6 +136,39 @@ def test_a_defect_of_ours_keeps_its_traceback(
     monkeypatch.setattr("h1r.cli.common.load_recipe", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         h1r("sft", recipe_file())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_or_a_forbidden_directory_is_one_sentence(
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "runs/small/x")
+
+    monkeypatch.setattr("h1r.pipeline.run_stage", fails)
+    found = h1r("sft", recipe_file())
+    assert found.code == 2
+    assert found.err == f"h1r: runs/small/x: {os.strerror(number)}; make room or give other paths, then run it again\n"
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence(h1r: Callable[..., SimpleNamespace]) -> None:
+    Run.open("run", Recipe(name="a"))
+    found = h1r("report", "run", "--out", "run/recipe.json/page.html")
+    assert found.code == 2
+    assert "cannot write run/recipe.json/page.html: File exists; give another path" in found.err
+
+
+def test_a_stage_that_another_process_runs_is_refused(
+    h1r: Callable[..., SimpleNamespace], stages: list[tuple[str, bool]]
+) -> None:
+    run = Run.open("runs/small", load_recipe(recipe_file()))
+    with locked(run.path / ".sft.lock", ""):
+        found = h1r("sft", "small.toml")
+        assert found.code == 2
+        assert "another process runs sft in runs/small; wait for it, or give another --out" in found.err
+        assert h1r("curate", "small.toml", "--json").code == 0
+    assert h1r("sft", "small.toml").code == 0
+    assert stages == [("curate", False), ("sft", False)]
 
 
 def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(h1r: Callable[..., SimpleNamespace]) -> None:

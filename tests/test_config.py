@@ -119,6 +119,28 @@ def test_overrides_win_and_a_wrong_one_is_a_sentence(tmp_path: Path) -> None:
         load_recipe(path, {"rl.steps.more": 2})
 
 
+def test_a_mistake_in_an_override_names_the_override_and_one_in_the_file_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.toml", "name = 'x'\n")
+    for override, sentence in (
+        ({"rl.setps": 2}, r"^--set rl\.setps: unknown key `rl\.setps`; did you mean `steps`\?"),
+        ({"rl": {"steps": 0}}, r"^--set rl: `rl\.steps` = 0 is refused"),
+        ({"rl.backfill.max_age": "old"}, r"^--set rl\.backfill\.max_age: "),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            load_recipe(path, override)
+    with pytest.raises(UserError, match=r"^.*x\.toml: unknown key `rl\.stpes`"):
+        load_recipe(write(path, "name = 'x'\n[rl]\nstpes = 2\n"), {"rl.steps": 2})
+
+
+def test_a_key_of_an_earlier_version_says_what_it_is_called_now(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.toml", "name = 'x'\n[corpus]\nverify_time_s = 3\n")
+    with pytest.raises(
+        UserError,
+        match=r"x\.toml: key `corpus\.verify_time_s` of an earlier version is now `verify\.time_limit_s`; give",
+    ):
+        load_recipe(path)
+
+
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 
 

@@ -21,6 +21,31 @@ def test_a_run_refuses_another_recipe_and_names_the_difference(tmp_path: Path) -
     Run.open(tmp_path, Recipe(name="renamed"))
 
 
+def test_a_run_of_a_version_that_lacked_a_key_goes_on_with_its_default(tmp_path: Path) -> None:
+    old = Recipe(name="a").model_dump(mode="json")
+    del old["rl"]["max_tests"], old["verify"]
+    write_json(tmp_path / "recipe.json", old)
+    Run.open(tmp_path, Recipe(name="a"))
+    write_json(tmp_path / "recipe.json", old)
+    with pytest.raises(UserError, match=r"they differ in rl\.max_tests"):
+        Run.open(tmp_path, Recipe.model_validate({"name": "a", "rl": {"max_tests": 3}}))
+
+
+def test_a_run_of_a_version_whose_key_has_moved_says_so(tmp_path: Path) -> None:
+    old = Recipe(name="a").model_dump(mode="json")
+    old["corpus"]["verify_time_s"] = 5.0
+    write_json(tmp_path / "recipe.json", old)
+    with pytest.raises(UserError, match=r"recipe\.json: key `corpus\.verify_time_s` of an earlier version is now"):
+        Run.open(tmp_path, Recipe(name="a"))
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/run"):
+        with pytest.raises(UserError, match=r"cannot make .*file.*; give another --out"):
+            Run.open(tmp_path / place, Recipe(name="a"))
+
+
 def test_a_run_goes_on_with_another_engine(tmp_path: Path) -> None:
     Run.open(tmp_path, Recipe(name="a"))
     other = Recipe.model_validate({"name": "a", "engine": {"kind": "vllm", "max_model_len": 64}})

@@ -13,6 +13,7 @@ from typing import Any
 
 from h1r.config import Recipe
 from h1r.errors import UserError
+from h1r.files import locked
 from h1r.run import Checkpoints, Run, read_json, write_json
 from h1r.verify import use_judge
 
@@ -86,7 +87,8 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
     """Runs one stage and returns its summary.
 
     Training that has begun is never started over by accident: without `resume` it raises `UserError`, with it the
-    stage goes on from its newest checkpoint, and a finished one returns its summary again. Other stages run anew.
+    stage goes on from its newest checkpoint, and a finished one returns its summary again. Other stages run anew. A
+    stage that another process is running in this directory raises `UserError`: they would mix their files.
     """
     if stage in TRAINING:
         done = finished(run, stage)
@@ -102,8 +104,10 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
             )
     _use_threads(recipe.threads)
     use_judge(recipe.judge)
-    summary = STAGES[stage](recipe, run, resume)
-    write_json(run.path / "done" / f"{stage}.json", summary)
+    busy = f"another process runs {stage} in {run.path}; wait for it, or give another --out"
+    with locked(run.path / f".{stage}.lock", busy):
+        summary = STAGES[stage](recipe, run, resume)
+        write_json(run.path / "done" / f"{stage}.json", summary)
     return summary
 
 

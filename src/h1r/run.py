@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from h1r.config import Recipe
+from h1r.config import Recipe, load_recipe
 from h1r.errors import UserError
 from h1r.files import PARTIAL, atomic, write_text
 
@@ -118,10 +118,15 @@ class Run:
         a lie. `NO_RESULT` is not compared.
         """
         run = cls(Path(path))
-        run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {run.path}: {error.strerror or error}; give another --out") from None
         resolved = recipe.model_dump(mode="json")
         stored = run.path / "recipe.json"
-        if stored.exists() and (difference := _first_difference(read_json(stored), resolved)):
+        # Keys that an earlier version did not have are at their defaults.
+        known = load_recipe(stored).model_dump(mode="json") if stored.exists() else resolved
+        if difference := _first_difference(known, resolved):
             raise UserError(
                 f"{stored} was made by another recipe (they differ in {difference}); "
                 "give another --out, or delete that directory to start again"

@@ -6,6 +6,7 @@ exit code 130. Rooms are imported inside the commands, so that `h1r --help` need
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -41,12 +42,22 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
+_NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What no program can mend: a full or read-only disk, a directory of somebody else's."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The `h1r` program; returns its exit code or raises `SystemExit` with it."""
     try:
         app(args=None if argv is None else list(argv), prog_name="h1r")
     except UserError as error:
         print(f"h1r: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"h1r: {place}{error.strerror}; make room or give other paths, then run it again", file=sys.stderr)
         return 2
     except StoppedError as stop:
         print(f"\nh1r: stopped; {stop}", file=sys.stderr)

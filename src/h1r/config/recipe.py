@@ -28,6 +28,9 @@ from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSectio
 from h1r.config.verify import VerifySection
 from h1r.errors import UserError
 
+_MOVED = {"corpus.verify_time_s": "verify.time_limit_s"}
+"""Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
+
 
 class Recipe(Section):
     """One experiment. `extends` in the TOML file names another recipe that this one is laid over."""
@@ -73,7 +76,9 @@ def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{place}: {_explain(error)}") from None
+        wrong = ".".join(str(part) for part in error.errors()[0]["loc"])
+        given = next((key for key in overrides or () if f"{wrong}.".startswith(f"{key}.")), None)
+        raise UserError(f"{place if given is None else f'--set {given}'}: {_explain(error)}") from None
 
 
 def _read_toml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -121,6 +126,8 @@ def _explain(error: ValidationError) -> str:
     detail = error.errors()[0]
     parts = [str(part) for part in detail["loc"]]
     place = ".".join(parts)
+    if place in _MOVED:
+        return f"key `{place}` of an earlier version is now `{_MOVED[place]}`; give the value to that, and remove this"
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
         return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else "; remove it")

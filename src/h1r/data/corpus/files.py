@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from h1r.errors import UserError
-from h1r.files import PARTIAL, atomic
+from h1r.files import PARTIAL, atomic, locked
 
 __all__ = ["DROPS", "TABLE_BATCH", "alone_in", "atomic", "write_rows"]
 
@@ -35,12 +33,8 @@ def alone_in(directory: Path) -> Iterator[None]:
 
     Raises `UserError` when another one is at work there. The lock ends with the process, however it ends.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process curates into {directory}; wait for it, or give another --out") from None
+    sentence = f"another process curates into {directory}; wait for it, or give another --out"
+    with locked(directory / ".lock", sentence):
         for partial in directory.rglob(f".*{PARTIAL}"):
             if partial.is_file():
                 partial.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from h1r.errors import UserError
 from h1r.evals.report import plots
@@ -30,8 +31,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     report = collect(run)
     with plots.style():
         document = run_page(report)
-    write_text(page, document)
-    write_json(page.with_suffix(".json"), summarise(report))
+    _write(page, document, summarise(report))
     return page
 
 
@@ -46,8 +46,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     reports = [collect(run) for run in runs]
     with plots.style():
         document = comparison_page(reports)
-    write_text(page, document)
-    write_json(page.with_suffix(".json"), [summarise(report) for report in reports])
+    _write(page, document, [summarise(report) for report in reports])
     return page
 
 
@@ -60,5 +59,16 @@ def save_main_plot(run: str | Path, path: str | Path) -> Path:
     if not report.evals and report.scaling is None:
         raise UserError(f"{run} has no evaluation and no scaling study to plot; run `h1r eval` or `h1r demo` first")
     target = Path(path)
-    plots.save_main(report.evals, report.scaling, target, confidence_level(report), tokens_unit(report))
+    try:
+        plots.save_main(report.evals, report.scaling, target, confidence_level(report), tokens_unit(report))
+    except (OSError, ValueError) as error:  # a format that matplotlib does not have is a ValueError
+        raise UserError(f"cannot write {target}: {error}; give another path") from None
     return target
+
+
+def _write(page: Path, document: str, numbers: Any) -> None:
+    try:
+        write_text(page, document)
+        write_json(page.with_suffix(".json"), numbers)
+    except OSError as error:
+        raise UserError(f"cannot write {page}: {error.strerror or error}; give another path") from None
