@@ -47,6 +47,9 @@ def test_code_whose_opening_fence_was_part_of_the_prompt():
 def test_an_answer_without_a_fence_counts_if_it_begins_like_code():
     assert extract_code("import sys\nprint(1)").code == "import sys\nprint(1)"
     assert extract_code("The answer is print(1).") is None
+    assert extract_code("    return x + 1").code == "    return x + 1"  # the body of the function that the prompt began
+    assert extract_code("    I return x + 1.") is None
+    assert extract_code("return x + 1") is None
 
 
 @pytest.mark.parametrize(

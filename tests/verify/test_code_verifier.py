@@ -120,17 +120,25 @@ def test_an_answer_without_code_is_wrong(pool, answer):
 
 
 def test_lines_of_a_file_with_tests_are_code(tmp_path):
+    head = {"entry_point": "f", "prompt": "import math\n\ndef f(x):\n"}
+    check = {"test": "def check(f):\n    assert f(4) == 2"}
     lines = [
         {"prediction": RIGHT, "tests": DOUBLES, "id": "a"},
         {"prediction": "```python\ndef f(x): return x + 1\n```", "tests": ["assert f(1) == 2"]},
         {"prediction": "```python\nimport sys; sys.exit(0)\n```", "tests": ["assert f(1) == 2"]},
         {"prediction": r"\boxed{4}", "reference": "4"},
+        {"prediction": "    return math.isqrt(x)", "tests": check, "metadata": head},
+        {"prediction": "def f(x):\n    return math.isqrt(x)", "tests": check, "metadata": head},
+        {"prediction": "    return math.isqrt(x) + 1", "tests": check, "metadata": head},
+        {"prediction": "4", "reference": "4", "tests": []},
     ]
     path = tmp_path / "answers.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     rows = list(verify_file(path))
     assert [(row["verifier"], row["reward"]) for row in rows] == [
-        ("code", 1.0), ("code", 1.0), ("code", 0.0), ("math_lenient", 1.0)]  # fmt: skip
+        ("code", 1.0), ("code", 1.0), ("code", 0.0), ("math_lenient", 1.0),
+        ("code", 1.0), ("code", 1.0), ("code", 0.0), ("code", 0.0)]  # fmt: skip
+    assert rows[-1]["error"] == "the tests cannot be used: no tests"
 
 
 def test_a_slow_answer_does_not_delay_the_others():

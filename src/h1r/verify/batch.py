@@ -198,7 +198,9 @@ def _read(content: bytes | None, number: int, default: str | None) -> _Read | st
             what = "missing" if value is None else "neither a text nor a number"
             return f"`{key}` is {what}; a line needs a `prediction`, and a `reference` (or `tests`, or `metadata`)"
     try:
-        name = require(str(line.get("verifier") or default or (CODE_VERIFIER if tests else DEFAULT_VERIFIER))).name
+        name = require(
+            str(line.get("verifier") or default or (DEFAULT_VERIFIER if tests is None else CODE_VERIFIER))
+        ).name
     except UserError as error:
         return str(error)
     text = _text(prediction)

@@ -39,6 +39,8 @@ _BEGINS_CODE = re.compile(
     r"|using[ \t]|if[ \t]+__name__|[A-Za-z_][\w, \t\[\]]*=[^=]|print\(|(?:for|while|with)[ \t].*:|const[ \t]|let[ \t]"
     r"|package[ \t]+\w|public[ \t]+class|fn[ \t]+main|\"\"\"|''')"
 )
+_GOES_ON = re.compile(r"(?: {4}|\t)\s*(?:return|if|try|yield|raise|pass|assert)\b")
+"""A function's body, whose head was the end of the prompt."""
 _SHOWS = tuple(
     (language, re.compile(pattern, re.MULTILINE))
     for language, pattern in (
@@ -73,8 +75,8 @@ def extract_code(answer: str, language: str | None = None) -> Solution | None:
     """The code of an answer: the last fenced block that says it is code, else the last one that says nothing.
 
     `language` (a value of `LANGUAGES`) leaves out blocks of another one. Without any fence the whole answer counts if
-    it begins like code; so does what stands before a single closing fence, whose opening one was part of the prompt.
-    None when there is no code, or the last block is not closed.
+    it begins like code, or like the body of a function; so does what stands before a single closing fence, whose
+    opening one was part of the prompt. None when there is no code, or the last block is not closed.
     """
     blocks, dangling = _fenced_blocks(answer)
     if dangling is not None:
@@ -113,4 +115,4 @@ def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], int | None]:
 
 def _is_code(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return _BEGINS_CODE.match(first.lstrip()) is not None
+    return _BEGINS_CODE.match(first.lstrip()) is not None or _GOES_ON.match(first) is not None

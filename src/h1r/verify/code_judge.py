@@ -35,6 +35,7 @@ WINDOW = 64
 DIGEST_LIMIT_S = 60.0
 """For the digest of a result that is too large to be sent; the call that gave the result has ended by then."""
 
+_HEAD = re.compile(r":[ \t]*(?:#.*)?$")
 _WHY: dict[Ending, str] = {
     "time": "time limit exceeded",
     "output": "output limit exceeded",
@@ -305,7 +306,7 @@ def _check_from(
 ) -> tuple[list[str | None], str | None]:
     """The report of each test from `first` on (None: passed), and why the next one has none, if so."""
     nonce = secrets.token_hex(16)
-    asking = {"kind": "checks", "setup": tests.setup, "tests": tests.tests[first:], "names": tests.names,
+    asking = {"kind": "checks", "setup": _complete(tests.setup), "tests": tests.tests[first:], "names": tests.names,
               "stop": stop, "nonce": nonce}  # fmt: skip
     reports: list[str | None] = []
     with (
@@ -338,7 +339,16 @@ def _check_from(
 def _parts(setup: str, code: str, entry: str | None) -> list[str]:
     """What is run before the tests: the prompt's own code, then the solution, or both as one if it goes on there."""
     goes_on = entry is not None and bool(setup) and not defines(code, entry) and not _SOLUTION_CLASS.search(code)
-    return [setup + code] if goes_on else [setup, code]
+    return [setup + code] if goes_on else [_complete(setup), code]
+
+
+def _complete(setup: str) -> str:
+    """A prompt that runs without the solution: one that stops at the head of a function gets a body for it."""
+    text = setup.rstrip()
+    last = text[text.rfind("\n") + 1 :]
+    if not _HEAD.search(last):
+        return setup
+    return f"{text}\n{last[: len(last) - len(last.lstrip())]}    pass\n"
 
 
 def defines(code: str, name: str) -> bool:

@@ -99,6 +99,8 @@ def parse_tests(tests: Any, metadata: dict[str, Any] | None = None) -> Tests:
     `TestsError` for what is in no known form, or empty.
     """
     extra = metadata or {}
+    if not tests and isinstance(tests, list | dict | str | None):
+        raise TestsError("no tests")
     if isinstance(tests, str):
         tests = _from_text(tests)
     own = tests if isinstance(tests, dict) else {}
