@@ -114,7 +114,7 @@ def descendants() -> list[tuple[int, str]]:
             parents[int(entry.name)] = (int(tail.split()[1]), tail.split()[0] + head)
     keepers = {pid for pid, (parent, _) in parents.items() if parent == os.getpid()}
     for _ in range(2):  # bubblewrap stands before the keeper twice: outside, and as process 1 inside
-        keepers |= {pid for pid, (parent, _) in parents.items() if "(bwrap" in parents.get(parent, (0, ""))[1]}
+        keepers |= {pid for pid, (parent, _) in parents.items() if parent in keepers and "(bwrap" in parents[parent][1]}
     return [(pid, what) for pid, (parent, what) in parents.items() if parent in keepers and pid not in keepers]
 
 
