@@ -28,6 +28,7 @@ from h1r.evals.report.data import kept_of
 from h1r.evals.report.plots import running_mean, window_for
 from h1r.evals.report.text import count, duration, esc, percent, size
 from h1r.evals.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
+from h1r.evals.summary import result_table
 
 FAMILIES = ["chain_sum", "simple_equations", "spell_backward", "family_relationships", "number_sequence"]
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -381,6 +382,28 @@ def test_torn_and_nonfinite_metrics_leave_the_curve(tmp_path: Path) -> None:
     path.write_text("\n".join(lines) + '\n{"step": 4, "rew', encoding="utf-8")
     assert series(collect(run).rl, "reward") == ([0, 3], [0.5, 0.7])
     parse(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_steps_without_a_group_are_not_called_steps_with_a_bad_gradient(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    lines = [{"step": step, "groups": 0 if step < 3 else 8, "skipped": int(step == 5)} for step in range(9)]
+    _jsonl(run / "rl" / "metrics.jsonl", lines)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "3 steps had no group that teaches anything" in page
+    assert "1 step skipped" in page
+
+
+def test_the_table_says_what_the_base_model_was(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    for checkpoint, title in (
+        (None, "pass@1 random weights"),
+        ("tiiuae/Falcon-H1-0.5B-Base", "pass@1 before training"),
+    ):
+        recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        recipe["model"]["checkpoint"] = checkpoint
+        _json(run / "recipe.json", recipe)
+        table = result_table(summarise(collect(run)))
+        assert next(iter(table.columns[0].cells)) == title
 
 
 def test_nonfinite_numbers_become_null_in_json(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_checkpoint_in_a_run_has_that_run_s_recipe_and_another_the_defaults(ru
     assert recipe_of(str(run.path / "sft" / "model"), {"scaling.warmup": 3}).scaling.warmup == 3
     assert recipe_of(str(run.path / "sft" / "model")).name == "answers"
     assert recipe_of(str(tmp_path)).scaling == Recipe(name="x").scaling
-    with pytest.raises(UserError, match=r"--set: unknown key `scaling\.warmpu`"):
+    with pytest.raises(UserError, match=r"--set scaling\.warmpu: unknown key `scaling\.warmpu`"):
         recipe_of(str(tmp_path), {"scaling.warmpu": 3})
 
 

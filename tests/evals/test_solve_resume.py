@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,10 +140,28 @@ def test_problems_that_join_the_file_are_solved_beside_those_that_were(run: Path
 def test_results_of_other_settings_are_refused(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     solve(str(run), "What is 1 + 1?", RECIPE, out=out)
-    with pytest.raises(UserError, match=r"out\.jsonl, line 1: made with another checkpoint, seed"):
+    with pytest.raises(
+        UserError, match=r"out\.jsonl, line 1: made with another checkpoint \(or other weights in it\), seed"
+    ):
         solve(str(run), "What is 1 + 1?", RECIPE, seed=1, out=out)
     with pytest.raises(UserError, match="line 1: no result of"):
         solve(str(run), "What is 1 + 1?", RECIPE, out=run / "problems.jsonl")
+
+
+def test_results_of_the_weights_before_are_refused(run: Path, tmp_path: Path) -> None:
+    """The same command after RL, which the run directory then stands for; and after training anew."""
+    copy, out = tmp_path / "run", tmp_path / "out.jsonl"
+    shutil.copytree(run, copy)
+    solve(str(copy), "What is 1 + 1?", RECIPE, out=out)
+    assert len(solve(str(copy), "What is 1 + 1?", RECIPE, out=out)) == 1
+    shutil.copytree(run / "sft" / "model", copy / "rl" / "model")
+    with pytest.raises(UserError, match="other weights in it"):
+        solve(str(copy), "What is 1 + 1?", RECIPE, out=out)
+    shutil.rmtree(copy / "rl")
+    file = copy / "sft" / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="other weights in it"):
+        solve(str(copy), "What is 1 + 1?", RECIPE, out=out)
 
 
 def test_a_result_for_another_question_of_the_same_id_is_refused(run: Path, tmp_path: Path) -> None:

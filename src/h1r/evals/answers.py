@@ -22,7 +22,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.live import Totals, View, full_budget, one_line, open_view
-from h1r.evals.stages import last_trained
+from h1r.evals.stages import last_trained, weight_files
 from h1r.progress import progress
 from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.run import Run
@@ -179,8 +179,8 @@ class Results:
             if made_with != settings:
                 self._file.close()
                 raise UserError(
-                    f"{path}, line {number}: made with another checkpoint, seed, or [scaling] or [chat] settings; "
-                    "give another --out, or delete the file to start again"
+                    f"{path}, line {number}: made with another checkpoint (or other weights in it), seed, or [scaling] "
+                    "or [chat] settings; give another --out, or delete the file to start again"
                 )
             self.solved[one.problem_id] = one
 
@@ -198,9 +198,10 @@ class Results:
 
 
 def _settings(checkpoint: str, recipe: Recipe, seed: int) -> str:
-    """A fingerprint of what decides the results, and where the weights come from."""
+    """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
+    source = _directory(checkpoint)
     parts = [
-        str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint,
+        json.dumps([str(source.resolve()), weight_files(source)]) if source.is_dir() else checkpoint,
         recipe.scaling.model_dump_json(exclude={"problems"}),
         recipe.chat.model_dump_json(),
         str(seed),
@@ -282,13 +283,16 @@ def _problems(question: str) -> list[Problem]:
     return [Problem(id=content_id(question), question=question, answer="")]
 
 
+def _directory(checkpoint: str) -> Path:
+    """The directory of a checkpoint that is not on the hub; of a run directory, that of the model trained last."""
+    path = Path(checkpoint)
+    return path / last_trained(Run(path)) / "model" if (path / "recipe.json").exists() else path
+
+
 @contextmanager
 def _open(checkpoint: str, section: EngineSection) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
     """The engine and tokenizer of a checkpoint; a run directory stands for the last model trained in it."""
-    path = Path(checkpoint)
-    found: str | Path = checkpoint
-    if (path / "recipe.json").exists():
-        found = path / last_trained(Run(path)) / "model"
+    found: str | Path = source if (source := _directory(checkpoint)).is_dir() else checkpoint
     # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
     model = loaded(found, "auto") if section.kind == "native" else None
     tokenizer = load_tokenizer(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -124,7 +125,12 @@ def _weights(recipe: Recipe, run: Run, which: str) -> Any:
     """What tells the weights of a model apart: the recipe of the base model, the files of a trained one."""
     if which == "base":
         return {"seed": recipe.seed, **recipe.model.model_dump()}
-    files = sorted((run.path / which / "model").glob("*.safetensors"))
+    return weight_files(run.path / which / "model")
+
+
+def weight_files(directory: Path) -> list[list[Any]]:
+    """What tells the weights in a checkpoint directory from others that lay or will lie there."""
+    files = sorted(directory.glob("*.safetensors"))
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-ROWS = {"base": "random weights", "sft": "after SFT", "rl": "after RL"}
-
 
 def result_table(report: Mapping[str, Any]) -> Table:
     """What each step gained: accuracy on held-out problems, and tokens. Stages that have not run are left out.
@@ -16,7 +14,8 @@ def result_table(report: Mapping[str, Any]) -> Table:
     Raises `KeyError` for a mapping that is no report.json.
     """
     table = Table("", "accuracy", "interval", "tokens", title=f"{report['name']} (seed {report['seed']})")
-    for stage, title in ROWS.items():
+    start = "random weights" if report["checkpoint"] is None else "before training"
+    for stage, title in (("base", start), ("sft", "after SFT"), ("rl", "after RL")):
         if report["pass_at_1"][stage] is not None:
             table.add_row(
                 f"pass@1 {title}",

@@ -177,7 +177,7 @@ def train_on(
     """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics."""
     rollouts = [rollout for group in groups for rollout in to_rollouts(group, section)]
     if not rollouts:
-        return {"loss": math.nan, "grad_norm": 0.0, "skipped": 1}
+        return {"loss": math.nan, "grad_norm": 0.0, "skipped": 0}
     set_norms(rollouts, section)
     if section.updates_per_batch > 1:
         with torch.no_grad():

@@ -275,6 +275,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "name": report.name,
         "seed": report.seed,
+        "checkpoint": report.recipe.get("model", {}).get("checkpoint"),
         "code_version": report.attempts[-1].model_dump(include={"h1r", "commit"}) if report.attempts else None,
         "pass_at_1": {stage: _of(report.evals.get(stage), "pass_at_1") for stage in EVAL_STAGES},
         "pass_at_1_interval": {stage: _of(report.evals.get(stage), "interval") for stage in EVAL_STAGES},

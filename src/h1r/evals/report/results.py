@@ -230,6 +230,8 @@ def _rl_caption(report: RunReport) -> str:
             f"<p>{plural(made, 'group')} of rollouts generated; {count(dropped)} dropped because all their answers "
             f"were equally good and teach nothing; {count(cached)} used from the cache of earlier surplus.</p>"
         )
+    if empty := series(report.rl, "groups")[1].count(0):
+        text += f"<p><b>{plural(empty, 'step')} had no group that teaches anything</b> and changed nothing.</p>"
     text += f"<p>{skipped}</p>" if (skipped := _skipped(report.rl)) else ""
     if nonfinite := total(report.rl, "nonfinite"):
         text += (
