@@ -386,7 +386,9 @@ def test_torn_and_nonfinite_metrics_leave_the_curve(tmp_path: Path) -> None:
 
 def test_steps_without_a_group_are_not_called_steps_with_a_bad_gradient(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run")
-    lines = [{"step": step, "groups": 0 if step < 3 else 8, "skipped": int(step == 5)} for step in range(9)]
+    lines = [
+        {"step": step, "reward": 0.5, "groups": 0 if step < 3 else 8, "skipped": int(step == 5)} for step in range(9)
+    ]
     _jsonl(run / "rl" / "metrics.jsonl", lines)
     page = write_report(run).read_text(encoding="utf-8")
     assert "3 steps had no group that teaches anything" in page
