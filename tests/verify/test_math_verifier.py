@@ -397,6 +397,12 @@ e^{x \over 2} | \sqrt{e^x}
 (D) \text{Both (A) and (B)} | D
 (B) x | x
 D. it can't be A or B | D
+(D) not enough information | D
+(C) = 5 | C
+5 \text{ cm2} | 5 \text{ cm}^2
+5 kg m / s | 5 \text{ kg m/s}
+10 \text{ inches tall} | 10 \text{ inches}
+2A_{16} | 2A_16
 \text{Team A} | \text{the team A}
 """
 UNEQUAL = r"""
@@ -778,6 +784,15 @@ A) or B) | A
 A: 5, B: 6 | A
 (A) \text{ is wrong} | A
 (A) B | B
+(C) or 5 | C
+(C) \ne 5 | C
+(C) \text{ but maybe } 5 | C
+42\text{6+9i} | 42
+144\text{p - q} | 144
+90^\circ x | 90^\circ
+5 \text{ kg} x | 5 \text{ kg}
+9_6 | 9
+12_2 | 12
 \text{Team A} | \text{Team}
 \text{Team A} | \text{Team B}
 """

@@ -25,7 +25,7 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import AFTER_UNIT, DEGREE, NO_UNIT, split_unit
+from h1r.verify.math.units import AFTER_UNIT, DEGREE, NO_UNIT, NO_WORD, split_unit
 from h1r.verify.math.value import same_value
 
 REALS = r"\mathbb{R}"
@@ -80,6 +80,9 @@ _OTHER_CHOICE = re.compile(
 )
 """A second choice behind the first; not the letters in what is said of it (D. it can't be A or B)."""
 _ABOUT_OTHERS = re.compile(rf"[{WORD_OPEN} ]*(?:both|neither|all|none|only|either)\b", re.IGNORECASE)
+_NO_CONTENT = re.compile(
+    rf"[{WORD_OPEN}{WORD_CLOSE} ]*(?:(?:or|and|but|vs|unless)\b|\\(?:ne|to|in|cup|pm|rightarrow)(?![A-Za-z])|[+&|<>])"
+)
 _DENIAL = re.compile(rf"[{WORD_OPEN} ]*is[{WORD_OPEN}{WORD_CLOSE} ]+(?:not|wrong|false|incorrect)\b", re.IGNORECASE)
 _BEFORE_NUMBER = frozenset(
     (
@@ -122,7 +125,7 @@ def _read(text: str, depth: int) -> Answer:
     if r"\begin" in text:
         return _matrix_sum(_without_brackets(text), flat, depth)
     if match := _BASED.fullmatch(text.replace(WORD_OPEN, "").replace(WORD_CLOSE, "")):
-        return Based(flat, match[1], int(match[2] or match[3]))
+        return _based(text, flat, match[1], int(match[2] or match[3]))
     if "," in text or ";" in text or "and" in text.lower() or "or" in text.lower():
         alternatives = [piece for piece in split_top(text, _ALTERNATIVE) if piece]
         if len(alternatives) > 1 and all(len(split_top(piece, ",")) > 1 and "=" in piece for piece in alternatives):
@@ -152,7 +155,7 @@ def _read(text: str, depth: int) -> Answer:
 def _choice(text: str, flat: str, match: re.Match[str], depth: int) -> Answer:
     """A choice with the text of it, if it is one: (A) 5, (B) 6 are two, and (A) or (B) is none."""
     letter, content = match[1] or match[3] or match[5], (match[2] or match[4] or match[6] or "").strip()
-    if _DENIAL.match(content):
+    if _DENIAL.match(content) or _NO_CONTENT.match(content):
         return Opaque(flat, text, readable=False)
     if not _OTHER_CHOICE.search(content) or len(content.translate(_MARKS)) == 1 or _ABOUT_OTHERS.match(content):
         return Choice(flat, letter, content)
@@ -161,6 +164,11 @@ def _choice(text: str, flat: str, match: re.Match[str], depth: int) -> Answer:
     if len(items) < 2 or any(re.search("or|OR", joint) for joint in joints):
         return Opaque(flat, text, readable=False)
     return _group(flat, "", items, "", depth)
+
+
+def _based(text: str, flat: str, digits: str, base: int) -> Answer:
+    highest = max(int(digit, 16) for digit in digits if digit.isalnum())
+    return Based(flat, digits, base) if highest < base <= 36 else Opaque(flat, text, readable=False)
 
 
 def _without_thousands(text: str) -> str:
@@ -236,6 +244,8 @@ def _negates(text: str) -> bool:
     """Whether words say more of a number than what it counts: only some may stand before it, and others behind it."""
     first = _MARKED.match(text)
     before = _read_words(first[0]) if first else ()
+    if any(map(NO_WORD.search, _MARKED.findall(text))):
+        return True
     behind = [word for marked in _MARKED.findall(text, first.end() if first else 0) for word in _read_words(marked)]
     return not (NO_UNIT | AFTER_UNIT.keys()).isdisjoint(behind) or not _BEFORE_NUMBER.issuperset(before)
 

@@ -109,6 +109,9 @@ _TAIL = re.compile(
 )
 _MARKED_TAIL = re.compile(rf"(?: ?{_MARKED}(?: ?\^ ?(?:\{{ ?-?\d ?\}}|\d))?)+ ?$")
 _PIECE = re.compile(rf"({_MARKED})|( ?)([A-Za-zµ¢€£]+)|\\?(%)|\\(degree)|\^ ?\{{? ?(-?\d)|(/)")
+NO_WORD = re.compile(r"[+=*^<>\\]|(?<!\w)-(?!\w)")
+"""What no word has."""
+_SQUARED = re.compile(r"([A-Za-zµ]*[A-Za-z])([23])")
 _CURRENCY = re.compile(r"(-?) ?(\\\$|€|£)")
 _NUMBER = re.compile(r"[-+]?[\d.,]+(?:/\d+)?")
 _SYMBOLS = {r"\$": "dollar", "€": "euro", "£": "sterling"}
@@ -154,8 +157,12 @@ def read_unit(text: str, after_number: bool = True) -> Unit | None:
                     return None  # a number squared
                 product.raise_last(AFTER_UNIT[lower])
             elif word and lower not in _FILLER:
+                if NO_WORD.search(word):
+                    return None
+                if match := _SQUARED.fullmatch(word):  # cm2
+                    word, lower, power = match[1], match[1].lower(), power * int(match[2])
                 name = next((name for name in (word, lower, lower.removesuffix("s")) if name in _UNITS), None)
-                if bare and not known.powers and not _is_word(bare, name, bool(blank), after_number):
+                if bare and not _is_word(bare, name, bool(blank), after_number, beside=bool(known.powers)):
                     return None
                 product = known if name else unknown
                 base, factor = _UNITS[name] if name else (lower.removesuffix("s"), Fraction(1))
@@ -167,10 +174,11 @@ def read_unit(text: str, after_number: bool = True) -> Unit | None:
     return Unit(frozenset(product.powers.items()), product.factor, product is known) if product.powers else None
 
 
-def _is_word(bare: str, name: str | None, blank: bool, after_number: bool) -> bool:
+def _is_word(bare: str, name: str | None, blank: bool, after_number: bool, beside: bool) -> bool:
+    """Whether bare letters are a word or a unit, and no unknowns; `beside` another unit any unit is one."""
     if name is None:
         return blank and len(bare) > 2
-    return name not in _AMBIGUOUS or (blank and after_number)
+    return beside or name not in _AMBIGUOUS or (blank and after_number)
 
 
 class _Product:
