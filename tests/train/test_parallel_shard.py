@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -68,6 +69,19 @@ def test_sharded_processes_train_the_weights_of_one(
         assert found == {key: pytest.approx(value, rel=1e-4) for key, value in line.items()}
     model = load(run.path / "sft" / "model")
     assert torch.equal(model.lm_head.weight, read_weights(run.path / "sft" / "model")["lm_head.weight"])
+
+
+def train_with_chunks(groups: Groups, recipe: Recipe, directories: list[str]) -> Any:
+    with mock.patch("h1r.train.linear_logprobs.LOGITS_BYTES", 1 << 12):
+        return train(groups, recipe, directories)
+
+
+def test_sharded_processes_whose_head_runs_in_chunks_train_the_same_weights(
+    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path
+) -> None:
+    run = run_from(curated, tmp_path / "run", sharded_recipe())
+    grids[2].call(train_with_chunks, sharded_recipe(), [str(run.path)] * 2)
+    assert worst_gap(run.path / "sft", alone) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,12 @@ from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run import Checkpoints, Metrics, Run, read_json, read_metrics
-from h1r.train.losses import token_logprobs
+from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.rl import (
     Rollout,
     accumulate_gradients,
     micro_batches,
-    response_logits,
+    response_hidden,
     rl,
     rollout_metrics,
     set_norms,
@@ -85,8 +85,8 @@ def test_sampler_logprob_equals_trainer_logprob(temperature: float, micro_batch_
     rollouts = sampled_rollouts(model, temperature)
     assert len({rollout.response_length for rollout in rollouts}) > 3
     for micro in micro_batches(rollouts, micro_batch_tokens):
-        logits, targets, lengths = response_logits(model, micro)
-        trainer = token_logprobs(logits, targets, temperature).tolist()
+        hidden, targets, lengths = response_hidden(model, micro)
+        trainer = head_logprobs(model, hidden, targets, temperature)[0].tolist()
         assert lengths == [rollout.response_length for rollout in micro]
         sampler = [value for rollout in micro for value in rollout.sampling_logprobs]
         np.testing.assert_allclose(trainer, sampler, atol=2e-5)
@@ -103,6 +103,23 @@ def test_on_policy_the_importance_weight_is_one(temperature: float, tis_level: s
     assert values["tis_mean"] == pytest.approx(1.0, abs=1e-4)
     assert values["clip_fraction"] == 0
     assert values["nonfinite"] == 0
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_head_in_chunks_gives_the_same_loss_gradient_and_metrics(
+    updates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a large vocabulary has it."""
+    found = []
+    for size in (1 << 40, 4 * tiny_model().config.vocab_size * 3):
+        monkeypatch.setattr("h1r.train.linear_logprobs.LOGITS_BYTES", size)
+        model = tiny_model(seed=5)
+        section = rl_section(temperature=0.7, updates_per_batch=updates)
+        values = train_on(model, torch.optim.SGD(model.parameters(), lr=0.1), GROUPS, section, 0)
+        found.append((values, [p.detach().clone() for p in model.parameters()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    for whole, chunked in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-12)
 
 
 def test_another_temperature_than_the_samplers_shows_in_the_importance_weight() -> None:

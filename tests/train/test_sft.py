@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -100,6 +101,19 @@ def test_sft_loss_does_not_depend_on_packing_or_micro_batches() -> None:
     for loss, gradient in results[1:]:
         assert loss == pytest.approx(results[0][0], rel=1e-10)
         assert gap(gradient, results[0][1]) < 1e-10
+
+
+def test_a_head_in_chunks_gives_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a large vocabulary has it."""
+    documents = random_documents(7, 6)
+    rows = [[0, 1, 2], [3, 4, 5]]
+    loss, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
+    whole = gradients(MODEL)
+    monkeypatch.setattr("h1r.train.linear_logprobs.LOGITS_BYTES", 4 * MODEL.config.vocab_size * 3)
+    with mock.patch("h1r.model.HybridForCausalLM.logits", side_effect=AssertionError("all logits at once")):
+        chunked, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
+    assert chunked == pytest.approx(loss, rel=1e-12)
+    assert gap(gradients(MODEL), whole) < 1e-10
 
 
 def test_a_document_of_weight_zero_moves_nothing_but_its_tokens_count() -> None:

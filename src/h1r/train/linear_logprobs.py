@@ -21,7 +21,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from h1r.model import HybridForCausalLM
 from h1r.model.kernels.portable import at_least_fp32
+from h1r.train.losses import entropy as entropy_of
+from h1r.train.losses import token_logprobs
+
+LOGITS_BYTES = 1 << 29
+"""Logits in fp32 that are held at once; where all would be more, chunks take their place. Our choice: 1,032 tokens of
+the 7B's vocabulary, and whole micro-batches of small models, whose head is then computed once."""
+
+
+def head_logprobs(
+    model: HybridForCausalLM, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0, with_entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """log pi(target) [T] under the model's head, and the entropy [T] (zeros without `with_entropy`), both in nats."""
+    vocabulary = model.config.vocab_size
+    if 4 * hidden_TD.shape[0] * vocabulary > LOGITS_BYTES:
+        chunk = max(1, LOGITS_BYTES // (4 * vocabulary))
+        scale = model.config.lm_head_multiplier
+        return logprobs_and_entropy(
+            hidden_TD, model.lm_head.weight, targets_T, scale, temperature, chunk, with_entropy
+        )  # fmt: skip
+    logits = model.logits(hidden_TD)
+    logprobs = token_logprobs(logits, targets_T, temperature, model.kernels)
+    return logprobs, entropy_of(logits, temperature) if with_entropy else torch.zeros_like(logprobs)
 
 
 def linear_logprobs(

@@ -34,7 +34,8 @@ from h1r.records import Problem, read_jsonl, read_lines, write_jsonl
 from h1r.run import Checkpoints, Metrics, Run
 from h1r.train.advantages import group_advantages
 from h1r.train.checkpoint import publish, restore, save_checkpoint
-from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, token_logprobs, token_norms
+from h1r.train.linear_logprobs import head_logprobs
+from h1r.train.losses import clipped_policy_loss, finite, tis_weights, token_norms
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.launch import join
@@ -182,11 +183,9 @@ def train_on(
     if section.updates_per_batch > 1:
         with torch.no_grad():
             for micro in world.deal(_all_micro_batches(rollouts, section, world)):
-                logits, target, _ = response_logits(model, micro)
-                split = token_logprobs(logits, target, section.temperature, model.kernels).split(
-                    [r.response_length for r in micro]
-                )
-                for rollout, logprobs in zip(micro, split, strict=True):
+                hidden, target, lengths = response_hidden(model, micro)
+                old = head_logprobs(model, hidden, target, section.temperature)[0]
+                for rollout, logprobs in zip(micro, old.split(lengths), strict=True):
                     rollout.old_logprobs = logprobs
     rows = []
     for _ in range(section.updates_per_batch):
@@ -274,8 +273,8 @@ def rollout_loss(
 
     Marks tokens whose log-probabilities are not finite in `Rollout.valid`.
     """
-    logits, target, lengths = response_logits(model, rollouts)
-    logprobs = token_logprobs(logits, target, section.temperature, model.kernels)
+    hidden, target, lengths = response_hidden(model, rollouts)
+    logprobs, spread = head_logprobs(model, hidden, target, section.temperature, with_entropy=True)
     repeat = torch.tensor(lengths, device=logprobs.device)
 
     def per_token(values: list[float]) -> Tensor:
@@ -299,15 +298,16 @@ def rollout_loss(
         "pg_loss": pg_loss.item(),
         "ce_loss": ce_loss.item(),
         "clip_fraction": terms.clipped.sum().item(),
-        "entropy": entropy(logits, section.temperature)[good].sum().item(),
+        "entropy": spread[good].sum().item(),
         "tis_mean": tis[good].sum().item(),
         "nonfinite": float((~good).sum().item()),
         "tokens": float(good.sum().item()),
     }
 
 
-def response_logits(model: HybridForCausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:
-    """Logits [T, V] that predict the response tokens [T] of all rollouts end to end, and each rollout's share of T."""
+def response_hidden(model: HybridForCausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:
+    """Hidden states [T, D] that predict the response tokens [T] of all rollouts end to end, and each one's share of
+    T."""
     layout = Layout.of([len(rollout.ids) for rollout in rollouts], model.device)
     ids = torch.tensor([token for rollout in rollouts for token in rollout.ids], device=model.device)
     is_response = torch.tensor(
@@ -315,8 +315,7 @@ def response_logits(model: HybridForCausalLM, rollouts: Sequence[Rollout]) -> tu
         device=model.device,
     )
     target = is_response.nonzero().squeeze(-1)
-    hidden = model.model(ids, layout)[target - 1]
-    return model.logits(hidden), ids[target], [rollout.response_length for rollout in rollouts]
+    return model.model(ids, layout)[target - 1], ids[target], [rollout.response_length for rollout in rollouts]
 
 
 def micro_batches(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[Rollout]]:

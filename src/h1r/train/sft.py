@@ -32,7 +32,7 @@ from h1r.progress import progress
 from h1r.run import Checkpoints, Metrics, Run, read_json, write_json
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
-from h1r.train.losses import token_logprobs
+from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.gradients import Sharded, call
@@ -190,4 +190,4 @@ def weighted_cross_entropy(model: HybridForCausalLM, documents: Documents, world
     target = weight_T.nonzero().squeeze(-1)
     target = target[(target > mine.start) & (target <= mine.stop)]
     hidden = model.model(ids_T[mine], layout)[target - 1 - mine.start]
-    return -(weight_T[target] * token_logprobs(model.logits(hidden), ids_T[target], kernels=model.kernels)).sum()
+    return -(weight_T[target] * head_logprobs(model, hidden, ids_T[target])[0]).sum()
