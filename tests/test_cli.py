@@ -264,8 +264,10 @@ def test_demo_runs_all_stages_in_order_and_skips_the_finished_ones(
     assert [stage for stage, _ in stages] == STAGES[1:]
     assert set(json.loads(found.out)) >= {"pass_at_1", "scaling", "wall_seconds", "peak_rss_bytes", "seed"}
     assert "<html" in Path("runs/small/report.html").read_text()
+    assert found.err == ""
     stages.clear()
-    h1r("demo", "small.toml", "--json")
+    again = h1r("demo", "small.toml")
+    assert "scaling: already done" in again.err
     assert stages == []
 
 

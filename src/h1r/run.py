@@ -144,7 +144,7 @@ class Run:
         """The path of a file another stage must have written; `UserError` names the command that makes it."""
         path = self.path / relative
         if not path.exists():
-            raise UserError(f"{path} is missing; run `h1r {made_by}` first")
+            raise UserError(f"{path} is missing; run `h1r {made_by} {self.path}` first")
         return path
 
     @contextmanager

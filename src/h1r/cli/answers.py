@@ -20,10 +20,10 @@ def generate(
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A question. Repeat for more.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Traces per question.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
-    top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    top_p: Annotated[float, typer.Option(min=0.001, max=1, help="Nucleus: mass of the likeliest tokens kept.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 512,
     set_: Set = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions on the terminal."""
@@ -55,7 +55,7 @@ def solve(
         Path | None,
         typer.Option("--out", metavar="FILE.jsonl", help="Append a line per solved problem, and go on from there."),
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""

@@ -23,7 +23,10 @@ Target = Annotated[
         metavar="RECIPE", help="A recipe (TOML file, or the name of a built-in one such as `tiny`), or a run directory."
     ),
 ]
-Checkpoint = Annotated[str, typer.Argument(help="A falcon_h1 checkpoint directory, a hub id, or a run directory.")]
+Checkpoint = Annotated[
+    str,
+    typer.Argument(metavar="CHECKPOINT", help="A falcon_h1 checkpoint directory, a hub id, or a run directory."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory. Default: runs/RECIPE-NAME.")]
 Set = Annotated[
     list[str] | None,

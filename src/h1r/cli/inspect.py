@@ -23,7 +23,9 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="PAGE", help="The page of two or more. Default: runs/comparison.html."),
+        typer.Option(
+            "--out", metavar="PAGE", help="Default: report.html in the run; runs/comparison.html for two or more."
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also save the main plot of one run; the suffix is the format.")
@@ -61,7 +63,9 @@ def parity(
     device: Annotated[str | None, typer.Option(help="Default: cuda where there is any, else cpu.")] = None,
     kernels: Annotated[str, typer.Option(help="auto, reference, torch, native or triton.")] = "auto",
     layers: Annotated[int | None, typer.Option(help="Check only the first so many layers.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Default: three chunks of the model's scan.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Length of the inputs. Default: three chunks of the model's scan.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of inputs and random weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from h1r import pipeline
 from h1r.cli.common import AsJson, DryRun, Out, Resume, Seed, Set, Target, open_run, print_json, print_report, stopping
 from h1r.config import Recipe
-from h1r.progress import quiet
+from h1r.progress import note, quiet
 from h1r.run import Run
 
 
@@ -42,7 +41,7 @@ def demo(
     quiet(as_json)
     with stopping(f"`h1r demo {recipe} --out {run.path}` with the same options goes on where it was"):
         for stage, _, ran in pipeline.run_all(resolved, run):
-            print(f"{stage}: {'done' if ran else 'already done'}", file=sys.stderr)
+            note(f"{stage}: {'done' if ran else 'already done'}")
         print_report(run.path, as_json)
 
 

@@ -104,7 +104,7 @@ def last_trained(run: Run) -> str:
     """ "rl" or "sft", whichever was trained last; `UserError` when neither was."""
     trained = models_of(run)[1:]
     if not trained:
-        raise UserError(f"{run.path} holds no trained model; run `h1r sft` first")
+        raise UserError(f"{run.path} holds no trained model; run `h1r sft {run.path}` first")
     return trained[-1]
 
 
