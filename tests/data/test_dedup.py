@@ -96,6 +96,18 @@ def test_a_copy_in_a_family_without_template_is_found_beside_many_others() -> No
     assert near([*others, STORY, STORY.replace("A farmer", "The farmer")]) == [*others, STORY]
 
 
+def test_a_content_threshold_of_zero_asks_nothing_of_the_content() -> None:
+    """Two questions that share a long template and most of a short content."""
+    frame = " ".join(f"clause{i}" for i in range(150))
+    own = [" ".join(f"{k}{letter}" for letter in "abcdefghijklmn") for k in "uvwxyz"]
+    questions = [f"{frame} {words}" for words in own] + [f"{frame} {own[0].replace('ug', 'other')}"]
+    found = {
+        content: len(drop_near_duplicates(problems(questions), 0.9, 0.5, content_threshold=content)[1])
+        for content in (None, 0.9, 0.0)
+    }
+    assert found == {None: 0, 0.9: 0, 0.0: 1}
+
+
 @pytest.mark.parametrize("family", ["chain_sum", "spell_backward", "knights_knaves", "aiw", "shortest_path", "ab"])
 def test_real_generated_problems_are_not_near_duplicates(family: str) -> None:
     stream = open_source(GeneratedSource(family=family), 0, []).problems()

@@ -82,8 +82,9 @@ def test_unusable_rows_are_counted_and_a_benchmark_of_them_is_refused(
         load_benchmark(benchmark(tmp_path / "f.jsonl", [bad], options=["options"], **CHOICE))
     with pytest.raises(UserError, match="neither an answer nor"):
         load_benchmark(benchmark(tmp_path / "f.jsonl", [{"question": "q"}]))
-    with pytest.raises(UserError, match="none of the options"):
-        load_benchmark(benchmark(tmp_path / "f.jsonl", [{**good, "answer": "E"}], options=["options"], **CHOICE))
+    for answer in ("E", "", "AB"):
+        with pytest.raises(UserError, match="none of the options"):
+            load_benchmark(benchmark(tmp_path / "f.jsonl", [{**good, "answer": answer}], options=["options"], **CHOICE))
 
 
 def test_a_prompt_without_its_places_is_refused() -> None:

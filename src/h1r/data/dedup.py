@@ -143,7 +143,8 @@ def drop_near_duplicates(
             whole[index], content[index] = found, rest
 
     first = len(held_out)
-    twins = _twins(problems, signatures, whole, content, (threshold, content_threshold or threshold), first)
+    least = threshold if content_threshold is None else content_threshold
+    twins = _twins(problems, signatures, whole, content, (threshold, least), first)
     kept = [problem for index, problem in enumerate(candidates, first) if index not in twins]
     dropped = []
     for index, twin in sorted(twins.items()):

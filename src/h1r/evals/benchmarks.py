@@ -112,7 +112,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
         options, answer = _options(problem, len(section.options))
         problem.metadata["options"] = options
         problem.answer = answer
-        if answer not in string.ascii_uppercase[: len(options)] and answer not in options:
+        if answer not in [*string.ascii_uppercase[: len(options)], *options]:
             raise ValueError(f"its answer {answer[:40]!r} is none of the options")
         pairs = zip(string.ascii_uppercase, options, strict=False)
         values["options"] = "\n".join(f"{letter}) {text}" for letter, text in pairs)
