@@ -398,6 +398,12 @@ e^{x \over 2} | \sqrt{e^x}
 (B) x | x
 D. it can't be A or B | D
 (D) not enough information | D
+\text{Total area} = 5 | 5
+\text{Total area} = 5 | \text{total area} = 5
+\text{Area of } ABC = 5 | 5
+\text{Length of A} = 5, \text{Length of B} = 6 | 5,6
+\text{Therefore, } x=5 | x=5
+So x = 5 | 5
 (C) = 5 | C
 5 \text{ cm2} | 5 \text{ cm}^2
 5 kg m / s | 5 \text{ kg m/s}
@@ -785,6 +791,13 @@ A: 5, B: 6 | A
 (A) \text{ is wrong} | A
 (A) B | B
 (C) or 5 | C
+\text{not } x=5 | 5
+\text{The sum is not } S=5 | 5
+\text{Length is less than} = 5 | 5
+\text{Total area} = 5 | \text{Total length} = 5
+\text{Length of A} = 5, \text{Length of B} = 6 | 6,5
+\text{Therefore, } x=5 | x=6
+\text{no}  \text{rth} | north
 (C) \ne 5 | C
 (C) \text{ but maybe } 5 | C
 42\text{6+9i} | 42

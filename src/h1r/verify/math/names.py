@@ -1,6 +1,6 @@
-r"""What a named answer names: `x = 3`, `f(x) = 2x`, `a=4,-8`.
+r"""What a named answer names: `x = 3`, `f(x) = 2x`, `a=4,-8`, `\text{Total area} = 5`.
 
-A name of one letter, decorated (`\angle A`, `S_n`, `f'`), is assigned what stands on the other side. What a function is
+A name, decorated (`\angle A`, `S_n`, `f'`), or words are assigned what stands on the other side. What a function is
 defined under is bound, and no part of its name: f(x) = 2x is f(t) = 2t, and neither is f(t) = 2x. An argument in upper
 case is none (P(A) and P(B) are two numbers), and no constant is (f(1), f(e)).
 """
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from h1r.verify.math.parse import Node, UnreadableError
-from h1r.verify.math.types import Answer, Group, Matrix, Opaque, Ratio, Relation, Union, Value
+from h1r.verify.math.types import Answer, Group, Matrix, Opaque, Ratio, Relation, Union, Value, Words
+from h1r.verify.math.units import NO_UNIT
 
 _DECORATED = (
     r"\\(?:angle|triangle|overline|overrightarrow|widehat|mathrm|vec|hat|bar|sin|cos|tan|log|ln|min|max|Delta) ?"
@@ -32,10 +33,17 @@ def name(answer: Answer) -> str | None:
         return None
     text = answer.sides[0].text
     if not _NAME.fullmatch(text):
-        return None
+        return _label(answer.sides[0])
     bound = arguments(answer)
     plain = text.replace(" ", "")
     return f"{_ARGUMENTS.sub('', plain)}{',' * (len(bound) - 1)}" if bound else plain
+
+
+def _label(side: Answer) -> str | None:
+    """The words that name what follows ("Total area = 5"), unless they deny it."""
+    if not isinstance(side, Words) or not NO_UNIT.isdisjoint(side.words):
+        return None
+    return " ".join(side.words) or None
 
 
 def arguments(relation: Relation) -> tuple[str, ...]:

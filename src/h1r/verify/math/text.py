@@ -182,6 +182,10 @@ _TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
 """Punctuation at the end; three dots are none."""
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*\b({'|'.join(_SCALES)})s?\b")
+_LEADING_IN = re.compile(
+    rf"\A[{WORD_OPEN} ]*(?:so|thus|hence|then|therefore|finally)\b[ ,:]*{WORD_CLOSE}?[ ,:]*(?=[^=]*=)", re.IGNORECASE
+)
+"""What only leads to a statement: Therefore x = 5."""
 _EMPTY_MARK = re.compile(f"{WORD_OPEN} *{WORD_CLOSE}")
 _BLANK_BESIDE_SIGN = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9\\])")
 _LEADING_NUMBER = re.compile(r" *-?\d[\d,]*(?:\.\d+)?(?= +[A-Za-z])")
@@ -208,7 +212,7 @@ def clean(latex: str) -> str:
     text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
     text = _UNIT_FRACTION.sub(r"\1/\2", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
     text = _TRAILING.sub("", " ".join(text.split()))
-    text = _OVER_REALS.sub("", _QUANTIFIER.sub("", text))
+    text = _OVER_REALS.sub("", _QUANTIFIER.sub("", _LEADING_IN.sub("", text)))
     if half := _HALF_LINE.fullmatch(text):
         return r"(0,\infty)" if half[1] == "+" else r"(-\infty,0)"
     text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
@@ -283,7 +287,7 @@ def _outer_braces(text: str) -> str:
 
 def squeeze(text: str) -> str:
     """A cleaned text without marks and without the blanks that mean nothing, for comparison letter by letter."""
-    return _BLANK_BESIDE_SIGN.sub("", text.replace(WORD_OPEN, " ").replace(WORD_CLOSE, " ").strip())
+    return _BLANK_BESIDE_SIGN.sub("", " ".join(text.replace(WORD_OPEN, " ").replace(WORD_CLOSE, " ").split()))
 
 
 _BRACKET = re.compile(r"\\begin ?\{|\\end ?\{|\\[{}]|\\[A-Za-z]+|\\.|[\[\](){}]", re.DOTALL)
