@@ -57,7 +57,7 @@ def remember(problem: Problem, answer: str, calls: list[int] = []) -> Verdict:  
 
 
 for name in ("misbehave", "junk", "remember", "forked_child"):
-    register(Verifier(f"test-{name}", grade=f"{__name__}:{name}"))
+    register(Verifier(f"test-{name}", grade=f"{__name__}:{name}", confined=name != "forked_child"))
 
 
 def problem(verifier: str = "test-misbehave", answer: str = "", **metadata) -> Problem:

@@ -4,80 +4,35 @@ Callers of any thread, or of an event loop, submit batches of jobs and hold a fu
 job each, so that a long batch does not stand before a short one. A job over its time limit costs its worker, and only
 that: when a job has taken SUSPICION of its limit a spare worker is started, so that the replacement is usually ready
 before the limit is reached.
+
+A worker loads all verifiers that were asked for so far, gives up its rights, and only then sees an answer. A verifier
+that it lacks is loaded by a fresh worker in its place, with the others; so one that comes late costs a worker once.
+Verifiers that keep their rights (`confined=False`) have workers of their own, as many again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import queue
 import selectors
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.errors import UserError
-from h1r.records import Problem, Verdict
+from h1r.records import Verdict
+from h1r.verify.child import LOAD_LIMIT_S, Child, Job, origin_of, start_child
+from h1r.verify.isolation import AUTO, LEVEL_VARIABLE, WorkerIsolation, note_level
 from h1r.verify.registry import Verifier
 from h1r.verify.worker import checked_verdict, receive_frame, send_frame
 
-LOAD_LIMIT_S = 120.0
-"""Seconds a worker may take to start and to import a verifier; not charged to any answer."""
 SUSPICION = 0.1
 SEND_LIMIT_S = 5.0
-
-_BOOTSTRAP = (
-    "import sys, json; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop(); "
-    "from h1r.verify.worker import main; main(*arguments)"
-)
-_PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """An answer that a worker is to grade, and where its verdict goes."""
-
-    verifier: Verifier
-    problem: Problem
-    answer: str
-    future: Future[Verdict] = field(default_factory=Future)
-    retried: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """A child process; `loading` is the verifier it imports now, `job` what it grades now or will after that."""
-
-    process: subprocess.Popen[bytes]
-    connection: socket.socket
-    loaded: set[str] = field(default_factory=set)
-    served: int = 0
-    job: Job | None = None
-    loading: Verifier | None = None
-    request: int = 0
-    started: float = 0.0
-    deadline: float = 0.0
-    limit_s: float = LOAD_LIMIT_S
-
-    def kill(self) -> None:
-        self.connection.close()
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
 
 
 class Dispatcher:
@@ -92,8 +47,10 @@ class Dispatcher:
         self._ears.setblocking(False)
         self._bell.setblocking(False)
         self._batches: deque[deque[Job]] = deque()
-        self._workers: list[_Worker] = []
-        self._known: dict[str, Verifier] = {}
+        self._workers: list[Child] = []
+        self._known: dict[tuple[str, bool], Verifier] = {}
+        self._isolation = os.environ.get(LEVEL_VARIABLE) or AUTO
+        self.isolation: WorkerIsolation | None = None
         self._sequence = 0
         self._closing = False
         self._selector = selectors.DefaultSelector()
@@ -104,7 +61,7 @@ class Dispatcher:
     def submit(self, jobs: Iterable[Job]) -> None:
         """Queues a batch; each job's future gets its verdict, or the exception that is the caller's mistake."""
         batch = deque(jobs)
-        self._call(lambda: self._batches.append(batch))
+        self._call(lambda: self._queue(batch))
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Drops jobs that have not begun, and ends the workers of those that have."""
@@ -129,6 +86,11 @@ class Dispatcher:
         self._commands.put(command)
         with contextlib.suppress(BlockingIOError):  # full: the thread has enough to wake up for
             self._bell.send(b"!")
+
+    def _queue(self, batch: deque[Job]) -> None:
+        self._batches.append(batch)
+        for job in batch:
+            self._known.setdefault((str(job.verifier.grade), job.verifier.confined), job.verifier)
 
     def _stop(self) -> None:
         self._closing = True
@@ -178,29 +140,41 @@ class Dispatcher:
             worker.job = job
             self._send(worker)
 
-    def _free_worker(self, job: Job) -> _Worker:
-        """A worker for the job: a fresh one for a second try, else the one that has loaded most of what is needed."""
-        free = [worker for worker in self._workers if worker.job is None]
-        if job.retried:
-            fresh = next((worker for worker in free if not worker.served), None)
-            if fresh is None and free:
-                self._drop(free[0])
-            return fresh or self._start()
-        ready = [worker for worker in free if worker.loading is None]
-        loaded = [worker for worker in ready if job.verifier.grade in worker.loaded]
-        if loaded or ready or free:
-            return (loaded or ready or free)[0]
-        return self._start()
+    def _of_kind(self, verifier: Verifier) -> list[Child]:
+        return [worker for worker in self._workers if worker.confined == verifier.confined]
 
-    def _send(self, worker: _Worker) -> None:
-        """Sends the worker its job, or first the order to import what the job needs, unless it is importing now."""
+    def _free_worker(self, job: Job) -> Child:
+        """A worker for the job: a fresh one for a second try, else the one that has loaded most of what is needed."""
+        free = [worker for worker in self._of_kind(job.verifier) if worker.job is None]
+        able = [worker for worker in free if worker.can_take(job.verifier) and not (job.retried and worker.served)]
+        ready = [worker for worker in able if worker.loading is None]
+        loaded = [worker for worker in ready if job.verifier.grade in worker.loaded]
+        if loaded or able:
+            return (loaded or ready or able)[0]
+        if free:
+            self._drop(free[0])
+        return self._start(job.verifier.confined)
+
+    def _send(self, worker: Child) -> None:
+        """Sends the worker its job, or first the order to import what is missing, unless it is importing now."""
         job = worker.job
-        if worker.loading is not None or job is None:
+        if worker.loading is not None:
             return
-        assert job.verifier.grade is not None
-        if job.verifier.grade not in worker.loaded:
-            self._load(worker, job.verifier)
-            return
+        missing = self._missing(worker)
+        if job and not missing and worker.confined and not worker.closed:
+            missing = [job.verifier]  # nothing is graded before the rights are gone, whatever else failed to load
+        if missing:
+            self._load(worker, missing[0], seal=worker.confined and len(missing) == 1)
+        elif job:
+            self._grade(worker, job)
+
+    def _missing(self, worker: Child) -> list[Verifier]:
+        """What the worker has to load: for its job, and while it can, for those that may come."""
+        known = [] if worker.closed else [item for item in self._known.values() if item.confined == worker.confined]
+        wanted = {item.grade: item for item in (*known, *([worker.job.verifier] if worker.job else []))}
+        return [item for item in wanted.values() if item.grade not in worker.loaded]
+
+    def _grade(self, worker: Child, job: Job) -> None:
         self._sequence += 1
         worker.request = self._sequence
         problem = {item.name: getattr(job.problem, item.name) for item in dataclasses.fields(job.problem)}
@@ -211,11 +185,11 @@ class Dispatcher:
     def _limit(self, verifier: Verifier) -> float:
         return min(self._time_limit_s, verifier.time_limit_s or self._time_limit_s)
 
-    def _load(self, worker: _Worker, verifier: Verifier) -> None:
-        worker.loading, worker.limit_s = verifier, LOAD_LIMIT_S
-        self._write(worker, {"load": verifier.grade, "warm": verifier.warm}, LOAD_LIMIT_S)
+    def _load(self, worker: Child, verifier: Verifier, seal: bool) -> None:
+        worker.loading, worker.limit_s, worker.closed = verifier, LOAD_LIMIT_S, worker.closed or seal
+        self._write(worker, {"load": verifier.grade, "warm": verifier.warm, "seal": seal}, LOAD_LIMIT_S)
 
-    def _write(self, worker: _Worker, message: dict[str, Any], limit_s: float) -> None:
+    def _write(self, worker: Child, message: dict[str, Any], limit_s: float) -> None:
         worker.started = time.monotonic()
         worker.deadline = worker.started + limit_s
         worker.connection.settimeout(SEND_LIMIT_S)
@@ -232,8 +206,8 @@ class Dispatcher:
         """Waits for the first event and deals with all that are due."""
         busy = [worker for worker in self._workers if worker.job or worker.loading]
         moments = [worker.deadline for worker in busy]
-        if len(self._workers) <= self._count:
-            moments += [worker.started + SUSPICION * worker.limit_s for worker in busy if not worker.loading]
+        graded = [(worker, worker.job) for worker in busy if worker.job and not worker.loading]
+        moments += [worker.started + SUSPICION * worker.limit_s for worker, job in graded if self._lacks_spare(job)]
         now = time.monotonic()
         wait = max(min(moments) - now, 0.0) if moments else None
         for key, _ in self._selector.select(wait):
@@ -246,7 +220,7 @@ class Dispatcher:
             if worker in self._workers and (worker.job or worker.loading) and worker.deadline <= now:
                 self._fail(worker, f"time limit of {worker.limit_s:g} s exceeded", retry=False)
             elif worker.job and not worker.loading and now - worker.started >= SUSPICION * worker.limit_s:
-                self._provide_spare()
+                self._provide_spare(worker.job)
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -258,11 +232,14 @@ class Dispatcher:
             except queue.Empty:
                 return
 
-    def _provide_spare(self) -> None:
-        if len(self._workers) <= self._count and self._known:
-            self._load(self._start(), next(reversed(self._known.values())))
+    def _lacks_spare(self, job: Job) -> bool:
+        return len(self._of_kind(job.verifier)) <= self._count
 
-    def _receive(self, worker: _Worker) -> None:
+    def _provide_spare(self, job: Job) -> None:
+        if self._lacks_spare(job):
+            self._send(self._start(job.verifier.confined))
+
+    def _receive(self, worker: Child) -> None:
         worker.connection.settimeout(max(worker.deadline - time.monotonic(), 0.01))
         job = worker.job
         try:
@@ -283,26 +260,46 @@ class Dispatcher:
         worker.served += 1
         job.future.set_result(verdict)
 
-    def _loaded(self, worker: _Worker, reply: dict[str, Any]) -> None:
+    def _loaded(self, worker: Child, reply: dict[str, Any]) -> None:
         verifier, worker.loading = worker.loading, None
         assert verifier is not None
         assert verifier.grade is not None
+        key = (verifier.grade, verifier.confined)
         if "error" not in reply:
             worker.loaded.add(verifier.grade)
-            self._known[verifier.grade] = verifier
-        elif worker.job and worker.job.verifier is verifier:
+            worker.origins.add(origin_of(verifier))
+            self._tell(reply.get("isolation"))
+            self._send(worker)
+            return
+        worker.closed = False
+        self._known.pop(key, None)
+        if worker.job and worker.job.verifier.grade == verifier.grade:
             job, worker.job = worker.job, None
             why = f"verifier `{verifier.name}` cannot be loaded ({reply['error']}); install what it needs"
-            job.future.set_exception(UserError(why))
-        self._send(worker)
+            job.future.set_exception(UserError(reply.get("refused") or why))
+        if "refused" in reply:
+            self._drop(worker)
+        else:
+            self._send(worker)
 
-    def _fail(self, worker: _Worker, why: str, retry: bool) -> None:
+    def _tell(self, isolation: Any) -> None:
+        """Notes once what confines the workers."""
+        if isolation and self.isolation is None:
+            level, why = isolation
+            self.isolation = WorkerIsolation(level)
+            note_level(self.isolation, why)
+
+    def _fail(self, worker: Child, why: str, retry: bool) -> None:
         """Replaces the worker; its job gets reward 0, or another try when this worker was not fresh."""
         job, loading, served = worker.job, worker.loading, worker.served
         self._drop(worker)
-        if job is None:
+        if loading and not (job and loading.grade == job.verifier.grade):
+            self._known.pop((str(loading.grade), loading.confined), None)
+            if job:
+                self._try_again(job)
+        elif job is None:
             return
-        if loading:
+        elif loading:
             job.future.set_exception(
                 RuntimeError(
                     f"a worker for verifier `{loading.name}` could not start or import it: {why}; "
@@ -310,32 +307,21 @@ class Dispatcher:
                 )
             )
         elif retry and served and not job.retried:
-            job.retried = True
-            self._batches.appendleft(deque((job,)))
+            self._try_again(job)
         else:
             job.future.set_result(Verdict(0.0, error=why))
 
-    def _drop(self, worker: _Worker) -> None:
+    def _try_again(self, job: Job) -> None:
+        job.retried = True
+        self._batches.appendleft(deque((job,)))
+
+    def _drop(self, worker: Child) -> None:
         self._selector.unregister(worker.connection)
         worker.kill()
         self._workers.remove(worker)
 
-    def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        arguments = json.dumps([theirs.fileno(), self._memory_limit_bytes, os.getpid(), sys.path])
-        environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP, arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                start_new_session=True,
-            )
-        worker = _Worker(process, ours)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+    def _start(self, confined: bool) -> Child:
+        worker = start_child(confined, self._isolation, self._memory_limit_bytes)
+        self._selector.register(worker.connection, selectors.EVENT_READ, worker)
         self._workers.append(worker)
         return worker

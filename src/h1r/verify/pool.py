@@ -19,9 +19,11 @@ from typing import Self
 
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
-from h1r.verify.dispatch import Dispatcher, Job
+from h1r.verify.child import Job
+from h1r.verify.dispatch import Dispatcher
 from h1r.verify.extract import split_response
 from h1r.verify.format import check_format
+from h1r.verify.isolation import WorkerIsolation
 from h1r.verify.registry import Verifier, require, resolve
 
 MAX_TEXT_CHARS = 4_000_000
@@ -70,6 +72,11 @@ class VerifierPool:
     def worker_pids(self) -> list[int]:
         """The process ids of the workers there are now; a spare beyond `workers` may be among them."""
         return self._dispatcher.pids() if self._dispatcher else []
+
+    @property
+    def isolation(self) -> WorkerIsolation | None:
+        """What confines the workers beside their limits; None while no answer has needed one."""
+        return self._dispatcher.isolation if self._dispatcher else None
 
     def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
         """One verdict per (problem, text), in order. Raises for the caller's mistakes only, never for a text.

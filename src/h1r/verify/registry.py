@@ -9,6 +9,11 @@ A verifier is a few functions of one module, named by "module:function" so that 
                                                requests), so it is called in the pool's own process and at any time
     warm()                                     optional; imports and caches, not charged to the first answer
 
+A worker imports and warms what its pool needs, and then gives up its rights (`isolation`): while `grade` runs, files
+outside installed packages, the network and other processes are out of reach. So a module imports what it needs at its
+top, and reads its data there or in `warm`. A verifier that needs files, the network or programs to grade says so with
+`confined=False`; it then has workers of its own, and should trust what it is given.
+
 `answer` is the part of the response after `</think>`. A verdict's reward is 1 for a correct answer, else 0.
 """
 
@@ -30,6 +35,7 @@ class Verifier:
     `stated` is how a response states an answer, with %s in its place. Problems without a reference answer have None
     there, and in `usable_part` the part that their verdicts have if, and only if, the problem can be checked.
     `time_limit_s` is for verifiers whose honest answers need far less time than a pool allows: the smaller limit holds.
+    `confined`: whether `grade` does without files, network and processes (our choice: yes unless it says otherwise).
     """
 
     name: str
@@ -40,6 +46,7 @@ class Verifier:
     stated: str | None = r"\boxed{%s}"
     usable_part: str | None = None
     time_limit_s: float | None = None
+    confined: bool = True
 
 
 _MATH_LIMIT_S = 2.0

@@ -2,14 +2,20 @@
 
 One request at a time over a socket, each frame a 4-byte length and a JSON object:
 
-    {"load": "module:function", "warm": ...}            -> {"loaded": true} or {"error": text}
+    {"load": "module:function", "warm": ..., "seal": true or false}
+                                  -> {"loaded": true}, with "isolation": [level, why] when sealed; else {"error": text}
     {"id": n, "grade": "module:function", "problem": {...}, "answer": text, "time_limit_s": seconds}
-                                                        -> {"id": n, "verdict": {...}}, or with "exhausted": true
+                                  -> {"id": n, "verdict": {...}}, or with "exhausted": true
 
 What bounds a hostile answer here: address space and no file writes (rlimits), processor time per answer (the kernel
 ends a loop that never releases the interpreter), no terminal, an environment without secrets, and its own session so
-that it is killed with whatever it started. What does not: the file system can be read and sockets can be opened, so
-this is no place to run code that an answer contains.
+that it is killed with whatever it started. Once sealed, which a worker is before its first answer unless its verifier
+is registered with `confined=False`, also what `isolation` says: no files but packages, no sockets, programs, processes
+or signals; a refused call is an exception in the scorer, and its name the verdict's error.
+
+What does not: an answer that a scorer can be made to run as code holds this process. It can forge the verdicts that
+this worker gives from then on, use its time limit up, and see that a file exists. It is still no place to run code that
+an answer contains: that is what `sandbox` is for.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ import threading
 from typing import Any
 
 from h1r.records import Problem, Verdict
+from h1r.verify.isolation import MAX_OPEN_FILES, WorkerIsolation, explained, give_up_rights
 from h1r.verify.registry import resolve
 
 MAX_FRAME_BYTES = 64 << 20
@@ -79,36 +86,81 @@ def checked_verdict(values: Any) -> Verdict:
     return verdict
 
 
-def main(descriptor: int, memory_limit_bytes: int, parent: int) -> None:
-    """Serves requests until the parent closes the socket. `parent` is its process id."""
+def main(descriptor: int, memory_limit_bytes: int, parent: int, isolation: str | None) -> None:
+    """Serves requests until the parent closes the socket. `parent` is its process id.
+
+    `isolation` is the level that sealing is to reach: a name, or "auto"; None for a worker that keeps its rights.
+    """
     _die_with_parent(parent)
     if sys.platform != "darwin":  # which refuses to limit the address space
         _limit(resource.RLIMIT_AS, memory_limit_bytes)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 1)  # 0 would still start a host's handler of cores
-    connection = socket.socket(fileno=descriptor)
-    while True:
+    _Worker(socket.socket(fileno=descriptor), isolation).serve()
+
+
+class _Worker:
+    """`level` is what the worker is confined by; None until it is sealed."""
+
+    def __init__(self, connection: socket.socket, isolation: str | None) -> None:
+        self._connection = connection
+        self._isolation = isolation
+        self._level: WorkerIsolation | None = None
+
+    def serve(self) -> None:
+        while True:
+            try:
+                request = receive_frame(self._connection)
+            except EOFError:
+                return
+            if "load" in request:
+                reply = self._load(request)
+            else:
+                _limit_processor_time(request["time_limit_s"])
+                reply = self._grade(request)
+            send_frame(self._connection, reply)
+
+    def _load(self, request: dict[str, Any]) -> dict[str, Any]:
+        reply: dict[str, Any] = {"loaded": True}
         try:
-            request = receive_frame(connection)
-        except EOFError:
-            return
-        if "load" in request:
-            send_frame(connection, _load(request))
-        else:
-            _limit_processor_time(request["time_limit_s"])
-            send_frame(connection, _grade(request))
+            resolve(request["load"])
+            if request["warm"]:
+                resolve(request["warm"])()
+        except Exception as error:
+            return {"error": explained(error, self._level)}
+        if request["seal"] and self._level is None and self._isolation:
+            _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+            try:
+                self._level, why = give_up_rights(self._isolation)
+            except ValueError as error:
+                return {"error": "no isolation", "refused": str(error)}
+            reply["isolation"] = [self._level, why]
+        return reply
+
+    def _grade(self, request: dict[str, Any]) -> dict[str, Any]:
+        reply: dict[str, Any] = {"id": request["id"]}
+        try:
+            if self._isolation and self._level is None:
+                raise RuntimeError("a worker that was not confined refused to grade")
+            verdict = resolve(request["grade"])(Problem(**request["problem"]), request["answer"])
+            reply["verdict"] = dataclasses.asdict(checked_verdict(dataclasses.asdict(verdict)))
+        except BaseException as error:  # a scorer may raise anything, SystemExit too
+            reply["verdict"] = dataclasses.asdict(Verdict(0.0, error=explained(error, self._level)))
+            reply["exhausted"] = isinstance(error, MemoryError)
+        return reply
 
 
 def _die_with_parent(parent: int) -> None:
     """The kernel kills this process with its parent (Linux); elsewhere the end of standard input tells a thread.
 
     The thread comes too late while an answer holds the interpreter, hence the kernel (prctl(2), PR_SET_PDEATHSIG = 1).
+    And where the kernel has file rules they would not reach a thread that was there before them.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    if sys.platform != "linux":
+        threading.Thread(target=_end_with_input, daemon=True).start()
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL) != 0 or os.getppid() != parent:
+        os._exit(1)
 
 
 def _end_with_input() -> None:
@@ -130,24 +182,3 @@ def _limit_processor_time(time_limit_s: float) -> None:
     limit = math.ceil(used.ru_utime + used.ru_stime + time_limit_s) + 1
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _load(request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        resolve(request["load"])
-        if request["warm"]:
-            resolve(request["warm"])()
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {"loaded": True}
-
-
-def _grade(request: dict[str, Any]) -> dict[str, Any]:
-    reply: dict[str, Any] = {"id": request["id"]}
-    try:
-        verdict = resolve(request["grade"])(Problem(**request["problem"]), request["answer"])
-        reply["verdict"] = dataclasses.asdict(checked_verdict(dataclasses.asdict(verdict)))
-    except BaseException as error:  # a scorer may raise anything, SystemExit too
-        reply["verdict"] = dataclasses.asdict(Verdict(0.0, error=f"{type(error).__name__}: {error}"[:300]))
-        reply["exhausted"] = isinstance(error, MemoryError)
-    return reply

@@ -31,11 +31,13 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _SECCOMP_MODE_FILTER = 2
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 _SIGKILL, _SIGCHLD = 9, 17
 _CAPABILITY_VERSION_3 = 0x20080522
 _NUMBERS = {  # mount_setattr and the Landlock calls have the same numbers everywhere
     "mount_setattr": (442, 442), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446), "clone": (56, 220), "pivot_root": (155, 41), "capset": (126, 91),
+    "capget": (125, 90), "seccomp": (317, 277),
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -170,9 +172,12 @@ def mount_scratch(size_bytes: int) -> None:
 
 
 _FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # execute, write, read, truncate, device ioctl
-_READ_RIGHTS = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read folder
+_EXECUTE_RIGHT = 1 << 0
+_READ_RIGHTS = _EXECUTE_RIGHT | 1 << 2 | 1 << 3  # execute, read file, read folder
 _RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _LANDLOCK_VERSION, _PATH_BENEATH, _ANY_TCP, _SCOPES = 1, 1, 3, 3
+FIRST_TRUNCATION_ABI = 3
+"""Before it, a file that can be read can be cut to nothing."""
 O_PATH_RULE = os.O_PATH | os.O_CLOEXEC
 
 
@@ -181,8 +186,10 @@ def landlock_abi() -> int:
     return _syscall("landlock_create_ruleset", 0, 0, _LANDLOCK_VERSION)
 
 
-def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
+def restrict_files(readable: Iterable[str], writable: Iterable[str] = (), *, executable: bool = True) -> None:
     """From here on only these paths, and what is below them, can be opened: to read and execute, or to do all.
+
+    Of the calling thread, and of those that it starts later. Libraries can be loaded without `executable`.
 
     Needs `no_new_privileges` first. TCP (ABI 4), abstract sockets and signals to others (ABI 6) go too where Landlock
     knows them; the system call filter stands for the rest.
@@ -191,7 +198,8 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> Non
     handled = (1 << _RIGHTS_OF_ABI[min(abi, 5)]) - 1
     record = struct.pack("QQQ", handled, _ANY_TCP, _SCOPES)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _syscall("landlock_create_ruleset", record, len(record), 0)
-    for paths, rights in ((readable, _READ_RIGHTS), (("/dev/null",), _FILE_RIGHTS), (writable, handled)):
+    reading = _READ_RIGHTS if executable else _READ_RIGHTS & ~_EXECUTE_RIGHT
+    for paths, rights in ((readable, reading), (("/dev/null",), _FILE_RIGHTS), (writable, handled)):
         for path in paths:
             descriptor = os.open(path, O_PATH_RULE)
             given = rights if stat.S_ISDIR(os.fstat(descriptor).st_mode) else rights & _FILE_RIGHTS
@@ -207,14 +215,21 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
 
 
-def drop_capabilities() -> None:
-    """No capability now, and none from any program executed later."""
+CAP_DAC_READ_SEARCH = 2
+"""Root's right to read what belongs to others."""
+
+
+def drop_capabilities(keep: int | None = None) -> None:
+    """No capability now, and none from any program executed later; `keep` stays if the process has it."""
     try:
         for capability in range(64):
             _prctl(_PR_CAPBSET_DROP, capability)
     except OSError:
         pass  # the last one is passed, or the process has none to begin with
-    _syscall("capset", struct.pack("II", _CAPABILITY_VERSION_3, 0), struct.pack("6I", *[0] * 6))
+    header, held = struct.pack("II", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+    _syscall("capget", header, held)
+    left = (struct.unpack("6I", held.raw)[0] & 1 << keep) if keep is not None else 0
+    _syscall("capset", header, struct.pack("6I", left, left, 0, 0, 0, 0))
 
 
 def no_new_privileges() -> None:
@@ -222,12 +237,15 @@ def no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def restrict_system_calls(*, processes: bool, strict: bool) -> None:
-    """Installs the filter of `seccomp.build_filter` for good."""
-    code = seccomp.filter_for_this_process(processes=processes, strict=strict)
+def restrict_system_calls(grant: seccomp.Grant, *, all_threads: bool = False) -> None:
+    """Installs the filter of `seccomp.build_filter` for good, in this thread or in all that there are."""
+    code = seccomp.filter_for_this_process(grant)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program)
+    if not all_threads:
+        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program)
+    elif _syscall("seccomp", _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, program):
+        raise OSError("seccomp: another thread has a filter of its own")
 
 
 def leave_no_core() -> None:

@@ -33,7 +33,7 @@ import tempfile
 import time
 from typing import Any, NoReturn
 
-from h1r.verify.sandbox import confine, inside
+from h1r.verify.sandbox import confine, inside, seccomp
 from h1r.verify.sandbox.limits import Isolation, Limits
 
 MAX_MESSAGE_BYTES = 1 << 16
@@ -68,7 +68,7 @@ class _Keeper:
         self._level = level
         self._readable = readable
         self._parent = os.getppid()
-        self._has_landlock = False
+        self._landlock_abi = 0
 
     def prepare(self) -> None:
         """Enters what all runs share; raises when the kernel refuses the level."""
@@ -80,10 +80,10 @@ class _Keeper:
             raise OSError("prctl PR_SET_CHILD_SUBREAPER")
         if self._level == Isolation.BUBBLEWRAP:
             with contextlib.suppress(OSError):
-                self._has_landlock = confine.landlock_abi() > 0
+                self._landlock_abi = confine.landlock_abi()
             return
         if self._level == Isolation.LANDLOCK:
-            self._has_landlock = confine.landlock_abi() > 0
+            self._landlock_abi = confine.landlock_abi()
         if os.geteuid() == 0 and all(map(_anyone_may_read, self._readable)):
             confine.leave_root()
 
@@ -200,9 +200,10 @@ class _Keeper:
         confine.set_limits(limits, files_writable=files or own_files, own_user=own_files)
         confine.drop_capabilities()
         confine.no_new_privileges()
-        if self._has_landlock and scratch is not None:
+        if self._landlock_abi and scratch is not None:
             confine.restrict_files([*self._readable, scratch], [scratch] if files or own_files else [])
-        confine.restrict_system_calls(processes=limits.processes > 1, strict=not namespaces)
+        changes = files or own_files or self._landlock_abi >= confine.FIRST_TRUNCATION_ABI
+        confine.restrict_system_calls(seccomp.Grant(limits.processes > 1, strict=not namespaces, changes=changes))
 
 
 def _above(descriptors: list[int], lowest: int) -> list[int]:

@@ -3,12 +3,16 @@
 What is not listed fails with ENOSYS, which a C library takes for an old kernel and works around; what is listed with a
 condition fails with EPERM. Three things follow from the list alone, at every isolation level:
 
-    no socket that could leave the process        `socket` is absent, `socketpair` is AF_UNIX only
+    no socket that could leave the process        `socket` is absent, `socketpair` makes connected AF_UNIX ones
     no memory outside the address-space limit     `memfd_create`, System V shared memory and `io_uring` are absent
     no second process, unless `processes` is set  `fork` and `vfork` fail, `clone` makes threads only
 
 `strict` is for the level without namespaces: signals go to the caller only, and file metadata cannot be changed
 (Landlock does not watch `chmod` and its relatives).
+
+A process that only computes has no use for more, and says so with a `Grant`: no program is executed, and where nothing
+else watches (no Landlock, or one before ABI 3, which lets every file that can be opened be cut to nothing) no call that
+changes a file or a folder is made.
 
 Numbers: Linux `asm/unistd_64.h` and `asm-generic/unistd.h`. Filter format: `linux/seccomp.h`, `linux/bpf_common.h`.
 """
@@ -19,6 +23,7 @@ import errno
 import os
 import platform
 import struct
+from dataclasses import dataclass
 
 # fmt: off
 SYSCALLS: dict[str, dict[str, int]] = {
@@ -104,6 +109,16 @@ _METADATA = frozenset(
     )
 )
 _FORKS = frozenset(("fork", "vfork"))
+_EXECUTES = frozenset(("execve", "execveat"))
+_CHANGES = frozenset(
+    (
+        *("creat", "truncate", "fallocate", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat"),
+        *("renameat2", "link", "linkat", "symlink", "symlinkat"),
+    )
+)
+_OPEN_FLAGS_AT = {"open": 1, "openat": 2}
+_OPEN_CHANGES = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
+"""O_WRONLY, O_RDWR, O_CREAT, O_TRUNC and what O_TMPFILE has beside O_DIRECTORY (`asm-generic/fcntl.h`)."""
 _SIGNALS = frozenset(("kill", "tkill", "tgkill"))
 _CLONE_THREAD = 0x10000
 _CLONE_NAMESPACES = 0x7E020080
@@ -111,7 +126,8 @@ _FCNTL_DENIED = (8, 10, 15, 1024, 1026)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX: make the kernel signal another process; F_SETLEASE, F_NOTIFY: make others wait."""
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _PRCTLS = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
-_AF_UNIX = 1
+_AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPES = 1, 1, 5, 0xF
+"""A pair of SOCK_DGRAM could send to any socket that has a name."""
 
 _LOAD, _EQUAL, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
@@ -125,11 +141,18 @@ def architecture() -> str | None:
     return machine if machine in SYSCALLS and struct.calcsize("P") == 8 else None
 
 
-def build_filter(machine: str, *, processes: bool, strict: bool, pid: int) -> bytes:
-    """The filter as an array of `struct sock_filter`.
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the filter permits beyond computing: `fork`, programs, changed files. `strict`: see the module."""
 
-    `processes` permits `fork`; `strict` see the module; `pid` is the only process that `strict` lets signal (itself).
-    """
+    processes: bool = False
+    strict: bool = True
+    executes: bool = True
+    changes: bool = True
+
+
+def build_filter(machine: str, grant: Grant, pid: int) -> bytes:
+    """The filter as an array of `struct sock_filter`; `pid` is the only process that `strict` lets signal (itself)."""
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
         (_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
@@ -139,29 +162,35 @@ def build_filter(machine: str, *, processes: bool, strict: bool, pid: int) -> by
     if machine == "x86_64":
         program += [(_ANY_BIT, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
     for name, number in SYSCALLS[machine].items():
-        body = _rule(name, processes, strict, pid)
+        body = _rule(name, grant, pid)
         program += [(_EQUAL, 0, len(body), number), *body]
     program.append((_RETURN, 0, 0, _ENOSYS))
     return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
 
 
-def _rule(name: str, processes: bool, strict: bool, pid: int) -> list[tuple[int, int, int, int]]:
+def _rule(name: str, grant: Grant, pid: int) -> list[tuple[int, int, int, int]]:
     if name == "clone3":  # its flags are behind a pointer; without it the C library calls `clone`
         return [(_RETURN, 0, 0, _ENOSYS)]
     if name in _FORKS:
-        return [(_RETURN, 0, 0, _ALLOW if processes else _EPERM)]
+        return [(_RETURN, 0, 0, _ALLOW if grant.processes else _EPERM)]
     if name == "clone":
-        return _clone_rule(processes)
-    if strict and name in _METADATA:
+        return _clone_rule(grant.processes)
+    if grant.strict and name in _METADATA:
         return [(_RETURN, 0, 0, _EPERM)]
-    if strict and name in _SIGNALS and not processes:
+    if (not grant.executes and name in _EXECUTES) or (not grant.changes and name in _CHANGES):
+        return [(_RETURN, 0, 0, _EPERM)]
+    if not grant.changes and name in _OPEN_FLAGS_AT:
+        load = (_LOAD, 0, 0, _argument(_OPEN_FLAGS_AT[name]))
+        return [load, (_ANY_BIT, 0, 1, _OPEN_CHANGES), (_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
+    if grant.strict and name in _SIGNALS and not grant.processes:
         return _if_argument(0, (pid,), _ALLOW, _EPERM)
+    if name == "socketpair":
+        return _socketpair_rule()
     conditions = {
         "fcntl": (1, _FCNTL_DENIED, _EPERM, _ALLOW),
         "ioctl": (1, _IOCTLS, _ALLOW, _EPERM),
         "prctl": (0, _PRCTLS, _ALLOW, _EPERM),
         "prlimit64": (0, (0,), _ALLOW, _EPERM),
-        "socketpair": (0, (_AF_UNIX,), _ALLOW, _EPERM),
     }
     return _if_argument(*conditions[name]) if name in conditions else [(_RETURN, 0, 0, _ALLOW)]
 
@@ -172,6 +201,13 @@ def _clone_rule(processes: bool) -> list[tuple[int, int, int, int]]:
         return [load, (_ANY_BIT, 0, 1, _CLONE_NAMESPACES), (_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
     mask = (_AND, 0, 0, _CLONE_NAMESPACES | _CLONE_THREAD)
     return [load, mask, (_EQUAL, 0, 1, _CLONE_THREAD), (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _EPERM)]
+
+
+def _socketpair_rule() -> list[tuple[int, int, int, int]]:
+    family = [(_LOAD, 0, 0, _argument(0)), (_EQUAL, 1, 0, _AF_UNIX), (_RETURN, 0, 0, _EPERM)]
+    kind = [(_LOAD, 0, 0, _argument(1)), (_AND, 0, 0, _SOCK_TYPES)]
+    return [*family, *kind, (_EQUAL, 1, 0, _SOCK_STREAM), (_EQUAL, 0, 1, _SOCK_SEQPACKET), (_RETURN, 0, 0, _ALLOW),
+            (_RETURN, 0, 0, _EPERM)]  # fmt: skip
 
 
 def _if_argument(index: int, values: tuple[int, ...], then: int, otherwise: int) -> list[tuple[int, int, int, int]]:
@@ -186,9 +222,9 @@ def _argument(index: int) -> int:
     return 16 + 8 * index
 
 
-def filter_for_this_process(*, processes: bool, strict: bool) -> bytes:
+def filter_for_this_process(grant: Grant) -> bytes:
     """`build_filter` for the caller; `OSError` on a machine whose system call numbers are not known."""
     machine = architecture()
     if machine is None:
         raise OSError(errno.ENOSYS, f"no system call numbers for {platform.machine()}")
-    return build_filter(machine, processes=processes, strict=strict, pid=os.getpid())
+    return build_filter(machine, grant, os.getpid())
