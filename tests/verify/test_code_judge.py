@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import time
 
 import pytest
@@ -240,8 +241,6 @@ TOOL = {"cpp": "g++", "c": "gcc", "javascript": "node"}
 
 @pytest.mark.parametrize("language", RUNNABLE)
 def test_programs_of_each_language_pass_and_fail(slot, language):
-    import shutil
-
     if language in TOOL and shutil.which(TOOL[language]) is None:
         pytest.skip(f"no {TOOL[language]}")
     tests = StdinTests([("4", "8"), ("-1", "-2")])
@@ -249,6 +248,30 @@ def test_programs_of_each_language_pass_and_fail(slot, language):
     assert judge(slot, DOUBLE[language].replace("2 *", "3 *"), language, tests, Limits()).failures == [
         (0, "wrong answer")
     ]
+
+
+THREADS = """
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+void *wait(void *unused) { usleep(200000); return 0; }
+int depth(int n) { volatile char kept[200]; kept[0] = n; return n == 0 ? 0 : 1 + depth(n - 1) + 0 * kept[0]; }
+int main() {
+    pthread_t threads[16];
+    for (int i = 0; i < 16; i++)
+        if (pthread_create(threads + i, 0, wait, 0)) return 1;
+    for (int i = 0; i < 16; i++) pthread_join(threads[i], 0);
+    printf("%d", depth(800000));
+}
+"""
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_a_compiled_program_has_many_threads_and_a_deep_stack(slot, language):
+    if shutil.which(TOOL[language]) is None:
+        pytest.skip(f"no {TOOL[language]}")
+    result = judge(slot, THREADS, language, StdinTests([("", "800000")]), Limits())
+    assert result.failures == []
 
 
 def test_code_that_does_not_compile_says_so_and_nothing_of_what_it_read(slot, tmp_path):

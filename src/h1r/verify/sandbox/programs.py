@@ -25,6 +25,20 @@ COMPILE_LIMITS = Limits(
 )  # fmt: skip
 _NODE_LIMITS = {"memory": "data", "stack_bytes": 16 << 20}
 """V8 reserves far more address space than it uses, and gives every thread of its own a stack of the limit's size."""
+_THREAD_STACKS = """
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <pthread.h>
+__attribute__((constructor)) static void small_stacks(void) {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 8 << 20);
+    pthread_setattr_default_np(&attributes);
+}
+"""
+"""Linked to compiled programs. A thread's stack is as large as the limit of the first one's, which is made for deep
+recursion: three threads would take all the memory."""
 _SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008  # seal, shrink, grow, write
 _ADD_SEALS = 1033
 
@@ -72,9 +86,9 @@ def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Itera
 
 
 def _compile(sandbox: Sandbox, code: str, language: str, compiler: str) -> Program:
-    source = f"main.{language}"
-    argv = [compiler, "-O2", _STANDARD[language], "-pipe", "-w", "-o", "main", source, "-lm"]
-    job = {"kind": "compile", "argv": argv, "files": {source: code}, "output": "main"}
+    source, stacks = f"main.{language}", f"stacks.{language}"
+    argv = [compiler, "-O2", _STANDARD[language], "-pipe", "-w", "-pthread", "-o", "main", source, stacks, "-lm"]
+    job = {"kind": "compile", "argv": argv, "files": {source: code, stacks: _THREAD_STACKS}, "output": "main"}
     with sandbox.open(job, COMPILE_LIMITS, files_writable=True) as session:
         message, ending = session.receive()
     why = "compile error" if ending in ("failed", "finished") else f"compile error: over the limit on {ending}"
