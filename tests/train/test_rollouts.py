@@ -381,3 +381,11 @@ def test_an_engine_that_generates_nothing_ends_the_run_with_its_reason() -> None
     engine.generate = failing(engine, lambda number: True)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="the engine generated nothing: gone away"):
         stream.collect(0)
+
+
+def test_a_group_holds_of_a_token_its_id_and_the_logprob_that_the_loss_reads() -> None:
+    """Groups wait in the cache and in checkpoints, at tens of thousands of tokens a rollout."""
+    stream, _ = stream_of([50] * 4)
+    for trace in (trace for group in stream.collect(0).sampled for trace in group.traces):
+        assert len(trace.sampling_logprobs) == trace.num_tokens > 0
+        assert trace.logprobs == trace.confidences == []

@@ -126,6 +126,7 @@ def _generate(
                 problem = problems[trace.prompt_index]
                 raise UserError(f"the engine failed on problem {problem.id}: {trace.error}")
             trace.problem_id = problems[trace.prompt_index].id
+            trace.logprobs, trace.sampling_logprobs = [], []  # half of what a long benchmark would hold in memory
             traces.append(trace)
             tokens += trace.num_tokens
             bar.advance(tokens=tokens)

@@ -92,6 +92,7 @@ def study(
             def on_trace(trace: Trace) -> None:
                 nonlocal tokens
                 trace.problem_id = problems[trace.prompt_index].id
+                trace.logprobs, trace.sampling_logprobs = [], []  # votes need none, and they are half of the memory
                 tokens += trace.num_tokens
                 bar.advance(tokens=tokens)
 

@@ -169,6 +169,7 @@ class GroupStream:
             owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
             for trace, owner in zip(traces, owners, strict=True):
                 trace.problem_id = owner.id
+                trace.logprobs, trace.confidences = [], []  # the loss needs neither, nor does a cached group
             verdicts = self._verify_many(owners, [trace.text for trace in traces])
         groups = [Group(self._problems[i].id, self._prompts[i], [], [], [], [], step) for i in indices]
         for trace, verdict in zip(traces, verdicts, strict=True):
