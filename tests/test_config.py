@@ -124,6 +124,7 @@ def test_a_mistake_in_an_override_names_the_override_and_one_in_the_file_the_fil
     for override, sentence in (
         ({"rl.setps": 2}, r"^--set rl\.setps: unknown key `rl\.setps`; did you mean `steps`\?"),
         ({"rl": {"steps": 0}}, r"^--set rl: `rl\.steps` = 0 is refused"),
+        ({"engine.kind": "server"}, r"^--set engine\.kind: \[engine\] is refused: kind = \"server\" needs url"),
         ({"rl.backfill.max_age": "old"}, r"^--set rl\.backfill\.max_age: "),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -85,6 +85,12 @@ def test_solving_a_file_answers_and_grades_every_problem(run: Run) -> None:
         assert f"{one.tokens:,} in 4 of 4 traces" in one.lines()
 
 
+def test_solving_without_a_budget_is_refused(run: Run) -> None:
+    scaling = RECIPE.scaling.model_copy(update={"budgets": []})
+    with pytest.raises(UserError, match=r"scaling\.budgets is empty"):
+        solve(str(run.path), "What is 3 + 4?", RECIPE.model_copy(update={"scaling": scaling}))
+
+
 def test_solving_a_question_has_no_verdict(run: Run) -> None:
     (one,) = solve(str(run.path), "What is 3 + 4?", RECIPE)
     assert one.correct is None

@@ -77,7 +77,8 @@ def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) 
         return Recipe.model_validate(tree)
     except ValidationError as error:
         wrong = ".".join(str(part) for part in error.errors()[0]["loc"])
-        given = next((key for key in overrides or () if f"{wrong}.".startswith(f"{key}.")), None)
+        # An override holds the wrong key, or is one of a table whose keys do not go together.
+        given = next((k for k in overrides or () if f"{wrong}.".startswith(f"{k}.") or k.startswith(f"{wrong}.")), None)
         raise UserError(f"{place if given is None else f'--set {given}'}: {_explain(error)}") from None
 
 
@@ -136,8 +137,12 @@ def _explain(error: ValidationError) -> str:
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
         return f"`{place}` needs a `kind`: one of reasoning_gym, jsonl, parquet, hub"
     message = detail["msg"].removeprefix("Value error, ")
-    refused = f"`{place}` = {reprlib.repr(detail['input'])} is refused: " if place else ""
-    return f"{refused}{message[:1].lower()}{message[1:]}"
+    message = message[:1].lower() + message[1:]
+    if not place:
+        return message
+    if isinstance(detail["input"], dict):  # a rule about a table's keys, which names them
+        return f"[{place}] is refused: {message}"
+    return f"`{place}` = {reprlib.repr(detail['input'])} is refused: {message}"
 
 
 def _known_keys(parts: list[str]) -> list[str]:

@@ -117,6 +117,8 @@ def solve(
     `out` that other settings made.
     """
     problems = _problems(question)
+    if not recipe.scaling.budgets:
+        raise UserError("scaling.budgets is empty; give it at least one budget, as in --set scaling.budgets=[64]")
     with ExitStack() as open_things:
         results = open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed))) if out else None
         solved: dict[str, Solved] = dict(results.solved) if results else {}
