@@ -102,3 +102,24 @@ def test_vectors_learn_at_their_own_rate() -> None:
     moved = [float((b - p.detach()).abs().max()) for b, p in zip(before, (model.weight, model.bias), strict=True)]
     # The first step of AdamW moves every parameter by its rate.
     assert moved == pytest.approx([0.5e-3, 25e-3], rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_too_narrow_for_their_updates_are_said_to_be(
+    dtype: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the paper's rate for RL, weights of the usual size do not move at all in bfloat16."""
+    model = tiny_model(dtype=dtype)
+    section = OptimizerSection(learning_rate=2e-6)
+    optimizer = make_optimizer(model, section)
+    told = (
+        "weights are trained in bfloat16, which loses every update of less than about 0.004" in capsys.readouterr().err
+    )
+    weight = model.model.embed_tokens.weight
+    with torch.no_grad():
+        weight.fill_(0.02)
+    for _ in range(20):
+        weight.grad = torch.ones_like(weight)
+        optimizer_step(model, optimizer, section, 1.0)
+    moved = bool((weight != torch.tensor(0.02, dtype=dtype)).all())
+    assert (told, moved) == ((True, False) if dtype == torch.bfloat16 else (False, True))
