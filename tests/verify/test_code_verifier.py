@@ -42,6 +42,16 @@ def test_a_verdict_says_how_many_tests_and_at_what_isolation(pool):
     assert verdict.extracted == "print(2 * int(input()))\n"
 
 
+def test_the_isolation_in_force_is_printed_once(monkeypatch, capsys):
+    monkeypatch.setattr(code, "_instance", None)
+    with VerifierPool() as pool:
+        for _ in range(2):
+            pool.verify_many([problem(DOUBLES[:1])], [RIGHT])
+    level = code._shared().pool.level.name.lower()
+    code._shared().close()
+    assert capsys.readouterr().err.count(f"tested code runs with isolation by {level}") == 1
+
+
 def test_code_in_the_thinking_does_not_count(pool):
     assert pool.verify_many([problem()], [f"<think>{RIGHT}</think>I do not know."])[0].reward == 0.0
     assert pool.verify_many([problem()], [f"<think>{RIGHT}"])[0].reward == 0.0
