@@ -27,6 +27,10 @@ from h1r.verify.math.extract import find_answer
         (r"We get \[ 3 + 4 \to 7 \] by addition of the two numbers.", r"3 + 4 \to 7"),
         (r"\int_0^1 x\,dx", r"\int_0^1 x\,dx"),
         ("Therefore, the pension will be **$52,500**.", "$52,500"),
+        ("**5**", "5"),
+        ("The answer is at most 5.", "at most 5"),
+        ("Answer: x = 3, y = 4", "x = 3, y = 4"),
+        ("The answer is not an integer; it is 7/2.", "7/2"),
     ],
 )
 def test_answers_without_a_box_are_found(text, answer):
@@ -35,6 +39,14 @@ def test_answers_without_a_box_are_found(text, answer):
 
 @pytest.mark.parametrize("text", ["", "   ", "we do not know " * 40 + r"\boxed{5"])
 def test_nothing_is_taken_where_there_is_nothing(text):
+    assert find_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is not 5.", "The answer can't be 5.", "The answer isn't 5", "It's not true that the answer is 5"],
+)
+def test_a_denied_answer_is_none(text):
     assert find_answer(text) is None
 
 

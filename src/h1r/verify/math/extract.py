@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from h1r.verify.extract import last_boxed
+from h1r.verify.math.names import names
 from h1r.verify.math.read import read
 from h1r.verify.math.types import Answer, Choice, Group, Opaque, Relation, Words
 
@@ -21,6 +22,12 @@ MAX_STATED_CHARS = 200
 
 _STATED = re.compile(
     r"####(?= ?[-$\\\d])|(?:^|\n)[ *]*A[ *]*:|\b[Aa]nswer[ *]*(?:(?:is\b)[ *]*:?|:|=)[ *]*|\bANSWER[ *]*:"
+)
+_BOUND = re.compile(r"(?:less|more|greater|larger|smaller|fewer|other) than\b|at (?:most|least)\b|between\b")
+"""What makes of the number behind it another answer: "the answer is at most 5"."""
+_DENIAL = re.compile(
+    r"\banswer (?:(?:is|was|could|would|should|can) ?(?:definitely |certainly )?(?:not\b|n't\b|never\b)|can't\b)"
+    r"(?: be\b)?|\bnot (?:true|the case) that\b"
 )
 _FINAL = re.compile(r"[Ff]inal [Aa]nswer is:?")
 _BROKEN = re.compile(r"(?<!\$)\$[ \t]*\n[^$\n]*\n[ \t]*\$(?!\$)|\\\([ \t]*\n[^\n]*\n[ \t]*\\\)")
@@ -52,6 +59,10 @@ def find_answer(text: str) -> str | None:
         return (_stated(after[final.end() :]) if final else None) or boxed
     if r"\boxed" in text and len(text) > MAX_BARE_CHARS:
         return None  # a last box that does not close: nothing before it is the answer
+    last = _SENTENCE_END.split(tail.rstrip(" .\n"))[-1]
+    denial = _DENIAL.search(last)
+    if denial and (denial[0].startswith("not") or not _VERB.search(last, denial.end())):
+        return None
     for match in reversed(list(_STATED.finditer(tail))):
         if stated := _stated(tail[match.end() :]):
             return stated
@@ -90,6 +101,8 @@ def _stated(rest: str) -> str | None:
     rest = rest.lstrip(" :\n")[:MAX_STATED_CHARS]
     end = _END.search(rest)
     sentence = rest[: end.start() if end else len(rest)]
+    if _BOUND.match(sentence) or _are_assignments(sentence):
+        return sentence.strip(" *")
     if match := _FORMULA.match(rest):
         return _connected(rest, match)
     if bold := _BOLD.findall(sentence):
@@ -111,6 +124,12 @@ def _stated(rest: str) -> str | None:
     return answer or None
 
 
+def _are_assignments(sentence: str) -> bool:
+    """Whether a sentence is nothing but values with their names: x = 3, y = 4."""
+    kind = read(sentence.strip(" *")) if "=" in sentence and "$" not in sentence else None
+    return isinstance(kind, Group) and names(kind.items) is not None and _is_read(kind)
+
+
 def _connected(text: str, match: re.Match[str]) -> str:
     """The formula of a match and those that commas, "and" or "or" join to it."""
     formulas = [_content(match)]
@@ -129,6 +148,8 @@ def _bare(text: str) -> str | None:
     text = text.strip()
     if not text or len(text) > MAX_BARE_CHARS:
         return None
+    if bold := _BOLD.fullmatch(text):
+        text = bold[1].strip()
     kind = read(text)
     formula = _FORMULA.search(text)
     outside = _COMMAND.sub(" ", text if not formula else text[: formula.start()] + text[formula.end() :])
