@@ -9,7 +9,7 @@ import pytest
 from h1r.data.corpus import joins, passes
 from h1r.data.corpus.files import write_rows
 from h1r.data.corpus.joins import Joins
-from h1r.data.corpus.keys import content, exact_keys, hash64
+from h1r.data.corpus.keys import exact_keys, hash64
 from h1r.data.dedup import drop_exact_duplicates, drop_near_duplicates, shingles, template
 from h1r.data.difficulty import length_class
 from h1r.records import Problem
@@ -61,18 +61,21 @@ def near_on_disk(
         name: template((shingles(p.question) for _, p in everything if p.family == name), share) for name in families
     }
     templates = {name: frozenset(map(str, one)) for name, one in grams.items()}
-    sets, texts = [], []
-    for ordinal, problem in everything:
-        if (one := content(problem.question, templates[problem.family])) is not None:
-            sets.append((ordinal, exact_keys(problem)[2], one))
-            texts.append((ordinal, problem.id, problem.question, problem.family))
-    write_rows(work / "bands" / "all.parquet", passes.BANDS, passes.band_rows(sets, thresholds[1]))
-    write_rows(work / "texts" / "all.parquet", passes.TEXTS, texts)
+    passes.write_compared(work, "all", everything, templates, thresholds[1])
     with Joins(work, 256) as database:
         database.near(templates, *thresholds)
     return [found[at].id for at in pq.read_table(work / "near.parquet").column("ordinal").to_pylist()]
 
 
+@pytest.fixture(params=[128, 10_000_000], ids=["in one part", "in many parts"])
+def row_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What a row is said to cost, which says in how many parts the joins go through the tables."""
+    monkeypatch.setattr(joins, "KEY_BYTES", request.param)
+    monkeypatch.setattr(joins, "BAND_BYTES", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("row_bytes")
 @pytest.mark.parametrize("seed", range(3))
 def test_exact_duplicates_are_those_of_the_function_in_memory(tmp_path: Path, seed: int) -> None:
     found = problems(seed, 300)
@@ -85,6 +88,7 @@ def test_exact_duplicates_are_those_of_the_function_in_memory(tmp_path: Path, se
     assert len(dropped) > 20
 
 
+@pytest.mark.usefixtures("row_bytes")
 def test_a_suspect_is_any_record_that_shares_numbers_and_answer_with_another(tmp_path: Path) -> None:
     found = problems(9, 60)
     held = [Problem(id="h", question="Nothing here has any 777 like it", answer="777")]
@@ -101,6 +105,7 @@ def test_a_suspect_is_any_record_that_shares_numbers_and_answer_with_another(tmp
     assert suspects - {-1, len(found)} == expected
 
 
+@pytest.mark.usefixtures("row_bytes")
 @pytest.mark.parametrize("seed", range(3))
 def test_near_duplicates_are_those_of_the_function_in_memory(tmp_path: Path, seed: int) -> None:
     everything, _ = drop_exact_duplicates(problems(seed, 300))

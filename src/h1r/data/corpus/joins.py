@@ -6,7 +6,9 @@ that its bytes do not depend on how the tables were cut.
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -22,6 +24,9 @@ from h1r.data.dedup import jaccard, shingles
 
 ALL_PAIRS = 64
 """Records of equal bands that are compared each with each; of more, one is compared with those that are no copies."""
+KEY_BYTES, BAND_BYTES = 128, 128
+"""Memory that a row of keys, of bands costs while rows of equal hash are found. Ours: measured, and then doubled."""
+PAIRS = pa.schema([("ordinal", pa.int64()), ("first", pa.int64())])
 TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string())])
 
 
@@ -30,6 +35,7 @@ class Joins:
 
     def __init__(self, work: Path, memory_mb: int) -> None:
         self.work = work
+        self._memory_mb = memory_mb
         scratch = work / "spill"
         scratch.mkdir(parents=True, exist_ok=True)
         self._database = duckdb.connect(
@@ -50,30 +56,36 @@ class Joins:
     def exact(self) -> None:
         """keys -> exact.parquet (copies of an earlier record, with its id) and suspects.parquet (block shared)."""
         self._view("keys")
-        self._run("""
-            create table twins as
-            with same_question as (select question, min(ordinal) as first from keys group by all having count(*) > 1),
-                 same_bare as (
-                     select bare, min(ordinal) as first from keys where bare is not null
-                     group by all having count(*) > 1
-                 )
-            select ordinal, least(coalesce(q.first, ordinal), coalesce(b.first, ordinal)) as first
-            from keys left join same_question q using (question) left join same_bare b using (bare)
-            where least(coalesce(q.first, ordinal), coalesce(b.first, ordinal)) < ordinal
-        """)
+        self._view("held_keys")
+        self._run("create or replace table twins (ordinal bigint, first bigint)")
+        parts = self._parts("keys", KEY_BYTES)
+        for key, (low, high) in itertools.product(("question", "bare"), parts):
+            self._run(f"""
+                insert into twins
+                with here as (select {key}, ordinal from keys where {key} between {low} and {high}),
+                     same as (select {key}, min(ordinal) as first from here group by all having count(*) > 1)
+                select ordinal, first from here join same using ({key}) where first < ordinal
+            """)
+        self._run("create or replace table twins as select ordinal, min(first) as first from twins group by ordinal")
         self._copy("exact", """
             select t.ordinal, f.id as twin,
                    case when k.answer = f.answer then 'same question'
                         else 'same question, answer written otherwise' end as reason
             from twins t join keys k using (ordinal) join keys f on f.ordinal = t.first order by t.ordinal
         """)  # fmt: skip
-        self._view("held_keys")
-        self._copy("suspects", """
-            with left_over as (select ordinal, block from keys anti join twins using (ordinal)
-                               union all select ordinal, block from held_keys),
-                 shared as (select block from left_over group by block having count(*) > 1)
-            select ordinal from left_over semi join shared using (block) order by ordinal
-        """)  # fmt: skip
+        self._run("create or replace table suspects (ordinal bigint)")
+        for low, high in parts:
+            self._run(f"""
+                insert into suspects
+                with left_over as (select ordinal, block from keys anti join twins using (ordinal)
+                                   where block between {low} and {high}
+                                   union all select ordinal, block from held_keys
+                                   where block between {low} and {high}),
+                     shared as (select block from left_over group by block having count(*) > 1)
+                select ordinal from left_over semi join shared using (block)
+            """)
+        self._copy("suspects", "select ordinal from suspects order by ordinal")
+        self._run("drop table twins; drop table suspects")
 
     def near(self, templates: Mapping[str, Set[str]], threshold: float, content_threshold: float) -> None:
         """bands, texts -> near.parquet: records whose question nearly is that of a held-out one or of an earlier one.
@@ -82,37 +94,34 @@ class Joins:
         """
         self._view("bands")
         self._view("texts")
-        self._run("""
-            create table groups as
-            select row_number() over (order by members) as number, members from (
-                select distinct list(ordinal order by ordinal) as members
-                from bands group by block, band, hash having count(*) > 1
-            )
-        """)
-        self._run("""
-            create view members as
-            select number, t.* from (select number, unnest(members) as ordinal from groups) join texts t using (ordinal)
-            order by number, ordinal
-        """)
-        later, earlier = array("q"), array("q")
-        for _, rows in itertools.groupby(self._rows("select * from members"), lambda row: row[0]):
-            for left, right in _twins(rows, templates, threshold, content_threshold):
-                later.append(left)
-                earlier.append(right)
-        edges = pa.table({"ordinal": pa.array(later, pa.int64()), "twin": pa.array(earlier, pa.int64())})
-        self._database.register("edges", edges)
-        dropped: dict[int, int] = {}
-        for ordinal, twin in self._rows("select distinct ordinal, twin from edges order by ordinal, twin"):
-            if ordinal not in dropped and twin not in dropped:
-                dropped[ordinal] = twin
-        found = pa.table({"ordinal": list(dropped), "first": list(dropped.values())},
-                         schema=pa.schema([("ordinal", pa.int64()), ("first", pa.int64())]))  # fmt: skip
-        self._database.register("found", found)
-        self._copy("near", """
+
+        def pairs() -> Iterator[tuple[int, int]]:
+            for low, high in self._parts("bands", BAND_BYTES):
+                self._run(f"""
+                    create or replace table groups as
+                    select row_number() over () as number, members from (
+                        select distinct list(ordinal order by ordinal) as members
+                        from bands where block between {low} and {high}
+                        group by block, band, hash having count(*) > 1
+                    )
+                """)
+                members = self._rows(f"""
+                    select number, ordinal, question, family
+                    from (select number, unnest(members) as ordinal from groups)
+                    join (from texts where block between {low} and {high}) using (ordinal) order by number, ordinal
+                """)
+                for _, rows in itertools.groupby(members, lambda row: row[0]):
+                    yield from _twins(rows, templates, threshold, content_threshold)
+
+        write_rows(self.work / "pairs.parquet", PAIRS, pairs())
+        found = self._rows(f"select distinct ordinal, first from {self._file('pairs')} order by ordinal, first")
+        write_rows(self.work / "found.parquet", PAIRS, _dropped(found))
+        self._copy("near", f"""
             select f.ordinal, t.id as twin,
                    case when f.first < 0 then 'nearly a held-out question' else 'nearly the same question' end as reason
-            from found f join texts t on t.ordinal = f.first order by f.ordinal
+            from {self._file("found")} f join texts t on t.ordinal = f.first order by f.ordinal
         """)  # fmt: skip
+        self._run("drop table groups")
 
     def length_classes(self, easy_share: float, hard_share: float) -> dict[str, tuple[float, float]]:
         """lengths -> family: (easy up to, hard from), in characters, by the rule of `difficulty.length_class`."""
@@ -169,6 +178,20 @@ class Joins:
         pattern = str(self.work / name / "*.parquet").replace("'", "''")
         self._run(f"create or replace view {name} as select * from read_parquet('{pattern}')")
 
+    def _file(self, name: str) -> str:
+        return "read_parquet('" + str(self.work / f"{name}.parquet").replace("'", "''") + "')"
+
+    def _parts(self, view: str, row_bytes: int) -> list[tuple[int, int]]:
+        """Ranges of a 64-bit hash, both ends included, each with rows of a view that fit in half of the memory.
+
+        What compares only rows of equal hash is done range by range: DuckDB spills, but its grouping needs memory for
+        what it merges in the end, and fails without it.
+        """
+        rows = next(self._rows(f"select count(*) from {view}"))[0]
+        count = max(1, math.ceil(rows * row_bytes / (self._memory_mb * 1e6 / 2)))
+        ends = [2**64 * number // count - 2**63 for number in range(count + 1)]
+        return [(low, high - 1) for low, high in itertools.pairwise(ends)]
+
     def _run(self, query: str) -> None:
         self._database.execute(query)
 
@@ -184,12 +207,26 @@ class Joins:
         write_rows(self.work / f"{name}.parquet", schema, iter(cursor.fetchone, None))
 
 
+def _dropped(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Of (later, earlier), sorted: for each record with a twin that stays itself, the first such pair."""
+    gone = array("q")  # in order, since the pairs are
+    for ordinal, first in pairs:
+        if (not gone or gone[-1] != ordinal) and not _in_sorted(gone, first):
+            gone.append(ordinal)
+            yield ordinal, first
+
+
+def _in_sorted(values: array[int], value: int) -> bool:
+    place = bisect.bisect_left(values, value)
+    return place < len(values) and values[place] == value
+
+
 def _twins(
     rows: Iterator[tuple[Any, ...]], templates: Mapping[str, Set[str]], threshold: float, content_threshold: float
 ) -> Iterator[tuple[int, int]]:
     """(later, earlier) for the pairs of a group that truly are near duplicates."""
     kept: list[tuple[int, frozenset[str], frozenset[str]]] = []
-    for count, (_, ordinal, _, question, family) in enumerate(rows):
+    for count, (_, ordinal, question, family) in enumerate(rows):
         whole, rest = shingles(question), content(question, templates.get(family, frozenset())) or frozenset()
         is_copy = False
         for other, other_whole, other_rest in kept:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from h1r.data.corpus.read import Reader, files_of
 from h1r.data.corpus.samples import READ_ROWS, SAMPLES, sample_row, write_packed
 from h1r.data.decontaminate import Overlaps
 from h1r.data.difficulty import pass_rate_class
+from h1r.records import Problem
 from h1r.run import read_json
 
 KEYS = pa.schema(
@@ -36,10 +37,15 @@ KEYS = pa.schema(
      ("block", pa.int64()), ("answer", pa.int64())]
 )  # fmt: skip
 BANDS = pa.schema([("ordinal", pa.int64()), ("block", pa.int64()), ("band", pa.int32()), ("hash", pa.int64())])
-TEXTS = pa.schema([("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("family", pa.string())])
+TEXTS = pa.schema(
+    [("ordinal", pa.int64()), ("block", pa.int64()), ("id", pa.string()), ("question", pa.string()),
+     ("family", pa.string())]
+)  # fmt: skip
 LENGTHS = pa.schema([("family", pa.string()), ("length", pa.float64())])
 FAMILY = pa.schema([("family", pa.string()), ("question", pa.string())])
 SIZES = pa.schema([("name", pa.string()), ("domain", pa.string()), ("tokens", pa.int64()), ("place", pa.int64())])
+TEXT_ROWS = 1024
+"""Rows of a row group of `TEXTS`."""
 PASS_RATE_BINS = 10
 
 
@@ -127,36 +133,48 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
     first, last = _range(work, shard)
     suspects = lookup(work / "suspects.parquet", first, last)
     overlaps: dict[str, Overlaps] = defaultdict(lambda: Overlaps(ctx.held_out))
-    texts: list[tuple[Any, ...]] = []
-    sets: list[tuple[int, int, frozenset[str]]] = []
+    compared: list[tuple[int, Problem]] = []
 
     def noted(items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
-            problem = item.problem
             if item.ordinal in suspects:
-                found = content(problem.question, ctx.templates.get(problem.family, frozenset()))
-                if found is not None:
-                    sets.append((item.ordinal, exact_keys(problem)[2], found))
-                    texts.append((item.ordinal, problem.id, problem.question, problem.family))
+                compared.append((item.ordinal, item.problem))
             yield item
 
     items = steps.assigned(read_items(work / "sound" / f"{shard}.parquet"), ctx.recipe.corpus)
     items = steps.decontaminated(items, ledger, overlaps)
     items = noted(steps.without(items, ledger, "exact duplicates", lookup(work / "exact.parquet", first, last)))
     write_items(work / "distinct" / f"{shard}.parquet", items)
-    write_rows(work / "bands" / f"{shard}.parquet", BANDS,
-               band_rows(sets, ctx.recipe.curate.near_duplicate_content))  # fmt: skip
-    write_rows(work / "texts" / f"{shard}.parquet", TEXTS, texts)
+    write_compared(work, shard, compared, ctx.templates, ctx.recipe.curate.near_duplicate_content)
     ledger.write(work / "drops" / f"distinct-{shard}.parquet")
     return {"steps": ledger.counts(), "overlaps": {name: found.counts() for name, found in sorted(overlaps.items())}}
 
 
-def band_rows(sets: Iterable[tuple[int, int, frozenset[str]]], threshold: float) -> Iterator[tuple[int, int, int, int]]:
-    """Rows of `BANDS` from (ordinal, block, content shingles)."""
-    found = list(sets)
-    for (ordinal, block, _), hashes in zip(found, band_keys([one for *_, one in found], threshold), strict=True):
-        for band, key in enumerate(hashes):
-            yield ordinal, block, band, key
+def write_compared(
+    work: Path,
+    name: str,
+    problems: Iterable[tuple[int, Problem]],
+    templates: Mapping[str, Set[str]],
+    content_threshold: float,
+) -> None:
+    """Writes bands/NAME.parquet and texts/NAME.parquet of (ordinal, problem), but for problems that are all template.
+
+    Rows are in the order of blocks, and row groups small, so that the joins read a range of blocks without the rest.
+    """
+    found = [
+        (exact_keys(problem)[2], ordinal, problem, rest)
+        for ordinal, problem in problems
+        if (rest := content(problem.question, templates.get(problem.family, frozenset()))) is not None
+    ]
+    found.sort(key=lambda one: one[:2])
+    keys = band_keys([rest for *_, rest in found], content_threshold)
+    write_rows(work / "bands" / f"{name}.parquet", BANDS, (
+        (ordinal, block, band, key)
+        for (block, ordinal, *_), hashes in zip(found, keys, strict=True) for band, key in enumerate(hashes)
+    ))  # fmt: skip
+    write_rows(work / "texts" / f"{name}.parquet", TEXTS, (
+        (ordinal, block, problem.id, problem.question, problem.family) for block, ordinal, problem, _ in found
+    ), batch=TEXT_ROWS)  # fmt: skip
 
 
 def fresh(work: Path, shard: str) -> Iterator[Item]:

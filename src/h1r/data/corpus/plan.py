@@ -36,12 +36,11 @@ from h1r.data.corpus.generate import (
 )
 from h1r.data.corpus.items import Item, read_items
 from h1r.data.corpus.joins import Joins
-from h1r.data.corpus.keys import content, exact_keys, share_of
+from h1r.data.corpus.keys import exact_keys, share_of
 from h1r.data.corpus.page import write_page
 from h1r.data.corpus.read import Reader, files_of
 from h1r.data.corpus.steps import clean
 from h1r.data.dedup import shingles, template
-from h1r.data.tokenizer import load_tokenizer, train_tokenizer
 from h1r.errors import UserError
 from h1r.progress import progress
 from h1r.records import Problem, read_jsonl, write_jsonl
@@ -119,7 +118,7 @@ class _Curation:
             self._once("length_classes.json", lambda: write_json(
                 self.work / "length_classes.json", joins.length_classes(*shares)))  # fmt: skip
             self._need_something()
-            self._train_tokenizer()
+            self._once("tokenizer", self._train_tokenizer)
             self._pass("weighed", self.shards, passes.weighed)
             self._once("mixture.json", lambda: write_json(
                 self.work / "mixture.json", joins.mixture(section.mixture.shares, section.mixture.by)))  # fmt: skip
@@ -169,18 +168,10 @@ class _Curation:
 
     def _write_held_out_bands(self) -> None:
         """Keys, bands and texts of held-out questions, with negative ordinals, beside those of the shards."""
-        templates = self._templates()
-        sets, texts = [], []
         held = self._held_out()
-        for number, problem in enumerate(held):
-            found = content(problem.question, templates.get(problem.family, frozenset()))
-            if found is not None:
-                ordinal = number - len(held)
-                sets.append((ordinal, exact_keys(problem)[2], found))
-                texts.append((ordinal, problem.id, problem.question, problem.family))
-        write_rows(self.work / "texts" / "held_out.parquet", passes.TEXTS, texts)
+        compared = ((number - len(held), problem) for number, problem in enumerate(held))
         threshold = self.recipe.curate.near_duplicate_content
-        write_rows(self.work / "bands" / "held_out.parquet", passes.BANDS, passes.band_rows(sets, threshold))
+        passes.write_compared(self.work, "held_out", compared, self._templates(), threshold)
 
     def _write_templates(self) -> None:
         """The boilerplate of each family, from the questions that the shards put by, and the held-out keys."""
@@ -234,10 +225,17 @@ class _Curation:
         if known is None and self.recipe.corpus.traces.by == "engine":
             raise UserError("corpus.traces.by = `engine` needs a trained model; set model.checkpoint")
         if known is not None:
-            self._once("tokenizer", lambda: self._save_tokenizer(load_tokenizer(known)))
+            self._once("tokenizer", lambda: self._copy_tokenizer(known))
+
+    def _copy_tokenizer(self, known: str) -> None:
+        from h1r.data.tokenizer import load_tokenizer  # 220 MB of imports, which most passes run better without
+
+        self._save_tokenizer(load_tokenizer(known))
 
     def _train_tokenizer(self) -> None:
         """Trains the tokenizer on what will be taught, where the recipe names none."""
+        from h1r.data.tokenizer import train_tokenizer  # as above
+
         total = sum(1 for shard in self.shards for _ in read_items(self.work / "traced" / f"{shard}.parquet"))
 
         def texts() -> Iterator[str]:
@@ -246,8 +244,7 @@ class _Curation:
                     if share_of("tokenizer", item.problem.id) * total < TOKENIZER_SAMPLES:
                         yield render(item.traces[0].messages, self.recipe.chat.system_prompt)
 
-        self._once("tokenizer", lambda: self._save_tokenizer(
-            train_tokenizer(texts(), self.recipe.tokenizer.vocab_size)))  # fmt: skip
+        self._save_tokenizer(train_tokenizer(texts(), self.recipe.tokenizer.vocab_size))
 
     def _save_tokenizer(self, tokenizer: Any) -> None:
         partial = self.work / ".tokenizer.partial"
