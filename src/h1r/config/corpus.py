@@ -128,7 +128,7 @@ class CorpusSection(Section):
     address: str | None = None
     """Of the Ray cluster; unset: a local one. Its machines must share the run directory and the files."""
     memory_mb: Positive = 256
-    """Memory of the joins over all records; more is spilled to disk. Our choice: memory then hardly grows with them."""
+    """Memory of the joins over all records, which go through more of them in more parts. Our choice."""
     templates_from: Positive = 5000
     """Questions of a family that its boilerplate is read from. Our choice."""
     examples: Count = 5
