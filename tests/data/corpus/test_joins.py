@@ -1,8 +1,11 @@
 """The joins on disk against the functions in memory that say the same of a list."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -152,3 +155,37 @@ def test_a_mixture_by_tokens_is_the_largest_with_the_shares(tmp_path: Path) -> N
     kept = [row for row in rows if row[1] == "math" and row[3] <= found["math"]["cutoff"]]
     assert sum(row[2] for row in kept) == found["math"]["kept_tokens"]
     assert all(one["kept_samples"] == one["samples"] for one in everything.values())
+
+
+def test_the_joins_end_in_a_memory_far_smaller_than_their_tables(tmp_path: Path) -> None:
+    ordinals = np.arange(30_000)
+    pairs = hashes(ordinals // 2)
+    blocks, bands = hashes(ordinals // 4), np.arange(32)
+    columns = [
+        np.repeat(ordinals, 32),
+        np.repeat(blocks, 32),
+        np.tile(bands, 30_000),
+        (pairs[:, None] + bands).reshape(-1),
+    ]
+    write_table(tmp_path / "bands" / "0.parquet", passes.BANDS, columns)
+    ids = [f"p{ordinal}" for ordinal in ordinals]
+    texts = [f"{' '.join(WORDS)} and {ordinal // 2} of them" for ordinal in ordinals]
+    write_table(tmp_path / "texts" / "0.parquet", passes.TEXTS, [ordinals, blocks, ids, texts, ["a"] * 30_000])
+    write_table(tmp_path / "keys" / "0.parquet", passes.KEYS, [ordinals, ids, pairs, pairs, blocks, pairs])
+    write_table(tmp_path / "held_keys" / "0.parquet", passes.KEYS, [[]] * 6)
+    with Joins(tmp_path, 16) as database:
+        database.exact()
+        database.near({}, 0.9, 0.9)
+    for name in ("exact", "near"):
+        assert pq.read_table(tmp_path / f"{name}.parquet").column("ordinal").to_pylist() == list(range(1, 30_000, 2))
+
+
+def hashes(numbers: np.ndarray) -> np.ndarray:
+    """64-bit numbers spread over their range, equal for equal ones."""
+    return (numbers * np.int64(-7046029254386353131)).astype(np.int64)
+
+
+def write_table(path: Path, schema: pa.Schema, columns: Sequence[Sequence[object] | np.ndarray]) -> None:
+    path.parent.mkdir(parents=True)
+    order = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)], schema=schema)
+    pq.write_table(order.sort_by("block"), path, row_group_size=8192)
