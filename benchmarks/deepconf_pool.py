@@ -127,7 +127,9 @@ def _record(file: Path, run: Path, directory: Path, problems: Sequence[Problem],
         verdicts = verifier.verify_many(
             [problems[index] for index, _ in distinct], [rf"\boxed{{{answer}}}" for _, answer in distinct]
         )
-    right = [[index, answer] for (index, answer), verdict in zip(distinct, verdicts, strict=True) if verdict.reward]
+    right = [
+        [index, answer] for (index, answer), verdict in zip(distinct, verdicts, strict=True) if verdict.reward >= 1
+    ]
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         file,
