@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from h1r.data.chat import (
     SYSTEM_PROMPT,
+    chat_template,
     encode_sample,
     encode_samples,
     prompt_ids,
@@ -101,6 +102,20 @@ def test_jinja_template_renders_the_same(tokenizer, messages, system_prompt, too
         tokenizer.apply_chat_template(turns, add_generation_prompt=True, **options)
         == render(messages, system_prompt, tools) + "<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize(
+    "system_prompt", [None, "", "Think.", 'Say "so".\n\\boxed{x}\t\u00e9 \u2028 \U0001f600 {{ no }}']
+)
+def test_the_template_of_a_trained_model_asks_as_it_was_trained(tokenizer, system_prompt):
+    """Without an option, which neither transformers' users nor a server give."""
+    template = chat_template(system_prompt)
+    for turns in ([QUESTION], [QUESTION, ANSWER, QUESTION], [Message("system", "Own."), QUESTION]):
+        asked = tokenizer.apply_chat_template(
+            [dataclasses.asdict(turn) for turn in turns], chat_template=template, add_generation_prompt=True,
+            tokenize=False,
+        )  # fmt: skip
+        assert asked == render(turns, system_prompt) + "<|im_start|>assistant\n"
 
 
 def test_jinja_template_writes_structured_calls_as_the_content_form(tokenizer):

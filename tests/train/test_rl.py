@@ -29,6 +29,8 @@ from tiny_training import (
 
 from h1r.config import EngineSection, Recipe
 from h1r.config.verify import VerifySection
+from h1r.data.chat import render_prompt
+from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -375,6 +377,10 @@ def test_rl_reads_and_writes_the_weights_it_samples_from(curated: Path, tmp_path
     for line in metrics_of(run.path / "rl"):
         if line["groups_from_cache"] == 0:
             assert line["tis_mean"] == pytest.approx(1.0, abs=1e-4)
+    tokenizer = load_tokenizer(run.path / "rl" / "model")
+    turns = [{"role": "user", "content": "1 + 1?"}]
+    asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert asked == render_prompt("1 + 1?", recipe.chat.system_prompt)
 
 
 @pytest.mark.usefixtures("verifier")

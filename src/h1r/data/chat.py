@@ -121,6 +121,13 @@ CHAT_TEMPLATE = (
 """The same rules in jinja, for `tokenizer.apply_chat_template`; takes `tools`, and `system_prompt` as an option."""
 
 
+def chat_template(system_prompt: str | None = None) -> str:
+    """`CHAT_TEMPLATE` with the default system turn that `render` gives with this `system_prompt`: for the tokenizer of
+    a model that was trained on such prompts."""
+    default = SYSTEM_PROMPT if system_prompt is None else system_prompt
+    return CHAT_TEMPLATE.replace(json.dumps(SYSTEM_PROMPT), json.dumps(default, ensure_ascii=False), 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids and, of the same length, 1 for a token that is to be predicted with loss, else 0."""

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from h1r.config import Recipe, RLSection
 from h1r.data.chat import prompt_ids
-from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
@@ -41,7 +40,7 @@ from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Collected, Group, GroupStream
-from h1r.train.start import loaded
+from h1r.train.start import loaded, saved_tokenizer
 from h1r.verify import open_backend, with_max_tests
 
 SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
@@ -100,7 +99,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                     f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
                 )
             pool = stack.enter_context(open_backend(recipe.verify, format_checks=section.format_penalty > 0))
-            tokenizer = load_tokenizer(run.need("curate/tokenizer", "curate"))
+            tokenizer = saved_tokenizer(recipe, run.need("curate/tokenizer", "curate"))
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")

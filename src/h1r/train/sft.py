@@ -24,7 +24,6 @@ from transformers import PreTrainedTokenizerFast
 
 from h1r.config import Recipe, SFTSection
 from h1r.data.packing import pack
-from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
 from h1r.model.layout import Layout
@@ -38,7 +37,7 @@ from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.gradients import Sharded, call
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.start import data_directory, start, tokenizer_directory
+from h1r.train.start import data_directory, saved_tokenizer, start, tokenizer_directory
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     with run.timed("sft") if world.main else nullcontext():
         stage, section = run.stage("sft"), recipe.sft
         with world.agreed():
-            tokenizer = load_tokenizer(tokenizer_directory(recipe, run))
+            tokenizer = saved_tokenizer(recipe, tokenizer_directory(recipe, run))
             documents = _documents(recipe, run, tokenizer, world)
             batches = Batches(documents, section, recipe.seed)
             model, trained = start(recipe, run, world, _compute_dtype(recipe, world))

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from h1r.config import Recipe
+from h1r.data.chat import chat_template
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, build, load
@@ -86,6 +87,14 @@ def tokenizer_directory(recipe: Recipe, run: Run) -> Path:
     if own.is_dir() and (own / "tokenizer.json").read_bytes() != (found / "tokenizer.json").read_bytes():
         raise UserError(f"{found} is another tokenizer than {own}; curate both with one `tokenizer.path`")
     return found
+
+
+def saved_tokenizer(recipe: Recipe, directory: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `directory` as it is saved with the model: its chat template writes the prompts that the recipe
+    trains on, so that transformers and vLLM ask the model as we do."""
+    tokenizer = load_tokenizer(directory)
+    tokenizer.chat_template = chat_template(recipe.chat.system_prompt)
+    return tokenizer
 
 
 def _placed(
