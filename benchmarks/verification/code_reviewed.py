@@ -35,6 +35,10 @@ for _name in ("3411", "abc380_d"):
         "policy",
         "1 GiB of memory is spent here before the time is; the record allows 4 GB",
     )
+REVIEWED["livecodebench/abc341_f"] = (
+    "policy",
+    "a search without bound: memory is spent first here, at 1 GiB and at 4; which comes first depends on the machine",
+)
 
 REVIEWED["humaneval_plus/HumanEval/32"] = (
     "ours",

@@ -96,7 +96,7 @@ def require(name: str) -> Verifier:
     """The verifier of that name; `UserError` names the nearest known ones."""
     if name in _VERIFIERS:
         return _VERIFIERS[name]
-    near = difflib.get_close_matches(name, _VERIFIERS, n=3, cutoff=0.5) or verifier_names()
+    near = difflib.get_close_matches(name, _VERIFIERS, n=3, cutoff=0.6) or verifier_names()
     raise UserError(f"unknown verifier `{name}`; use one of {', '.join(f'`{known}`' for known in near)}")
 
 
