@@ -398,6 +398,12 @@ e^{x \over 2} | \sqrt{e^x}
 (B) x | x
 D. it can't be A or B | D
 (D) not enough information | D
+\sqrt{2} \approx 1.414 | \sqrt{2}
+\sqrt{2} \approx 1.414 | 1.414
+\frac{22}{7} \approx 3.14 | x = \frac{22}{7}
+\{x \in \mathbb{R} : x > 3\} | (3,\infty)
+\{x \in \mathbb{R} \mid x \neq 0\} | x \ne 0
+\{x \mid x \in \mathbb{R}, x \ne 2\} | \mathbb{R} \setminus \{2\}
 \text{Total area} = 5 | 5
 \text{Total area} = 5 | \text{total area} = 5
 \text{Area of } ABC = 5 | 5
@@ -791,6 +797,12 @@ A: 5, B: 6 | A
 (A) \text{ is wrong} | A
 (A) B | B
 (C) or 5 | C
+\sqrt{2} \approx 1.5 | \sqrt{2}
+0.35 \approx 0 | 0
+\sqrt{2} \approx 1.42 | 1.42
+\sqrt{2} \approx 1.414 | 1.4
+\{x \in \mathbb{R} : x > 3\} | [3,\infty)
+\{x \in \mathbb{R} \mid x \neq 0\} | \mathbb{R}
 \text{not } x=5 | 5
 \text{The sum is not } S=5 | 5
 \text{Length is less than} = 5 | 5

@@ -178,8 +178,10 @@ def _same_relation(left: Relation, right: Relation, options: Options) -> bool | 
         pairs = [(one, other) for one in _stated_values(shared[0]) for other in _stated_values(shared[1])]
         return _any(compare(one, other, options) for one, other in pairs)
     stated = [_stated_values(side) for side in (left, right)]
-    if not any(named) and stated[0] and stated[1]:  # two true equalities of constants
-        return False
+    if stated[0] and stated[1] and not all(named):
+        if not any(named):  # two true equalities of constants
+            return False
+        return _any(compare(one, other, options) for one in stated[0] for other in stated[1])
     if len(left.sides) == 2 and left.signs == right.signs:
         same = _same_difference(left, right)
         if same is not False or left.signs == ("=",):
@@ -214,11 +216,12 @@ def _stated_values(relation: Relation) -> list[Answer]:
 
     Of `x = 4/3 \\approx 1.33` both are stated, provided that one is the other rounded.
     """
+    stated = [relation.sides[-1], *(() if relation.rounded is None else (relation.rounded,))]
     if name(relation) is not None:
-        return [relation.sides[-1], *(() if relation.rounded is None else (relation.rounded,))]
+        return stated
     nodes = [side.node for side in relation.sides if isinstance(side, Value)]
     constant = len(nodes) == len(relation.sides) and all(approximate(node) is not None for node in nodes)
-    return [relation.sides[-1]] if constant and all(same_value(node, nodes[0]) for node in nodes[1:]) else []
+    return stated if constant and all(same_value(node, nodes[0]) for node in nodes[1:]) else []
 
 
 def _any(verdicts: Iterable[bool | None]) -> bool | None:

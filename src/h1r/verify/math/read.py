@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN, UnreadableError, parse, variables
-from h1r.verify.math.text import MAX_LIST_ITEMS, bracketed, clean, refusal, split_top, split_with, squeeze
+from h1r.verify.math.text import MAX_LIST_ITEMS, OVER_REALS, bracketed, clean, refusal, split_top, split_with, squeeze
 from h1r.verify.math.types import (
     Answer,
     Based,
@@ -134,10 +134,10 @@ def _read(text: str, depth: int) -> Answer:
         items = [piece for piece in pieces if piece]
         if len(items) > 1:
             return _group(flat, "", items, "", depth, either=any(map(_OR.search, joints)))
+    if text.startswith(r"\{") and (group := bracketed(text)) and (match := _SET_BUILDER.fullmatch(group[1])):
+        return _read(OVER_REALS.sub("", match[1]), depth + 1)
     if r"\cup" in text or r"\setminus" in text or r"\backslash" in text or REALS in text:
         return _union(text, flat, depth)
-    if text.startswith(r"\{") and (group := bracketed(text)) and (match := _SET_BUILDER.fullmatch(group[1])):
-        return _read(match[1], depth + 1)
     pieces, signs = split_with(text, _SIGN)
     if signs:
         return _relation(text, flat, pieces, signs, depth)
@@ -292,6 +292,10 @@ def _relation(text: str, flat: str, pieces: list[str], signs: list[str], depth: 
             return value
         if len(value.items) == len(names):
             return dataclasses.replace(value, text=flat, names=names)
+    if signs == [r"\approx"] and len(pieces) == 2:  # \frac43 \approx 1.33, with no name before it
+        nearly = _rounded(_read(pieces[0], depth + 1), _read(pieces[1], depth + 1))
+        if nearly is not None and nearly.decimals:  # 0.4 is not stated to be 0
+            pieces, signs = [pieces[0], *pieces], ["=", *signs]
     rounded = None
     if len(signs) > 1 and signs[-1] == r"\approx" and signs[-2] == "=":
         rounded = _rounded(_read(pieces[-2], depth + 1), _read(pieces[-1], depth + 1))
@@ -310,7 +314,7 @@ def _relation(text: str, flat: str, pieces: list[str], signs: list[str], depth: 
     return Relation(flat, sides, tuple(plain), rounded)
 
 
-def _rounded(exactly: Answer, nearly: Answer) -> Answer | None:
+def _rounded(exactly: Answer, nearly: Answer) -> Value | None:
     if not (isinstance(exactly, Value) and isinstance(nearly, Value)):
         return None
     half = Fraction(1, 2 * 10**nearly.decimals)

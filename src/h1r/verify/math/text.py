@@ -159,9 +159,7 @@ _NO_ARGUMENT = re.compile(r"[=<>,;]|\\(?:text|left|right|le|ge|ne|approx|in)(?![
 _MARKED = f"{WORD_OPEN}[^{WORD_CLOSE}]*{WORD_CLOSE}"
 _UNIT_FRACTION = re.compile(rf"\\frac ?\{{ ?({_MARKED}) ?\}} ?\{{ ?({_MARKED}(?: ?\^ ?\{{? ?\d ?\}}?)?) ?\}}")
 _HALF_LINE = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:_ ?\{? ?>? ?0? ?\}? ?)?\^ ?\{? ?([+-]) ?\}?\Z")
-_OVER_REALS = re.compile(
-    r"\A([A-Za-z]) ?\\in ?\\mathbb ?\{? ?R ?\}? ?, ?(?=.*(?<![A-Za-z\\])\1(?![A-Za-z]))", re.DOTALL
-)
+OVER_REALS = re.compile(r"\A([A-Za-z]) ?\\in ?\\mathbb ?\{? ?R ?\}? ?, ?(?=.*(?<![A-Za-z\\])\1(?![A-Za-z]))", re.DOTALL)
 _PHANTOM = re.compile(r"\\[hv]?phantom ?\{[^{}]*\}")
 _DEGREE = re.compile(r"\^ ?\{? ?\\circ ?\}?|\\circ(?![A-Za-z])|\\degree(?:s)?(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac ?(\d) ?(\d)")
@@ -212,7 +210,7 @@ def clean(latex: str) -> str:
     text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
     text = _UNIT_FRACTION.sub(r"\1/\2", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
     text = _TRAILING.sub("", " ".join(text.split()))
-    text = _OVER_REALS.sub("", _QUANTIFIER.sub("", _LEADING_IN.sub("", text)))
+    text = OVER_REALS.sub("", _QUANTIFIER.sub("", _LEADING_IN.sub("", text)))
     if half := _HALF_LINE.fullmatch(text):
         return r"(0,\infty)" if half[1] == "+" else r"(-\infty,0)"
     text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
