@@ -182,6 +182,7 @@ READING = {
     "its root": "open('/proc/self/root' + secret).read()",
     "the parent's environment": "open(f'/proc/{parent}/environ', 'rb')",
     "the parent's files": "os.listdir(f'/proc/{parent}/fd')",
+    "the parent's pipe": "open(f'/proc/{parent}/fd/{pipe}', 'rb')",
     "the processes": "os.listdir('/proc')",
     "the machine": "os.listdir('/sys')",
     "devices": "open('/dev/full', 'rb')",
@@ -232,10 +233,13 @@ def places() -> Iterator[dict[str, Any]]:
         datagrams.bind(str(folder / "datagrams"))
         for one in (server, local, datagrams):
             one.setblocking(False)
+        pipe = os.pipe()
+        for descriptor in pipe:
+            stack.callback(os.close, descriptor)
         yield {
             "folder": str(folder), "secret": str(folder / "secret"), "local": str(folder / "local"),
             "datagrams": str(folder / "datagrams"), "port": server.getsockname()[1],
-            "parent": os.getpid(),
+            "parent": os.getpid(), "pipe": pipe[0],
         }  # fmt: skip
         for waits in (server.accept, local.accept, lambda: datagrams.recv(1)):
             with pytest.raises(BlockingIOError):

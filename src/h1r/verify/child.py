@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from h1r.records import Problem, Verdict
 from h1r.verify.registry import Verifier
+from h1r.verify.worker import Replies
 
 LOAD_LIMIT_S = 120.0
 """Seconds a worker may take to start and to import a verifier; not charged to any answer."""
@@ -43,6 +44,7 @@ class Child:
 
     process: subprocess.Popen[bytes]
     connection: socket.socket
+    replies: Replies
     confined: bool
     closed: bool = False
     loaded: set[str] = field(default_factory=set)
@@ -87,7 +89,7 @@ def start_child(confined: bool, isolation: str, memory_limit_bytes: int) -> Chil
             env=environment,
             start_new_session=True,
         )
-    return Child(process, ours, confined)
+    return Child(process, ours, Replies(ours), confined)
 
 
 def origin_of(verifier: Verifier) -> tuple[str, str | None]:

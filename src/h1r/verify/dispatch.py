@@ -29,7 +29,7 @@ from h1r.records import Verdict
 from h1r.verify.child import LOAD_LIMIT_S, Child, Job, origin_of, start_child
 from h1r.verify.isolation import AUTO, LEVEL_VARIABLE, WorkerIsolation, note_level
 from h1r.verify.registry import Verifier
-from h1r.verify.worker import checked_verdict, receive_frame, send_frame
+from h1r.verify.worker import checked_verdict, send_frame
 
 SUSPICION = 0.1
 SEND_LIMIT_S = 5.0
@@ -240,10 +240,11 @@ class Dispatcher:
             self._send(self._start(job.verifier.confined))
 
     def _receive(self, worker: Child) -> None:
-        worker.connection.settimeout(max(worker.deadline - time.monotonic(), 0.01))
         job = worker.job
         try:
-            reply = receive_frame(worker.connection)
+            reply = worker.replies.take()
+            if reply is None:
+                return
             if worker.loading:
                 self._loaded(worker, reply)
                 return
@@ -254,7 +255,7 @@ class Dispatcher:
             self._fail(worker, "worker died", retry=True)
             return
         if reply.get("exhausted"):
-            self._fail(worker, verdict.error or "MemoryError", retry=True)
+            self._fail(worker, verdict.error or "the answer left too few files to open", retry=True)
             return
         worker.job = None
         worker.served += 1
@@ -268,7 +269,8 @@ class Dispatcher:
         if "error" not in reply:
             worker.loaded.add(verifier.grade)
             worker.origins.add(origin_of(verifier))
-            self._tell(reply.get("isolation"))
+            if reply.get("isolation") and not worker.served:  # afterwards it may lie
+                self._tell(*reply["isolation"])
             self._send(worker)
             return
         worker.closed = False
@@ -276,18 +278,18 @@ class Dispatcher:
         if worker.job and worker.job.verifier.grade == verifier.grade:
             job, worker.job = worker.job, None
             why = f"verifier `{verifier.name}` cannot be loaded ({reply['error']}); install what it needs"
-            job.future.set_exception(UserError(reply.get("refused") or why))
-        if "refused" in reply:
+            job.future.set_exception(UserError(str(reply.get("refused") or why)))
+        if "refused" in reply or worker.served:
             self._drop(worker)
         else:
             self._send(worker)
 
-    def _tell(self, isolation: Any) -> None:
-        """Notes once what confines the workers."""
-        if isolation and self.isolation is None:
-            level, why = isolation
-            self.isolation = WorkerIsolation(level)
-            note_level(self.isolation, why)
+    def _tell(self, name: str, why: str) -> None:
+        """Notes once what confines the workers, or the weakest of them."""
+        level, order = WorkerIsolation(name), list(WorkerIsolation)
+        if self.isolation is None or order.index(level) < order.index(self.isolation):
+            self.isolation = level
+            note_level(level, why)
 
     def _fail(self, worker: Child, why: str, retry: bool) -> None:
         """Replaces the worker; its job gets reward 0, or another try when this worker was not fresh."""

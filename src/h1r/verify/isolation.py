@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import site
 import sys
 import sysconfig
@@ -30,6 +31,8 @@ from h1r.verify.registry import Verifier
 
 LEVEL_VARIABLE = "H1R_WORKER_ISOLATION"
 AUTO = "auto"
+MAX_THREADS = 4096
+"""More than are there, of all processes together; the kernel does not hold its root to that."""
 MAX_OPEN_FILES = 256
 """A socket or a pipe holds kernel memory that no limit on the address space counts."""
 _SYSTEM = (
@@ -61,6 +64,14 @@ def give_up_rights(wanted: str = AUTO) -> tuple[WorkerIsolation, str]:
     if wanted not in (AUTO, level):
         raise ValueError(f"{LEVEL_VARIABLE}={wanted} cannot be had here: {why}")
     return level, why
+
+
+def kernel_limits() -> dict[int, int]:
+    """Resource limits for what no limit on memory counts, by kind."""
+    found = {resource.RLIMIT_NOFILE: MAX_OPEN_FILES}
+    with contextlib.suppress(OSError), open("/proc/loadavg", encoding="ascii") as handle:
+        found[resource.RLIMIT_NPROC] = MAX_THREADS + int(handle.read().split()[3].partition("/")[2])
+    return found
 
 
 def _confine(with_files: bool) -> tuple[WorkerIsolation, str]:

@@ -2,8 +2,9 @@
 
     verdict.parts = {"correct": 0 or 1, "format": 0 or 1, ...}      verdict.reward = parts["correct"]
 
-An answer over its time limit gets reward 0 and an error. An answer whose worker dies, or runs out of memory, is graded
-once more by a fresh worker, so that no answer pays for what its predecessors left behind; then it gets reward 0 too.
+An answer over its time limit gets reward 0 and an error. An answer whose worker dies, or runs out of memory or of files
+to open, is graded once more by a fresh worker, so that no answer pays for what its predecessors left behind; then it
+gets reward 0 too.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class VerifierPool:
 
     @property
     def isolation(self) -> WorkerIsolation | None:
-        """What confines the workers beside their limits; None while no answer has needed one."""
+        """What confines the workers, or the weakest of them, beside their limits; None while no answer needed one."""
         return self._dispatcher.isolation if self._dispatcher else None
 
     def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:

@@ -34,10 +34,12 @@ import threading
 from typing import Any
 
 from h1r.records import Problem, Verdict
-from h1r.verify.isolation import MAX_OPEN_FILES, WorkerIsolation, explained, give_up_rights
+from h1r.verify.isolation import MAX_OPEN_FILES, WorkerIsolation, explained, give_up_rights, kernel_limits
 from h1r.verify.registry import resolve
 
 MAX_FRAME_BYTES = 64 << 20
+MAX_REPLY_BYTES = 16 << 20
+"""What the parent takes of a worker: above the longest answer in JSON, and what parsing it may cost is bounded."""
 _HEADER = struct.Struct("!I")
 
 
@@ -52,7 +54,38 @@ def receive_frame(connection: socket.socket) -> dict[str, Any]:
     (length,) = _HEADER.unpack(_receive(connection, _HEADER.size))
     if length > MAX_FRAME_BYTES:
         raise ValueError("frame too long")
-    message = json.loads(_receive(connection, length))
+    return _message(_receive(connection, length))
+
+
+class Replies:
+    """A worker's frames, read as they arrive: one that it sends byte by byte, or never ends, holds nobody up."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = bytearray()
+
+    def take(self) -> dict[str, Any] | None:
+        """The frame that is there after one read, which must not block; None while some of it is to come.
+
+        `EOFError` when the worker is gone, `ValueError` for what is no frame, or is more than the one that was due.
+        """
+        chunk = self._connection.recv(1 << 20)
+        if not chunk:
+            raise EOFError
+        self._received += chunk
+        if len(self._received) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(self._received)
+        if length > MAX_REPLY_BYTES or len(self._received) > _HEADER.size + length:
+            raise ValueError("a reply that is too long, or two")
+        if len(self._received) < _HEADER.size + length:
+            return None
+        body, self._received = bytes(self._received[_HEADER.size :]), bytearray()
+        return _message(body)
+
+
+def _message(body: bytes) -> dict[str, Any]:
+    message = json.loads(body)
     if not isinstance(message, dict):
         raise ValueError("a frame holds an object")
     return message
@@ -129,8 +162,9 @@ class _Worker:
         except Exception as error:
             return {"error": explained(error, self._level)}
         if request["seal"] and self._level is None and self._isolation:
-            _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
             try:
+                for kind, value in kernel_limits().items():
+                    _limit(kind, value)
                 self._level, why = give_up_rights(self._isolation)
             except ValueError as error:
                 return {"error": "no isolation", "refused": str(error)}
@@ -147,7 +181,19 @@ class _Worker:
         except BaseException as error:  # a scorer may raise anything, SystemExit too
             reply["verdict"] = dataclasses.asdict(Verdict(0.0, error=explained(error, self._level)))
             reply["exhausted"] = isinstance(error, MemoryError)
+        if self._level is not None and not _has_descriptors():
+            reply["exhausted"] = True  # the next answer is not to pay for what this one left open
         return reply
+
+
+def _has_descriptors() -> bool:
+    """Whether the lowest free descriptor leaves half of the permitted ones."""
+    try:
+        free = os.dup(0)
+    except OSError:
+        return False
+    os.close(free)
+    return free < MAX_OPEN_FILES // 2
 
 
 def _die_with_parent(parent: int) -> None:
