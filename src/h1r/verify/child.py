@@ -57,6 +57,11 @@ class Child:
     deadline: float = 0.0
     limit_s: float = LOAD_LIMIT_S
 
+    def is_ready(self, verifier: Verifier) -> bool:
+        """Whether it can grade at once: it has the verifier, and has no more rights than that needs."""
+        has = verifier.grade in self.loaded and verifier.confined == self.confined and self.loading is None
+        return has and (self.closed or not self.confined)
+
     def can_take(self, verifier: Verifier) -> bool:
         """Whether it has the verifier, or can still load it."""
         return not self.closed or origin_of(verifier) in self.origins or verifier is self.loading

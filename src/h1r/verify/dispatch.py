@@ -145,12 +145,14 @@ class Dispatcher:
 
     def _free_worker(self, job: Job) -> Child:
         """A worker for the job: a fresh one for a second try, else the one that has loaded most of what is needed."""
+        if not job.retried:
+            for worker in self._workers:
+                if worker.job is None and worker.is_ready(job.verifier):
+                    return worker
         free = [worker for worker in self._of_kind(job.verifier) if worker.job is None]
         able = [worker for worker in free if worker.can_take(job.verifier) and not (job.retried and worker.served)]
-        ready = [worker for worker in able if worker.loading is None]
-        loaded = [worker for worker in ready if job.verifier.grade in worker.loaded]
-        if loaded or able:
-            return (loaded or ready or able)[0]
+        if able:
+            return min(able, key=lambda worker: (not worker.is_ready(job.verifier), worker.loading is not None))
         if free:
             self._drop(free[0])
         return self._start(job.verifier.confined)
@@ -159,6 +161,9 @@ class Dispatcher:
         """Sends the worker its job, or first the order to import what is missing, unless it is importing now."""
         job = worker.job
         if worker.loading is not None:
+            return
+        if job and worker.is_ready(job.verifier):
+            self._grade(worker, job)
             return
         missing = self._missing(worker)
         if job and not missing and worker.confined and not worker.closed:
@@ -206,8 +211,9 @@ class Dispatcher:
         """Waits for the first event and deals with all that are due."""
         busy = [worker for worker in self._workers if worker.job or worker.loading]
         moments = [worker.deadline for worker in busy]
-        graded = [(worker, worker.job) for worker in busy if worker.job and not worker.loading]
-        moments += [worker.started + SUSPICION * worker.limit_s for worker, job in graded if self._lacks_spare(job)]
+        for worker in busy:
+            if worker.job and not worker.loading and self._lacks_spare(worker.job):
+                moments.append(worker.started + SUSPICION * worker.limit_s)
         now = time.monotonic()
         wait = max(min(moments) - now, 0.0) if moments else None
         for key, _ in self._selector.select(wait):
@@ -233,7 +239,7 @@ class Dispatcher:
                 return
 
     def _lacks_spare(self, job: Job) -> bool:
-        return len(self._of_kind(job.verifier)) <= self._count
+        return len(self._workers) <= self._count or len(self._of_kind(job.verifier)) <= self._count
 
     def _provide_spare(self, job: Job) -> None:
         if self._lacks_spare(job):

@@ -40,6 +40,7 @@ from h1r.verify.registry import resolve
 MAX_FRAME_BYTES = 64 << 20
 MAX_REPLY_BYTES = 16 << 20
 """What the parent takes of a worker: above the longest answer in JSON, and what parsing it may cost is bounded."""
+_CHUNK_BYTES = 1 << 16  # a larger buffer would be mapped and given back for each reply
 _HEADER = struct.Struct("!I")
 
 
@@ -69,7 +70,7 @@ class Replies:
 
         `EOFError` when the worker is gone, `ValueError` for what is no frame, or is more than the one that was due.
         """
-        chunk = self._connection.recv(1 << 20)
+        chunk = self._connection.recv(_CHUNK_BYTES)
         if not chunk:
             raise EOFError
         self._received += chunk
