@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.deepconf import (
     STATES,
     DeepConf,
+    OnTrace,
     Solution,
     State,
     majority_baseline,
@@ -85,40 +86,16 @@ def study(
     extract = [extract_for(problem) for problem in problems]
     grader = _Grader(problems, verify_many)
 
-    def run(name: str, solve: Callable[[Callable[[Trace], None]], list[Solution]]) -> tuple[list[Solution], float]:
-        started, tokens = time.monotonic(), 0
-        with progress(name, len(problems) * largest, "trace") as bar:
-
-            def on_trace(trace: Trace) -> None:
-                nonlocal tokens
-                trace.problem_id = problems[trace.prompt_index].id
-                trace.logprobs, trace.sampling_logprobs = [], []  # votes need none, and they are half of the memory
-                tokens += trace.num_tokens
-                bar.advance(tokens=tokens)
-
-            return solve(on_trace), time.monotonic() - started
-
-    sampling = sampling_of(section)
-    majority, majority_seconds = run(
-        f"majority of {largest}",
-        lambda on_trace: majority_baseline(
+    sampling, deepconf = sampling_of(section), DeepConf.from_section(section, largest)
+    total = len(problems) * largest
+    with _watched(progress, f"majority of {largest}", total, problems) as (on_trace, majority_seconds):
+        majority = majority_baseline(
             engine, prompts, largest, sampling, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace
-        ),
-    )
+        )
     for solution in majority:
         refuse_when_all_failed(solution.traces)
-    online, online_seconds = run(
-        f"DeepConf at {largest}",
-        lambda on_trace: solve_many(
-            engine,
-            prompts,
-            DeepConf.from_section(section, largest),
-            seeds=seeds,
-            extract=extract,
-            groups=groups,
-            on_trace=on_trace,
-        ),
-    )
+    with _watched(progress, f"DeepConf at {largest}", total, problems) as (on_trace, online_seconds):
+        online = solve_many(engine, prompts, deepconf, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace)
     recorded = [solution.traces for solution in majority]
 
     rows = []
@@ -127,17 +104,10 @@ def study(
             simulate_many(recorded, params, slots=slots, extract=extract, groups=groups)
             for params in (majority_params(budget, sampling), DeepConf.from_section(section, budget))
         )
-        real = budget == largest
-        deepconf = online if real else replayed
-        row: dict[str, Any] = {
-            "budget": budget,
-            "majority": {**_score(voted, grader), "simulated": not real},
-            "deepconf": {**_score(deepconf, grader), "simulated": not real},
-            "paired": _paired(voted, deepconf, grader),
-        }
-        if real:
-            row["majority"]["seconds"] = majority_seconds
-            row["deepconf"]["seconds"] = online_seconds
+        row = _row(budget, voted, online if budget == largest else replayed, grader)
+        if budget == largest:
+            row["majority"] |= {"simulated": False, "seconds": majority_seconds()}
+            row["deepconf"] |= {"simulated": False, "seconds": online_seconds()}
             row["deepconf_simulated"] = {**_score(replayed, grader), "simulated": True}
             row["agreement"] = _agreement(recorded, online, replayed, grader)
         rows.append(row)
@@ -147,25 +117,60 @@ def study(
         "problems": len(problems),
         "seed": seed,
         "section": section.model_dump(mode="json"),
-        "majority": rows[-1]["majority"],
-        "deepconf": rows[-1]["deepconf"],
-        "paired": rows[-1]["paired"],
-        "agreement": rows[-1]["agreement"],
+        **{key: rows[-1][key] for key in ("majority", "deepconf", "paired", "agreement")},
         "budgets": rows,
         "voters": _voters(recorded, section.window, extract, groups, grader),
         "confidence": _confidence_when(recorded, section.window, grader),
-        "outcomes": [
-            {
-                "problem_id": problem.id,
-                "family": problem.family,
-                "reference": problem.answer,
-                "majority": {**majority[i].to_dict(), "correct": bool(grader.grade(majority)[i])},
-                "deepconf": {**online[i].to_dict(), "correct": bool(grader.grade(online)[i])},
-            }
-            for i, problem in enumerate(problems)
-        ],
+        "outcomes": _outcomes(problems, majority, online, grader),
         "examples": _examples(tokenizer, problems, online, grader),
     }
+
+
+@contextmanager
+def _watched(
+    progress: ProgressOf, name: str, total: int, problems: Sequence[Problem]
+) -> Iterator[tuple[OnTrace, Callable[[], float]]]:
+    """Progress over the traces of a run: what is called with each of them, and what tells the seconds it took."""
+    started, tokens = time.monotonic(), 0
+    seconds = 0.0
+    with progress(name, total, "trace") as bar:
+
+        def on_trace(trace: Trace) -> None:
+            nonlocal tokens
+            trace.problem_id = problems[trace.prompt_index].id
+            trace.logprobs, trace.sampling_logprobs = [], []  # votes need none, and they are half of the memory
+            tokens += trace.num_tokens
+            bar.advance(tokens=tokens)
+
+        yield on_trace, lambda: seconds
+        seconds = time.monotonic() - started
+
+
+def _row(budget: int, majority: Sequence[Solution], deepconf: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
+    """Both methods at one budget, as if replayed."""
+    return {
+        "budget": budget,
+        "majority": {**_score(majority, grader), "simulated": True},
+        "deepconf": {**_score(deepconf, grader), "simulated": True},
+        "paired": _paired(majority, deepconf, grader),
+    }
+
+
+def _outcomes(
+    problems: Sequence[Problem], majority: Sequence[Solution], online: Sequence[Solution], grader: _Grader
+) -> list[dict[str, Any]]:
+    """What each problem came to at the largest budget."""
+    right = [grader.grade(solutions) for solutions in (majority, online)]
+    return [
+        {
+            "problem_id": problem.id,
+            "family": problem.family,
+            "reference": problem.answer,
+            "majority": {**majority[i].to_dict(), "correct": bool(right[0][i])},
+            "deepconf": {**online[i].to_dict(), "correct": bool(right[1][i])},
+        }
+        for i, problem in enumerate(problems)
+    ]
 
 
 class _Grader:
