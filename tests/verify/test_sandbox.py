@@ -315,6 +315,34 @@ def test_a_level_is_believed_only_after_an_attempt_to_break_out(monkeypatch):
     assert "read" in why
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "os.truncate(victim, 0)",
+        "os.open(victim, os.O_RDONLY | os.O_TRUNC)",
+        "os.unlink(victim)",
+        "os.rename(victim, victim + '2')",
+        "os.symlink(victim, victim + '2')",
+        "os.mkdir(victim + '2')",
+    ],
+)
+def test_the_weakest_level_changes_no_file(attack):
+    """Limits on the size of files say nothing of this, and file rules of before 2022 little of the first two."""
+    if why := refusal(Isolation.RLIMITS):
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o777)
+        victim = Path(folder) / "victim"
+        victim.write_text("content")
+        victim.chmod(0o666)
+        code = f"import os\nvictim = {str(victim)!r}\n{attack}\nprint('reached')"
+        with Sandbox(Isolation.RLIMITS) as sandbox:
+            outcome = sandbox.run({"kind": "python", "code": code})
+        assert b"reached" not in outcome.stdout
+        assert b"Error" in outcome.stderr
+        assert (victim.read_text(), os.listdir(folder)) == ("content", ["victim"])
+
+
 def test_the_command_says_what_is_in_force():
     run = subprocess.run([sys.executable, "-m", "h1r.verify.sandbox"], capture_output=True, text=True, check=False)
     report = json.loads(run.stdout)

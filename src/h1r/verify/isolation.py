@@ -112,13 +112,17 @@ def readable_paths() -> list[str]:
         wanted.add(site.getusersitepackages())
     wanted |= {path for path in sys.path if path.endswith((".zip", "-packages"))}
     wanted |= set(os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
-    return sorted({os.path.realpath(path) for path in wanted if os.path.isabs(path) and os.path.exists(path)})
+    found: list[str] = []
+    for path in sorted({os.path.realpath(path) for path in wanted if os.path.isabs(path) and os.path.exists(path)}):
+        if not any(path.startswith(outer + os.sep) for outer in found):
+            found.append(path)
+    return found
 
 
 def _imported_packages() -> set[str]:
     found: set[str] = set()
     for name, module in list(sys.modules.items()):
-        paths = getattr(module, "__path__", None) if "." not in name else None
+        paths = getattr(module, "__dict__", {}).get("__path__") if "." not in name else None  # some import on demand
         found.update(path for path in paths or () if isinstance(path, str))
     return found
 
