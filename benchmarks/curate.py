@@ -6,15 +6,16 @@ Rows, each measured in a process of its own:
 
     whole N      everything: read, verify references, decontaminate, copies, near copies, RL rule; --real adds every
                  record and the benchmarks of recipes/curation-real.toml (H1R_DATA)
-    dedup N      read, exact and near duplicates only: what a MinHash pipeline does
-    dedup N/10   the same on a tenth: memory must not follow the input
-    datatrove    its MinHash on the same file (`curation/datatrove_minhash.py`), with another Python
+    dedup N      read, exact and near duplicates only: what a MinHash pipeline does; --real adds the questions of every
+                 real record
+    dedup N/10   generated records only, a tenth of them: memory must not follow the input
+    datatrove    its MinHash on the files of `dedup N` (`curation/datatrove_minhash.py`), with another Python
 
     executors    `whole` on at most 100,000 records by two local processes and by two tasks of Ray Data at once (--ray):
                  the rate of both, Ray's start included, and whether every output byte is the same
 
 `found` compares what was dropped with what was planted: copies and near copies found, and new problems dropped, which
-are false alarms.
+are false alarms. Of real questions nobody planted copies; how many were dropped stands there too.
 """
 
 from __future__ import annotations
@@ -29,26 +30,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "recipes" / "curation-real.toml"
-KINDS = ("copy", "near", "new")
 
 
 def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
     from h1r.config import load_recipe, resolve
 
     source = {
-        "name": "generated", "kind": "jsonl", "path": str(scratch / "input" / "generated.jsonl"), "use": "rl",
+        "name": "input", "kind": "jsonl", "path": str(scratch / "input" / "*.jsonl"), "use": "rl",
         "columns": {"question": "question", "answer": "answer", "id": "id"}, "verifier": "math" if whole else "",
     }  # fmt: skip
     known = load_recipe(RECIPE).model_dump(mode="json")["corpus"] if real else {"sources": [], "benchmarks": []}
     section = {**known, "sources": [*known["sources"], source], "workers": 1, "mixture": {}, **corpus}
     section["shard_records"] = 10_000
-    if not whole:
-        section["benchmarks"] = []
     tree = {"name": "bench", "corpus": section, "curate": {"near_duplicate_content": 0.75}, "verify": {"workers": 1}}
     return resolve({**tree, "chat": {"system_prompt": ""}}, None, "benchmark")
 
@@ -97,8 +96,8 @@ def curation(scratch: Path, whole: bool, real: bool) -> dict[str, Any]:
         with open(Path(run) / "curate" / "dropped.jsonl", encoding="utf-8") as lines:
             for line in lines:
                 one = json.loads(line)
-                if one["source"] == "generated" and one["step"] in ("exact duplicates", "near duplicates"):
-                    dropped.add(one["id"].removeprefix("generated:"))
+                if one["source"] == "input" and one["step"] in ("exact duplicates", "near duplicates"):
+                    dropped.add(one["id"].removeprefix("input:"))
         return {"engine": "h1r", "work": "whole" if whole else "dedup", **row, "found": found(scratch, dropped)}
 
 
@@ -106,12 +105,11 @@ def datatrove(scratch: Path, python: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=scratch) as target:
         script = str(HERE / "curation" / "datatrove_minhash.py")
         row = in_process([python, script, str(scratch / "input"), target])
-        kept, records = set(), 0
+        kept = set()
         for path in sorted((Path(target) / "kept").glob("*.jsonl")):
             with open(path, encoding="utf-8") as lines:
                 kept.update(json.loads(line)["id"] for line in lines)
-        with open(scratch / "input" / "generated.jsonl", encoding="utf-8") as lines:
-            everything = {json.loads(line)["id"] for line in lines}
+        everything = {row["id"] for row in input_rows(scratch)}
         records = len(everything)
         rates = {
             "records": records,
@@ -121,16 +119,34 @@ def datatrove(scratch: Path, python: str) -> dict[str, Any]:
         return {"engine": "datatrove", "work": "dedup", **rates, **row, "found": found(scratch, everything - kept)}
 
 
+def input_rows(scratch: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((scratch / "input").glob("*.jsonl")):
+        with open(path, encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
 def found(scratch: Path, dropped: set[str]) -> dict[str, str]:
-    """Dropped of planted, by kind."""
+    """Dropped of what there is, by kind."""
     planted: Counter[str] = Counter()
     hit: Counter[str] = Counter()
-    with open(scratch / "input" / "generated.jsonl", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            planted[row["kind"]] += 1
-            hit[row["kind"]] += row["id"] in dropped
-    return {kind: f"{hit[kind]} of {planted[kind]}" for kind in KINDS}
+    for row in input_rows(scratch):
+        planted[row["kind"]] += 1
+        hit[row["kind"]] += row["id"] in dropped
+    return {kind: f"{hit[kind]} of {count}" for kind, count in sorted(planted.items())}
+
+
+def write_real(path: Path) -> None:
+    """The questions and answers of the real sources, as lines of the generated ones (`curation/generated.py`)."""
+    from h1r.config import load_recipe
+    from h1r.data.corpus.passes import input_files
+    from h1r.data.corpus.read import Reader
+
+    recipe = load_recipe(RECIPE)
+    with open(path, "w", encoding="utf-8") as lines:
+        for number, (source, name) in enumerate(input_files(recipe)):
+            for item in Reader(recipe.corpus.sources[source], name, number).items():
+                row = {"id": f"real-{item.ordinal}", "question": item.problem.question, "kind": "real"}
+                lines.write(json.dumps({**row, "answer": item.problem.answer, "text": row["question"]}) + "\n")
 
 
 def executors(scratch: Path, real: bool) -> dict[str, Any]:
@@ -179,6 +195,9 @@ def main() -> None:
         for part in wanted:
             count = {"tenth": size // 10, "executors": min(size, 100_000)}.get(part, size)
             write_generated(scratch / "input" / "generated.jsonl", count)
+            (scratch / "input" / "real.jsonl").unlink(missing_ok=True)
+            if arguments.real and part in ("dedup", "datatrove"):
+                write_real(scratch / "input" / "real.jsonl")
             if part in ("tenth", "dedup"):
                 rows.append(curation(scratch, whole=False, real=False))
             elif part == "whole":

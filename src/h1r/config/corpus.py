@@ -127,7 +127,7 @@ class CorpusSection(Section):
     """Processes, or Ray tasks at once; 0: one for each core (Ray: as many as it has)."""
     address: str | None = None
     """Of the Ray cluster; unset: a local one. Its machines must share the run directory and the files."""
-    memory_mb: Positive = 256
+    memory_mb: Positive = 128
     """Memory of the joins over all records, which go through more of them in more parts. Our choice."""
     templates_from: Positive = 5000
     """Questions of a family that its boilerplate is read from. Our choice."""
