@@ -29,6 +29,7 @@ MOMENTS = (
     ("lines", 6), ("lines", 15), ("traced/*.json", 2), ("weighed/*.json", 1), ("packed/*.json", 2),
 )  # fmt: skip
 """After so many files under work/ (or generated lines) the process is killed, within a random time."""
+RAY_MOMENTS = (("read/*.json", 1), ("distinct/*.json", 1), ("lines", 6), ("traced/*.json", 1))
 
 
 def recipe(path: Path, server: Teacher) -> Recipe:
@@ -57,23 +58,32 @@ def told(stage: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow  # twelve starts of a curation
-def test_killed_in_every_stage_it_ends_in_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
+@pytest.mark.slow  # twelve starts of a curation, six with Ray
+@pytest.mark.parametrize(("executor", "moments"), [("local", MOMENTS), ("ray", RAY_MOMENTS)], ids=["local", "ray"])
+def test_killed_in_every_stage_it_ends_in_the_bytes_of_an_unbroken_run(
+    tmp_path: Path, executor: str, moments: tuple[tuple[str, int], ...]
+) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray")
     rng = random.Random(5)
     with running() as server:
         server.wait_s = 0.02
         found = recipe(tmp_path, server)
         (tmp_path / "corpus.toml").write_text(to_toml(found))
-        command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml"), "--out"]
+        command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml")]
         unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-        subprocess.run([*command, str(unbroken)], check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, "--out", str(unbroken)], check=True, capture_output=True, timeout=120)
+        command += ["--set", f"corpus.executor={executor}"]
         assert set(server.asked.values()) == {1}
         server.asked.clear()
 
         work = broken / "curate" / "work"
-        for what, count in MOMENTS:
+        for what, count in moments:
             process = subprocess.Popen(
-                [*command, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+                [*command, "--out", str(broken)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
             deadline = time.monotonic() + 120
             while reached(work, what) < count:
@@ -84,7 +94,7 @@ def test_killed_in_every_stage_it_ends_in_the_bytes_of_an_unbroken_run(tmp_path:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             assert not (broken / "curate" / "summary.json").exists(), f"killed too late after {count} {what}"
-        subprocess.run([*command, str(broken)], check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, timeout=120)
 
     assert told(broken / "curate") == told(unbroken / "curate")
     generated = [json.loads(line) for path in work.glob("generated/*.jsonl") for line in path.read_text().splitlines()]
