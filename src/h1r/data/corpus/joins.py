@@ -25,7 +25,7 @@ from h1r.data.dedup import jaccard, shingles
 ALL_PAIRS = 64
 """Records of equal bands that are compared each with each; of more, one is compared with those that are no copies."""
 KEY_BYTES, BAND_BYTES = 128, 128
-"""Memory that a row of keys, of bands costs while rows of equal hash are found. Ours: measured, and then doubled."""
+"""Memory that a row of keys, of bands costs while rows of equal hash are found: 90 to 120 as measured."""
 PAIRS = pa.schema([("ordinal", pa.int64()), ("first", pa.int64())])
 TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string())])
 
