@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from geometries import SMALL, gap, geometries, random_ids, randomised
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
 from h1r.model import HybridForCausalLM, load, save
@@ -16,6 +17,14 @@ from h1r.model.config import HybridConfig
 from h1r.model.hf_config import from_hf, to_hf
 
 TOLERANCE = 2e-5
+ILL_CONDITIONED = HybridConfig(
+    vocab_size=17, hidden_size=16, intermediate_size=56, num_hidden_layers=2, num_attention_heads=1,
+    num_key_value_heads=1, head_dim=2, mamba_d_ssm=8, mamba_n_heads=1, mamba_d_head=8, mamba_n_groups=1,
+    mamba_d_state=4, mamba_d_conv=2, mamba_chunk_size=1, mamba_rms_norm=True, mamba_norm_before_gate=False,
+    mamba_conv_bias=False, attention_bias=True, tie_word_embeddings=False, rope_theta=100.0,
+    ssm_multipliers=(1.0, 0.5, 1.25, 1.0, 1.0),
+)  # fmt: skip
+"""With seed 1186 and 13 tokens both fp32 gradients are off by 1e-5 to 7e-5, whatever the order of additions."""
 
 
 def in_transformers(model: HybridForCausalLM) -> FalconH1ForCausalLM:
@@ -35,21 +44,52 @@ def test_logits_agree(config: HybridConfig, rows: int, length: int, seed: int) -
         assert gap(model(tokens), in_transformers(model)(tokens).logits) < TOLERANCE
 
 
+def gradients(model: torch.nn.Module, tokens: Tensor, pull: Tensor) -> dict[str, Tensor]:
+    """The gradient of (logits * pull).sum() by parameter, in double precision."""
+    found = model(tokens)
+    logits = found if isinstance(found, Tensor) else found.logits
+    (logits * pull.to(logits.dtype)).sum().backward()
+    return {name: parameter.grad.double() for name, parameter in model.named_parameters()}
+
+
+def gradient_gap(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference, as a share of a tensor's largest gradient.
+
+    A clamped time step has a zero gradient, so that the smallest tensors are measured against the largest.
+    """
+    largest = max(grad.abs().max() for grad in expected.values())
+    scales = {name: torch.maximum(grad.abs().max(), 1e-2 * largest) for name, grad in expected.items()}
+    return max(float((found[name] - grad).abs().max() / scales[name]) for name, grad in expected.items())
+
+
+def rounding_gap(config: HybridConfig, seed: int, tokens: Tensor, pull: Tensor) -> float:
+    """What single precision must cost: the change of the gradients when every weight is off by its last bit."""
+    model = randomised(config, seed, torch.float64)
+    exact = gradients(model, tokens, pull)
+    model.zero_grad()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.mul_(1 + torch.finfo(torch.float32).eps / 2 * noise)
+    return gradient_gap(gradients(model, tokens, pull), exact)
+
+
 @settings(max_examples=25, deadline=None)
 @given(config=geometries(), length=st.integers(2, 20), seed=st.integers(0, 2**31))
+@example(config=ILL_CONDITIONED, length=13, seed=1186)
 def test_gradients_agree(config: HybridConfig, length: int, seed: int) -> None:
-    model = randomised(config, seed)
-    theirs = in_transformers(model)
     tokens = random_ids(config, 2, length, seed=seed)
     pull = torch.randn(2, length, config.vocab_size, generator=torch.Generator().manual_seed(seed))
-    (model(tokens) * pull).sum().backward()
-    (theirs(tokens).logits * pull).sum().backward()
-    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    # A clamped time step has a zero gradient, so that the smallest tensors are measured against the largest.
-    largest = max(grad.abs().max() for grad in expected.values())
-    for name, parameter in model.named_parameters():
-        scale = torch.maximum(expected[name].abs().max(), 1e-2 * largest)
-        assert (parameter.grad - expected[name]).abs().max() < 3e-5 * scale, name
+    model = randomised(config, seed)
+    theirs = gradients(in_transformers(model), tokens, pull)
+    # Where norms divide by little, a rounding anywhere moves the gradients by more than the usual 3e-5.
+    tolerance = max(3e-5, 20 * rounding_gap(config, seed, tokens, pull))
+    assert gradient_gap(gradients(model, tokens, pull), theirs) < tolerance
+
+    double = randomised(config, seed, torch.float64)
+    theirs = gradients(in_transformers(double).double(), tokens, pull)  # which scans in single precision all the same
+    assert gradient_gap(gradients(double, tokens, pull), theirs) < tolerance / 3
 
 
 # in_proj's bias is drawn off: transformers silences the input of in_proj at padded positions, not its output, so that
