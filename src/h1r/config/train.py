@@ -60,7 +60,7 @@ class SFTSection(Section):
     epochs: PositiveFloat = 3
     """Passes over the samples."""
     batch_size: Positive = 512
-    """Packed rows per optimiser step."""
+    """Packed rows per optimiser step. The paper's 512 are samples, perhaps not packed; a row holds several."""
     micro_batch_size: Positive = 4
     """Packed rows per forward pass; the loss does not depend on it."""
     seq_len: Positive = 36864
