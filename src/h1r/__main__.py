@@ -8,7 +8,7 @@ import sys
 from h1r.cli import main
 
 if __name__ == "__main__":
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun sets both
         from h1r.train.parallel.launch import lead_or_follow
 
         sys.exit(lead_or_follow(main))

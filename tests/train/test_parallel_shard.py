@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +178,21 @@ def test_bfloat16_is_for_computing_and_the_weights_stay_fp32(
     summary, kept = grids[2].call(precisions, recipe, str(run.path))[0]
     assert kept == {"torch.float32"}
     assert summary["loss"] == pytest.approx(metrics_of(alone)[-1]["loss"], rel=2e-2)
+    assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
+
+
+@pytest.mark.slow  # starts torchrun
+def test_one_process_of_torchrun_computes_in_bfloat16_too(curated: Path, alone: Path, tmp_path: Path) -> None:
+    run = run_from(curated, tmp_path / "run", sharded_recipe(compute_dtype="bfloat16"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "h1r"]
+    done = subprocess.run(
+        [*command, "sft", "--json", str(run.path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {str(t.dtype) for t in read_weights(run.path / "sft" / "model").values()} == {"torch.float32"}
     assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
 
 

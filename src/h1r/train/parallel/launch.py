@@ -67,11 +67,9 @@ _calls: Calls | None = None
 def lead_or_follow(program: Callable[[], int]) -> int:
     """Runs `program` on rank 0 of the processes that torchrun started, and what it calls for on the others.
 
-    Returns the exit code; a process that torchrun did not start simply runs the program.
+    Returns the exit code. One process alone makes a grid too, whose weights can be in shards (`parallel.shard`).
     """
     global _calls
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return program()
     store, rank, processes = next(rendezvous("env://"))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
