@@ -71,11 +71,12 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def replace_directory(path: Path, write: Callable[[Path], object], drop: re.Pattern[str]) -> None:
+def replace_directory(path: Path, write: Callable[[Path], object], drop: re.Pattern[str] | None = None) -> None:
     """Puts what `write(directory)` fills an empty directory with in the place of `path`, which need not exist.
 
-    Entries of the old directory that `write` did not make stay (as hard links where the file system has them), but for
-    those whose whole name matches `drop`. A link at `path` is followed. When anything raises, `path` is as it was.
+    With `drop`, entries of the old directory that `write` did not make stay (as hard links where the file system has
+    them), but for those whose whole name matches it; without, none does. A link at `path` is followed. When anything
+    raises, `path` is as it was.
     """
     path = Path(os.path.realpath(path.expanduser()))
     if path.exists() and not path.is_dir():
@@ -91,7 +92,7 @@ def replace_directory(path: Path, write: Callable[[Path], object], drop: re.Patt
         if path.exists():
             shutil.copymode(path, partial)
             for entry in path.iterdir():
-                if not drop.fullmatch(entry.name) and not (partial / entry.name).exists():
+                if drop and not drop.fullmatch(entry.name) and not (partial / entry.name).exists():
                     _carry_over(entry, partial / entry.name)
         for file in partial.rglob("*"):
             if file.is_file():

@@ -199,19 +199,24 @@ def test_a_run_goes_on_with_another_grid_and_rl_asks_for_none(curated: Path, tmp
     assert Run.open(run.path, recipe_for()) == run
 
 
-@pytest.mark.slow
-def test_torchrun_trains_what_one_process_trains(curated: Path, alone: tuple[Path, Any], tmp_path: Path) -> None:
-    recipe = recipe_for(context=2)
-    run = run_from(curated, tmp_path / "run", recipe)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "h1r"]
+def sft_under_torchrun(run: Run, processes: int) -> dict[str, Any]:
+    """What `h1r sft --json` prints when so many processes of torchrun run it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [*command, "sft", "--json", str(run.path)],
+        [*command, "-m", "h1r", "sft", "--json", str(run.path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_what_one_process_trains(curated: Path, alone: tuple[Path, Any], tmp_path: Path) -> None:
+    recipe = recipe_for(context=2)
+    run = run_from(curated, tmp_path / "run", recipe)
+    summary = sft_under_torchrun(run, 2)
     assert summary["steps"] == alone[1]["steps"]
     assert math.isclose(summary["loss"], alone[1]["loss"], rel_tol=1e-5)
     assert len((run.path / "attempts.jsonl").read_text().splitlines()) == 1

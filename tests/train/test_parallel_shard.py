@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
-from test_parallel_sft import recipe_for, train
+from test_parallel_sft import recipe_for, sft_under_torchrun, train
 from tiny_training import assert_same_stage, metrics_of, read_weights, run_from
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -184,14 +181,7 @@ def test_bfloat16_is_for_computing_and_the_weights_stay_fp32(
 @pytest.mark.slow  # starts torchrun
 def test_one_process_of_torchrun_computes_in_bfloat16_too(curated: Path, alone: Path, tmp_path: Path) -> None:
     run = run_from(curated, tmp_path / "run", sharded_recipe(compute_dtype="bfloat16"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "h1r"]
-    done = subprocess.run(
-        [*command, "sft", "--json", str(run.path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    sft_under_torchrun(run, 1)
     assert {str(t.dtype) for t in read_weights(run.path / "sft" / "model").values()} == {"torch.float32"}
     assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
 

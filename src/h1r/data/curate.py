@@ -11,7 +11,6 @@ seeded by `problems.seed` and the problem's id, so a problem's traces do not dep
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -279,7 +278,7 @@ def _write_tokenizer(
     if tokenizer is None:
         texts = (render(sample.messages, recipe.chat.system_prompt) for sample in samples)
         tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
-    replace_directory(path, tokenizer.save_pretrained, drop=re.compile(".*"))
+    replace_directory(path, tokenizer.save_pretrained)
 
 
 def _write_rejected(path: Path, bad: Sequence[BadLine]) -> None:

@@ -39,9 +39,8 @@ def head_logprobs(
     if 4 * hidden_TD.shape[0] * vocabulary > LOGITS_BYTES:
         chunk = max(1, LOGITS_BYTES // (4 * vocabulary))
         scale = model.config.lm_head_multiplier
-        return logprobs_and_entropy(
-            hidden_TD, model.lm_head.weight, targets_T, scale, temperature, chunk, with_entropy
-        )  # fmt: skip
+        weight = model.lm_head.weight
+        return logprobs_and_entropy(hidden_TD, weight, targets_T, scale, temperature, chunk, with_entropy)
     logits = model.logits(hidden_TD)
     logprobs = token_logprobs(logits, targets_T, temperature, model.kernels)
     return logprobs, entropy_of(logits, temperature) if with_entropy else torch.zeros_like(logprobs)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from h1r.config import CorpusSection
-from h1r.data.corpus.files import atomic
 from h1r.errors import UserError
+from h1r.files import atomic
 from h1r.progress import progress
 from h1r.run import read_json
 

@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 
 from h1r.files import PARTIAL, atomic, locked
 
-__all__ = ["DROPS", "TABLE_BATCH", "alone_in", "atomic", "write_rows"]
-
 DROPS = pa.schema(
     [
         ("ordinal", pa.int64()),

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from h1r.data.corpus.files import atomic
+from h1r.files import atomic
 from h1r.records import Message, Problem
 
 T = TypeVar("T")

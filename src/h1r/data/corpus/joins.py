@@ -175,8 +175,7 @@ class Joins:
         return found | {domain: dict(nothing) for domain in sorted(shares) if domain not in found}
 
     def _view(self, name: str) -> None:
-        pattern = str(self.work / name / "*.parquet").replace("'", "''")
-        self._run(f"create or replace view {name} as select * from read_parquet('{pattern}')")
+        self._run(f"create or replace view {name} as select * from {self._file(f'{name}/*')}")
 
     def _file(self, name: str) -> str:
         return "read_parquet('" + str(self.work / f"{name}.parquet").replace("'", "''") + "')"

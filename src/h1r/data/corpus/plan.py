@@ -10,7 +10,6 @@ run/curate/
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from h1r.config import Recipe
 from h1r.data.chat import render
 from h1r.data.corpus import context, passes, summarise
 from h1r.data.corpus.execute import Executor, TaskFunction
-from h1r.data.corpus.files import alone_in, atomic, write_rows
+from h1r.data.corpus.files import alone_in, write_rows
 from h1r.data.corpus.generate import (
     Endpoint,
     Generate,
@@ -42,7 +41,7 @@ from h1r.data.corpus.read import Reader, files_of
 from h1r.data.corpus.steps import clean
 from h1r.data.dedup import shingles, template
 from h1r.errors import UserError
-from h1r.files import replace_directory
+from h1r.files import atomic, replace_directory
 from h1r.progress import progress
 from h1r.records import Problem, read_jsonl, write_jsonl
 from h1r.run import Run, read_json, write_json
@@ -248,7 +247,7 @@ class _Curation:
         self._save_tokenizer(train_tokenizer(texts(), self.recipe.tokenizer.vocab_size))
 
     def _save_tokenizer(self, tokenizer: Any) -> None:
-        _put_directory(self.work / "tokenizer", tokenizer.save_pretrained)
+        replace_directory(self.work / "tokenizer", tokenizer.save_pretrained)
 
     def _need_something(self) -> None:
         parts = [self.work / name / f"{shard}.parquet" for name in ("traced", "rl") for shard in self.shards]
@@ -274,7 +273,7 @@ class _Curation:
         write_jsonl(self.stage / "problems_rl.jsonl", (item.problem for item in self._rl_items()))
         write_jsonl(self.stage / "held_out.jsonl", (p for p in self._held_out() if p.answer))
         write_jsonl(self.stage / "dropped.jsonl", summarise.dropped(self.work, self.results, self.shards))
-        _put_directory(
+        replace_directory(
             self.stage / "tokenizer",
             lambda target: shutil.copytree(self.work / "tokenizer", target, dirs_exist_ok=True),
         )
@@ -282,8 +281,3 @@ class _Curation:
     def _rl_items(self) -> Iterator[Item]:
         for shard in self.shards:
             yield from read_items(self.work / "rl" / f"{shard}.parquet")
-
-
-def _put_directory(path: Path, write: Callable[[Path], object]) -> None:
-    """What `write` fills a directory with, whole or not at all, and nothing of an older one."""
-    replace_directory(path, write, drop=re.compile(".*"))

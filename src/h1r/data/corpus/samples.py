@@ -24,10 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from h1r.data.chat import Encoded
-from h1r.data.corpus.files import atomic, write_rows
+from h1r.data.corpus.files import write_rows
 from h1r.data.corpus.items import chunks
 from h1r.data.corpus.ledger import Ledger
 from h1r.data.packing import pack
+from h1r.files import atomic
 from h1r.records import Sample, to_json
 
 SAMPLES = pa.schema(

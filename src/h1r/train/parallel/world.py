@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from h1r.config import ParallelSection
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM
+from h1r.model.device import default_device
 from h1r.train.parallel.context import parallelize
 from h1r.train.parallel.exchange import share
 from h1r.train.parallel.gradients import Sharded, shard_parameters, sync_gradients
@@ -138,5 +139,5 @@ def open_world(section: ParallelSection) -> World:
     rows = [dist.new_group(list(range(row * context, (row + 1) * context))) for row in range(data)]
     mesh = None
     if section.shard:
-        mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (data * context,))
+        mesh = init_device_mesh(default_device().type, (data * context,))
     return World(rank // context, data, rank % context, context, rows[rank // context], dist.group.WORLD, mesh)

@@ -42,7 +42,7 @@ _RADIANS: Node = ("div", ("const", "pi"), ("num", Fraction(180)))
 MAX_UNORDERED_UNKNOWNS = 12
 """Unordered lists of formulas with unknowns longer than this are left to `math-verify`: each is tried against each."""
 
-LETTERS = frozenset("ABCDEFGHIJ")
+_CHOICE_LETTERS = frozenset("ABCDEFGHIJ")
 _DIGITS_APART = re.compile(r"\d \d")
 
 
@@ -124,7 +124,9 @@ def _same_choice(choice: Choice, other: Answer, options: Options) -> bool | None
     if other.text.strip("()") == choice.letter:
         return True
     content = read(choice.content) if choice.content else None
-    if content is None or isinstance(content, Choice) or content.text in LETTERS:  # a choice of a choice is no answer
+    if (
+        content is None or isinstance(content, Choice) or content.text in _CHOICE_LETTERS
+    ):  # a choice of a choice is no answer
         return False
     return compare(content, other, options) is True
 
