@@ -118,6 +118,26 @@ def test_near_duplicates_are_those_of_the_function_in_memory(tmp_path: Path, see
     assert len(dropped) > 20
 
 
+def test_what_the_joins_leave_has_the_same_bytes_in_one_part_and_in_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = drop_exact_duplicates(problems(4, 300))
+    left = []
+    for cost in (128, 10_000_000):
+        monkeypatch.setattr(joins, "KEY_BYTES", cost)
+        monkeypatch.setattr(joins, "BAND_BYTES", cost)
+        work = tmp_path / str(cost)
+        write_keys(work, problems(4, 300), [], shards=3)
+        with Joins(work, 256) as database:
+            database.exact()
+        near_on_disk(work, found, [], (0.7, 0.6), 0.5)
+        files = [path for path in work.rglob("*") if path.is_file()]
+        left.append({str(path.relative_to(work)): path.read_bytes() for path in files})
+    assert left[0] == left[1]
+    assert {"exact.parquet", "suspects.parquet", "near.parquet"} == {name for name in left[0] if "/" not in name}
+    assert not [name for name in left[0] if name.startswith("spill/")]
+
+
 def test_large_groups_are_compared_with_what_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joins, "ALL_PAIRS", 4)
     base = " ".join(random.Random(1).choices(WORDS, k=60))

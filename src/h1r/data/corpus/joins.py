@@ -36,12 +36,12 @@ class Joins:
     def __init__(self, work: Path, memory_mb: int) -> None:
         self.work = work
         self._memory_mb = memory_mb
-        scratch = work / "spill"
-        scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch = work / "spill"
+        self._scratch.mkdir(parents=True, exist_ok=True)
         self._database = duckdb.connect(
             config={
                 "memory_limit": f"{memory_mb}MB",
-                "temp_directory": str(scratch),
+                "temp_directory": str(self._scratch),
                 "threads": 2,
                 "preserve_insertion_order": False,
             }
@@ -113,15 +113,19 @@ class Joins:
                 for _, rows in itertools.groupby(members, lambda row: row[0]):
                     yield from _twins(rows, templates, threshold, content_threshold)
 
-        write_rows(self.work / "pairs.parquet", PAIRS, pairs())
-        found = self._rows(f"select distinct ordinal, first from {self._file('pairs')} order by ordinal, first")
-        write_rows(self.work / "found.parquet", PAIRS, _dropped(found))
+        # No output: in which order groups and ranges of blocks come is nobody's business.
+        proposed, found = self._scratch / "pairs.parquet", self._scratch / "found.parquet"
+        write_rows(proposed, PAIRS, pairs())
+        rows = self._rows(f"select distinct ordinal, first from {_table(proposed)} order by ordinal, first")
+        write_rows(found, PAIRS, _dropped(rows))
         self._copy("near", f"""
             select f.ordinal, t.id as twin,
                    case when f.first < 0 then 'nearly a held-out question' else 'nearly the same question' end as reason
-            from {self._file("found")} f join texts t on t.ordinal = f.first order by f.ordinal
+            from {_table(found)} f join texts t on t.ordinal = f.first order by f.ordinal
         """)  # fmt: skip
         self._run("drop table groups")
+        proposed.unlink()
+        found.unlink()
 
     def length_classes(self, easy_share: float, hard_share: float) -> dict[str, tuple[float, float]]:
         """lengths -> family: (easy up to, hard from), in characters, by the rule of `difficulty.length_class`."""
@@ -175,10 +179,7 @@ class Joins:
         return found | {domain: dict(nothing) for domain in sorted(shares) if domain not in found}
 
     def _view(self, name: str) -> None:
-        self._run(f"create or replace view {name} as select * from {self._file(f'{name}/*')}")
-
-    def _file(self, name: str) -> str:
-        return "read_parquet('" + str(self.work / f"{name}.parquet").replace("'", "''") + "')"
+        self._run(f"create or replace view {name} as select * from {_table(self.work / name / '*.parquet')}")
 
     def _parts(self, view: str, row_bytes: int) -> list[tuple[int, int]]:
         """Ranges of a 64-bit hash, both ends included, each with rows of a view that fit in half of the memory.
@@ -204,6 +205,11 @@ class Joins:
         cursor = self._database.execute(query)
         schema = TWINS if name != "suspects" else pa.schema([("ordinal", pa.int64())])
         write_rows(self.work / f"{name}.parquet", schema, iter(cursor.fetchone, None))
+
+
+def _table(path: Path) -> str:
+    """A Parquet file, or all that a pattern matches, in a query."""
+    return "read_parquet('" + str(path).replace("'", "''") + "')"
 
 
 def _dropped(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
