@@ -10,15 +10,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
     {"config", "endpoints", "records", "run", "errors", "files", "progress", "recipe_text"},
-    {"model", "verify"},
-    {"engine", "data"},
+    {"model", "sandbox"},
+    {"engine", "verify"},
+    {"data"},
     {"scaling", "train"},
     {"evals", "parity", "serve"},
     {"__main__", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [
     "h1r.errors", "h1r.files", "h1r.config", "h1r.records", "h1r.run", "h1r.progress", "h1r.recipe_text",
-    "h1r.model.config", "h1r.engine.protocol", "h1r.verify", "h1r.cli", "h1r.pipeline",
+    "h1r.model.config", "h1r.engine.protocol", "h1r.sandbox", "h1r.verify", "h1r.cli", "h1r.pipeline",
 ]  # fmt: skip
 
 

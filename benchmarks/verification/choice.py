@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from h1r.records import Problem
-from h1r.verify.choice import extract_letter
+from h1r.verify.choice.grade import extract_letter
 from verification.choice_reviewed import REVIEWED
 from verification.common import Context, Judged, agreement, rows
 

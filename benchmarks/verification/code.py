@@ -23,8 +23,8 @@ from functools import cache
 from typing import Any
 
 from h1r.records import Problem, Verdict
-from h1r.verify.sandbox import Limits, SandboxPool
-from h1r.verify.sandbox.values import encode
+from h1r.sandbox import Limits, SandboxPool
+from h1r.sandbox.values import encode
 from verification.code_reviewed import REVIEWED
 from verification.common import DATA, Context, Judged, agreement, rows
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from h1r.verify.sandbox import Isolation, Limits, Sandbox, bubblewrap, refusal
-from h1r.verify.sandbox.runner import readable_paths
+from h1r.sandbox import Isolation, Limits, Sandbox, bubblewrap, refusal
+from h1r.sandbox.runner import readable_paths
 from verification.code import base_judgements
 from verification.common import Context
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from h1r.records import Problem
-from h1r.verify.instruction import InstructionError, follow
+from h1r.verify.instructions.grade import InstructionError, follow
 from verification.common import Context, Judged, agreement, rows
 
 PROMPTS = {"ifeval": "ifeval/input_data.jsonl", "ifbench": "ifbench/IFBench_test.jsonl"}

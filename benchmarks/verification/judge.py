@@ -18,7 +18,7 @@ from typing import Any
 
 from h1r.config import JudgeSection
 from h1r.records import Problem, Verdict
-from h1r.verify.judge import Judge
+from h1r.verify.judge.grade import Judge
 from verification.common import Context
 
 LATENCY_S = 0.05

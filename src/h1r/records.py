@@ -22,6 +22,7 @@ from h1r.files import atomic
 
 FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
 DifficultyClass = Literal["easy", "medium", "hard"]
+Reason = Literal["not_extracted", "not_readable", "wrong", "time", "crash", "unscored"]
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -79,7 +80,19 @@ class Trace:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a verifier says of one answer. `reward` is in [0, 1]; `parts` names what it is made of."""
+    """What a verifier says of one answer. `reward` is in [0, 1]; `parts` names what it is made of.
+
+    `reason` says why the reward is below 1, and is None where it is 1:
+
+        not_extracted   no answer was found in the response
+        not_readable    an answer was found, and is none that can be compared or run
+        wrong           it was compared, or run, and is not the right one
+        time            it exceeded a limit that honest answers keep
+        crash           the answer's program, or the scorer of its verifier, ended with an error
+        unscored        no verdict came about, through no fault of the answer: a server or a sandbox failed
+
+    `error` is a sentence with the details, where there are any. A verdict below 1 without a reason is "wrong".
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -87,6 +100,13 @@ class Verdict:
     parts: dict[str, float] = field(default_factory=dict)
     extracted: str | None = None
     error: str | None = None
+    reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        if self.reward >= 1.0:
+            self.reason = None
+        elif self.reason is None:
+            self.reason = "wrong"
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from h1r.evals.benchmark import evaluate
 from h1r.evals.report.collect import EvalResult as ReportedEval
 from h1r.progress import quiet
 from h1r.records import Problem, Trace
-from h1r.verify.pool import VerifierPool
+from h1r.verify.workers.pool import VerifierPool
 
 TOKENIZER = train_tokenizer(["what is 3 plus 4 " * 4], 300)
 PROBLEMS = [Problem(f"p{i}", f"what is {i} plus 4", str(i + 4), family="small" if i < 3 else "large") for i in range(6)]

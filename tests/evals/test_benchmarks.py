@@ -17,7 +17,8 @@ from h1r.errors import UserError
 from h1r.evals.benchmarks import check_verifiers, load_benchmark, measured, settings
 from h1r.model import build, save
 from h1r.model.config import preset
-from h1r.verify import VerifierPool, judge, require
+from h1r.verify import VerifierPool, require
+from h1r.verify.judge import grade as judge
 
 CHOICE = {"columns": {"answer": "answer"}, "verifier": "choice", "prompt": "Q: {question}\n{options}\nAnswer: X"}
 

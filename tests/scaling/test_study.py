@@ -12,7 +12,7 @@ from h1r.progress import progress, quiet
 from h1r.records import Problem, Trace
 from h1r.scaling.study import study
 from h1r.scaling.voting import VOTERS
-from h1r.verify.pool import VerifierPool
+from h1r.verify.workers.pool import VerifierPool
 
 TOKENIZER = train_tokenizer(["what is 3 plus 4 " * 4], 300)
 PROBLEMS = [Problem(f"p{i}", f"what is {i} plus 4", str(i + 4), family="sums") for i in range(6)]

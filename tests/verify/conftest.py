@@ -2,7 +2,7 @@
 
 import pytest
 
-from h1r.verify.sandbox import Isolation, SandboxPool, refusal
+from h1r.sandbox import Isolation, SandboxPool, refusal
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from h1r.records import Problem
 from h1r.verify import verify
-from h1r.verify.choice import extract_letter, grade
+from h1r.verify.choice.grade import extract_letter, grade
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from h1r.verify.code_extract import Solution, detect_language, extract_code
+from h1r.verify.code.extract import Solution, detect_language, extract_code
 
 
 def test_the_last_block_that_says_it_is_code_counts():

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from h1r.verify import code_judge
-from h1r.verify.code_judge import judge, same_output, same_value
-from h1r.verify.code_tests import CallTests, CheckTests, StdinTests, parse_tests
-from h1r.verify.sandbox import Limits
-from h1r.verify.sandbox.programs import COMPILE_LIMITS, RUNNABLE
-from h1r.verify.sandbox.values import checked_set
+from h1r.sandbox import Limits
+from h1r.sandbox.programs import COMPILE_LIMITS, RUNNABLE
+from h1r.sandbox.values import checked_set
+from h1r.verify.code import execute
+from h1r.verify.code.execute import judge, same_output, same_value
+from h1r.verify.code.problem_tests import CallTests, CheckTests, StdinTests, parse_tests
 
 QUICK = Limits(time_s=1.0, total_s=4.0)
 
@@ -287,7 +287,7 @@ def test_code_that_does_not_compile_says_so_and_nothing_of_what_it_read(slot, tm
 def test_a_compilation_has_a_limit(slot, monkeypatch):
     import dataclasses
 
-    from h1r.verify.sandbox import programs
+    from h1r.sandbox import programs
 
     monkeypatch.setattr(programs, "COMPILE_LIMITS", dataclasses.replace(COMPILE_LIMITS, time_s=1.0, total_s=1.0))
     endless = '#include "/dev/zero"\nint main() {}'
@@ -302,8 +302,8 @@ def test_function_tests_are_for_python_only(slot):
 def test_a_report_without_the_nonce_of_its_run_is_no_pass(slot, monkeypatch):
     """The test code of one run cannot vouch for another: the parent expects its own number, drawn anew."""
     nonces = iter(["a" * 32, "b" * 32])
-    monkeypatch.setattr(code_judge.secrets, "token_hex", lambda _: next(nonces))
-    monkeypatch.setattr(code_judge.hmac, "compare_digest", lambda given, own: given == own and given == "b" * 32)
+    monkeypatch.setattr(execute.secrets, "token_hex", lambda _: next(nonces))
+    monkeypatch.setattr(execute.hmac, "compare_digest", lambda given, own: given == own and given == "b" * 32)
     tests = CheckTests(["assert f() == 1"], ["f"])
     assert not judge(slot, "def f(): return 1", "python", tests, QUICK).correct
     assert judge(slot, "def f(): return 1", "python", tests, QUICK).correct

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from h1r.verify.code_tests import CallTests, CheckTests, StdinTests, TestsError, parse_tests, sampled, size
+from h1r.verify.code.problem_tests import CallTests, CheckTests, StdinTests, TestsError, parse_tests, sampled, size
 
 
 def test_pairs_of_input_and_output_run_a_program():

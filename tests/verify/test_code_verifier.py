@@ -8,9 +8,10 @@ import pytest
 
 from h1r.errors import UserError
 from h1r.records import Problem
-from h1r.verify import RewardService, VerifierPool, code, reference_scores, with_max_tests
+from h1r.sandbox import Isolation, refusal
+from h1r.verify import RewardService, VerifierPool, reference_scores, with_max_tests
 from h1r.verify.batch import verify_file
-from h1r.verify.sandbox import Isolation, refusal
+from h1r.verify.code import grade as code
 
 pytestmark = pytest.mark.skipif(
     bool(refusal(Isolation.NAMESPACES) and refusal(Isolation.LANDLOCK)), reason="tested code cannot be confined here"
@@ -175,7 +176,7 @@ def test_a_slow_answer_does_not_delay_the_others():
 def test_a_machine_that_confines_nothing_is_the_users_to_decide(monkeypatch):
     """No verdict and no run: the user's mistake reaches the caller with what to do."""
     monkeypatch.setattr(code, "_instance", None)
-    monkeypatch.setattr("h1r.verify.sandbox.pool.refusal", lambda level: "not here")
+    monkeypatch.setattr("h1r.sandbox.pool.refusal", lambda level: "not here")
     monkeypatch.delenv("H1R_SANDBOX", raising=False)
     with VerifierPool() as pool, pytest.raises(UserError, match="H1R_SANDBOX=rlimits"):
         pool.verify_many([problem()], [RIGHT])

@@ -11,7 +11,8 @@ import reasoning_gym
 from chat_server import ChatServer, chat_server, says
 from h1r.config.judge import JudgeSection
 from h1r.records import Problem, Verdict
-from h1r.verify import VerifierPool, judge, reference_scores, require, verifier_names
+from h1r.verify import VerifierPool, reference_scores, require, verifier_names
+from h1r.verify.judge import grade as judge
 
 GYM = reasoning_gym.create_dataset("chain_sum", size=1, seed=1)[0]
 WANTED = {

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from h1r.records import Problem
-from h1r.verify import VerifierPool, instruction
+from h1r.verify import VerifierPool
+from h1r.verify.instructions import grade as instruction
 
 pytest.importorskip("langdetect")
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -144,7 +145,7 @@ def test_nothing_is_downloaded() -> None:
         "import socket, nltk\n"
         "def refuse(*a, **k): raise SystemExit('a connection was tried')\n"
         "socket.socket.connect = refuse; socket.getaddrinfo = refuse; nltk.data.path[:] = []\n"
-        "from h1r.verify import instruction\n"
+        "from h1r.verify.instructions import grade as instruction\n"
         "instruction.warm()\n"
         "checked = instruction.follow({'instruction_id_list': ['words:start_verb', 'ratio:stop_words',"
         " 'format:title_case', 'length_constraints:number_sentences'], 'kwargs': [{}, {'percentage': 90}, {},"
@@ -156,7 +157,7 @@ def test_nothing_is_downloaded() -> None:
 
 
 def test_tagger_weights_may_hold_plain_data_only() -> None:
-    from h1r.verify.instruction_language import _PlainUnpickler
+    from h1r.verify.instructions.languages import _PlainUnpickler
 
     evil = pickle.dumps(({}, {}, print))
     with pytest.raises(pickle.UnpicklingError):

@@ -18,10 +18,11 @@ from chat_server import Answer, breaks, chat_server, drips, fails, says, send
 from h1r.config.judge import JudgeSection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
-from h1r.verify import RewardService, VerifierPool, judge
-from h1r.verify.judge import Judge
-from h1r.verify.judge_cache import JudgementCache
-from h1r.verify.judge_prompt import extracted_answer, messages, read_verdict
+from h1r.verify import RewardService, VerifierPool
+from h1r.verify.judge import grade as judge
+from h1r.verify.judge.cache import JudgementCache
+from h1r.verify.judge.grade import Judge
+from h1r.verify.judge.prompt import extracted_answer, messages, read_verdict
 
 CORRECT, INCORRECT = says("Verdict: correct"), says("Verdict: incorrect")
 

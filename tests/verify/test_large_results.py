@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.verify.code_judge import judge
-from h1r.verify.code_tests import CallTests
-from h1r.verify.sandbox import Limits
-from h1r.verify.sandbox.digest import digest, is_beyond
-from h1r.verify.sandbox.values import encode
+from h1r.sandbox import Limits
+from h1r.sandbox.digest import digest, is_beyond
+from h1r.sandbox.values import encode
+from h1r.verify.code.execute import judge
+from h1r.verify.code.problem_tests import CallTests
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from([0.5, 1.0, 1e300]),
@@ -119,7 +119,7 @@ TRICKS = {
     "hashlib.sha256 = H\ndef f(n): return right(n)[:-1] + [('x', 0)]",
     "one_form": "import marshal\nmarshal.dumps = lambda value, version=2: b''\n"
     "def f(n): return right(n)[:-1] + [('x', 0)]",
-    "all_plain": "import h1r.verify.sandbox.digest as d\nd._kinds = lambda value: set()\nd.PLAIN = frozenset()\n"
+    "all_plain": "import h1r.sandbox.digest as d\nd._kinds = lambda value: set()\nd.PLAIN = frozenset()\n"
     "def f(n): return right(n)[:-1] + [(float('nan'), 0)]",
     "guessed_digest": "import json, os, struct\ndef send(m):\n    b = json.dumps(m).encode()\n"
     "    os.write(3, struct.pack('!I', len(b)) + b)\n"
@@ -158,7 +158,7 @@ def test_the_time_for_the_digest_is_not_the_tests(slot):
 
 
 def test_time_that_was_asked_for_is_given_once_and_for_large_results_only(slot, monkeypatch):
-    monkeypatch.setattr("h1r.verify.code_judge.DIGEST_LIMIT_S", 2.0)
+    monkeypatch.setattr("h1r.verify.code.execute.DIGEST_LIMIT_S", 2.0)
     ask = "import json, os, struct, time\nb = json.dumps({'large': True}).encode()\n"
     ask += "def more(): os.write(3, struct.pack('!I', len(b)) + b)\n"
     endless = "def f(n):\n    while n > 3:\n        more()\n        time.sleep(0.5)\n"
@@ -170,7 +170,7 @@ def test_time_that_was_asked_for_is_given_once_and_for_large_results_only(slot, 
 
 
 def test_a_digest_that_does_not_end_has_a_limit(slot, monkeypatch):
-    monkeypatch.setattr("h1r.verify.code_judge.DIGEST_LIMIT_S", 1.0)
+    monkeypatch.setattr("h1r.verify.code.execute.DIGEST_LIMIT_S", 1.0)
     limits = dataclasses.replace(SMALL, total_s=60.0)
     endless = SLOW_DIGEST.replace("1.5", "100")
     assert large(endless + REFERENCE, slot, limits=limits).failures == [(1, "time limit exceeded")]

@@ -14,7 +14,8 @@ from h1r.records import Problem, Verdict
 from h1r.verify import Verifier, VerifierPool, open_backend, register
 
 SOURCE = Path(h1r.__file__).parent
-GRADERS = {"exact", "math", "choice", "code", "instruction", "judge", "reasoning_gym", "registry", "dispatch", "worker"}
+GRADERS = {"exact", "math", "choice", "code", "instructions", "judge", "reasoning_gym", "registry"}
+INNER_WORKERS = {"dispatch", "worker", "child"}
 """What grades, or leads to what grades, without the pool's limits."""
 MAY_COMPARE = {"scaling/answers.py", "scaling/groups.py"}
 """Voting compares answers with each other; it grades none."""

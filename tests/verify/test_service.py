@@ -13,8 +13,8 @@ from h1r.config.verify import VerifySection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify import RewardService, Verifier, VerifierPool, open_backend, register
-from h1r.verify.ray_backend import RayBackend
-from h1r.verify.service import Backend
+from h1r.verify.workers.ray_backend import RayBackend
+from h1r.verify.workers.service import Backend
 
 LIMIT_S = 2.0
 PATIENT_S = 20.0

@@ -11,7 +11,7 @@ from test_worker_isolation import needs_landlock, places, tried
 
 from h1r.records import Problem
 from h1r.verify import Verifier, VerifierPool, register
-from h1r.verify.isolation import LEVEL_VARIABLE, WorkerIsolation
+from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation
 
 __all__ = ["places"]  # a fixture
 

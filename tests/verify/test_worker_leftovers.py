@@ -82,7 +82,7 @@ def test_replies_in_advance_and_without_measure_end_the_worker(places, pool):
         CONNECTION
         + """
     def reply(number):
-        verdict = {"reward": 1.0, "parts": {}, "extracted": None, "error": None}
+        verdict = {"reward": 1.0, "parts": {}, "extracted": None, "error": None, "reason": None}
         body = json.dumps({"id": number, "verdict": verdict}).encode()
         return struct.pack("!I", len(body)) + body
     parent.sendall(reply(request["id"]) + reply(request["id"] + 1))

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.records import Message, Problem, Sample, Verdict
-from h1r.verify.code_extract import LANGUAGES, extract_code
-from h1r.verify.extract import last_boxed
-from h1r.verify.repetition import is_degenerate
+from h1r.verify.code.extract import LANGUAGES, extract_code
+from h1r.verify.response.extract import last_boxed
+from h1r.verify.response.repetition import is_degenerate
 
 BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
 """Verifiers that read their answer from `\\boxed{}`."""

@@ -20,8 +20,8 @@ from functools import lru_cache
 from h1r.records import Problem, Verdict
 from h1r.scaling.groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
-from h1r.verify.extract import last_boxed, split_response
 from h1r.verify.math.extract import find_answer
+from h1r.verify.response.extract import last_boxed, split_response
 
 Extract = Callable[[str], str | None]
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]

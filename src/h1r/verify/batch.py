@@ -1,7 +1,8 @@
 """Verdicts for the lines of a file: what `h1r verify FILE` prints.
 
     in    {"prediction": ..., "reference": ..., and optionally "verifier", "problem", "tests", "metadata", "id"}
-    out   {"line": 1, "reward": 1.0, "extracted": ..., "verifier": ..., "parts": {...}, "error": null}
+    out   {"line": 1, "reward": 1.0, "extracted": ..., "verifier": ..., "parts": {...},
+           "reason": null, "error": null}
 
 `prediction` is a bare answer or a whole response, with or without thinking. `reference` may be left out where `tests`
 or `metadata` stand in for it; other keys are ignored; an `id` comes back. The default verifier takes an answer that is
@@ -31,8 +32,8 @@ from typing import Any
 
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
-from h1r.verify.pool import Batch, VerifierPool
 from h1r.verify.registry import require
+from h1r.verify.workers.pool import Batch, VerifierPool
 
 DEFAULT_VERIFIER = "math_lenient"
 CODE_VERIFIER = "code"
@@ -161,12 +162,12 @@ class _Chunk:
         graded = 0
         for number, item in zip(self.numbers, self.items, strict=True):
             if isinstance(item, str):
-                yield _row(number, None, None, Verdict(0.0, error=item))
+                yield _row(number, None, None, Verdict(0.0, error=item, reason="unscored"))
                 continue
             try:
                 verdict = self.batch.verdict(graded)
             except UserError as error:
-                verdict = Verdict(0.0, error=str(error))
+                verdict = Verdict(0.0, error=str(error), reason="unscored")
             graded += 1
             yield _row(number, item.id, item.problem.verifier, verdict)
 
@@ -229,5 +230,6 @@ def _row(number: int, name: Any, verifier: str | None, verdict: Verdict) -> dict
         "extracted": verdict.extracted,
         "verifier": verifier,
         "parts": verdict.parts,
+        "reason": verdict.reason,
         "error": verdict.error,
     }

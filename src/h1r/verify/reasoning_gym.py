@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from h1r.records import Problem, Verdict
-from h1r.verify.extract import last_boxed, unwrap
+from h1r.verify.response.extract import last_boxed, unwrap
 
 FULL_SCORE = 1.0 - 1e-9
 

@@ -54,32 +54,32 @@ _MATH_LIMIT_S = 2.0
 _VERIFIERS = {
     verifier.name: verifier
     for verifier in (
-        Verifier("choice", grade=None, quick="h1r.verify.choice:grade"),
-        Verifier("code", grade=None, submit="h1r.verify.code:submit", stated="```\n%s\n```"),
+        Verifier("choice", grade=None, quick="h1r.verify.choice.grade:grade"),
+        Verifier("code", grade=None, submit="h1r.verify.code.grade:submit", stated="```\n%s\n```"),
         Verifier("exact", grade=None, quick="h1r.verify.exact:grade"),
         *(
             Verifier(
                 f"instructions{mode}",
-                f"h1r.verify.instruction:grade{mode}",
-                warm="h1r.verify.instruction:warm",
+                f"h1r.verify.instructions.grade:grade{mode}",
+                warm="h1r.verify.instructions.grade:warm",
                 stated=None,
                 usable_part="instructions_strict",
             )
             for mode in ("", "_loose")
         ),
-        Verifier("judge", grade=None, quick="h1r.verify.judge:quick", submit="h1r.verify.judge:submit"),
+        Verifier("judge", grade=None, quick="h1r.verify.judge.grade:quick", submit="h1r.verify.judge.grade:submit"),
         Verifier(
             "math",
-            "h1r.verify.math:grade",
-            quick="h1r.verify.math:quick",
-            warm="h1r.verify.math:warm",
+            "h1r.verify.math.tiers:grade",
+            quick="h1r.verify.math.tiers:quick",
+            warm="h1r.verify.math.tiers:warm",
             time_limit_s=_MATH_LIMIT_S,
         ),
         Verifier(
             "math_lenient",
-            "h1r.verify.math:grade_lenient",
-            quick="h1r.verify.math:quick_lenient",
-            warm="h1r.verify.math:warm",
+            "h1r.verify.math.tiers:grade_lenient",
+            quick="h1r.verify.math.tiers:quick_lenient",
+            warm="h1r.verify.math.tiers:warm",
             time_limit_s=_MATH_LIMIT_S,
         ),
         Verifier("reasoning_gym", "h1r.verify.reasoning_gym:grade", warm="h1r.verify.reasoning_gym:warm"),

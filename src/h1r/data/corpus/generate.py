@@ -28,7 +28,7 @@ from h1r.endpoints import EndpointError, Endpoints, RefusedError, Reply
 from h1r.errors import UserError
 from h1r.progress import Bar, note
 from h1r.records import Message, Problem
-from h1r.verify.extract import split_response
+from h1r.verify.response.extract import split_response
 
 T = TypeVar("T")
 Generate = Callable[[Iterable[Problem]], Iterator[tuple[int, list[Given]]]]

@@ -21,7 +21,7 @@ from h1r.data.corpus.items import ROW_BITS, Given, Item
 from h1r.data.file_sources import BadRowError, final_answer, nearest, reach, value_text
 from h1r.errors import UserError
 from h1r.records import BadLine, Message, Problem, content_id
-from h1r.verify.extract import split_response
+from h1r.verify.response.extract import split_response
 
 FIELDS = (
     "question", "answer", "id", "family", "category", "solution", "pass_rate", "prompt", "completion", "reward",

@@ -24,7 +24,7 @@ from h1r.data.filters import Candidate, Rule, code_rule, incomplete_rule, trace_
 from h1r.data.solvers import traces as worked_traces
 from h1r.data.sources import derive_seed
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
-from h1r.verify.extract import last_boxed
+from h1r.verify.response.extract import last_boxed
 
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256

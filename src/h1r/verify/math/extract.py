@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 
-from h1r.verify.extract import last_boxed
 from h1r.verify.math.names import names
 from h1r.verify.math.read import read
 from h1r.verify.math.types import Answer, Choice, Group, Opaque, Relation, Words
+from h1r.verify.response.extract import last_boxed
 
 TAIL = 3_000
 MAX_BARE_CHARS = 400

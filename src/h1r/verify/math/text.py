@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from h1r.verify.extract import closing_brace
 from h1r.verify.math.parse import FUNCTIONS, WORD_CLOSE, WORD_OPEN
+from h1r.verify.response.extract import closing_brace
 
 MAX_CHARS = 2_000
 MAX_NESTING = 24

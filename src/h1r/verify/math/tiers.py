@@ -21,13 +21,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.records import Problem, Verdict
-from h1r.verify.extract import last_boxed
 from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
 from h1r.verify.math.symbolic import is_readable, symbolic
 from h1r.verify.math.text import clean, squeeze
+from h1r.verify.response.extract import last_boxed
 
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)
 _NUMBER = re.compile(r"([-+]?)((?:\d+|[1-9]\d{0,2}(?:,\d{3})+)?)\.(\d+)|([-+]?)(\d+|[1-9]\d{0,2}(?:,\d{3})+)\.?")

@@ -1,0 +1,29 @@
+"""Where code that nobody trusts runs: at a declared level of isolation, within limits, and apart from its verdict.
+
+What is exported is imported when it is asked for: verifier workers and keepers want single modules, and start often.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from h1r.sandbox.limits import Isolation, Limits
+    from h1r.sandbox.pool import SandboxPool, choose_level, refusal
+    from h1r.sandbox.runner import Sandbox
+    from h1r.sandbox.session import Outcome, SandboxError
+
+__all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "SandboxPool", "choose_level", "refusal"]
+_HOMES = {
+    **dict.fromkeys(("Isolation", "Limits"), "limits"),
+    **dict.fromkeys(("SandboxPool", "choose_level", "refusal"), "pool"),
+    **dict.fromkeys(("Outcome", "SandboxError"), "session"),
+    "Sandbox": "runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

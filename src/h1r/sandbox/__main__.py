@@ -1,0 +1,23 @@
+"""`python -m h1r.sandbox`: the level in force here, and why the stronger ones are not."""
+
+import json
+import sys
+
+from h1r.errors import UserError
+from h1r.sandbox.limits import Isolation
+from h1r.sandbox.pool import choose_level, refusal
+
+
+def main() -> int:
+    levels = (Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK, Isolation.RLIMITS)
+    report: dict[str, object] = {level.name.lower(): refusal(level) or "works" for level in levels}
+    try:
+        report["in force"] = choose_level().name.lower()
+    except UserError as error:
+        report["in force"] = f"none: {error}"
+    print(json.dumps(report, indent=2))
+    return 0 if not str(report["in force"]).startswith("none") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

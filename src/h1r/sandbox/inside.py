@@ -1,0 +1,282 @@
+"""What runs inside: one job, in a fork that has given up its rights. Nothing here is trusted by the parent.
+
+A job is the first frame on the channel (descriptor 3). Its kinds:
+
+    python    run `code` as a program with the test's stdin and stdout; the channel is closed first
+    calls     run `code`, then answer calls of its functions over the channel (the tested side of a function test)
+    checks    run the test code, with the tested names replaced by calls over the channel (see `checks.py`)
+    exec      run a program: `argv`, or the file passed as descriptor 4
+    compile   run a compiler, and send back the file it made
+
+The tested side of a function test gets arguments and sends results. It is given no expected value, and no nonce.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import builtins
+import io
+import json
+import os
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NoReturn
+
+from h1r.sandbox import structures
+from h1r.sandbox.digest import digest, is_beyond
+from h1r.sandbox.values import FrameReader, decode, dump_frame, encode, read_frame, write_all
+
+CHANNEL, PROGRAM = 3, 4
+MAX_JOB_BYTES = 256 << 20
+RECURSION_LIMIT = 50_000
+"""LiveCodeBench's; the interpreter's own would fail recursive solutions that every judge accepts."""
+
+# fmt: off
+PRELUDE_MODULES = (
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "io", "itertools",
+    "json", "math", "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
+)
+_STARRED = (
+    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
+    "functools", "operator", "typing", "builtins",  # builtins last: `pow` is the built-in one again
+)
+# fmt: on
+
+
+@lru_cache(maxsize=1)
+def prelude() -> dict[str, Any]:
+    """The names that LeetCode gives a solution: common modules, what is in them, `ListNode` and `TreeNode`."""
+    names: dict[str, Any] = {}
+    for name in PRELUDE_MODULES:
+        names[name] = __import__(name)
+    modules = dict(names)
+    for name in _STARRED:
+        module = __import__(name)
+        public = getattr(module, "__all__", None) or [item for item in dir(module) if not item.startswith("_")]
+        names |= {item: getattr(module, item) for item in public}
+    return names | modules | {"ListNode": structures.ListNode, "TreeNode": structures.TreeNode}
+
+
+def read_job() -> tuple[dict[str, Any], FrameReader]:
+    """The job, and the reader that may already hold bytes behind it."""
+    reader = FrameReader(MAX_JOB_BYTES)
+    job = read_frame(CHANNEL, reader)
+    if job is None:
+        os._exit(1)
+    return job, reader
+
+
+def write_files(job: dict[str, Any]) -> None:
+    """The job's files in the current folder: done before the rights to write are given up."""
+    for name, text in job.get("files", {}).items():
+        with open(name, "w", encoding="utf-8", errors="surrogatepass") as handle:
+            handle.write(text)
+
+
+def run(job: dict[str, Any], reader: FrameReader) -> NoReturn:
+    """Does the job and ends the process."""
+    kind = job["kind"]
+    status = 1
+    try:
+        if kind == "python":
+            os.close(CHANNEL)
+            status = _run_program(job)
+        elif kind == "calls":
+            _serve_calls(job, reader)
+            status = 0
+        elif kind == "checks":
+            from h1r.sandbox.checks import run_checks
+
+            run_checks(job, reader)
+            status = 0
+        elif kind == "exec":
+            os.close(CHANNEL)
+            os.execve(PROGRAM if job["argv"] is None else job["argv"][0], job["argv"] or ["program"], _environment())
+        elif kind == "compile":
+            status = _compile(job)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(status)
+
+
+_QUIET = {"OPENSSL_CONF": "/dev/null"}  # node gives up when it is refused the system's, which need not exist
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": os.getcwd(),
+        "TMPDIR": os.getcwd(),
+        "LANG": "C.UTF-8",
+        **_QUIET,
+    }
+
+
+def _run_program(job: dict[str, Any]) -> int:
+    """The exit status that `python file.py` would have."""
+    _fresh_streams()
+    module = _fresh_main(prelude() if job.get("prelude") else {})
+    status = 0
+    try:
+        exec(compile(job["code"], "solution.py", "exec", dont_inherit=True), module.__dict__)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    shutdown: Callable[[], None] = threading._shutdown  # type: ignore[attr-defined]
+    for finish in (shutdown, atexit._run_exitfuncs, lambda: sys.stdout.flush(), lambda: sys.stderr.flush()):
+        try:
+            finish()
+        except BaseException:
+            status = status or 120
+    return status & 0xFF
+
+
+def _fresh_streams() -> None:
+    raw_stderr: Any = io.FileIO(2, "w")  # unbuffered, as the interpreter's own
+    for name, stream in (
+        ("stdin", io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8", "surrogateescape")),
+        ("stdout", io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8", "surrogateescape")),
+        ("stderr", io.TextIOWrapper(raw_stderr, "utf-8", "backslashreplace", write_through=True)),
+    ):
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _fresh_main(names: dict[str, Any]) -> types.ModuleType:
+    module = types.ModuleType("__main__")
+    module.__dict__.update(names, __name__="__main__", __builtins__=builtins, __file__="solution.py")
+    sys.modules["__main__"] = module
+    sys.argv = ["solution.py"]
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    return module
+
+
+def _serve_calls(job: dict[str, Any], reader: FrameReader) -> None:
+    """Answers until the channel ends. Loading and each call give `{"value"}` or `{"raised", "text"}`.
+
+    A call that comes with `digest_beyond` and whose value takes more bytes than that gives `{"large"}` first, when the
+    value is there, and then its digest.
+    """
+    announce = partial(write_all, CHANNEL, dump_frame({"large": True}))
+    server = _Server(_fresh_main(prelude() if job.get("prelude") else {}), announce)
+    write_all(CHANNEL, dump_frame(_reply(partial(server.load, job["code"]))))
+    while (message := read_frame(CHANNEL, reader)) is not None:
+        write_all(CHANNEL, dump_frame(_reply(partial(server.do, message))))
+
+
+def serve_lines(request: dict[str, Any]) -> None:
+    """`calls` where there is no channel: every message is known beforehand, and each reply is a line of stdout.
+
+    Lines of replies begin with the request's mark; what the tested code prints goes nowhere.
+    """
+    output = os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    server = _Server(_fresh_main(prelude() if request["prelude"] else {}))
+    actions = [partial(server.load, request["code"]), *(partial(server.do, item) for item in request["messages"])]
+    for action in actions:
+        write_all(output, f"{request['mark']} {json.dumps(_reply(action))}\n".encode())
+
+
+def _reply(action: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"value": action()}
+    except BaseException as error:
+        return _raised(error)
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    try:
+        text = str(error)[:500]
+    except BaseException:
+        text = ""
+    return {"raised": type(error).__name__, "text": text}
+
+
+_ACTIONS: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": repr, "list": list}
+
+
+class _Server:
+    """The tested names, and the objects that results referred to, by number."""
+
+    def __init__(self, module: types.ModuleType, announce: Callable[[], None] = lambda: None) -> None:
+        self.module = module
+        self.announce = announce
+        self.kept: list[Any] = []
+
+    def load(self, parts: list[str]) -> bool:
+        for part in parts:
+            exec(compile(part, "solution.py", "exec", dont_inherit=True), self.module.__dict__)
+        return True
+
+    def do(self, message: dict[str, Any]) -> Any:
+        target = self._target(message["target"])
+        action = message["do"]
+        if action == "get":
+            result = getattr(target, message["name"])
+        elif action == "item":
+            result = target[self._decode(message["key"])]
+        elif action in _ACTIONS:
+            result = _ACTIONS[action](target)
+        else:
+            args = [self._decode(item) for item in message["args"]]
+            result = target(*args, **{name: self._decode(item) for name, item in message.get("kwargs", {}).items()})
+        if "digest_beyond" in message and is_beyond(result, message["digest_beyond"]):
+            self.announce()
+            return {"!": "digest", "v": digest(result)}
+        return encode(result, self._keep if message.get("objects") else None)
+
+    def _target(self, target: Any) -> Any:
+        """A number of a kept object, or a dotted name; `Solution().name` is a method of a fresh instance."""
+        if isinstance(target, int):
+            return self.kept[target]
+        names = self.module.__dict__
+        first, *rest = target.split(".")
+        found = names[first[:-2]]() if first.endswith("()") else names[first]
+        for name in rest:
+            found = getattr(found, name)
+        return found
+
+    def _keep(self, value: Any) -> dict[str, Any]:
+        kind = type(value).__name__
+        if kind == "ListNode":
+            return {"!": "ListNode", "v": encode(structures.list_values(value))}
+        if kind == "TreeNode":
+            return {"!": "TreeNode", "v": encode(structures.tree_values(value))}
+        self.kept.append(value)
+        return {"!": "object", "v": len(self.kept) - 1, "callable": callable(value)}
+
+    def _decode(self, form: Any) -> Any:
+        return decode(form, self._refer)
+
+    def _refer(self, form: dict[str, Any]) -> Any:
+        if form["!"] == "object":
+            return self.kept[form["v"]]
+        names = self.module.__dict__
+        if form["!"] == "ListNode":
+            return structures.list_node(decode(form["v"]), names.get("ListNode", structures.ListNode))
+        return structures.tree_node(decode(form["v"]), names.get("TreeNode", structures.TreeNode))
+
+
+def _compile(job: dict[str, Any]) -> int:
+    """Runs the compiler in a process of its own, its messages on stderr, and sends the file it made."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(2, 1)
+            os.execve(job["argv"][0], job["argv"], _environment())
+        finally:
+            os._exit(127)
+    _, status = os.waitpid(pid, 0)
+    if status == 0:
+        with open(job["output"], "rb") as handle:
+            write_all(CHANNEL, dump_frame({"file": base64.b64encode(handle.read()).decode()}))
+    return os.waitstatus_to_exitcode(status) & 0xFF

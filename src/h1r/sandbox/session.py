@@ -1,0 +1,229 @@
+"""A run under way: what goes in, what comes out, and the clock.
+
+Everything a run sends back is bytes of bounded length that the parent reads by its own clock; nothing in it can make
+the parent raise, hang or believe. What it reports of itself (exit status, time, memory) comes from the keeper.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import selectors
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from h1r.sandbox.limits import Limits
+from h1r.sandbox.values import FrameReader, dump_frame
+
+MAX_STRETCH = 4.0
+"""At most so many times its limit may a test take, however busy the machine is."""
+
+Ending = Literal["finished", "time", "output", "failed"]
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed: no word about the code in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall; `memory` peak bytes.
+
+    `ending`: "finished" by itself, cut off for "time" or "output", or "failed": the sandbox could not run it.
+    """
+
+    ending: Ending
+    status: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    memory: int
+
+
+class Keeper(Protocol):
+    """What a session asks of the sandbox that started it; see `runner.Sandbox`."""
+
+    def poll(self, limit_s: float) -> bool: ...
+
+    def end_run(self, kill: bool) -> dict[str, Any]: ...
+
+
+class Session:
+    """A job under way. Every wait is bounded by the limits it was started with."""
+
+    def __init__(self, sandbox: Keeper, job: dict[str, Any], limits: Limits, streams: list[int], pid: int) -> None:
+        self._sandbox = sandbox
+        self._limits = limits
+        self._streams = streams
+        self._pid = pid
+        self._ended: dict[str, Any] | None = None
+        self._reader = FrameReader(limits.output_bytes)
+        self._to_send = bytearray(dump_frame(job))
+        self._began = time.monotonic()
+        for descriptor in streams:
+            os.set_blocking(descriptor, False)
+
+    def close(self) -> dict[str, Any]:
+        """Kills the run if it still runs, and returns the keeper's report of its end."""
+        if self._ended is None:
+            self._ended = self._sandbox.end_run(kill=True)
+        for descriptor in self._streams:
+            os.close(descriptor)
+        self._streams = []
+        return self._ended
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queues a frame; it leaves with the next wait."""
+        self._to_send += dump_frame(message)
+
+    def receive(self, limit_s: float | None = None) -> tuple[dict[str, Any] | None, Ending]:
+        """The next frame within `limit_s`, by default `time_s`, of this call, or None and why there is none."""
+        channel = self._streams[0]
+        limit_s = self._limits.time_s if limit_s is None else limit_s
+        clock = _Clock(self._pid, min(limit_s, self._began + self._limits.total_s - time.monotonic()))
+        self._flush(channel)
+        while True:
+            try:
+                if (message := self._reader.next()) is not None:
+                    return message, "finished"
+            except ValueError:
+                return None, "output"
+            if not ready(channel, writing=bool(self._to_send), limit_s=(wait := clock.next_wait())):
+                if wait <= 0:
+                    return None, "time"
+                continue
+            self._flush(channel)
+            data = _read(channel)
+            if data == b"":
+                return None, "failed"
+            self._reader.feed(data or b"")
+
+    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any] | None, Ending]:
+        """`send`, then `receive`."""
+        self.send(message)
+        return self.receive()
+
+    def _flush(self, channel: int) -> None:
+        while self._to_send:
+            try:
+                del self._to_send[: os.write(channel, memoryview(self._to_send)[: 1 << 18].tobytes())]
+            except BlockingIOError:
+                return
+            except OSError:  # the other side is gone; its end of file follows
+                self._to_send.clear()
+
+    def communicate(self, stdin: bytes) -> Outcome:
+        """Feeds `stdin`, collects both outputs, and waits for the end."""
+        channel, to_stdin, from_stdout, from_stderr = self._streams
+        outputs = {from_stdout: bytearray(), from_stderr: bytearray()}
+        pending = memoryview(stdin)
+        ending: Ending = "finished"
+        clock = _Clock(self._pid, self._limits.time_s)
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_WRITE)
+            selector.register(to_stdin, selectors.EVENT_WRITE)
+            for descriptor in outputs:
+                selector.register(descriptor, selectors.EVENT_READ)
+            while any(descriptor in selector.get_map() for descriptor in outputs) and ending == "finished":
+                ready = selector.select(wait := clock.next_wait())
+                if not ready and wait <= 0:
+                    ending = "time"
+                for key, _ in ready:
+                    if key.fd == channel:
+                        self._flush(channel)
+                        if not self._to_send:
+                            selector.unregister(channel)
+                    elif key.fd == to_stdin:
+                        pending = _write_some(to_stdin, pending)
+                        if not pending:
+                            selector.unregister(to_stdin)
+                            self._close_stream(to_stdin)
+                    elif not (data := _read(key.fd)):
+                        selector.unregister(key.fd)
+                    else:
+                        outputs[key.fd] += data
+                        if len(outputs[key.fd]) > self._limits.output_bytes:
+                            ending = "output"
+        # Both outputs are closed: by its end, or by a program that closed them and goes on, which then has no more time
+        if ending == "finished" and not self._sandbox_ended(clock):
+            ending = "time"
+        report = self._ended or self._sandbox.end_run(kill=True)
+        self._ended = report
+        status = os.waitstatus_to_exitcode(report["status"])
+        if "lost" in report:
+            ending = "failed"
+        stdout, stderr = (bytes(output) for output in outputs.values())
+        return Outcome(ending, status, stdout, stderr, report["seconds"], report["memory"])
+
+    def _sandbox_ended(self, clock: _Clock) -> bool:
+        while (wait := clock.next_wait()) > 0:
+            if self._sandbox.poll(wait):
+                self._ended = self._sandbox.end_run(kill=False)
+                return True
+        return False
+
+    def _close_stream(self, descriptor: int) -> None:
+        self._streams.remove(descriptor)
+        os.close(descriptor)
+
+
+class _Clock:
+    """Wall time that stands still while the process waits for a processor, as far as the kernel says so.
+
+    The kernel's count is first read after a tenth of the limit, so that what ends soon pays nothing for it.
+    """
+
+    def __init__(self, pid: int, limit_s: float) -> None:
+        self._pid = pid
+        self._limit_s = limit_s
+        self._began = time.monotonic()
+        self._waited_before: float | None = None
+
+    def next_wait(self) -> float:
+        """How long to wait before asking again; 0 when the time is over."""
+        spent = time.monotonic() - self._began
+        if spent < self._limit_s / 10:
+            return self._limit_s / 10 - spent
+        if self._waited_before is None:
+            self._waited_before = _waited_s(self._pid)
+        if spent < self._limit_s:
+            return self._limit_s - spent
+        waited = _waited_s(self._pid) - self._waited_before
+        return max(min(self._limit_s + waited, self._limit_s * MAX_STRETCH) - spent, 0.0)
+
+
+def _waited_s(pid: int) -> float:
+    """Seconds a process's main thread has stood ready to run without running; 0 where the kernel does not count it."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as handle:
+            return int(handle.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def ready(descriptor: int, writing: bool, limit_s: float) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN | (select.POLLOUT if writing else 0))
+    return bool(poller.poll(math.ceil(max(limit_s, 0.0) * 1000)))
+
+
+def _read(descriptor: int) -> bytes | None:
+    """Bytes, b"" at the end, None when there is nothing yet."""
+    try:
+        return os.read(descriptor, 1 << 16)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _write_some(descriptor: int, pending: memoryview) -> memoryview:
+    """What is left to write; nothing when the reader is gone."""
+    try:
+        return pending[os.write(descriptor, pending[: 1 << 16]) :]
+    except BlockingIOError:
+        return pending
+    except OSError:
+        return pending[:0]

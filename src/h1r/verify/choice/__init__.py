@@ -1,0 +1,1 @@
+"""The option letter that an answer states."""

@@ -1,0 +1,164 @@
+"""Code that an answer contains, run against the tests of its problem.
+
+    reward = 1 if every test passes, else 0
+
+`problem.metadata` holds, beside the `tests` in any form that `problem_tests.parse_tests` knows, and all optional:
+
+    language               what the code must be in; else the fence says it, or the code shows it, or it is Python
+    limits                 any of `time_s` (one test), `total_s` (all of them), `memory_bytes`
+    max_tests, tests_seed  run a random sample of so many tests; every answer to a problem gets the same
+
+A verdict's parts are `tests_passed`, `tests_total`, and `isolation:LEVEL` = 1, so that the mean over many verdicts
+shows how they were made. It bounds itself, wherever it is called: tested code runs in `h1r.sandbox`, never
+here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from h1r.errors import UserError
+from h1r.progress import note
+from h1r.records import Problem, Verdict
+from h1r.sandbox.fusion import URL_VARIABLE
+from h1r.sandbox.limits import Limits
+from h1r.sandbox.pool import SandboxPool
+from h1r.sandbox.session import SandboxError
+from h1r.verify.code.execute import Result, judge
+from h1r.verify.code.extract import LANGUAGES, extract_code
+from h1r.verify.code.problem_tests import StdinTests, Tests, TestsError, parse_tests, sampled
+
+WORKERS_VARIABLE = "H1R_SANDBOX_WORKERS"
+REMOTE_WORKERS = 16
+"""Answers under way at once by default, where the work is done elsewhere."""
+MAX_CODE_CHARS = 400_000
+MAX_EXTRACTED_CHARS = 20_000
+_LIMIT_NAMES = ("time_s", "total_s", "memory_bytes")
+
+
+def grade(problem: Problem, answer: str) -> Verdict:
+    """The verdict on one answer, in a sandbox that all callers of this process share.
+
+    Never raises on `answer` and takes no longer than its limits allow. `UserError` when tested code cannot be confined
+    here and the user has not said that it need not be.
+    """
+    return grade_in(_shared().pool, problem, answer)
+
+
+def grade_many(problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
+    """`grade` of each pair, in order, as many at once as there are sandboxes."""
+    return [future.result() for future in [submit(*pair) for pair in zip(problems, answers, strict=True)]]
+
+
+def submit(problem: Problem, answer: str) -> Future[Verdict]:
+    """`grade` in a thread of its own; answers wait for a free sandbox in order."""
+    shared = _shared()
+    return shared.threads.submit(grade_in, shared.pool, problem, answer)
+
+
+def warm() -> None:
+    """Chooses the isolation level and starts a sandbox."""
+    with _shared().pool.lease() as slot, slot.program("", "python", Limits()) as program:
+        program.run(b"", Limits())
+
+
+def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
+    """The verdict on one answer, in a sandbox of that pool."""
+    parts = {f"isolation:{pool.level.name.lower()}": 1.0}
+    extracted: str | None = None
+    try:
+        tests = _tests(problem)
+        language = _language(problem, tests)
+        solution = extract_code(answer, language)
+        if solution is None:
+            return Verdict(0.0, parts, error=f"no {language or ''} code in the answer".replace("  ", " "))
+        extracted = solution.code[:MAX_EXTRACTED_CHARS]
+        if len(solution.code) > MAX_CODE_CHARS:
+            return Verdict(0.0, parts, extracted, error=f"more than {MAX_CODE_CHARS} characters of code")
+        given = problem.metadata.get("limits") or {}
+        limits = Limits(**{name: given[name] for name in _LIMIT_NAMES if name in given})
+        result = _judge(pool, solution.code, language or solution.language or "python", tests, limits)
+    except (TestsError, ValueError, TypeError) as error:
+        return Verdict(0.0, parts, extracted, error=f"the tests cannot be used: {error}")
+    except SandboxError as error:
+        return Verdict(0.0, parts, extracted, error=f"the sandbox failed: {error}")
+    except UserError:
+        raise
+    except Exception as error:  # a defect here, or tests like no others: it costs this verdict, and not the run
+        return Verdict(0.0, parts, extracted, error=f"no verdict ({type(error).__name__}: {error})"[:300])
+    parts |= {"tests_passed": float(result.passed), "tests_total": float(result.total)}
+    why = None
+    if not result.correct:
+        number, reason = result.failures[0] if result.failures else (0, "not every test was run")
+        why = f"test {number + 1} of {result.total}: {reason}"
+    return Verdict(float(result.correct), parts, extracted, why)
+
+
+def _tests(problem: Problem) -> Tests:
+    """The problem's tests, or the `max_tests` of them that a draw seeded by problem and `tests_seed` gives."""
+    metadata = problem.metadata
+    tests = parse_tests(metadata.get("tests"), metadata)
+    if metadata.get("max_tests") is None:
+        return tests
+    return sampled(tests, int(metadata["max_tests"]), f"{metadata.get('tests_seed', 0)}:{problem.id}")
+
+
+def _language(problem: Problem, tests: Tests) -> str | None:
+    """The language that the code must be in; None when the answer chooses."""
+    wanted = problem.metadata.get("language")
+    if wanted is None:
+        return None if isinstance(tests, StdinTests) else "python"
+    if str(wanted).lower() not in LANGUAGES:
+        raise TestsError(f"the language `{wanted}` is not known here")
+    return LANGUAGES[str(wanted).lower()]
+
+
+def _judge(pool: SandboxPool, code: str, language: str, tests: Tests, limits: Limits) -> Result:
+    """Once more in another sandbox when the first one fails, which is no fault of the code's."""
+    try:
+        with pool.lease() as slot:
+            return judge(slot, code, language, tests, limits)
+    except SandboxError:
+        with pool.lease() as slot:
+            return judge(slot, code, language, tests, limits)
+
+
+class _Shared:
+    """The sandboxes of this process, and a thread for each."""
+
+    def __init__(self) -> None:
+        url = os.environ.get(URL_VARIABLE) or None
+        workers = _workers(REMOTE_WORKERS if url else os.cpu_count() or 1)
+        self.pool = SandboxPool(workers, url=url)
+        self.threads = ThreadPoolExecutor(workers, thread_name_prefix="h1r-code")
+        self.pid = os.getpid()
+        note(f"tested code runs with isolation by {self.pool.level.name.lower()}")
+
+    def close(self) -> None:
+        if os.getpid() == self.pid:
+            self.threads.shutdown(wait=False, cancel_futures=True)
+            self.pool.close()
+
+
+_lock = threading.Lock()
+_instance: _Shared | None = None
+
+
+def _shared() -> _Shared:
+    global _instance
+    with _lock:
+        if _instance is None or _instance.pid != os.getpid():
+            _instance = _Shared()
+            atexit.register(_instance.close)
+        return _instance
+
+
+def _workers(default: int) -> int:
+    text = os.environ.get(WORKERS_VARIABLE) or str(default)
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{WORKERS_VARIABLE}={text} is no number of sandboxes; give one from 1 up")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Checks of stated instructions (IFEval, IFBench)."""

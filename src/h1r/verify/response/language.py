@@ -1,0 +1,111 @@
+"""Mixing of languages, seen as writing systems.
+
+    foreign share   of the prose of a text, by weight, what is outside its main writing system
+
+A Chinese, Japanese or Korean letter weighs as much as three of an alphabet. Not counted: code, formulas between TeX's
+delimiters, quotations, addresses; Greek anywhere, which is notation in this field; scripts that the question has too;
+and, where another script is the main one, Latin words of up to three letters. Thinking and answer are looked at each by
+itself, since a translation is no mixture. A few foreign letters (a name) are none either.
+
+The paper (arXiv 2601.02346, section 3.4) penalises mixed languages without naming a detector; this one and its limits
+are our choice. Two languages of one alphabet are not told apart: on mathematics, statistical detectors mistake symbols
+and names for other languages far more often than models mix them. Linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+
+from h1r.verify.response.extract import Response, split_response
+
+MAX_FOREIGN_SHARE = 0.05
+MAX_LATIN_SHARE = 0.2
+"""The limit where Latin is the foreign one: terms, names and units are written in it everywhere."""
+MIN_FOREIGN_WEIGHT = 12
+DENSE_WEIGHT = 3
+SHORT_LATIN = 3
+
+_ASCII = bytes(range(128))
+_ASCII_LETTERS = string.ascii_letters.encode()
+_LATIN_REST = re.compile(r"[\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]")
+_LATIN_WORD = re.compile(r"[A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]+")
+_SCRIPTS = {
+    "cyrillic": re.compile(r"[\u0400-\u052f]"),
+    "hebrew": re.compile(r"[\u0590-\u05ff]"),
+    "arabic": re.compile(r"[\u0600-\u06ff\u0750-\u077f]"),
+    "indic": re.compile(r"[\u0900-\u0dff]"),
+    "thai": re.compile(r"[\u0e00-\u0e7f]"),
+    "korean": re.compile(r"[\u1100-\u11ff\uac00-\ud7af]"),
+    "chinese-japanese": re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"),
+}
+_DENSE = ("korean", "chinese-japanese")
+_NO_PROSE = re.compile(
+    r"`[^`\n]{1,400}`|\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,400}\$|\\\([^\n]{1,400}?\\\)|https?://\S{1,400}"
+    r"|\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|«[^»\n]{1,200}»|「[^」\n]{1,200}」|《[^》\n]{1,200}》"
+)
+
+
+def is_one_language(text: str, question: str = "", response: Response | None = None) -> bool:
+    """Whether neither the thinking nor the answer of a response mixes writing systems other than the question's.
+
+    `response` is the text taken apart, if somebody has done that already.
+    """
+    if text.isascii():
+        return True
+    response = response or split_response(text)
+    return not any(is_mixed(part, question) for part in (response.thinking, response.answer) if part)
+
+
+def is_mixed(text: str, question: str = "") -> bool:
+    """Whether one part of a response holds more of another writing system than names and terms account for."""
+    if sum(_weights_beside_latin(_beyond_ascii(text)).values()) < MIN_FOREIGN_WEIGHT:
+        return False  # whichever is the main writing system, no more than this lies outside it
+    if _foreign(script_weights(text))[1] < MIN_FOREIGN_WEIGHT:
+        return False
+    weights = script_weights(_prose(text))
+    if weights["latin"] < max(weights.values()):
+        weights["latin"] = sum(len(word) for word in _LATIN_WORD.findall(_prose(text)) if len(word) > SHORT_LATIN)
+    main, _ = _foreign(weights)
+    for name, pattern in _SCRIPTS.items():
+        if name != main and weights[name] and pattern.search(question):
+            weights[name] = 0
+    total, latin = sum(weights.values()), weights["latin"] if main != "latin" else 0
+    others = total - weights[main] - latin
+    return (others >= MIN_FOREIGN_WEIGHT and others > MAX_FOREIGN_SHARE * total) or (
+        latin >= MIN_FOREIGN_WEIGHT and latin > MAX_LATIN_SHARE * total
+    )
+
+
+def foreign_share(text: str) -> float:
+    """The share of the whole text's letters outside its main writing system, in [0, 1], by weight."""
+    weights = script_weights(text)
+    total = sum(weights.values())
+    return _foreign(weights)[1] / total if total else 0.0
+
+
+def script_weights(text: str) -> dict[str, int]:
+    """The weight of each writing system in a text, the main one first among equals being Latin."""
+    plain, rest = text.encode("ascii", "ignore"), _beyond_ascii(text)
+    latin = len(plain) - len(plain.translate(None, _ASCII_LETTERS)) + len(_LATIN_REST.findall(rest))
+    return {"latin": latin} | _weights_beside_latin(rest)
+
+
+def _weights_beside_latin(text: str) -> dict[str, int]:
+    found = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
+    return {name: count * (DENSE_WEIGHT if name in _DENSE else 1) for name, count in found.items()}
+
+
+def _beyond_ascii(text: str) -> str:
+    """The characters of a text that are not ASCII, by C code throughout."""
+    return text.encode("utf-8", "surrogatepass").translate(None, _ASCII).decode("utf-8", "surrogatepass")
+
+
+def _foreign(weights: dict[str, int]) -> tuple[str, int]:
+    """The main writing system, and the weight of all others."""
+    main = max(weights, key=lambda name: weights[name])
+    return main, sum(weights.values()) - weights[main]
+
+
+def _prose(text: str) -> str:
+    return _NO_PROSE.sub(" ", "\n".join(text.split("```")[::2]))
