@@ -1,0 +1,152 @@
+r"""The formulas of a question: between dollars, in displays, and in plain text (Add 1/3 and 1/4; Factor x^2 - 9).
+
+Listed options, (A) ... (B) ... (C) ..., are none of them: one is the answer. Linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+MAX_QUESTION_CHARS = 20_000
+MAX_FORMULAS = 64
+
+_DELIMITER = re.compile(
+    r"\\\\|\\\[|\\\]|\\\(|\\\)|\$\$|\$|\\(?:begin|end) ?\{(?:align|equation|gather|multline|eqnarray)\*?\}|\\.",
+    re.DOTALL,
+)
+_CLOSING = {r"\[": r"\]", r"\(": r"\)", "$$": "$$", "$": "$"}
+_DRAWING = re.compile(r"\[asy\]|\[/asy\]")
+_OPTION = re.compile(r"(?<!\w)(?:\\text(?:bf|rm)? ?\{ ?)?\(([A-E])\)|(?:^|\n) ?([A-E])[.):] ")
+_LINE = re.compile(r"\\\\(?:\[[^\[\]\n]{0,20}\])?")
+_BLANK_TO_FILL = re.compile(
+    r"\\hspace ?\{[^{}]{0,20}\}|\\(?:underline|boxed|text|quad|qquad|hspace|square|Box)(?![A-Za-z])"
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])[a-z]{3,}")
+_NAMES_OF_FUNCTIONS = frozenset(("sqrt", "sin", "cos", "tan", "log", "ln", "exp", "pi", "cot", "sec", "csc"))
+_PRODUCTS = frozenset(("xy", "yz", "xz", "xyz", "ab", "bc", "ac", "abc", "mn", "pq", "rs", "st"))
+_OPERATIONS = {"times": "*", "plus": "+", "minus": "-", "divided by": "/", "multiplied by": "*", "x": "*"}
+_OPERATION = re.compile(r"(?<=\d) (times|plus|minus|divided by|multiplied by|x) (?=-?[\d(])")
+_TOKEN = re.compile(
+    r"(?P<number>\d{1,3}(?:,\d{3})++(?![\d,])(?:\.\d++)?|\d++(?:\.\d++)?|\.\d++)|(?P<word>[A-Za-z]++)"
+    r"|(?P<sign>\*\*|[-+*/^()=!×÷·−⋅√²³π|⌊⌋⌈⌉])|(?P<blank>[ \t]++)|(?P<other>.)",
+    re.DOTALL,
+)
+_OPERATORS = frozenset(("+", "-", "*", "/", "^", "**", "×", "÷", "·", "−", "⋅", "√", "!", "²", "³", "="))
+_TRAILING_OPERATORS = "+-*/^×÷·−⋅√=( "
+
+
+@lru_cache(maxsize=2048)
+def question_formulas(question: str) -> tuple[str, ...]:
+    """The formulas of a question as they stand there, in order, without their delimiters and without repetitions."""
+    found: dict[str, None] = {}
+    for formula in _formulas(_without_options(question[:MAX_QUESTION_CHARS])):
+        formula = _trimmed(formula)
+        if formula:
+            found[formula] = None
+        if len(found) == MAX_FORMULAS:
+            break
+    return tuple(found)
+
+
+def _without_options(question: str) -> str:
+    """The question up to the first of its listed options, without drawings."""
+    parts = _DRAWING.split(question)
+    question = " ".join(parts[::2])
+    first = None
+    for match in _OPTION.finditer(question):
+        letter = match[1] or match[2]
+        if letter == "A":
+            first = match.start()
+        elif letter == "B" and first is not None:
+            return question[:first]
+    return question
+
+
+def _formulas(question: str) -> list[str]:
+    """Pieces between delimiters, in order, and the plain formulas of what stands between them."""
+    found: list[str] = []
+    plain = start = 0
+    closing = ""
+    for match in _DELIMITER.finditer(question):
+        token = match[0]
+        if not closing:
+            if token in _CLOSING:
+                closing = _CLOSING[token]
+            elif token.startswith(r"\begin"):
+                closing = r"\end" + token.removeprefix(r"\begin")
+            else:
+                continue
+            found += _plain_formulas(question[plain : match.start()])
+            start = match.end()
+        elif token == closing or (closing == "$" and token == "$$"):
+            content = question[start : match.start()]
+            if closing == "$" and len(_PROSE.findall(content)) > 1 and "text" not in content:
+                found += _plain_formulas(content)  # two sums of money
+            else:
+                found += _lines(content)
+            closing, plain = "", match.end()
+    return found + _plain_formulas(question[start if closing else plain :])
+
+
+def _lines(content: str) -> list[str]:
+    """The lines of a formula that is set over several, unless these are the rows of a matrix or of cases."""
+    if r"\\" not in content or "matrix" in content or "array" in content or "cases" in content:
+        return [content]
+    return [line.replace("&", "") for line in _LINE.split(re.sub(r"\\(?:begin|end) ?\{[a-z]{1,12}\*?\}", "", content))]
+
+
+def _trimmed(formula: str) -> str:
+    r"""A formula without the end that asks for its value: 23 \cdot 47 = ?"""
+    formula = formula.strip(" \t\r\n.,;:?~")
+    head, sign, tail = formula.rpartition("=")
+    if (
+        sign
+        and head.strip()
+        and not head.endswith(("<", ">", "!", "="))
+        and not any(map(str.isalnum, _BLANK_TO_FILL.sub("", tail)))
+    ):
+        formula = head
+    return formula.removeprefix("=").strip(" \t\r\n.,;:?~")
+
+
+def _plain_formulas(text: str) -> list[str]:
+    """Runs of numbers, single letters and operators in prose, of which two at least are operands."""
+    text = _OPERATION.sub(lambda match: f" {_OPERATIONS[match[1]]} ", text)
+    found: list[str] = []
+    run: list[str] = []
+    operand = blank = False
+    for match in _TOKEN.finditer(text):
+        kind, token = match.lastgroup, match[0]
+        if kind == "blank":
+            blank = True
+            continue
+        is_operand = kind == "number" or (
+            kind == "word" and (len(token) == 1 or token in _PRODUCTS or token in _NAMES_OF_FUNCTIONS)
+        )
+        if kind != "sign" and not is_operand:
+            found += _run(run)
+            run, operand = [], False
+        else:
+            if run and is_operand and operand and blank:
+                found += _run(run)
+                run = []
+            if blank and run:
+                run.append(" ")
+            run.append(token)
+            operand = is_operand
+        blank = False
+    return found + _run(run)
+
+
+def _run(tokens: list[str]) -> list[str]:
+    text = "".join(tokens).strip().rstrip(_TRAILING_OPERATORS).lstrip("+*/^×÷·⋅=) ")
+    if text.startswith(("- ", "− ")):
+        text = text[1:].lstrip()
+    if text.count("(") != text.count(")"):
+        text = text.lstrip("( ").rstrip(") ")
+    operands = sum(token[0].isalnum() for token in tokens)
+    operated = any(token in _NAMES_OF_FUNCTIONS or (token in _OPERATORS and token in text) for token in tokens)
+    if not operated or not (operands > 1 or set(text) & set("!√²³")):
+        return []
+    return [text] if text.count("(") == text.count(")") else []
