@@ -64,7 +64,7 @@ def prelude() -> dict[str, Any]:
 
 def read_job() -> tuple[dict[str, Any], FrameReader]:
     """The job, and the reader that may already hold bytes behind it."""
-    reader = FrameReader(MAX_JOB_BYTES)
+    reader = FrameReader(MAX_JOB_BYTES, max_containers=MAX_JOB_BYTES)  # from the parent
     job = read_frame(CHANNEL, reader)
     if job is None:
         os._exit(1)

@@ -23,8 +23,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from h1r.sandbox.untrusted_json import read_object
+
 MAX_DEPTH = 400
 MAX_ITERATED = 1_000_000
+MAX_CONTAINERS = 1 << 18
+"""Of one frame from an untrusted side. A list is one; a tuple, a set and a mapping are two, and a pair in it one."""
 _HEADER = struct.Struct("!I")
 _PLAIN_INT = 1 << 63
 _ENOUGH_TO_COLLIDE = 64
@@ -132,14 +136,14 @@ def _decode(form: Any, refer: Callable[[dict[str, Any]], Any] | None, depth: int
     if depth > MAX_DEPTH:
         raise ValueError("nested too deep")
     if isinstance(form, list):
-        return [_decode(item, refer, depth + 1) for item in form]
+        return _decode_items(form, refer, depth)
     tag, body = form["!"], form.get("v")
     if tag == "dict":
         pairs = [(_decode(name, refer, depth + 1), _decode(item, refer, depth + 1)) for name, item in body]
         checked_set([name for name, _ in pairs])
         return dict(pairs)
     if tag in _CONTAINERS:
-        items = [_decode(item, refer, depth + 1) for item in body]
+        items = _decode_items(body, refer, depth)
         if tag in ("set", "frozenset"):
             checked_set(items)
         return _CONTAINERS[tag](items)
@@ -148,6 +152,15 @@ def _decode(form: Any, refer: Callable[[dict[str, Any]], Any] | None, depth: int
     if refer is not None:
         return refer(form)
     return Opaque(str(body)[:100])
+
+
+_PLAIN: frozenset[type] = frozenset((type(None), bool, str, int, float))
+
+
+def _decode_items(forms: Any, refer: Callable[[dict[str, Any]], Any] | None, depth: int) -> list[Any]:
+    if _PLAIN.issuperset(map(type, forms)):
+        return list(forms)
+    return [_decode(item, refer, depth + 1) for item in forms]
 
 
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {
@@ -168,14 +181,15 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 
 
 def checked_set(items: list[Any]) -> set[Any]:
-    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash: n take n^2 steps.
-
-    Texts of the keys tell them apart here, since their hashes cannot be foreseen.
-    """
+    """The set of values from an untrusted side; `ValueError` for crafted keys of one hash: n take n^2 steps."""
     if len(items) > _ENOUGH_TO_COLLIDE:
-        alike = collections.Counter(number for number, _ in {(hash(item), repr(item)) for item in items})
-        if max(alike.values()) > _ENOUGH_TO_COLLIDE:
-            raise ValueError("colliding keys")
+        hashes = collections.Counter(map(hash, items))
+        alike: dict[int, set[Any]] = {number: set() for number, n in hashes.items() if n > _ENOUGH_TO_COLLIDE}
+        for item in items if alike else ():
+            if (group := alike.get(hash(item))) is not None:
+                group.add(item)
+                if len(group) > _ENOUGH_TO_COLLIDE:
+                    raise ValueError("colliding keys")
     return set(items)
 
 
@@ -186,10 +200,14 @@ def dump_frame(message: dict[str, Any]) -> bytes:
 
 
 class FrameReader:
-    """Frames out of the bytes of a stream; `ValueError` for a frame over `max_bytes` or one that is no JSON object."""
+    """Frames out of the bytes of a stream.
 
-    def __init__(self, max_bytes: int) -> None:
+    `ValueError` for a frame over `max_bytes`, with more than `max_containers` lists and objects, or that is no object.
+    """
+
+    def __init__(self, max_bytes: int, max_containers: int = MAX_CONTAINERS) -> None:
         self._max_bytes = max_bytes
+        self._max_containers = max_containers
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -207,13 +225,7 @@ class FrameReader:
             return None
         body = bytes(self._buffer[_HEADER.size : end])
         del self._buffer[:end]
-        try:
-            message = json.loads(body)
-        except RecursionError:
-            raise ValueError("nested too deep") from None
-        if not isinstance(message, dict):
-            raise ValueError("a frame holds an object")
-        return message
+        return read_object(body, self._max_containers, self._max_bytes)
 
 
 def read_frame(descriptor: int, reader: FrameReader) -> dict[str, Any] | None:

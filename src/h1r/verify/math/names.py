@@ -20,10 +20,10 @@ _DECORATED = (
     r"\\(?:angle|triangle|overline|overrightarrow|widehat|mathrm|vec|hat|bar|sin|cos|tan|log|ln|min|max|Delta) ?"
 )
 _NAME = re.compile(
-    rf"(?:[A-Za-z]+ ?: ?)?(?:{_DECORATED})?[|{{]*\\?[A-Za-z]+'*"
-    r"(?:[_^] ?(?:\{[^{}]*\}|\\?\w+))*[|}]*(?:\([^()]*\))?(?: ?\([^()]*\))?"
+    rf"(?:[A-Za-z]++ ?: ?)?+(?:{_DECORATED})?[|{{]*+\\?[A-Za-z]++'*+"
+    r"(?:[_^]_*+ ?(?:\{[^{}]*+\}|\\?[^\W_]++))*+[|}]*+(?:\([^()]*+\))?(?: ?\([^()]*+\))?"
 )
-_ARGUMENT = r"(?:(?![ei](?![a-z]))[a-z]|\\(?!pi(?![a-z]))[a-z]+)"
+_ARGUMENT = r"(?:(?![ei](?![a-z]))[a-z]|\\(?!pi(?![a-z]))[a-z]++)"
 _ARGUMENTS = re.compile(rf"\(({_ARGUMENT}(?:,{_ARGUMENT})*)\)$")
 
 

@@ -104,7 +104,7 @@ _BEFORE = {"square": 2, "sq": 2, "cubic": 3}
 AFTER_UNIT = {"squared": 2, "cubed": 3}
 _MARKED = f"{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*{WORD_CLOSE}"
 _TAIL = re.compile(
-    rf"(?:(?: ?[*/] ?| )?(?:{_MARKED}|(?<![A-Za-z\\])[A-Za-zµ¢€£]+(?![A-Za-z(])|\\?%|\\degree(?![A-Za-z]))"
+    rf"(?:(?: ?[*/] ?| )?(?:{_MARKED}|(?<![A-Za-zµ¢€£\\])[A-Za-zµ¢€£]++(?!\()|\\?%|\\degree(?![A-Za-z]))"
     r"(?: ?\^ ?(?:\{ ?-?\d ?\}|\d))?)+ ?$"
 )
 _MARKED_TAIL = re.compile(rf"(?: ?{_MARKED}(?: ?\^ ?(?:\{{ ?-?\d ?\}}|\d))?)+ ?$")

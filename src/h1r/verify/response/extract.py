@@ -19,14 +19,14 @@ MAX_BOXES = 16
 _TEX_BLANKS = " \t\r\n"
 _MAX_WRAPPERS = 4
 
-_BOX = re.compile(r"\\f?boxed\s*\{")
+_BOX = re.compile(r"\\f?boxed\s*+\{")
 _BLANKS = r"(?:[\s$&~]|\\[\\,;:!\s\[\]()]|\\q?quad(?![a-z]))"
-_NAMED = r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*=)"
+_NAMED = r"(?:[A-Za-z](?:_\{?\w++\}?)?\s*+=)"
 _LISTS = re.compile(
-    rf"{_BLANKS}*(?:[,;]|\\text\s*\{{\s*(?:and|or)\s*\}}|and|or)(?:{_BLANKS}|and|or|,)*{_NAMED}?{_BLANKS}*"
+    rf"{_BLANKS}*+(?:[,;]|\\text\s*+\{{\s*+(?:and|or)\s*+\}}|and|or)(?:{_BLANKS}|and|or|,)*+{_NAMED}?{_BLANKS}*+"
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|texttt|textrm|mathrm|mathbf|mathtt|mbox|operatorname)\s*\{")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|texttt|textrm|mathrm|mathbf|mathtt|mbox|operatorname)\s*+\{")
 
 
 @dataclass(frozen=True, slots=True)

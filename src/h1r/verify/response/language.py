@@ -16,6 +16,10 @@ from __future__ import annotations
 
 import re
 import string
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from h1r.verify.response.extract import Response, split_response
 
@@ -28,22 +32,25 @@ SHORT_LATIN = 3
 
 _ASCII = bytes(range(128))
 _ASCII_LETTERS = string.ascii_letters.encode()
-_LATIN_REST = re.compile(r"[\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]")
-_LATIN_WORD = re.compile(r"[A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]+")
+_LATIN_REST = "\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
+_LONG_LATIN_WORD = re.compile(rf"[A-Za-z{_LATIN_REST}]{{{SHORT_LATIN + 1},}}+")
 _SCRIPTS = {
-    "cyrillic": re.compile(r"[\u0400-\u052f]"),
-    "hebrew": re.compile(r"[\u0590-\u05ff]"),
-    "arabic": re.compile(r"[\u0600-\u06ff\u0750-\u077f]"),
-    "indic": re.compile(r"[\u0900-\u0dff]"),
-    "thai": re.compile(r"[\u0e00-\u0e7f]"),
-    "korean": re.compile(r"[\u1100-\u11ff\uac00-\ud7af]"),
-    "chinese-japanese": re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"),
+    "latin": _LATIN_REST,
+    "cyrillic": "\u0400-\u052f",
+    "hebrew": "\u0590-\u05ff",
+    "arabic": "\u0600-\u06ff\u0750-\u077f",
+    "indic": "\u0900-\u0dff",
+    "thai": "\u0e00-\u0e7f",
+    "korean": "\u1100-\u11ff\uac00-\ud7af",
+    "chinese-japanese": "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff",
 }
+"""What belongs to each writing system beyond ASCII, as in a character class."""
 _DENSE = ("korean", "chinese-japanese")
 _NO_PROSE = re.compile(
-    r"`[^`\n]{1,400}`|\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,400}\$|\\\([^\n]{1,400}?\\\)|https?://\S{1,400}"
-    r"|\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|«[^»\n]{1,200}»|「[^」\n]{1,200}」|《[^》\n]{1,200}》"
+    r"`[^`\n]{1,400}+`|\$\$[^$]{1,2000}+\$\$|\$[^$\n]{1,400}+\$|\\\((?:[^\n\\]|\\(?![()\n])){1,400}+\\\)|https?://\S{1,400}+"
+    r"|\"[^\"\n]{1,200}+\"|“[^“”\n]{1,200}+”|«[^«»\n]{1,200}+»|「[^「」\n]{1,200}+」|《[^《》\n]{1,200}+》"
 )
+"""A pair holds no second opening sign, so that what does not close is looked at once."""
 
 
 def is_one_language(text: str, question: str = "", response: Response | None = None) -> bool:
@@ -63,12 +70,13 @@ def is_mixed(text: str, question: str = "") -> bool:
         return False  # whichever is the main writing system, no more than this lies outside it
     if _foreign(script_weights(text))[1] < MIN_FOREIGN_WEIGHT:
         return False
-    weights = script_weights(_prose(text))
+    prose = _prose(text)
+    weights = script_weights(prose)
     if weights["latin"] < max(weights.values()):
-        weights["latin"] = sum(len(word) for word in _LATIN_WORD.findall(_prose(text)) if len(word) > SHORT_LATIN)
+        weights["latin"] = sum(map(len, _LONG_LATIN_WORD.findall(prose)))
     main, _ = _foreign(weights)
-    for name, pattern in _SCRIPTS.items():
-        if name != main and weights[name] and pattern.search(question):
+    for name, known in _weights_beside_latin(_beyond_ascii(question)).items():
+        if name != main and known:
             weights[name] = 0
     total, latin = sum(weights.values()), weights["latin"] if main != "latin" else 0
     others = total - weights[main] - latin
@@ -86,14 +94,31 @@ def foreign_share(text: str) -> float:
 
 def script_weights(text: str) -> dict[str, int]:
     """The weight of each writing system in a text, the main one first among equals being Latin."""
-    plain, rest = text.encode("ascii", "ignore"), _beyond_ascii(text)
-    latin = len(plain) - len(plain.translate(None, _ASCII_LETTERS)) + len(_LATIN_REST.findall(rest))
-    return {"latin": latin} | _weights_beside_latin(rest)
+    plain, rest = text.encode("ascii", "ignore"), _weights(_beyond_ascii(text))
+    return rest | {"latin": len(plain) - len(plain.translate(None, _ASCII_LETTERS)) + rest["latin"]}
 
 
 def _weights_beside_latin(text: str) -> dict[str, int]:
-    found = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
-    return {name: count * (DENSE_WEIGHT if name in _DENSE else 1) for name, count in found.items()}
+    found = _weights(text)
+    del found["latin"]
+    return found
+
+
+def _weights(text: str) -> dict[str, int]:
+    """Each writing system's weight in a text without ASCII."""
+    units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
+    counts = np.bincount(_systems().take(units), minlength=len(_SCRIPTS) + 1)[1:].tolist()
+    return {name: n * (DENSE_WEIGHT if name in _DENSE else 1) for name, n in zip(_SCRIPTS, counts, strict=True)}
+
+
+@cache
+def _systems() -> NDArray[np.uint8]:
+    """The writing system of each 16-bit character, counted from 1; 0 for none."""
+    table = np.zeros(1 << 16, np.uint8)
+    for number, characters in enumerate(_SCRIPTS.values(), 1):
+        for match in re.finditer("(.)(?:-(.))?", characters):
+            table[ord(match[1]) : ord(match[2] or match[1]) + 1] = number
+    return table
 
 
 def _beyond_ascii(text: str) -> str:

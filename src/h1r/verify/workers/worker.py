@@ -34,12 +34,15 @@ import threading
 from typing import Any, get_args
 
 from h1r.records import Problem, Reason, Verdict
+from h1r.sandbox.untrusted_json import read_object
 from h1r.verify.registry import resolve
 from h1r.verify.workers.isolation import MAX_OPEN_FILES, WorkerIsolation, explained, give_up_rights, kernel_limits
 
 MAX_FRAME_BYTES = 64 << 20
 MAX_REPLY_BYTES = 16 << 20
-"""What the parent takes of a worker: above the longest answer in JSON, and what parsing it may cost is bounded."""
+"""What the parent takes of a worker: above the longest answer in JSON."""
+MAX_REPLY_VALUES = 1 << 14
+"""Of a reply: a verdict has a dozen, and one for each of its parts."""
 _CHUNK_BYTES = 1 << 16  # a larger buffer would be mapped and given back for each reply
 _HEADER = struct.Struct("!I")
 
@@ -55,7 +58,10 @@ def receive_frame(connection: socket.socket) -> dict[str, Any]:
     (length,) = _HEADER.unpack(_receive(connection, _HEADER.size))
     if length > MAX_FRAME_BYTES:
         raise ValueError("frame too long")
-    return _message(_receive(connection, length))
+    message = json.loads(_receive(connection, length))
+    if not isinstance(message, dict):
+        raise ValueError("a frame holds an object")
+    return message
 
 
 class Replies:
@@ -82,14 +88,7 @@ class Replies:
         if len(self._received) < _HEADER.size + length:
             return None
         body, self._received = bytes(self._received[_HEADER.size :]), bytearray()
-        return _message(body)
-
-
-def _message(body: bytes) -> dict[str, Any]:
-    message = json.loads(body)
-    if not isinstance(message, dict):
-        raise ValueError("a frame holds an object")
-    return message
+        return read_object(body, MAX_REPLY_VALUES, MAX_REPLY_VALUES)
 
 
 def _receive(connection: socket.socket, count: int) -> bytes:
