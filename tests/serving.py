@@ -25,7 +25,7 @@ def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_seque
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     installed = importlib.metadata.entry_points(group="vllm.logits_processors")
-    plugin = [] if any("h1r." in one.value for one in installed) else ["h1r.engine.vllm_deepconf:DeepConf"]
+    plugin = [] if any("h1r." in one.value for one in installed) else ["h1r.engine.vllm_plugin:DeepConf"]
     # `vllm serve` looks for a package named vllm, which the build for CPUs is not.
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--host", "127.0.0.1",

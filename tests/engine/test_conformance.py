@@ -269,3 +269,23 @@ def test_confidence_top_k_is_one_for_a_call(engine: Engine) -> None:
     each = [SamplingParams(max_tokens=2, confidence_top_k=k) for k in (5, 6)]
     with pytest.raises(ValueError, match="confidence_top_k must be the same"):
         engine.generate(PROMPTS[:2], each)
+
+
+def test_a_second_stream_is_refused_and_the_first_goes_on(engine: Engine) -> None:
+    params = SamplingParams(n=2, max_tokens=8, seed=3)
+    whole = engine.generate(PROMPTS, params)
+    stream = engine.stream(PROMPTS, params)
+    seen = [next(stream)]
+    with pytest.raises(RuntimeError, match="another stream"):
+        next(engine.stream(PROMPTS[:1], params))
+    seen += list(stream)
+    seen.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
+    assert [trace.token_ids for trace in seen] == [trace.token_ids for trace in whole]
+
+
+def test_stop_tokens_outside_the_vocabulary_fail_their_request_alone(engine: Engine) -> None:
+    each = [SamplingParams(max_tokens=2, stop_token_ids=(10**7,)), SamplingParams(max_tokens=2)]
+    refused, answered = engine.generate(PROMPTS[:2], each)
+    assert refused.finish_reason == "error"
+    assert "stop_token_ids holds ids outside the vocabulary" in str(refused.error)
+    assert answered.finish_reason != "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -206,5 +207,37 @@ def test_samples_follow_the_distribution() -> None:
 def test_impossible_sampling_params_are_refused() -> None:
     with pytest.raises(ValueError, match="top_p"):
         SamplingParams(top_p=0.0)
-    with pytest.raises(ValueError, match="max_tokens"):
-        SamplingParams(max_tokens=0)
+    for name, value in [
+        *(("max_tokens", value) for value in (0, 2.0, True)),
+        *(("temperature", value) for value in (math.inf, math.nan, -1.0)),
+        *(("top_p", value) for value in (math.nan, 1.1)),
+        *(("min_p", value) for value in (math.nan, -0.1)),
+        ("confidence_threshold", math.nan),
+        *(("stop", value) for value in ("", ("a", ""), (3,))),
+        *(("stop_token_ids", value) for value in ((-1,), (1.5,), ("7",))),
+    ]:
+        with pytest.raises(ValueError, match=f"SamplingParams.{name} = "):
+            SamplingParams(**{name: value})
+
+
+def test_one_stop_is_one_string_and_one_token() -> None:
+    params = SamplingParams(stop="abc", stop_token_ids=7)  # type: ignore[arg-type]
+    assert params.stop == ("abc",)
+    assert params.stop_token_ids == (7,)
+    assert SamplingParams(stop=["a", "b"], stop_token_ids=[1, 2]) == SamplingParams(  # type: ignore[arg-type]
+        stop=("a", "b"), stop_token_ids=(1, 2)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_trace_whose_logits_are_no_numbers_ends_with_an_error(dtype: torch.dtype) -> None:
+    """fp32 decodes in C, other types in PyTorch. One token of the vocabulary poisons what comes after it."""
+    poisoned = build(CONFIG, seed=3).to(dtype)
+    with torch.no_grad():
+        poisoned.model.embed_tokens.weight[9] = math.nan
+    generator = NativeEngine(poisoned, None, EngineSection(max_sequences=4))
+    sound, poison = generator.generate([[12, 3, 4], [5, 9, 11]], SamplingParams(max_tokens=1, temperature=0.0))
+    assert (sound.finish_reason, sound.error) == ("length", None)
+    assert poison.finish_reason == "error"
+    assert "not finite numbers" in str(poison.error)
+    assert poison.token_ids == poison.logprobs == poison.confidences == []

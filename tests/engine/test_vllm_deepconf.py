@@ -26,7 +26,7 @@ from h1r.model import save
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm")
 
 GROUP = "vllm.logits_processors"
-NAME = "h1r.engine.vllm_deepconf:DeepConf"
+NAME = "h1r.engine.vllm_plugin:DeepConf"
 VOCABULARY = 30
 
 
@@ -139,6 +139,115 @@ def test_a_request_with_arguments_that_cannot_work_is_refused(generate: Callable
             generate([PROMPTS[0]], SamplingParams(max_tokens=2, extra_args=asks))
     with pytest.raises(VLLMValidationError, match="ignore_eos leaves none"):
         generate([PROMPTS[0]], SamplingParams(ignore_eos=True, extra_args={"deepconf_threshold": 1.0}))
+
+
+HOSTILE: list[dict[str, Any]] = [
+    *({"deepconf_threshold": value} for value in (math.nan, math.inf, -math.inf, 1e301, True, "1", [1.0], {"a": 1})),
+    *(
+        {"deepconf_threshold": 1.0, name: value}
+        for name in ("deepconf_window", "deepconf_top_k")
+        for value in (0, -1, 10**9, 2**64 - 1, 1e300, math.nan, math.inf, 2.5, "20", [20], None, True)
+    ),
+    *(
+        {"deepconf_threshold": 1.0, "deepconf_end_token_ids": value}
+        for value in (
+            [], -1, [-1], 10**9, [10**9], [2**64 - 1], [2**63], 1.5, [math.nan], "7", ["7"], [[7]], {"7": 1}, True,
+            list(range(65)), [7] * 100_000, [None],
+        )
+    ),
+    *({"deepconf_threshold": 1.0, name: 1} for name in ("deepconf_", "deepconf_stop", "deepconf_" + "x" * 10**6)),
+]  # fmt: skip
+"""Arguments that no request may bring."""
+
+
+@pytest.mark.parametrize("asks", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_arguments_are_refused_where_they_come_in_and_harm_no_worker(asks: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from h1r.engine.vllm_deepconf import DeepConf
+
+    params = SamplingParams(extra_args=asks)
+    with pytest.raises(ValueError, match="deepconf") as refused:
+        DeepConf.validate_params(params)
+    assert len(str(refused.value)) < 300
+    processor = DeepConf(SimpleNamespace(model_config=None), torch.device("cpu"), False)
+    processor.update_state(BatchUpdate(1, [], [(0, params, [1], [])], []))
+    logits = torch.randn(1, VOCABULARY)
+    assert torch.equal(processor.apply(logits.clone()), logits)
+
+
+def test_the_largest_arguments_that_are_admitted_cost_little() -> None:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from h1r.engine.vllm_deepconf import MAX_END_TOKENS, MAX_TOKEN_ID, MAX_TOP_K, MAX_WINDOW, DeepConf
+
+    config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: VOCABULARY))
+    processor = DeepConf(config, torch.device("cpu"), False)
+    ends = [7, *range(MAX_TOKEN_ID - MAX_END_TOKENS + 2, MAX_TOKEN_ID + 1)]
+    asks = {
+        "deepconf_threshold": 100.0, "deepconf_window": MAX_WINDOW, "deepconf_top_k": MAX_TOP_K,
+        "deepconf_end_token_ids": ends,
+    }  # fmt: skip
+    for window in (2, 100, MAX_WINDOW):  # growing in steps wastes no more than a factor
+        params = SamplingParams(extra_args={**asks, "deepconf_window": window})
+        DeepConf.validate_params(params)
+        processor.update_state(BatchUpdate(4, [], [(i, params, [1], []) for i in range(4)], []))
+    logits = torch.randn(4, VOCABULARY)
+    assert torch.equal(processor.apply(logits.clone()), logits)
+    held = sum(t.nbytes for t in (processor.windows.sums_SR, processor.ends_SE, processor.threshold_S))
+    assert held < 16 * 2 * (MAX_WINDOW + 1) * 8 + 16 * MAX_END_TOKENS * 8 + 1000
+    # Of the ends, only the one that the model has is left; without any, the trace is not stopped.
+    assert set(processor.ends_SE[processor.slots[0][0]].tolist()) == {7}
+    outside = SamplingParams(extra_args={**asks, "deepconf_end_token_ids": ends[1:]})
+    processor.update_state(BatchUpdate(4, [], [(0, outside, [1], [])], []))
+    assert 0 not in processor.slots
+
+
+def test_a_vllm_that_the_plugin_does_not_fit_starts_and_refuses_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
+
+    from h1r.engine import vllm_plugin
+
+    assert vllm_plugin._load().__name__ == "DeepConf"
+    monkeypatch.setitem(sys.modules, "h1r.engine.vllm_deepconf", None)  # as if its import failed
+    plugin = vllm_plugin._load()
+    assert issubclass(plugin, LogitsProcessor)
+    assert issubclass(plugin, LogitsProcessorV2)
+    one = plugin(None, None)
+    plugin.validate_params(SamplingParams(extra_args={"other": 1}))
+    with pytest.raises(ValueError, match="DeepConf is not available on this server: this package does not fit"):
+        plugin.validate_params(SamplingParams(extra_args={"deepconf_threshold": 1.0}))
+    one.update_state(None)
+    assert not one.add_request(0, SamplingParams())
+    logits = torch.randn(2, VOCABULARY)
+    assert one.apply(logits, None) is logits
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        *({"h1r_temperature": value} for value in ("nan", math.inf, -1, "x", "1e400")),
+        *({"h1r_top_k": value} for value in (-1, math.inf, "many")),
+        *({"h1r_top_p": value} for value in (0, "nan", 2)),
+        *({"h1r_min_p": value} for value in (-1, "nan", 2)),
+        *({"h1r_key": value} for value in (2**63, "", "0x5", math.inf)),
+        *({"h1r_name": value} for value in (5, "n" * 1000)),
+    ],
+    ids=str,
+)
+def test_the_seeded_sampler_refuses_arguments_that_cannot_work(asks: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+
+    from h1r.engine.vllm_worker import SeededSampler
+
+    with pytest.raises(ValueError, match=r"h1r_|SamplingParams"):
+        SeededSampler.validate_params(SamplingParams(extra_args={"h1r_key": "5", **asks}))
 
 
 class Requests:
@@ -275,3 +384,40 @@ def test_a_trace_that_may_not_end_yet_ends_when_it_may() -> None:
         ended.append(int((got > -math.inf).sum()) == 1)
         output.append(1)
     assert ended == [False] * 4 + [True] * 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 9999))
+def test_rows_of_drafts_are_stopped_as_one_token_at_a_time(seed: int) -> None:
+    """A request has a row for its next token and one for each draft; some of the drafts are then refused."""
+    from h1r.engine.vllm_deepconf import DeepConf
+
+    rng, requests, slots, drafts = np.random.default_rng(seed), Requests(seed, 4, 40), 4, 3
+    lengths = np.full(slots, 5, dtype=np.int32)
+    length = SimpleNamespace(np=lengths, gpu=torch.from_numpy(lengths))
+    speculative = SimpleNamespace(num_speculative_tokens=drafts)
+    processor = DeepConf(
+        SimpleNamespace(model_config=None, speculative_config=speculative),
+        SimpleNamespace(device=torch.device("cpu"), max_num_reqs=slots, prompt_len=length, prefill_len=length),
+    )
+    for slot in range(slots):
+        processor.add_request(slot, requests.params[slot])
+    steps = [0] * slots
+    while max(steps) + drafts < 40:
+        rows = [
+            (s, steps[s] + d, d) for s in rng.permutation(slots).tolist() for d in range(rng.integers(1, drafts + 2))
+        ]
+        context = SimpleNamespace(
+            expanded_idx_mapping=torch.tensor([s for s, _, _ in rows], dtype=torch.int32),
+            expanded_local_pos=torch.tensor([d for _, _, d in rows], dtype=torch.int32),
+            idx_mapping_np=np.unique([s for s, _, _ in rows]),
+            pos=torch.tensor([5 + step - 1 for _, step, _ in rows]),
+        )
+        # What a draft leads to is other logits than what comes in its place when it is refused.
+        kept = [int(rng.integers(1, 1 + sum(s == slot for s, _, _ in rows))) for slot in range(slots)]
+        given_rows = [requests.logits[s, step] if d < kept[s] else torch.randn(VOCABULARY) for s, step, d in rows]
+        got = processor.apply(torch.stack(given_rows), context)
+        for row, (s, step, d) in zip(got, rows, strict=True):
+            if d < kept[s]:
+                assert torch.equal(row, requests.expected(s, step))
+        steps = [step + k for step, k in zip(steps, kept, strict=True)]

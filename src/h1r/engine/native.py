@@ -19,7 +19,7 @@ from h1r.engine.native_memory import MemoryPlan, budget_bytes, size_text, waves
 from h1r.engine.native_runner import Runner, runner_for
 from h1r.engine.native_slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import failed, one_per_prompt, refusal
+from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
 from h1r.model.checkpoint import load
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.progress import note
@@ -55,6 +55,7 @@ class NativeEngine:
         self._batch: Batch | None = None
         self._look: Callable[[], None] | None = None
         self._later: list[tuple[MemoryPlan, list[Request]]] = []
+        self._streaming = False
         self._announced = 0
         self._measured_graphs = 0
 
@@ -64,8 +65,18 @@ class NativeEngine:
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
-        differ in `confidence_top_k`. A request that cannot be met gives traces that say why (`Trace.error`)."""
+        differ in `confidence_top_k`, `RuntimeError` while another stream of this engine is in progress. A request that
+        cannot be met gives traces that say why (`Trace.error`)."""
         each = one_per_prompt(prompts, params)
+        if self._streaming:
+            raise RuntimeError(ONE_STREAM)
+        self._streaming = True
+        try:
+            yield from self._serve(prompts, each)
+        finally:
+            self._streaming = False
+
+    def _serve(self, prompts: Sequence[Prompt], each: list[SamplingParams]) -> Iterator[Trace]:
         config, good = self.model.config, list[Request]()
         for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
             if why := refusal(prompt, one, self.tokenizer, config.vocab_size, config.max_position_embeddings):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from h1r.engine.endings import holds_stop_string, text_of
 from h1r.engine.native_memory import MemoryPlan, group_of
-from h1r.engine.native_runner import DOUBTFUL, FULL, STOPPED, Runner
+from h1r.engine.native_runner import BROKEN, DOUBTFUL, FULL, STOPPED, Runner
 from h1r.engine.native_slots import Request, Row, Slots
 from h1r.engine.protocol import Running
 from h1r.engine.windows import recent_means
@@ -29,7 +29,8 @@ from h1r.model.cache import HybridCache
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import FinishReason, Trace
 
-_REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length"}
+_REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length", BROKEN: "error"}
+_BROKEN_LOGITS = "the model's logits are not finite numbers; its weights may hold NaN or infinite values"
 
 
 class Batch:
@@ -130,7 +131,7 @@ class Batch:
             return []
         codes = self.slots.reason[:n].tolist()
         for i, found in enumerate(stopped):
-            if found:
+            if found and codes[i] != BROKEN:
                 codes[i] = STOPPED
         leaving = [i for i, code in enumerate(codes) if code]
         return self._remove(leaving, [_REASONS[codes[i]] for i in leaving])
@@ -165,7 +166,8 @@ class Batch:
 
     def _trace(self, i: int, reason: FinishReason) -> Trace:
         row, slots = self.rows[i], self.slots
-        n = int(slots.state["count"][i])
+        broken = reason == "error"
+        n = int(slots.state["count"][i]) - broken  # the last token was drawn from what are no probabilities
         ids = slots.tokens[i, :n].tolist()
         request = row.request
         return Trace(
@@ -178,6 +180,7 @@ class Batch:
             confidences=slots.confidences[i, :n].tolist(),
             finish_reason=reason,
             seed=request.params.seed + row.sample_index,
+            error=_BROKEN_LOGITS if broken else None,
         )
 
 

@@ -23,8 +23,8 @@ from h1r.model.decode import BoundCache, Decoder, obstacle
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.model.kernels.native.build import library
 
-STOPPED, DOUBTFUL, FULL = 1, 2, 3
-"""Codes in `Slots.reason`; 0 goes on."""
+STOPPED, DOUBTFUL, FULL, BROKEN = 1, 2, 3, 4
+"""Codes in `Slots.reason`; 0 goes on. BROKEN: the logits are no numbers, so that nothing could be chosen."""
 
 
 class Runner(Protocol):
@@ -149,6 +149,7 @@ class TorchRunner:
         if doubtful is not None:
             reason.masked_fill_(doubtful, DOUBTFUL)
         reason.masked_fill_(slots.ends[:n].gather(1, choice.token[:, None]).squeeze(1), STOPPED)
+        reason.masked_fill_(choice.logprob.isnan(), BROKEN)
 
     def _decode_rows(self, n: int, length: int) -> None:
         """As `_sample_rows`, `decode` with attention through `length` positions of the cache."""

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from h1r.errors import UserError
 from h1r.records import Trace
@@ -22,8 +24,8 @@ class SamplingParams:
     """How to sample one request. Raises `ValueError` at construction for values that cannot work.
 
     n: traces per prompt, which share one prefill. temperature 0 is greedy. `seed`: trace j of a request draws from the
-    stream `seed + j`, whatever else is in the batch. `stop`: strings that end a trace, kept out of its text (their
-    tokens stay in `token_ids`). `stop_token_ids`: in addition to the model's own end tokens.
+    stream `seed + j`, whatever else is in the batch. `stop`: a string, or several, that end a trace, kept out of its
+    text (their tokens stay in `token_ids`). `stop_token_ids`: in addition to the model's own end tokens.
 
     DeepConf (arXiv 2508.15260): `confidence_top_k` tokens enter each token confidence; once `confidence_window` tokens
     exist, the trace ends when their mean confidence falls below `confidence_threshold` (nats; None: never).
@@ -43,15 +45,23 @@ class SamplingParams:
     confidence_threshold: float | None = None
 
     def __post_init__(self) -> None:
+        for name, one in (("stop", str), ("stop_token_ids", int)):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, one) else tuple(given or ()))
+        threshold = self.confidence_threshold
         checks = {
-            "n": self.n >= 1,
-            "temperature": self.temperature >= 0,
+            "n": _is_int(self.n, 1),
+            "temperature": 0 <= self.temperature < math.inf,
             "top_p": 0 < self.top_p <= 1,
-            "top_k": self.top_k >= 0,
+            "top_k": _is_int(self.top_k, 0),
             "min_p": 0 <= self.min_p <= 1,
-            "max_tokens": self.max_tokens >= 1,
-            "confidence_top_k": self.confidence_top_k >= 1,
-            "confidence_window": self.confidence_window >= 1,
+            "max_tokens": _is_int(self.max_tokens, 1),
+            "seed": _is_int(self.seed),
+            "stop": all(isinstance(stop, str) and stop for stop in self.stop),
+            "stop_token_ids": all(_is_int(token, 0) for token in self.stop_token_ids),
+            "confidence_top_k": _is_int(self.confidence_top_k, 1),
+            "confidence_window": _is_int(self.confidence_window, 1),
+            "confidence_threshold": threshold is None or not math.isnan(threshold),
         }
         for name, ok in checks.items():
             if not ok:
@@ -61,6 +71,12 @@ class SamplingParams:
     def filters(self) -> bool:
         """Whether sampling renormalises over a subset, which biases importance ratios (no RL on such traces)."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+def _is_int(value: Any, least: int | None = None) -> bool:
+    """Numpy's whole numbers are some, too; `True` is none."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and (least is None or int(value) >= least)
 
 
 Prompt = Sequence[int]
@@ -86,14 +102,15 @@ def refuse_when_all_failed(traces: Sequence[Trace]) -> None:
 
 
 class Engine(Protocol):
-    """A generator of traces. Implementations are not thread-safe; one caller drives one engine."""
+    """A generator of traces, for one caller and one stream at a time."""
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """All traces, ordered by (prompt_index, sample_index). One `SamplingParams`, or one per prompt."""
         ...
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
-        """The same traces, each as soon as it ends. Closing the iterator cancels what still runs."""
+        """The same traces, each as soon as it ends. Closing the iterator cancels what still runs; `RuntimeError` when
+        another stream of this engine has not been read to its end or closed."""
         ...
 
     def cancel(self, prompt_index: int) -> list[Trace]:

@@ -8,6 +8,8 @@ from typing import Any
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.records import Trace
 
+ONE_STREAM = "another stream of this engine is in progress; read it to its end, or close it, before the next one"
+
 
 def one_per_prompt(
     prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
@@ -25,6 +27,8 @@ def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: 
         return "the prompt is empty"
     if not 0 <= min(prompt) <= max(prompt) < vocab_size:
         return f"the prompt holds token ids outside the vocabulary of {vocab_size}"
+    if max(params.stop_token_ids, default=0) >= vocab_size:
+        return f"stop_token_ids holds ids outside the vocabulary of {vocab_size}"
     if len(prompt) + params.max_tokens > positions:
         return (
             f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} positions; "

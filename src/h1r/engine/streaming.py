@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import failed, one_per_prompt, refusal
+from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
 from h1r.records import Trace
 
 LOOK_SECONDS = 0.1
@@ -72,10 +72,13 @@ class StreamingEngine(ABC):
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
-        differ in `confidence_top_k`. A request that cannot be met gives traces that say why (`Trace.error`)."""
+        differ in `confidence_top_k`, `RuntimeError` while another stream of this engine is in progress. A request that
+        cannot be met gives traces that say why (`Trace.error`)."""
         each = one_per_prompt(prompts, params)
         if len({one.confidence_top_k for one in each}) > 1:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
+        if self._stream is not None:
+            raise RuntimeError(ONE_STREAM)
         stream = self._stream = self._open()
         try:
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):

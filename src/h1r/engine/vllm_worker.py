@@ -32,10 +32,12 @@ from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found,u
 )
 
 import h1r.engine.vllm_transfer  # noqa: F401 - registers the backend
+from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, uniform
 from h1r.engine.vllm_stream import KEY
 from h1r.engine.windows import Windows, recent_means
 
+MAX_NAME_CHARS = 200
 Recorded = tuple[list[int], list[float], list[float], list[float], int]
 """Tokens, log-probabilities, sampling log-probabilities, confidences, and after how many tokens the mean confidence
 first fell below the threshold (0: it did not)."""
@@ -251,13 +253,18 @@ class SeededSampler(TraceSampler):
             value: Any = given.get(f"h1r_{name}", default)
             try:
                 request[name] = float(value) if isinstance(default, float) else int(value)
-            except (TypeError, ValueError):
-                raise ValueError(f"h1r_{name} = {value!r} is no number") from None
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(f"h1r_{name} = {str(value)[:40]!r} is no number") from None
+        # The ranges, which are the protocol's; a top_k beyond any vocabulary would not fit a tensor.
+        SamplingParams(
+            temperature=request["temperature"], top_p=request["top_p"], top_k=request["top_k"], min_p=request["min_p"]
+        )
+        request["top_k"] = min(request["top_k"], 1 << 24)
         if not -(2**63) <= request["key"] < 2**63:
             raise ValueError("h1r_key has more than 64 bits")
         own = given.get("h1r_name")
-        if own is not None and not isinstance(own, str):
-            raise ValueError(f"h1r_name = {own!r} is no text")
+        if own is not None and not (isinstance(own, str) and len(own) <= MAX_NAME_CHARS):
+            raise ValueError(f"h1r_name = {str(own)[:40]!r} is no text of at most {MAX_NAME_CHARS} characters")
         return {**request, "own_name": own}
 
     def collect(self, names: Sequence[str]) -> list[Recorded]:

@@ -22,7 +22,7 @@ typedef struct {
 
 #define BLOCK 64
 
-enum { RUNS, STOPPED, DOUBTFUL, FULL };
+enum { RUNS, STOPPED, DOUBTFUL, FULL, BROKEN };
 
 static double uniform(int64_t key, int64_t position)
 {
@@ -204,6 +204,10 @@ static int verdict(const sampler *s, int64_t slot)
 {
     int64_t count = s->count[slot], window = s->window[slot];
     const float *confidences = s->confidences + slot * s->new_tokens;
+    if (isnan(s->logprobs[slot * s->new_tokens + count])) {
+        s->count[slot] = count + 1;
+        return BROKEN; /* some logit is no number, or infinite: there was nothing to choose from */
+    }
     s->group_sum[slot] += (double)confidences[count] - (count >= window ? (double)confidences[count - window] : 0.0);
     s->count[slot] = ++count;
     if (s->ends[slot * s->vocab + s->last[slot]]) return STOPPED;
