@@ -197,7 +197,7 @@ def test_a_result_made_to_fool_a_comparison_does_not(name, pool, outside) -> Non
     limits = dataclasses.replace(LIMITS, total_s=10.0)
     with pool.lease() as slot:
         assert judge(slot, code, "python", calls, LIMITS).passed == 0
-        failed = {number for number, _ in judge(slot, code, "python", checks, limits, stop=False).failures}
+        failed = {failure.number for failure in judge(slot, code, "python", checks, limits, stop=False).failures}
     passed = [condition for number, condition in enumerate(conditions) if number not in failed]
     assert passed == TRUE_OF.get(name, [])
     check_nothing_happened(pool, outside)

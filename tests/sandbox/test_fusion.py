@@ -99,7 +99,7 @@ def test_a_program_is_run_by_the_servers_in_turn_and_judged_here(slot, servers):
     tests = StdinTests([(str(number), str(2 * number)) for number in range(4)])
     assert judge(slot, "print(2 * int(input()))", "python", tests, LIMITS).correct
     assert [len(server.requests) for server in servers] == [2, 2]
-    assert judge(slot, "print(3 * int(input()))", "python", tests, LIMITS).failures == [(1, "wrong answer")]
+    assert judge(slot, "print(3 * int(input()))", "python", tests, LIMITS).failures == [(1, "wrong answer", "wrong")]
     assert all("output" not in request and request["stdin"] != "6" for s in servers for request in s.requests)
 
 
@@ -107,7 +107,7 @@ def test_the_limits_of_a_test_go_along(slot, servers):
     tests = StdinTests([("1", "1")])
     limits = Limits(time_s=0.5, memory_bytes=512 << 20)
     result = judge(slot, "while True: pass", "python", tests, limits)
-    assert result.failures == [(0, "time limit exceeded")]
+    assert result.failures == [(0, "time limit exceeded", "time")]
     request = servers[0].requests[0]
     assert (request["run_timeout"], request["memory_limit_MB"], request["language"]) == (0.5, 512, "python")
 
@@ -175,7 +175,7 @@ def test_code_that_does_not_compile_there_is_wrong(slot, servers):
     answer = json.dumps({"status": "Failed", "message": "", "compile_result": compiled, "run_result": None}).encode()
     servers[0].prepared = [(200, answer)]
     result = judge(slot, "int main() { return x; }", "cpp", StdinTests([("", "")]), LIMITS)
-    assert result.failures == [(0, "exit status 1: compile error")]
+    assert result.failures == [(0, "exit status 1: compile error", "crash")]
 
 
 def test_an_address_that_is_none_is_refused():

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import shutil
 import time
 
 import pytest
 
-from h1r.sandbox import Limits
-from h1r.sandbox.programs import COMPILE_LIMITS, RUNNABLE
+from h1r.sandbox import Limits, toolchains
+from h1r.sandbox.builds import COMPILE_LIMITS
+from h1r.sandbox.programs import RUNNABLE
 from h1r.sandbox.values import checked_set
 from h1r.verify.code import execute
 from h1r.verify.code.execute import judge, same_output, same_value
@@ -126,7 +126,7 @@ def test_the_limit_holds_for_one_test_and_not_for_all(slot):
     slow = "import time\ndef f(x):\n    time.sleep(0.4)\n    return x"
     assert judge(slot, slow, "python", calls, Limits(time_s=1.0, total_s=30.0)).correct
     result = judge(slot, slow, "python", calls, Limits(time_s=0.2, total_s=30.0))
-    assert result.failures == [(0, "time limit exceeded")]
+    assert result.failures == [(0, "time limit exceeded", "time")]
 
 
 def test_all_tests_together_have_a_limit_too(slot):
@@ -138,16 +138,16 @@ def test_all_tests_together_have_a_limit_too(slot):
 
 def test_the_first_failure_ends_the_run_unless_all_are_wanted(slot):
     tests = StdinTests([("1", "1"), ("2", "x"), ("3", "x"), ("4", "4")])
-    assert judge(slot, "print(input())", "python", tests, QUICK).failures == [(1, "wrong answer")]
+    assert judge(slot, "print(input())", "python", tests, QUICK).failures == [(1, "wrong answer", "wrong")]
     every = judge(slot, "print(input())", "python", tests, QUICK, stop=False)
-    assert (every.passed, [number for number, _ in every.failures]) == (2, [1, 2])
+    assert (every.passed, [failure.number for failure in every.failures]) == (2, [1, 2])
 
 
 def test_a_call_that_ends_its_process_costs_only_its_own_test(slot):
     code = "import os\ndef f(x):\n    if x == 1: os._exit(0)\n    return x"
     calls = CallTests("f", [[0], [1], [2]], expected=[0, 1, 2])
     result = judge(slot, code, "python", calls, QUICK, stop=False)
-    assert (result.passed, result.failures) == (2, [(1, "the process ended before its result")])
+    assert (result.passed, result.failures) == (2, [(1, "the process ended before its result", "crash")])
 
 
 def test_memory_is_limited(slot):
@@ -235,18 +235,22 @@ DOUBLE = {
     "cpp": "#include <iostream>\nint main() { long x; std::cin >> x; std::cout << 2 * x << std::endl; }",
     "c": "#include <stdio.h>\nint main(void) { long x; scanf(\"%ld\", &x); printf(\"%ld\\n\", 2 * x); }",
     "javascript": "console.log(2 * Number(require('fs').readFileSync(0, 'utf8')))",
+    "java": "import java.util.*;\npublic class Twice {\n  static class Inner {}\n  public static void main(String[] a)"
+    " { System.out.println(2 * new Scanner(System.in).nextLong()); } }",
+    "go": 'package main\nimport "fmt"\nfunc main() { var x int; fmt.Scan(&x); fmt.Println(2 * x) }',
+    "rust": "use std::io;\nfn main() { let mut line = String::new(); io::stdin().read_line(&mut line).unwrap();"
+    ' println!("{}", 2 * line.trim().parse::<i64>().unwrap()); }',
 }  # fmt: skip
-TOOL = {"cpp": "g++", "c": "gcc", "javascript": "node"}
 
 
 @pytest.mark.parametrize("language", RUNNABLE)
 def test_programs_of_each_language_pass_and_fail(slot, language):
-    if language in TOOL and shutil.which(TOOL[language]) is None:
-        pytest.skip(f"no {TOOL[language]}")
+    if language != "python" and toolchains.executable(language) is None:
+        pytest.skip(f"no {toolchains.TOOLS[language]}")
     tests = StdinTests([("4", "8"), ("-1", "-2")])
     assert judge(slot, DOUBLE[language], language, tests, Limits()).correct
     assert judge(slot, DOUBLE[language].replace("2 *", "3 *"), language, tests, Limits()).failures == [
-        (0, "wrong answer")
+        (0, "wrong answer", "wrong")
     ]
 
 
@@ -268,8 +272,8 @@ int main() {
 
 @pytest.mark.parametrize("language", ["c", "cpp"])
 def test_a_compiled_program_has_many_threads_and_a_deep_stack(slot, language):
-    if shutil.which(TOOL[language]) is None:
-        pytest.skip(f"no {TOOL[language]}")
+    if toolchains.executable(language) is None:
+        pytest.skip(f"no {toolchains.TOOLS[language]}")
     result = judge(slot, THREADS, language, StdinTests([("", "800000")]), Limits())
     assert result.failures == []
 
@@ -281,15 +285,15 @@ def test_code_that_does_not_compile_says_so_and_nothing_of_what_it_read(slot, tm
     for code in ("int main() { return x; }", f'#include "{secret}"\nint main() {{}}'):
         result = judge(slot, code, "cpp", tests, Limits())
         assert not result.correct
-        assert result.failures == [(0, "compile error")]
+        assert result.failures == [(0, "compile error", "crash")]
 
 
 def test_a_compilation_has_a_limit(slot, monkeypatch):
     import dataclasses
 
-    from h1r.sandbox import programs
+    from h1r.sandbox import builds
 
-    monkeypatch.setattr(programs, "COMPILE_LIMITS", dataclasses.replace(COMPILE_LIMITS, time_s=1.0, total_s=1.0))
+    monkeypatch.setattr(builds, "COMPILE_LIMITS", dataclasses.replace(COMPILE_LIMITS, time_s=1.0, total_s=1.0))
     endless = '#include "/dev/zero"\nint main() {}'
     assert not judge(slot, endless, "cpp", StdinTests([("", "")]), QUICK).correct
 

@@ -113,7 +113,7 @@ def test_the_language_that_is_asked_for_is_the_only_one(pool):
     assert pool.verify_many([problem(language="py")], [both])[0].reward == 1.0
     assert "no cpp code" in pool.verify_many([problem(language="c++")], [RIGHT])[0].error
     assert "not known" in pool.verify_many([problem(language="klingon")], [RIGHT])[0].error
-    assert "java cannot be run" in pool.verify_many([problem()], ["```java\nclass A {}\n```"])[0].error
+    assert "csharp cannot be run" in pool.verify_many([problem()], ["```csharp\nclass A {}\n```"])[0].error
 
 
 @pytest.mark.parametrize("tests", [None, [], "", {"inputs": ["1"]}, [{"input": "1"}], ["assert"], 7])

@@ -107,7 +107,7 @@ def test_a_right_result_passes_that_could_not_be_sent(slot):
 )
 def test_a_wrong_result_of_that_size_fails(wrong, slot):
     result = large(f"def f(n):\n    return {wrong} if n > 3 else [(str(i), i) for i in range(n)]\n", slot)
-    assert result.failures == [(1, "wrong answer")]
+    assert result.failures == [(1, "wrong answer", "wrong")]
 
 
 TRICKS = {
@@ -140,7 +140,7 @@ def test_no_trick_with_digests_earns_anything(name, slot):
 def test_a_result_is_not_taken_for_a_digest_where_the_reference_is_small(slot):
     code = "def f(n):\n    return [(str(i), i) for i in range(n if n == 3 else 5001)]\n"
     small = "def f(n):\n    return [(str(i), i) for i in range(min(n, 4))]\n"
-    assert large(code, slot, reference=small).failures == [(1, "output limit exceeded")]
+    assert large(code, slot, reference=small).failures == [(1, "output limit exceeded", "crash")]
 
 
 SLOW_DIGEST = """
@@ -173,4 +173,4 @@ def test_a_digest_that_does_not_end_has_a_limit(slot, monkeypatch):
     monkeypatch.setattr("h1r.verify.code.execute.DIGEST_LIMIT_S", 1.0)
     limits = dataclasses.replace(SMALL, total_s=60.0)
     endless = SLOW_DIGEST.replace("1.5", "100")
-    assert large(endless + REFERENCE, slot, limits=limits).failures == [(1, "time limit exceeded")]
+    assert large(endless + REFERENCE, slot, limits=limits).failures == [(1, "time limit exceeded", "time")]

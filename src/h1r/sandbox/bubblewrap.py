@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from h1r.sandbox.confine import SCRATCH
+from h1r.sandbox.confine import INPUT, INPUT_PATHS, SCRATCH
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")
 
@@ -43,6 +43,8 @@ def command(program: str, readable: Sequence[str], scratch_bytes: int) -> list[s
         words += ["--symlink", str(place.readlink()), path] if place.is_symlink() else ["--ro-bind", path, path]
     for device in DEVICES:
         words += ["--dev-bind", device, device]
+    for path in INPUT_PATHS:
+        words += ["--symlink", f"{SCRATCH}/{INPUT}", path]
     if not any(path == "/tmp" or path.startswith("/tmp/") for path in readable):
         words += ["--symlink", SCRATCH, "/tmp"]
     return [*words, "--size", str(scratch_bytes), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/", "--"]

@@ -22,6 +22,10 @@ UNPRIVILEGED_ID = 65534
 """The user that root becomes before it makes namespaces ("nobody", the kernel's own overflow id)."""
 INSIDE_ID = 1000
 SCRATCH = "/scratch"  # the name inside a mount namespace, which nothing readable has, as /tmp may
+INPUT = ".stdin"
+"""A run's input as a file of its folder, for programs that open it by one of `INPUT_PATHS`."""
+INPUT_PATHS = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+"""Where a run finds its input. With a root of its own these lead to the file, elsewhere the kernel's do."""
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
 _NEW_WORLD = 0x10000000 | _CLONE_NEWNS | 0x40000000 | 0x08000000 | 0x04000000  # user, mount, net, ipc, uts
@@ -119,6 +123,9 @@ def _build_root(readable: Iterable[str]) -> None:
     for descriptor, path, attributes in sources:
         _expose(descriptor, root + path, attributes)
         os.close(descriptor)
+    for path in INPUT_PATHS:
+        os.makedirs(os.path.dirname(root + path), mode=0o755, exist_ok=True)
+        os.symlink(f"{SCRATCH}/{INPUT}", root + path)
     if not os.path.lexists(root + "/tmp"):
         os.symlink(SCRATCH, root + "/tmp")
     os.mkdir(root + "/.old")

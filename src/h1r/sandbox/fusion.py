@@ -162,6 +162,7 @@ class _RemoteProgram:
     code: str
     language: str
     error: str | None = None
+    ending: Ending = "finished"
 
     def run(self, stdin: bytes, limits: Limits) -> Outcome:
         outcome = self.servers.run(self.code, self.language, stdin.decode(errors="replace"), limits)

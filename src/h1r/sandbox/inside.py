@@ -35,6 +35,8 @@ CHANNEL, PROGRAM = 3, 4
 MAX_JOB_BYTES = 256 << 20
 RECURSION_LIMIT = 50_000
 """LiveCodeBench's; the interpreter's own would fail recursive solutions that every judge accepts."""
+MAX_INT_DIGITS = 50_000
+"""Of an integer that is printed or read in decimal: LiveCodeBench's too; the interpreter's own limit is 4,300."""
 
 # fmt: off
 PRELUDE_MODULES = (
@@ -76,12 +78,32 @@ def write_files(job: dict[str, Any]) -> None:
     for name, text in job.get("files", {}).items():
         with open(name, "w", encoding="utf-8", errors="surrogatepass") as handle:
             handle.write(text)
+    for name, text in job.get("binaries", {}).items():
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+        with open(name, "wb") as binary:
+            binary.write(base64.b64decode(text))
+
+
+def read_input() -> bytes:
+    """All of the standard input."""
+    with open(0, "rb", closefd=False) as handle:
+        return handle.read()
+
+
+def become_input(content: bytes, path: str) -> None:
+    """Puts a file with the input in the place of descriptor 0, which can then be opened by its name."""
+    with open(path, "wb") as handle:
+        handle.write(content)
+    descriptor = os.open(path, os.O_RDONLY)
+    os.dup2(descriptor, 0)
+    os.close(descriptor)
 
 
 def run(job: dict[str, Any], reader: FrameReader) -> NoReturn:
     """Does the job and ends the process."""
     kind = job["kind"]
     status = 1
+    sys.set_int_max_str_digits(MAX_INT_DIGITS)
     try:
         if kind == "python":
             os.close(CHANNEL)
@@ -96,7 +118,7 @@ def run(job: dict[str, Any], reader: FrameReader) -> NoReturn:
             status = 0
         elif kind == "exec":
             os.close(CHANNEL)
-            os.execve(PROGRAM if job["argv"] is None else job["argv"][0], job["argv"] or ["program"], _environment())
+            os.execve(PROGRAM if job["argv"] is None else job["argv"][0], job["argv"] or ["program"], _environment(job))
         elif kind == "compile":
             status = _compile(job)
     except BaseException:
@@ -107,13 +129,16 @@ def run(job: dict[str, Any], reader: FrameReader) -> NoReturn:
 _QUIET = {"OPENSSL_CONF": "/dev/null"}  # node gives up when it is refused the system's, which need not exist
 
 
-def _environment() -> dict[str, str]:
+def _environment(job: dict[str, Any]) -> dict[str, str]:
+    """What a program finds in its environment; `$PWD` in the job's own part of it is the run's folder."""
+    own = {name: value.replace("$PWD", os.getcwd()) for name, value in job.get("environment", {}).items()}
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": os.getcwd(),
         "TMPDIR": os.getcwd(),
         "LANG": "C.UTF-8",
         **_QUIET,
+        **own,
     }
 
 
@@ -176,6 +201,7 @@ def serve_lines(request: dict[str, Any]) -> None:
 
     Lines of replies begin with the request's mark; what the tested code prints goes nowhere.
     """
+    sys.set_int_max_str_digits(MAX_INT_DIGITS)
     output = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -267,16 +293,31 @@ class _Server:
 
 
 def _compile(job: dict[str, Any]) -> int:
-    """Runs the compiler in a process of its own, its messages on stderr, and sends the file it made."""
+    """Runs the compiler in a process of its own, its messages on stderr, and sends what it made.
+
+    That is a file, under the name "", or all files of a folder where `output` ends in a slash.
+    """
     pid = os.fork()
     if pid == 0:
         try:
             os.dup2(2, 1)
-            os.execve(job["argv"][0], job["argv"], _environment())
+            os.execve(job["argv"][0], job["argv"], _environment(job))
         finally:
             os._exit(127)
     _, status = os.waitpid(pid, 0)
     if status == 0:
-        with open(job["output"], "rb") as handle:
-            write_all(CHANNEL, dump_frame({"file": base64.b64encode(handle.read()).decode()}))
+        write_all(CHANNEL, dump_frame({"files": {name: _as_text(path) for name, path in _made(job["output"])}}))
     return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def _made(output: str) -> list[tuple[str, str]]:
+    """(name, path) of what the compiler made."""
+    if not output.endswith("/"):
+        return [("", output)]
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk(output) for name in names]
+    return [(os.path.relpath(path, output), path) for path in paths]
+
+
+def _as_text(path: str) -> str:
+    with open(path, "rb") as handle:
+        return base64.b64encode(handle.read()).decode()

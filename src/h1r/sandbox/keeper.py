@@ -192,16 +192,21 @@ class _Keeper:
     def _lock_down(self, limits: Limits, files: bool, scratch: str | None, job: dict[str, Any]) -> None:
         namespaces = self._level == Isolation.NAMESPACES
         own_files = self._level >= Isolation.BUBBLEWRAP  # in memory, bounded together, out of the host's sight
+        given = inside.read_input() if job.get("stdin_file") else b""
         if namespaces:
-            confine.mount_scratch(limits.scratch_bytes)
+            confine.mount_scratch(limits.scratch_bytes + len(given))
         os.chdir(scratch or confine.SCRATCH)
         inside.write_files(job)
+        readable = list(self._readable)
+        if job.get("stdin_file"):
+            readable.append(f"{confine.SCRATCH if own_files else scratch}/{confine.INPUT}")
+            inside.become_input(given, readable[-1])
         confine.leave_no_core()
         confine.set_limits(limits, files_writable=files or own_files, own_user=own_files)
         confine.drop_capabilities()
         confine.no_new_privileges()
         if self._landlock_abi and scratch is not None:
-            confine.restrict_files([*self._readable, scratch], [scratch] if files or own_files else [])
+            confine.restrict_files([*readable, scratch], [scratch] if files or own_files else [])
         changes = files or own_files or self._landlock_abi >= confine.FIRST_TRUNCATION_ABI
         confine.restrict_system_calls(seccomp.Grant(limits.processes > 1, strict=not namespaces, changes=changes))
 

@@ -106,9 +106,10 @@ class Slot(Protocol):
 
 
 class Runnable(Protocol):
-    """A program that was prepared, or the error that stopped it."""
+    """A program that was prepared, or the error that stopped it, and how its compilation then ended."""
 
     error: str | None
+    ending: Ending
 
     def run(self, stdin: bytes, limits: Limits) -> Outcome: ...
 

@@ -7,49 +7,35 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from h1r.sandbox import toolchains
+from h1r.sandbox.builds import COMPILED, Build, attempts, java_command, libraries, overrides
+from h1r.sandbox.confine import INPUT_PATHS
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.runner import Sandbox
-from h1r.sandbox.session import Outcome, SandboxError
+from h1r.sandbox.session import Ending, Outcome, SandboxError
 
-RUNNABLE = ("python", "cpp", "c", "javascript")
-TOOLS = {"cpp": "g++", "c": "gcc", "javascript": "node"}
-_STANDARD = {"cpp": "-std=c++17", "c": "-std=c17"}
-COMPILE_LIMITS = Limits(
-    time_s=30.0, total_s=30.0, memory_bytes=2 << 30, processes=8, scratch_bytes=128 << 20, output_bytes=64 << 20,
-    open_files=256,
-)  # fmt: skip
-_NODE_LIMITS = {"memory": "data", "stack_bytes": 16 << 20}
-"""V8 reserves far more address space than it uses, and gives every thread of its own a stack of the limit's size."""
-_THREAD_STACKS = """
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <pthread.h>
-__attribute__((constructor)) static void small_stacks(void) {
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, 8 << 20);
-    pthread_setattr_default_np(&attributes);
-}
-"""
-"""Linked to compiled programs. A thread's stack is as large as the limit of the first one's, which is made for deep
-recursion: three threads would take all the memory."""
+RUNNABLE = ("python", "javascript", *COMPILED)
+_STANDARD = re.compile(r"cpp(\d\d)")
 _SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008  # seal, shrink, grow, write
 _ADD_SEALS = 1033
 
 
 @dataclass(slots=True)
 class Program:
-    """What `prepare` made: a job for each run, or the `error` that stopped it; `executable` is sealed, in memory."""
+    """What `prepare` made: a job for each run, or the `error` that stopped it and how the compiler then ended.
+
+    `executable` is sealed, in memory. `overrides` are the limits that the language needs to be others.
+    """
 
     sandbox: Sandbox
     job: dict[str, Any]
     error: str | None = None
+    ending: Ending = "finished"
     executable: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -63,41 +49,75 @@ class Program:
 def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Iterator[Program]:
     """Compiles what must be compiled, confined like everything else. `SandboxError` without the language's tool.
 
-    `language` is one of RUNNABLE; `ValueError` for another.
+    `language` is one of RUNNABLE, or "cpp20" and the like for C++ by a standard of one's own; `ValueError` for another.
     """
+    standard = named[1] if (named := _STANDARD.fullmatch(language)) else None
+    language = "cpp" if standard else language
     if language not in RUNNABLE:
         raise ValueError(f"{language} cannot be run here")
-    tool = shutil.which(TOOLS[language]) if language in TOOLS else ""
-    if tool is None:
-        raise SandboxError(f"no {TOOLS[language]} on this machine")
     if language == "python":
-        yield Program(sandbox, {"kind": "python", "code": code, "prelude": True})
-    elif language == "javascript":
-        heap = f"--max-old-space-size={max(limits.memory_bytes >> 21, 16)}"
-        argv = [os.path.realpath(tool), heap, "--stack-size=12000", "main.js"]
-        yield Program(sandbox, {"kind": "exec", "argv": argv, "files": {"main.js": code}}, overrides=_NODE_LIMITS)
+        program = Program(sandbox, {"kind": "python", "code": code, "prelude": True})
     else:
-        program = _compile(sandbox, code, language, tool)
-        try:
-            yield program
-        finally:
-            if program.executable is not None:
-                os.close(program.executable)
-
-
-def _compile(sandbox: Sandbox, code: str, language: str, compiler: str) -> Program:
-    source, stacks = f"main.{language}", f"stacks.{language}"
-    argv = [compiler, "-O2", _STANDARD[language], "-pipe", "-w", "-pthread", "-o", "main", source, stacks, "-lm"]
-    job = {"kind": "compile", "argv": argv, "files": {source: code, stacks: _THREAD_STACKS}, "output": "main"}
-    with sandbox.open(job, COMPILE_LIMITS, files_writable=True) as session:
-        message, ending = session.receive()
-    why = "compile error" if ending in ("failed", "finished") else f"compile error: over the limit on {ending}"
+        tool = toolchains.executable(language)
+        if tool is None:
+            raise SandboxError(f"no {toolchains.TOOLS[language]} on this machine")
+        if language == "javascript":
+            heap = f"--max-old-space-size={max(limits.memory_bytes >> 21, 16)}"
+            argv = [tool, heap, "--stack-size=12000", "main.js"]
+            program = Program(sandbox, {"kind": "exec", "argv": argv, "files": {"main.js": code}})
+        else:
+            program = _compiled(sandbox, code, language, tool, standard, limits)
+    program.overrides = overrides(language, limits)
+    if any(path in code for path in INPUT_PATHS):
+        program.job["stdin_file"] = True
     try:
-        binary = base64.b64decode((message or {})["file"], validate=True)
-    except (KeyError, TypeError, ValueError):
-        return Program(sandbox, {}, error=why)
+        yield program
+    finally:
+        if program.executable is not None:
+            os.close(program.executable)
+
+
+def _compiled(sandbox: Sandbox, code: str, language: str, tool: str, standard: str | None, limits: Limits) -> Program:
+    made: dict[str, bytes] | None = None
+    ending: Ending = "finished"
+    for build in attempts(language, code, tool, standard):
+        made, ending = _build(sandbox, build)
+        if made is not None or ending not in ("failed", "finished"):
+            break
+    if made is None:
+        over = "" if ending in ("failed", "finished") else f": over the limit on {ending}"
+        return Program(sandbox, {}, error=f"compile error{over}", ending=ending if over else "failed")
+    if language == "java":
+        try:
+            argv = java_command(tool, made, limits.memory_bytes)
+        except ValueError as error:
+            return Program(sandbox, {}, error=f"compile error: {error}", ending="failed")
+        binaries = {f"classes/{name}": base64.b64encode(content).decode() for name, content in made.items()}
+        return Program(sandbox, {"kind": "exec", "argv": argv, "binaries": binaries, "environment": libraries(tool)})
+    return Program(sandbox, {"kind": "exec", "argv": None}, executable=_in_memory(made[""]))
+
+
+def _build(sandbox: Sandbox, build: Build) -> tuple[dict[str, bytes] | None, Ending]:
+    """The files that the compiler made, a single one under the name "", or None and how it ended."""
+    job = {"kind": "compile", "argv": build.argv, "files": build.files, "output": build.output,
+           "environment": build.environment}  # fmt: skip
+    with sandbox.open(job, build.limits, files_writable=True) as session:
+        message, ending = session.receive()
+    try:
+        made = {str(name): base64.b64decode(text, validate=True) for name, text in (message or {})["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None, ending
+    return (made, ending) if made and all(map(_is_inner, made)) else (None, ending)
+
+
+def _is_inner(name: str) -> bool:
+    """Whether a name that came out of a sandbox stays below the folder that it is written to."""
+    return not os.path.isabs(name) and ".." not in name.split("/") and "\0" not in name
+
+
+def _in_memory(binary: bytes) -> int:
     executable = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(os.dup(executable), "wb") as handle:
         handle.write(binary)
     fcntl.fcntl(executable, _ADD_SEALS, _SEALS)  # no run can change it for the next
-    return Program(sandbox, {"kind": "exec", "argv": None}, executable=executable)
+    return executable

@@ -14,7 +14,6 @@ import array
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from h1r.sandbox import bubblewrap
+from h1r.sandbox import bubblewrap, toolchains
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.session import Outcome, SandboxError, Session, ready
 
@@ -55,8 +54,7 @@ def readable_paths() -> list[str]:
     """What a run sees of the files: system libraries and programs, this interpreter, its packages. All read-only."""
     wanted = ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", sys.base_prefix]
     wanted += package_paths()
-    if node := shutil.which("node"):
-        wanted.append(os.path.realpath(node))
+    wanted += toolchains.folders()
     found: list[str] = []
     for path in sorted({os.path.normpath(path) for path in wanted if os.path.lexists(path)}):
         if not any(path == outer or path.startswith(outer + "/") for outer in found):

@@ -97,6 +97,9 @@ class Session:
             self._flush(channel)
             data = _read(channel)
             if data == b"":
+                self._ended = self._sandbox.end_run(kill=True)
+                if "lost" in self._ended:
+                    raise SandboxError("the keeper died under a run")
                 return None, "failed"
             self._reader.feed(data or b"")
 

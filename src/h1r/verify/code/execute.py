@@ -19,8 +19,9 @@ from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
+from h1r.records import Reason
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import Runnable, Slot
 from h1r.sandbox.session import Ending, SandboxError
@@ -36,21 +37,39 @@ DIGEST_LIMIT_S = 60.0
 """For the digest of a result that is too large to be sent; the call that gave the result has ended by then."""
 
 _HEAD = re.compile(r":[ \t]*(?:#.*)?$")
-_WHY: dict[Ending, str] = {
-    "time": "time limit exceeded",
-    "output": "output limit exceeded",
-    "failed": "the process ended before its result",
-    "finished": "wrong answer",
+
+
+class Fault(NamedTuple):
+    """Why a test did not pass: in words, and by the reason of the verdict that follows from it."""
+
+    why: str
+    reason: Reason
+
+
+class Failure(NamedTuple):
+    """A test that did not pass, by its number from 0."""
+
+    number: int
+    why: str
+    reason: Reason
+
+
+WRONG = Fault("wrong answer", "wrong")
+_FAULTS: dict[Ending, Fault] = {
+    "time": Fault("time limit exceeded", "time"),
+    "output": Fault("output limit exceeded", "crash"),
+    "failed": Fault("the process ended before its result", "crash"),
+    "finished": WRONG,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How many tests passed, of how many. `failures` are (number of the test, why): one, unless all tests were run."""
+    """How many tests passed, of how many. Of the `failures` there is one, unless all tests were run."""
 
     passed: int
     total: int
-    failures: list[tuple[int, str]]
+    failures: list[Failure]
 
     @property
     def correct(self) -> bool:
@@ -67,14 +86,14 @@ def judge(
     try:
         return _judge(slot, code, language, tests, limits or Limits(), stop)
     except RecursionError:  # a frame that could just be read, and not be written or printed any more
-        return Result(0, size(tests), [(0, "a result that is nested too deep")])
+        return Result(0, size(tests), [Failure(0, "a result that is nested too deep", "not_readable")])
 
 
 def _judge(slot: Slot, code: str, language: str, tests: Tests, limits: Limits, stop: bool) -> Result:
     if isinstance(tests, StdinTests):
         with slot.program(code, language, limits) as program:
             if program.error:
-                return Result(0, len(tests.cases), [(0, program.error)])
+                return Result(0, len(tests.cases), [Failure(0, program.error, _FAULTS[program.ending].reason)])
             return _judge_programs(program, tests, limits, stop)
     if language != "python":
         raise ValueError(f"function tests are for Python; the solution is in {language}")
@@ -88,25 +107,22 @@ def _judge_programs(program: Runnable, tests: StdinTests, limits: Limits, stop: 
     end = time.monotonic() + limits.total_s
     for number, (given, expected) in enumerate(tests.cases):
         if time.monotonic() > end:
-            failures.append((number, f"the tests together exceed {limits.total_s:g} s"))
+            failures.append(Failure(number, f"the tests together exceed {limits.total_s:g} s", "time"))
             break
         outcome = program.run(given.encode("utf-8", "surrogatepass"), limits)
         if outcome.ending == "failed":
             raise SandboxError("a run was lost")
         if outcome.ending != "finished":
-            why: str | None = _WHY[outcome.ending]
+            fault: Fault | None = _FAULTS[outcome.ending]
         elif outcome.status != 0:
-            why = f"exit status {outcome.status}: {_last_line(outcome.stderr)}"
+            fault = Fault(f"exit status {outcome.status}: {_last_line(outcome.stderr)}", "crash")
         else:
-            why = (
-                None
-                if same_output(outcome.stdout.decode(errors="replace"), expected, tests.tolerance)
-                else "wrong answer"
-            )
-        if why is None:
+            same = same_output(outcome.stdout.decode(errors="replace"), expected, tests.tolerance)
+            fault = None if same else WRONG
+        if fault is None:
             passed += 1
         else:
-            failures.append((number, why))
+            failures.append(Failure(number, *fault))
             if stop:
                 break
     return Result(passed, len(tests.cases), failures)
@@ -151,18 +167,18 @@ def _judge_calls(slot: Slot, code: str, tests: CallTests, limits: Limits, stop: 
     may_be_large = [isinstance(value, Digest) for value in expected]
     calls = _calls(slot, _parts(tests.setup, code, tests.entry), tests, limits, may_be_large)
     with contextlib.closing(calls):
-        for number, (value, why) in enumerate(calls):
-            if why is None:
+        for number, (value, fault) in enumerate(calls):
+            if fault is None:
                 if atol == 0 and _is_floats(expected[number]):
                     atol = FLOAT_ATOL  # from here on, as EvalPlus has it
                 if tests.tuples_are_lists and isinstance(value, tuple):
                     value = list(value)
                 if not same_value(value, expected[number], atol, tests.rule, tests.arguments[number]):
-                    why = "wrong answer"
-            if why is None:
+                    fault = WRONG
+            if fault is None:
                 passed += 1
             else:
-                failures.append((number, why))
+                failures.append(Failure(number, *fault))
                 if stop:
                     break
     return Result(passed, len(tests.arguments), failures)
@@ -170,8 +186,8 @@ def _judge_calls(slot: Slot, code: str, tests: CallTests, limits: Limits, stop: 
 
 def _calls(
     slot: Slot, parts: list[str], tests: CallTests, limits: Limits, may_be_large: Sequence[bool]
-) -> Generator[tuple[Any, str | None], None, None]:
-    """(value, None) or (None, why) for each call, in order. After one that ended its process, a new one goes on.
+) -> Generator[tuple[Any, Fault | None], None, None]:
+    """(value, None) or (None, fault) for each call, in order. After one that ended its process, a new one goes on.
 
     Where a result may be larger than `output_bytes` it comes as a `Digest`, whose making has a time limit of its own.
     """
@@ -182,9 +198,11 @@ def _calls(
     while number < total:
         with slot.calls(job, limits) as session:
             message, ending = session.receive()
-            _, why = _value(message, ending)
-            if why is not None or time.monotonic() > end:
-                yield from [(None, f"before the first call: {why or _WHY['time']}")] * (total - number)
+            _, fault = _value(message, ending)
+            if fault is None and time.monotonic() > end:
+                fault = _FAULTS["time"]
+            if fault is not None:
+                yield from [(None, _before("call", fault))] * (total - number)
                 return
             sent, alive = number, True
             while alive and number < total:
@@ -204,10 +222,14 @@ def _calls(
 _SOLUTION_CLASS = re.compile(r"^class\s+Solution\b", re.MULTILINE)
 
 
-def _value(message: dict[str, Any] | None, ending: Ending, may_be_large: bool = False) -> tuple[Any, str | None]:
-    """What a frame of the tested code says: (value, None), or (None, why) for anything that is no value."""
+def _before(what: str, fault: Fault) -> Fault:
+    return Fault(f"before the first {what}: {fault.why}", fault.reason)
+
+
+def _value(message: dict[str, Any] | None, ending: Ending, may_be_large: bool = False) -> tuple[Any, Fault | None]:
+    """What a frame of the tested code says: (value, None), or (None, fault) for anything that is no value."""
     if message is None:
-        return None, _WHY[ending]
+        return None, _FAULTS[ending]
     if "value" in message:
         form = message["value"]
         if may_be_large and isinstance(form, dict) and form.get("!") == "digest":
@@ -215,9 +237,9 @@ def _value(message: dict[str, Any] | None, ending: Ending, may_be_large: bool = 
         try:
             return decode(form), None
         except ValueError as error:
-            return None, f"a result that is {error}"
+            return None, Fault(f"a result that is {error}", "not_readable")
     raised, text = (value if isinstance(value, str) else "" for value in (message.get("raised"), message.get("text")))
-    return None, f"{raised[:100]}: {text[:200]}"
+    return None, Fault(f"{raised[:100]}: {text[:200]}", "crash")
 
 
 def _reference_results(slot: Slot, tests: CallTests, limits: Limits) -> list[Any]:
@@ -233,9 +255,9 @@ def _reference_results(slot: Slot, tests: CallTests, limits: Limits) -> list[Any
     patient = dataclasses.replace(limits, time_s=limits.time_s * 10, total_s=limits.total_s * 10)
     may_be_large = [tests.rule == "equal" and tests.atol == 0] * len(tests.arguments)
     results = []
-    for number, (value, why) in enumerate(_calls(slot, [tests.reference], tests, patient, may_be_large)):
-        if why is not None:
-            raise ValueError(f"the reference fails on call {number}: {why}")
+    for number, (value, fault) in enumerate(_calls(slot, [tests.reference], tests, patient, may_be_large)):
+        if fault is not None:
+            raise ValueError(f"the reference fails on call {number}: {fault.why}")
         results.append(value is not None if tests.rule == "not_none" else value)
     with _references_lock:
         _references[key] = results
@@ -289,12 +311,12 @@ def _judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop
     parts = _parts(tests.setup, code, tests.entry)
     passed, failures, first = 0, [], 0
     while first < len(tests.tests):
-        reports, why = _check_from(slot, parts, tests, first, limits, stop)
+        reports, fault = _check_from(slot, parts, tests, first, limits, stop)
         passed += sum(report is None for report in reports)
-        failures += [(first + number, report) for number, report in enumerate(reports) if report is not None]
+        failures += [Failure(first + number, *report) for number, report in enumerate(reports) if report is not None]
         first += len(reports)
-        if why is not None and first < len(tests.tests):
-            failures.append((first, why))
+        if fault is not None and first < len(tests.tests):
+            failures.append(Failure(first, *fault))
             first += 1
         if failures and stop:
             break
@@ -303,37 +325,43 @@ def _judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop
 
 def _check_from(
     slot: Slot, parts: list[str], tests: CheckTests, first: int, limits: Limits, stop: bool
-) -> tuple[list[str | None], str | None]:
+) -> tuple[list[Fault | None], Fault | None]:
     """The report of each test from `first` on (None: passed), and why the next one has none, if so."""
     nonce = secrets.token_hex(16)
     asking = {"kind": "checks", "setup": _complete(tests.setup), "tests": tests.tests[first:], "names": tests.names,
               "stop": stop, "nonce": nonce}  # fmt: skip
-    reports: list[str | None] = []
+    reports: list[Fault | None] = []
     with (
         slot.calls({"kind": "calls", "code": parts, "prelude": tests.prelude}, limits) as tested,
         slot.checks(asking, limits) as checker,
     ):
         message, ending = tested.receive()
-        _, why = _value(message, ending)
-        if why is not None:
-            return [f"before the first test: {why}"] * (len(tests.tests) - first), None
+        _, fault = _value(message, ending)
+        if fault is not None:
+            return [_before("test", fault)] * (len(tests.tests) - first), None
         while len(reports) < len(tests.tests) - first:
             message, ending = checker.receive()
             if message is None:
-                return reports, f"the test code: {_WHY[ending]}"
+                return reports, Fault(f"the test code: {_FAULTS[ending].why}", _FAULTS[ending].reason)
             if "nonce" in message:
                 genuine = hmac.compare_digest(str(message["nonce"]), nonce) and message.get("test") == len(reports)
                 passes = genuine and message.get("passed") is True
-                reports.append(None if passes else str(message.get("error") or "no genuine report")[:500])
+                reports.append(None if passes else _reported(message))
                 if not passes and stop:
                     break
                 continue
             reply, ending = tested.ask(message)
             if reply is None:
-                return reports, _WHY[ending]
+                return reports, _FAULTS[ending]
             kept = ("value",) if "value" in reply else ("raised", "text")
             checker.send({key: reply.get(key) for key in kept})
     return reports, None
+
+
+def _reported(message: dict[str, Any]) -> Fault:
+    """A test that fails: by its assertion, or by an error that the tested code raised in it."""
+    error = str(message.get("error") or "no genuine report")[:500]
+    return Fault(error, "wrong" if error.startswith("AssertionError") else "crash")
 
 
 def _parts(setup: str, code: str, entry: str | None) -> list[str]:

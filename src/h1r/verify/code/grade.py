@@ -28,7 +28,7 @@ from h1r.sandbox.fusion import URL_VARIABLE
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import SandboxPool
 from h1r.sandbox.session import SandboxError
-from h1r.verify.code.execute import Result, judge
+from h1r.verify.code.execute import Failure, Result, judge
 from h1r.verify.code.extract import LANGUAGES, extract_code
 from h1r.verify.code.problem_tests import StdinTests, Tests, TestsError, parse_tests, sampled
 
@@ -75,27 +75,30 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
         language = _language(problem, tests)
         solution = extract_code(answer, language)
         if solution is None:
-            return Verdict(0.0, parts, error=f"no {language or ''} code in the answer".replace("  ", " "))
+            why = f"no {language or ''} code in the answer".replace("  ", " ")
+            return Verdict(0.0, parts, error=why, reason="not_extracted")
         extracted = solution.code[:MAX_EXTRACTED_CHARS]
         if len(solution.code) > MAX_CODE_CHARS:
-            return Verdict(0.0, parts, extracted, error=f"more than {MAX_CODE_CHARS} characters of code")
+            why = f"more than {MAX_CODE_CHARS} characters of code"
+            return Verdict(0.0, parts, extracted, error=why, reason="not_readable")
         given = problem.metadata.get("limits") or {}
         limits = Limits(**{name: given[name] for name in _LIMIT_NAMES if name in given})
         result = _judge(pool, solution.code, language or solution.language or "python", tests, limits)
     except (TestsError, ValueError, TypeError) as error:
-        return Verdict(0.0, parts, extracted, error=f"the tests cannot be used: {error}")
+        return Verdict(0.0, parts, extracted, error=f"the tests cannot be used: {error}", reason="unscored")
     except SandboxError as error:
-        return Verdict(0.0, parts, extracted, error=f"the sandbox failed: {error}")
+        return Verdict(0.0, parts, extracted, error=f"the sandbox failed: {error}", reason="unscored")
     except UserError:
         raise
     except Exception as error:  # a defect here, or tests like no others: it costs this verdict, and not the run
-        return Verdict(0.0, parts, extracted, error=f"no verdict ({type(error).__name__}: {error})"[:300])
+        why = f"no verdict ({type(error).__name__}: {error})"[:300]
+        return Verdict(0.0, parts, extracted, error=why, reason="unscored")
     parts |= {"tests_passed": float(result.passed), "tests_total": float(result.total)}
-    why = None
-    if not result.correct:
-        number, reason = result.failures[0] if result.failures else (0, "not every test was run")
-        why = f"test {number + 1} of {result.total}: {reason}"
-    return Verdict(float(result.correct), parts, extracted, why)
+    if result.correct:
+        return Verdict(1.0, parts, extracted)
+    failure = result.failures[0] if result.failures else Failure(0, "not every test was run", "unscored")
+    why = f"test {failure.number + 1} of {result.total}: {failure.why}"
+    return Verdict(0.0, parts, extracted, error=why, reason=failure.reason)
 
 
 def _tests(problem: Problem) -> Tests:
