@@ -34,7 +34,7 @@ from h1r.verify.math.types import (
     Value,
     Words,
 )
-from h1r.verify.math.units import DEGREE, RADIAN, Unit, agree
+from h1r.verify.math.units import DEGREE, RADIAN, Unit, agree, in_kelvin, is_temperature
 from h1r.verify.math.value import DECIMAL_RELATIVE, DECIMAL_SLACK, approximate, constant_ratio, same_value
 
 INFINITE_SLACK = Fraction(10**30)
@@ -137,10 +137,23 @@ def _same_quantity(left: Value, right: Value, options: Options) -> bool:
     for one, other in ((left, right), (right, left)):
         if one.unit == DEGREE and _is_in_radians(other, options):
             return same_value(("mul", one.node, _RADIANS), other.node, slack, relative) is True
+    if options.units != "ignored" and _are_on_other_scales(left.unit, right.unit):
+        return same_value(_in_kelvin(left), _in_kelvin(right), slack, relative) is True
     return any(
         same_value(_scaled(left.node, one), _scaled(right.node, other), slack, relative) is True
         for one, other in _factors(left.unit, right.unit, options)
     )
+
+
+def _are_on_other_scales(left: Unit | None, right: Unit | None) -> bool:
+    """Whether both units are of temperature, and not the same."""
+    return bool(left and right) and left != right and is_temperature(left) and is_temperature(right)
+
+
+def _in_kelvin(value: Value) -> Node:
+    assert value.unit is not None
+    factor, shift = in_kelvin(value.unit)
+    return ("add", ("mul", ("num", factor), value.node), ("num", shift))
 
 
 def _is_in_radians(value: Value, options: Options) -> bool:

@@ -10,8 +10,10 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from h1r.verify.math.clean import OVER_REALS, clean
 from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN, UnreadableError, parse, variables
-from h1r.verify.math.text import MAX_LIST_ITEMS, OVER_REALS, bracketed, clean, refusal, split_top, split_with, squeeze
+from h1r.verify.math.quantities import compound
+from h1r.verify.math.text import MAX_LIST_ITEMS, bracketed, refusal, split_top, split_with, squeeze
 from h1r.verify.math.types import (
     Answer,
     Based,
@@ -120,6 +122,8 @@ def _read(text: str, depth: int) -> Answer:
         return _choice(text, flat, match, depth)
     if words := _words(text):
         return _reals() if words in _ALL_REALS else Words(flat, words)
+    if quantity := compound(text):
+        return Value(flat, *quantity)
     if "," in text or _SPACED_NUMBER.match(text):
         text = _without_thousands(text)
     if r"\begin" in text:

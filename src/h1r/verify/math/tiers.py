@@ -21,12 +21,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.records import Problem, Verdict
+from h1r.verify.math.clean import clean
 from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
 from h1r.verify.math.symbolic import is_readable, symbolic
-from h1r.verify.math.text import clean, squeeze
+from h1r.verify.math.text import squeeze
 from h1r.verify.response.extract import last_boxed
 
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)

@@ -17,73 +17,23 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN
+from h1r.verify.math.unit_table import AMBIGUOUS, UNITS, Dimensions
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A product of powers of base units and a factor: cm^2 is ({metre: 2}, 1/10000). "Apples" are not `known`."""
+    """A product of powers of base units and a factor: cm^2 is ((metre, 2),) and 1/10000. "Apples" are not `known`."""
 
-    powers: frozenset[tuple[str, int]]
+    powers: Dimensions
     factor: Fraction = Fraction(1)
     known: bool = True
 
 
 MAX_UNIT_CHARS = 80
-PERCENT = Unit(frozenset((("percent", 1),)), Fraction(1, 100))
-DEGREE = Unit(frozenset((("degree", 1),)))
-RADIAN = Unit(frozenset((("radian", 1),)))
+PERCENT = Unit((("percent", 1),), Fraction(1, 100))
+DEGREE = Unit((("degree", 1),))
+RADIAN = Unit((("radian", 1),))
 
-
-def _table() -> dict[str, tuple[str, Fraction]]:
-    names: dict[str, tuple[str, Fraction]] = {}
-
-    def add(base: str, factor: Fraction | int, *spellings: str) -> None:
-        for spelling in spellings:
-            names[spelling] = (base, Fraction(factor))
-
-    prefixes = (("", "", 1), ("k", "kilo", 1000), ("c", "centi", Fraction(1, 100)), ("m", "milli", Fraction(1, 1000)))
-    for short, long, scale in (*prefixes, ("d", "deci", Fraction(1, 10)), ("n", "nano", Fraction(1, 10**9))):
-        add("metre", scale, f"{short}m", f"{long}metre", f"{long}meter")
-    for short, long, scale in prefixes:
-        add("gram", scale, f"{short}g", f"{long}gram")
-        add("litre", scale, f"{short}L", f"{short}l", f"{long}litre", f"{long}liter")
-        add("watt", scale, f"{short}W", f"{long}watt")
-        add("joule", scale, f"{short}J", f"{long}joule")
-        add("newton", scale, f"{short}N", f"{long}newton")
-    add("metre", Fraction(254, 10000), "inch", "inche")
-    add("metre", Fraction(3048, 10000), "ft", "foot", "feet")
-    add("metre", Fraction(9144, 10000), "yd", "yard")
-    add("metre", Fraction(1609344, 1000), "mi", "mile")
-    add("gram", Fraction(45359237, 100000), "lb", "pound")
-    add("gram", Fraction(45359237, 1600000), "oz", "ounce")
-    add("second", 1, "s", "sec", "second")
-    add("second", 60, "min", "minute")
-    add("second", 3600, "h", "hr", "hour")
-    add("second", 86400, "day")
-    add("second", 604800, "week")
-    add("month", 1, "month")
-    add("month", 12, "year", "yr")
-    add("month", 120, "decade")
-    add("dollar", 1, "dollar", "usd")
-    add("dollar", Fraction(1, 100), "cent", "¢")
-    add("euro", 1, "euro", "€")
-    add("sterling", 1, "£")
-    add("degree", 1, "degree", "deg")
-    add("radian", 1, "radian", "rad")
-    add("percent", Fraction(1, 100), "percent", "percentage", "pct", "%")
-    add("kelvin", 1, "K", "kelvin")
-    add("volt", 1, "V", "volt")
-    add("ampere", 1, "A", "amp", "ampere")
-    add("hertz", 1, "Hz", "hertz")
-    add("pascal", 1, "Pa", "pascal")
-    add("mole", 1, "mol", "mole")
-    add("unit", 1, "unit")
-    return names
-
-
-_UNITS = _table()
-_AMBIGUOUS = frozenset(("m", "g", "l", "s", "h", "L", "W", "J", "N", "K", "V", "A"))
-"""Also names of unknowns: units only in upright type, or after a number and a blank (`12 m`)."""
 
 _FRACTIONS = (
     *("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "twelfth", "hundredth", "thousandth"),
@@ -102,50 +52,121 @@ NO_UNIT = frozenset(
 _FILLER = frozenset(("the", "a", "an", "of", "in", "about", "total", "exactly", "each", "and"))
 _BEFORE = {"square": 2, "sq": 2, "cubic": 3}
 AFTER_UNIT = {"squared": 2, "cubed": 3}
-_MARKED = f"{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*{WORD_CLOSE}"
-_TAIL = re.compile(
-    rf"(?:(?: ?[*/] ?| )?(?:{_MARKED}|(?<![A-Za-zµ¢€£\\])[A-Za-zµ¢€£]++(?!\()|\\?%|\\degree(?![A-Za-z]))"
-    r"(?: ?\^ ?(?:\{ ?-?\d ?\}|\d))?)+ ?$"
+_PIECE = re.compile(
+    rf"(?P<marked>{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*+{WORD_CLOSE})|(?P<bare>[A-Za-zµ¢€£₹¥ΩÅ]++)|(?P<sign>\\?%)"
+    r"|(?P<degree>\\degree(?![A-Za-z]))|\^ ?\{? ?(?P<exponent>-?\d) ?\}?(?!\d)|(?P<slash>/)"
+    r"|(?P<times>\*|\\cdot(?![A-Za-z]))|(?P<blank> ++)|(?P<other>\\(?:[A-Za-z]++|.)|.)",
+    re.DOTALL,
 )
-_MARKED_TAIL = re.compile(rf"(?: ?{_MARKED}(?: ?\^ ?(?:\{{ ?-?\d ?\}}|\d))?)+ ?$")
-_PIECE = re.compile(rf"({_MARKED})|( ?)([A-Za-zµ¢€£]+)|\\?(%)|\\(degree)|\^ ?\{{? ?(-?\d)|(/)")
 NO_WORD = re.compile(r"[+=*^<>\\]|(?<!\w)-(?!\w)")
 """What no word has."""
-_SQUARED = re.compile(r"([A-Za-zµ]*[A-Za-z])([23])")
-_CURRENCY = re.compile(r"(-?) ?(\\\$|€|£)")
-_NUMBER = re.compile(r"[-+]?[\d.,]+(?:/\d+)?")
-_SYMBOLS = {r"\$": "dollar", "€": "euro", "£": "sterling"}
+_POWER = re.compile(r"([A-Za-zµΩÅ]++)(?:([23])|\^\{?(-?\d)\}?)")
+_JOINT_AT_END = re.compile(r" ?(?:\*|\\cdot)\Z")
+_BELOW = re.compile(r"/ ?\(([^()/]*+)\)")
+_CURRENCY = re.compile(
+    rf"(-?) ?(?:(US ?\\\$|\\\$|€|£|₹|¥)|{WORD_OPEN}? ?(Rs|INR|USD|EUR|GBP)\b\.? ?{WORD_CLOSE}? ?(?=[-\d\\]))"
+)
+_NUMBER = re.compile(r"[-+]?[\d.,]++(?:/\d+)?+(?: ?(?:\\cdot|\\times|\*) ?10\^(?:\{-?\d+\}|\d))?+")
+_SYMBOLS = {
+    r"\$": "dollar",
+    r"US\$": "dollar",
+    r"US \$": "dollar",
+    "€": "euro",
+    "£": "sterling",
+    "₹": "rupee",
+    "¥": "yen",
+    "Rs": "rupee",
+    "INR": "rupee",
+    "USD": "dollar",
+    "EUR": "euro",
+    "GBP": "sterling",
+}
+_SCALES_OF_MONEY = re.compile(rf"\A(-?[\d.,]++) ?{WORD_OPEN}? ?(k|K|m|M|mn|b|B|bn|T|tn) ?{WORD_CLOSE}?")
+_MONEY = {"k": 3, "m": 6, "b": 9, "t": 12}
+_TEMPERATURES: dict[str, tuple[Fraction, Fraction]] = {
+    "kelvin": (Fraction(1), Fraction(0)),
+    "celsius": (Fraction(1), Fraction(27315, 100)),
+    "fahrenheit": (Fraction(5, 9), Fraction(45967, 180)),
+}
+"""Scales of temperature: kelvins = factor * value + shift."""
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
     """(value, unit) of a cleaned answer; the whole text and None when what stands at its end is no unit."""
     if match := _CURRENCY.match(text):
-        value, unit = split_unit(text[match.end() :].strip())
-        return f"{match[1]}{value}", unit or Unit(frozenset(((_SYMBOLS[match[2]], 1),)))
-    for tail in (_TAIL, _MARKED_TAIL):
-        match = tail.search(text, max(0, len(text) - MAX_UNIT_CHARS))
-        if match and (value := text[: match.start()].rstrip()):
-            unit = read_unit(match[0], _NUMBER.fullmatch(value) is not None)
+        rest = text[match.end() :].strip()
+        if scaled := _SCALES_OF_MONEY.fullmatch(rest):
+            rest = rf"{scaled[1]} \cdot 10^{{{_MONEY[scaled[2][0].lower()]}}}"
+        value, unit = split_unit(rest)
+        return f"{match[1]}{value}", unit or Unit(((_SYMBOLS[match[2] or match[3]], 1),))
+    window = max(0, len(text) - MAX_UNIT_CHARS)
+    pieces = list(_PIECE.finditer(text, window))
+    for kinds in (_ANY, _IN_TEXT):
+        first = _first_of_unit(pieces, kinds)
+        if first is not None and (value := text[: pieces[first].start()].rstrip()):
+            tail = text[pieces[first].start() :]
+            unit = read_unit(tail, _NUMBER.fullmatch(value) is not None, value != text[: pieces[first].start()])
+            if unit and pieces[first].lastgroup == "marked":
+                value = _JOINT_AT_END.sub("", value)
             if unit:
                 return value, unit
     return text, None
 
 
+_ANY = frozenset(("marked", "bare", "sign", "degree"))
+_IN_TEXT = frozenset(("marked",))
+_JOINTS = frozenset(("slash", "times"))
+
+
+def _first_of_unit(pieces: list[re.Match[str]], kinds: frozenset[str]) -> int | None:
+    """The index of the first of the pieces at the end that may be one unit: names, powers, and what joins them."""
+    first = None
+    index = len(pieces) - 1
+    while index >= 0:
+        kind = pieces[index].lastgroup or ""
+        if kind in kinds:
+            first = index
+        elif kind in _JOINTS:
+            if first is None or kinds is _IN_TEXT:
+                break
+            first = index if kind == "slash" else first
+        elif kind not in ("blank", "exponent"):
+            break
+        index -= 1
+    if first == 0 and pieces[0].start() > 0:
+        return None  # it may begin before what is looked at
+    return first
+
+
 @lru_cache(maxsize=1024)
-def read_unit(text: str, after_number: bool = True) -> Unit | None:
+def read_unit(text: str, after_number: bool = True, blank: bool = False) -> Unit | None:
     """The unit that a text names; None when bare letters in it are more likely unknowns.
 
-    Words that are no units count only where no unit stands beside them: "10 inches tall" is a length.
+    `blank`: one stood before it. Words that are no units count only where no unit stands beside them: "10 inches
+    tall" is a length.
     """
     known, unknown = _Product(), _Product()
     product, sign, power = known, 1, 1
-    for marked, blank, bare, percent, degree, exponent, slash in _PIECE.findall(text):
-        if exponent:
-            product.raise_last(int(exponent))
-        words = marked.strip(WORD_OPEN + WORD_CLOSE) or bare or percent or degree or slash
-        for piece in words.replace("/", " / ").split():
+    for match in _PIECE.finditer(_BELOW.sub(_all_below, text)):
+        kind = match.lastgroup or ""
+        if kind == "exponent":
+            product.raise_last(int(match["exponent"]))
+            continue
+        if kind == "blank":
+            blank = True
+            continue
+        bare = match[0] if kind == "bare" else ""
+        words = match[0].strip(WORD_OPEN + WORD_CLOSE).replace("·", " ").replace(r"\cdot", " ").lstrip("\\")
+        if kind == "times":
+            continue
+        pieces = words.replace("/", " / ").split()
+        for place, piece in enumerate(pieces):
             word = piece.strip(".,()")
             lower = word.lower()
+            if lower == "in" and place == len(pieces) - 1 and not (known.powers or unknown.powers):
+                if bare and not (blank and after_number):
+                    return None
+                word = lower = "inch"
             if lower in NO_UNIT:
                 return None
             if lower in ("per", "/"):
@@ -157,47 +178,62 @@ def read_unit(text: str, after_number: bool = True) -> Unit | None:
                     return None  # a number squared
                 product.raise_last(AFTER_UNIT[lower])
             elif word and lower not in _FILLER:
+                if raised := _POWER.fullmatch(word):  # cm2, s^-2
+                    power *= int(raised[2] or raised[3])
+                    word, lower = raised[1], raised[1].lower()
                 if NO_WORD.search(word):
                     return None
-                if match := _SQUARED.fullmatch(word):  # cm2
-                    word, lower, power = match[1], match[1].lower(), power * int(match[2])
-                name = next((name for name in (word, lower, lower.removesuffix("s")) if name in _UNITS), None)
-                if bare and not _is_word(bare, name, bool(blank), after_number, beside=bool(known.powers)):
+                name = next((name for name in (word, lower, lower.removesuffix("s")) if name in UNITS), None)
+                if bare and not _is_word(bare, name, blank, after_number, beside=bool(known.powers)):
                     return None
                 product = known if name else unknown
-                base, factor = _UNITS[name] if name else (lower.removesuffix("s"), Fraction(1))
-                product.multiply(base, factor, power * sign)
+                factor, dimensions = UNITS[name] if name else (Fraction(1), ((lower.removesuffix("s"), 1),))
+                product.multiply(dimensions, factor, power * sign)
                 power = 1
+        blank = False
     product = known if known.powers else unknown
     if len(product.powers) > 1:
         product.powers.pop("radian", None)  # rad/s is 1/s
-    return Unit(frozenset(product.powers.items()), product.factor, product is known) if product.powers else None
+    if product.powers.get("degree") == 1 and not product.powers.keys().isdisjoint(_TEMPERATURES):
+        product.powers.pop("degree")
+    return product.unit(product is known)
+
+
+def _all_below(match: re.Match[str]) -> str:
+    """What stands in brackets under a fraction bar is all below it: J/(mol K) is J/mol/K."""
+    return "/" + match[1].replace(r"\cdot", "*").strip()
 
 
 def _is_word(bare: str, name: str | None, blank: bool, after_number: bool, beside: bool) -> bool:
     """Whether bare letters are a word or a unit, and no unknowns; `beside` another unit any unit is one."""
     if name is None:
         return blank and len(bare) > 2
-    return beside or name not in _AMBIGUOUS or (blank and after_number)
+    return beside or name not in AMBIGUOUS or (blank and after_number)
 
 
 class _Product:
     def __init__(self) -> None:
         self.powers: dict[str, int] = {}
         self.factor = Fraction(1)
-        self.last: tuple[str, Fraction, int] | None = None
+        self.last: tuple[Dimensions, Fraction, int] | None = None
 
-    def multiply(self, base: str, factor: Fraction, power: int) -> None:
-        self.powers[base] = self.powers.get(base, 0) + power
+    def multiply(self, dimensions: Dimensions, factor: Fraction, power: int) -> None:
+        for base, exponent in dimensions:
+            self.powers[base] = self.powers.get(base, 0) + exponent * power
+            if not self.powers[base]:
+                del self.powers[base]
         self.factor *= factor**power
-        self.last = base, factor, power
+        self.last = dimensions, factor, power
 
     def raise_last(self, exponent: int) -> None:
         """What was multiplied last was meant to this power."""
         if self.last:
-            base, factor, power = self.last
-            self.multiply(base, factor, power * (exponent - 1))
+            dimensions, factor, power = self.last
+            self.multiply(dimensions, factor, power * (exponent - 1))
             self.last = None
+
+    def unit(self, known: bool) -> Unit | None:
+        return Unit(tuple(sorted(self.powers.items())), self.factor, known) if self.powers else None
 
 
 def agree(left: Unit | None, right: Unit | None) -> list[tuple[Fraction, Fraction]]:
@@ -210,4 +246,16 @@ def agree(left: Unit | None, right: Unit | None) -> list[tuple[Fraction, Fractio
             return [(Fraction(1), Fraction(1))]
         scaled = (Fraction(1), Fraction(1, 100)) if left is None else (Fraction(1, 100), Fraction(1))
         return [(Fraction(1), Fraction(1)), scaled]
+    if DEGREE in (left, right) and (is_temperature(left) or is_temperature(right)):
+        return [(Fraction(1), Fraction(1))]  # which degrees has not been said
     return [(left.factor, right.factor)] if left.powers == right.powers else []
+
+
+def is_temperature(unit: Unit | None) -> bool:
+    return unit is not None and len(unit.powers) == 1 and unit.powers[0][1] == 1 and unit.powers[0][0] in _TEMPERATURES
+
+
+def in_kelvin(unit: Unit) -> tuple[Fraction, Fraction]:
+    """(factor, shift) with kelvins = factor * value + shift, of a unit of temperature."""
+    factor, shift = _TEMPERATURES[unit.powers[0][0]]
+    return factor * unit.factor, shift

@@ -7,6 +7,12 @@
 Equality at random points is Schwartz-Zippel's test: a false "equal" needs a difference that vanishes at all of them.
 Points are functions of the names, so that a verdict does not depend on what was graded before.
 
+Values that agree at DIGITS are evaluated once more at CONFIRM_DIGITS. So a constant below the first precision
+(e^{-180}, or what tells 1 + (1/2)^{300} from 1) is not taken for zero, and what only rounding left (e^{i pi} + 1) is.
+
+An unknown inside a floor or a ceiling that bears the name of an integer (n, k, m) is one: formulas with such are
+compared at INTEGER_POINTS whole numbers, most of them consecutive.
+
 A decimal stands for a rounded value: it equals what lies within DECIMAL_SLACK of it (six decimals, as in `math-verify`)
 and within DECIMAL_RELATIVE, so that two small numbers do not become equal by rounding to nothing.
 
@@ -27,11 +33,16 @@ import mpmath  # type: ignore[import-untyped]
 from h1r.verify.math.parse import Node, mentions, variables
 
 DIGITS = 60
+CONFIRM_DIGITS = 1_000
+CONFIRM_DIGITS_OF_GAMMA = 200
+"""Factorials of what is no whole number take long at many digits."""
 MAX_BITS = 1 << 16
 MAX_MAGNITUDE = 200_000
 BUDGET = 1 << 22
 POINTS = 8
 MIN_POINTS = 3
+INTEGER_POINTS = 56
+INTEGER_NAMES = frozenset("jklmnpqKLMN")
 DECIMAL_SLACK = Fraction(1, 2_000_000)
 DECIMAL_RELATIVE = Fraction(1, 100_000)
 _TOLERANCE = mpmath.mpf(10) ** -45
@@ -57,6 +68,8 @@ def same_value(left: Node, right: Node, slack: Fraction = Fraction(0), relative:
         return _same_constant(left, right, slack, relative)
     if any(not variables(side) and _value_or_none(side, {}, True) is None for side in (left, right)):
         return None  # a constant that has no value, or none within bounds, has none at any point
+    if integers := _rounded_integers(left) | _rounded_integers(right):
+        return _same_at_integers(left, right, unknowns, integers, slack, relative)
     is_complex = mentions(left, "i") or mentions(right, "i")
     for scale, wide_open in ((1, is_complex), (0, is_complex), (16, is_complex), (1, True)):
         agreed = 0
@@ -67,10 +80,46 @@ def same_value(left: Node, right: Node, slack: Fraction = Fraction(0), relative:
                 continue
             if not _close(values[0], values[1], slack, relative):
                 return False
+            if _needs_confirmation(values, slack, relative, agreed == 0) and not _confirmed(left, right, point):
+                return False
             agreed += 1
         if agreed >= MIN_POINTS:
+            if scale and (_rounds(left) or _rounds(right)):  # at no random point anything jumps
+                return _same_at_integers(left, right, unknowns, unknowns, slack, relative) is not False
             return True
     return None
+
+
+def _rounds(node: Node) -> bool:
+    return node[0] in ("floor", "ceil") or any(_rounds(part) for part in node[1:] if isinstance(part, tuple))
+
+
+def _rounded_integers(node: Node, inside: bool = False) -> frozenset[str]:
+    """The unknowns with the name of an integer that a floor or a ceiling rounds."""
+    if node[0] == "var":
+        return frozenset((node[1],)) if inside and node[1].partition("_")[0] in INTEGER_NAMES else frozenset()
+    inside = inside or node[0] in ("floor", "ceil")
+    return frozenset().union(*(_rounded_integers(part, inside) for part in node[1:] if isinstance(part, tuple)))
+
+
+def _same_at_integers(
+    left: Node, right: Node, unknowns: frozenset[str], integers: frozenset[str], slack: Fraction, relative: Fraction
+) -> bool | None:
+    """Whether two trees agree wherever both are defined: `integers` at 1, 2, 3, ..., the other unknowns at reals."""
+    agreed = 0
+    for index in range(INTEGER_POINTS):
+        point = {}
+        for place, name in enumerate(sorted(unknowns)):
+            whole = 1 + (index if place == 0 else index * (2 * place + 5) % (INTEGER_POINTS - 3))
+            whole += 9_972 if index % 7 == 6 else 0
+            point[name] = _context().mpf(whole) if name in integers else _coordinate(name, index % POINTS, 1)
+        values = [_value_or_none(side, point, False) for side in (left, right)]
+        if values[0] is None or values[1] is None:
+            continue
+        if not _close(values[0], values[1], slack, relative):
+            return False
+        agreed += 1
+    return True if agreed >= INTEGER_POINTS // 2 else None
 
 
 def constant_ratio(left: Node, right: Node) -> Fraction | float | None:
@@ -120,7 +169,10 @@ def _same_constant(left: Node, right: Node, slack: Fraction, relative: Fraction)
     if known is not None and found is not None:
         return known == found or abs(known - found) <= min(slack, relative * max(abs(known), abs(found)))
     try:
-        return _close(_evaluate(left, {}), _evaluate(right, {}), slack, relative)
+        values = [_evaluate(left, {}), _evaluate(right, {})]
+        if not _close(values[0], values[1], slack, relative):
+            return False
+        return not _needs_confirmation(values, slack, relative, True) or _confirmed(left, right, {})
     except (ArithmeticError, ValueError, TypeError):
         return None
 
@@ -130,6 +182,40 @@ def _close(left: Any, right: Any, slack: Fraction = Fraction(0), relative: Fract
     if gap <= _TOLERANCE * size or size < _TOLERANCE:
         return True
     return bool(gap <= float(slack) and gap <= float(relative) * size)
+
+
+def _needs_confirmation(values: list[Any], slack: Fraction, relative: Fraction, first: bool) -> bool:
+    """Whether a gap that is small at DIGITS has to be looked at with more: the first one, and any between tiny values.
+
+    A gap that a decimal allows needs none.
+    """
+    size, gap = max(map(abs, values)), abs(values[0] - values[1])
+    if slack and gap <= float(slack) and gap <= float(relative) * size:
+        return False
+    return first or bool(size < _TOLERANCE)
+
+
+def _confirmed(left: Node, right: Node, point: dict[str, Any]) -> bool:
+    """Whether two values that agree at DIGITS agree at CONFIRM_DIGITS; True when these exceed the bounds."""
+    context = _context()
+    digits = CONFIRM_DIGITS_OF_GAMMA if _has_gamma(left) or _has_gamma(right) else CONFIRM_DIGITS
+    try:
+        coarse = [_evaluate(side, point) for side in (left, right)]
+        context.dps = digits
+        fine = [_evaluate(side, point) for side in (left, right)]
+        negligible = context.mpf(10) ** (-digits * 9 // 10)
+        for index, (rough, value) in enumerate(zip(coarse, fine, strict=True)):
+            if abs(value) < negligible and abs(value - rough) > _TOLERANCE * abs(value):
+                fine[index] = context.mpf(0)  # nothing of it was known before: it is what rounding left
+        return bool(abs(fine[0] - fine[1]) <= negligible * max(map(abs, fine)))
+    except (ArithmeticError, ValueError, TypeError):
+        return True
+    finally:
+        context.dps = DIGITS
+
+
+def _has_gamma(node: Node) -> bool:
+    return node[0] in ("factorial", "binom") or any(_has_gamma(part) for part in node[1:] if isinstance(part, tuple))
 
 
 def _coordinate(name: str, index: int, scale: int) -> Any:
