@@ -5,6 +5,7 @@
 "ordered": true        the elements of a bare list count in their order, as a tuple's do
 "units": "required"    a value with a unit and one without differ (default "optional": the question has named it);
          "ignored"     units are not compared at all
+"form": "factored"     the answer has this form (`forms` lists them; default "auto": what the question's words ask for)
 "accept": ["B", ...]   other reference answers, each of which is right
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from h1r.errors import UserError
 from h1r.records import Problem
+from h1r.verify.math.forms import NAMES
 
 UNITS = ("optional", "required", "ignored")
 MAX_DECIMALS = 15
@@ -30,6 +32,7 @@ class Options:
     ordered: bool = False
     units: Literal["optional", "required", "ignored"] = "optional"
     accept: tuple[str, ...] = ()
+    form: str = "auto"
 
 
 DEFAULT = Options()
@@ -60,4 +63,6 @@ def _checked(given: Mapping[str, Any]) -> Options:
     accept = given.get("accept", ())
     if not isinstance(accept, list | tuple) or not all(isinstance(answer, str) for answer in accept):
         raise ValueError("`accept` is no list of texts")
-    return Options(decimals, tolerance, ordered, units, tuple(accept))
+    if (form := given.get("form", "auto")) not in NAMES:
+        raise ValueError(f"`form` is {form!r}; give one of {', '.join(NAMES)}")
+    return Options(decimals, tolerance, ordered, units, tuple(accept), form)

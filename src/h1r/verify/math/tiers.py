@@ -17,6 +17,7 @@ Numbers are compared exactly, and to 6 decimals beside a written decimal, unless
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -26,6 +27,7 @@ from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
+from h1r.verify.math.restated import objection
 from h1r.verify.math.symbolic import is_readable, symbolic
 from h1r.verify.math.text import squeeze
 from h1r.verify.response.extract import last_boxed
@@ -100,10 +102,12 @@ def _first_tier(problem: Problem, found: str | None) -> Verdict | None:
         return Verdict(0.0, error=r"no readable \boxed{} answer" if problem.verifier == "math" else "no answer found")
     references = (problem.answer, *options.accept)
     verdicts = [tier_one(reference, found, options) for reference in references]
-    open_still = None in verdicts and True not in verdicts and is_readable(found)
-    if open_still and any(is_readable(_known(reference)) for reference in references):
+    if True in verdicts:
+        equal = [reference for reference, verdict in zip(references, verdicts, strict=True) if verdict]
+        return _equal(problem, equal, found, options)
+    if None in verdicts and is_readable(found) and any(is_readable(_known(reference)) for reference in references):
         return None
-    return Verdict(float(True in verdicts), extracted=found)
+    return Verdict(0.0, extracted=found)
 
 
 def _both_tiers(problem: Problem, found: str | None) -> Verdict:
@@ -111,8 +115,19 @@ def _both_tiers(problem: Problem, found: str | None) -> Verdict:
     if verdict is not None:
         return verdict
     assert found is not None
-    references = (problem.answer, *options_of(problem).accept)
-    return Verdict(float(any(symbolic(_known(reference), found) for reference in references)), extracted=found)
+    options = options_of(problem)
+    equal = [reference for reference in (problem.answer, *options.accept) if symbolic(_known(reference), found)]
+    return _equal(problem, equal, found, options)
+
+
+def _equal(problem: Problem, references: Sequence[str], found: str, options: Options) -> Verdict:
+    """The verdict on an answer that equals some references: it earns unless it restates the question, or the form."""
+    why: str | None = None
+    for reference in references:
+        why = objection(problem.question, _known(reference), _unboxed(found), options.form)
+        if why is None:
+            return Verdict(1.0, extracted=found)
+    return Verdict(0.0, extracted=found, error=why)
 
 
 @lru_cache(maxsize=8192)
