@@ -10,8 +10,9 @@ from h1r.sandbox import Limits, toolchains
 from h1r.sandbox.builds import COMPILE_LIMITS
 from h1r.sandbox.programs import RUNNABLE
 from h1r.sandbox.values import checked_set
-from h1r.verify.code import execute
-from h1r.verify.code.execute import judge, same_output, same_value
+from h1r.verify.code import run_checks
+from h1r.verify.code.compare import same_output, same_value
+from h1r.verify.code.execute import judge
 from h1r.verify.code.problem_tests import CallTests, CheckTests, StdinTests, parse_tests
 
 QUICK = Limits(time_s=1.0, total_s=4.0)
@@ -306,8 +307,8 @@ def test_function_tests_are_for_python_only(slot):
 def test_a_report_without_the_nonce_of_its_run_is_no_pass(slot, monkeypatch):
     """The test code of one run cannot vouch for another: the parent expects its own number, drawn anew."""
     nonces = iter(["a" * 32, "b" * 32])
-    monkeypatch.setattr(execute.secrets, "token_hex", lambda _: next(nonces))
-    monkeypatch.setattr(execute.hmac, "compare_digest", lambda given, own: given == own and given == "b" * 32)
+    monkeypatch.setattr(run_checks.secrets, "token_hex", lambda _: next(nonces))
+    monkeypatch.setattr(run_checks.hmac, "compare_digest", lambda given, own: given == own and given == "b" * 32)
     tests = CheckTests(["assert f() == 1"], ["f"])
     assert not judge(slot, "def f(): return 1", "python", tests, QUICK).correct
     assert judge(slot, "def f(): return 1", "python", tests, QUICK).correct

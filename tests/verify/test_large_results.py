@@ -158,7 +158,7 @@ def test_the_time_for_the_digest_is_not_the_tests(slot):
 
 
 def test_time_that_was_asked_for_is_given_once_and_for_large_results_only(slot, monkeypatch):
-    monkeypatch.setattr("h1r.verify.code.execute.DIGEST_LIMIT_S", 2.0)
+    monkeypatch.setattr("h1r.verify.code.run_calls.DIGEST_LIMIT_S", 2.0)
     ask = "import json, os, struct, time\nb = json.dumps({'large': True}).encode()\n"
     ask += "def more(): os.write(3, struct.pack('!I', len(b)) + b)\n"
     endless = "def f(n):\n    while n > 3:\n        more()\n        time.sleep(0.5)\n"
@@ -170,7 +170,7 @@ def test_time_that_was_asked_for_is_given_once_and_for_large_results_only(slot, 
 
 
 def test_a_digest_that_does_not_end_has_a_limit(slot, monkeypatch):
-    monkeypatch.setattr("h1r.verify.code.execute.DIGEST_LIMIT_S", 1.0)
+    monkeypatch.setattr("h1r.verify.code.run_calls.DIGEST_LIMIT_S", 1.0)
     limits = dataclasses.replace(SMALL, total_s=60.0)
     endless = SLOW_DIGEST.replace("1.5", "100")
     assert large(endless + REFERENCE, slot, limits=limits).failures == [(1, "time limit exceeded", "time")]

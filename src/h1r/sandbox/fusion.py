@@ -58,7 +58,7 @@ sys.path.insert(0, ".")
 from h1r.sandbox.inside import serve_lines
 serve_lines(json.load(sys.stdin))
 """
-_SENT_MODULES = ("inside", "values", "structures", "digest")
+_SENT_MODULES = ("inside", "served", "values", "structures", "digest", "untrusted_json")
 
 
 class FusionServers:

@@ -28,8 +28,8 @@ from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 from h1r.sandbox import structures
-from h1r.sandbox.digest import digest, is_beyond
-from h1r.sandbox.values import FrameReader, decode, dump_frame, encode, read_frame, write_all
+from h1r.sandbox.served import Server, reply
+from h1r.sandbox.values import FrameReader, dump_frame, read_frame, write_all
 
 CHANNEL, PROGRAM = 3, 4
 MAX_JOB_BYTES = 256 << 20
@@ -190,10 +190,10 @@ def _serve_calls(job: dict[str, Any], reader: FrameReader) -> None:
     value is there, and then its digest.
     """
     announce = partial(write_all, CHANNEL, dump_frame({"large": True}))
-    server = _Server(_fresh_main(prelude() if job.get("prelude") else {}), announce)
-    write_all(CHANNEL, dump_frame(_reply(partial(server.load, job["code"]))))
+    server = Server(_fresh_main(prelude() if job.get("prelude") else {}), announce)
+    write_all(CHANNEL, dump_frame(reply(partial(server.load, job["code"]))))
     while (message := read_frame(CHANNEL, reader)) is not None:
-        write_all(CHANNEL, dump_frame(_reply(partial(server.do, message))))
+        write_all(CHANNEL, dump_frame(reply(partial(server.do, message))))
 
 
 def serve_lines(request: dict[str, Any]) -> None:
@@ -206,90 +206,10 @@ def serve_lines(request: dict[str, Any]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    server = _Server(_fresh_main(prelude() if request["prelude"] else {}))
+    server = Server(_fresh_main(prelude() if request["prelude"] else {}))
     actions = [partial(server.load, request["code"]), *(partial(server.do, item) for item in request["messages"])]
     for action in actions:
-        write_all(output, f"{request['mark']} {json.dumps(_reply(action))}\n".encode())
-
-
-def _reply(action: Callable[[], Any]) -> dict[str, Any]:
-    try:
-        return {"value": action()}
-    except BaseException as error:
-        return _raised(error)
-
-
-def _raised(error: BaseException) -> dict[str, Any]:
-    try:
-        text = str(error)[:500]
-    except BaseException:
-        text = ""
-    return {"raised": type(error).__name__, "text": text}
-
-
-_ACTIONS: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": repr, "list": list}
-
-
-class _Server:
-    """The tested names, and the objects that results referred to, by number."""
-
-    def __init__(self, module: types.ModuleType, announce: Callable[[], None] = lambda: None) -> None:
-        self.module = module
-        self.announce = announce
-        self.kept: list[Any] = []
-
-    def load(self, parts: list[str]) -> bool:
-        for part in parts:
-            exec(compile(part, "solution.py", "exec", dont_inherit=True), self.module.__dict__)
-        return True
-
-    def do(self, message: dict[str, Any]) -> Any:
-        target = self._target(message["target"])
-        action = message["do"]
-        if action == "get":
-            result = getattr(target, message["name"])
-        elif action == "item":
-            result = target[self._decode(message["key"])]
-        elif action in _ACTIONS:
-            result = _ACTIONS[action](target)
-        else:
-            args = [self._decode(item) for item in message["args"]]
-            result = target(*args, **{name: self._decode(item) for name, item in message.get("kwargs", {}).items()})
-        if "digest_beyond" in message and is_beyond(result, message["digest_beyond"]):
-            self.announce()
-            return {"!": "digest", "v": digest(result)}
-        return encode(result, self._keep if message.get("objects") else None)
-
-    def _target(self, target: Any) -> Any:
-        """A number of a kept object, or a dotted name; `Solution().name` is a method of a fresh instance."""
-        if isinstance(target, int):
-            return self.kept[target]
-        names = self.module.__dict__
-        first, *rest = target.split(".")
-        found = names[first[:-2]]() if first.endswith("()") else names[first]
-        for name in rest:
-            found = getattr(found, name)
-        return found
-
-    def _keep(self, value: Any) -> dict[str, Any]:
-        kind = type(value).__name__
-        if kind == "ListNode":
-            return {"!": "ListNode", "v": encode(structures.list_values(value))}
-        if kind == "TreeNode":
-            return {"!": "TreeNode", "v": encode(structures.tree_values(value))}
-        self.kept.append(value)
-        return {"!": "object", "v": len(self.kept) - 1, "callable": callable(value)}
-
-    def _decode(self, form: Any) -> Any:
-        return decode(form, self._refer)
-
-    def _refer(self, form: dict[str, Any]) -> Any:
-        if form["!"] == "object":
-            return self.kept[form["v"]]
-        names = self.module.__dict__
-        if form["!"] == "ListNode":
-            return structures.list_node(decode(form["v"]), names.get("ListNode", structures.ListNode))
-        return structures.tree_node(decode(form["v"]), names.get("TreeNode", structures.TreeNode))
+        write_all(output, f"{request['mark']} {json.dumps(reply(action))}\n".encode())
 
 
 def _compile(job: dict[str, Any]) -> int:

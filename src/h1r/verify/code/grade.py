@@ -28,8 +28,9 @@ from h1r.sandbox.fusion import URL_VARIABLE
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import SandboxPool
 from h1r.sandbox.session import SandboxError
-from h1r.verify.code.execute import Failure, Result, judge
+from h1r.verify.code.execute import judge
 from h1r.verify.code.extract import LANGUAGES, extract_code
+from h1r.verify.code.outcome import Failure, Result
 from h1r.verify.code.problem_tests import StdinTests, Tests, TestsError, parse_tests, sampled
 
 WORKERS_VARIABLE = "H1R_SANDBOX_WORKERS"

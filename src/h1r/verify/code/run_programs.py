@@ -1,0 +1,43 @@
+"""Programs that read an input and write an output."""
+
+from __future__ import annotations
+
+import time
+
+from h1r.sandbox.limits import Limits
+from h1r.sandbox.pool import Runnable
+from h1r.sandbox.session import SandboxError
+from h1r.verify.code.compare import same_output
+from h1r.verify.code.outcome import FAULTS, WRONG, Failure, Fault, Result
+from h1r.verify.code.problem_tests import StdinTests
+
+
+def judge_programs(program: Runnable, tests: StdinTests, limits: Limits, stop: bool) -> Result:
+    passed, failures = 0, []
+    end = time.monotonic() + limits.total_s
+    for number, (given, expected) in enumerate(tests.cases):
+        if time.monotonic() > end:
+            failures.append(Failure(number, f"the tests together exceed {limits.total_s:g} s", "time"))
+            break
+        outcome = program.run(given.encode("utf-8", "surrogatepass"), limits)
+        if outcome.ending == "failed":
+            raise SandboxError("a run was lost")
+        if outcome.ending != "finished":
+            fault: Fault | None = FAULTS[outcome.ending]
+        elif outcome.status != 0:
+            fault = Fault(f"exit status {outcome.status}: {_last_line(outcome.stderr)}", "crash")
+        else:
+            same = same_output(outcome.stdout.decode(errors="replace"), expected, tests.tolerance)
+            fault = None if same else WRONG
+        if fault is None:
+            passed += 1
+        else:
+            failures.append(Failure(number, *fault))
+            if stop:
+                break
+    return Result(passed, len(tests.cases), failures)
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else ""
