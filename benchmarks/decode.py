@@ -33,14 +33,14 @@ import torch
 
 from decode_peers import VLLM, LlamaCpp, generate
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
-from h1r.engine.native_runner import NativeRunner
-from h1r.engine.native_slots import Slots
+from h1r.engine.native.engine import NativeEngine
+from h1r.engine.native.runner import NativeRunner
+from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
+from h1r.kernels import select
 from h1r.model import HybridForCausalLM, build, save
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
-from h1r.model.kernels import select
 from h1r.progress import note, quiet
 from peers import GEOMETRIES
 

@@ -24,7 +24,7 @@ answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import torch
 from vllm import LLM, SamplingParams
-from h1r.engine.vllm_limits import block_tokens, cache_bytes_for
+from h1r.engine.vllm.limits import block_tokens, cache_bytes_for
 from h1r.model.checkpoint import read_config
 from pathlib import Path
 

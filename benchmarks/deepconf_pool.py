@@ -21,7 +21,7 @@ from h1r.config import Recipe, load_recipe
 from h1r.data.chat import prompt_ids
 from h1r.data.split import split_problems
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.errors import UserError
 from h1r.evals.stages import last_trained
 from h1r.model import load

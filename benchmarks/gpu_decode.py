@@ -37,14 +37,14 @@ import torch
 
 from decode_peers import VLLM
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
-from h1r.engine.native_graphs import GraphRunner
+from h1r.engine.native.engine import NativeEngine
+from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
+from h1r.kernels import select
 from h1r.model import HybridForCausalLM
 from h1r.model.config import HybridConfig, preset
 from h1r.model.hf_config import to_hf
-from h1r.model.kernels import select
 from h1r.progress import note, quiet
 from h1r.records import Trace
 

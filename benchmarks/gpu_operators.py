@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from h1r.kernels import Kernels
+from h1r.kernels.layout import Layout
+from h1r.kernels.mamba_ssm import MAMBA_SSM
+from h1r.kernels.mamba_ssm import obstacle as mamba_ssm_obstacle
+from h1r.kernels.torch.operators import TORCH
 from h1r.model.config import HybridConfig
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.mamba_ssm import MAMBA_SSM
-from h1r.model.kernels.mamba_ssm import obstacle as mamba_ssm_obstacle
-from h1r.model.kernels.portable import TORCH
-from h1r.model.layout import Layout
 
 TOLERANCE = 1e-2  # of ‖out - exact‖ / ‖exact‖ in bf16
 Operator = Callable[..., Tensor]
@@ -92,7 +92,7 @@ def cases(config: HybridConfig, lengths: list[int], device: str = "cuda") -> dic
 
 def kernel_sets() -> tuple[dict[str, Kernels], dict[str, str]]:
     """The sets that can run on this machine, and why the others cannot."""
-    from h1r.model.kernels.triton import TRITON
+    from h1r.kernels.triton import TRITON
 
     sets, missing = {"triton": TRITON, "torch": TORCH}, {}
     if why := mamba_ssm_obstacle("cuda"):
@@ -194,9 +194,9 @@ def time_operators(
 
 def sweep_scan(config: HybridConfig, name: str, lengths: list[int], repeats: int) -> list[dict[str, Any]]:
     """The scan with other tile sizes, one changed at a time; the chunk too."""
-    from h1r.model.kernels.triton import TRITON
+    from h1r.kernels.triton import TRITON
 
-    module = importlib.import_module("h1r.model.kernels.triton.scan")
+    module = importlib.import_module("h1r.kernels.triton.scan")
     usual = module.BLOCKS
     tries: list[tuple[str, Any, int]] = [("as shipped", usual, config.mamba_chunk_size)]
     tries += [(f"chunk {n}", usual, n) for n in (64, 128, 256) if n != config.mamba_chunk_size]

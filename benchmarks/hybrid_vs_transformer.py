@@ -40,7 +40,7 @@ from typing import Any
 
 import torch
 
-from h1r.engine.vllm_limits import block_tokens
+from h1r.engine.vllm.limits import block_tokens
 from h1r.model import HybridForCausalLM
 from h1r.model.config import HybridConfig, preset
 from h1r.model.hf_config import to_hf

@@ -34,9 +34,9 @@ from typing import Any
 
 import torch
 
+from h1r.kernels import select
+from h1r.kernels.layout import Layout
 from h1r.model import HybridForCausalLM
-from h1r.model.kernels import select
-from h1r.model.layout import Layout
 from h1r.train.losses import token_logprobs
 from h1r.train.memory import keep_freed_memory
 from peers import GEOMETRIES, pair

@@ -25,15 +25,15 @@ def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_seque
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     installed = importlib.metadata.entry_points(group="vllm.logits_processors")
-    plugin = [] if any("h1r." in one.value for one in installed) else ["h1r.engine.vllm_plugin:DeepConf"]
+    plugin = [] if any("h1r." in one.value for one in installed) else ["h1r.engine.vllm.plugin:DeepConf"]
     # `vllm serve` looks for a package named vllm, which the build for CPUs is not.
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--host", "127.0.0.1",
         "--port", str(port), "--dtype", "float32", "--mamba-ssm-cache-dtype", "float32",
         "--max-model-len", str(max_model_len), "--max-num-seqs", str(max_sequences), "--enforce-eager",
         "--skip-tokenizer-init", "--kv-cache-memory-bytes", str(1 << 26),
-        "--logits-processors", *plugin, "h1r.engine.vllm_worker:SeededSampler", "paced:Paced",
-        "--worker-extension-cls", "h1r.engine.vllm_worker.WorkerExtension",
+        "--logits-processors", *plugin, "h1r.engine.vllm.worker:SeededSampler", "paced:Paced",
+        "--worker-extension-cls", "h1r.engine.vllm.worker.WorkerExtension",
         "--weight-transfer-config", '{"backend": "h1r_files"}',
     ]  # fmt: skip
     settings = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1"}

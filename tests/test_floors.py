@@ -10,11 +10,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
     {"config", "endpoints", "records", "run", "errors", "files", "progress", "recipe_text"},
-    {"model", "sandbox"},
-    {"engine", "verify"},
-    {"data"},
+    {"kernels", "sandbox"},
+    {"model", "verify"},
+    {"engine", "data"},
     {"scaling", "train"},
     {"evals", "parity", "serve"},
+    {"report"},
     {"__main__", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [

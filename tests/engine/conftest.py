@@ -21,10 +21,10 @@ from engine_subjects import CONFIG, SECTION, Letters
 from geometries import randomised
 from recorded import RecordedRunner
 
-from h1r.engine import native
-from h1r.engine.native import NativeEngine
+from h1r.engine.native import engine as native
+from h1r.engine.native.engine import NativeEngine
+from h1r.kernels import select
 from h1r.model import HybridForCausalLM, save
-from h1r.model.kernels import select
 from serving import PACE_FILES, vllm_server
 
 
@@ -41,7 +41,7 @@ def vllm_installed() -> None:
 
 @pytest.fixture(scope="module")
 def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     checkpoint = save(model, tmp_path_factory.mktemp("model"))
     engine = VLLMEngine(checkpoint, Letters(), SECTION, in_process=True)
@@ -59,7 +59,7 @@ def served(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def server_engine(served: str) -> Any:
-    from h1r.engine.vllm_server import VLLMServer
+    from h1r.engine.server.engine import VLLMServer
 
     return VLLMServer(served, Letters(), SECTION)
 

@@ -12,7 +12,7 @@ from geometries import SMALL, randomised
 
 from h1r.config import EngineSection
 from h1r.engine.choose import Following, open_engine
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from h1r.engine import native_bytes, native_graphs, native_runner
+from h1r.engine.native import graphs, memory_bytes, runner
+from h1r.kernels import select
 from h1r.model import build
 from h1r.model.config import preset
-from h1r.model.kernels import select
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_the_check_of_graphs_against_single_steps_passes_and_can_fail(
 
             return replay
 
-    for module in (native_runner, native_bytes):
+    for module in (runner, memory_bytes):
         monkeypatch.setattr(module, "with_graphs", lambda model, enforce_eager: not enforce_eager)
-    monkeypatch.setattr(native_graphs, "CudaCapture", Capture)
+    monkeypatch.setattr(graphs, "CudaCapture", Capture)
     bench, model = script("gpu_decode"), build(preset("tiny"), 0)
     row = bench.check_row("tiny", model)
     assert row["ok"]

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from peak import Peak
 
-from h1r.engine.native_bytes import prefill_bytes, runner_bytes
-from h1r.engine.native_runner import TorchRunner
-from h1r.engine.native_slots import Slots
+from h1r.engine.native.memory_bytes import prefill_bytes, runner_bytes
+from h1r.engine.native.runner import TorchRunner
+from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
+from h1r.kernels import select
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig, preset
 from h1r.model.hybrid import HybridForCausalLM
-from h1r.model.kernels import select
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
-from h1r.engine.native_runner import DOUBTFUL, FULL, STOPPED, NativeRunner, TorchRunner
-from h1r.engine.native_slots import Slots
+from h1r.engine.native.engine import NativeEngine
+from h1r.engine.native.runner import DOUBTFUL, FULL, STOPPED, NativeRunner, TorchRunner
+from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
+from h1r.kernels import select
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
 from h1r.model.decode import Decoder
 from h1r.model.hybrid import HybridForCausalLM
-from h1r.model.kernels import select
 
 WIDE = HybridConfig(
     vocab_size=130, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,

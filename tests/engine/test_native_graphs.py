@@ -11,16 +11,17 @@ from geometries import SMALL, randomised
 from recorded import HostWaitError, RecordedRunner, Recording
 
 from h1r.config import EngineSection
-from h1r.engine import native, native_bytes, native_graphs, native_runner
-from h1r.engine.native import NativeEngine
-from h1r.engine.native_bytes import runner_bytes
-from h1r.engine.native_graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
-from h1r.engine.native_runner import TorchRunner, runner_for
-from h1r.engine.native_slots import Slots
+from h1r.engine.native import engine as native
+from h1r.engine.native import graphs, memory_bytes, runner
+from h1r.engine.native.engine import NativeEngine
+from h1r.engine.native.graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
+from h1r.engine.native.memory_bytes import runner_bytes
+from h1r.engine.native.runner import TorchRunner, runner_for
+from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
+from h1r.kernels import select
 from h1r.model.cache import HybridCache
 from h1r.model.hybrid import HybridForCausalLM
-from h1r.model.kernels import select
 from h1r.records import Trace
 
 PROMPTS = [[5, 9, 11], [12, 3, 4, 4, 21, 30, 8] * 4, [2], [33, 1, 17, 9, 25]]
@@ -216,9 +217,9 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> type:
         def __call__(self, step: Callable[[], None]) -> Callable[[], object]:
             return step
 
-    for module in (native_runner, native_bytes):
+    for module in (runner, memory_bytes):
         monkeypatch.setattr(module, "with_graphs", lambda model, enforce_eager: not enforce_eager)
-    monkeypatch.setattr(native_graphs, "CudaCapture", Capture)
+    monkeypatch.setattr(graphs, "CudaCapture", Capture)
     return Capture
 
 
@@ -285,7 +286,7 @@ def test_enforce_eager_without_a_gpu_says_that_it_changes_nothing(
 
 
 def test_the_graph_used_longest_ago_goes_first(model: HybridForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_graphs, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
     runner, slots = RecordedRunner(model, positions=1), Slots(2, SMALL.vocab_size, 4)
     cache = HybridCache.allocate(SMALL, 2, 40, model.dtype)
     runner.begin(cache, slots, [SamplingParams()])

@@ -13,21 +13,21 @@ import torch
 from geometries import SMALL, randomised
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
-from h1r.engine.native_batch import Batch, Prefill
+from h1r.engine.native.batch import Batch, Prefill
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
+from h1r.kernels import select
 from h1r.model.hybrid import HybridForCausalLM
-from h1r.model.kernels import select
 
 _CHILD = """
 import json, re, sys, torch
 from pathlib import Path
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.model import build
 from h1r.model.config import preset
-from h1r.model.kernels import select
+from h1r.kernels import select
 
 sequences, prompt, new, calls, kernels = json.loads(sys.argv[1])
 # Keys and values, recurrent state, vocabulary and weights all weigh something here.
@@ -162,7 +162,7 @@ def test_running_sequences_decode_between_the_chunks_of_a_long_prompt(
 
 
 def test_traces_of_a_prompt_prefill_once_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    from h1r.engine.native_runner import NativeRunner
+    from h1r.engine.native.runner import NativeRunner
 
     seen: list[int] = []
     prefill = NativeRunner.prefill

@@ -1,7 +1,7 @@
 """What an engine shows of traces that have not ended."""
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Running, SamplingParams
 from h1r.model import HybridForCausalLM
 

@@ -18,7 +18,7 @@ from geometries import SMALL, random_ids, randomised
 
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.vllm_limits import block_tokens, unsupported
+from h1r.engine.vllm.limits import block_tokens, unsupported
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save
 from h1r.records import Trace
@@ -55,7 +55,7 @@ def started(
     """An engine, and the state of the process before and after its start. (The import alone sets variables, too.)"""
     from vllm.platforms import current_platform
 
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     assert current_platform
 
@@ -193,7 +193,7 @@ def test_a_lone_prompt_of_several_blocks_and_steps_is_answered(engine: Any, subj
 def test_a_geometry_that_vllm_computes_otherwise_is_refused_by_name(
     vllm_installed: None, tmp_path: Path, change: dict[str, Any], why: str
 ) -> None:
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     model = randomised(dataclasses.replace(CONFIG, **change))
     with pytest.raises(UserError, match=f"vLLM cannot run this geometry: {why}.*use the native engine"):
@@ -225,7 +225,7 @@ def test_a_block_holds_a_layers_tail_and_state() -> None:
 def test_a_process_with_torch_distributed_is_refused(
     vllm_installed: None, subject: HybridForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     with pytest.raises(UserError, match="drop in_process=True"):
@@ -241,7 +241,7 @@ def test_graphs_are_turned_off_by_the_recipe_and_on_a_cpu(
     import vllm
     from vllm.platforms import current_platform
 
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     asked: dict[str, Any] = {}
 

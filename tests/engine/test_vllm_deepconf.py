@@ -26,7 +26,7 @@ from h1r.model import save
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm")
 
 GROUP = "vllm.logits_processors"
-NAME = "h1r.engine.vllm_plugin:DeepConf"
+NAME = "h1r.engine.vllm.plugin:DeepConf"
 VOCABULARY = 30
 
 
@@ -165,7 +165,7 @@ def test_hostile_arguments_are_refused_where_they_come_in_and_harm_no_worker(ask
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from h1r.engine.vllm_deepconf import DeepConf
+    from h1r.engine.vllm.deepconf import DeepConf
 
     params = SamplingParams(extra_args=asks)
     with pytest.raises(ValueError, match="deepconf") as refused:
@@ -181,7 +181,7 @@ def test_the_largest_arguments_that_are_admitted_cost_little() -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from h1r.engine.vllm_deepconf import MAX_END_TOKENS, MAX_TOKEN_ID, MAX_TOP_K, MAX_WINDOW, DeepConf
+    from h1r.engine.vllm.deepconf import MAX_END_TOKENS, MAX_TOKEN_ID, MAX_TOP_K, MAX_WINDOW, DeepConf
 
     config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: VOCABULARY))
     processor = DeepConf(config, torch.device("cpu"), False)
@@ -215,7 +215,7 @@ def test_a_vllm_that_the_plugin_does_not_fit_starts_and_refuses_the_request(monk
     from h1r.engine import vllm_plugin
 
     assert vllm_plugin._load().__name__ == "DeepConf"
-    monkeypatch.setitem(sys.modules, "h1r.engine.vllm_deepconf", None)  # as if its import failed
+    monkeypatch.setitem(sys.modules, "h1r.engine.vllm.deepconf", None)  # as if its import failed
     plugin = vllm_plugin._load()
     assert issubclass(plugin, LogitsProcessor)
     assert issubclass(plugin, LogitsProcessorV2)
@@ -244,7 +244,7 @@ def test_a_vllm_that_the_plugin_does_not_fit_starts_and_refuses_the_request(monk
 def test_the_seeded_sampler_refuses_arguments_that_cannot_work(asks: dict[str, Any]) -> None:
     from vllm import SamplingParams
 
-    from h1r.engine.vllm_worker import SeededSampler
+    from h1r.engine.vllm.worker import SeededSampler
 
     with pytest.raises(ValueError, match=r"h1r_|SamplingParams"):
         SeededSampler.validate_params(SamplingParams(extra_args={"h1r_key": "5", **asks}))
@@ -289,7 +289,7 @@ class Requests:
 def test_the_first_runner_sees_requests_come_go_move_and_come_back(seed: int) -> None:
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-    from h1r.engine.vllm_deepconf import DeepConf
+    from h1r.engine.vllm.deepconf import DeepConf
 
     rng, requests = np.random.default_rng(seed), Requests(seed, 12, 40)
     processor = DeepConf(None, torch.device("cpu"), False)
@@ -329,7 +329,7 @@ def test_the_first_runner_sees_requests_come_go_move_and_come_back(seed: int) ->
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 9999))
 def test_the_second_runner_has_slots_in_any_order(seed: int) -> None:
-    from h1r.engine.vllm_deepconf import DeepConf
+    from h1r.engine.vllm.deepconf import DeepConf
 
     rng, requests, slots = np.random.default_rng(seed), Requests(seed, 12, 24), 5
     lengths = np.zeros(slots, dtype=np.int32)
@@ -370,7 +370,7 @@ def test_a_trace_that_may_not_end_yet_ends_when_it_may() -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from h1r.engine.vllm_deepconf import DeepConf
+    from h1r.engine.vllm.deepconf import DeepConf
 
     processor, output = DeepConf(None, torch.device("cpu"), False), list[int]()
     asks = {"deepconf_threshold": 100.0, "deepconf_window": 2, "deepconf_end_token_ids": [7]}
@@ -390,7 +390,7 @@ def test_a_trace_that_may_not_end_yet_ends_when_it_may() -> None:
 @given(seed=st.integers(0, 9999))
 def test_rows_of_drafts_are_stopped_as_one_token_at_a_time(seed: int) -> None:
     """A request has a row for its next token and one for each draft; some of the drafts are then refused."""
-    from h1r.engine.vllm_deepconf import DeepConf
+    from h1r.engine.vllm.deepconf import DeepConf
 
     rng, requests, slots, drafts = np.random.default_rng(seed), Requests(seed, 4, 40), 4, 3
     lengths = np.full(slots, 5, dtype=np.int32)

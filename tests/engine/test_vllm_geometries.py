@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.vllm_limits import CPU_HEAD_DIMS, unsupported
+from h1r.engine.vllm.limits import CPU_HEAD_DIMS, unsupported
 from h1r.model import HybridForCausalLM, save
 from h1r.model.config import HybridConfig
 
@@ -62,7 +62,7 @@ def put_off_collections(vllm_installed: None, monkeypatch: pytest.MonkeyPatch) -
 
 def worst_gap(model: HybridForCausalLM, lengths: list[int], section: EngineSection, prefix_caching: bool) -> float:
     """Largest difference in nats between what vLLM reports and the training forward, two traces for each prompt."""
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     prompts = [random_ids(model.config, n, seed=n).tolist() for n in lengths]
     with tempfile.TemporaryDirectory() as directory:
@@ -130,12 +130,12 @@ def test_what_is_refused_would_be_computed_otherwise(
 
     monkeypatch.setattr(torch, "empty", filled)
     config = dataclasses.replace(SMALL, head_dim=32, max_position_embeddings=256, **change)
-    monkeypatch.setattr("h1r.engine.vllm.unsupported", lambda *_: None)
+    monkeypatch.setattr("h1r.engine.vllm.engine.unsupported", lambda *_: None)
     assert worst_gap(randomised(config, 1), [3, 80], EngineSection(max_sequences=4), prefix_caching=True) > 0.03
 
 
 def test_the_state_is_fp32_beside_bf16_weights_which_reload(put_off_collections: None) -> None:
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     config = dataclasses.replace(SMALL, head_dim=32, mamba_d_ssm=32, mamba_n_heads=4)
     model, other, params = randomised(config, 3), randomised(config, 4), SamplingParams(temperature=0, max_tokens=8)

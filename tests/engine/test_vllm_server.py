@@ -19,7 +19,7 @@ from geometries import SMALL, randomised
 from h1r.config import EngineSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.vllm_server import VLLMServer
+from h1r.engine.server.engine import VLLMServer
 from h1r.errors import UserError
 from h1r.model import save
 

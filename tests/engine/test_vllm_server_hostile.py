@@ -14,8 +14,8 @@ import pytest
 from engine_subjects import SECTION, Letters
 
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.server_sent import get_json
-from h1r.engine.vllm_server import VLLMServer
+from h1r.engine.server.engine import VLLMServer
+from h1r.engine.server.events import get_json
 
 pytestmark = pytest.mark.slow
 """The server of the conformance suite takes half a minute to start on a busy machine."""

@@ -19,8 +19,8 @@ from geometries import SMALL, random_ids, randomised
 from h1r.config import EngineSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.server_sent import get_json
-from h1r.engine.vllm_server import VLLMServer
+from h1r.engine.server.engine import VLLMServer
+from h1r.engine.server.events import get_json
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save
 from h1r.records import Trace

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from h1r.engine.confidence_window import Windows
 from h1r.engine.sampling import choose, token_confidence
-from h1r.engine.windows import Windows
 
 
 def first_below(confidences: list[float], window: int, threshold: float) -> int:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.evals.live import LiveView, PlainView, Totals, frame, one_line
 from h1r.model import build

@@ -65,9 +65,9 @@ def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **optio
 def main(parts: list[str]) -> None:
     driver.set_active(Hopper())
     JITFunction.run = compile_only  # type: ignore[method-assign]
+    from h1r.kernels.layout import Layout
+    from h1r.kernels.triton import TRITON
     from h1r.model.config import preset
-    from h1r.model.kernels.triton import TRITON
-    from h1r.model.layout import Layout
 
     config, layout = preset("7b"), Layout.of([300, 200, 12])
     T, H, P, S = layout.num_tokens, config.mamba_n_heads, config.mamba_d_head, config.mamba_d_state

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton.runtime import interpreter
 
+from h1r.kernels import Kernels
+from h1r.kernels.layout import Layout
+from h1r.kernels.reference import REFERENCE
+from h1r.kernels.torch.operators import TORCH
+from h1r.kernels.triton import TRITON
+from h1r.kernels.triton.chunks import chunks_of
 from h1r.model import build
 from h1r.model.config import preset
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.portable import TORCH
-from h1r.model.kernels.reference import REFERENCE
-from h1r.model.kernels.triton import TRITON
-from h1r.model.kernels.triton.chunks import chunks_of
-from h1r.model.layout import Layout
 
 conv_module, gate_module, scan_module = (
-    importlib.import_module(f"h1r.model.kernels.triton.{name}") for name in ("conv", "gate", "scan")
+    importlib.import_module(f"h1r.kernels.triton.{name}") for name in ("conv", "gate", "scan")
 )
 SMALL_TILES = scan_module.Blocks(tokens=16, inner=16, states=16, carried=32, splits=2, keys=16)
 

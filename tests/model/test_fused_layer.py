@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from h1r.kernels import Kernels, select
+from h1r.kernels.cpu import fused_layer, obstacle
+from h1r.kernels.layout import Layout
 from h1r.model.config import HybridConfig
-from h1r.model.kernels import Kernels, select
-from h1r.model.kernels.native import fused_layer, obstacle
-from h1r.model.layout import Layout
 
 pytestmark = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
 

@@ -8,11 +8,11 @@ from geometries import SMALL, gap, geometries, random_ids, randomised
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from h1r.kernels.layout import Layout
+from h1r.kernels.torch.conv import causal_conv
+from h1r.kernels.torch.ssd import ssd_scan_rows, ssd_step
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
-from h1r.model.kernels.conv import causal_conv
-from h1r.model.kernels.ssd import ssd_scan_rows, ssd_step
-from h1r.model.layout import Layout
 
 
 @settings(max_examples=20, deadline=None)

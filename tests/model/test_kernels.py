@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from h1r.model.kernels import Kernels, select
-from h1r.model.kernels.native import obstacle
-from h1r.model.kernels.reference import REFERENCE
-from h1r.model.layout import Layout
+from h1r.kernels import Kernels, select
+from h1r.kernels.cpu import obstacle
+from h1r.kernels.layout import Layout
+from h1r.kernels.reference import REFERENCE
 
 
 def _kinds() -> list[Any]:

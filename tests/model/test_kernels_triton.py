@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from h1r.kernels.layout import Layout
+from h1r.kernels.torch.operators import TORCH
 from h1r.model.config import HybridConfig, preset
-from h1r.model.kernels.portable import TORCH
-from h1r.model.layout import Layout
 
 HERE = Path(__file__).parent
 SHARED_MEMORY = 227 * 1024  # of an H100 or H200, for one program
@@ -94,7 +94,7 @@ class TestOnTheCard:
         return preset(request.param)
 
     def test_scan(self, config: HybridConfig) -> None:
-        from h1r.model.kernels.triton import TRITON
+        from h1r.kernels.triton import TRITON
 
         layout = Layout.of(LENGTHS, "cuda")
         agrees(
@@ -105,7 +105,7 @@ class TestOnTheCard:
         )
 
     def test_conv_silu(self, config: HybridConfig) -> None:
-        from h1r.model.kernels.triton import TRITON
+        from h1r.kernels.triton import TRITON
 
         layout, n = Layout.of(LENGTHS, "cuda"), config.conv_dim
         agrees(
@@ -115,7 +115,7 @@ class TestOnTheCard:
         )
 
     def test_attention(self, config: HybridConfig) -> None:
-        from h1r.model.kernels.triton import TRITON
+        from h1r.kernels.triton import TRITON
 
         layout, T, E = Layout.of(LENGTHS, "cuda"), sum(LENGTHS), config.head_dim
         agrees(
@@ -125,7 +125,7 @@ class TestOnTheCard:
         )
 
     def test_pointwise(self, config: HybridConfig) -> None:
-        from h1r.model.kernels.triton import TRITON
+        from h1r.kernels.triton import TRITON
 
         m, d = config.mamba_d_ssm, config.hidden_size
         for before in (False, True):
@@ -148,7 +148,7 @@ class TestOnTheCard:
         )
 
     def test_two_runs_agree_to_the_last_bit(self, config: HybridConfig) -> None:
-        from h1r.model.kernels.triton import TRITON
+        from h1r.kernels.triton import TRITON
 
         layout, inputs = Layout.of(LENGTHS, "cuda"), scan_inputs(config, sum(LENGTHS))
         pull = torch.randn_like(inputs["x"])

@@ -11,8 +11,8 @@ from test_fused_layer import errors, outcome
 from tiles import NEEDS_TILES
 from torch import Tensor
 
-from h1r.model.kernels import select
-from h1r.model.kernels.native import head_attention, products
+from h1r.kernels import select
+from h1r.kernels.cpu import head_attention, products
 
 pytestmark = NEEDS_TILES
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tiles import NEEDS_TILES
 from torch import Tensor
 
-from h1r.model.kernels import select
-from h1r.model.kernels.native import head_attention
-from h1r.model.kernels.portable import attention as definition
-from h1r.model.layout import Layout
+from h1r.kernels import select
+from h1r.kernels.cpu import head_attention
+from h1r.kernels.layout import Layout
+from h1r.kernels.torch.operators import attention as definition
 
 pytestmark = NEEDS_TILES
 

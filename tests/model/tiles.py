@@ -2,7 +2,7 @@
 
 import pytest
 
-from h1r.model.kernels.native import obstacle, products
+from h1r.kernels.cpu import obstacle, products
 
 NEEDS_TILES = [
     pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),

@@ -14,11 +14,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from h1r.cli import app
+from h1r.kernels import portable
 from h1r.model import build, save
 from h1r.model.attention import Attention
 from h1r.model.cache import HybridCache
 from h1r.model.config import preset
-from h1r.model.kernels import portable
 from h1r.model.mamba2 import Mamba2
 from h1r.parity import run
 

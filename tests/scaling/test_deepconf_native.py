@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.model.config import preset
 from h1r.model.hybrid import HybridForCausalLM

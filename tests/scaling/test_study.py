@@ -7,9 +7,9 @@ import pytest
 from h1r.config import ScalingSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.evals.report.collect import ScalingResult
 from h1r.progress import progress, quiet
 from h1r.records import Problem, Trace
+from h1r.report.collect import ScalingResult
 from h1r.scaling.study import study
 from h1r.scaling.voting import VOTERS
 from h1r.verify.workers.pool import VerifierPool

@@ -31,7 +31,7 @@ from h1r.config import EngineSection, Recipe
 from h1r.config.verify import VerifySection
 from h1r.data.chat import render_prompt
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, save

@@ -82,7 +82,7 @@ def stopping(how_to_go_on: str) -> Iterator[None]:
 
 
 def print_report(run: Path, as_json: bool, out: Path | None = None) -> None:
-    from h1r.evals.report import write_report
+    from h1r.report import write_report
 
     page = write_report(run, out)
     numbers = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))

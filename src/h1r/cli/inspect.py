@@ -36,13 +36,13 @@ def report(
     if plot is not None:
         if len(runs) != 1:
             raise UserError(f"--plot shows one run, but {len(runs)} were named; leave one")
-        from h1r.evals.report import save_main_plot
+        from h1r.report import save_main_plot
 
         save_main_plot(runs[0], plot)
     if len(runs) == 1:
         print_report(runs[0], as_json, out)
         return
-    from h1r.evals.report import write_comparison
+    from h1r.report import write_comparison
 
     page = write_comparison(runs, out or Path("runs/comparison.html"))
     print(page.with_suffix(".json").read_text(encoding="utf-8") if as_json else f"report: {page}")

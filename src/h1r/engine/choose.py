@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.errors import UserError
 from h1r.model import HybridForCausalLM, load, save
@@ -47,7 +47,7 @@ def open_engine(
         with _server(section, tokenizer, model, directory) as client:
             yield client
         return
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
     with ExitStack() as stack:
         live = model if isinstance(model, HybridForCausalLM) else None
@@ -87,7 +87,7 @@ def _server(
     directory: str | Path | None,
 ) -> Iterator[Engine]:
     """The client of a server, which is told to take the weights it should have where it has others."""
-    from h1r.engine.vllm_server import EXTENSION, SAMPLER, VLLMServer
+    from h1r.engine.server.engine import EXTENSION, SAMPLER, VLLMServer
 
     engine = VLLMServer(section.url or "", tokenizer, section)
     if isinstance(model, HybridForCausalLM):

@@ -1,4 +1,4 @@
-"""What the engines over vLLM share (`vllm.py` runs it, `vllm_server.py` asks a server): requests are refused
+"""What the engines over vLLM share (`vllm/` runs it, `server/` asks a server): requests are refused
 by the same rules, and one loop turns a stream of theirs into the protocol's."""
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from h1r.kernels import Kernels
+from h1r.kernels.layout import Layout
+from h1r.kernels.torch.operators import TORCH
 from h1r.model.config import HybridConfig
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.portable import TORCH
-from h1r.model.layout import Layout
 
 
 def rotary_table(config: HybridConfig, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Generation in C for fp32 on a CPU: new tokens of many sequences go through the whole model in one call.
 
-The arithmetic is in `kernels/native/decode*.c` and `gemm.c`; this file packs the weights, folds every multiplier of the
-model into them, and hands over pointers. It reads and writes the same `HybridCache` as `HybridModel.cached`. A token's
-numbers do not depend, to the last bit, on which other tokens are in the call or on how a prompt is cut into calls.
+The arithmetic is in `kernels/cpu/csrc` (`decode*.c`, `gemm.c`); this file packs the weights, folds every multiplier of
+the model into them, and hands over pointers. It reads and writes the same `HybridCache` as `HybridModel.cached`. A
+token's numbers do not depend, to the last bit, on which other tokens are in the call or on how a prompt is cut into
+calls.
 
 Packed weights are a copy: `pack` takes the model's present values, and must be called again after they change.
 """
@@ -16,11 +17,11 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 import torch
 from torch import Tensor
 
+from h1r.kernels.cpu.build import library
 from h1r.model.attention import rotary_table
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
 from h1r.model.hybrid import Block, HybridForCausalLM
-from h1r.model.kernels.native.build import library
 
 _WIDEST_HEAD = 256
 

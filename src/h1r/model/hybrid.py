@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from h1r.kernels import Kernels
+from h1r.kernels.layout import Layout
+from h1r.kernels.torch.operators import TORCH
 from h1r.model.attention import Attention, rotary_table
 from h1r.model.cache import HybridCache
 from h1r.model.config import HybridConfig
-from h1r.model.joint import joint_weights
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.portable import TORCH
-from h1r.model.layout import Layout
+from h1r.model.folded_weights import folded_weights
 from h1r.model.mamba2 import Mamba2
 
 
@@ -74,7 +74,7 @@ class Block(nn.Module):
         layer = self.mamba.kernels.layer
         # A mixer that was taken over by another class (context parallelism) has a forward of its own.
         if layer is not None and type(self.mamba) is Mamba2 and type(self.self_attn) is Attention:
-            return layer(x_TD, joint_weights(self), *table, layout, self.config)
+            return layer(x_TD, folded_weights(self), *table, layout, self.config)
         h = self.input_layernorm(x_TD)
         return self._residual(x_TD, self.mamba(h, layout), self.self_attn(h, layout, table))
 

@@ -1,4 +1,4 @@
-"""The Mamba-2 mixer of Falcon-H1 (arXiv 2507.22448, section 2; state-space dual form in `kernels/ssd.py`).
+"""The Mamba-2 mixer of Falcon-H1 (arXiv 2507.22448, section 2; state-space dual form in `kernels/torch/ssd.py`).
 
     z, xBC, dt = split(in_proj(h * ssm_in_multiplier) * mup_vector)
     x, B, C    = split(SiLU(causal_conv(xBC)))
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from h1r.kernels import Kernels
+from h1r.kernels.layout import Layout
+from h1r.kernels.torch.operators import TORCH, add_skip, at_least_fp32
+from h1r.kernels.torch.ssd import ssd_scan_rows
 from h1r.model.config import HybridConfig
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.portable import TORCH, add_skip, at_least_fp32
-from h1r.model.kernels.ssd import ssd_scan_rows
-from h1r.model.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from h1r.config import EngineSection
-from h1r.engine.native import NativeEngine
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.parity.measure import NotHereError, Worst
 from h1r.parity.subject import Subject
 from h1r.records import Trace
 
 if TYPE_CHECKING:
-    from h1r.engine.vllm import VLLMEngine
+    from h1r.engine.vllm.engine import VLLMEngine
 
 NEW_TOKENS = 12
 TRACES = 3
@@ -99,8 +99,8 @@ def _vllm(subject: Subject) -> Iterator[VLLMEngine]:
     """An engine on the subject's files, in this process. Raises `NotHereError` where vLLM is not or cannot run it."""
     if importlib.util.find_spec("vllm") is None:
         raise NotHereError("vllm is not installed; `make setup-vllm` adds it on a machine without a GPU")
-    from h1r.engine.vllm import VLLMEngine
-    from h1r.engine.vllm_limits import unsupported
+    from h1r.engine.vllm.engine import VLLMEngine
+    from h1r.engine.vllm.limits import unsupported
 
     dtype = str(subject.dtype).removeprefix("torch.")
     if why := unsupported(subject.config, subject.device.type == "cpu", dtype):

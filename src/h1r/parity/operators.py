@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from h1r.kernels import Kernels
+from h1r.kernels.layout import Layout
+from h1r.kernels.reference import REFERENCE
 from h1r.model.hybrid import Block
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.reference import REFERENCE
-from h1r.model.layout import Layout
 from h1r.parity.measure import Worst, compare_gradients
 from h1r.parity.subject import Subject
 

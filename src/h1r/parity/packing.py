@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from h1r.model.layout import Layout
+from h1r.kernels.layout import Layout
 from h1r.parity.measure import Worst, compare_gradients
 from h1r.parity.operators import Operator, attention, convolution, scan
 from h1r.parity.subject import Subject

@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from h1r.model.kernels import Kernels
-from h1r.model.kernels.portable import TORCH, at_least_fp32
+from h1r.kernels import Kernels
+from h1r.kernels.torch.operators import TORCH, at_least_fp32
 
 
 def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float = 1.0, kernels: Kernels = TORCH) -> Tensor:

@@ -26,8 +26,8 @@ from h1r.config import Recipe, RLSection
 from h1r.data.chat import prompt_ids
 from h1r.engine.choose import open_engine
 from h1r.errors import UserError
+from h1r.kernels.layout import Layout
 from h1r.model import HybridForCausalLM
-from h1r.model.layout import Layout
 from h1r.progress import note, progress
 from h1r.records import Problem, read_jsonl, read_lines, write_jsonl
 from h1r.run import Checkpoints, Metrics, Run

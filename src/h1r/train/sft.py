@@ -25,8 +25,8 @@ from transformers import PreTrainedTokenizerFast
 from h1r.config import Recipe, SFTSection
 from h1r.data.packing import pack
 from h1r.errors import UserError
+from h1r.kernels.layout import Layout
 from h1r.model import HybridForCausalLM
-from h1r.model.layout import Layout
 from h1r.progress import progress
 from h1r.run import Checkpoints, Metrics, Run, read_json, write_json
 from h1r.train.checkpoint import publish, restore, save_checkpoint

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from h1r.model.kernels.portable import at_least_fp32
+from h1r.kernels.torch.operators import at_least_fp32
 
 
 def share(num_tokens: int, rank: int, degree: int) -> slice:

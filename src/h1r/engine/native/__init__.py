@@ -1,0 +1,1 @@
+"""The native engine: continuous batching over the slots of a hybrid cache, in the trainer's own process."""

@@ -1,0 +1,214 @@
+"""One `stream` call of the native engine in progress. One iteration:
+
+    admit    a chunk of the next prompts is prefilled; every trace of a finished prompt starts as a copy of its state
+    sample   one token for each of the n running rows, with log-probability and confidence
+    finish   ended rows leave, the last rows take their place, so running rows are always [0, n)
+    decode   rows [0, n) of the cache take the new tokens in
+
+While rows run, an iteration prefills one chunk at most, so a long prompt does not hold them up. Sampling, confidence
+and stopping work on the whole batch; Python touches single traces only when they start and when they end (and at every
+token of a trace with stop strings).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h1r.engine.confidence_window import recent_means
+from h1r.engine.native.memory import MemoryPlan, group_of
+from h1r.engine.native.runner import BROKEN, DOUBTFUL, FULL, STOPPED, Runner
+from h1r.engine.native.slots import Request, Row, Slots
+from h1r.engine.protocol import Running
+from h1r.engine.stop_strings import holds_stop_string, text_of
+from h1r.model.cache import HybridCache
+from h1r.model.hybrid import HybridForCausalLM
+from h1r.records import FinishReason, Trace
+
+_REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length", BROKEN: "error"}
+_BROKEN_LOGITS = "the model's logits are not finite numbers; its weights may hold NaN or infinite values"
+
+
+class Batch:
+    def __init__(
+        self,
+        model: HybridForCausalLM,
+        runner: Runner,
+        plan: MemoryPlan,
+        requests: Sequence[Request],
+        prefill_tokens: int,
+        eos_token_ids: Sequence[int],
+        tokenizer: Any,
+    ) -> None:
+        self.model, self.runner, self.plan = model, runner, plan
+        self.prefill_tokens, self.eos_token_ids, self.tokenizer = prefill_tokens, eos_token_ids, tokenizer
+        self.waiting: deque[Request] = deque(requests)
+        self.rows: list[Row] = []
+        self._decoded = 0
+        self._base = 0
+        """The largest of `Row.base`: a row grows by one token a step, so the host knows the longest without asking."""
+        self.prefilling: Prefill | None = None
+        self.cache = HybridCache.allocate(model.config, plan.sequences, plan.tokens, model.dtype, model.device)
+        self.slots = Slots(plan.sequences, model.config.vocab_size, plan.new_tokens, model.device)
+        self.has_stop_strings = any(request.params.stop for request in requests)
+        self.runner.begin(self.cache, self.slots, [request.params for request in requests])
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.rows)
+
+    @torch.inference_mode()
+    def step(self) -> list[Trace]:
+        """One iteration; returns the traces that ended in it."""
+        self._admit()
+        if not self.rows:
+            return []
+        finished = self._sample()
+        if self.rows:
+            self._decoded += 1
+            self.runner.decode(len(self.rows), self._base + self._decoded)
+        return finished
+
+    @torch.inference_mode()
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        self.waiting = deque(request for request in self.waiting if request.index != prompt_index)
+        rows = [i for i, row in enumerate(self.rows) if row.request.index == prompt_index]
+        return self._remove(rows, ["cancelled"] * len(rows))
+
+    @torch.inference_mode()
+    def progress(self) -> list[Running]:
+        n = len(self.rows)
+        if not n:
+            return []
+        count_B = self.slots.state["count"][:n]
+        slot_B = torch.arange(n, device=count_B.device)
+        mean_B = recent_means(self.slots.confidences, slot_B, count_B, self.slots.state["window"][:n])
+        return [
+            Running(row.request.index, row.sample_index, count, mean if count else None)
+            for row, count, mean in zip(self.rows, count_B.tolist(), mean_B.tolist(), strict=True)
+        ]
+
+    def _admit(self) -> None:
+        """Starts waiting traces while slots are free."""
+        chunk_taken = False
+        while self.waiting and len(self.rows) < self.plan.sequences:
+            request = self.waiting[0]
+            if request.prefix is None:
+                if chunk_taken and self.rows:
+                    return
+                chunk_taken = True
+                if self.prefilling is None or request not in self.prefilling.requests:
+                    group = group_of(self.waiting, self.plan.sequences, self.prefill_tokens)
+                    self.prefilling = Prefill(self.model, group, self.prefill_tokens)
+                if not self.prefilling.advance(self.runner):
+                    continue
+                self.prefilling = None
+            free = self.plan.sequences - len(self.rows)
+            self._start(request, min(free, request.params.n - request.started))
+            if request.started == request.params.n:
+                self.waiting.popleft()
+                request.prefix = request.logits = None
+
+    def _start(self, request: Request, count: int) -> None:
+        assert request.prefix is not None
+        first, samples = len(self.rows), range(request.started, request.started + count)
+        self.cache.fork_(first, count, request.prefix, request.prefix_row, len(request.prompt))
+        self.slots.start(first, request, samples, (*self.eos_token_ids, *request.params.stop_token_ids))
+        base = len(request.prompt) - self._decoded
+        self._base = max(self._base, base) if self.rows else base
+        self.rows.extend(Row(request, sample, base) for sample in samples)
+        request.started += count
+
+    def _sample(self) -> list[Trace]:
+        n = len(self.rows)
+        ended = self.runner.sample(n)
+        stopped = self._stop_strings() if self.has_stop_strings else ()
+        if not (ended or any(stopped)):
+            return []
+        codes = self.slots.reason[:n].tolist()
+        for i, found in enumerate(stopped):
+            if found and codes[i] != BROKEN:
+                codes[i] = STOPPED
+        leaving = [i for i, code in enumerate(codes) if code]
+        return self._remove(leaving, [_REASONS[codes[i]] for i in leaving])
+
+    def _stop_strings(self) -> list[bool]:
+        found = []
+        for row, token in zip(self.rows, self.slots.state["last"].tolist(), strict=False):
+            if not row.request.params.stop:
+                found.append(False)
+                continue
+            row.text_ids.append(token)
+            found.append(holds_stop_string(self.tokenizer, row.text_ids, row.request.params.stop))
+        return found
+
+    def _remove(self, leaving: list[int], reasons: Sequence[FinishReason]) -> list[Trace]:
+        """Takes rows out as traces and closes the gaps with the last rows."""
+        traces = [self._trace(i, reason) for i, reason in zip(leaving, reasons, strict=True)]
+        n = len(self.rows) - len(leaving)
+        gone = set(leaving)
+        holes = [i for i in leaving if i < n]
+        movers = [i for i in range(n, len(self.rows)) if i not in gone]
+        if holes:
+            target = torch.tensor(holes, device=self.model.device)
+            source = torch.tensor(movers, device=self.model.device)
+            self.cache.copy_rows_(target, self.cache, source, int(self.cache.lengths[source].max()))
+            self.slots.move(target, source)
+            for hole, mover in zip(holes, movers, strict=True):
+                self.rows[hole] = self.rows[mover]
+        del self.rows[n:]
+        self._base = max((row.base for row in self.rows), default=0)
+        return traces
+
+    def _trace(self, i: int, reason: FinishReason) -> Trace:
+        row, slots = self.rows[i], self.slots
+        broken = reason == "error"
+        n = int(slots.state["count"][i]) - broken  # the last token was drawn from what are no probabilities
+        ids = slots.tokens[i, :n].tolist()
+        request = row.request
+        return Trace(
+            prompt_index=request.index,
+            sample_index=row.sample_index,
+            token_ids=ids,
+            text=text_of(self.tokenizer, ids, bool(n and slots.ends[i, ids[-1]]), request.params.stop),
+            logprobs=slots.logprobs[i, :n].tolist(),
+            sampling_logprobs=slots.sampling_logprobs[i, :n].tolist(),
+            confidences=slots.confidences[i, :n].tolist(),
+            finish_reason=reason,
+            seed=request.params.seed + row.sample_index,
+            error=_BROKEN_LOGITS if broken else None,
+        )
+
+
+class Prefill:
+    """Prompts that go through the model together, a chunk of their columns at a time, into a cache of their own."""
+
+    def __init__(self, model: HybridForCausalLM, requests: list[Request], chunk_tokens: int) -> None:
+        self.requests = requests
+        device, longest = model.device, max(len(request.prompt) for request in requests)
+        self._cache = HybridCache.allocate(model.config, len(requests), longest, model.dtype, device)
+        self._lengths = torch.tensor([len(request.prompt) for request in requests], device=device)
+        self._ids_BT = torch.zeros(len(requests), longest, dtype=torch.long, device=device)
+        for row, request in enumerate(requests):
+            self._ids_BT[row, : len(request.prompt)] = torch.tensor(request.prompt, device=device)
+        self._columns = max(1, chunk_tokens // len(requests))
+        self._done = 0
+
+    def advance(self, runner: Runner) -> bool:
+        """Takes one chunk; when it was the last, the requests have their prefix and logits, and the answer is True."""
+        chunk = self._ids_BT[:, self._done : self._done + self._columns]
+        counts: Tensor = (self._lengths - self._done).clamp(0, chunk.shape[1])
+        ending = ((self._lengths > self._done) & (self._lengths <= self._done + chunk.shape[1])).nonzero().squeeze(1)
+        logits = runner.prefill(self._cache, chunk, counts, ending)
+        for place, row in enumerate(ending.tolist()):
+            self.requests[row].logits = logits[place]
+        self._done += chunk.shape[1]
+        if self._done < self._ids_BT.shape[1]:
+            return False
+        for row, request in enumerate(self.requests):
+            request.prefix, request.prefix_row = self._cache, row
+        return True

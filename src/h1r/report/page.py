@@ -1,0 +1,171 @@
+"""The report page of one run, in the order a newcomer reads: result, evidence, traces, data, cost, how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from h1r.config import Recipe
+from h1r.recipe_text import to_toml
+from h1r.report.collect import RunReport, total
+from h1r.report.data import curation_html, pool_html
+from h1r.report.headline import headline_html
+from h1r.report.results import accuracy_html, learning_html
+from h1r.report.style import CSS
+from h1r.report.text import NONE, bar, details, duration, esc, percent, section, size, table, words
+from h1r.report.traces import examples_html, stops_html
+
+STAGE_WORDS = {
+    "curate": "curation",
+    "eval_base": "evaluation of the base",
+    "sft": "supervised fine-tuning",
+    "eval_sft": "evaluation after SFT",
+    "pool": "selection of RL problems",
+    "rl": "reinforcement learning",
+    "eval_rl": "evaluation after RL",
+    "scaling": "test-time scaling",
+}
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML document: no script, no network (refused by its own policy too), nothing outside the file."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{esc(title)}</title><style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def run_page(report: RunReport) -> str:
+    """The report of one run as HTML."""
+    sections = {
+        "result": ("Accuracy", accuracy_html(report)),
+        "learning": ("How it learnt", learning_html(report)),
+        "answers": ("Read its answers", _answers(report)),
+        "curation": ("What it learnt from", curation_html(report)),
+        "pool": ("Which problems RL practised on", pool_html(report)),
+        "cost": ("Time and memory", _cost(report)),
+        "repeat": ("Repeat this run", _repeat(report)),
+    }
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, inner) in sections.items() if inner)
+    with_data = "".join(section(anchor, title, inner) for anchor, (title, inner) in sections.items())
+    return page(
+        f"{report.name}: Open-H1R report",
+        _header(report) + headline_html(report) + _missing(report) + f"<nav>{links}</nav>" + with_data + _footer(),
+    )
+
+
+def code_text(report: RunReport) -> str:
+    if not report.attempts:
+        return "unknown code version"
+    last = report.attempts[-1]
+    return f"h1r {last.h1r}" + (
+        f", commit {last.commit[:12]}{'+changes' * last.commit.endswith('+changes')}" if last.commit else ""
+    )
+
+
+def _header(report: RunReport) -> str:
+    started = [attempt.time for attempt in report.attempts if attempt.time]
+    facts = [f"seed {report.seed}" if report.seed is not None else "", code_text(report)]
+    if started:
+        facts.append(datetime.fromtimestamp(min(started), UTC).strftime("started %-d %B %Y, %H:%M UTC"))
+    return (
+        f'<p class="eyebrow">Open-H1R report</p><h1>{esc(report.name)}</h1><p class="soft small">'
+        + esc(" · ".join(fact for fact in facts if fact))
+        + "</p>"
+    )
+
+
+def _missing(report: RunReport) -> str:
+    if not report.missing:
+        return ""
+    items = "".join(f"<li>{esc(part.what)} <code>{esc(part.file)}</code></li>" for part in report.missing)
+    return (
+        '<div class="notice"><b>This run is not complete.</b> What it does not have (yet) is left out below:'
+        f"<ul>{items}</ul></div>"
+    )
+
+
+def _answers(report: RunReport) -> str:
+    found = examples_html(report.evals)
+    stops = stops_html(report.scaling.examples) if report.scaling else ""
+    if found:
+        found = (
+            "<p>Held-out problems, the first recorded answer of each stage, picked to show each kind of outcome and "
+            "different families. The shade behind a token is DeepConf's confidence: the negative mean log-probability "
+            "of the likeliest next tokens. Point at a token for its number.</p>" + found
+        )
+    if stops:
+        found += (
+            "<h3>What DeepConf stops</h3><p>When the mean confidence of a window of tokens falls below the threshold, "
+            "the trace ends there and casts no vote: its remaining tokens are saved.</p>" + stops
+        )
+    return found
+
+
+def _cost(report: RunReport) -> str:
+    if not report.stages:
+        return ""
+    longest = max(cost.wall_seconds for cost in report.stages.values()) or 1
+    rows = [
+        [
+            esc(STAGE_WORDS.get(name, words(name))),
+            duration(cost.wall_seconds),
+            bar((cost.wall_seconds / longest, "time")),
+            size(cost.peak_rss_bytes),
+        ]
+        for name, cost in report.stages.items()
+    ]
+    rows.append(
+        ["<b>total</b>", f"<b>{duration(report.wall_seconds)}</b>", "", f"<b>{size(report.peak_rss_bytes)}</b>"]
+    )
+    note = (
+        '<p class="small soft">Wall time adds up over resumed attempts. Peak memory is the high-water mark of the '
+        "process at the end of the stage: stages run in one process inherit the mark of those before."
+    )
+    rollout, training = total(report.rl, "rollout_seconds"), total(report.rl, "train_seconds")
+    if rollout + training:
+        note += f" RL spent {percent(rollout / (rollout + training))} of its steps generating, the rest training."
+    return table(["stage", "wall time", "", "peak memory"], rows, (1, 3)) + note + "</p>"
+
+
+def _repeat(report: RunReport) -> str:
+    rows = [
+        [
+            esc(STAGE_WORDS.get(attempt.stage, attempt.stage)),
+            esc(datetime.fromtimestamp(attempt.time, UTC).strftime("%Y-%m-%d %H:%M:%S")) if attempt.time else NONE,
+            f"<code>{esc(_command(attempt.argv))}</code>",
+            f"<code>{esc(attempt.commit[:12] or attempt.h1r)}</code>",
+        ]
+        for attempt in report.attempts
+    ]
+    commands = list(dict.fromkeys(_command(attempt.argv) for attempt in report.attempts if attempt.argv))
+    found = f"<p>Check out the code of this run ({esc(code_text(report))}), then:</p>" if commands else ""
+    found += f"<pre>{esc(chr(10).join(commands))}</pre>" if commands else ""
+    found += details("Every start of a stage", table(["stage", "UTC", "command", "code"], rows)) if rows else ""
+    return found + details("The resolved recipe: every setting of this run", f"<pre>{esc(_recipe_text(report))}</pre>")
+
+
+def _command(argv: Sequence[str]) -> str:
+    return shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else ""
+
+
+def _recipe_text(report: RunReport) -> str:
+    """The recipe as TOML; as JSON when this version's recipe tree no longer knows it."""
+    try:
+        return to_toml(Recipe.model_validate(report.recipe))
+    except ValidationError:
+        return json.dumps(report.recipe, indent=1, ensure_ascii=False)
+
+
+def _footer() -> str:
+    return (
+        "<footer>Written by <code>h1r report</code>. The same numbers for programs: <code>report.json</code>.</footer>"
+    )

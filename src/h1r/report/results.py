@@ -1,0 +1,240 @@
+"""The evidence: accuracy with its tables, and the learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from h1r.report import plots
+from h1r.report.collect import (
+    EVAL_STAGES,
+    STAGE_TITLES,
+    EvalResult,
+    FamilyScore,
+    Metrics,
+    RunReport,
+    ScalingResult,
+    series,
+    total,
+)
+from h1r.report.text import NONE, count, details, esc, percent, percent_interval, plural, table, words
+
+
+def confidence_level(report: RunReport) -> float:
+    """The level of the evaluation's intervals, 0 to 1."""
+    stated = [result.confidence_level for result in report.evals.values() if result.confidence_level is not None]
+    return stated[-1] if stated else float(report.recipe.get("eval", {}).get("confidence_level", 0.95))
+
+
+def tokens_unit(report: RunReport) -> str:
+    """What the token counts of the scaling study are summed over, as a phrase."""
+    problems = report.scaling.problems if report.scaling else None
+    return f"for {plural(problems, 'problem')}" if problems else "for all problems"
+
+
+def accuracy_html(report: RunReport) -> str:
+    """The main plot, each half with its caption, and the numbers behind it in tables that fold."""
+    level = confidence_level(report)
+    panels = []
+    if report.evals:
+        figure = plots.family_plot(report.evals, level)
+        svg = plots.to_svg(figure, "pass@1 per problem family after each stage, with intervals")
+        panels.append(("Problems it has never seen, one answer at a time", svg, _pass_caption(report, level)))
+    if report.scaling:
+        height = min(max(plots.family_height(report.evals), 260), 420)
+        figure = plots.tokens_plot(report.scaling, tokens_unit(report), height)
+        svg = plots.to_svg(figure, "accuracy against tokens for majority vote and DeepConf")
+        panels.append(("Many answers and a vote: what tokens buy", svg, _vote_caption(report.scaling)))
+    if not panels:
+        return ""
+    inner = "".join(
+        f"<div><h4>{title}</h4>{svg}<div class='small soft'><p>{caption}</p></div></div>"
+        for title, svg, caption in panels
+    )
+    return f'<figure><div class="pair">{inner}</div></figure>' + _tables(report)
+
+
+def _pass_caption(report: RunReport, level: float) -> str:
+    last = next(reversed(report.evals.values()))
+    sizes = ""
+    if last.problems and last.samples_per_problem:
+        sizes = f" ({plural(last.problems, 'held-out problem')}, {plural(last.samples_per_problem, 'answer')} each)"
+    return (
+        f"<b>pass@1</b>: the share of answers that are right, each problem answered several times{sizes}. The line "
+        f"through a marker is its {100 * level:g}% interval: how far the score could move had other problems of the "
+        "same kind been drawn. Scores whose lines overlap widely should not be told apart."
+    )
+
+
+def _vote_caption(scaling: ScalingResult) -> str:
+    text = (
+        "<b>Budget</b>, the number at a marker: answers (traces) per problem. Up and to the left is better: more right "
+        "answers for fewer tokens. DeepConf stops traces early that the model itself is unsure of."
+    )
+    if any(score.simulated for entry in scaling.budgets for score in (entry.majority, entry.deepconf) if score):
+        text += " Filled markers were run; hollow ones replay the recorded traces of the largest run."
+    if scaling.deepconf.interval is not None:
+        low, high = scaling.deepconf.interval
+        text += (
+            f" A single point could lie {100 * (high - low) / 2:.0f} points higher or lower on other problems; the two "
+            "methods answer the same ones, so their difference (at the top of this page) is known better than that."
+        )
+    if scaling.confidence.auroc is not None:
+        text += (
+            " Early stopping works as far as confidence tells right from wrong: here a right answer is the more "
+            f"confident one in {percent(scaling.confidence.auroc)} of its pairs with a wrong one to the "
+            "same problem (chance: 50%)."
+        )
+    return text
+
+
+def _tables(report: RunReport) -> str:
+    found = ""
+    stages = [stage for stage in EVAL_STAGES if stage in report.evals]
+    if stages:
+        families = sorted({family for stage in stages for family in report.evals[stage].per_family})
+        rows = [["<b>all problems</b>", *(_score(report.evals[stage]) for stage in stages)]]
+        for family in families:
+            scores = [report.evals[stage].per_family.get(family) for stage in stages]
+            rows.append([esc(words(family)), *(_score(score) if score else NONE for score in scores)])
+        head = ["pass@1", *(STAGE_TITLES[stage] for stage in stages)]
+        health = table(
+            ["", "mean tokens an answer", "cut off at the limit", "no answer found", "verifier errors"],
+            [
+                [
+                    STAGE_TITLES[stage],
+                    count(result.mean_tokens),
+                    *(percent(v) for v in (result.truncated, result.no_answer, result.verifier_errors)),
+                ]
+                for stage, result in report.evals.items()
+            ],
+            range(1, 5),
+        )
+        note = '<p class="small soft">Three faults that are not wrong reasoning, counted beside every score:</p>'
+        found += details("The numbers, per family", table(head, rows) + note + health)
+    if report.scaling:
+        found += details("The numbers, per budget and voter", _scaling_tables(report.scaling))
+    return found
+
+
+def _score(score: EvalResult | FamilyScore) -> str:
+    inside = f' <span class="soft">({percent_interval(score.interval)})</span>' if score.interval else ""
+    return percent(score.pass_at_1) + inside
+
+
+def _scaling_tables(scaling: ScalingResult) -> str:
+    rows = []
+    for entry in scaling.budgets:
+        row = [str(entry.budget)]
+        for score in (entry.majority, entry.deepconf):
+            row += [percent(score.accuracy), count(score.tokens)] if score else [NONE, NONE]
+        saved = 1 - entry.deepconf.tokens / entry.majority.tokens if entry.majority and entry.deepconf else None
+        rows.append([*row, percent(saved)])
+    head = ["traces", "majority right", "tokens", "DeepConf right", "tokens", "tokens saved"]
+    budgets = table(head, rows, range(6)) if rows else ""
+    voters = sorted(scaling.voters.items(), key=lambda item: -item[1])
+    if not voters:
+        return budgets
+    listed = table(["how the same traces are voted on", "right"], [[esc(words(k)), percent(v)] for k, v in voters], [1])
+    return budgets + _spending(scaling) + listed
+
+
+def _spending(scaling: ScalingResult) -> str:
+    """What became of the tokens at the largest budget."""
+    both = (scaling.majority, scaling.deepconf)
+    states = list(dict.fromkeys(state for score in both for state in score.tokens_by_state))
+    rows = [
+        [esc(words(state)), *(count(score.tokens_by_state.get(state, 0)) for score in both)]
+        for state in states
+        if any(score.tokens_by_state.get(state) for score in both)
+    ]
+    return table([f"tokens of traces that, at {scaling.budget}", "majority", "DeepConf"], rows, (1, 2)) if rows else ""
+
+
+def learning_html(report: RunReport) -> str:
+    found = ""
+    for metrics, drawn, caption in ((report.sft, _sft_panels, _sft_caption), (report.rl, _rl_panels, _rl_caption)):
+        panels = "".join(f"<div>{svg}</div>" for svg in drawn(report)) if metrics else ""
+        if panels:
+            found += f'<figure><div class="grid">{panels}</div><figcaption>{caption(report)}</figcaption></figure>'
+    return found
+
+
+def _sft_panels(report: RunReport) -> list[str]:
+    drawn = (
+        ("SFT loss", "nats per token", "loss"),
+        ("SFT gradient norm", "before clipping", "grad_norm"),
+        ("SFT learning rate", "per step", "learning_rate"),
+    )
+    curves = [(title, unit, plots.Curve(title, "sft", *series(report.sft, key))) for title, unit, key in drawn]
+    return [
+        plots.to_svg(plots.curve_plot(title, unit, [curve], smoothing=1 / 40), f"{title} by step")
+        for title, unit, curve in curves
+        if curve.values
+    ]
+
+
+def _sft_caption(report: RunReport) -> str:
+    _, speed = series(report.sft, "tokens_per_s")
+    rate = f" at {count(sum(speed) / len(speed))} tokens/s" if speed else ""
+    learnt = total(report.sft, "tokens")
+    seen = f", {count(learnt)} tokens" if learnt else ""
+    return (
+        f"<p><b>Supervised fine-tuning:</b> {plural(len(report.sft), 'step')}{seen}{rate}. The loss is the mean "
+        "negative log-likelihood of the worked traces' answer tokens: how surprised the model is by correct "
+        f"reasoning.{_skipped(report.sft)}</p>"
+    )
+
+
+def _skipped(metrics: Metrics) -> str:
+    skipped = total(metrics, "skipped")
+    return f" <b>{plural(skipped, 'step')} skipped</b>, since the gradient was not finite." if skipped else ""
+
+
+def _rl_panels(report: RunReport) -> list[str]:
+    def line(label: str, key: str, colour: str = "rl", dash: str = "solid") -> list[plots.Curve]:
+        steps, values = series(report.rl, key)
+        return [plots.Curve(label, colour, steps, values, dash)] if values else []
+
+    drawn: Sequence[tuple[str, str, list[plots.Curve], bool]] = (
+        ("Reward", "mean reward", line("reward", "reward"), False),
+        (
+            "Right answers",
+            "share of rollouts",
+            line("correct", "accuracy") + line("well formed", "format", "sft", "dashed"),
+            True,
+        ),
+        ("Answer length", "tokens per rollout", line("length", "mean_tokens"), False),
+        ("Entropy", "nats per token", line("entropy", "entropy"), False),
+        ("Clip fraction", "share of tokens", line("clipped", "clip_fraction"), True),
+        ("TIS weight", "mean trainer/sampler ratio", line("weight", "tis_mean"), False),
+    )
+    return [
+        plots.to_svg(plots.curve_plot(title, unit, curves, share), f"RL: {title.lower()} by step")
+        for title, unit, curves, share in drawn
+        if curves
+    ]
+
+
+def _rl_caption(report: RunReport) -> str:
+    made, dropped, cached = (total(report.rl, f"groups_{what}") for what in ("generated", "dropped", "from_cache"))
+    width = plots.window_for(len(report.rl))
+    text = (
+        f"<p><b>Reinforcement learning:</b> {plural(len(report.rl), 'step')}. Faint: each step. Strong: running mean "
+        f"over {width} steps. "
+        "Reward and right answers are on training problems, so they move with what each step drew. "
+        "Entropy is how open the model's choice of the next token is. Clip fraction is how often GRPO held an update "
+        "back. The TIS weight corrects sampler against trainer probabilities: 1 means they agree.</p>"
+    )
+    if made:
+        text += (
+            f"<p>{plural(made, 'group')} of rollouts generated; {count(dropped)} dropped because all their answers "
+            f"were equally good and teach nothing; {count(cached)} used from the cache of earlier surplus.</p>"
+        )
+    if empty := series(report.rl, "groups")[1].count(0):
+        text += f"<p><b>{plural(empty, 'step')} had no group that teaches anything</b> and changed nothing.</p>"
+    text += f"<p>{skipped}</p>" if (skipped := _skipped(report.rl)) else ""
+    if nonfinite := total(report.rl, "nonfinite"):
+        text += (
+            f"<p><b>{plural(nonfinite, 'token')} had a log-probability that was not finite</b> and were left out.</p>"
+        )
+    return text

@@ -1,0 +1,140 @@
+"""Numbers as people read them, and the few HTML fragments that every section uses.
+
+Everything that comes from a run passes through `esc`: model output is hostile input.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from h1r.report.collect import Interval
+
+NONE = "–"
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+MINUS = "\N{MINUS SIGN}"
+
+
+def clean(value: object) -> str:
+    """Text that HTML, SVG and UTF-8 can hold: control characters and lone surrogates become U+FFFD, newlines `\\n`."""
+    text = str(value).replace("\r\n", "\n").replace("\r", "\n")
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def esc(value: object) -> str:
+    """`clean` text that is safe inside an element or a quoted attribute."""
+    return html.escape(clean(value), quote=True)
+
+
+def percent(share: float | None, signed: bool = False) -> str:
+    """0.4172 as `41.7%`."""
+    if share is None or not math.isfinite(share):
+        return NONE
+    return _signed(f"{100 * share:.1f}", signed) + "%"
+
+
+def points(difference: float | None) -> str:
+    """0.024 as `+2.4 points` (percentage points)."""
+    if difference is None or not math.isfinite(difference):
+        return NONE
+    return _signed(f"{100 * difference:.1f}", True) + " points"
+
+
+def percent_interval(interval: Interval | None, signed: bool = False) -> str:
+    """(0.38, 0.45) as `38.0% to 45.0%`."""
+    return NONE if interval is None else f"{percent(interval[0], signed)} to {percent(interval[1], signed)}"
+
+
+def count(value: float | None) -> str:
+    """12345.6 as `12,346`; from a million on, three figures: `1.23 million`."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {word}"
+    return f"{value:,.0f}"
+
+
+def plural(number: float, noun: str) -> str:
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float | None) -> str:
+    """754 as `12 min 34 s`, in the two largest units."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    first = next(i for i, (amount, _) in enumerate(units) if amount)
+    return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount)
+
+
+def size(value: float | None) -> str:
+    """Bytes in binary units: `1.8 GiB`."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def label(name: str, limit: int = 28) -> str:
+    """An identifier as a short label of a plot."""
+    text = words(clean(name))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def words(name: str) -> str:
+    """`near_duplicate` as `near duplicate`: an identifier as prose."""
+    return name.replace("_", " ")
+
+
+def listing(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
+    """A table of HTML cells (escaped by the caller); columns in `numeric` are right-aligned. Scrolls when too wide."""
+    right = set(numeric)
+
+    def cell(kind: str, column: int, value: str) -> str:
+        return f'<{kind} class="n">{value}</{kind}>' if column in right else f"<{kind}>{value}</{kind}>"
+
+    def line(kind: str, values: Sequence[str]) -> str:
+        return "<tr>" + "".join(cell(kind, column, value) for column, value in enumerate(values)) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="scroll"><table><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def bar(*parts: tuple[float, str]) -> str:
+    """A horizontal bar: segments of (share of the cell, 0 to 1; colour class), side by side."""
+    fills = "".join(
+        f'<span class="{colour}" style="width:{100 * min(max(share, 0.0), 1.0):.1f}%"></span>'
+        for share, colour in parts
+    )
+    return f'<span class="track">{fills}</span>'
+
+
+def details(summary: str, body: str, start_open: bool = False) -> str:
+    """A part that folds; both arguments are HTML."""
+    return f"<details{' open' if start_open else ''}><summary>{summary}</summary>{body}</details>"
+
+
+def section(anchor: str, title: str, *body: str) -> str:
+    """A titled section of HTML parts, or nothing when it would be empty."""
+    inner = "".join(body)
+    return f'<section id="{anchor}"><h2>{title}</h2>{inner}</section>' if inner else ""
+
+
+def _signed(number: str, signed: bool) -> str:
+    if number.startswith("-"):
+        return MINUS + number[1:]
+    return f"+{number}" if signed else number
