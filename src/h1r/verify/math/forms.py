@@ -15,6 +15,8 @@ r"""The form that an answer has to have beside the right value: names, words of 
     simplified      no like terms, no numbers to be added or multiplied  5x, not 3x+2x
     radical         no square under a root                               5\sqrt{2}, not \sqrt{50}
     rationalized    no root below a line                                 \frac{\sqrt{2}}{2}, not \frac{1}{\sqrt{2}}
+    radians         \frac{\pi}{2}, not 90^\circ
+    degrees         90^\circ, not \frac{\pi}{2}
     pi              holds a \pi                                          4\pi, not 12.566371
     interval        (-2,4), not -2<x<4: never asked for by words, since both are the same set
 
@@ -30,10 +32,10 @@ from fractions import Fraction
 from functools import lru_cache
 from math import gcd, prod
 
-from h1r.verify.math.parse import Node, mentions, variables
-from h1r.verify.math.shape import Shape, any_part, factors, numbers, shape, terms
-from h1r.verify.math.types import Answer, Group, Union, Value
-from h1r.verify.math.units import PERCENT
+from h1r.verify.math.parse import FUNCTIONS, Node, mentions, variables
+from h1r.verify.math.shape import Shape, any_part, factors, is_mixed, numbers, ratio, shape, terms
+from h1r.verify.math.types import Answer, Group, Ratio, Union, Value
+from h1r.verify.math.units import DEGREE, PERCENT
 
 MAX_TRIAL = 1_000
 MAX_QUESTION_CHARS = 20_000
@@ -62,19 +64,37 @@ def is_numeral(answer: Answer) -> bool:
     if not isinstance(answer, Value):
         return False
     node = _unsigned(answer.node)
-    return node[0] == "num" or _is_lowest(node) or _is_mixed(answer)
+    return node[0] == "num" or _is_lowest(node) or (is_mixed(answer) and _is_lowest(node[2]))
 
 
 def is_arithmetic(answer: Answer) -> bool:
-    """Whether an answer is left as numbers to be added, subtracted, multiplied or divided, and nothing else."""
+    """Whether what is left of a number is to be added, multiplied, divided, or squared and then added."""
+    return _is_left(answer, ("num", "neg", "add", "mul", "div"))
+
+
+def is_unevaluated(answer: Answer) -> bool:
+    r"""Whether an answer that is a whole number or a fraction is written with operations but powers and factorials.
+
+    That is `is_arithmetic`, and \sqrt{9+16}, \log_2 8, \cos 60^\circ. Closed forms are 10!, 2^{20}-1, \binom{10}{3}.
+    """
+    others = ("root", "log", "log10", "ln", "abs", "floor", "ceil", "const")
+    return _is_left(answer, ("num", "neg", "add", "mul", "div", *others, *FUNCTIONS.values()))
+
+
+def _is_left(answer: Answer, kinds: tuple[str, ...]) -> bool:
     if not isinstance(answer, Value) or is_numeral(answer):
         return False
-    if any_part(answer.node, lambda part: part[0] not in ("num", "neg", "add", "mul", "div")):
-        return False
     node = _unsigned(answer.node)
-    if (ratio := _ratio(node)) is not None:  # of whole numbers: a fraction, unless it comes out even
-        return ratio[0] % ratio[1] == 0 if ratio[1] else True
-    return not (_WORDY.search(answer.text) or _is_mixed_with(answer, _is_ratio))
+    added = any_part(node, lambda part: part[0] == "add")
+    if any_part(node, lambda part: part[0] not in kinds and not (added and _is_small_power(part))):
+        return False
+    if (parts := ratio(node)) is not None:  # of whole numbers: a fraction, unless it comes out even
+        return parts[1] == 0 or parts[0] % parts[1] == 0
+    return not (_WORDY.search(answer.text) or is_mixed(answer))
+
+
+def _is_small_power(node: Node) -> bool:
+    return node[0] == "pow" and node[2] in (("num", Fraction(2)), ("num", Fraction(3)))
 
 
 def is_exact_form(answer: Answer) -> bool:
@@ -84,12 +104,17 @@ def is_exact_form(answer: Answer) -> bool:
     if not isinstance(answer, Value) or variables(answer.node):
         return False
     kinds = ("num", "neg", "add", "mul", "div", "root", "const", "ln")
-    if any_part(answer.node, lambda part: part[0] not in kinds or _multiplies_sum(part)):
+    if any_part(answer.node, lambda part: part[0] not in kinds or _is_left_open(part)):
         return False
     return all(fits(answer, answer) for fits in (_fits_simplified, _fits_radical, _fits_rationalized, _fits_lowest))
 
 
-def _multiplies_sum(node: Node) -> bool:
+def _is_left_open(node: Node) -> bool:
+    """A product with a sum, a quotient by a sum or by i, a root of a root."""
+    if node[0] == "root":
+        return bool(node[2][0] != "num")
+    if node[0] == "div" and (mentions(node[2], "i") or shape(node[2])[0] == "sum"):
+        return True
     return node[0] == "mul" and any(shape(part)[0] == "sum" for part in node[1:])
 
 
@@ -97,33 +122,13 @@ def _unsigned(node: Node) -> Node:
     return node[1] if node[0] == "neg" else node
 
 
-def _ratio(node: Node) -> tuple[int, int] | None:
-    """Numerator and denominator of a quotient of two whole numbers, without signs."""
-    if node[0] != "div":
-        return None
-    over, under = _unsigned(node[1]), _unsigned(node[2])
-    if over[0] != "num" or under[0] != "num" or over[1].denominator != 1 or under[1].denominator != 1:
-        return None
-    return int(over[1]), int(under[1])
-
-
 def _is_ratio(node: Node) -> bool:
-    return _ratio(node) is not None
+    return ratio(node) is not None
 
 
 def _is_lowest(node: Node) -> bool:
-    ratio = _ratio(node)
-    return ratio is not None and ratio[1] > 1 and gcd(*ratio) == 1
-
-
-def _is_mixed(answer: Value) -> bool:
-    return _is_mixed_with(answer, _is_lowest)
-
-
-def _is_mixed_with(answer: Value, fraction: Callable[[Node], bool]) -> bool:
-    """Whether a value is a whole number and a fraction, with no sign between: 3\\frac{1}{2}, not 3+\\frac{1}{2}."""
-    node = _unsigned(answer.node)
-    return node[0] == "add" and node[1][0] == "num" and fraction(node[2]) and "+" not in answer.text
+    parts = ratio(node)
+    return parts is not None and parts[1] > 1 and gcd(*parts) == 1
 
 
 def _fits_value(answer: Answer, reference: Answer) -> bool:
@@ -139,13 +144,21 @@ def has_operator(answer: Answer) -> bool:
 
 
 def _fits_lowest(answer: Answer, reference: Answer) -> bool:
+    if isinstance(answer, Ratio):
+        parts = [part.node for part in answer.parts]
+        whole = all(part[0] == "num" and part[1].denominator == 1 for part in parts)
+        return not whole or gcd(*(int(part[1]) for part in parts)) == 1
     return not isinstance(answer, Value) or not any_part(answer.node, _is_reducible)
 
 
 def _is_reducible(node: Node) -> bool:
     if node[0] != "div":
         return False
-    return gcd(_content(shape(node[1])), _content(shape(node[2]))) > 1
+    if gcd(_content(shape(node[1])), _content(shape(node[2]))) > 1:
+        return True
+    return any(
+        {factor for factor, _ in above} & {factor for factor, _ in below} for _, above, below in terms(shape(node))
+    )
 
 
 def _content(written: Shape) -> int:
@@ -172,11 +185,11 @@ def _has_fraction(answer: Answer) -> bool:
 
 
 def _fits_improper(answer: Answer, reference: Answer) -> bool:
-    return _fits_fraction(answer, reference) and isinstance(answer, Value) and not _is_mixed_with(answer, _is_ratio)
+    return _fits_fraction(answer, reference) and isinstance(answer, Value) and not is_mixed(answer)
 
 
 def _fits_mixed(answer: Answer, reference: Answer) -> bool:
-    return isinstance(answer, Value) and _is_mixed(answer)
+    return isinstance(answer, Value) and is_mixed(answer)
 
 
 def _fits_decimal(answer: Answer, reference: Answer) -> bool:
@@ -207,15 +220,14 @@ def _fits_factored(answer: Answer, reference: Answer) -> bool:
     counts = [sum(power for factor, power in factors(side) if factor[0] != "num") for side in (found, wanted)]
     if counts[0] < counts[1]:
         return False
-    contents = [max((_content(factor) for factor, _ in factors(side)), default=1) for side in (found, wanted)]
+    sums = [[factor for factor, _ in factors(side) if factor[0] == "sum"] for side in (found, wanted)]
+    contents = [max(map(_content, side), default=1) for side in sums]
     return contents[0] == 1 or contents[1] > 1
 
 
 def _are_primes(written: Shape) -> bool:
-    return all(
-        factor[0] == "num" and factor[1].denominator == 1 and _is_prime(int(factor[1]))
-        for factor, _ in factors(written)
-    )
+    found, count = factors(written), numbers(factors(written))
+    return len(found) == len(count) and all(value.denominator == 1 and _is_prime(int(value)) for value, _ in count)
 
 
 def _is_prime(number: int) -> bool:
@@ -236,19 +248,20 @@ def _fits_simplified(answer: Answer, reference: Answer) -> bool:
 
 
 def _has_like_terms(node: Node, answer: Value) -> bool:
-    """Terms that differ by numbers only, but for a mixed number's; two numbers in a product."""
+    """Terms that differ by numbers only, but for a mixed number's; two numbers, or two roots of them, in a product."""
     if node[0] not in ("add", "mul"):
         return False
-    if node == _unsigned(answer.node) and _is_mixed(answer):
+    if node == _unsigned(answer.node) and is_mixed(answer):
         return False
     seen = set()
     for _, above, below in terms(shape(node)):
         whole = sum(value.denominator == 1 and power == 1 for value, power in numbers(above))
+        roots = sum(power for factor, power in above if factor[0] == "pow" and [factor[1][0], factor[2][0]] == _ROOT)
         rest = (
             tuple(pair for pair in above if pair[0][0] != "num"),
             tuple(pair for pair in below if pair[0][0] != "num"),
         )
-        if whole > 1 or rest in seen or (whole and numbers(below) and not rest[0] and node[0] == "mul"):
+        if whole > 1 or roots > 1 or rest in seen or (whole and numbers(below) and not rest[0] and node[0] == "mul"):
             return True
         seen.add(rest)
     return False
@@ -288,6 +301,14 @@ def _fits_pi(answer: Answer, reference: Answer) -> bool:
     return isinstance(answer, Value) and mentions(answer.node, "pi")
 
 
+def _fits_radians(answer: Answer, reference: Answer) -> bool:
+    return isinstance(answer, Value) and answer.unit != DEGREE
+
+
+def _fits_degrees(answer: Answer, reference: Answer) -> bool:
+    return isinstance(answer, Value) and (answer.unit == DEGREE or not mentions(answer.node, "pi"))
+
+
 def _fits_interval(answer: Answer, reference: Answer) -> bool:
     if isinstance(answer, Union):
         return all(_fits_interval(part, part) or isinstance(part, Group) for part in answer.parts)
@@ -295,9 +316,11 @@ def _fits_interval(answer: Answer, reference: Answer) -> bool:
 
 
 _OPERATOR = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim)(?![A-Za-z])")
+_ROOT = ["num", "term"]
+"""The kinds of base and exponent of the root of a number, in a shape."""
 _WORDY = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{1,20} ?\d")
 """A word before a number: each number has its unit, as in 3 feet 2 inches."""
-_KIND = r"(?:as|to|into) an? (?:(?!or\b|and\b)[a-z-]{1,14} ){0,2}"
+_KIND = r"(?:as|to|into|in) (?:an? )?(?:(?!or\b|and\b)[a-z-]{1,14} ){0,2}"
 _NO_CHOICE = r"(?!,? or\b|s?\)|/)"
 _TERMS = (
     r"(?:lowest|simplest|smallest|reduced) (?:possible )?(?:terms|fraction|form)|(?:simplified|irreducible) fraction"
@@ -306,6 +329,14 @@ _FACTOR = (
     r"(?:^|[.:;!?]\s{1,3}|\n|\b(?:[Cc]ompletely|[Ff]ully|[Pp]lease|then|and|to) )[Ff]actor(?:i[sz]e)?\b"
     r"(?! (?:of|is|that|in|by)\b)|\b[Ff]actor (?:completely|the (?:following|expression|polynomial|quadratic))"
     r"|\b(?:completely |fully )?factor(?:ed|ised|ized) (?:form|completely)|\bprime factori[sz]ation of"
+    r"|\bproduct of (?:its )?prime"
+)
+_FRACTION = (
+    rf"\b{_KIND}(?<!mixed )fraction\b{_NO_CHOICE}|\b[Ww]hat common fraction\b"
+    r"|\bthe fraction (?:that (?:equals|is equal to)|equal to|equivalent to)"
+)
+_DECIMAL = (
+    rf"\b{_KIND}decimal\b(?! (?:place|digit|point)){_NO_CHOICE}|\bdecimal (?:equivalent|form|value|notation) of\b"
 )
 _SIMPLIFY = r"\bSimplify\b|\bsimplify the\b"
 _EXPAND = r"\b(?:Expand|expand the|Multiply out|multiply out)\b|\bexpanded form\b"
@@ -318,9 +349,11 @@ def _words(pattern: str) -> re.Pattern[str]:
 FORMS: dict[str, Form] = {
     "value": Form(_fits_value, "not evaluated"),
     "lowest_terms": Form(
-        _fits_lowest, "not in lowest terms", _words(rf"\b(?:{_TERMS})\b|\bcommon fraction|{_SIMPLIFY}")
+        _fits_lowest,
+        "not in lowest terms",
+        _words(rf"\b(?:{_TERMS})\b|\bcommon fraction|\bReduce (?:the fraction|\$|\d)|{_SIMPLIFY}"),
     ),
-    "fraction": Form(_fits_fraction, "not a fraction", _words(rf"\b{_KIND}(?<!mixed )fraction\b{_NO_CHOICE}")),
+    "fraction": Form(_fits_fraction, "not a fraction", _words(_FRACTION)),
     "improper": Form(
         _fits_improper,
         "not an improper fraction",
@@ -329,9 +362,9 @@ FORMS: dict[str, Form] = {
     "mixed_number": Form(
         _fits_mixed, "not a mixed number", _words(rf"\b{_KIND}mixed (?:number|numeral|fraction)\b{_NO_CHOICE}")
     ),
-    "decimal": Form(_fits_decimal, "not a decimal", _words(rf"\b{_KIND}decimal\b(?! (?:place|digit)){_NO_CHOICE}")),
+    "decimal": Form(_fits_decimal, "not a decimal", _words(_DECIMAL)),
     "percent": Form(_fits_percent, "not a percentage", _words(rf"\b{_KIND}percent(?:age)?\b{_NO_CHOICE}")),
-    "scientific": Form(_fits_scientific, "not in scientific notation", _words(r"\bin scientific notation\b")),
+    "scientific": Form(_fits_scientific, "not in scientific notation", _words(r"\bscientific notation\b")),
     "factored": Form(_fits_factored, "not factored", _words(_FACTOR)),
     "expanded": Form(_fits_expanded, "not expanded", _words(_EXPAND)),
     "simplified": Form(_fits_simplified, "not simplified", _words(_SIMPLIFY)),
@@ -346,6 +379,8 @@ FORMS: dict[str, Form] = {
         _words(r"\bsimpl(?:est|ified) radical form\b|\b[Rr]ationaliz(?:e|ed|ing)\b"),
     ),
     "pi": Form(_fits_pi, r"not in terms of \pi", _words(r"\bin terms of \$?(?:\\pi|pi|π)(?![A-Za-z])")),
+    "radians": Form(_fits_radians, "not in radians", _words(r"\b(?:in|to|into) radians\b")),
+    "degrees": Form(_fits_degrees, "not in degrees", _words(r"\b(?:in|to|into) degrees\b")),
     "interval": Form(_fits_interval, "not in interval notation", whole=True),
 }
 NAMES = ("auto", "any", *FORMS)

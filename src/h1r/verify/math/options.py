@@ -63,6 +63,7 @@ def _checked(given: Mapping[str, Any]) -> Options:
     accept = given.get("accept", ())
     if not isinstance(accept, list | tuple) or not all(isinstance(answer, str) for answer in accept):
         raise ValueError("`accept` is no list of texts")
-    if (form := given.get("form", "auto")) not in NAMES:
+    form = str(given.get("form", "auto")).replace(" ", "_").replace("-", "_")
+    if form not in NAMES:
         raise ValueError(f"`form` is {form!r}; give one of {', '.join(NAMES)}")
     return Options(decimals, tolerance, ordered, units, tuple(accept), form)

@@ -29,18 +29,28 @@ _OPERATIONS = {"times": "*", "plus": "+", "minus": "-", "divided by": "/", "mult
 _OPERATION = re.compile(r"(?<=\d) (times|plus|minus|divided by|multiplied by|x) (?=-?[\d(])")
 _TOKEN = re.compile(
     r"(?P<number>\d{1,3}(?:,\d{3})++(?![\d,])(?:\.\d++)?|\d++(?:\.\d++)?|\.\d++)|(?P<word>[A-Za-z]++)"
-    r"|(?P<sign>\*\*|[-+*/^()=!×÷·−⋅√²³π|⌊⌋⌈⌉])|(?P<blank>[ \t]++)|(?P<other>.)",
+    r"|(?P<sign>\*\*|[-+*/^(){}=!:×÷·−⋅√²³π|⌊⌋⌈⌉])|(?P<blank>[ \t]++)|(?P<other>.)",
     re.DOTALL,
 )
-_OPERATORS = frozenset(("+", "-", "*", "/", "^", "**", "×", "÷", "·", "−", "⋅", "√", "!", "²", "³", "="))
-_TRAILING_OPERATORS = "+-*/^×÷·−⋅√=( "
+_OPERATORS = frozenset(("+", "-", "*", "/", "^", "**", "×", "÷", "·", "−", "⋅", "√", "!", "²", "³", "=", ":"))
+_TRAILING_OPERATORS = "+-*/^×÷·−⋅√=(: "
 
 
 @lru_cache(maxsize=2048)
 def question_formulas(question: str) -> tuple[str, ...]:
     """The formulas of a question as they stand there, in order, without their delimiters and without repetitions."""
+    return _distinct(_split(question)[0])
+
+
+@lru_cache(maxsize=512)
+def option_formulas(question: str) -> tuple[str, ...]:
+    """The formulas of the listed options of a question, as they stand there."""
+    return _distinct(_split(question)[1])
+
+
+def _distinct(text: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    for formula in _formulas(_without_options(question[:MAX_QUESTION_CHARS])):
+    for formula in _formulas(text):
         formula = _trimmed(formula)
         if formula:
             found[formula] = None
@@ -49,18 +59,17 @@ def question_formulas(question: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _without_options(question: str) -> str:
-    """The question up to the first of its listed options, without drawings."""
-    parts = _DRAWING.split(question)
-    question = " ".join(parts[::2])
+def _split(question: str) -> tuple[str, str]:
+    """The question up to the first of its listed options, and the options, both without drawings."""
+    question = " ".join(_DRAWING.split(question[:MAX_QUESTION_CHARS])[::2])
     first = None
     for match in _OPTION.finditer(question):
         letter = match[1] or match[2]
         if letter == "A":
             first = match.start()
         elif letter == "B" and first is not None:
-            return question[:first]
-    return question
+            return question[:first], question[first:]
+    return question, ""
 
 
 def _formulas(question: str) -> list[str]:
@@ -140,7 +149,7 @@ def _plain_formulas(text: str) -> list[str]:
 
 
 def _run(tokens: list[str]) -> list[str]:
-    text = "".join(tokens).strip().rstrip(_TRAILING_OPERATORS).lstrip("+*/^×÷·⋅=) ")
+    text = "".join(tokens).strip().rstrip(_TRAILING_OPERATORS).lstrip("+*/^×÷·⋅=): ")
     if text.startswith(("- ", "− ")):
         text = text[1:].lstrip()
     if text.count("(") != text.count(")"):
@@ -149,4 +158,4 @@ def _run(tokens: list[str]) -> list[str]:
     operated = any(token in _NAMES_OF_FUNCTIONS or (token in _OPERATORS and token in text) for token in tokens)
     if not operated or not (operands > 1 or set(text) & set("!√²³")):
         return []
-    return [text] if text.count("(") == text.count(")") else []
+    return [text] if text.count("(") == text.count(")") and text.count("{") == text.count("}") else []

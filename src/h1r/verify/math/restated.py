@@ -5,11 +5,12 @@ r"""What keeps an answer of the right value from being the answer: it is a formu
 
 `objection` is asked of answers that are equal to the reference. It has none
 
-    to what is written as the reference is (`shape`), to a choice, to words, or with the form "any";
+    to what is written as the reference is (`shape`), to a choice, to words, to the formula of a listed option, or with
+        the form "any";
     to a number written out (12, 0.5, 3/4), though the question holds it: it may be the answer by chance. The same goes
         for 3\sqrt{2} or \frac{\pi}{4} beside a reference that is no plain number;
-    to closed forms beside a number: 10!, 2^{20}-1, \binom{10}{3}, unless the question holds them. Only what is left
-        as a sum, difference, product or quotient of numbers, or a \sum, \prod, \int, \lim, is not evaluated.
+    to closed forms beside a number: 10!, 2^{20}-1, \binom{10}{3}, unless the question holds them. What is left as a
+        sum, product, quotient, root or logarithm of numbers, or as a \sum, \prod, \int, \lim, is not evaluated.
 
 Without a question only a form that the problem names is held against an answer.
 """
@@ -19,12 +20,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from h1r.verify.math.forms import FORMS, Form, decided, has_operator, is_arithmetic, is_exact_form, is_numeral
+from h1r.verify.math.forms import (
+    FORMS,
+    Form,
+    decided,
+    has_operator,
+    is_arithmetic,
+    is_exact_form,
+    is_numeral,
+    is_unevaluated,
+)
 from h1r.verify.math.parse import variables
-from h1r.verify.math.question import question_formulas
+from h1r.verify.math.question import option_formulas, question_formulas
 from h1r.verify.math.read import read
 from h1r.verify.math.shape import Shape, leaves, shape_of, stated
-from h1r.verify.math.types import Answer, Choice, Group, Relation, Value, Words
+from h1r.verify.math.text import bracketed
+from h1r.verify.math.types import Answer, Choice, Group, Opaque, Ratio, Relation, Value, Words
+from h1r.verify.math.units import DEGREE
 
 RESTATED = "restates a formula of the question"
 NOT_EVALUATED = "not evaluated"
@@ -39,12 +51,16 @@ def objection(question: str, reference: str, answer: str, form: str) -> str | No
     """Why an answer that equals the reference does not earn, as a phrase; None when it does. LaTeX, no boxes."""
     if form == "any" or (form == "auto" and not question):
         return None
-    known, found = read(reference), read(answer)
+    known, found = read(reference), _without_brackets(read(answer))
     if isinstance(known, Choice | Words) or isinstance(found, Choice | Words):
         return None
+    if isinstance(found, Relation) and not isinstance(known, Relation) and shape_of(found) in _shapes(question)[0]:
+        return RESTATED  # a condition of the question: f(-1) = 0
     wanted = _elements(known)
     right = {shape_of(side) for side in (known, *stated(known), *(side for element in wanted for side in element))}
     if any(shape_of(side) in right for side in (found, *stated(found))):
+        return None
+    if any(shape_of(read(option)) == shape_of(found) for option in option_formulas(question)):
         return None
     unlike = [element for element in _elements(found) if not any(shape_of(side) in right for side in element)]
     if question and _is_restated(question, known, found, unlike):
@@ -55,6 +71,11 @@ def objection(question: str, reference: str, answer: str, form: str) -> str | No
         if _misses(FORMS[required], known, found, wanted, unlike, by_words=form == "auto"):
             return FORMS[required].error
     return None
+
+
+def _without_brackets(answer: Answer) -> Answer:
+    group = bracketed(answer.source) if isinstance(answer, Opaque) else None
+    return read(group[1]) if group and group[0] == "(" else answer
 
 
 def _elements(answer: Answer) -> list[Element]:
@@ -73,7 +94,9 @@ def _shapes(question: str) -> tuple[frozenset[Shape], frozenset[Shape]]:
         whole = read(formula)
         sides = whole.sides if isinstance(whole, Relation) else ()
         for part in (whole, *sides, *leaves(whole)):
-            if not (_is_solved(part) or is_numeral(part)):
+            if r"\overline" in part.text and is_numeral(part):  # 0.\overline{3} is no common way to write an answer
+                to_do.add(shape_of(part))
+            elif not (_is_solved(part) or is_numeral(part)):
                 (exact if is_exact_form(part) else to_do).add(shape_of(part))
     return frozenset(to_do), frozenset(exact)
 
@@ -110,13 +133,16 @@ def _is_given_quantity(question: str, known: Answer, found: Answer) -> bool:
 
 
 def _is_evaluated(wanted: Sequence[Element], unlike: Sequence[Element]) -> bool:
-    """False where the reference is a constant and an element still has a sum or limit; or a number, and arithmetic."""
+    """False where an element still has a sum, integral or limit beside a constant, or operations beside a number."""
     constant = all(any(map(_is_constant, element)) for element in wanted)
     if constant and any(all(map(has_operator, element)) for element in unlike):
         return False
-    if all(any(map(is_numeral, element)) for element in wanted):
-        return not any(all(map(is_arithmetic, element)) for element in unlike)
-    return True
+    if not all(any(map(is_numeral, element)) for element in wanted):
+        return True
+    values = [side for element in wanted for side in element if isinstance(side, Value)]
+    rounded = any(side.decimals or side.unit == DEGREE for side in values)
+    left = is_arithmetic if rounded else is_unevaluated  # \\sqrt{2} is more than 1.414214, and \pi/2 is 90 degrees
+    return not any(all(map(left, element)) for element in unlike)
 
 
 def _is_constant(answer: Answer) -> bool:
@@ -129,11 +155,11 @@ def _misses(
     """Whether an answer lacks a form; one that words ask for counts only where the reference has it."""
     if form.whole:
         return not form.fits(stated(found)[-1], known)
-    wanted_values = [side for element in wanted for side in element if isinstance(side, Value)]
+    wanted_values = [side for element in wanted for side in element if isinstance(side, Value | Ratio)]
     if not wanted_values or (by_words and not all(form.fits(side, side) for side in wanted_values)):
         return False
     for element in unlike:
-        values = [side for side in element if isinstance(side, Value)]
+        values = [side for side in element if isinstance(side, Value | Ratio)]
         if values and not any(form.fits(side, wanted_values[0] if len(wanted) == 1 else side) for side in values):
             return True
     return False

@@ -27,12 +27,12 @@ _ONE: Shape = ("num", Fraction(1))
 
 def shape(node: Node) -> Shape:
     """The shape of a formula: an atom, ("term", ...) or ("sum", terms)."""
-    terms = [term for term in _terms(node, 1) if _ZERO not in dict(term[1])]
-    if not terms:
+    found = [term for term in _terms(node, 1) if term[1:] != (((_ZERO, 1),), ())]
+    if not found:
         return _ZERO
-    if len(terms) > 1:
-        return ("sum", tuple(sorted(terms, key=_unsigned)))
-    sign, above, below = terms[0]
+    if len(found) > 1:
+        return ("sum", tuple(sorted(found, key=_unsigned)))
+    sign, above, below = found[0]
     alone = sign > 0 and not below and len(above) == 1 and above[0][1] == 1
     return above[0][0] if alone else ("term", sign, above, below) if above or below or sign < 0 else _ONE
 
@@ -40,7 +40,7 @@ def shape(node: Node) -> Shape:
 def shape_of(answer: Answer) -> Shape:
     """The shape of an answer of any type; what was not read is its text."""
     if isinstance(answer, Value):
-        return shape(answer.node)
+        return ("mixed", shape(answer.node)) if is_mixed(answer) else shape(answer.node)
     if isinstance(answer, Relation):
         sides = [shape_of(side) for side in answer.sides]
         return ("relation", answer.signs, tuple(sorted(sides, key=repr) if set(answer.signs) == {"="} else sides))
@@ -53,13 +53,29 @@ def shape_of(answer: Answer) -> Shape:
     return ("text", answer.text.replace(" ", ""))
 
 
+def is_mixed(answer: Value) -> bool:
+    r"""Whether a value is a whole number and a fraction, with no sign between: 3\frac{1}{2}, not 3+\frac{1}{2}."""
+    node = answer.node[1] if answer.node[0] == "neg" else answer.node
+    return node[0] == "add" and ratio(node[2]) is not None and node[1][0] == "num" and "+" not in answer.text
+
+
+def ratio(node: Node) -> tuple[int, int] | None:
+    """Numerator and denominator of a quotient of two whole numbers, without signs."""
+    if node[0] != "div":
+        return None
+    over, under = (part[1] if part[0] == "neg" else part for part in node[1:])
+    if over[0] != "num" or under[0] != "num" or over[1].denominator != 1 or under[1].denominator != 1:
+        return None
+    return int(over[1]), int(under[1])
+
+
 def stated(answer: Answer) -> tuple[Answer, ...]:
     """What an answer states, each of which may be it: x = 2+3 = 5 states 2+3 and 5, 2+3 = 5 the same."""
     if not isinstance(answer, Relation) or set(answer.signs) != {"="}:
         return (answer,)
     if name(answer) is not None:
-        rounded = () if answer.rounded is None else (answer.rounded,)
-        return (*answer.sides[1:], *rounded)
+        sides = [side for side in answer.sides[1:-1] if not (isinstance(side, Value) and side.node[0] == "var")]
+        return (*sides, answer.sides[-1], *(() if answer.rounded is None else (answer.rounded,)))
     nodes = [side.node for side in answer.sides if isinstance(side, Value)]
     constant = len(nodes) == len(answer.sides) and all(approximate(node) is not None for node in nodes)
     return answer.sides if constant and all(same_value(node, nodes[0]) for node in nodes[1:]) else (answer,)
@@ -110,7 +126,10 @@ def _multiply(node: Node, exponent: int, above: Counter[Shape], below: Counter[S
     if kind == "neg":
         return _multiply(node[1], exponent, above, below) * (-1 if exponent % 2 else 1)
     if kind == "pow" and (power := _integer(node[2])) is not None and abs(power * exponent) <= _MAX_EXPONENT and power:
-        return _multiply(node[1], exponent * power, above, below)
+        if _integer(node[1]) is None:
+            return _multiply(node[1], exponent * power, above, below)
+        if power < 0:
+            return _multiply(("pow", node[1], ("num", Fraction(-power))), -exponent, above, below)
     sign = 1
     atom = _atom(node)
     if atom[0] == "sum" and atom[1][0][0] < 0:  # b-a is -(a-b)
@@ -167,5 +186,12 @@ def factors(written: Shape) -> tuple[tuple[Shape, int], ...]:
 
 
 def numbers(pairs: Shape) -> list[tuple[Fraction, int]]:
-    """The numbers among factors, with their exponents."""
-    return [(factor[1], power) for factor, power in pairs if factor[0] == "num"]
+    """The numbers among factors, with their exponents: 2 and 3^4."""
+    found = [(factor[1], power) for factor, power in pairs if factor[0] == "num"]
+    return found + [(factor[1][1], int(factor[2][1]) * power) for factor, power in pairs if _is_power(factor)]
+
+
+def _is_power(factor: Shape) -> bool:
+    if factor[0] != "pow" or factor[1][0] != "num" or factor[2][0] != "num":
+        return False
+    return factor[2][1].denominator == 1 and 0 < factor[2][1] <= _MAX_EXPONENT
