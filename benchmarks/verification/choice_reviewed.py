@@ -13,9 +13,14 @@ _COMBINED = (
     " first, the cascade the last"
 )
 _REVISED = "the response states one option and then, as its final answer, another; the record takes the first"
-_DENIED = "`The answer is (C) is not possible`, and before it another option; a person is not sure of either"
+
+_SEVERAL = "the response answers with several options; the record takes the first of them"
+_DENIED_FIRST = "`The answer is (A) and (E) are not possible`, and in the end `The answer is (C)`; the record takes A"
 
 _COMMON = {
+    "mathstral-7B/10721": ("policy", _DENIED_FIRST),
+    "Qwen1.5-72B-Chat/8667": ("ours", _SEVERAL),
+    "Qwen1.5-72B-Chat/10457": ("ours", _SEVERAL),
     "Meta-Llama-3_1-70B-Instruct/3644": ("ours", _GUESS),
     "Meta-Llama-3_1-8B-Instruct/3644": ("ours", _GUESS),
     "Meta-Llama-3_1-8B-Instruct/8660": ("ours", _GUESS),
@@ -37,5 +42,4 @@ REVIEWED: dict[str, tuple[str, str]] = {
     **{f"mmlu_pro_cascade/gemini-1.5-pro-002/{number}": ("policy", _TWICE) for number in _GEMINI},
     **{f"mmlu_pro_cascade/Qwen1.5-72B-Chat/{number}": ("recorded", _COMBINED) for number in _QWEN_COMBINED},
     **{f"mmlu_pro_cascade/Qwen1.5-72B-Chat/{number}": ("policy", _REVISED) for number in _QWEN_REVISED},
-    "mmlu_pro_cascade/mathstral-7B/10721": ("policy", _DENIED),
 }

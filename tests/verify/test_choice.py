@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 
 from h1r.records import Problem
 from h1r.verify import verify
-from h1r.verify.choice.grade import extract_letter, grade
+from h1r.verify.choice.grade import extract_letter, grade, read
+from h1r.verify.choice.options import Options
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+TABLES = Path(__file__).parent / "choice"
 
 
 def problem(answer: str = "C", **metadata: object) -> Problem:
@@ -38,10 +42,16 @@ def problem(answer: str = "C", **metadata: object) -> Problem:
         ("The answer is (C).", "C", "is"),
         ("The answer is **C**, since D is absurd.", "C", "is"),
         ("The answer is (a). No: the answer is (c).", "C", "is"),
-        ("(A) is too small, so it is C) for certain.", "C", "bracket"),
+        ("(A) is too small, so it is C) for certain.", "C", "choose"),
         ("C is the correct answer, not D, as E was.", "C", "correct"),
-        ("Therefore I choose C", "C", "last"),
-        ("I take option C. That is all, is it not? Yes, it is", "C", "stop"),
+        ("Therefore I choose C", "C", "choose"),
+        ("I take option C. That is all, is it not? Yes, it is", "C", "choose"),
+        ("<answer>C</answer>", "C", "tag"),
+        ("C is true, and only C.", "C", "right"),
+        ("C) the third one", "C", "line"),
+        ("Some speak for (A).\nAll points, as ever, to C) in the end", "C", "bracket"),
+        ("It has to do with gases: C", "C", "last"),
+        ("All of this points to C. That is all, is it not? Yes, it is", "C", "stop"),
     ],
 )
 def test_each_stage_finds_its_letter(answer: str, letter: str, stage: str) -> None:
@@ -81,7 +91,7 @@ def test_the_first_match_decides_where_the_problem_says_so() -> None:
 
 def test_options_bound_the_letters() -> None:
     assert grade(problem("D", options=4), "Answer: D").reward == 1.0
-    assert extract_letter("Answer: E\nI choose D", string.ascii_uppercase[:4]) == ("D", "last")
+    assert extract_letter("Answer: E\nI choose D", string.ascii_uppercase[:4]) == ("D", "choose")
     assert grade(problem("L", options=12), "Answer: L").reward == 1.0
 
 
@@ -94,10 +104,47 @@ def test_the_reference_may_be_the_text_of_an_option() -> None:
     assert "none of the options" in str(grade(problem("K"), "Answer: K").error)
 
 
+@pytest.mark.parametrize("kind", sorted(path.stem for path in TABLES.glob("*.jsonl")))
+def test_table(kind: str) -> None:
+    """Each line of a table: an answer, a reference, the options, and the reward."""
+    lines = [json.loads(line) for line in (TABLES / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()]
+    wrong = [
+        line
+        for line in lines
+        if grade(problem(line["reference"], options=line["options"]), line["answer"]).reward != line["reward"]
+    ]
+    assert lines
+    assert wrong == []
+
+
+def test_reasons_tell_why_an_answer_earns_nothing() -> None:
+    def reason(answer: str, reference: str = "C") -> str | None:
+        return grade(problem(reference, options=4), answer).reason
+
+    assert reason("Answer: C") is None
+    assert reason("Answer: B") == "wrong"
+    assert reason("Answer: C or B") == "wrong"
+    assert reason("The answer is not C.") == "not_extracted"
+    assert reason("I do not know.") == "not_extracted"
+    assert reason("Answer: C", reference="F") == "unscored"
+
+
 def test_only_what_follows_the_thinking_counts() -> None:
     assert verify(problem("C"), "<think>Answer: C</think>Answer: D").reward == 0.0
     assert verify(problem("C"), "<think>Answer: D</think>Answer: C").reward == 1.0
     assert verify(problem("C"), "<think>Answer: C").reward == 0.0
+
+
+@given(
+    st.permutations("ABCD"),
+    st.sampled_from([", ", " and ", "; ", " & ", ""]),
+    st.sampled_from(["Answer: %s", r"\boxed{%s}"]),
+)
+def test_several_letters_are_a_set(letters: list[str], joined: str, form: str) -> None:
+    answer = form % joined.join(letters[:3])
+    assert grade(problem(", ".join(sorted(letters[:3])), options=4), answer).reward == 1.0
+    assert grade(problem(", ".join(sorted(letters[:2])), options=4), answer).reward == 0.0
+    assert grade(problem(letters[0], options=4), answer).reward == 0.0
 
 
 @given(st.text(alphabet="ABKabi .:()*\\n\\\\{}$answerisboxedcorthe", max_size=80), st.integers(2, 10))
@@ -105,6 +152,20 @@ def test_any_text_names_an_option_or_none(text: str, count: int) -> None:
     letter, stage = extract_letter(text, string.ascii_uppercase[:count])
     assert (letter is None) == (stage == "")
     assert letter is None or (letter in string.ascii_uppercase[:count] and letter.lower() in text.lower())
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["A", "B", "C", " or ", " not ", ". ", "Answer: ", "(", ")", " is wrong", "\n", "\\boxed{", "}"]
+        )
+    )
+)
+def test_an_option_is_stated_only_where_its_letter_stands(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    found = read(text, Options("ABC"))
+    assert set(found.letters) <= set(text)
+    assert bool(found.letters) == bool(found.stage)
 
 
 @pytest.mark.parametrize(
