@@ -50,7 +50,8 @@ def test_every_prompt_of_a_data_set_can_be_checked(name: str, count: int) -> Non
 
 
 @needs_data
-def test_recorded_results_come_out_again() -> None:
+@pytest.mark.parametrize("which", ["library", "corrected"])
+def test_recorded_results_come_out_again(which: str) -> None:
     prompts = {row["prompt"].strip(): row for row in lines("ifbench/IFBench_test.jsonl")}
     strict, loose = (list(lines(f"ifbench/eval_results_{mode}.jsonl.gz")) for mode in ("strict", "loose"))
     same = total = 0
@@ -58,7 +59,7 @@ def test_recorded_results_come_out_again() -> None:
         row = prompts.get(by_strict["prompt"].strip())
         if row is None:  # one prompt was reworded since
             continue
-        results = instruction.follow(row, row["prompt"], by_strict["response"])
+        results = instruction.follow({**row, "checkers": which}, row["prompt"], by_strict["response"])
         same += sum(
             (item.strict, item.loose) == pair
             for item, pair in zip(

@@ -6,7 +6,8 @@
 
 `problem.metadata` has `instruction_id_list` and `kwargs`, one object of arguments per instruction, as both data sets
 do; the prompt is `problem.question`. The checkers come from the package `if-verifiable`; what it fetches at import is
-replaced by `languages`. Against its own loop, this one fails closed: an instruction it does not know, or one
+replaced by `languages`, and what its upstream has mended since by `corrections`, unless `problem.metadata` says
+`"checkers": "library"`. Against its own loop, this one fails closed: an instruction it does not know, or one
 whose argument is missing (which it would draw at random), makes the whole problem unusable instead of being passed
 over, and a checker that raises has not been satisfied. Some checkers have no bound on their time: workers only.
 """
@@ -26,6 +27,7 @@ from functools import lru_cache
 from typing import Any
 
 from h1r.records import Problem, Verdict
+from h1r.verify.instructions.corrections import NEEDED, corrected
 from h1r.verify.instructions.languages import language
 
 _PACKAGE = "if_verifiable"
@@ -68,11 +70,11 @@ def grade_loose(problem: Problem, answer: str) -> Verdict:
 def _grade(problem: Problem, answer: str, loose: bool) -> Verdict:
     answer = answer.lstrip()  # the blank lines after the thinking are nobody's answer; a trailing one may be
     if not answer:
-        return Verdict(0.0, error="the answer is empty")
+        return Verdict(0.0, error="the answer is empty", reason="not_extracted")
     try:
         results = follow(problem.metadata, problem.question, answer)
     except InstructionError as error:
-        return Verdict(0.0, error=str(error))
+        return Verdict(0.0, error=str(error), reason="unscored")
     parts = {
         "instructions_strict": sum(item.strict for item in results) / len(results),
         "instructions_loose": sum(item.loose for item in results) / len(results),
@@ -82,7 +84,7 @@ def _grade(problem: Problem, answer: str, loose: bool) -> Verdict:
     if unmet:
         named = (item.instruction + (f" ({item.error})" if item.error else "") for item in unmet)
         why = f"not followed: {', '.join(named)}"[:500]
-    return Verdict(float(not unmet), parts, extracted=answer[:MAX_EXTRACTED_CHARS], error=why)
+    return Verdict(float(not unmet), parts, extracted=answer[:MAX_EXTRACTED_CHARS], error=why, reason="wrong")
 
 
 def follow(metadata: Mapping[str, Any], prompt: str, answer: str) -> list[Followed]:
@@ -90,13 +92,18 @@ def follow(metadata: Mapping[str, Any], prompt: str, answer: str) -> list[Follow
     names, arguments = metadata.get("instruction_id_list"), metadata.get("kwargs")
     if not isinstance(names, list) or not names or not isinstance(arguments, list) or len(names) != len(arguments):
         raise InstructionError("metadata needs `instruction_id_list` and as many objects in `kwargs`")
+    which = metadata.get("checkers", "corrected")
+    if which not in ("corrected", "library"):
+        raise InstructionError(f'`checkers` in metadata is {str(which)[:40]!r}, not "corrected" or "library"')
+    known = checkers() if which == "library" else corrected_checkers()
     tried = variants(answer)
     results = []
     for name, given in zip(names, arguments, strict=True):
-        checker = _checker(name, given, prompt)
+        checker = _checker(known, name, given, prompt)
         errors: list[str] = []
-        strict = _holds(checker, answer, errors)
-        loose = strict or any(_holds(checker, variant, errors) for variant in tried)
+        possible = which == "library" or name not in NEEDED or NEEDED[name](answer)
+        strict = possible and _holds(checker, answer, errors)
+        loose = strict or (possible and any(_holds(checker, variant, errors) for variant in tried))
         results.append(Followed(name, strict, loose, errors[0] if errors else None))
     return results
 
@@ -122,8 +129,14 @@ def checkers() -> dict[str, Any]:
     return found
 
 
-def _checker(name: Any, given: Any, prompt: str) -> Any:
-    kind = checkers().get(name) if isinstance(name, str) else None
+@lru_cache(maxsize=1)
+def corrected_checkers() -> dict[str, Any]:
+    """As `checkers`, with those of `corrections` in their places."""
+    return corrected(checkers())
+
+
+def _checker(known: Mapping[str, Any], name: Any, given: Any, prompt: str) -> Any:
+    kind = known.get(name) if isinstance(name, str) else None
     if kind is None:
         raise InstructionError(f"unknown instruction {str(name)[:80]!r}")
     if not isinstance(given, Mapping | None):
@@ -137,10 +150,23 @@ def _checker(name: Any, given: Any, prompt: str) -> Any:
             checker.build_description(prompt=prompt)
     except Exception as error:
         raise InstructionError(f"the arguments of {name} cannot be used: {error}"[:300]) from None
+    _keep_zero(checker, name, arguments)
     missing = [key for key in needed if key not in arguments and key != "prompt"]
     if missing:
         raise InstructionError(f"{name} lacks its argument {missing[0]!r}")
+    needed = checker.get_instruction_args() or {}
+    drawn = [
+        k for k, v in arguments.items() if isinstance(v, int) and isinstance(needed.get(k), int) and v != needed[k]
+    ]
+    if drawn:
+        raise InstructionError(f"{name} cannot take {drawn[0]} = {arguments[drawn[0]]}")
     return checker
+
+
+def _keep_zero(checker: Any, name: Any, arguments: Mapping[str, Any]) -> None:
+    """A span from word 0 starts there: the library draws a random start in its place (IFBench 25)."""
+    if name == "repeat:repeat_span" and arguments.get("n_start") == 0:
+        checker._n_start = 0
 
 
 def _whole(value: Any) -> Any:
