@@ -25,7 +25,7 @@ def test_livecodebench_function_tests_have_a_json_value_a_line():
     assert isinstance(tests, CallTests)
     assert (tests.entry, tests.arguments, tests.expected) == ("f", [[[1, 2], 3]], [[4]])
     assert tests.prelude
-    assert tests.tuples_are_lists
+    assert tests.from_json
 
 
 def test_packed_private_tests_are_unpacked():

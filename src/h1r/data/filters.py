@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.records import Message, Problem, Sample, Verdict
-from h1r.verify.code.extract import LANGUAGES, extract_code
+from h1r.verify.code.extract import Wanted, extract_code, language_of
 from h1r.verify.response.extract import last_boxed
 from h1r.verify.response.repetition import is_degenerate
 
@@ -104,11 +104,14 @@ def code_rule(candidate: Candidate) -> str | None:
     For problems with tests, or with a language. Code of other languages is parsed by the compiler that runs its tests,
     in the sandbox, where hostile input does no harm; Python's parser refuses what it cannot read.
     """
-    wanted = candidate.problem.metadata.get("language")
-    if not wanted and "tests" not in candidate.problem.metadata:
+    metadata = candidate.problem.metadata
+    wanted = metadata.get("language")
+    if not wanted and "tests" not in metadata:
         return None
-    language = LANGUAGES.get(str(wanted or "python").lower(), str(wanted))
-    found = extract_code(candidate.answer.content)
+    language = language_of(str(wanted or "python")) or str(wanted)
+    entry = next((str(metadata[key]) for key in ("entry_point", "fn_name", "func_name") if metadata.get(key)), None)
+    names = Wanted(names=(entry.rpartition(".")[2],)) if entry else None
+    found = extract_code(candidate.answer.content, wanted=names)
     if found is None:
         return "no code"
     if (found.language or language) != language:

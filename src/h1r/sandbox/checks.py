@@ -1,153 +1,86 @@
 """Test code with assertions, run apart from the code it tests.
 
-The test code runs here, in a sandbox of its own, and the tested names are stand-ins: calling one asks the parent to
-have the call made in the other sandbox, and brings back plain data. So an assertion compares data with data, in an
-interpreter that the tested code never entered, and the expected values never leave it.
+The test code runs here, in a sandbox of its own, and the tested names are stand-ins (`stand_ins.py`): calling one asks
+the parent to have the call made in the other sandbox, and brings back plain data. So an assertion compares data with
+data, in an interpreter that the tested code never entered, and the expected values never leave it.
 
-A result that is no data (an instance of a tested class) is a stand-in as well: its methods can be called, its
-attributes and items read, but it has no equality, order, truth or arithmetic of its own, since those would be the
-tested code's word. Every report carries the nonce that only the parent and this process know.
+Every report carries the nonce that only the parent and this process know, and whether the test used the tested code at
+all: one that did not says nothing of it.
 """
 
 from __future__ import annotations
 
+import ast
 import builtins
-from collections.abc import Iterator
+import sys
+import types
 from typing import Any
 
-from h1r.sandbox import structures
+from h1r.sandbox import pytest_names, structures
+from h1r.sandbox.collected import run_collected
 from h1r.sandbox.inside import CHANNEL, prelude
-from h1r.sandbox.values import FrameReader, OneShot, decode, dump_frame, encode, read_frame, write_all
-
-
-class TestedCodeEndedError(Exception):
-    """The tested code's process is gone; no later call can succeed."""
-
-
-class _Link:
-    def __init__(self, reader: FrameReader) -> None:
-        self._reader = reader
-
-    def ask(self, message: dict[str, Any]) -> Any:
-        write_all(CHANNEL, dump_frame({**message, "objects": True}))
-        reply = read_frame(CHANNEL, self._reader)
-        if reply is None or "ended" in reply:
-            raise TestedCodeEndedError
-        if "value" in reply:
-            return self.decode(reply["value"])
-        kind = getattr(builtins, str(reply.get("raised")), None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            raise _exception(kind, str(reply.get("text")))
-        raise RuntimeError(f"the tested code raised {reply.get('raised')}: {reply.get('text')}")
-
-    def encode(self, value: Any) -> Any:
-        return encode(value, _stands_for)
-
-    def decode(self, form: Any) -> Any:
-        return decode(form, self._refer)
-
-    def _refer(self, form: dict[str, Any]) -> Any:
-        if form["!"] == "ListNode":
-            return structures.list_node(decode(form["v"]))
-        if form["!"] == "TreeNode":
-            return structures.tree_node(decode(form["v"]))
-        return StandIn(self, int(form["v"]), bool(form.get("callable")))
-
-
-def _exception(kind: type[Exception], text: str) -> Exception:
-    try:
-        return kind(text)
-    except TypeError:  # a UnicodeDecodeError has no such constructor
-        return RuntimeError(f"{kind.__name__}: {text}")
-
-
-def _stands_for(value: Any) -> dict[str, Any]:
-    if isinstance(value, StandIn):
-        target = object.__getattribute__(value, "_target")
-        if isinstance(target, int):
-            return {"!": "object", "v": target}
-    elif isinstance(value, structures.ListNode):
-        return {"!": "ListNode", "v": encode(structures.list_values(value))}
-    elif isinstance(value, structures.TreeNode):
-        return {"!": "TreeNode", "v": encode(structures.tree_values(value))}
-    raise ValueError(f"a {type(value).__name__} cannot be given to code in another process")
-
-
-class StandIn:
-    """A name or an object of the tested code."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, link: _Link, target: int | str, is_callable: bool = True) -> None:
-        self._link = link
-        self._target = target
-        self._is_callable = is_callable
-
-    def _ask(self, action: str, **fields: Any) -> Any:
-        return self._link.ask({"do": action, "target": self._target, **fields})
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._is_callable:
-            raise TypeError("the tested code's object is not callable")
-        encoded = {name: self._link.encode(value) for name, value in kwargs.items()}
-        return self._ask("call", args=[self._link.encode(value) for value in args], kwargs=encoded)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._ask("get", name=name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._ask("item", key=self._link.encode(key))
-
-    def __len__(self) -> int:
-        return int(self._ask("len"))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(list(self._ask("list")))
-
-    def __str__(self) -> str:
-        return str(self._ask("str"))
-
-    def __repr__(self) -> str:
-        return str(self._ask("repr"))
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    def __ne__(self, other: object) -> bool:
-        raise TypeError("an object of the tested code cannot be compared")
+from h1r.sandbox.raised import expected_names
+from h1r.sandbox.stand_ins import Link, StandIn
+from h1r.sandbox.values import FrameReader, OneShot, dump_frame, write_all
+from h1r.sandbox.visible import shows_changes
 
 
 def run_checks(job: dict[str, Any], reader: FrameReader) -> None:
-    """Runs `setup`, then each of `tests` in turn, and reports `{"test", "passed", "error", "nonce"}` for each.
+    """Runs `setup`, then each of `tests` in turn, and reports `{"test", "passed", "used", "error", "nonce"}` for each.
 
     `names` are the tested names that the test code uses. They are put in place after `setup`, which may hold stubs of
-    them, and again before each test, since test code may define them too.
+    them, and again before each test, since test code may define them too. `modules` are the names by which test code
+    imports the tested code. A test that ends in a call of `run_collected` runs one test function or case of its own.
     """
-    link = _Link(reader)
+    link = Link(reader)
+    sys.modules["pytest"] = pytest_names.module()
     scope: dict[str, Any] = {**prelude(), **structures.NAMES, "__name__": "checks", "__builtins__": builtins}
+    scope["run_collected"] = lambda name: run_collected(scope, name)
+    sys.modules["checks"] = module = types.ModuleType("checks")
+    module.__dict__.update(scope)
+    module.__dict__["run_collected"] = lambda name: run_collected(module.__dict__, name)
+    scope = module.__dict__
     error: str | None = None
     try:
         exec(compile(job["setup"], "setup.py", "exec", dont_inherit=True), scope)
     except BaseException as failure:
         error = f"setup: {type(failure).__name__}: {failure}"
-    tested = {name: StandIn(link, name) for name in job["names"]}
     for index, test in enumerate(job["tests"]):
-        scope |= tested
-        why = error
-        if why is None:
-            try:
-                exec(compile(test, "test.py", "exec", dont_inherit=True), scope)
-            except BaseException as failure:
-                why = f"{type(failure).__name__}: {failure}"[:500]
-        report = {"test": index, "passed": why is None, "error": why, "nonce": job["nonce"]}
+        link.used = False
+        why = error or _run(link, job, test, scope)
+        report = {"test": index, "passed": why is None, "used": link.used, "error": why, "nonce": job["nonce"]}
         write_all(CHANNEL, dump_frame(report))
         if why is not None and job["stop"]:
             return
+
+
+def _run(link: Link, job: dict[str, Any], test: str, scope: dict[str, Any]) -> str | None:
+    """Why a test fails, or None."""
+    try:
+        tree = ast.parse(test)
+        link.exceptions.expected = expected_names(tree)
+        link.shows_changes = shows_changes(tree)
+        tested = {name: link.named(name) for name in job["names"]}
+        for name in job.get("modules", ()):
+            sys.modules[name] = _Tested(name, link)
+        scope |= tested
+        exec(compile(test, "test.py", "exec", dont_inherit=True), scope)
+    except BaseException as failure:
+        return f"{type(failure).__name__}: {failure}"[:500]
+    return None
+
+
+class _Tested(types.ModuleType):
+    """The tested code, as a module that test code imports names from."""
+
+    def __init__(self, name: str, link: Link) -> None:
+        super().__init__(name)
+        self._link = link
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._link.named(name)
 
 
 __all__ = ["OneShot", "StandIn", "run_checks"]

@@ -1,35 +1,70 @@
 """The tested side of a function test: answers calls, and keeps the objects that are no data.
 
-It is given arguments and gives results, and knows no expected value. Nothing of it is trusted by the parent.
+    {"do": "call", "target", "args", "kwargs"}    -> {"value"}, or {"raised", "text", "kinds", "args", "attributes"}
+    {"do": "get" | "set" | "item" | "set_item" | "delete_item" | "len" | "str" | "repr" | "list" | "next" | "operate"}
+
+A target is a number of a kept object, or a dotted name. With `objects`, what is no data stays here, and a reference
+goes out; a call then also says which of its arguments it `changed`, and what it `printed`.
+
+This side is given arguments and gives results, and knows no expected value. Nothing of it is trusted by the parent.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import inspect
+import io
+import itertools
+import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from h1r.sandbox import structures
 from h1r.sandbox.digest import digest, is_beyond
 from h1r.sandbox.values import decode, encode
 
+MAX_PRINTED_CHARS = 1 << 20
+MAX_KINDS = 32
+OPERATORS = frozenset((
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift", "neg",
+    "pos", "abs", "invert", "lt", "le", "gt", "ge", "contains", "truth", "int", "float", "hash",
+))  # fmt: skip
+_NOT_OF_OPERATOR: dict[str, Callable[..., Any]] = {"int": int, "float": float, "hash": hash}
+_MUTABLE = (list, dict, set, bytearray, collections.deque)
+_ACTIONS: dict[str, Callable[[Any], Any]] = {
+    "len": len,
+    "str": str,
+    "repr": repr,
+    "list": list,
+    "await": lambda coroutine: __import__("asyncio").run(coroutine),
+}
 
-def reply(action: Callable[[], Any]) -> dict[str, Any]:
+
+def reply(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The reply of an action, or what it raised."""
     try:
-        return {"value": action()}
+        return action()
     except BaseException as error:
-        return _raised(error)
+        return raised(error)
 
 
-def _raised(error: BaseException) -> dict[str, Any]:
+def raised(error: BaseException) -> dict[str, Any]:
+    """An exception: its class by name, and the classes that this one derives from, as (module, name)."""
     try:
         text = str(error)[:500]
     except BaseException:
         text = ""
-    return {"raised": type(error).__name__, "text": text}
+    found: dict[str, Any] = {"raised": type(error).__name__, "text": text, "kinds": kinds_of(type(error))}
+    with contextlib.suppress(Exception):
+        own = {name: value for name, value in vars(error).items() if not name.startswith("__")}
+        found |= {"args": encode(list(error.args)), "attributes": encode(own)}
+    return found
 
 
-_ACTIONS: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": repr, "list": list}
+def kinds_of(kind: type) -> list[list[str]]:
+    return [[str(one.__module__), one.__name__] for one in type.mro(kind)[:MAX_KINDS] if one is not object]
 
 
 class Server:
@@ -39,28 +74,74 @@ class Server:
         self.module = module
         self.announce = announce
         self.kept: list[Any] = []
+        self.numbers: dict[int, int] = {}
 
-    def load(self, parts: list[str]) -> bool:
+    def load(self, parts: list[str]) -> dict[str, Any]:
         for part in parts:
             exec(compile(part, "solution.py", "exec", dont_inherit=True), self.module.__dict__)
-        return True
+        return {"value": True}
 
-    def do(self, message: dict[str, Any]) -> Any:
-        target = self._target(message["target"])
-        action = message["do"]
-        if action == "get":
-            result = getattr(target, message["name"])
-        elif action == "item":
-            result = target[self._decode(message["key"])]
-        elif action in _ACTIONS:
-            result = _ACTIONS[action](target)
+    def do(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a message; raises what the tested code raises."""
+        if message.get("objects"):
+            with _captured() as printed:
+                found = reply(lambda: self._do(message))
+            return found | ({"printed": text} if (text := printed.getvalue()[:MAX_PRINTED_CHARS]) else {})
+        return self._do(message)
+
+    def _do(self, message: dict[str, Any]) -> dict[str, Any]:
+        keep = self._keep if message.get("objects") else None
+        changed: dict[str, Any] = {}
+        if message["do"] == "call":
+            result, changed = self._call(message)
+        elif message["do"] == "next":
+            items = list(itertools.islice(self._target(message["target"]), int(message["count"])))
+            return {"value": [encode(item, keep) for item in items], "ended": len(items) < int(message["count"])}
         else:
-            args = [self._decode(item) for item in message["args"]]
-            result = target(*args, **{name: self._decode(item) for name, item in message.get("kwargs", {}).items()})
+            result = self._access(message)
         if "digest_beyond" in message and is_beyond(result, message["digest_beyond"]):
             self.announce()
-            return {"!": "digest", "v": digest(result)}
-        return encode(result, self._keep if message.get("objects") else None)
+            return {"value": {"!": "digest", "v": digest(result)}}
+        return {"value": encode(result, keep)} | ({"changed": changed} if changed else {})
+
+    def _call(self, message: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The result, and the new forms of arguments that the call changed in place, by position or name."""
+        target = self._target(message["target"])
+        given: dict[str, Any] = {str(index): form for index, form in enumerate(message["args"])}
+        named = message.get("kwargs", {})
+        values = {name: self._decode(form) for name, form in {**given, **named}.items()}
+        result = target(*(values[name] for name in given), **{name: values[name] for name in named})
+        changed = {}
+        for name, form in {**given, **named}.items() if message.get("objects") else ():
+            if isinstance(values[name], _MUTABLE) or type(values[name]).__name__ in ("ListNode", "TreeNode", "ndarray"):
+                now = encode(values[name], self._keep)
+                if now != form:
+                    changed[name] = now
+        return result, changed
+
+    def _access(self, message: dict[str, Any]) -> Any:
+        action, target = message["do"], self._target(message["target"])
+        if action == "get":
+            return getattr(target, message["name"])
+        if action == "set":
+            return setattr(target, message["name"], self._decode(message["value"]))
+        if action == "item":
+            return target[self._decode(message["key"])]
+        if action == "set_item":
+            return operator.setitem(target, self._decode(message["key"]), self._decode(message["value"]))
+        if action == "delete_item":
+            return operator.delitem(target, self._decode(message["key"]))
+        if action == "kinds":
+            return kinds_of(target) if isinstance(target, type) else []
+        if action == "operate":
+            return self._operate(message["name"], [target, *map(self._decode, message["operands"])], message["swapped"])
+        return _ACTIONS[action](target)
+
+    def _operate(self, name: str, operands: list[Any], swapped: bool) -> Any:
+        if name not in OPERATORS:
+            raise ValueError(f"no operator {name}")
+        function = _NOT_OF_OPERATOR.get(name) or getattr(operator, name)
+        return function(*(operands[::-1] if swapped else operands))
 
     def _target(self, target: Any) -> Any:
         """A number of a kept object, or a dotted name; `Solution().name` is a method of a fresh instance."""
@@ -79,8 +160,21 @@ class Server:
             return {"!": "ListNode", "v": encode(structures.list_values(value))}
         if kind == "TreeNode":
             return {"!": "TreeNode", "v": encode(structures.tree_values(value))}
-        self.kept.append(value)
-        return {"!": "object", "v": len(self.kept) - 1, "callable": callable(value)}
+        if kind == "ndarray":
+            return {"!": "ndarray", "v": encode(value.tolist()), "dtype": str(value.dtype)}
+        number = self.numbers.get(id(value))
+        if number is None:
+            number = self.numbers[id(value)] = len(self.kept)
+            self.kept.append(value)
+        is_iterator = hasattr(value, "__next__") and hasattr(value, "__iter__")
+        return {
+            "!": "object",
+            "v": number,
+            "callable": callable(value),
+            "kinds": kinds_of(type(value)),
+            "iterates": is_iterator,
+            "awaits": inspect.iscoroutine(value),
+        }
 
     def _decode(self, form: Any) -> Any:
         return decode(form, self._refer)
@@ -88,7 +182,19 @@ class Server:
     def _refer(self, form: dict[str, Any]) -> Any:
         if form["!"] == "object":
             return self.kept[form["v"]]
+        if form["!"] == "name":
+            return self._target(form["v"])
+        if form["!"] == "ndarray":
+            return structures.array(decode(form["v"]), form["dtype"])
         names = self.module.__dict__
         if form["!"] == "ListNode":
             return structures.list_node(decode(form["v"]), names.get("ListNode", structures.ListNode))
         return structures.tree_node(decode(form["v"]), names.get("TreeNode", structures.TreeNode))
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[io.StringIO]:
+    """What is printed in the meantime."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        yield printed

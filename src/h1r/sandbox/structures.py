@@ -93,6 +93,104 @@ def is_same_tree(one: Any, other: Any) -> bool:
     return tree_values(one) == tree_values(other)
 
 
+def array(values: Any, dtype: str) -> Any:
+    """The numpy array of these values; they themselves where there is no numpy, or no such type."""
+    try:
+        return __import__("numpy").array(values, dtype=dtype)
+    except (ImportError, TypeError, ValueError, OverflowError):
+        return values
+
+
+def drive(
+    names: dict[str, Any], entry: str, arguments: tuple[Any, ...], kinds: list[str] | None, result_kind: str
+) -> tuple[Any, ...]:
+    """A call as LeetCode makes it: (result,), or (None, the first argument that can change) where nothing comes back.
+
+    `kinds` are "ListNode", "TreeNode", either with an "s" for lists of them, or "", and stand for the annotations.
+    """
+    owner = names.get("Solution")
+    function = getattr(owner(), entry) if isinstance(owner, type) and hasattr(owner, entry) else _dotted(names, entry)
+    given, named = list(arguments), dict[str, Any]()
+    if len(given) == 1 and isinstance(given[0], dict) and given[0].keys() == {"h1r_named"}:
+        given, named = [], given[0]["h1r_named"]
+    annotated = {name: _kind(note) for name, note in getattr(function, "__annotations__", {}).items()}
+    by_position = kinds if kinds is not None else [kind for name, kind in annotated.items() if name != "return"]
+    if kinds is None and len(by_position) != len(given):
+        by_position = _positional(function, annotated)
+    values = [
+        _noded(names, value, kind)
+        for value, kind in zip(arguments, [*by_position, *[""] * len(arguments)], strict=False)
+    ]
+    keywords = {name: _noded(names, value, annotated.get(name, "")) for name, value in named.items()}
+    result = function(*values, **keywords)
+    if result is not None:
+        return (plain(result),)
+    if result_kind or annotated.get("return"):
+        return ([],)
+    changed = [value for value in [*values, *keywords.values()] if not isinstance(value, (int, float, str))]
+    return (None, plain(changed[0])) if changed else (None,)
+
+
+def drive_design(names: dict[str, Any], methods: list[str], arguments: list[list[Any]]) -> list[Any]:
+    """The results of a class's methods, called in turn on an instance made by the first of them; None for that."""
+    kind = names[methods[0]]
+    instance = kind(*_converted(names, kind.__init__, arguments[0]))
+    results: list[Any] = [None]
+    for name, values in zip(methods[1:], arguments[1:], strict=True):
+        method = getattr(instance, name)
+        results.append(plain(method(*_converted(names, method, values))))
+    return results
+
+
+def plain(value: Any) -> Any:
+    """Nodes as the lists that stand for them, and lists of nodes."""
+    kind = type(value).__name__
+    if kind == "ListNode":
+        return list_values(value)
+    if kind == "TreeNode":
+        return tree_values(value)
+    if isinstance(value, list) and any(type(item).__name__ in ("ListNode", "TreeNode") for item in value):
+        return [[] if item is None else plain(item) for item in value]
+    return value
+
+
+def _dotted(names: dict[str, Any], entry: str) -> Any:
+    first, *rest = entry.split(".")
+    found = names[first[:-2]]() if first.endswith("()") else names[first]
+    for name in rest:
+        found = getattr(found, name)
+    return found
+
+
+def _kind(note: Any) -> str:
+    text = str(note)
+    found = "ListNode" if "ListNode" in text else "TreeNode" if "TreeNode" in text else ""
+    return found + ("s" if found and "list[" in text.lower() else "")
+
+
+def _positional(function: Any, annotated: dict[str, str]) -> list[str]:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
+    return [annotated.get(name, "") for name in names if name not in ("self", "cls")]
+
+
+def _converted(names: dict[str, Any], function: Any, values: list[Any]) -> list[Any]:
+    annotated = {name: _kind(note) for name, note in getattr(function, "__annotations__", {}).items()}
+    kinds = _positional(function, annotated)
+    return [_noded(names, value, kind) for value, kind in zip(values, [*kinds, *[""] * len(values)], strict=False)]
+
+
+def _noded(names: dict[str, Any], value: Any, kind: str) -> Any:
+    """The nodes that a list stands for, of the solution's own class where it has one."""
+    if not kind or (value is not None and not isinstance(value, list)):
+        return value
+    if kind.endswith("s"):
+        return [_noded(names, item, kind[:-1]) for item in value or []]
+    if kind == "ListNode":
+        return list_node(value or [], names.get("ListNode", ListNode))
+    return tree_node(value or [], names.get("TreeNode", TreeNode))
+
+
 NAMES = {
     "ListNode": ListNode,
     "TreeNode": TreeNode,

@@ -14,6 +14,7 @@ crafted hash collisions are refused. It raises only `ValueError`.
 from __future__ import annotations
 
 import collections
+import datetime
 import json
 import os
 import struct
@@ -21,6 +22,7 @@ from collections.abc import Callable, ItemsView, Iterable, KeysView, ValuesView
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from h1r.sandbox.untrusted_json import read_object
@@ -106,13 +108,53 @@ def _encode_rare(value: Any, keep: Callable[[Any], dict[str, Any]] | None, depth
         return {"!": "range", "v": [value.start, value.stop, value.step]}
     if isinstance(value, (Decimal, Fraction)):
         return {"!": kind.__name__, "v": str(value)}
+    for moment in _MOMENTS:
+        if isinstance(value, moment):
+            return {"!": moment.__name__, "v": _moment_parts(moment, value)}
+    if keep and kind.__name__ == "ndarray":
+        return keep(value)
     if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
         return encode(value.tolist(), keep, depth + 1)
     if isinstance(value, (KeysView, ValuesView, ItemsView)):
         return {"!": "iterator", "v": [encode(item, keep, depth + 1) for item in value]}
     if hasattr(value, "__next__") and hasattr(value, "__iter__"):
+        if keep:
+            return keep(value)
         return {"!": "iterator", "v": [encode(item, keep, depth + 1) for item in _bounded(value)]}
     return keep(value) if keep else {"!": "opaque", "v": kind.__name__[:100]}
+
+
+_MOMENTS: tuple[Any, ...] = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone)
+"""A datetime is a date as well, so it stands first."""
+
+
+def _moment_parts(moment: Any, value: Any) -> list[int | None]:
+    """The whole numbers that a date, a time or a duration is made of; a time zone is its offset in microseconds."""
+    if moment is datetime.timedelta:
+        return [value.days, value.seconds, value.microseconds]
+    if moment is datetime.timezone:
+        return [_offset(value.utcoffset(None))]
+    date = [value.year, value.month, value.day] if moment is not datetime.time else []
+    if moment is datetime.date:
+        return date
+    return [*date, value.hour, value.minute, value.second, value.microsecond, _offset(value.utcoffset())]
+
+
+def _offset(zone: datetime.timedelta | None) -> int | None:
+    return None if zone is None else zone // datetime.timedelta(microseconds=1)
+
+
+def _moment(moment: Any, parts: list[int | None]) -> Any:
+    if moment is datetime.timezone:
+        return _zone(parts[0])
+    if moment in (datetime.datetime, datetime.time):
+        *clock, offset = parts
+        return moment(*clock, tzinfo=_zone(offset))
+    return moment(*parts)
+
+
+def _zone(offset: int | None) -> datetime.timezone | None:
+    return None if offset is None else datetime.timezone(datetime.timedelta(microseconds=offset))
 
 
 def _bounded(items: Iterable[Any]) -> Iterable[Any]:
@@ -177,6 +219,7 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
     "range": lambda parts: range(*map(int, parts)),
     "Decimal": Decimal,
     "Fraction": lambda text: Fraction(text) if len(text) < 10_000 and "e" not in text.lower() else Opaque("Fraction"),
+    **{moment.__name__: partial(_moment, moment) for moment in _MOMENTS},
 }
 
 

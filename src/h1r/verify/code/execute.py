@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import Slot
+from h1r.verify.code.kinds import CallTests, StdinTests, Tests, size
 from h1r.verify.code.outcome import FAULTS, Failure, Result
-from h1r.verify.code.problem_tests import CallTests, StdinTests, Tests, size
 from h1r.verify.code.run_calls import judge_calls
 from h1r.verify.code.run_checks import judge_checks
 from h1r.verify.code.run_programs import judge_programs

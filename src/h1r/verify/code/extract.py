@@ -1,7 +1,8 @@
 """The code of an answer, and its language (recipe of the paper: fenced blocks by regular expression, then detection).
 
 A fence's tag names the language; a block without one is told by what only that language's programs begin with or
-contain. Linear time in the answer.
+contain. Of several blocks the last one counts that defines what the tests call, or reads an input where they give one,
+so that a demonstration behind the solution is not graded in its place. Linear time in the answer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,23 @@ class Solution:
     language: str | None
 
 
-_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^\s`{]*)[^\n]*")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the tests need of the code: names that it defines, or that it reads an input."""
+
+    names: tuple[str, ...] = ()
+    reads_input: bool = False
+
+
+_FENCE = re.compile(
+    r"(?:[ \t]*+(?:</?\w{1,20}+>|[-*+]|\d{1,3}+[.)]))*+[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)([^\n`]*+)"
+)
+"""A fence, behind tags and the marks of lists, with the tag and the rest of its line."""
+_CLOSING = re.compile(r"(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
+_ENDS_ANSWER = re.compile(r"[ \t]*+</answer>", re.IGNORECASE)
+_TAG = re.compile(r"[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
+_TAG_NAMES = {"pypy": "python", "gnu++": "cpp", "cplusplus": "cpp", "ecmascript": "javascript", "gnu": "c"}
+_SHELL = frozenset(("bash",))
 _BEGINS_CODE = re.compile(
     r"(?:from[ \t]+[\w.]+[ \t]+import|import[ \t]+\w|(?:async[ \t]+)?def[ \t]+\w|class[ \t]+\w|@\w|#include|#!"
     r"|using[ \t]|if[ \t]+__name__|[A-Za-z_][\w, \t\[\]]*=[^=]|print\(|(?:for|while|with)[ \t].*:|const[ \t]|let[ \t]"
@@ -71,26 +88,73 @@ def detect_language(code: str) -> str | None:
     return next((language for language, shown in _SHOWS if shown.search(head)), None)
 
 
-def extract_code(answer: str, language: str | None = None) -> Solution | None:
-    """The code of an answer: the last fenced block that says it is code, else the last one that says nothing.
+def language_of(tag: str) -> str | None:
+    """The language that a fence's tag or a problem names, a value of `LANGUAGES`; None for another."""
+    tag = tag.strip().lower()
+    if tag in LANGUAGES:
+        return LANGUAGES[tag]
+    found = _TAG.match(tag[:40])
+    name = found[1] if found else ""
+    return LANGUAGES.get(_TAG_NAMES.get(name, name))
 
-    `language` (a value of `LANGUAGES`) leaves out blocks of another one. Without any fence the whole answer counts if
-    it begins like code, or like the body of a function; so does what stands before a single closing fence, whose
-    opening one was part of the prompt. None when there is no code, or the last block is not closed.
+
+def extract_code(answer: str, language: str | None = None, wanted: Wanted | None = None) -> Solution | None:
+    """The code of an answer: of its fenced blocks the last one with what is `wanted`, else the last one.
+
+    Blocks that say that they are code come first, then those that say nothing; shell is what one types to run a
+    solution, unless it is asked for. `language` (a value of `LANGUAGES`) leaves out blocks of another one. Without any
+    fence the whole answer counts if it begins like code, or like the body of a function; so does what stands before a
+    single closing fence, whose opening one was part of the prompt. None when there is no code, or the last block is
+    not closed.
     """
     blocks, dangling = _fenced_blocks(answer)
     if dangling is not None:
         before = answer[:dangling]
         closes = answer[dangling:].lstrip()[:4].strip("`~") == ""
-        return _untagged(before, language) if closes and not blocks and _is_code(before) else None
+        if not blocks:
+            return _untagged(before, language) if closes and _is_code(before) else None
+        if answer[dangling:].strip().strip("`~"):
+            return None
     if not blocks:
         return _untagged(answer, language) if _is_code(answer) else None
-    named = [Solution(code, LANGUAGES[tag]) for tag, code in blocks if tag in LANGUAGES]
-    wanted = [solution for solution in named if language in (None, solution.language)]
-    if wanted:
-        return wanted[-1]
-    plain = [code for tag, code in blocks if not tag]
-    return _untagged(plain[-1], language) if plain else None
+    named = [Solution(code, known) for tag, code in blocks if (known := language_of(tag))]
+    named = [one for one in named if (one.language not in _SHELL if language is None else one.language == language)]
+    plain = [_untagged(code, language) for tag, code in blocks if not tag]
+    fitting = [one for group in (named, plain) for one in reversed(group) if _fits(one, wanted)]
+    if fitting:
+        return fitting[0]
+    if named:
+        return named[-1]
+    return next((one for one in reversed(plain) if _is_code(one.code)), plain[-1]) if plain else _last_shell(blocks)
+
+
+def _last_shell(blocks: list[tuple[str, str]]) -> Solution | None:
+    """Shell, where an answer holds no other code and no language was asked for."""
+    found = [code for tag, code in blocks if language_of(tag) in _SHELL]
+    return Solution(found[-1], "bash") if found else None
+
+
+_DEMONSTRATES = re.compile(r"\bsys\.stdin[ \t]*+=|^[ \t]*+(?:>>>|\$ )", re.MULTILINE)
+_READS = {
+    "python": re.compile(r"\binput\b|\bstdin\b|\bopen\(0|\bfileinput\b"),
+    "javascript": re.compile(r"\bstdin\b|\breadline\b|\breadFileSync\b"),
+}
+_RUNS = re.compile(r"\bmain\b")
+
+
+def _fits(solution: Solution, wanted: Wanted | None) -> bool:
+    if wanted is None:
+        return True
+    if wanted.reads_input:
+        reads = _READS.get(solution.language or "python", _RUNS)
+        return reads.search(solution.code) is not None and _DEMONSTRATES.search(solution.code) is None
+    return any(_defines(solution.code, name) for name in wanted.names)
+
+
+def _defines(code: str, name: str) -> bool:
+    """Whether a line of Python defines that name, as a function, a method or a class, or by an assignment."""
+    pattern = rf"^[ \t]*+(?:(?:async[ \t]++)?def|class)[ \t]++{re.escape(name)}\b|^{re.escape(name)}[ \t]*+[:=](?!=)"
+    return re.search(pattern, code, re.MULTILINE) is not None
 
 
 def _untagged(code: str, language: str | None) -> Solution:
@@ -104,13 +168,27 @@ def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], int | None]:
     position = 0
     for line in text.splitlines(keepends=True):
         match = _FENCE.match(line)
+        if match and line[match.end() :].strip():
+            match = None  # code within a line
         if match and not fence:
-            fence, tag, begin, content = match[1], match[2].lower(), position, position + len(line)
-        elif match and match[1].startswith(fence) and not match[2]:
+            fence, tag, begin, content = match[1], _tag(match[2], match[3]), position, position + len(line)
+        elif fence and (_closes(match, line, fence) or _ENDS_ANSWER.match(line)):
             blocks.append((tag, textwrap.dedent(text[content:position])))
             fence = ""
         position += len(line)
     return blocks, begin if fence else None
+
+
+def _tag(first: str, rest: str) -> str:
+    """The tag without a file's name or attributes: of `python:main.py`, `{.python}`, `Python 3`."""
+    tag = re.split(r"[:,=}]", first.strip("{.").lower(), maxsplit=1)[0]
+    return tag if tag not in ("class", "language", "lang") else rest.strip(' ="}').lower()
+
+
+def _closes(match: re.Match[str] | None, line: str, fence: str) -> bool:
+    if match is None or not match[1].startswith(fence) or not line.lstrip().startswith(("<", fence)):
+        return False
+    return _CLOSING.fullmatch(match[2] + match[3].strip()) is not None
 
 
 def _is_code(text: str) -> bool:

@@ -29,9 +29,9 @@ from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import SandboxPool
 from h1r.sandbox.session import SandboxError
 from h1r.verify.code.execute import judge
-from h1r.verify.code.extract import LANGUAGES, extract_code
+from h1r.verify.code.extract import Wanted, extract_code, language_of
 from h1r.verify.code.outcome import Failure, Result
-from h1r.verify.code.problem_tests import StdinTests, Tests, TestsError, parse_tests, sampled
+from h1r.verify.code.problem_tests import CheckTests, StdinTests, Tests, TestsError, parse_tests, sampled
 
 WORKERS_VARIABLE = "H1R_SANDBOX_WORKERS"
 REMOTE_WORKERS = 16
@@ -74,7 +74,7 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
     try:
         tests = _tests(problem)
         language = _language(problem, tests)
-        solution = extract_code(answer, language)
+        solution = extract_code(answer, language, wanted(tests))
         if solution is None:
             why = f"no {language or ''} code in the answer".replace("  ", " ")
             return Verdict(0.0, parts, error=why, reason="not_extracted")
@@ -111,14 +111,26 @@ def _tests(problem: Problem) -> Tests:
     return sampled(tests, int(metadata["max_tests"]), f"{metadata.get('tests_seed', 0)}:{problem.id}")
 
 
+def wanted(tests: Tests) -> Wanted:
+    """What the tests need of the code of an answer."""
+    if isinstance(tests, StdinTests):
+        return Wanted(reads_input=True)
+    if isinstance(tests, CheckTests):
+        return Wanted(names=tuple(tests.names))
+    if tests.entry == "drive":
+        return Wanted(names=tuple({str(case[0][0]) for case in tests.arguments}))
+    return Wanted(names=(tests.entry.rpartition(".")[2],))
+
+
 def _language(problem: Problem, tests: Tests) -> str | None:
     """The language that the code must be in; None when the answer chooses."""
-    wanted = problem.metadata.get("language")
-    if wanted is None:
+    asked = problem.metadata.get("language")
+    if asked is None:
         return None if isinstance(tests, StdinTests) else "python"
-    if str(wanted).lower() not in LANGUAGES:
-        raise TestsError(f"the language `{wanted}` is not known here")
-    return LANGUAGES[str(wanted).lower()]
+    language = language_of(str(asked))
+    if language is None:
+        raise TestsError(f"the language `{asked}` is not known here")
+    return language
 
 
 def _judge(pool: SandboxPool, code: str, language: str, tests: Tests, limits: Limits) -> Result:

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import Slot
+from h1r.verify.code.kinds import CheckTests
 from h1r.verify.code.outcome import FAULTS, Failure, Fault, Result, before, value_of
-from h1r.verify.code.problem_tests import CheckTests
 from h1r.verify.code.sources import complete, parts
+
+_FROM_TESTED = ("value", "changed", "printed", "ended", "raised", "text", "kinds", "args", "attributes")
+"""What of a reply of the tested side goes on to the test code."""
+UNUSED = Fault("the tests cannot be used: they call nothing of the tested program", "unscored")
 
 
 def judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop: bool) -> Result:
-    """The tests in one sandbox, the tested code in another, and the parent between them."""
+    """Test code none of which used the tested code has shown nothing, whatever it says."""
     loaded = parts(tests.setup, code, tests.entry)
-    passed, failures, first = 0, [], 0
+    passed, failures, first, used = 0, list[Failure](), 0, False
     while first < len(tests.tests):
         reports, fault = _check_from(slot, loaded, tests, first, limits, stop)
-        passed += sum(report is None for report in reports)
-        failures += [Failure(first + number, *report) for number, report in enumerate(reports) if report is not None]
+        used = used or any(report.used for report in reports) or fault is not None
+        passed += sum(report.fault is None for report in reports)
+        failures += [Failure(first + at, *one.fault) for at, one in enumerate(reports) if one.fault is not None]
         first += len(reports)
         if fault is not None and first < len(tests.tests):
             failures.append(Failure(first, *fault))
             first += 1
         if failures and stop:
             break
+    if passed and not failures and not used:
+        return Result(0, len(tests.tests), [Failure(0, *UNUSED)])
     return Result(passed, len(tests.tests), failures)
+
+
+class _Report(NamedTuple):
+    """What test code says of one test: why it failed, if so, and whether it used the tested code."""
+
+    fault: Fault | None
+    used: bool
 
 
 def _check_from(
     slot: Slot, loaded: list[str], tests: CheckTests, first: int, limits: Limits, stop: bool
-) -> tuple[list[Fault | None], Fault | None]:
-    """The report of each test from `first` on (None: passed), and why the next one has none, if so."""
+) -> tuple[list[_Report], Fault | None]:
+    """The report of each test from `first` on, and why the next one has none, if so."""
     nonce = secrets.token_hex(16)
     asking = {"kind": "checks", "setup": complete(tests.setup), "tests": tests.tests[first:], "names": tests.names,
-              "stop": stop, "nonce": nonce}  # fmt: skip
-    reports: list[Fault | None] = []
+              "modules": tests.modules, "stop": stop, "nonce": nonce}  # fmt: skip
+    reports: list[_Report] = []
     with (
         slot.calls({"kind": "calls", "code": loaded, "prelude": tests.prelude}, limits) as tested,
         slot.checks(asking, limits) as checker,
@@ -45,7 +59,7 @@ def _check_from(
         message, ending = tested.receive()
         _, fault = value_of(message, ending)
         if fault is not None:
-            return [before("test", fault)] * (len(tests.tests) - first), None
+            return [_Report(before("test", fault), True)] * (len(tests.tests) - first), None
         while len(reports) < len(tests.tests) - first:
             message, ending = checker.receive()
             if message is None:
@@ -53,19 +67,20 @@ def _check_from(
             if "nonce" in message:
                 genuine = hmac.compare_digest(str(message["nonce"]), nonce) and message.get("test") == len(reports)
                 passes = genuine and message.get("passed") is True
-                reports.append(None if passes else _reported(message))
+                reports.append(_Report(None if passes else _reported(message), message.get("used") is True))
                 if not passes and stop:
                     break
                 continue
             reply, ending = tested.ask(message)
             if reply is None:
                 return reports, FAULTS[ending]
-            kept = ("value",) if "value" in reply else ("raised", "text")
-            checker.send({key: reply.get(key) for key in kept})
+            checker.send({key: reply[key] for key in _FROM_TESTED if key in reply})
     return reports, None
 
 
 def _reported(message: dict[str, Any]) -> Fault:
-    """A test that fails: by its assertion, or by an error that the tested code raised in it."""
+    """A test that fails: by its assertion, by an error that the tested code raised in it, or by one of its own."""
     error = str(message.get("error") or "no genuine report")[:500]
+    if message.get("used") is False:
+        return Fault(f"the tests cannot be used: {error}", "unscored")
     return Fault(error, "wrong" if error.startswith("AssertionError") else "crash")

@@ -8,8 +8,8 @@ from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import Runnable
 from h1r.sandbox.session import SandboxError
 from h1r.verify.code.compare import same_output
+from h1r.verify.code.kinds import StdinTests
 from h1r.verify.code.outcome import FAULTS, WRONG, Failure, Fault, Result
-from h1r.verify.code.problem_tests import StdinTests
 
 
 def judge_programs(program: Runnable, tests: StdinTests, limits: Limits, stop: bool) -> Result:
@@ -27,8 +27,10 @@ def judge_programs(program: Runnable, tests: StdinTests, limits: Limits, stop: b
         elif outcome.status != 0:
             fault = Fault(f"exit status {outcome.status}: {_last_line(outcome.stderr)}", "crash")
         else:
-            same = same_output(outcome.stdout.decode(errors="replace"), expected, tests.tolerance)
-            fault = None if same else WRONG
+            output = outcome.stdout.decode(errors="replace")
+            accepted = expected if isinstance(expected, tuple) else (expected,)
+            same = (same_output(output, one, tests.tolerance, tests.layout, tests.ignore_case) for one in accepted)
+            fault = None if any(same) else WRONG
         if fault is None:
             passed += 1
         else:
