@@ -90,13 +90,19 @@ def to_svg(figure: Figure, label: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r"<metadata>(?:(?!<metadata>).)*?</metadata>"
+        r"|<style(?:(?!<style).)*?</style>|<!--(?:(?!<!--).)*?-->",
+        "",
+        svg,
+        flags=re.DOTALL,
+    )
     svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href", "href")
     for name, light in LIGHT.items():
         svg = svg.replace(light, f"var(--{name})")
     box = " ".join(f"{side * _INCH:.0f}" for side in figure.get_size_inches())
     opening = f'<svg viewBox="0 0 {box}" role="img" aria-label="{esc(label)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1).strip()
+    return re.sub(r"<svg[^<>]*+>", lambda _: opening, svg, count=1).strip()
 
 
 def family_plot(evals: Mapping[str, EvalResult], level: float) -> Figure:

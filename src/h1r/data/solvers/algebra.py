@@ -63,8 +63,8 @@ def _term(slope: int, name: str) -> str:
 
 def simple_geometry(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     """The sum (n - 2) * 180 less the known angles: summed first, or taken off one by one, in any order."""
-    sides = re.search(r"(\d+)(?:-gon| sides)", problem.question)
-    angles = re.findall(r"(\d+)\.0°", problem.question)
+    sides = re.search(r"(?<!\d)(\d++)(?:-gon| sides)", problem.question)
+    angles = re.findall(r"(?<!\d)(\d++)\.0°", problem.question)
     if sides is None or len(angles) != int(sides.group(1)) - 1:
         return
     n = int(sides.group(1))

@@ -13,7 +13,7 @@ from h1r.records import Problem
 
 def letter_counting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     """Each word spelled with its own count and their sum; with a running count; only the words that have the letter."""
-    found = re.search(r'letter "(.)" appear in the text: "(.*)"\?$', problem.question)
+    found = re.match(r'(?>(?s:.*?)letter "(.)" appear in the text: ")(.*)"\?$', problem.question)
     if found is None:
         return
     letter, words = found.group(1), found.group(2).split()
@@ -108,7 +108,9 @@ def _merges(numbers: list[str], down: bool) -> list[str]:
 
 def number_filtering(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     """Each number compared and kept or dropped; from the other end; only the kept, or only the dropped, named."""
-    found = re.search(r"(Keep|Remove) all numbers (larger|smaller) than (\S+) in this list: \[(.*)\]", problem.question)
+    found = re.match(
+        r"(?>(?s:.*?)(Keep|Remove) all numbers (larger|smaller) than (\S++) in this list: \[)(.*)\]", problem.question
+    )
     if found is None:
         return
     keeps, larger, limit = found.group(1) == "Keep", found.group(2) == "larger", found.group(3)

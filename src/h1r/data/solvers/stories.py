@@ -27,7 +27,7 @@ LEGS = {animal: legs for legs, animals in _LEGS.items() for animal in animals.sp
 
 def leg_counting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     """Legs of each kind, then their sum; with a running total; in other orders."""
-    found = re.search(r"if you have (.*)\?", problem.question)
+    found = re.match(r"(?>(?s:.*?)if you have )(.*)\?", problem.question)
     if found is None:
         return
     herd = []
@@ -68,8 +68,8 @@ def aiw(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     The question about colleagues is left unsolved: its text supports more than one count.
     """
     about = re.match(r"(\w+) has (\d+) .*", problem.question)
-    siblings = re.search(r"(\d+) sisters", problem.question)
-    friends = re.search(r"(\d+) female friends", problem.question)
+    siblings = re.search(r"(?<!\d)(\d++) sisters", problem.question)
+    friends = re.search(r"(?<!\d)(\d++) female friends", problem.question)
     if about is None or "colleague" in problem.question or not (siblings or friends):
         return
     name = about.group(1)
@@ -115,7 +115,7 @@ def family_relationships(problem: Problem, rng: random.Random) -> Iterator[Worke
 
 def _read_family(story: str) -> _Family:
     family = _Family({}, {})
-    pattern = r"(\w+) is married to (\w+)\.(?: They have (?:a child|children) called ([^.]+)\.)?"
+    pattern = r"\b(\w++) is married to (\w++)\.(?: They have (?:a child|children) called ([^.]+)\.)?"
     for one, other, children in re.findall(pattern, story):
         family.spouse.update({one: other, other: one})
         for child in re.split(r", | and ", children) if children else []:

@@ -61,21 +61,21 @@ _GOES_ON = re.compile(r"(?: {4}|\t)\s*(?:return|if|try|yield|raise|pass|assert)\
 _SHOWS = tuple(
     (language, re.compile(pattern, re.MULTILINE))
     for language, pattern in (
-        ("bash", r"\A\s*#!.*\b(?:ba)?sh\b"),
-        ("java", r"^[ \t]*(?:import java[.x]|public\s+(?:final\s+)?class\s+\w|.*\bSystem\.(?:out|in)\b)"),
-        ("csharp", r"^[ \t]*(?:using System\b|namespace\s+\w|.*\bConsole\.(?:Read|Write)\w*\()"),
-        ("rust", r"^[ \t]*(?:use std::|(?:pub\s+)?fn\s+\w+\s*\()"),
-        ("cpp", r"^[ \t]*(?:#include[ \t]*<(?:bits/|\w+>)|using namespace\b|.*\bstd::)"),
-        ("c", r"^[ \t]*#include[ \t]*<\w+\.h>"),
+        ("bash", r"\A\s*+#!.*\b(?:ba)?sh\b"),
+        ("java", r"^[ \t]*+(?:import java[.x]|public\s+(?:final\s+)?class\s+\w|.*\bSystem\.(?:out|in)\b)"),
+        ("csharp", r"^[ \t]*+(?:using System\b|namespace\s+\w|.*\bConsole\.(?:Read|Write)\w*\()"),
+        ("rust", r"^[ \t]*+(?:use std::|(?:pub\s+)?fn\s+\w+\s*\()"),
+        ("cpp", r"^[ \t]*+(?:#include[ \t]*<(?:bits/|\w+>)|using namespace\b|.*\bstd::)"),
+        ("c", r"^[ \t]*+#include[ \t]*<\w+\.h>"),
         ("go", r"^package\s+main\b"),
         (
             "python",
-            r"^[ \t]*(?:def\s+\w+\s*\(.*|class\s+\w+.*:|from\s+[\w.]+\s+import\b.*|(?:for|while|if)\b.*:)"
+            r"^[ \t]*+(?:def\s+\w+\s*\(.*|class\s+\w+.*:|from\s+[\w.]+\s+import\b.*|(?:for|while|if)\b.*:)"
             r"[ \t]*(?:#.*)?$",
         ),
         (
             "javascript",
-            r"^[ \t]*(?:(?:const|let|var)\s+[\w{\[].*=|(?:async\s+)?function\b.*\{|console\.log\(|.*\brequire\(|.*=>)",
+            r"^[ \t]*+(?:(?:const|let|var)\s+[\w{\[].*=|(?:async\s+)?function\b.*\{|console\.log\(|.*\brequire\(|.*=>)",
         ),
     )
 )

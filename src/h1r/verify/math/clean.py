@@ -141,7 +141,7 @@ _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])|([{}])|\\.", re.DOTALL)
 """TeX's old way to write a fraction or a binomial, whose arguments are all that stands before and after it."""
 _NO_ARGUMENT = re.compile(r"[=<>,;]|\\(?:text|left|right|le|ge|ne|approx|in)(?![A-Za-z])")
 """What keeps a formula from being one fraction as a whole."""
-_MARKED = f"{WORD_OPEN}[^{WORD_CLOSE}]*{WORD_CLOSE}"
+_MARKED = f"{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*+{WORD_CLOSE}"
 _UNITS_SIDE_BY_SIDE = rf"{_MARKED}(?: ?\^ ?\{{? ?\d ?\}}?)?(?: ?(?:\\cdot|\*)? ?{_MARKED}(?: ?\^ ?\{{? ?\d ?\}}?)?)?"
 _UNIT_FRACTION = re.compile(rf"\\frac ?\{{ ?({_UNITS_SIDE_BY_SIDE}) ?\}} ?\{{ ?({_UNITS_SIDE_BY_SIDE}) ?\}}")
 _HALF_LINE = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:_ ?\{? ?>? ?0? ?\}? ?)?\^ ?\{? ?([+-]) ?\}?\Z")

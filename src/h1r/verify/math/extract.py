@@ -36,11 +36,11 @@ _LAST_LETTER = re.compile(r"(?:^|\s)\(?([A-J])[).*\s]*$")
 _END = re.compile(r"\n|\.(?:\s|$)|<\|")
 _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|(?<!\\)\$((?! )(?:\\\$|[^$\n])*?[^$\n \\]|(?= )(?:\\\$|[^$\n])+?)\$(?!\d)"
-    r"|\\\[(.+?)\\\]|\\\(((?:(?!\\\))[^\n])+)\\\)",
+    r"|\\\[((?:(?!\\\[).)+?)\\\]|\\\(((?:(?!\\[()])[^\n])++)\\\)",
     re.DOTALL,
 )
 """Dollars enclose a formula as in Markdown: not where a blank precedes the second one only, or a digit follows it."""
-_CONNECTED = re.compile(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*")
+_CONNECTED = re.compile(r"\s*+(?:;|,\s*+(?:and|or)?+|and|or)\s*+")
 _VERB = re.compile(r"\b(?:is|are|equals|be)\b[: *]*|(?<![<>\\!])= *")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _SENTENCE_END = re.compile(r"\n|\.\s|[?!]\s|\.\$\$?\s|\$\$\s|\\\]\s")

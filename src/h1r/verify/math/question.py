@@ -28,7 +28,7 @@ _PRODUCTS = frozenset(("xy", "yz", "xz", "xyz", "ab", "bc", "ac", "abc", "mn", "
 _OPERATIONS = {"times": "*", "plus": "+", "minus": "-", "divided by": "/", "multiplied by": "*", "x": "*"}
 _OPERATION = re.compile(r"(?<=\d) (times|plus|minus|divided by|multiplied by|x) (?=-?[\d(])")
 _TOKEN = re.compile(
-    r"(?P<number>\d{1,3}(?:,\d{3})++(?![\d,])(?:\.\d++)?|\d++(?:\.\d++)?|\.\d++)|(?P<word>[A-Za-z]++)"
+    r"(?P<number>\d{1,3}(?:,\d{3}){1,12}+(?![\d,])(?:\.\d++)?|\d++(?:\.\d++)?|\.\d++)|(?P<word>[A-Za-z]++)"
     r"|(?P<sign>\*\*|[-+*/^(){}=!:×÷·−⋅√²³π|⌊⌋⌈⌉])|(?P<blank>[ \t]++)|(?P<other>.)",
     re.DOTALL,
 )

@@ -65,7 +65,7 @@ _COMMAS_IN_NUMBERS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])"
 _RUN = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{2,}")
 _PROSE = re.compile(r"(?<![A-Za-z\\])(?=[a-z]*[aeiou])[a-z]{4,}")
 _DIGITS_APART = re.compile(r"(?<![_\d])\d+ \d")
-_MARKED = re.compile(f"{WORD_OPEN}[^{WORD_CLOSE}]*{WORD_CLOSE}")
+_MARKED = re.compile(f"{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*+{WORD_CLOSE}")
 _ARITHMETIC = re.compile(r"(?:[\d.,+\-*/() ]|\\cdot|\\times|\\div)*")
 _MARKS = str.maketrans("", "", WORD_OPEN + WORD_CLOSE)
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -74,7 +74,9 @@ _CLOCK = re.compile(r"\d:\d\d[ \ue000]*[aApP]\.? ?[mM](?![A-Za-z])")
 _HALF_OF_DAY = re.compile(r"\b([apAP])\.([mM])\b")
 _ARTICLES = frozenset(("a", "an", "the"))
 _LETTER = r"(?:[IVX]{2,4}|[A-Za-z]|\((?:[IVX]{2,4}|[A-Za-z])\))"
-_LETTERS = re.compile(rf" *{_LETTER}(?: *,? +(?:and|AND) +{_LETTER}| *, *{_LETTER})+ *")
+_LETTERS = re.compile(
+    rf" *+{_LETTER}(?: *+(?:, *+(?:(?<= )(?:and|AND) ++)?{_LETTER}|(?<= )(?:and|AND) ++{_LETTER}))+ *+"
+)
 """Letters or Roman numbers joined by commas or "and": choices of which several are right, or unknowns."""
 _OTHER_CHOICE = re.compile(
     rf"(?<![A-Za-z\\])\([{WORD_OPEN} ]*[A-J][{WORD_CLOSE} ]*\)|(?:^|[ ,;{WORD_OPEN}])[A-J][.):]"
