@@ -129,6 +129,28 @@ def test_reasons_tell_why_an_answer_earns_nothing() -> None:
     assert reason("Answer: C", reference="F") == "unscored"
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer", "equal"),
+    [
+        ("A, C", "CA", True),
+        ("A, C", "A,C", True),
+        ("A and C", r"\text{A, C}", True),
+        ("(A), (C)", r"\text{AC}", True),
+        ("ACD", "A, C, D", True),
+        ("A, C", "A", False),
+        ("A, C", "A, C, D", False),
+        ("A, C", "A or C", False),
+        ("ACA", "A, C", False),
+        ("CA", "A, C", False),
+        ("x, y", "yx", False),
+        ("A, C", "AB", False),
+    ],
+)
+def test_mathematics_reads_several_letters_as_a_set(reference: str, answer: str, equal: bool) -> None:
+    owner = Problem(id="", question="", answer=reference, verifier="math")
+    assert verify(owner, rf"\boxed{{{answer}}}").reward == float(equal)
+
+
 def test_only_what_follows_the_thinking_counts() -> None:
     assert verify(problem("C"), "<think>Answer: C</think>Answer: D").reward == 0.0
     assert verify(problem("C"), "<think>Answer: D</think>Answer: C").reward == 1.0

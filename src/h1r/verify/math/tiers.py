@@ -25,6 +25,7 @@ from h1r.records import Problem, Verdict
 from h1r.verify.math.clean import clean
 from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
+from h1r.verify.math.letters import same_letters
 from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
 from h1r.verify.math.restated import objection
@@ -70,6 +71,8 @@ def equivalent(gold: str, answer: str) -> bool:
 
 def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
     """Whether two LaTeX answers are equal, or None when this tier cannot tell. Nothing equals an empty text."""
+    if not options.ordered and same_letters(gold, answer):
+        return True
     known, found = read(_known(gold)), read(_unboxed(answer))
     if not known.text or not found.text:
         return False
