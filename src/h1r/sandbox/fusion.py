@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import http.client
 import itertools
 import json
+import math
 import secrets
 import time
 import urllib.error
@@ -29,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h1r.sandbox.answer import Answer, whole_answer
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.runner import Sandbox
 from h1r.sandbox.session import Ending, Outcome, SandboxError
@@ -75,8 +78,18 @@ class FusionServers:
         self._turn = itertools.count()
         self._rests_until: dict[str, float] = {}
 
-    def run(self, code: str, language: str, stdin: str, limits: Limits, files: dict[str, str] | None = None) -> Outcome:
+    def run(
+        self,
+        code: str,
+        language: str,
+        stdin: str,
+        limits: Limits,
+        files: dict[str, str] | None = None,
+        ends: float = math.inf,
+    ) -> Outcome:
         """One run. `ending` "failed" stands for code that did not compile, its messages in `stderr`.
+
+        No attempt outlasts `ends`, by `time.monotonic`; then `ending` is "time".
 
         `ValueError` for a language that the servers do not know.
         """
@@ -93,9 +106,12 @@ class FusionServers:
         }
         body, why = json.dumps(request).encode(), ""
         for attempt in range(ATTEMPTS):
+            if (left_s := ends - time.monotonic()) <= 0:
+                return Outcome("time", 1, b"", b"", 0.0, 0)
             url = self._next()
             try:
-                return _result(_post(url, body, limits.time_s + COMPILE_TIMEOUT_S + MARGIN_S), limits)
+                longest_s = min(limits.time_s + COMPILE_TIMEOUT_S + MARGIN_S, left_s)
+                return _result(_post(url, body, longest_s), limits)
             except SandboxError as error:
                 why = f"{url} {error}"
                 self._rests_until[url] = time.monotonic() + REST_S
@@ -151,9 +167,29 @@ def _outcome(result: dict[str, Any], limits: Limits) -> Outcome:
         status if isinstance(status, int) else 1,
         stdout[: limits.output_bytes],
         stderr[: limits.output_bytes],
-        float(seconds) if isinstance(seconds, (int, float)) else 0.0,
+        took_s := float(seconds) if isinstance(seconds, (int, float)) else 0.0,
         0,
+        took_s,
     )
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What is left of an answer: seconds that its runs may take together, and when the whole of it ends."""
+
+    left_s: float = math.inf
+    ends: float = math.inf
+
+    def run(
+        self, servers: FusionServers, code: str, language: str, stdin: str, limits: Limits, files: Any = None
+    ) -> Outcome:
+        """`FusionServers.run` within the budget; it ends for "time" when that is spent."""
+        if self.left_s <= 0:
+            return Outcome("time", 1, b"", b"", 0.0, 0)
+        limits = dataclasses.replace(limits, time_s=min(limits.time_s, self.left_s))
+        outcome = servers.run(code, language, stdin, limits, files, self.ends)
+        self.left_s -= outcome.spent_s
+        return outcome
 
 
 @dataclass(slots=True)
@@ -161,11 +197,13 @@ class _RemoteProgram:
     servers: FusionServers
     code: str
     language: str
+    budget: _Budget
     error: str | None = None
     ending: Ending = "finished"
 
     def run(self, stdin: bytes, limits: Limits) -> Outcome:
-        outcome = self.servers.run(self.code, self.language, stdin.decode(errors="replace"), limits)
+        text = stdin.decode(errors="replace")
+        outcome = self.budget.run(self.servers, self.code, self.language, text, limits)
         if outcome.ending == "failed":
             return Outcome("finished", outcome.status or 1, b"", b"compile error", 0.0, 0)
         return outcome
@@ -174,8 +212,10 @@ class _RemoteProgram:
 class _RemoteCalls:
     """Calls that wait are sent together when a reply is asked for."""
 
-    def __init__(self, servers: FusionServers, job: dict[str, Any], limits: Limits) -> None:
+    def __init__(self, servers: FusionServers, job: dict[str, Any], limits: Limits, budget: _Budget) -> None:
         self._servers = servers
+        self._budget = budget
+        self.spent_s = 0.0
         self._job = job
         self._limits = limits
         self._waiting: list[dict[str, Any]] = []
@@ -207,7 +247,8 @@ class _RemoteCalls:
         }
         time_s = min(self._limits.time_s * max(len(calls), 1), self._limits.total_s)
         limits = Limits(time_s=time_s, memory_bytes=self._limits.memory_bytes, output_bytes=self._limits.output_bytes)
-        outcome = self._servers.run(_CALLS, "python", json.dumps(request), limits, _harness())
+        outcome = self._budget.run(self._servers, _CALLS, "python", json.dumps(request), limits, _harness())
+        self.spent_s += outcome.spent_s
         lines = [
             line[len(mark) + 1 :]
             for line in outcome.stdout.decode(errors="replace").splitlines()
@@ -243,20 +284,44 @@ class FusionSlot:
         self._servers = servers
         self._local_level = level
         self._checker: Sandbox | None = None
+        self._budget = _Budget()
+
+    @contextlib.contextmanager
+    def answer(self, limits: Limits) -> Iterator[Answer]:
+        """The block is one answer: no request outlasts `answer_s`, and its runs take `total_s` by the servers' word."""
+        self._budget = _Budget(limits.total_s, time.monotonic() + limits.answer_wall_s)
+        try:
+            with whole_answer((self,), limits.answer_wall_s, limits.total_s) as answer:
+                yield answer
+        finally:
+            self._budget = _Budget()
+
+    def begin_answer(self, total_s: float) -> None:
+        if self._checker is not None:
+            self._checker.begin_answer(total_s)
+
+    def end_answer(self) -> None:
+        if self._checker is not None:
+            self._checker.end_answer()
+
+    def stop_answer(self, force: bool) -> None:
+        if self._checker is not None:
+            self._checker.stop_answer(force)
 
     @contextlib.contextmanager
     def program(self, code: str, language: str, limits: Limits) -> Iterator[Runnable]:
-        yield _RemoteProgram(self._servers, code, language)
+        yield _RemoteProgram(self._servers, code, language, self._budget)
 
     @contextlib.contextmanager
     def calls(self, job: dict[str, Any], limits: Limits) -> Iterator[Talk]:
-        yield _RemoteCalls(self._servers, job, limits)
+        yield _RemoteCalls(self._servers, job, limits, self._budget)
 
     def checks(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]:
         if self._checker is None:
             from h1r.sandbox.pool import choose_level
 
             self._checker = Sandbox(choose_level(self._local_level))
+            self._checker.begin_answer(limits.total_s)
         return self._checker.open(job, limits)
 
     def close(self) -> None:

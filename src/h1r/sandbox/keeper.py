@@ -7,8 +7,8 @@ over descriptors that the keeper only hands on, so a fork inherits nothing of an
     parent -> keeper   {"run": limits, "files": bool}  with 4 or 5 descriptors: stdin, stdout, stderr, channel, program
                        {"kill": true}                  end the run now
     keeper -> parent   {"ready": true} or {"error": text}, once
-                       {"pid": n}                      the run has begun
-                       {"status": n, "seconds": s, "memory": bytes}   it has ended, and nothing of it is left
+                       {"begun": true}                 the run has begun; with a descriptor of its first process
+                       {"status": n, "seconds": s, "cpu_s": s, "memory": bytes}   it has ended, nothing of it is left
 
 When the parent goes away, however it ends, the socket closes and the keeper kills the run and exits.
 """
@@ -124,16 +124,17 @@ class _Keeper:
             pid = confine.fork_into_namespaces() if scratch is None else os.fork()
             if pid == 0:
                 self._become_tested(limits, bool(message["files"]), descriptors, scratch)
-            known_as = 0 if self._level == Isolation.BUBBLEWRAP else pid  # its numbers mean nothing to the parent
-            self._connection.send(json.dumps({"pid": known_as}).encode())
-            status, usage, alive = self._await_end(pid)
+            process = os.pidfd_open(pid)
+            began = json.dumps({"begun": True}).encode()
+            socket.send_fds(self._connection, [began], [process])
+            status, usage, alive = self._await_end(pid, process)
         finally:
             if scratch is not None:
                 clean = self._clear(scratch)
         if not alive:
             sys.exit(0)
-        seconds, memory = time.monotonic() - started, usage.ru_maxrss * 1024
-        self._connection.send(json.dumps({"status": status, "seconds": seconds, "memory": memory}).encode())
+        report = {"status": status, "seconds": time.monotonic() - started, "cpu_s": usage.ru_utime + usage.ru_stime}
+        self._connection.send(json.dumps({**report, "memory": usage.ru_maxrss * 1024}).encode())
         if not clean:
             sys.exit(0)  # the next run gets a new keeper, with a new scratch folder where it has one of its own
 
@@ -152,9 +153,8 @@ class _Keeper:
             return False
         return True
 
-    def _await_end(self, pid: int) -> tuple[int, Any, bool]:
+    def _await_end(self, pid: int, handle: int) -> tuple[int, Any, bool]:
         """Waits for the run's first process, kills it on request, then whatever it left. False: the parent is gone."""
-        handle = os.pidfd_open(pid)
         alive = True
         while True:
             ready = self._wait([handle, self._connection.fileno()])

@@ -9,6 +9,9 @@ from typing import Any
 
 MAX_SECONDS = 86_400
 MAX_COUNT = 1 << 62
+WALL_STRETCH, ANSWER_STRETCH = 10.0, 4.0
+"""How far the limits of wall time lie above those of the time that is spent. One core that a run shares with three
+busy loops stretches a test by four; a whole answer seldom spends its total."""
 THREADS = 64
 """Threads that tested code may have, beside its processes."""
 
@@ -31,10 +34,20 @@ class Isolation(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one test, or of one compilation.
+    """Limits of one test, of all tests of an answer, and of the answer as a whole.
 
-    `time_s` is wall time, less what the process spent waiting for a busy machine's processor; `total_s` bounds a
-    session of many calls in one process, each of which has `time_s`. `memory_bytes` bounds the address space of each
+    Two limits are of the time that a run itself spends: that of its processors, and that in which all of it sleeps
+    (`meter` says how it is measured). A busy machine does not change them:
+
+        time_s     one test: a run of a program, a call of a function
+        total_s    all tests of an answer together
+
+    Two are of the wall, far above, for what the first two do not see; None stands for a multiple of them:
+
+        wall_s     one test, 10 times `time_s`
+        answer_s   the whole of an answer: start, compilation, every test, checks and digests, 4 times `total_s`
+
+    `memory_bytes` bounds the address space of each
     process (for `memory="data"`, its private writable memory: V8 reserves far more than it uses). `scratch_bytes`
     bounds the files of its folder together, `output_bytes` each of stdout and stderr and each value returned.
     `processes` above 1 permits `fork`; every process then has the whole `memory_bytes`.
@@ -42,6 +55,8 @@ class Limits:
 
     time_s: float = 6.0
     total_s: float = 120.0
+    wall_s: float | None = None
+    answer_s: float | None = None
     memory_bytes: int = 1 << 30
     memory: str = "address_space"
     stack_bytes: int = 256 << 20
@@ -51,13 +66,24 @@ class Limits:
     open_files: int = 64
 
     def __post_init__(self) -> None:
-        if not all(0 < seconds <= MAX_SECONDS for seconds in (self.time_s, self.total_s)):
+        times = [self.time_s, self.total_s, *(wall for wall in (self.wall_s, self.answer_s) if wall is not None)]
+        if not all(0 < seconds <= MAX_SECONDS for seconds in times):
             raise ValueError(f"limits of time must lie above 0 and at most at {MAX_SECONDS} seconds")
         counts = (self.memory_bytes, self.processes, self.output_bytes, self.open_files)
         if not all(isinstance(count, int) and 0 < count <= MAX_COUNT for count in counts):
             raise ValueError("limits of memory and the like must be whole numbers above 0")
         if self.memory not in ("address_space", "data"):
             raise ValueError('`memory` is "address_space" or "data"')
+
+    @property
+    def test_wall_s(self) -> float:
+        """`wall_s`, or what stands for it."""
+        return self.wall_s if self.wall_s is not None else self.time_s * WALL_STRETCH
+
+    @property
+    def answer_wall_s(self) -> float:
+        """`answer_s`, or what stands for it."""
+        return self.answer_s if self.answer_s is not None else self.total_s * ANSWER_STRETCH
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""

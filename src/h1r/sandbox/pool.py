@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from h1r.errors import UserError
+from h1r.sandbox.answer import Answer, whole_answer
 from h1r.sandbox.fusion import URL_VARIABLE, FusionServers, FusionSlot
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.programs import prepare
@@ -96,6 +97,8 @@ class Slot(Protocol):
 
     level: Isolation
 
+    def answer(self, limits: Limits) -> AbstractContextManager[Answer]: ...
+
     def program(self, code: str, language: str, limits: Limits) -> AbstractContextManager[Runnable]: ...
 
     def calls(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]: ...
@@ -115,7 +118,10 @@ class Runnable(Protocol):
 
 
 class Talk(Protocol):
-    """Frames to and from a job under way; see `runner.Session`."""
+    """Frames to and from a job under way; see `session.Session`."""
+
+    @property
+    def spent_s(self) -> float: ...
 
     def send(self, message: dict[str, Any]) -> None: ...
 
@@ -131,6 +137,10 @@ class LocalSlot:
         self.level = level
         self._tested = Sandbox(level)
         self._checker = Sandbox(level)
+
+    def answer(self, limits: Limits) -> AbstractContextManager[Answer]:
+        """The block is one answer, to which `answer_s` and `total_s` apply, and which is stopped when it is over."""
+        return whole_answer((self._tested, self._checker), limits.answer_wall_s, limits.total_s)
 
     def program(self, code: str, language: str, limits: Limits) -> AbstractContextManager[Runnable]:
         return prepare(self._tested, code, language, limits)

@@ -80,8 +80,12 @@ def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Itera
 def _compiled(sandbox: Sandbox, code: str, language: str, tool: str, standard: str | None, limits: Limits) -> Program:
     made: dict[str, bytes] | None = None
     ending: Ending = "finished"
+    spent_s = 0.0
     for build in attempts(language, code, tool, standard):
-        made, ending = _build(sandbox, build)
+        left_s = max(build.limits.time_s - spent_s, 0.1)
+        build = dataclasses.replace(build, limits=dataclasses.replace(build.limits, time_s=left_s, total_s=left_s))
+        made, ending, now_s = _build(sandbox, build)
+        spent_s += now_s
         if made is not None or ending not in ("failed", "finished"):
             break
     if made is None:
@@ -97,17 +101,17 @@ def _compiled(sandbox: Sandbox, code: str, language: str, tool: str, standard: s
     return Program(sandbox, {"kind": "exec", "argv": None}, executable=_in_memory(made[""]))
 
 
-def _build(sandbox: Sandbox, build: Build) -> tuple[dict[str, bytes] | None, Ending]:
-    """The files that the compiler made, a single one under the name "", or None and how it ended."""
+def _build(sandbox: Sandbox, build: Build) -> tuple[dict[str, bytes] | None, Ending, float]:
+    """The files that the compiler made, a single one under the name "", or None; how it ended; what it spent."""
     job = {"kind": "compile", "argv": build.argv, "files": build.files, "output": build.output,
            "environment": build.environment}  # fmt: skip
-    with sandbox.open(job, build.limits, files_writable=True) as session:
+    with sandbox.open(job, build.limits, files_writable=True, counted=False) as session:
         message, ending = session.receive()
     try:
         made = {str(name): base64.b64decode(text, validate=True) for name, text in (message or {})["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None, ending
-    return (made, ending) if made and all(map(_is_inner, made)) else (None, ending)
+        made = {}
+    return made if made and all(map(_is_inner, made)) else None, ending, session.spent_s
 
 
 def _is_inner(name: str) -> bool:

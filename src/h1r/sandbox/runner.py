@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -28,6 +29,7 @@ from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.session import Outcome, SandboxError, Session, ready
 
 START_LIMIT_S = 60.0
+_NOTHING_LEFT_S = 0.001
 KEEPER_SCRATCH_BYTES = 256 << 20
 """What the files of a run inside bubblewrap may take together, whatever its own limits say."""
 _BOOTSTRAP = """
@@ -87,6 +89,8 @@ class Sandbox:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._pid = os.getpid()
+        self._left_s: float | None = None
+        self._stopped = False
 
     def __enter__(self) -> Sandbox:
         return self
@@ -116,6 +120,24 @@ class Sandbox:
         with self.open(job, limits, program=program, piped=True) as session:
             return session.communicate(stdin)
 
+    def begin_answer(self, total_s: float) -> None:
+        """From here on the runs that are counted spend `total_s` together; see `answer`."""
+        self._left_s, self._stopped = total_s, False
+
+    def end_answer(self) -> None:
+        """The next run is no longer part of the answer."""
+        self._left_s, self._stopped = None, False
+
+    def stop_answer(self, force: bool) -> None:
+        """Kills the run, or with `force` the keeper, and has new runs refused until the answer ends. Of any thread."""
+        self._stopped = True
+        keeper = self._keeper
+        if force and keeper is not None:
+            keeper.kill()
+        elif not force:
+            with contextlib.suppress(SandboxError, OSError):
+                self._send(b'{"kill": true}', [])
+
     @contextlib.contextmanager
     def open(
         self,
@@ -124,13 +146,22 @@ class Sandbox:
         program: int | None = None,
         piped: bool = False,
         files_writable: bool = False,
+        counted: bool = True,
     ) -> Iterator[Session]:
-        """A running job; it is killed at the end of the block. Without `piped` its standard streams lead nowhere."""
-        session = self._start_run(job, limits or Limits(), program, piped, files_writable)
+        """A running job; it is killed at the end of the block. Without `piped` its standard streams lead nowhere.
+
+        `counted`: what it spends is part of the answer's total.
+        """
+        limits, counted = limits or Limits(), counted and self._left_s is not None
+        if counted and self._left_s is not None:
+            limits = dataclasses.replace(limits, total_s=min(limits.total_s, max(self._left_s, _NOTHING_LEFT_S)))
+        session = self._start_run(job, limits, program, piped, files_writable)
         try:
             yield session
         finally:
             session.close()
+            if counted and self._left_s is not None:
+                self._left_s -= session.spent_s
 
     def _start_run(
         self, job: dict[str, Any], limits: Limits, program: int | None, piped: bool, files_writable: bool
@@ -139,12 +170,16 @@ class Sandbox:
             raise SandboxError("a Sandbox does not work in a forked process; make one there")
         message = json.dumps({"run": limits.as_dict(), "files": files_writable}).encode()
         for attempt in (1, 2):
+            if self._stopped:
+                raise SandboxError("the time of the answer is over")
             self._ensure_keeper()
             ours, theirs = _streams(piped)
             try:
                 self._send(message, [*theirs, program] if program is not None else theirs)
-                pid = int(self._report(START_LIMIT_S)["pid"])
-                return Session(self, job, limits, ours, pid)
+                report, process = self._report_with_descriptor(START_LIMIT_S)
+                if not report["begun"]:
+                    raise SandboxError("no run was begun")
+                return Session(self, job, limits, ours, process)
             except (SandboxError, OSError, KeyError) as error:
                 for descriptor in ours:
                     os.close(descriptor)
@@ -201,17 +236,21 @@ class Sandbox:
         self._connection.sendmsg([message], rights)
 
     def _report(self, limit_s: float) -> dict[str, Any]:
-        if self._connection is None:
+        return self._report_with_descriptor(limit_s)[0]
+
+    def _report_with_descriptor(self, limit_s: float) -> tuple[dict[str, Any], int | None]:
+        connection = self._connection
+        if connection is None:
             raise SandboxError("the sandbox is closed")
-        self._connection.settimeout(limit_s)
+        connection.settimeout(limit_s)
         try:
-            data = self._connection.recv(1 << 16)
+            data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 1)
         except OSError as error:
             raise SandboxError(f"no word from the keeper: {error}") from None
         if not data:
             raise SandboxError("the keeper is gone")
         report: dict[str, Any] = json.loads(data)
-        return report
+        return report, (descriptors[0] if descriptors else None)
 
     def poll(self, limit_s: float) -> bool:
         """Whether the keeper has something to say within so many seconds."""
@@ -227,7 +266,7 @@ class Sandbox:
             return self._report(START_LIMIT_S)
         except (SandboxError, OSError):
             self.close()
-            return {"status": 9, "seconds": 0.0, "memory": 0, "lost": True}
+            return {"status": 9, "seconds": 0.0, "cpu_s": 0.0, "memory": 0, "lost": True}
 
 
 def _streams(piped: bool) -> tuple[list[int], list[int]]:

@@ -10,15 +10,15 @@ import math
 import os
 import select
 import selectors
-import time
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from h1r.sandbox.limits import Limits
+from h1r.sandbox.meter import Clock, Meter
 from h1r.sandbox.values import FrameReader, dump_frame
 
-MAX_STRETCH = 4.0
-"""At most so many times its limit may a test take, however busy the machine is."""
+_PIPE_BYTES = 1 << 16
+"""What a pipe holds, and the most that is read or written at once. Who fills or empties one waits for its parent."""
 
 Ending = Literal["finished", "time", "output", "failed"]
 
@@ -31,6 +31,7 @@ class SandboxError(RuntimeError):
 class Outcome:
     """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall; `memory` peak bytes.
 
+    `spent_s`: the time that the run itself took, of its processors and asleep (see `meter`).
     `ending`: "finished" by itself, cut off for "time" or "output", or "failed": the sandbox could not run it.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     stderr: bytes
     seconds: float
     memory: int
+    spent_s: float = 0.0
 
 
 class Keeper(Protocol):
@@ -53,15 +55,18 @@ class Keeper(Protocol):
 class Session:
     """A job under way. Every wait is bounded by the limits it was started with."""
 
-    def __init__(self, sandbox: Keeper, job: dict[str, Any], limits: Limits, streams: list[int], pid: int) -> None:
+    def __init__(
+        self, sandbox: Keeper, job: dict[str, Any], limits: Limits, streams: list[int], process: int | None
+    ) -> None:
         self._sandbox = sandbox
         self._limits = limits
         self._streams = streams
-        self._pid = pid
+        self._meter = Meter(process, several=limits.processes > 1)
+        self._all = Clock(self._meter, limits.total_s, limits.answer_wall_s, from_start=True)
+        self._began = False
         self._ended: dict[str, Any] | None = None
         self._reader = FrameReader(limits.output_bytes)
         self._to_send = bytearray(dump_frame(job))
-        self._began = time.monotonic()
         for descriptor in streams:
             os.set_blocking(descriptor, False)
 
@@ -72,17 +77,29 @@ class Session:
         for descriptor in self._streams:
             os.close(descriptor)
         self._streams = []
+        self._meter.settle(self._ended["cpu_s"])
+        self._meter.close()
         return self._ended
+
+    @property
+    def spent_s(self) -> float:
+        """The time that the run itself has spent: all of it after `close`, before as it was last looked at."""
+        return self._meter.spent_s
 
     def send(self, message: dict[str, Any]) -> None:
         """Queues a frame; it leaves with the next wait."""
         self._to_send += dump_frame(message)
 
     def receive(self, limit_s: float | None = None) -> tuple[dict[str, Any] | None, Ending]:
-        """The next frame within `limit_s`, by default `time_s`, of this call, or None and why there is none."""
+        """The next frame within `limit_s`, by default `time_s`, of this call, or None and why there is none.
+
+        The first one has to come within that since the start.
+        """
         channel = self._streams[0]
-        limit_s = self._limits.time_s if limit_s is None else limit_s
-        clock = _Clock(self._pid, min(limit_s, self._began + self._limits.total_s - time.monotonic()))
+        wall_s = self._limits.test_wall_s if limit_s is None else max(limit_s, self._limits.test_wall_s)
+        clock = Clock(self._meter, limit_s or self._limits.time_s, wall_s, from_start=not self._began)
+        self._began = True
+        self._meter.await_it()
         self._flush(channel)
         while True:
             try:
@@ -90,12 +107,15 @@ class Session:
                     return message, "finished"
             except ValueError:
                 return None, "output"
-            if not ready(channel, writing=bool(self._to_send), limit_s=(wait := clock.next_wait())):
-                if wait <= 0:
-                    return None, "time"
+            wait = min(self._all.next_wait(), clock.next_wait())
+            if wait <= 0:
+                return None, "time"
+            if not ready(channel, writing=bool(self._to_send), limit_s=wait):
                 continue
             self._flush(channel)
             data = _read(channel)
+            if data and len(data) == _PIPE_BYTES:
+                self._meter.excuse()
             if data == b"":
                 self._ended = self._sandbox.end_run(kill=True)
                 if "lost" in self._ended:
@@ -109,6 +129,8 @@ class Session:
         return self.receive()
 
     def _flush(self, channel: int) -> None:
+        if not self._to_send:
+            return
         while self._to_send:
             try:
                 del self._to_send[: os.write(channel, memoryview(self._to_send)[: 1 << 18].tobytes())]
@@ -116,6 +138,7 @@ class Session:
                 return
             except OSError:  # the other side is gone; its end of file follows
                 self._to_send.clear()
+        self._meter.await_it()
 
     def communicate(self, stdin: bytes) -> Outcome:
         """Feeds `stdin`, collects both outputs, and waits for the end."""
@@ -123,29 +146,34 @@ class Session:
         outputs = {from_stdout: bytearray(), from_stderr: bytearray()}
         pending = memoryview(stdin)
         ending: Ending = "finished"
-        clock = _Clock(self._pid, self._limits.time_s)
+        limit_s = min(self._limits.time_s, self._limits.total_s)
+        clock = Clock(self._meter, limit_s, self._limits.test_wall_s, from_start=True)
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_WRITE)
             selector.register(to_stdin, selectors.EVENT_WRITE)
             for descriptor in outputs:
                 selector.register(descriptor, selectors.EVENT_READ)
             while any(descriptor in selector.get_map() for descriptor in outputs) and ending == "finished":
-                ready = selector.select(wait := clock.next_wait())
-                if not ready and wait <= 0:
+                if (wait := clock.next_wait()) <= 0:
                     ending = "time"
-                for key, _ in ready:
+                    break
+                for key, _ in selector.select(wait):
                     if key.fd == channel:
                         self._flush(channel)
                         if not self._to_send:
                             selector.unregister(channel)
                     elif key.fd == to_stdin:
-                        pending = _write_some(to_stdin, pending)
+                        before, pending = len(pending), _write_some(to_stdin, pending)
+                        if not pending or before - len(pending) == _PIPE_BYTES:
+                            self._meter.excuse()
                         if not pending:
                             selector.unregister(to_stdin)
                             self._close_stream(to_stdin)
                     elif not (data := _read(key.fd)):
                         selector.unregister(key.fd)
                     else:
+                        if len(data) == _PIPE_BYTES:
+                            self._meter.excuse()
                         outputs[key.fd] += data
                         if len(outputs[key.fd]) > self._limits.output_bytes:
                             ending = "output"
@@ -154,13 +182,16 @@ class Session:
             ending = "time"
         report = self._ended or self._sandbox.end_run(kill=True)
         self._ended = report
+        self._meter.settle(report["cpu_s"])
         status = os.waitstatus_to_exitcode(report["status"])
         if "lost" in report:
             ending = "failed"
+        elif ending == "finished" and self._meter.spent_s > limit_s:
+            ending = "time"
         stdout, stderr = (bytes(output) for output in outputs.values())
-        return Outcome(ending, status, stdout, stderr, report["seconds"], report["memory"])
+        return Outcome(ending, status, stdout, stderr, report["seconds"], report["memory"], self._meter.spent_s)
 
-    def _sandbox_ended(self, clock: _Clock) -> bool:
+    def _sandbox_ended(self, clock: Clock) -> bool:
         while (wait := clock.next_wait()) > 0:
             if self._sandbox.poll(wait):
                 self._ended = self._sandbox.end_run(kill=False)
@@ -172,40 +203,6 @@ class Session:
         os.close(descriptor)
 
 
-class _Clock:
-    """Wall time that stands still while the process waits for a processor, as far as the kernel says so.
-
-    The kernel's count is first read after a tenth of the limit, so that what ends soon pays nothing for it.
-    """
-
-    def __init__(self, pid: int, limit_s: float) -> None:
-        self._pid = pid
-        self._limit_s = limit_s
-        self._began = time.monotonic()
-        self._waited_before: float | None = None
-
-    def next_wait(self) -> float:
-        """How long to wait before asking again; 0 when the time is over."""
-        spent = time.monotonic() - self._began
-        if spent < self._limit_s / 10:
-            return self._limit_s / 10 - spent
-        if self._waited_before is None:
-            self._waited_before = _waited_s(self._pid)
-        if spent < self._limit_s:
-            return self._limit_s - spent
-        waited = _waited_s(self._pid) - self._waited_before
-        return max(min(self._limit_s + waited, self._limit_s * MAX_STRETCH) - spent, 0.0)
-
-
-def _waited_s(pid: int) -> float:
-    """Seconds a process's main thread has stood ready to run without running; 0 where the kernel does not count it."""
-    try:
-        with open(f"/proc/{pid}/schedstat") as handle:
-            return int(handle.read().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
 def ready(descriptor: int, writing: bool, limit_s: float) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN | (select.POLLOUT if writing else 0))
@@ -215,7 +212,7 @@ def ready(descriptor: int, writing: bool, limit_s: float) -> bool:
 def _read(descriptor: int) -> bytes | None:
     """Bytes, b"" at the end, None when there is nothing yet."""
     try:
-        return os.read(descriptor, 1 << 16)
+        return os.read(descriptor, _PIPE_BYTES)
     except BlockingIOError:
         return None
     except OSError:
@@ -225,7 +222,7 @@ def _read(descriptor: int) -> bytes | None:
 def _write_some(descriptor: int, pending: memoryview) -> memoryview:
     """What is left to write; nothing when the reader is gone."""
     try:
-        return pending[os.write(descriptor, pending[: 1 << 16]) :]
+        return pending[os.write(descriptor, pending[:_PIPE_BYTES]) :]
     except BlockingIOError:
         return pending
     except OSError:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import Slot
+from h1r.sandbox.session import SandboxError
 from h1r.verify.code.kinds import CallTests, StdinTests, Tests, size
 from h1r.verify.code.outcome import FAULTS, Failure, Result
-from h1r.verify.code.run_calls import judge_calls
+from h1r.verify.code.run_calls import judge_calls, with_expected
 from h1r.verify.code.run_checks import judge_checks
 from h1r.verify.code.run_programs import judge_programs
 
@@ -22,10 +23,21 @@ def judge(
 
     `language` is one of `sandbox.programs.RUNNABLE`; function tests are for Python only, else `ValueError`.
     """
-    try:
-        return _judge(slot, code, language, tests, limits or Limits(), stop)
-    except RecursionError:  # a frame that could just be read, and not be written or printed any more
-        return Result(0, size(tests), [Failure(0, "a result that is nested too deep", "not_readable")])
+    limits = limits or Limits()
+    tests = with_expected(slot, tests, limits)
+    result = Result(0, size(tests), [])
+    with slot.answer(limits) as answer:
+        try:
+            result = _judge(slot, code, language, tests, limits, stop)
+        except RecursionError:  # a frame that could just be read, and not be written or printed any more
+            result = Result(0, size(tests), [Failure(0, "a result that is nested too deep", "not_readable")])
+        except SandboxError:
+            if not answer.is_over:
+                raise
+    if answer.is_over and not result.correct:
+        why = f"the whole answer exceeds {limits.answer_wall_s:g} s"
+        return Result(result.passed, result.total, [Failure(min(result.passed, result.total - 1), why, "time")])
+    return result
 
 
 def _judge(slot: Slot, code: str, language: str, tests: Tests, limits: Limits, stop: bool) -> Result:

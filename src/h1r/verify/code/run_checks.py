@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import time
 from typing import Any, NamedTuple
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Slot
+from h1r.sandbox.pool import Slot, Talk
 from h1r.verify.code.kinds import CheckTests
 from h1r.verify.code.outcome import FAULTS, Failure, Fault, Result, before, value_of
 from h1r.verify.code.sources import complete, parts
@@ -15,6 +16,10 @@ from h1r.verify.code.sources import complete, parts
 _FROM_TESTED = ("value", "changed", "printed", "ended", "raised", "text", "kinds", "args", "attributes")
 """What of a reply of the tested side goes on to the test code."""
 UNUSED = Fault("the tests cannot be used: they call nothing of the tested program", "unscored")
+
+
+CALLS_STRETCH = 2.0
+"""A test of many calls, none of which exceeds the limit of a test, takes at most so many times that limit together."""
 
 
 def judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop: bool) -> Result:
@@ -60,7 +65,10 @@ def _check_from(
         _, fault = value_of(message, ending)
         if fault is not None:
             return [_Report(before("test", fault), True)] * (len(tests.tests) - first), None
+        began_s, ends = _spent_s(tested, checker), time.monotonic() + limits.test_wall_s
         while len(reports) < len(tests.tests) - first:
+            if _spent_s(tested, checker) - began_s > limits.time_s * CALLS_STRETCH or time.monotonic() > ends:
+                return reports, FAULTS["time"]
             message, ending = checker.receive()
             if message is None:
                 return reports, Fault(f"the test code: {FAULTS[ending].why}", FAULTS[ending].reason)
@@ -70,12 +78,18 @@ def _check_from(
                 reports.append(_Report(None if passes else _reported(message), message.get("used") is True))
                 if not passes and stop:
                     break
+                began_s, ends = _spent_s(tested, checker), time.monotonic() + limits.test_wall_s
                 continue
             reply, ending = tested.ask(message)
             if reply is None:
                 return reports, FAULTS[ending]
             checker.send({key: reply[key] for key in _FROM_TESTED if key in reply})
     return reports, None
+
+
+def _spent_s(tested: Talk, checker: Talk) -> float:
+    """What both sides have spent so far, and this thread between them."""
+    return tested.spent_s + checker.spent_s + time.thread_time()
 
 
 def _reported(message: dict[str, Any]) -> Fault:
