@@ -131,6 +131,9 @@ class RLSection(Section):
     max_tests: Count = 0
     """Tests of a code problem that a reward runs, in RL and its pool: a random sample, the same for every answer to the
     problem; 0: all. The paper samples and gives no number; a problem's own `max_tests` comes first."""
+    partial_credit: bool = False
+    """Reward for code: the share of tests that pass, in place of all or nothing, which is the paper's. RL and its pool
+    only; a problem's own `partial_credit` comes first."""
     updates_per_batch: Positive = 1
     """Optimiser steps per rollout batch. 1 is on-policy: PPO batch = batch in the paper."""
     micro_batch_tokens: Positive = 16384

@@ -38,6 +38,7 @@ from h1r.sandbox.session import Ending, Outcome, SandboxError
 
 if TYPE_CHECKING:
     from h1r.sandbox.pool import Runnable, Talk
+    from h1r.sandbox.programs import Program
 
 URL_VARIABLE = "H1R_SANDBOX_URL"
 """Environment variable: the address of a server, or several with commas between them."""
@@ -317,12 +318,22 @@ class FusionSlot:
         yield _RemoteCalls(self._servers, job, limits, self._budget)
 
     def checks(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]:
+        return self._local(limits).open(job, limits)
+
+    def referee(
+        self, code: str, language: str, limits: Limits, included: dict[str, str]
+    ) -> AbstractContextManager[Program]:
+        from h1r.sandbox.programs import prepare
+
+        return prepare(self._local(limits), code, language, limits, included)
+
+    def _local(self, limits: Limits) -> Sandbox:
         if self._checker is None:
             from h1r.sandbox.pool import choose_level
 
             self._checker = Sandbox(choose_level(self._local_level))
             self._checker.begin_answer(limits.total_s)
-        return self._checker.open(job, limits)
+        return self._checker
 
     def close(self) -> None:
         if self._checker is not None:

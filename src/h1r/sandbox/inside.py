@@ -118,7 +118,8 @@ def run(job: dict[str, Any], reader: FrameReader) -> NoReturn:
             status = 0
         elif kind == "exec":
             os.close(CHANNEL)
-            os.execve(PROGRAM if job["argv"] is None else job["argv"][0], job["argv"] or ["program"], _environment(job))
+            argv = [*(job["argv"] or ["program"]), *job.get("arguments", [])]
+            os.execve(PROGRAM if job["argv"] is None else argv[0], argv, _environment(job))
         elif kind == "compile":
             status = _compile(job)
     except BaseException:
@@ -146,6 +147,7 @@ def _run_program(job: dict[str, Any]) -> int:
     """The exit status that `python file.py` would have."""
     _fresh_streams()
     module = _fresh_main(prelude() if job.get("prelude") else {})
+    sys.argv += job.get("arguments", [])
     status = 0
     try:
         exec(compile(job["code"], "solution.py", "exec", dont_inherit=True), module.__dict__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -15,9 +16,10 @@ from typing import Any, Protocol
 
 from h1r.errors import UserError
 from h1r.sandbox.answer import Answer, whole_answer
+from h1r.sandbox.fusion import LANGUAGES as REMOTE_LANGUAGES
 from h1r.sandbox.fusion import URL_VARIABLE, FusionServers, FusionSlot
 from h1r.sandbox.limits import Isolation, Limits
-from h1r.sandbox.programs import prepare
+from h1r.sandbox.programs import RUNNABLE, Program, prepare
 from h1r.sandbox.runner import Sandbox
 from h1r.sandbox.session import Ending, Outcome, SandboxError
 
@@ -93,7 +95,8 @@ def choose_level(name: str | None = None) -> Isolation:
 
 
 class Slot(Protocol):
-    """What one verdict needs: runs of a program, a session of calls, and a session of test code with assertions."""
+    """What one verdict needs: runs of a program, a session of calls, and apart from them, where tested code never ran,
+    a session of test code with assertions and runs of a problem's own programs."""
 
     level: Isolation
 
@@ -104,6 +107,10 @@ class Slot(Protocol):
     def calls(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]: ...
 
     def checks(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]: ...
+
+    def referee(
+        self, code: str, language: str, limits: Limits, included: dict[str, str]
+    ) -> AbstractContextManager[Program]: ...
 
     def close(self) -> None: ...
 
@@ -151,6 +158,11 @@ class LocalSlot:
     def checks(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]:
         return self._checker.open(job, limits)
 
+    def referee(
+        self, code: str, language: str, limits: Limits, included: dict[str, str]
+    ) -> AbstractContextManager[Program]:
+        return prepare(self._checker, code, language, limits, included)
+
     def close(self) -> None:
         self._tested.close()
         self._checker.close()
@@ -179,6 +191,11 @@ class SandboxPool:
         self._permits = threading.BoundedSemaphore(workers)
         self._closed = 0
         self._lock = threading.Lock()
+
+    def runs(self, language: str) -> bool:
+        """Whether programs of that language can be run, where its tools are installed."""
+        known = REMOTE_LANGUAGES if self.level == Isolation.REMOTE else RUNNABLE
+        return language in known or re.fullmatch(r"cpp\d\d", language) is not None
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Slot]:

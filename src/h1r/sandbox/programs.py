@@ -39,24 +39,32 @@ class Program:
     executable: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, stdin: bytes, limits: Limits) -> Outcome:
-        """One run with that input."""
+    def run(
+        self, stdin: bytes, limits: Limits, files: dict[str, str] | None = None, arguments: tuple[str, ...] = ()
+    ) -> Outcome:
+        """One run with that input, and with files in its folder, whose names may be among its arguments."""
         limits = dataclasses.replace(limits, **self.overrides)
-        return self.sandbox.run(self.job, stdin, limits, program=self.executable)
+        return self.sandbox.run(self.job_with(files or {}, arguments), stdin, limits, program=self.executable)
+
+    def job_with(self, files: dict[str, str], arguments: tuple[str, ...]) -> dict[str, Any]:
+        return {**self.job, "files": {**self.job.get("files", {}), **files}, "arguments": list(arguments)}
 
 
 @contextlib.contextmanager
-def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Iterator[Program]:
+def prepare(
+    sandbox: Sandbox, code: str, language: str, limits: Limits, included: dict[str, str] | None = None
+) -> Iterator[Program]:
     """Compiles what must be compiled, confined like everything else. `SandboxError` without the language's tool.
 
     `language` is one of RUNNABLE, or "cpp20" and the like for C++ by a standard of one's own; `ValueError` for another.
+    `included` are files beside the source.
     """
     standard = named[1] if (named := _STANDARD.fullmatch(language)) else None
     language = "cpp" if standard else language
     if language not in RUNNABLE:
         raise ValueError(f"{language} cannot be run here")
     if language == "python":
-        program = Program(sandbox, {"kind": "python", "code": code, "prelude": True})
+        program = Program(sandbox, {"kind": "python", "code": code, "prelude": True, "files": included or {}})
     else:
         tool = toolchains.executable(language)
         if tool is None:
@@ -64,9 +72,9 @@ def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Itera
         if language == "javascript":
             heap = f"--max-old-space-size={max(limits.memory_bytes >> 21, 16)}"
             argv = [tool, heap, "--stack-size=12000", "main.js"]
-            program = Program(sandbox, {"kind": "exec", "argv": argv, "files": {"main.js": code}})
+            program = Program(sandbox, {"kind": "exec", "argv": argv, "files": {**(included or {}), "main.js": code}})
         else:
-            program = _compiled(sandbox, code, language, tool, standard, limits)
+            program = _compiled(sandbox, code, language, tool, standard, limits, included or {})
     program.overrides = overrides(language, limits)
     if any(path in code for path in INPUT_PATHS):
         program.job["stdin_file"] = True
@@ -77,13 +85,25 @@ def prepare(sandbox: Sandbox, code: str, language: str, limits: Limits) -> Itera
             os.close(program.executable)
 
 
-def _compiled(sandbox: Sandbox, code: str, language: str, tool: str, standard: str | None, limits: Limits) -> Program:
+def _compiled(
+    sandbox: Sandbox,
+    code: str,
+    language: str,
+    tool: str,
+    standard: str | None,
+    limits: Limits,
+    included: dict[str, str],
+) -> Program:
     made: dict[str, bytes] | None = None
     ending: Ending = "finished"
     spent_s = 0.0
     for build in attempts(language, code, tool, standard):
         left_s = max(build.limits.time_s - spent_s, 0.1)
-        build = dataclasses.replace(build, limits=dataclasses.replace(build.limits, time_s=left_s, total_s=left_s))
+        build = dataclasses.replace(
+            build,
+            files={**included, **build.files},
+            limits=dataclasses.replace(build.limits, time_s=left_s, total_s=left_s),
+        )
         made, ending, now_s = _build(sandbox, build)
         spent_s += now_s
         if made is not None or ending not in ("failed", "finished"):

@@ -48,7 +48,9 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
                 bar.advance(1)
         refuse_when_all_failed(traces)
         traces.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
-        tested = [with_max_tests(problem, recipe.rl.max_tests, recipe.seed) for problem in problems]
+        tested = [
+            with_max_tests(problem, recipe.rl.max_tests, recipe.seed, recipe.rl.partial_credit) for problem in problems
+        ]
         verdicts = pool.verify_many([tested[t.prompt_index] for t in traces], [t.text for t in traces])
         rollouts = {}
         for i, problem in enumerate(problems):

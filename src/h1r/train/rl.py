@@ -107,7 +107,9 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             keep_freed_memory(model.device)
             optimizer = make_optimizer(model, section.optimizer)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
-            problems = [with_max_tests(problem, section.max_tests, recipe.seed) for problem in problems]
+            problems = [
+                with_max_tests(problem, section.max_tests, recipe.seed, section.partial_credit) for problem in problems
+            ]
             prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
             problems, prompts = _fitting(problems, prompts, recipe, model.config.max_position_embeddings)
             stream = GroupStream(problems, prompts, engine, pool.verify_many, section, recipe.seed, world)

@@ -45,7 +45,7 @@ def _judge(slot: Slot, code: str, language: str, tests: Tests, limits: Limits, s
         with slot.program(code, language, limits) as program:
             if program.error:
                 return Result(0, len(tests.cases), [Failure(0, program.error, FAULTS[program.ending].reason)])
-            return judge_programs(program, tests, limits, stop)
+            return judge_programs(slot, program, tests, limits, stop)
     if language != "python":
         raise ValueError(f"function tests are for Python; the solution is in {language}")
     if isinstance(tests, CallTests):

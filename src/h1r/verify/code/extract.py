@@ -65,7 +65,7 @@ _SHOWS = tuple(
         ("java", r"^[ \t]*+(?:import java[.x]|public\s+(?:final\s+)?class\s+\w|.*\bSystem\.(?:out|in)\b)"),
         ("csharp", r"^[ \t]*+(?:using System\b|namespace\s+\w|.*\bConsole\.(?:Read|Write)\w*\()"),
         ("rust", r"^[ \t]*+(?:use std::|(?:pub\s+)?fn\s+\w+\s*\()"),
-        ("cpp", r"^[ \t]*+(?:#include[ \t]*<(?:bits/|\w+>)|using namespace\b|.*\bstd::)"),
+        ("cpp", r"^[ \t]*+(?:#include[ \t]*(?:<(?:bits/|\w+>)|\")|using namespace\b|.*\bstd::)"),
         ("c", r"^[ \t]*+#include[ \t]*<\w+\.h>"),
         ("go", r"^package\s+main\b"),
         (

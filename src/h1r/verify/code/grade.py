@@ -7,10 +7,12 @@
     language               what the code must be in; else the fence says it, or the code shows it, or it is Python
     limits                 any of `time_s` (one test), `total_s` (all of them), `memory_bytes`
     max_tests, tests_seed  run a random sample of so many tests; every answer to a problem gets the same
+    every_test             run all tests, also behind the first that fails; parts then has `pass_rate` and `test:N`
+    partial_credit         the same, and the reward is the share of tests that passed; off by default
 
 A verdict's parts are `tests_passed`, `tests_total`, and `isolation:LEVEL` = 1, so that the mean over many verdicts
-shows how they were made. It bounds itself, wherever it is called: tested code runs in `h1r.sandbox`, never
-here.
+shows how they were made. A test that used nothing of the tested program counts for no share. It bounds itself, wherever
+it is called: tested code runs in `h1r.sandbox`, never here.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ REMOTE_WORKERS = 16
 """Answers under way at once by default, where the work is done elsewhere."""
 MAX_CODE_CHARS = 400_000
 MAX_EXTRACTED_CHARS = 20_000
+MAX_LISTED_TESTS = 100
+MAX_PARTIAL = 0.999
+"""The most for an answer that failed a test, however many it passed."""
 _LIMIT_NAMES = ("time_s", "total_s", "memory_bytes")
 
 
@@ -84,7 +89,12 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
             return Verdict(0.0, parts, extracted, error=why, reason="not_readable")
         given = problem.metadata.get("limits") or {}
         limits = Limits(**{name: given[name] for name in _LIMIT_NAMES if name in given})
-        result = _judge(pool, solution.code, language or solution.language or "python", tests, limits)
+        used = language or solution.language or "python"
+        if isinstance(tests, StdinTests) and not pool.runs(used):
+            return Verdict(0.0, parts, extracted, error=f"{used} cannot be run here", reason="not_readable")
+        partial = problem.metadata.get("partial_credit") is True
+        every = partial or problem.metadata.get("every_test") is True
+        result = _judge(pool, solution.code, used, tests, limits, stop=not every)
     except (TestsError, ValueError, TypeError) as error:
         return Verdict(0.0, parts, extracted, error=f"the tests cannot be used: {error}", reason="unscored")
     except SandboxError as error:
@@ -95,11 +105,20 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
         why = f"no verdict ({type(error).__name__}: {error})"[:300]
         return Verdict(0.0, parts, extracted, error=why, reason="unscored")
     parts |= {"tests_passed": float(result.passed), "tests_total": float(result.total)}
+    if every:
+        parts |= {"pass_rate": result.pass_rate, **_each(result)}
     if result.correct:
         return Verdict(1.0, parts, extracted)
     failure = result.failures[0] if result.failures else Failure(0, "not every test was run", "unscored")
     why = f"test {failure.number + 1} of {result.total}: {failure.why}"
-    return Verdict(0.0, parts, extracted, error=why, reason=failure.reason)
+    share = result.pass_rate if partial and failure.reason != "unscored" else 0.0
+    return Verdict(min(share, MAX_PARTIAL), parts, extracted, error=why, reason=failure.reason)
+
+
+def _each(result: Result) -> dict[str, float]:
+    """1 for each test that passed and 0 for each that did not, by number from 1, of the first MAX_LISTED_TESTS."""
+    failed = {failure.number for failure in result.failures}
+    return {f"test:{number + 1}": float(number not in failed) for number in range(min(result.total, MAX_LISTED_TESTS))}
 
 
 def _tests(problem: Problem) -> Tests:
@@ -133,14 +152,14 @@ def _language(problem: Problem, tests: Tests) -> str | None:
     return language
 
 
-def _judge(pool: SandboxPool, code: str, language: str, tests: Tests, limits: Limits) -> Result:
+def _judge(pool: SandboxPool, code: str, language: str, tests: Tests, limits: Limits, stop: bool) -> Result:
     """Once more in another sandbox when the first one fails, which is no fault of the code's."""
     try:
         with pool.lease() as slot:
-            return judge(slot, code, language, tests, limits)
+            return judge(slot, code, language, tests, limits, stop)
     except SandboxError:
         with pool.lease() as slot:
-            return judge(slot, code, language, tests, limits)
+            return judge(slot, code, language, tests, limits, stop)
 
 
 class _Shared:

@@ -36,11 +36,20 @@ FAULTS: dict[Ending, Fault] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How many tests passed, of how many. Of the `failures` there is one, unless all tests were run."""
+    """How many tests passed, of how many. Of the `failures` there is one, unless all tests were run.
+
+    `idle`: how many of those that passed used nothing of the tested code.
+    """
 
     passed: int
     total: int
     failures: list[Failure]
+    idle: int = 0
+
+    @property
+    def pass_rate(self) -> float:
+        """The share of the tests that passed, of those that used the tested code."""
+        return max(self.passed - self.idle, 0) / max(self.total - self.idle, 1)
 
     @property
     def correct(self) -> bool:

@@ -25,11 +25,11 @@ CALLS_STRETCH = 2.0
 def judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop: bool) -> Result:
     """Test code none of which used the tested code has shown nothing, whatever it says."""
     loaded = parts(tests.setup, code, tests.entry)
-    passed, failures, first, used = 0, list[Failure](), 0, False
+    passed, idle, failures, first = 0, 0, list[Failure](), 0
     while first < len(tests.tests):
         reports, fault = _check_from(slot, loaded, tests, first, limits, stop)
-        used = used or any(report.used for report in reports) or fault is not None
         passed += sum(report.fault is None for report in reports)
+        idle += sum(report.fault is None and not report.used for report in reports)
         failures += [Failure(first + at, *one.fault) for at, one in enumerate(reports) if one.fault is not None]
         first += len(reports)
         if fault is not None and first < len(tests.tests):
@@ -37,9 +37,9 @@ def judge_checks(slot: Slot, code: str, tests: CheckTests, limits: Limits, stop:
             first += 1
         if failures and stop:
             break
-    if passed and not failures and not used:
+    if idle == passed > 0 and not failures:
         return Result(0, len(tests.tests), [Failure(0, *UNUSED)])
-    return Result(passed, len(tests.tests), failures)
+    return Result(passed, len(tests.tests), failures, idle)
 
 
 class _Report(NamedTuple):

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Runnable
+from h1r.sandbox.pool import Runnable, Slot
 from h1r.sandbox.session import SandboxError
 from h1r.verify.code.compare import same_output
 from h1r.verify.code.kinds import StdinTests
 from h1r.verify.code.outcome import FAULTS, WRONG, Failure, Fault, Result
+from h1r.verify.code.referee import checker
 
 
-def judge_programs(program: Runnable, tests: StdinTests, limits: Limits, stop: bool) -> Result:
+def judge_programs(slot: Slot, program: Runnable, tests: StdinTests, limits: Limits, stop: bool) -> Result:
+    if tests.referee is None:
+        return _judge_by(partial(_compared, tests), program, tests, limits, stop)
+    with checker(slot, tests.referee, limits) as check:
+        return _judge_by(lambda given, output, answer: check(given, output, _one(answer)), program, tests, limits, stop)
+
+
+Expected = str | tuple[str, ...]
+
+
+def _one(expected: Expected) -> str:
+    return expected if isinstance(expected, str) else expected[0]
+
+
+def _compared(tests: StdinTests, given: str, output: str, expected: Expected) -> Fault | None:
+    accepted = expected if isinstance(expected, tuple) else (expected,)
+    same = (same_output(output, one, tests.tolerance, tests.layout, tests.ignore_case) for one in accepted)
+    return None if any(same) else WRONG
+
+
+def _judge_by(
+    decide: Callable[[str, str, Expected], Fault | None],
+    program: Runnable,
+    tests: StdinTests,
+    limits: Limits,
+    stop: bool,
+) -> Result:
     passed, failures = 0, []
     for number, (given, expected) in enumerate(tests.cases):
         outcome = program.run(given.encode("utf-8", "surrogatepass"), limits)
@@ -21,10 +51,7 @@ def judge_programs(program: Runnable, tests: StdinTests, limits: Limits, stop: b
         elif outcome.status != 0:
             fault = Fault(f"exit status {outcome.status}: {_last_line(outcome.stderr)}", "crash")
         else:
-            output = outcome.stdout.decode(errors="replace")
-            accepted = expected if isinstance(expected, tuple) else (expected,)
-            same = (same_output(output, one, tests.tolerance, tests.layout, tests.ignore_case) for one in accepted)
-            fault = None if any(same) else WRONG
+            fault = decide(given, outcome.stdout.decode(errors="replace"), expected)
         if fault is None:
             passed += 1
         else:

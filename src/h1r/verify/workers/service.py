@@ -75,14 +75,17 @@ def default_workers() -> int:
     return min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS)
 
 
-def with_max_tests(problem: Problem, max_tests: int, seed: int) -> Problem:
+def with_max_tests(problem: Problem, max_tests: int, seed: int, partial_credit: bool = False) -> Problem:
     """The problem, if its verifier is `code` with so many of its tests at most, unless it says itself how many.
 
-    0: with all of them. The problem that is given does not change.
+    0: with all of them. `partial_credit`: with a reward for the share that passes, unless it says itself. The problem
+    that is given does not change.
     """
-    if not max_tests or problem.verifier != "code":
+    if problem.verifier != "code" or not (max_tests or partial_credit):
         return problem
-    return dataclasses.replace(problem, metadata={"max_tests": max_tests, "tests_seed": seed, **problem.metadata})
+    sample = {"max_tests": max_tests, "tests_seed": seed} if max_tests else {}
+    share = {"partial_credit": True} if partial_credit else {}
+    return dataclasses.replace(problem, metadata={**sample, **share, **problem.metadata})
 
 
 def use_judge(section: JudgeSection) -> None:
