@@ -62,7 +62,7 @@ sys.path.insert(0, ".")
 from h1r.sandbox.inside import serve_lines
 serve_lines(json.load(sys.stdin))
 """
-_SENT_MODULES = ("inside", "served", "values", "structures", "digest", "untrusted_json")
+_SENT_MODULES = ("inside", "served", "values", "structures", "digest", "functions", "untrusted_json")
 
 
 class FusionServers:

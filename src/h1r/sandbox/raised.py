@@ -48,6 +48,15 @@ def _last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def _instance(kind: type[BaseException], args: list[Any]) -> BaseException:
+    try:
+        return kind(*args)
+    except TypeError:  # a constructor with parameters of its own: the message is known, and not what it was made of
+        error = kind.__new__(kind)
+        error.args = tuple(args)
+        return error
+
+
 class Exceptions:
     """The classes by name. `expected`: the names in exception position of the test under way."""
 
@@ -75,7 +84,7 @@ class Exceptions:
             return TestedCodeEscapeError(said)
         try:
             kind = self._of([[str(module), str(one)] for module, one in kinds])
-            error = kind(*args)
+            error = _instance(kind, args)
         except Exception:
             return TestedCodeEscapeError(said)
         for key, value in attributes.items():

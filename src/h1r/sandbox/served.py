@@ -23,6 +23,7 @@ from typing import Any
 
 from h1r.sandbox import structures
 from h1r.sandbox.digest import digest, is_beyond
+from h1r.sandbox.functions import given_function
 from h1r.sandbox.values import decode, encode
 
 MAX_PRINTED_CHARS = 1 << 20
@@ -96,7 +97,7 @@ class Server:
             result, changed = self._call(message)
         elif message["do"] == "next":
             items = list(itertools.islice(self._target(message["target"]), int(message["count"])))
-            return {"value": [encode(item, keep) for item in items], "ended": len(items) < int(message["count"])}
+            return {"value": [encode(item, keep) for item in items], "exhausted": len(items) < int(message["count"])}
         else:
             result = self._access(message)
         if "digest_beyond" in message and is_beyond(result, message["digest_beyond"]):
@@ -186,6 +187,8 @@ class Server:
             return self._target(form["v"])
         if form["!"] == "ndarray":
             return structures.array(decode(form["v"]), form["dtype"])
+        if form["!"] == "function":
+            return given_function(form, self._decode)
         names = self.module.__dict__
         if form["!"] == "ListNode":
             return structures.list_node(decode(form["v"]), names.get("ListNode", structures.ListNode))

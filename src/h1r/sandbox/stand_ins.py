@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from h1r.sandbox import structures
+from h1r.sandbox.functions import function_form
 from h1r.sandbox.inside import CHANNEL
 from h1r.sandbox.raised import Exceptions, TestedCodeEndedError
 from h1r.sandbox.values import FrameReader, decode, dump_frame, encode, read_frame, write_all
@@ -47,7 +48,7 @@ class Link:
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         write_all(CHANNEL, dump_frame({**message, "objects": True}))
         reply = read_frame(CHANNEL, self._reader)
-        if reply is None or "ended" in reply:
+        if reply is None:
             raise TestedCodeEndedError
         return reply
 
@@ -149,7 +150,7 @@ def _stands_for(value: Any) -> dict[str, Any]:
         return {"!": "ndarray", "v": encode(value.tolist()), "dtype": str(value.dtype)}
     if hasattr(value, "__next__") and hasattr(value, "__iter__"):
         return {"!": "iterator", "v": [encode(item, _stands_for) for item in value]}
-    raise ValueError(f"a {type(value).__name__} cannot be given to code in another process")
+    return function_form(value, lambda inner: encode(inner, _stands_for))
 
 
 def _binary(name: str, swapped: bool = False) -> Callable[..., Any]:
@@ -300,7 +301,7 @@ class IteratorStandIn(StandIn):
             items = self._link.decode(reply["value"])
             self._waiting.extend(items)
             object.__setattr__(self, "_fetched", self._fetched + len(items))
-            object.__setattr__(self, "_ended", reply.get("ended") is not False)
+            object.__setattr__(self, "_ended", reply.get("exhausted") is not False)
         if not self._waiting:
             raise StopIteration
         return self._waiting.popleft()

@@ -117,10 +117,8 @@ def drive(
     by_position = kinds if kinds is not None else [kind for name, kind in annotated.items() if name != "return"]
     if kinds is None and len(by_position) != len(given):
         by_position = _positional(function, annotated)
-    values = [
-        _noded(names, value, kind)
-        for value, kind in zip(arguments, [*by_position, *[""] * len(arguments)], strict=False)
-    ]
+    by_position = [*by_position, *[""] * len(given)][: len(given)]
+    values = [_noded(names, value, kind) for value, kind in zip(given, by_position, strict=True)]
     keywords = {name: _noded(names, value, annotated.get(name, "")) for name, value in named.items()}
     result = function(*values, **keywords)
     if result is not None:

@@ -13,7 +13,7 @@ from h1r.verify.code.kinds import CheckTests
 from h1r.verify.code.outcome import FAULTS, Failure, Fault, Result, before, value_of
 from h1r.verify.code.sources import complete, parts
 
-_FROM_TESTED = ("value", "changed", "printed", "ended", "raised", "text", "kinds", "args", "attributes")
+_FROM_TESTED = ("value", "changed", "printed", "exhausted", "raised", "text", "kinds", "args", "attributes")
 """What of a reply of the tested side goes on to the test code."""
 UNUSED = Fault("the tests cannot be used: they call nothing of the tested program", "unscored")
 
