@@ -9,6 +9,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from h1r.sandbox.builds import COMPILED, Build, attempts, java_command, librarie
 from h1r.sandbox.confine import INPUT_PATHS
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.runner import Sandbox
-from h1r.sandbox.session import Ending, Outcome, SandboxError
+from h1r.sandbox.session import Ending, Outcome, SandboxError, Session
 
 RUNNABLE = ("python", "javascript", *COMPILED)
 _STANDARD = re.compile(r"cpp(\d\d)")
@@ -45,6 +46,14 @@ class Program:
         """One run with that input, and with files in its folder, whose names may be among its arguments."""
         limits = dataclasses.replace(limits, **self.overrides)
         return self.sandbox.run(self.job_with(files or {}, arguments), stdin, limits, program=self.executable)
+
+    def join(
+        self, joined: tuple[int, int], limits: Limits, files: dict[str, str], arguments: tuple[str, ...]
+    ) -> AbstractContextManager[Session]:
+        """A run whose standard input and output are these descriptors. Its folder can be written to."""
+        limits = dataclasses.replace(limits, **self.overrides)
+        job = self.job_with(files, arguments)
+        return self.sandbox.open(job, limits, program=self.executable, files_writable=bool(files), joined=joined)
 
     def job_with(self, files: dict[str, str], arguments: tuple[str, ...]) -> dict[str, Any]:
         return {**self.job, "files": {**self.job.get("files", {}), **files}, "arguments": list(arguments)}

@@ -147,15 +147,17 @@ class Sandbox:
         piped: bool = False,
         files_writable: bool = False,
         counted: bool = True,
+        joined: tuple[int, int] | None = None,
     ) -> Iterator[Session]:
         """A running job; it is killed at the end of the block. Without `piped` its standard streams lead nowhere.
 
-        `counted`: what it spends is part of the answer's total.
+        `counted`: what it spends is part of the answer's total. `joined`: descriptors that are its standard input and
+        output, which stay the caller's.
         """
         limits, counted = limits or Limits(), counted and self._left_s is not None
         if counted and self._left_s is not None:
             limits = dataclasses.replace(limits, total_s=min(limits.total_s, max(self._left_s, _NOTHING_LEFT_S)))
-        session = self._start_run(job, limits, program, piped, files_writable)
+        session = self._start_run(job, limits, program, piped, files_writable, joined)
         try:
             yield session
         finally:
@@ -164,7 +166,13 @@ class Sandbox:
                 self._left_s -= session.spent_s
 
     def _start_run(
-        self, job: dict[str, Any], limits: Limits, program: int | None, piped: bool, files_writable: bool
+        self,
+        job: dict[str, Any],
+        limits: Limits,
+        program: int | None,
+        piped: bool,
+        files_writable: bool,
+        joined: tuple[int, int] | None,
     ) -> Session:
         if os.getpid() != self._pid:
             raise SandboxError("a Sandbox does not work in a forked process; make one there")
@@ -173,7 +181,7 @@ class Sandbox:
             if self._stopped:
                 raise SandboxError("the time of the answer is over")
             self._ensure_keeper()
-            ours, theirs = _streams(piped)
+            ours, theirs = _streams(piped or joined is not None, joined)
             try:
                 self._send(message, [*theirs, program] if program is not None else theirs)
                 report, process = self._report_with_descriptor(START_LIMIT_S)
@@ -269,13 +277,20 @@ class Sandbox:
             return {"status": 9, "seconds": 0.0, "cpu_s": 0.0, "memory": 0, "lost": True}
 
 
-def _streams(piped: bool) -> tuple[list[int], list[int]]:
-    """Our ends (channel, then stdin, stdout, stderr if piped) and the run's (stdin, stdout, stderr, channel)."""
+def _streams(piped: bool, joined: tuple[int, int] | None = None) -> tuple[list[int], list[int]]:
+    """Our ends (channel, then stdin, stdout, stderr if piped) and the run's (stdin, stdout, stderr, channel).
+
+    `joined` are the run's stdin and stdout in place of our pipes', the other ends of which are then closed at once.
+    """
     ours_channel, theirs_channel = socket.socketpair()
     if not piped:
         null = os.open("/dev/null", os.O_RDWR)
         return [ours_channel.detach()], [null, os.dup(null), os.dup(null), theirs_channel.detach()]
     stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
+    if joined is not None:
+        for descriptor in (stdin[0], stdout[1]):
+            os.close(descriptor)
+        stdin, stdout = (os.dup(joined[0]), stdin[1]), (stdout[0], os.dup(joined[1]))
     return (
         [ours_channel.detach(), stdin[1], stdout[0], stderr[0]],
         [stdin[0], stdout[1], stderr[1], theirs_channel.detach()],

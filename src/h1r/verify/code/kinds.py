@@ -24,7 +24,7 @@ class Referee:
         testlib      called with the files of input, output and answer; exit status 0 accepts
         score        called with the files of input, answer and output; prints a number, of which 1 or more accepts
         function     Python with a function `check`, called with output, or input and output, or these and the answer
-        interactive  talks with the solution over its standard streams; called with the files of input and answer
+        interactive  talks with the solution over its standard streams; called as testlib is, exit status 0 accepts
 
     `files` are what its source includes, by name.
     """

@@ -7,9 +7,11 @@ from functools import partial
 
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import Runnable, Slot
+from h1r.sandbox.programs import Program
 from h1r.sandbox.session import SandboxError
 from h1r.verify.code.compare import same_output
-from h1r.verify.code.kinds import StdinTests
+from h1r.verify.code.interactor import interact
+from h1r.verify.code.kinds import Referee, StdinTests, TestsError
 from h1r.verify.code.outcome import FAULTS, WRONG, Failure, Fault, Result
 from h1r.verify.code.referee import checker
 
@@ -17,8 +19,30 @@ from h1r.verify.code.referee import checker
 def judge_programs(slot: Slot, program: Runnable, tests: StdinTests, limits: Limits, stop: bool) -> Result:
     if tests.referee is None:
         return _judge_by(partial(_compared, tests), program, tests, limits, stop)
+    if tests.referee.protocol == "interactive":
+        return _interactive(slot, program, tests, tests.referee, limits, stop)
     with checker(slot, tests.referee, limits) as check:
         return _judge_by(lambda given, output, answer: check(given, output, _one(answer)), program, tests, limits, stop)
+
+
+def _interactive(
+    slot: Slot, program: Runnable, tests: StdinTests, referee: Referee, limits: Limits, stop: bool
+) -> Result:
+    if not isinstance(program, Program):
+        raise TestsError("an interactive problem needs sandboxes of this machine")
+    passed, failures = 0, []
+    with slot.referee(referee.source, referee.language, limits, referee.files) as interactor:
+        if interactor.error:
+            raise TestsError(f"the interactor: {interactor.error}")
+        for number, (given, answer) in enumerate(tests.cases):
+            fault = interact(program, interactor, given, _one(answer), limits)
+            if fault is None:
+                passed += 1
+                continue
+            failures.append(Failure(number, *fault))
+            if stop:
+                break
+    return Result(passed, len(tests.cases), failures)
 
 
 Expected = str | tuple[str, ...]
