@@ -56,8 +56,8 @@ def _run_case(scope: dict[str, Any], kind: type[unittest.TestCase], name: str) -
         raise AssertionError(last.removeprefix("AssertionError: ")) if result.failures else RuntimeError(last)
     if result.unexpectedSuccesses:
         raise AssertionError("a test that was expected to fail did not")
-    if result.skipped:
-        raise pytest_names.SkippedError("a test that is skipped")
+    if result.skipped or result.expectedFailures:
+        raise pytest_names.SkippedError("a test that is skipped, or expected to fail")
 
 
 def _run_functions(scope: dict[str, Any], function: Callable[..., Any], outer: tuple[Any, ...]) -> None:
