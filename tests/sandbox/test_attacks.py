@@ -14,7 +14,7 @@ from string import Template
 
 import pytest
 
-from h1r.sandbox import Isolation, Limits, SandboxPool, refusal
+from h1r.sandbox import Isolation, Limits, SandboxPool, builds, refusal, toolchains
 from h1r.verify.code.execute import judge
 from h1r.verify.code.problem_tests import parse_tests
 
@@ -43,12 +43,14 @@ def read_attacks(name: str) -> dict[str, tuple[str, str]]:
 
 
 ATTACKS, RESULTS = read_attacks("programs.txt"), read_attacks("results.txt")
+COMPILERS = read_attacks("compilers.txt")
 SNIPPETS = {name: source.pop(name)[1] for source in (ATTACKS, RESULTS) for name in SNIPPET_NAMES if name in source}
 SNIPPETS["PARENTHESES"] = "(" * 100_000
 LEVELS = ("NAMESPACES", "BUBBLEWRAP", "LANDLOCK")
 LINGER_S = 30.0
 """What was killed may be on its way out, and what an earlier file of this process started may come and go."""
-ENDLESS = ("endless_iterator", "shared_doubling", "colliding_set", "hangs")
+ENDLESS = ("endless_iterator", "shared_doubling", "colliding_set", "hangs", "slow_conversions_of_an_object",
+           "generator_that_trickles", "slow_equality_in_a_set")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +202,20 @@ def test_a_result_made_to_fool_a_comparison_does_not(name, pool, outside) -> Non
         failed = {failure.number for failure in judge(slot, code, "python", checks, limits, stop=False).failures}
     passed = [condition for number, condition in enumerate(conditions) if number not in failed]
     assert passed == TRUE_OF.get(name, [])
+    check_nothing_happened(pool, outside)
+
+
+@pytest.mark.skipif(toolchains.executable("cpp") is None, reason="no g++")
+@pytest.mark.parametrize("name", COMPILERS)
+@at_levels("NAMESPACES")
+def test_a_hostile_source_earns_nothing_from_its_compiler(name, pool, outside, monkeypatch) -> None:
+    code = filled(COMPILERS[name][1], outside[0])
+    monkeypatch.setattr(builds, "COMPILE_LIMITS", dataclasses.replace(builds.COMPILE_LIMITS, time_s=2.0, total_s=2.0))
+    started = time.monotonic()
+    with pool.lease() as slot:
+        result = judge(slot, code, "cpp", parse_tests([{"input": "3\n", "output": TOKEN}]), LIMITS)
+    assert (result.correct, result.passed) == (False, 0)
+    assert time.monotonic() - started < 10 * builds.COMPILE_LIMITS.time_s
     check_nothing_happened(pool, outside)
 
 

@@ -306,6 +306,36 @@ def test_a_level_that_is_asked_for_and_refused_is_no_other_level(monkeypatch):
         choose_level("docker")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user stays who it is")
+@pytest.mark.parametrize("level", [Isolation.NAMESPACES, Isolation.LANDLOCK, Isolation.RLIMITS], ids=lambda it: it.name)
+def test_tested_code_of_root_is_a_user_of_its_own_with_its_own_count_of_threads(level):
+    if why := refusal(level):
+        pytest.skip(why)
+    code = """
+import os, threading, time
+threading.stack_size(1 << 16)
+started = 0
+try:
+    while started < 1000:
+        threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+        started += 1
+except RuntimeError:
+    pass
+print(*os.getresuid(), *os.getresgid(), started, flush=True)
+os._exit(0)
+"""
+    users = set()
+    for _ in range(2):
+        with Sandbox(level) as sandbox:
+            status, out = run(sandbox, code)
+        *ids, started = map(int, out.split())
+        assert (status, len(set(ids))) == (0, 1)
+        assert ids[0] >= 1000
+        assert started <= 64
+        users.add(ids[0])
+    assert len(users) == (1 if level == Isolation.NAMESPACES else 2)
+
+
 def test_a_level_is_believed_only_after_an_attempt_to_break_out(monkeypatch):
     """The probe itself: at the level that confines least it gets out, and that is noticed."""
     assert refusal(Isolation.RLIMITS) is None

@@ -18,8 +18,10 @@ from typing import Any
 from h1r.sandbox import seccomp
 from h1r.sandbox.limits import THREADS, Limits
 
-UNPRIVILEGED_ID = 65534
-"""The user that root becomes before it makes namespaces ("nobody", the kernel's own overflow id)."""
+OWN_IDS, UNPRIVILEGED_ID = 0x70000000, 65534
+"""Users that root becomes: one of its own for each keeper, from a range that no system gives to anybody (systemd's
+UIDS-GIDS calls it unused), so that no process of another user's is counted with it or signalled by it; "nobody" where
+the machine has no such number, as in a container with few."""
 INSIDE_ID = 1000
 SCRATCH = "/scratch"  # the name inside a mount namespace, which nothing readable has, as /tmp may
 INPUT = ".stdin"
@@ -33,6 +35,7 @@ _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 
 _MNT_DETACH = 2
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _SECCOMP_MODE_FILTER = 2
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
@@ -74,13 +77,32 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
     _checked(_libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 
 
-def leave_root() -> None:
-    """Root becomes nobody; another user stays who it is. File descriptors opened before keep what they can reach."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-        os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-        _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root, and the id maps cannot be written
+def leave_root(keep_reading: bool = False) -> bool:
+    """Root becomes a user of its own; another user stays who it is. Returns whether nobody else is this user.
+
+    `keep_reading`: root's right to read what belongs to others stays, also in programs executed later, for an
+    interpreter in a folder that only root may enter. File descriptors opened before keep what they can reach.
+    """
+    if os.geteuid() != 0:
+        return False
+    os.setgroups([])
+    _prctl(_PR_SET_KEEPCAPS, int(keep_reading))
+    user = OWN_IDS + os.getpid()
+    try:
+        _become(user)
+    except OSError:
+        user = UNPRIVILEGED_ID
+        _become(user)
+    if keep_reading:
+        _set_capabilities(1 << CAP_DAC_READ_SEARCH)
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH)
+    _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root, and the id maps cannot be written
+    return user != UNPRIVILEGED_ID
+
+
+def _become(user: int) -> None:
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 
 
 def enter_namespaces(readable: Iterable[str]) -> None:
@@ -235,8 +257,13 @@ def drop_capabilities(keep: int | None = None) -> None:
         pass  # the last one is passed, or the process has none to begin with
     header, held = struct.pack("II", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
     _syscall("capget", header, held)
-    left = (struct.unpack("6I", held.raw)[0] & 1 << keep) if keep is not None else 0
-    _syscall("capset", header, struct.pack("6I", left, left, 0, 0, 0, 0))
+    _set_capabilities((struct.unpack("6I", held.raw)[0] & 1 << keep) if keep is not None else 0)
+
+
+def _set_capabilities(kept: int) -> None:
+    """Those of the first 32 whose bits are set, which the process must have; programs may inherit them."""
+    header = struct.pack("II", _CAPABILITY_VERSION_3, 0)
+    _syscall("capset", header, struct.pack("6I", kept, kept, kept, 0, 0, 0))
 
 
 def no_new_privileges() -> None:

@@ -69,6 +69,8 @@ class _Keeper:
         self._readable = readable
         self._parent = os.getppid()
         self._landlock_abi = 0
+        self._own_user = level >= Isolation.BUBBLEWRAP
+        self._kept_right: int | None = None
 
     def prepare(self) -> None:
         """Enters what all runs share; raises when the kernel refuses the level."""
@@ -84,8 +86,10 @@ class _Keeper:
             return
         if self._level == Isolation.LANDLOCK:
             self._landlock_abi = confine.landlock_abi()
-        if os.geteuid() == 0 and all(map(_anyone_may_read, self._readable)):
-            confine.leave_root()
+        if os.geteuid() == 0:
+            if not all(map(_anyone_may_read, self._readable)):
+                self._kept_right = confine.CAP_DAC_READ_SEARCH  # Landlock says what it is good for
+            self._own_user = confine.leave_root(keep_reading=self._kept_right is not None)
 
     def serve(self) -> None:
         while self._wait([self._connection.fileno()]):
@@ -202,8 +206,8 @@ class _Keeper:
             readable.append(f"{confine.SCRATCH if own_files else scratch}/{confine.INPUT}")
             inside.become_input(given, readable[-1])
         confine.leave_no_core()
-        confine.set_limits(limits, files_writable=files or own_files, own_user=own_files)
-        confine.drop_capabilities()
+        confine.set_limits(limits, files_writable=files or own_files, own_user=self._own_user)
+        confine.drop_capabilities(keep=self._kept_right)
         confine.no_new_privileges()
         if self._landlock_abi and scratch is not None:
             confine.restrict_files([*readable, scratch], [scratch] if files or own_files else [])
