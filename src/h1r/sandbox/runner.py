@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from h1r.sandbox import bubblewrap, toolchains
+from h1r.sandbox import bubblewrap, cgroups, toolchains
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.session import Outcome, SandboxError, Session, ready
 
@@ -89,6 +89,7 @@ class Sandbox:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._pid = os.getpid()
+        self._group: cgroups.ControlGroup | None = None
         self._left_s: float | None = None
         self._stopped = False
 
@@ -111,6 +112,9 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 keeper.kill()
                 keeper.wait()
+        if self._group is not None and os.getpid() == self._pid:
+            self._group.close()
+            self._group = None
 
     def run(
         self, job: dict[str, Any], stdin: bytes = b"", limits: Limits | None = None, program: int | None = None
@@ -181,6 +185,9 @@ class Sandbox:
             if self._stopped:
                 raise SandboxError("the time of the answer is over")
             self._ensure_keeper()
+            if self._group is not None:
+                with contextlib.suppress(OSError):
+                    self._group.limit(limits)
             ours, theirs = _streams(piped or joined is not None, joined)
             try:
                 self._send(message, [*theirs, program] if program is not None else theirs)
@@ -217,9 +224,14 @@ class Sandbox:
         start = [sys.executable]
         if self.level == Isolation.BUBBLEWRAP:
             start = _in_bubblewrap([*readable, str(here)])
+        command = [*start, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(arguments)]
+        if (place := cgroups.place()[0]) is not None:
+            with contextlib.suppress(OSError):  # whose rights may have changed since
+                self._group = cgroups.ControlGroup.below(place)
+                command = self._group.enter(command)
         with theirs:
             self._keeper = subprocess.Popen(
-                [*start, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(arguments)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None,
