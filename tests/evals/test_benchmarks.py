@@ -11,10 +11,10 @@ import pytest
 
 from h1r.cli import main
 from h1r.cli.common import recipe_file
-from h1r.config import BenchmarkSection, EvalSection, load_recipe
+from h1r.config import BenchmarkSection, ControlsSection, EvalSection, load_recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.evals.benchmarks import check_verifiers, load_benchmark, measured, settings
+from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
 from h1r.model import build, save
 from h1r.model.config import preset
 from h1r.verify import VerifierPool, require
@@ -171,6 +171,34 @@ def test_a_verifier_that_cannot_work_is_found_before_anything_is_asked(
     section = benchmark(tmp_path / "f.jsonl", rows, verifier="judge", columns={"answer": "answer"})
     with VerifierPool() as pool, pytest.raises(UserError, match=r"judge\.urls"):
         check_verifiers({"b": load_benchmark(section)}, pool.verify_many)
+
+
+def test_problems_that_pay_for_nothing_are_unusable_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"How many are {n} and 5?", "answer": str(n + 5), "wide": {}} for n in range(500, 504)]
+    rows[2]["wide"] = {"tolerance": 0.9999}
+    metadata = {"tolerance": "wide.tolerance?"}
+    problems = load_benchmark(
+        benchmark(tmp_path / "f.jsonl", rows, columns={"answer": "answer"}, metadata=metadata, prompt="{question} Box.")
+    )
+    with VerifierPool(format_checks=False) as pool:
+
+        def found(**keys: Any) -> tuple[list[str], list[str]]:
+            asked, bad = accepted("b", problems, pool.verify_many, ControlsSection(**keys))
+            return [problem.question for problem in asked], [row["id"] for row in bad]
+
+        questions = [problem.question for problem in problems]
+        assert found() == (questions[:2] + questions[3:], [problems[2].id])
+        assert (
+            f"benchmark b: 1 of 4 problems are unusable ({problems[2].id}: a control earns: " in capsys.readouterr().err
+        )
+        assert found(in_eval="report") == (questions, [problems[2].id])
+        assert found(enabled=False) == (questions, [])
+        with pytest.raises(UserError, match="1 of 4 problems are unusable"):
+            found(in_eval="stop")
+        with pytest.raises(UserError, match="1 of 1 problems are unusable"):
+            accepted("b", problems[2:3], pool.verify_many, ControlsSection())
 
 
 def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def build(
     recipe: Recipe = training_recipe(rl_pool=rl_pool, rl={"max_tokens": 33, "max_tests": max_tests})
     run = run_from(curated, path, recipe)
     save(starting_model(recipe, run), run.stage("sft") / "model")
-    problems = [Problem(name, f"Say {name}.", RIGHT, verifier=VERIFIER) for name in SCRIPTS]
+    tests = {"tests": ["assert say() == 'right'"]} if VERIFIER == "code" else {}
+    problems = [Problem(name, f"Say {name}.", RIGHT, verifier=VERIFIER, metadata={**tests}) for name in SCRIPTS]
     write_jsonl(run.path / "curate" / "problems_rl.jsonl", problems)
     monkeypatch.setattr("h1r.engine.choose.NativeEngine", ScriptedEngine)
     return build_pool(recipe, run), run
@@ -75,6 +76,7 @@ def test_the_pool_holds_what_is_sometimes_solved(
     summary, run = build(curated, tmp_path / "run", monkeypatch, keep_unsolved_share=0, keep_overlong_share=0)
     assert kept(run) == ["mostly", "once"]
     assert summary["table"] == [
+        {"step": "negative controls", "unit": "problem", "in": 6, "out": 6, "reasons": {}},
         {
             "step": "pass rate",
             "unit": "problem",
@@ -86,7 +88,7 @@ def test_the_pool_holds_what_is_sometimes_solved(
                 "never solved, answers scatter": 1,
                 "never solved, all too long": 1,
             },
-        }
+        },
     ]
     lines = (run.path / "rl_pool" / "dropped.jsonl").read_text().splitlines()
     assert len(lines) == 4
@@ -178,4 +180,16 @@ def test_a_problem_that_the_engine_cannot_answer_is_dropped_for_that(
     monkeypatch.setattr("test_pool.SCRIPTS", {**SCRIPTS, "scattered": ([""] * 8, "error")})
     summary, run = build(curated, tmp_path / "run", monkeypatch, keep_unsolved_share=1)
     assert "scattered" not in kept(run)
-    assert summary["table"][0]["reasons"]["the engine could not answer"] == 1
+    assert summary["table"][1]["reasons"]["the engine could not answer"] == 1
+
+
+def test_problems_that_pay_a_stub_are_refused_before_anything_is_generated(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = training_recipe()
+    run = run_from(curated, tmp_path / "run", recipe)
+    save(starting_model(recipe, run), run.stage("sft") / "model")
+    anything = Problem("anything", "How many?", "1234", metadata={"tolerance": 0.9999})
+    write_jsonl(run.path / "curate" / "problems_rl.jsonl", [anything])
+    with pytest.raises(UserError, match=r"no RL problem is left \(a control earns: "):
+        build_pool(recipe, run)

@@ -20,11 +20,13 @@ from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, Sc
 from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
 from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, ParallelSection, RLSection, SFTSection
+from h1r.config.verify import ControlsSection, VerifySection
 
 __all__ = [
     "BackfillSection",
     "BenchmarkSection",
     "ChatSection",
+    "ControlsSection",
     "CorpusBenchmark",
     "CorpusSection",
     "CorpusSource",
@@ -48,6 +50,7 @@ __all__ = [
     "Source",
     "TokenizerSection",
     "TraceSection",
+    "VerifySection",
     "load_recipe",
     "resolve",
 ]

@@ -25,7 +25,7 @@ from h1r.config.data import (
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
-from h1r.config.verify import VerifySection
+from h1r.config.verify import ControlsSection, VerifySection
 from h1r.errors import UserError
 
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s"}
@@ -55,6 +55,7 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     scaling: ScalingSection = ScalingSection()
     verify: VerifySection = VerifySection()
+    controls: ControlsSection = ControlsSection()
     judge: JudgeSection = JudgeSection()
 
 

@@ -1,6 +1,6 @@
 """The curation stage: problems in, training samples out, and a table of what was dropped and why.
 
-    split -> reference answers -> exact duplicates -> decontamination -> near duplicates
+    split -> reference answers -> negative controls -> exact duplicates -> decontamination -> near duplicates
           -> traces -> verifier -> trace rules -> weights
 
 Rules of arXiv 2601.02346, sections 2 and 3.1; the pass-rate rule for RL problems needs a fine-tuned model and comes
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from h1r.config import CurateSection, Recipe
+from h1r.config import ControlsSection, CurateSection, Recipe
 from h1r.data.chat import render
 from h1r.data.decontaminate import HeldOutIndex, decontaminate
 from h1r.data.dedup import drop_exact_duplicates, drop_near_duplicates, drop_repeated_traces
@@ -35,6 +35,8 @@ from h1r.progress import progress
 from h1r.records import BadLine, Message, Problem, Sample, Verdict, write_jsonl
 from h1r.run import Run, write_json
 from h1r.verify import Backend, open_backend
+from h1r.verify.controls import examine
+from h1r.verify.controls.report import family_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,9 +63,9 @@ def curate(
         summary.json             the summary, last
 
     Summary: `table` rows {step, unit, in, out, reasons}; `classes` samples per difficulty class; `families`
-    {name: {samples, mean_chars}}; `contamination` {"sft" and "rl": {benchmark: counts}} (`decontaminate`); `problems`
-    {held_out, train, rl}; `rejected_lines`. Raises `UserError` when nothing is left of the samples or of a set of
-    problems; what was dropped is on disk also then.
+    {name: {samples, mean_chars}}; `controls` what the negative controls of each family earned; `contamination` {"sft"
+    and "rl": {benchmark: counts}} (`decontaminate`); `problems` {held_out, train, rl}; `rejected_lines`. Raises
+    `UserError` when nothing is left of the samples or of a set of problems; what was dropped is on disk also then.
     """
     if recipe.corpus.sources:
         from h1r.data.corpus.plan import curate_corpus
@@ -108,6 +110,7 @@ def _curate(recipe: Recipe, stage: Path, ledger: Ledger, bad: list[BadLine]) -> 
 
     with open_backend(recipe.verify, format_checks=False) as pool:
         splits = _sound(splits, pool, ledger)
+        splits, controls = _controlled(splits, pool, recipe.controls, ledger)
         splits, contamination = _distinct(splits, recipe.curate, ledger)
         _need(splits.held_out, "held-out problem", ledger, stage)
         _need(splits.rl, "RL problem", ledger, stage)
@@ -128,6 +131,7 @@ def _curate(recipe: Recipe, stage: Path, ledger: Ledger, bad: list[BadLine]) -> 
         "classes": dict(sorted(Counter(sample.difficulty_class for sample in samples).items())),
         "families": _families(samples),
         "contamination": contamination,
+        "controls": controls,
         "problems": {"held_out": len(splits.held_out), "train": len(problems), "rl": len(splits.rl)},
         "rejected_lines": len(bad),
     }
@@ -147,6 +151,27 @@ def _sound(splits: Splits, pool: Backend, ledger: Ledger) -> Splits:
     ledger.record("reference answers", "problem", len(problems), dropped)
     out = {item.id for item in dropped}
     return Splits(*(_without(part, out) for part in (splits.held_out, splits.train, splits.rl)))
+
+
+def _controlled(
+    splits: Splits, pool: Backend, section: ControlsSection, ledger: Ledger
+) -> tuple[Splits, list[dict[str, Any]]]:
+    """Without the problems that pay an answer which solves nothing, and what the controls of each family earned."""
+    problems = [*splits.held_out, *splits.train, *splits.rl]
+    if not section.enabled:
+        return splits, []
+    with progress("Negative controls", total=len(problems), unit="problem") as bar:
+        found = examine(problems, pool.verify_many, section)
+        bar.advance(len(problems))
+    dropped = [
+        Dropped(problem.id, "negative controls", why.reason, excerpt(why.detail))
+        for problem, why in zip(problems, found.refusals, strict=True)
+        if why
+    ]
+    ledger.record("negative controls", "problem", len(problems), dropped)
+    out = {item.id for item in dropped}
+    splits = Splits(*(_without(part, out) for part in (splits.held_out, splits.train, splits.rl)))
+    return splits, family_rows(found.tally, section)
 
 
 def _distinct(splits: Splits, section: CurateSection, ledger: Ledger) -> tuple[Splits, dict[str, Any]]:

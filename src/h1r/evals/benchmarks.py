@@ -18,14 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from h1r.config import BenchmarkSection, EvalSection
+from h1r.config import BenchmarkSection, ControlsSection, EvalSection
 from h1r.data.corpus.read import Reader, files_of
 from h1r.errors import UserError
 from h1r.progress import note
 from h1r.records import Problem, to_json
 from h1r.run import read_json, write_json
 from h1r.scaling.answers import VerifyMany
+from h1r.verify.controls import examine
 
+NAMED = 5
+"""Unusable problems that a note names; the result has them all."""
 _OPTION, _ONLY, _WITHOUT = "option ", "only ", "without "
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -71,6 +74,30 @@ def check_verifiers(benchmarks: Mapping[str, Sequence[Problem]], verify_many: Ve
     """Grades one answer to each benchmark; `UserError` for a verifier that cannot work, before anything is asked."""
     firsts = [problems[0] for problems in benchmarks.values()]
     verify_many(firsts, ["This is no answer."] * len(firsts))
+
+
+def accepted(
+    name: str, problems: Sequence[Problem], verify_many: VerifyMany, section: ControlsSection
+) -> tuple[list[Problem], list[dict[str, str]]]:
+    """The problems of a benchmark that are asked, and {id, reason, detail} of those that cannot be trusted.
+
+    These are problems whose reference does not score, or that pay an answer which solves nothing. `controls.in_eval`
+    says what becomes of them: left out, or asked all the same. `UserError` where it is to stop, or nothing is left.
+    """
+    if not section.enabled:
+        return list(problems), []
+    found = examine(problems, verify_many, section, references=True)
+    pairs = list(zip(problems, found.refusals, strict=True))
+    bad = [{"id": one.id, "reason": why.reason, "detail": why.detail} for one, why in pairs if why]
+    if not bad:
+        return list(problems), []
+    named = "; ".join(f"{row['id']}: {row['reason']}" for row in bad[:NAMED])
+    sentence = f"benchmark {name}: {len(bad)} of {len(problems)} problems are unusable ({named})"
+    kept = [one for one, why in pairs if not why]
+    if section.in_eval == "stop" or (section.in_eval == "refuse" and not kept):
+        raise UserError(f"{sentence}; mend the benchmark, or set controls.in_eval to `report`")
+    note(sentence if section.in_eval == "refuse" else f"{sentence} and asked all the same")
+    return (kept if section.in_eval == "refuse" else list(problems)), bad
 
 
 def measured(

@@ -20,7 +20,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
-from h1r.evals.benchmarks import check_verifiers, load_benchmark, measured, settings
+from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
 from h1r.model.hybrid import HybridForCausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.run import Run, write_json
@@ -45,6 +45,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     weights = _weights(recipe, run, which)
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
+        usable = {name: accepted(name, own, pool.verify_many, recipe.controls) for name, own in benchmarks.items()}
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
 
         def measure(problems: list[Problem], section: EvalSection, name: str) -> dict[str, Any]:
@@ -64,10 +65,10 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             write_json(run.stage("eval") / f"{which}.json", result)
         found = {}
         for section in recipe.eval.benchmarks:
-            asked, own = settings(section, recipe.eval), benchmarks[section.name]
+            asked, (own, unusable) = settings(section, recipe.eval), usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
             one = measured(own, asked, weights, path, partial(measure, own, asked, f"{section.name}, {which}"))
-            found[section.name] = _without(one, "outcomes", "examples", "of")
+            found[section.name] = {**_without(one, "outcomes", "examples", "of"), "unusable": unusable}
     return {**_without(result, "outcomes", "examples"), **({"benchmarks": found} if found else {})}
 
 

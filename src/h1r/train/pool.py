@@ -1,24 +1,29 @@
 """The RL pool: which problems the SFT model sometimes solves (arXiv 2601.02346, section 3.1, Figure 9).
 
-curate/problems_rl.jsonl -> 8 rollouts each -> verdicts -> keep or drop, with reasons -> rl_pool/pool.jsonl
+curate/problems_rl.jsonl -> negative controls -> 8 rollouts each -> verdicts -> keep or drop -> rl_pool/pool.jsonl
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from h1r.config import Recipe
+from h1r.config import ControlsSection, Recipe
 from h1r.data.chat import prompt_ids
 from h1r.data.difficulty import Rollouts, select_for_rl
+from h1r.data.filters import Dropped, excerpt
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams, refuse_when_all_failed
+from h1r.errors import UserError
 from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.run import Run, write_json
 from h1r.train.start import loaded
-from h1r.verify import open_backend, with_max_tests
+from h1r.verify import Backend, open_backend, with_max_tests
+from h1r.verify.controls import examine
+from h1r.verify.controls.report import family_rows
 
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -31,6 +36,17 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     ):
         section = recipe.rl_pool
         problems = list(read_jsonl(run.need("curate/problems_rl.jsonl", "curate"), Problem))
+        tested = [
+            with_max_tests(problem, recipe.rl.max_tests, recipe.seed, recipe.rl.partial_credit) for problem in problems
+        ]
+        refused, controls = _refused(tested, pool, recipe.controls)
+        taken = len(problems)
+        out = {one.id for one in refused}
+        problems = [problem for problem in problems if problem.id not in out]
+        tested = [problem for problem in tested if problem.id not in out]
+        if not problems:
+            why = refused[0].reason if refused else "there was none"
+            raise UserError(f"no RL problem is left ({why}); see the table of `h1r curate` and mend [problems]")
         prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
         params = SamplingParams(
             n=section.rollouts,
@@ -48,9 +64,6 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
                 bar.advance(1)
         refuse_when_all_failed(traces)
         traces.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
-        tested = [
-            with_max_tests(problem, recipe.rl.max_tests, recipe.seed, recipe.rl.partial_credit) for problem in problems
-        ]
         verdicts = pool.verify_many([tested[t.prompt_index] for t in traces], [t.text for t in traces])
         rollouts = {}
         for i, problem in enumerate(problems):
@@ -63,19 +76,37 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         solved = Counter(one.solved for one in rollouts.values())
         stage = run.stage("rl_pool")
         write_jsonl(stage / "pool.jsonl", kept)
-        write_jsonl(stage / "dropped.jsonl", dropped)
-        reasons = Counter(one.reason for one in dropped)
+        write_jsonl(stage / "dropped.jsonl", [*refused, *dropped])
         summary = {
             "table": [
-                {
-                    "step": "pass rate",
-                    "unit": "problem",
-                    "in": len(problems),
-                    "out": len(kept),
-                    "reasons": dict(reasons.most_common()),
-                }
+                _row("negative controls", taken, refused),
+                _row("pass rate", len(problems), dropped),
             ],
+            "controls": controls,
             "pass_rate_histogram": [solved.get(k, 0) for k in range(section.rollouts + 1)],
         }
         write_json(stage / "summary.json", summary)
     return summary
+
+
+def _refused(
+    problems: Sequence[Problem], pool: Backend, section: ControlsSection
+) -> tuple[list[Dropped], list[dict[str, Any]]]:
+    """The problems that pay an answer which solves nothing under the tests that RL runs, and rows by family."""
+    if not section.enabled:
+        return [], []
+    found = examine(problems, pool.verify_many, section, references=True)
+    pairs = zip(problems, found.refusals, strict=True)
+    refused = [Dropped(one.id, "negative controls", why.reason, excerpt(why.detail)) for one, why in pairs if why]
+    return refused, family_rows(found.tally, section)
+
+
+def _row(step: str, taken: int, dropped: Sequence[Dropped]) -> dict[str, Any]:
+    reasons = Counter(one.reason for one in dropped)
+    return {
+        "step": step,
+        "unit": "problem",
+        "in": taken,
+        "out": taken - len(dropped),
+        "reasons": dict(reasons.most_common()),
+    }

@@ -56,9 +56,9 @@ def verify_file(
     `verifier` is for lines that name none. `UserError`: a file that cannot be read, or an unknown `verifier`.
     """
     default = require(verifier).name if verifier else None
-    with _opened(path) as handle, VerifierPool(workers=workers, time_limit_s=time_limit_s) as pool:
+    with opened(path) as handle, VerifierPool(workers=workers, time_limit_s=time_limit_s) as pool:
         waiting: deque[_Chunk] = deque()
-        with _ReadAhead(handle) as ahead:
+        with ReadAhead(handle) as ahead:
             while True:
                 lines = ahead.take(wait=not waiting) if len(waiting) < IN_FLIGHT else None
                 if lines:
@@ -70,7 +70,7 @@ def verify_file(
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[FileIO]:
+def opened(path: str | Path) -> Iterator[FileIO]:
     is_stdin = str(path) == STDIN
     try:  # unbuffered: a thread that still reads at exit must hold no buffer's lock
         handle = open(sys.stdin.fileno() if is_stdin else path, "rb", buffering=0, closefd=not is_stdin)  # noqa: SIM115
@@ -80,7 +80,7 @@ def _opened(path: str | Path) -> Iterator[FileIO]:
         yield handle
 
 
-class _ReadAhead:
+class ReadAhead:
     """A thread that reads chunks of lines, one ahead; a reading error is raised by `take`."""
 
     def __init__(self, handle: RawIOBase) -> None:
@@ -89,7 +89,7 @@ class _ReadAhead:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="h1r-verify-read", daemon=True)
 
-    def __enter__(self) -> _ReadAhead:
+    def __enter__(self) -> ReadAhead:
         self._thread.start()
         return self
 
@@ -142,7 +142,7 @@ def chunks(handle: RawIOBase) -> Iterator[list[Line]]:
 
 
 @dataclass(slots=True)
-class _Read:
+class Read:
     """A line that was understood."""
 
     problem: Problem
@@ -155,7 +155,7 @@ class _Chunk:
     """Lines whose verdicts are under way; `items` holds what each line says, or why it says nothing."""
 
     numbers: list[int]
-    items: list[_Read | str]
+    items: list[Read | str]
     batch: Batch
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -173,14 +173,17 @@ class _Chunk:
 
 
 def _submit(lines: list[Line], default: str | None, pool: VerifierPool) -> _Chunk:
-    items = [_read(content, number, default) for number, content in lines]
-    good = [item for item in items if isinstance(item, _Read)]
+    items = [read_line(content, number, default) for number, content in lines]
+    good = [item for item in items if isinstance(item, Read)]
     batch = pool.submit_many([item.problem for item in good], [item.prediction for item in good])
     return _Chunk([number for number, _ in lines], items, batch)
 
 
-def _read(content: bytes | None, number: int, default: str | None) -> _Read | str:
-    """The problem and the prediction of a line, or why there is none."""
+def read_line(content: bytes | None, number: int, default: str | None, needs_prediction: bool = True) -> Read | str:
+    """The problem and the prediction of a line, or why there is none.
+
+    Without `needs_prediction` only the problem counts: its verifier does not depend on how a prediction is stated.
+    """
     if content is None:
         return f"longer than {MAX_LINE_BYTES} bytes"
     try:
@@ -193,11 +196,13 @@ def _read(content: bytes | None, number: int, default: str | None) -> _Read | st
     if not isinstance(metadata, dict):
         return "`metadata` is no object"
     has_other_key = tests is not None or bool(metadata)
-    prediction, reference = line.get("prediction"), line.get("reference", "" if has_other_key else None)
+    prediction = line.get("prediction") if needs_prediction else r"\boxed{}"
+    reference = line.get("reference", "" if has_other_key else None)
     for key, value in (("prediction", prediction), ("reference", reference)):
         if not isinstance(value, str | int | float):
             what = "missing" if value is None else "neither a text nor a number"
-            return f"`{key}` is {what}; a line needs a `prediction`, and a `reference` (or `tests`, or `metadata`)"
+            needed = "a `prediction`, and " if needs_prediction else ""
+            return f"`{key}` is {what}; a line needs {needed}a `reference` (or `tests`, or `metadata`)"
     try:
         name = require(
             str(line.get("verifier") or default or (DEFAULT_VERIFIER if tests is None else CODE_VERIFIER))
@@ -213,9 +218,10 @@ def _read(content: bytes | None, number: int, default: str | None) -> _Read | st
         question=_text(line.get("problem", "")),
         answer=_text(reference),
         verifier=name,
+        family=str(line.get("family") or "default"),
         metadata=metadata if tests is None else {**metadata, "tests": tests},
     )
-    return _Read(problem, text, line.get("id"))
+    return Read(problem, text, line.get("id"))
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from corpora import answer, corpus_recipe, curated, outputs, question
+from corpora import answer, corpus_recipe, curated, outputs, question, trace
 
 from h1r.config import Recipe
 from h1r.data.tokenizer import load_tokenizer
@@ -49,7 +49,10 @@ def test_the_table_adds_up_and_every_drop_is_in_the_file(done: tuple[dict[str, A
     assert Counter((line["step"], line["reason"]) for line in lines) == reasons(summary)
     assert all(row["in"] - row["out"] == sum(row["reasons"].values()) for row in summary["table"])
     by_name = {row["step"]: row for row in summary["table"]}
-    chain = ["normalise", "reference answers", "decontamination", "exact duplicates", "near duplicates"]
+    chain = [
+        "normalise", "reference answers", "negative controls", "families of negative controls", "decontamination",
+        "exact duplicates", "near duplicates",
+    ]  # fmt: skip
     for before, after in pairwise(chain):
         assert by_name[before]["out"] == by_name[after]["in"], after
     assert by_name["near duplicates"]["out"] == by_name["RL pass rate"]["in"] + by_name["traces"]["in"]
@@ -157,6 +160,25 @@ def test_a_mixture_has_the_shares_that_were_asked_for(tmp_path: Path) -> None:
     assert summary["mixture"]["math"]["wanted_share"] == 0.6
     assert summary["mixture"]["code"]["kept_samples"] == 0, "a domain that gives nothing is told"
     assert "<td>code</td>" in (stage / "report.html").read_text()
+
+
+def test_a_family_that_one_answer_solves_is_refused_from_the_counts_of_all_shards(tmp_path: Path) -> None:
+    recipe = corpus_recipe(tmp_path)
+    rows = [{"q": f"{question(2000 + n)} Say seven.", "a": "7", "n": n, "out": trace(0, said="7")} for n in range(40)]
+    rows.append({"q": "Of 34 hens 3 lay blue eggs; how many do not?", "a": "31", "n": 40, "out": trace(0, said="31")})
+    (tmp_path / "sevens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sums = recipe.corpus.sources[0]
+    sevens = sums.model_copy(update={"name": "sevens", "path": "sevens.jsonl", "columns": {**sums.columns}})
+    tree = recipe.model_dump()
+    tree["corpus"]["sources"].append(sevens.model_dump())
+    tree["corpus"]["shard_records"] = 15
+    summary, stage = curated(Recipe.model_validate(tree), tmp_path / "run")
+    assert reasons(summary)["families of negative controls", "its family is refused: one constant wins (7)"] == 41
+    row = next(row for row in summary["controls"] if row["constant"][0] == "7")
+    assert (row["items"], row["constant"]) == (41, ["7", 40, 41])
+    families = {sample.family for sample in read_jsonl(stage / "samples.jsonl", Sample)}
+    assert "sums" in families
+    assert row["family"] not in families
 
 
 def test_a_missing_file_names_the_source(tmp_path: Path) -> None:

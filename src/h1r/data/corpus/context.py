@@ -15,6 +15,7 @@ from h1r.data.decontaminate import HeldOutIndex
 from h1r.records import Problem, Verdict, read_jsonl
 from h1r.run import read_json
 from h1r.verify import Backend, default_workers, open_backend, use_judge
+from h1r.verify.controls import Refusal
 
 
 class Context:
@@ -39,6 +40,11 @@ class Context:
     @functools.cached_property
     def templates(self) -> dict[str, frozenset[str]]:
         return {family: frozenset(grams) for family, grams in read_json(self.work / "templates.json").items()}
+
+    @functools.cached_property
+    def refused_families(self) -> dict[str, Refusal]:
+        """Family key -> why its controls refuse it, from the counts of all shards."""
+        return {key: Refusal(**why) for key, why in read_json(self.work / "refused_families.json").items()}
 
     @functools.cached_property
     def tokenizer(self) -> Any:

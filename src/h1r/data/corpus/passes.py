@@ -31,6 +31,7 @@ from h1r.data.decontaminate import Overlaps
 from h1r.data.difficulty import pass_rate_class
 from h1r.records import Problem
 from h1r.run import read_json
+from h1r.verify.controls import Tally
 
 KEYS = pa.schema(
     [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()),
@@ -95,7 +96,8 @@ def read(work: Path, file: str) -> dict[str, Any]:
 
 
 def sound(work: Path, shard: str) -> dict[str, Any]:
-    """read -> sound: normalised, with references that verify; the keys; and questions to read the boilerplate from."""
+    """read -> sound: normalised, with references that verify and controls that do not; the keys; and questions to read
+    the boilerplate from."""
     ctx = context(work)
     ledger = Ledger(*steps.SOUND)
     sizes = read_json(work / "families.json")
@@ -113,14 +115,16 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
                 questions.append((problem.family, problem.question))
             yield item
 
+    tally = Tally()
     items = steps.references(
         steps.normalise(read_items(work / "read" / f"{shard}.parquet"), ledger), ledger, ctx.verify
     )
+    items = steps.controlled(items, ledger, ctx.verify, ctx.recipe.controls, tally)
     write_items(work / "sound" / f"{shard}.parquet", noted(items))
     write_rows(work / "keys" / f"{shard}.parquet", KEYS, keys)
     write_rows(work / "questions" / f"{shard}.parquet", FAMILY, questions)
     ledger.write(work / "drops" / f"sound-{shard}.parquet")
-    return {"steps": ledger.counts(), "sources": dict(sources)}
+    return {"steps": ledger.counts(), "sources": dict(sources), "controls": tally.to_json()}
 
 
 def distinct(work: Path, shard: str) -> dict[str, Any]:
@@ -142,6 +146,7 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
             yield item
 
     items = steps.assigned(read_items(work / "sound" / f"{shard}.parquet"), ctx.recipe.corpus)
+    items = steps.of_accepted_families(items, ledger, ctx.refused_families)
     items = steps.decontaminated(items, ledger, overlaps)
     items = noted(steps.without(items, ledger, "exact duplicates", lookup(work / "exact.parquet", first, last)))
     write_items(work / "distinct" / f"{shard}.parquet", items)

@@ -14,6 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class _Curation:
         self.shards = [shard for result in read for shard in result["shards"]]
         write_json(self.work / "families.json", dict(sum((Counter(r["families"]) for r in read), Counter())))
         self._pass("sound", self.shards, passes.sound)
+        self._once("refused_families.json", self._write_refused_families)
         self._once("templates.json", self._write_templates)
         with Joins(self.work, section.memory_mb) as joins:
             self._once("suspects.parquet", joins.exact)
@@ -172,6 +174,12 @@ class _Curation:
         compared = ((number - len(held), problem) for number, problem in enumerate(held))
         threshold = self.recipe.curate.near_duplicate_content
         passes.write_compared(self.work, "held_out", compared, self._templates(), threshold)
+
+    def _write_refused_families(self) -> None:
+        """The families that their controls refuse. A copy of a dropped problem in another family is dropped with it."""
+        tally = summarise.controls(self.results["sound"])
+        refused = tally.refused_families(self.recipe.controls)
+        write_json(self.work / "refused_families.json", {key: asdict(why) for key, why in refused.items()})
 
     def _write_templates(self) -> None:
         """The boilerplate of each family, from the questions that the shards put by, and the held-out keys."""

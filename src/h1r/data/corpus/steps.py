@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from h1r.config import CorpusSection, CurateSection, RLPoolSection
+from h1r.config import ControlsSection, CorpusSection, CurateSection, RLPoolSection
 from h1r.data.corpus.items import BATCH_CHARS, Given, Item, chunks
 from h1r.data.corpus.keys import share_of
 from h1r.data.corpus.ledger import Ledger
@@ -24,13 +24,16 @@ from h1r.data.filters import Candidate, Rule, code_rule, incomplete_rule, trace_
 from h1r.data.solvers import traces as worked_traces
 from h1r.data.sources import derive_seed
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
+from h1r.verify.controls import Refusal, Tally, examine, reference_text
+from h1r.verify.controls.validate import family_key
 from h1r.verify.response.extract import last_boxed
 
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256
 """Records handed to the verifier at a time, or fewer with long traces."""
-SOUND = (("normalise", "problem"), ("reference answers", "problem"))
-DISTINCT = (("decontamination", "problem"), ("exact duplicates", "problem"))
+CONTROLS, FAMILIES = "negative controls", "families of negative controls"
+SOUND = (("normalise", "problem"), ("reference answers", "problem"), (CONTROLS, "problem"))
+DISTINCT = ((FAMILIES, "problem"), ("decontamination", "problem"), ("exact duplicates", "problem"))
 NEAR = (("near duplicates", "problem"),)
 RL = (("RL pass rate", "problem"),)
 SIFTED = (
@@ -79,17 +82,33 @@ def references(items: Iterable[Item], ledger: Ledger, verify: Verify) -> Iterato
                 ledger.drop(step, item, "reference answer does not verify", why + item.problem.answer)
 
 
-def reference_text(problem: Problem) -> str:
-    r"""A response that gives the reference: the answer in a `\boxed{}`, or the solution to the tests as code.
+def controlled(
+    items: Iterable[Item], ledger: Ledger, verify: Verify, section: ControlsSection, tally: Tally
+) -> Iterator[Item]:
+    """Drops problems that pay an answer which solves nothing, and adds what their families paid to `tally`."""
+    for chunk in _chunks(items):
+        ledger.take(CONTROLS, len(chunk))
+        if not section.enabled:
+            yield from chunk
+            continue
+        found = examine([item.problem for item in chunk], verify, section, families=False)
+        tally.add(found.tally)
+        for item, why in zip(chunk, found.refusals, strict=True):
+            if why is None:
+                yield item
+            else:
+                ledger.drop(CONTROLS, item, why.reason, why.detail)
 
-    Empty where there is neither, or no verifier to read it.
-    """
-    if not problem.verifier:
-        return ""
-    if "tests" in problem.metadata:
-        solution = str(problem.metadata.get("solution", ""))
-        return f"```{problem.metadata.get('language', 'python')}\n{solution}\n```" if solution.strip() else ""
-    return rf"\boxed{{{problem.answer}}}" if problem.answer else ""
+
+def of_accepted_families(items: Iterable[Item], ledger: Ledger, refused: dict[str, Refusal]) -> Iterator[Item]:
+    """Drops the problems of families that are refused as a whole, which only the counts of all shards tell."""
+    for item in items:
+        ledger.take(FAMILIES)
+        why = refused.get(family_key(item.problem)) if item.problem.verifier else None
+        if why is None:
+            yield item
+        else:
+            ledger.drop(FAMILIES, item, why.reason, f"{why.detail}: {item.problem.question}")
 
 
 def without(items: Iterable[Item], ledger: Ledger, step: str, twins: dict[int, tuple[Any, ...]]) -> Iterator[Item]:

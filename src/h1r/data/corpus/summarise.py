@@ -12,6 +12,7 @@ classes        {easy, medium, hard} of the samples, sample_classes {source: ...}
 mixture        {domain: {samples, tokens, kept_samples, kept_tokens, sample_share, token_share, wanted_share}}
 lengths        {domain: samples in each bin}, length_bins upper ends in tokens
 packed         {rows, tokens, seq_len, filled}
+controls       rows by family: what its negative controls earned (`verify/controls/report.py`)
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from h1r.data.corpus.samples import LENGTH_BINS
 from h1r.data.decontaminate import report
 from h1r.records import Problem, read_jsonl
 from h1r.run import read_json
+from h1r.verify.controls import Tally
+from h1r.verify.controls.report import family_rows
 
 Results = Mapping[str, Sequence[dict[str, Any]]]
 
@@ -37,6 +40,14 @@ Results = Mapping[str, Sequence[dict[str, Any]]]
 def table(results: Results) -> list[dict[str, Any]]:
     """The steps of all passes that have run, in order."""
     return [row for found in results.values() for row in add_up(result["steps"] for result in found)]
+
+
+def controls(sound: Sequence[dict[str, Any]]) -> Tally:
+    """What the shards counted of the families' negative controls."""
+    tally = Tally()
+    for result in sound:
+        tally.add(Tally.from_json(result["controls"]))
+    return tally
 
 
 def dropped(work: Path, results: Results, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -104,6 +115,7 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
             "seq_len": seq_len,
             "filled": round(packed_tokens / (packed_rows * seq_len), 4) if packed_rows else 0.0,
         },
+        "controls": family_rows(controls(results["sound"]), recipe.controls),
         "problems": {"held_out": len(held_out), "rl": sum(rl_pool.values())},
         "rejected_lines": sum(row["in"] - row["out"] for row in rows if row["step"] == "read"),
     }
