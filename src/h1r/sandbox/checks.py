@@ -22,7 +22,7 @@ from h1r.sandbox.inside import CHANNEL, prelude
 from h1r.sandbox.raised import expected_names
 from h1r.sandbox.stand_ins import Link, StandIn
 from h1r.sandbox.values import FrameReader, OneShot, dump_frame, write_all
-from h1r.sandbox.visible import shows_changes
+from h1r.sandbox.visible import compares_objects, shows_changes
 
 
 def run_checks(job: dict[str, Any], reader: FrameReader) -> None:
@@ -60,6 +60,7 @@ def _run(link: Link, job: dict[str, Any], test: str, scope: dict[str, Any]) -> s
         tree = ast.parse(test)
         link.exceptions.expected = expected_names(tree)
         link.shows_changes = shows_changes(tree)
+        link.shows_states = link.shows_states or compares_objects(tree, job["names"])
         tested = {name: link.named(name) for name in job["names"]}
         for name in job.get("modules", ()):
             sys.modules[name] = _Tested(name, link)

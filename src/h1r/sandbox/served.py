@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import enum
 import inspect
 import io
 import itertools
+import json
 import operator
 import types
 from collections.abc import Callable, Iterator
@@ -28,9 +30,12 @@ from h1r.sandbox.values import decode, encode
 
 MAX_PRINTED_CHARS = 1 << 20
 MAX_KINDS = 32
+MAX_STATE_DEPTH, MAX_STATE_CHARS = 3, 1 << 16
+_SELF = "self"
+"""Among what a call changed: the object whose method it was."""
 OPERATORS = frozenset((
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift", "neg",
-    "pos", "abs", "invert", "lt", "le", "gt", "ge", "contains", "truth", "int", "float", "hash",
+    "pos", "abs", "invert", "eq", "lt", "le", "gt", "ge", "contains", "truth", "int", "float", "hash",
 ))  # fmt: skip
 _NOT_OF_OPERATOR: dict[str, Callable[..., Any]] = {"int": int, "float": float, "hash": hash}
 _MUTABLE = (list, dict, set, bytearray, collections.deque)
@@ -76,6 +81,8 @@ class Server:
         self.announce = announce
         self.kept: list[Any] = []
         self.numbers: dict[int, int] = {}
+        self.shows_states = False
+        self.described: list[int] = []
 
     def load(self, parts: list[str]) -> dict[str, Any]:
         for part in parts:
@@ -91,6 +98,7 @@ class Server:
         return self._do(message)
 
     def _do(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.shows_states = bool(message.get("states"))
         keep = self._keep if message.get("objects") else None
         changed: dict[str, Any] = {}
         if message["do"] == "call":
@@ -100,6 +108,10 @@ class Server:
             return {"value": [encode(item, keep) for item in items], "exhausted": len(items) < int(message["count"])}
         else:
             result = self._access(message)
+        if self.shows_states:
+            owner = getattr(self._target(message["target"]), "__self__", None)
+            if id(owner) in self.numbers:
+                changed = {**changed, _SELF: self._keep(owner)}
         if "digest_beyond" in message and is_beyond(result, message["digest_beyond"]):
             self.announce()
             return {"value": {"!": "digest", "v": digest(result)}}
@@ -161,6 +173,10 @@ class Server:
             return {"!": "ListNode", "v": encode(structures.list_values(value))}
         if kind == "TreeNode":
             return {"!": "TreeNode", "v": encode(structures.tree_values(value))}
+        if isinstance(value, tuple):
+            fields = [str(name) for name in type(value)._fields]  # type: ignore[attr-defined]
+            items = [encode(item, self._keep) for item in tuple.__iter__(value)]
+            return {"!": "namedtuple", "v": items, "name": kind, "fields": fields}
         if kind == "ndarray":
             return {"!": "ndarray", "v": encode(value.tolist()), "dtype": str(value.dtype)}
         number = self.numbers.get(id(value))
@@ -175,7 +191,25 @@ class Server:
             "kinds": kinds_of(type(value)),
             "iterates": is_iterator,
             "awaits": inspect.iscoroutine(value),
+            **(self._state(value) if self.shows_states else {}),
         }
+
+    def _state(self, value: Any) -> dict[str, Any]:
+        """What an instance is made of, by name and in order, or which member of an enumeration it is."""
+        if isinstance(value, enum.Enum):
+            return {"member": value.name}
+        if callable(value) or id(value) in self.described or len(self.described) > MAX_STATE_DEPTH:
+            return {}
+        self.described.append(id(value))
+        try:
+            slots = getattr(type(value), "__slots__", ())
+            names = vars(value) if hasattr(value, "__dict__") else [name for name in slots if hasattr(value, name)]
+            form = [[name, encode(getattr(value, name), self._keep)] for name in names]
+            return {"state": form} if len(json.dumps(form)) <= MAX_STATE_CHARS else {}
+        except Exception:
+            return {}
+        finally:
+            self.described.pop()
 
     def _decode(self, form: Any) -> Any:
         return decode(form, self._refer)

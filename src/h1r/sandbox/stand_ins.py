@@ -12,12 +12,14 @@ from __future__ import annotations
 import collections
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from h1r.sandbox import structures
 from h1r.sandbox.functions import function_form
 from h1r.sandbox.inside import CHANNEL
 from h1r.sandbox.raised import Exceptions, TestedCodeEndedError
+from h1r.sandbox.sameness import Seen, Shown
 from h1r.sandbox.values import FrameReader, decode, dump_frame, encode, read_frame, write_all
 
 _LARGEST_BATCH = 256
@@ -33,6 +35,8 @@ class Link:
         self.exceptions = Exceptions()
         self.used = False
         self.shows_changes = False
+        self.shows_states = False
+        self.seen = Seen()
 
     def named(self, name: str) -> Any:
         """What stands for a name: a class where the test expects it to be an exception, else a stand-in."""
@@ -46,7 +50,8 @@ class Link:
         return list(reply["value"]) if isinstance(reply.get("value"), list) else []
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
-        write_all(CHANNEL, dump_frame({**message, "objects": True}))
+        write_all(CHANNEL, dump_frame({**message, "objects": True, "states": self.shows_states}))
+        self.seen.tick()
         reply = read_frame(CHANNEL, self._reader)
         if reply is None:
             raise TestedCodeEndedError
@@ -76,6 +81,8 @@ class Link:
         })  # fmt: skip
         result = self.decode(reply["value"])
         changed = reply.get("changed")
+        if isinstance(changed, dict) and "self" in changed:
+            self.decode(changed.pop("self"))
         if isinstance(changed, dict) and (result is None or self.shows_changes):
             for name, form in changed.items():
                 if name in given:
@@ -95,15 +102,25 @@ class Link:
             return structures.tree_node(decode(form["v"]))
         if form["!"] == "ndarray":
             return structures.array(decode(form["v"]), str(form["dtype"]))
+        if form["!"] == "namedtuple":
+            return _named_tuple(str(form["name"]), tuple(map(str, form["fields"])))(*map(self.decode, form["v"]))
         number, kinds = int(form["v"]), _kinds(form.get("kinds"))
         if form.get("awaits"):
             return self._awaited(number)
+        state = [(str(name), self.decode(one)) for name, one in form.get("state") or []]
+        form_of_state = form.get("state") if self.shows_states else None
+        shown = self.seen.describe(number, [name for _, name in kinds], form.get("member"), state, form_of_state)
         base = IteratorStandIn if form.get("iterates") else StandIn
         kind = type(kinds[0][1], (base,), {}) if kinds else base
-        return kind(self, number, bool(form.get("callable")), kinds)
+        return kind(self, number, bool(form.get("callable")), kinds, shown)
 
     async def _awaited(self, number: int) -> Any:
         return self.ask({"do": "await", "target": number})
+
+
+@lru_cache(maxsize=256)
+def _named_tuple(name: str, fields: tuple[str, ...]) -> Any:
+    return collections.namedtuple(name if name.isidentifier() else "Tuple", fields, rename=True)
 
 
 def _kinds(given: Any) -> list[tuple[str, str]]:
@@ -188,10 +205,15 @@ class StandIn:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
-        self, link: Link, target: int | str, is_callable: bool = True, kinds: list[tuple[str, str]] | None = None
+        self,
+        link: Link,
+        target: int | str,
+        is_callable: bool = True,
+        kinds: list[tuple[str, str]] | None = None,
+        shown: Shown | None = None,
     ) -> None:
         for name, value in (("_link", link), ("_target", target), ("_is_callable", is_callable),
-                            ("_of", kinds or []), ("_made_by_test", False)):  # fmt: skip
+                            ("_of", kinds or []), ("_shown", shown), ("_made_by_test", False)):  # fmt: skip
             object.__setattr__(self, name, value)
 
     def _ask(self, action: str, **fields: Any) -> Any:
@@ -201,13 +223,18 @@ class StandIn:
         if not self._is_callable:
             raise TypeError("the tested code's object is not callable")
         result = self._link.call(self._target, args, kwargs)
-        is_class = isinstance(self._target, str) and self._target[:1].isupper()
-        return _made_by_the_test(result) if is_class else result
+        if isinstance(self._target, str) and self._target[:1].isupper() and isinstance(result, StandIn):
+            self._link.seen.make(result._target, self._target, args, kwargs)
+            return _made_by_the_test(result)
+        return result
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _READABLE:
             raise AttributeError(name)
-        return self._ask("get", name=name)
+        found = self._ask("get", name=name)
+        if isinstance(found, StandIn) and isinstance(self._target, str) and isinstance(found._target, int):
+            self._link.seen.name(found._target, self._target, name)
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._ask("set", name=name, value=self._link.encode(value))
@@ -250,10 +277,23 @@ class StandIn:
         self._ask("get", name="__exit__")(None, None, None)
 
     def __eq__(self, other: object) -> bool:
-        return False
+        """Two objects, where one is what the test made of values that the other one showed before; see `sameness`."""
+        return isinstance(other, StandIn) and True in self._answers(other) and self._says_equal(other)
 
     def __ne__(self, other: object) -> bool:
-        raise TypeError("an object of the tested code cannot be compared")
+        if not isinstance(other, StandIn) or False not in self._answers(other):
+            raise TypeError("an object of the tested code cannot be compared")
+        return not self._says_equal(other)
+
+    def _answers(self, other: StandIn) -> tuple[bool | None, bool | None]:
+        seen = self._link.seen
+        return (
+            seen.answers(self._target, self._shown, other._target),
+            seen.answers(other._target, other._shown, self._target),
+        )
+
+    def _says_equal(self, other: StandIn) -> bool:
+        return self._ask("operate", name="eq", operands=[self._link.encode(other)], swapped=False) is True
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

@@ -97,6 +97,8 @@ def _encode_rare(value: Any, keep: Callable[[Any], dict[str, Any]] | None, depth
             return encode(scalar.__getnewargs__(value)[0], keep, depth)
     if isinstance(value, dict):
         return encode(dict(dict.items(value)), keep, depth)
+    if keep and isinstance(value, tuple) and isinstance(getattr(kind, "_fields", None), tuple):
+        return keep(value)
     for container in _SUBCLASSED_CONTAINERS:
         if isinstance(value, container):
             return encode(container(container.__iter__(value)), keep, depth)

@@ -14,6 +14,7 @@ import ast
 import builtins
 from collections.abc import Iterator
 
+_EQUAL = ("assertEqual", "assertListEqual", "assertEquals", "assertNotEqual")
 _BUILTIN = frozenset(dir(builtins))
 
 
@@ -27,6 +28,21 @@ def shows_changes(tree: ast.AST) -> bool:
     }
     constants = _constants(tree) - passed
     return bool(passed) and all(_anchored(sides, passed, constants) for sides in _assertions(tree))
+
+
+def compares_objects(tree: ast.AST, names: list[str]) -> bool:
+    """Whether a test compares something with an instance that it makes, or with an attribute of a tested name."""
+    sides: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(sign, (ast.Eq, ast.NotEq)) for sign in node.ops):
+            sides += node.comparators
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _EQUAL:
+            sides += node.args[1:2]
+    made = {node.id for side in sides for node in ast.walk(side) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):  # names that were given such an instance before
+        if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id in made for one in node.targets):
+            made |= {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)}
+    return any(name in made and name[:1].isupper() for name in names)
 
 
 def _constants(tree: ast.AST) -> set[str]:

@@ -19,7 +19,7 @@ from h1r.verify.code.kinds import Layout, Rule
 RTOL = 1e-7
 FLOAT_ATOL = 1e-6
 
-_NUMBER = re.compile(r"[+-]?(?:\d{1,400}+(?:\.\d{0,400}+)?|\.\d{1,400}+)(?:[eE][+-]?\d{1,6}+)?", re.ASCII)
+_NUMBER = re.compile(r"\A[+-]?(?:\d{1,400}+(?:\.\d{0,400}+)?|\.\d{1,400}+)(?:[eE][+-]?\d{1,6}+)?", re.ASCII)
 
 
 def same_output(

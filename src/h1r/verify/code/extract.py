@@ -43,12 +43,12 @@ class Wanted:
 
 
 _FENCE = re.compile(
-    r"(?:[ \t]*+(?:</?\w{1,20}+>|[-*+]|\d{1,3}+[.)]))*+[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)([^\n`]*+)"
+    r"\A(?:[ \t]*+(?:</?\w{1,20}+>|[-*+]|\d{1,3}+[.)]))*+[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)([^\n`]*+)"
 )
 """A fence, behind tags and the marks of lists, with the tag and the rest of its line."""
-_CLOSING = re.compile(r"(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
-_ENDS_ANSWER = re.compile(r"[ \t]*+</answer>", re.IGNORECASE)
-_TAG = re.compile(r"[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
+_CLOSING = re.compile(r"\A(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
+_ENDS_ANSWER = re.compile(r"\A[ \t]*+</answer>", re.IGNORECASE)
+_TAG = re.compile(r"\A[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
 _TAG_NAMES = {"pypy": "python", "gnu++": "cpp", "cplusplus": "cpp", "ecmascript": "javascript", "gnu": "c"}
 _SHELL = frozenset(("bash",))
 _BEGINS_CODE = re.compile(

@@ -19,7 +19,7 @@ from h1r.verify.code.kinds import Referee, TestsError
 from h1r.verify.code.outcome import WRONG, Fault, value_of
 
 INPUT, OUTPUT, ANSWER = "input.txt", "output.txt", "answer.txt"
-_SCORE = re.compile(rb"\s*+(\d{1,4}+(?:\.\d{0,9}+)?)\s*+")
+_SCORE = re.compile(rb"\A\s*+(\d{1,4}+(?:\.\d{0,9}+)?)\s*+")
 _MIN_TIME_S = 10.0
 """Honest checkers may be slower than the solutions that they check."""
 

@@ -13,7 +13,7 @@ from h1r.verify.code.sources import complete
 
 _ENTRY_KEYS = ("entry_point", "fn_name", "func_name", "function_name", "method_name")
 _STUB_KEYS = ("starter_code", "stub", "code_stub", "signature", "starter")
-_ENTRY = re.compile(r"[A-Za-z_]\w*+(?:\(\))?(?:\.[A-Za-z_]\w*+)*+", re.ASCII)
+_ENTRY = re.compile(r"\A[A-Za-z_]\w*+(?:\(\))?(?:\.[A-Za-z_]\w*+)*+", re.ASCII)
 
 
 @dataclass(slots=True)

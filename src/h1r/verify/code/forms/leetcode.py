@@ -18,7 +18,7 @@ from typing import Any
 from h1r.verify.code.forms.given import Given
 from h1r.verify.code.sources import complete
 
-_CAPITAL = re.compile(r"[A-Z]\w*+", re.ASCII)
+_CAPITAL = re.compile(r"\A[A-Z]\w*+", re.ASCII)
 _NODE = re.compile(r"ListNode|TreeNode")
 
 
