@@ -31,10 +31,18 @@ def test_every_line_gets_its_verdict_in_order(tmp_path):
     assert [row["reward"] for row in found] == [1.0, 1.0, 1.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("verifier", ["math", "math_lenient", "exact"])
-def test_a_bare_answer_needs_no_box_whatever_the_verifier(tmp_path, verifier):
+@pytest.mark.parametrize("verifier", ["math_lenient", "exact"])
+def test_a_bare_answer_needs_no_box_unless_the_verifier_is_math(tmp_path, verifier):
     (row,) = verdicts(tmp_path, {"prediction": "Alice", "reference": "alice", "verifier": verifier})
     assert row["reward"] == 1.0
+
+
+@pytest.mark.parametrize("prediction", ["31", "Altogether there are 31.", "<think>add</think>There are 31."])
+def test_math_takes_a_box_and_nothing_else_in_a_file_too(tmp_path, prediction):
+    lines = ({"prediction": text, "reference": "31"} for text in (prediction, rf"{prediction} \boxed{{31}}"))
+    bare, boxed = verdicts(tmp_path, *lines, verifier="math")
+    assert (bare["reward"], bare["reason"], bare["verifier"]) == (0.0, "not_extracted", "math")
+    assert boxed["reward"] == 1.0
 
 
 def test_a_line_that_cannot_be_read_is_a_verdict_of_zero_in_its_place(tmp_path):

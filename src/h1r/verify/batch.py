@@ -6,8 +6,8 @@
 
 `prediction` is a bare answer or a whole response, with or without thinking. `reference` may be left out where `tests`
 or `metadata` stand in for it; other keys are ignored; an `id` comes back. The default verifier takes an answer that is
-not boxed; for one that wants a box, a bare prediction is put into one. Lines with `tests` are code unless they say
-otherwise.
+not boxed. `math` takes a box and nothing else, here too; for `exact` and `reasoning_gym`, a bare prediction is put into
+one. Lines with `tests` are code unless they say otherwise.
 
 A line that cannot be read gets a verdict in its place: reward 0, and the reason as its error. Blank lines have none.
 
@@ -41,8 +41,8 @@ STDIN = "-"
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 32 << 20
 IN_FLIGHT = 4
-BARE: dict[str, str | None] = {"math": "math_lenient", "exact": None, "reasoning_gym": None}
-"""Verifiers that take a boxed answer only, and which one grades a prediction without a box in their place."""
+BARE = frozenset(("exact", "reasoning_gym"))
+"""Verifiers that take a boxed answer only, and whose bare predictions are put into a box."""
 
 Line = tuple[int, bytes | None]
 """(number from 1, content); None for a line longer than MAX_LINE_BYTES."""
@@ -211,8 +211,7 @@ def read_line(content: bytes | None, number: int, default: str | None, needs_pre
         return str(error)
     text = _text(prediction)
     if r"\boxed" not in text and name in BARE:
-        name = BARE[name] or name
-        text = text if name == "math_lenient" or "</think>" in text else rf"\boxed{{{text}}}"
+        text = text if "</think>" in text else rf"\boxed{{{text}}}"
     problem = Problem(
         id=str(line.get("id", number)),
         question=_text(line.get("problem", "")),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 
 from h1r.verify.math.parse import FUNCTIONS, WORD_CLOSE, WORD_OPEN
+from h1r.verify.math.qualifiers import without_qualifier
 from h1r.verify.math.siunitx import expand
 from h1r.verify.math.text import split_top
+from h1r.verify.math.vectors import mark_unit_vectors
 from h1r.verify.response.extract import closing_brace
 
 _VULGAR = (
@@ -149,16 +151,13 @@ OVER_REALS = re.compile(r"\A([A-Za-z]) ?\\in ?\\mathbb ?\{? ?R ?\}? ?, ?(?=.*(?<
 _PHANTOM = re.compile(r"\\[hv]?phantom ?\{[^{}]*\}")
 _DEGREE = re.compile(r"\^ ?\{? ?\\circ ?\}?|\\circ(?![A-Za-z])|\\degree(?:s)?(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac ?(\d) ?(\d)")
-_QUANTIFIER = re.compile(
-    rf"(?<=[^ ,]) ?,? ?(?:\\forall|{WORD_OPEN} ?,? ?(?:for|where|with) (?:all|any|every|each)\b)[^=<>]*$"
-    rf"|(?<=[^ ,]) ?, ?(?:{WORD_OPEN}[a-z ,]*{WORD_CLOSE} ?)?[a-zA-Z] ?\\in ?\\mathbb ?\{{? ?[ZNQR] ?\}}?(?:[_^][*+])?$"
-)
-"""What says only for which unknowns a statement holds: "for all x", "k in Z"."""
 _FEET_INCHES = re.compile(
     r"(\d) ?(?:\^ ?\\prime|['′’]) ?(\d++(?:\.\d++)?) ?(?:\^ ?\{? ?\\prime ?\\prime ?\}?|[\"″”]|'')"
 )
 _MINUTES_OF_ARC = re.compile(r"(?<=\d)\^ ?\{? ?\\prime ?\}?(?! ?\\prime)")
 _APOSTROPHES = re.compile(r"(?<![\d'’.,])(\d{1,3}(?:['’]\d{3})++)(?![\d'’])")
+_ASSIGNMENTS_APART = re.compile(r"(?<=[\d})]) ?(?:\\q?quad|\\\\) ?(?=[A-Za-z](?:_\w)? ?=)")
+_OPEN_CONSTANT = re.compile(r"\+ ?\\(?:text|mathrm|textrm) ?\{ ?[Cc]onst(?:ant|\.)? ?\}")
 _LETTER_TIMES = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 _NESTED = re.compile(r"(\\(?:text|textrm|mathrm|rm|mbox|operatorname) ?\{)((?:[^{}]|\{[^{}]*+\})*+)(?=\})")
 _EXPONENT_INSIDE = re.compile(r"\^ ?\{ ?(-?\d) ?\}")
@@ -208,7 +207,25 @@ def clean(latex: str) -> str:
 
     Blanks are kept where they may separate words or a value from its unit.
     """
-    text = expand(latex)
+    return _statement(_typeset(latex))[0]
+
+
+def domain(latex: str) -> str | None:
+    """Where the unknowns of an answer lie, if it says so at its end: Z, N, Q, R or C."""
+    return _statement(_typeset(latex))[1]
+
+
+def _statement(text: str) -> tuple[str, str | None]:
+    text, stated = without_qualifier(text)
+    if half := _HALF_LINE.fullmatch(text):
+        return (r"(0,\infty)" if half[1] == "+" else r"(-\infty,0)"), stated
+    text = OVER_REALS.sub("", text)
+    text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
+    return _outer_braces(text), stated
+
+
+def _typeset(latex: str) -> str:
+    text = mark_unit_vectors(_OPEN_CONSTANT.sub("+ C", expand(latex)))
     if "'" in text or "′" in text or "’" in text or r"\prime" in text:
         text = _FEET_INCHES.sub(r"\1 \\text{ft} \2 \\text{in}", text)
         text = _APOSTROPHES.sub(lambda match: re.sub("['’]", "", match[1]), _MINUTES_OF_ARC.sub("'", text))
@@ -228,6 +245,8 @@ def clean(latex: str) -> str:
     text = _DEGREE.sub(r"\\degree ", text)
     if r"\degree" in text:
         text = _TEMPERATURE.sub(_temperature, text)
+    if "begin" not in text:
+        text = _ASSIGNMENTS_APART.sub(", ", text)
     text = _COMMAND.sub(lambda match: _SYNONYMS.get(match[0], " " if match[0] == "~" else match[0]), text)
     text = _TUPLES_SIDE_BY_SIDE.sub(r"\1, ", _BRACED_FIGURE.sub(r"\1\2", text))
     text = _BARE_FUNCTION.sub(r"\\\1 ", text)
@@ -239,11 +258,7 @@ def clean(latex: str) -> str:
         text = _OHM.sub(
             lambda match: f" {WORD_OPEN}{match[1] or match[2] or ''}Ω{WORD_CLOSE}", _MICRO.sub(_micro, text)
         )
-    text = OVER_REALS.sub("", _QUANTIFIER.sub("", _LEADING_IN.sub("", text)))
-    if half := _HALF_LINE.fullmatch(text):
-        return r"(0,\infty)" if half[1] == "+" else r"(-\infty,0)"
-    text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
-    return _outer_braces(text)
+    return _LEADING_IN.sub("", text)
 
 
 def _mark(match: re.Match[str]) -> str:

@@ -16,9 +16,11 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from h1r.verify.math.names import arguments, name, names, values, with_shared_arguments
+from h1r.verify.math.constants import same_but_for_constants
+from h1r.verify.math.names import arguments, is_expression, name, names, values, with_shared_arguments
 from h1r.verify.math.options import DEFAULT, Options
-from h1r.verify.math.parse import Node, mentions
+from h1r.verify.math.parse import Node, mentions, variables
+from h1r.verify.math.phrases import NONE
 from h1r.verify.math.read import read
 from h1r.verify.math.region import ORDERED, is_list_of_conditions, region, same_region, unknown
 from h1r.verify.math.types import (
@@ -72,6 +74,8 @@ def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | N
     if isinstance(left, Group) and isinstance(right, Group) and not (_is_region(left) or _is_region(right)):
         return _same_group(left, right, options)
     for first, second in ((left, right), (right, left)):
+        if isinstance(first, Group) and first.opening == "(" and isinstance(second, Matrix):
+            return _same_vector(first, second, options)
         if isinstance(first, Group) and isinstance(second, Value | Matrix):
             return _same_single(first, second, options)
     if isinstance(left, Matrix) and isinstance(right, Matrix):
@@ -98,6 +102,8 @@ def _same_rest(left: Answer, right: Answer, options: Options) -> bool | None:
         if isinstance(first, Ratio):
             return _same_ratio(first, second, options)
         if isinstance(first, Words):
+            if isinstance(second, Group) and first.words == NONE:
+                return second.opening == r"\{" and not second.items
             if isinstance(second, Words):
                 return bool(first.words) and first.words == second.words
             return isinstance(second, Value) and second.node[0] == "var" and first.text.strip("()") == second.text
@@ -139,10 +145,13 @@ def _same_quantity(left: Value, right: Value, options: Options) -> bool:
             return same_value(("mul", one.node, _RADIANS), other.node, slack, relative) is True
     if options.units != "ignored" and _are_on_other_scales(left.unit, right.unit):
         return same_value(_in_kelvin(left), _in_kelvin(right), slack, relative) is True
-    return any(
+    factors = _factors(left.unit, right.unit, options)
+    if any(
         same_value(_scaled(left.node, one), _scaled(right.node, other), slack, relative) is True
-        for one, other in _factors(left.unit, right.unit, options)
-    )
+        for one, other in factors
+    ):
+        return True
+    return bool(factors) and left.unit == right.unit and same_but_for_constants(left.node, right.node)
 
 
 def _are_on_other_scales(left: Unit | None, right: Unit | None) -> bool:
@@ -232,11 +241,17 @@ def _stated_values(relation: Relation) -> list[Answer]:
     Of `x = 4/3 \\approx 1.33` both are stated, provided that one is the other rounded.
     """
     stated = [relation.sides[-1], *(() if relation.rounded is None else (relation.rounded,))]
-    if name(relation) is not None:
+    if name(relation) is not None and not (is_expression(relation) and _contradicts_itself(relation)):
         return stated
     nodes = [side.node for side in relation.sides if isinstance(side, Value)]
     constant = len(nodes) == len(relation.sides) and all(approximate(node) is not None for node in nodes)
     return stated if constant and all(same_value(node, nodes[0]) for node in nodes[1:]) else []
+
+
+def _contradicts_itself(relation: Relation) -> bool:
+    """Whether a chain behind its name has constants of different values: m + n = 2 + 3 = 6."""
+    nodes = [side.node for side in relation.sides[1:] if isinstance(side, Value) and not variables(side.node)]
+    return any(same_value(node, nodes[0]) is False for node in nodes[1:])
 
 
 def _any(verdicts: Iterable[bool | None]) -> bool | None:
@@ -274,8 +289,19 @@ def _same_group(left: Group, right: Group, options: Options) -> bool | None:
         return _every(_same_element(one, other, options) for one, other in pairs)
     plain = values(left.items), values(right.items)
     if any(ordered) or options.ordered or any(known and len(set(known)) == len(known) > 1 for known in named):
-        return _every(_same_element(one, other, options) for one, other in zip(*plain, strict=True))
+        sides = [
+            _in_alphabetical_order(found, known) if known and ordered[1 - side] else found
+            for side, (found, known) in enumerate(zip(plain, named, strict=True))
+        ]
+        return _every(_same_element(one, other, options) for one, other in zip(*sides, strict=True))
     return _match(plain[0], plain[1], options)
+
+
+def _in_alphabetical_order(items: Sequence[Answer], known: Sequence[str]) -> Sequence[Answer]:
+    """The values of x, y, z (or a, b, c, d) in this order, in which a tuple without names has them."""
+    if len(set(known)) < len(known) or not (set(known) <= set("xyz") or set(known) <= set("abcd")):
+        return items
+    return [item for _, item in sorted(zip(known, items, strict=True), key=lambda pair: pair[0])]
 
 
 def _same_element(one: Answer, other: Answer, options: Options) -> bool | None:
@@ -324,6 +350,14 @@ def _same_single(group: Group, other: Answer, options: Options) -> bool | None:
     if re.fullmatch(r"-?\d+,\d{2,}", group.text) and isinstance(other, Value):
         return compare(read(group.text.replace(",", ".")), other, options)
     return False
+
+
+def _same_vector(group: Group, matrix: Matrix, options: Options) -> bool | None:
+    """A tuple and a matrix of one column, or of one row."""
+    entries = [entry for row in matrix.rows for entry in row]
+    if len(entries) != len(group.items) or 1 not in (len(matrix.rows), len(matrix.rows[0])):
+        return False
+    return _every(compare(one, other, options) for one, other in zip(group.items, entries, strict=True))
 
 
 def _same_matrix(left: Matrix, right: Matrix, options: Options) -> bool | None:

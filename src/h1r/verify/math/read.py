@@ -11,7 +11,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.verify.math.clean import OVER_REALS, clean
+from h1r.verify.math.digits import COMMAS_IN_NUMBERS, DECIMALS, REPEATING, SPACED_NUMBER, repeating, without_thousands
+from h1r.verify.math.layouts import cases, determinant_rows, matrix_sum, system
+from h1r.verify.math.names import is_quantity, labelled_parts, names
+from h1r.verify.math.numerals import number_in_words
 from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN, UnreadableError, parse, variables
+from h1r.verify.math.phrases import NONE, without_lead_in
+from h1r.verify.math.prose import LETTERS, MARKS, RUN, read_words, words_of
 from h1r.verify.math.quantities import compound
 from h1r.verify.math.text import MAX_LIST_ITEMS, bracketed, refusal, split_top, split_with, squeeze
 from h1r.verify.math.types import (
@@ -29,6 +35,7 @@ from h1r.verify.math.types import (
 )
 from h1r.verify.math.units import AFTER_UNIT, DEGREE, NO_UNIT, NO_WORD, split_unit
 from h1r.verify.math.value import same_value
+from h1r.verify.math.vectors import components, determinant
 
 REALS = r"\mathbb{R}"
 _MAX_RECURSION = 5
@@ -37,17 +44,10 @@ _CHOICE = re.compile(
     rf"|{WORD_OPEN}?([A-J])[.):]{WORD_CLOSE}?(?: (.*)|$)|([A-J]) ([A-Z][a-z]+(?: .*)?)",
     re.DOTALL,
 )
-_MATRIX = re.compile(
-    r"((?:[^\\]|\\(?!begin))*?) ?\\begin ?\{([pbBvV]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end ?\{\2\}", re.DOTALL
-)
 _COORDINATE = re.compile(r"\\?[A-Za-z]+(_\{?\w+\}?)?")
 _MEMBER = re.compile(rf"\(?{_COORDINATE.pattern}(?: ?\([a-z]\))?(?: ?, ?{_COORDINATE.pattern})*\)?")
 """What is in a set: a name, a value of a function, or some names."""
-_ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?|\\cr")
 _BASED = re.compile(r"(-?[0-9A-F]+(?:\.[0-9A-F]+)?) ?_ ?(?:\{ ?\(?(\d\d?)\)? ?\}|(\d\d?))")
-_CIRCLED = re.compile(rf"[①-⑳, {WORD_OPEN}{WORD_CLOSE}]+")
-_DECIMALS = re.compile(r"\d\.(\d+)|(?<!\d)\.(\d+)")
-_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline ?\{(\d+)\}|(?:bar|dot) ?(?:\{(\d+)\}|(\d)))")
 _SIGN = r"\\(?:le|ge|ne|approx|in)(?![A-Za-z])|<=|>=|!=|==|<|>|="
 _SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "=", "==": "=", "=>": ">=", "=<": "<="}
 _FLIPPED = {">": "<", ">=": "<="}
@@ -55,29 +55,17 @@ _JOIN = (
     rf",? ?{WORD_OPEN} ?,?;? ?(?:and|or|AND|OR) ?{WORD_CLOSE} ?,?|[,;]? (?:and|or) |(?<=[\d)}}\]])(?:and|or)(?![a-z])"
     rf"|,? ?{WORD_OPEN}[,; ]+{WORD_CLOSE}|[;,]"
 )
-_SPACED_NUMBER = re.compile(r"-?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?(?![\d])")
 _ALL_REALS = frozenset((("all", "real", "numbers"), ("all", "reals"), ("real", "numbers"), ("all", "real")))
 _SET_BUILDER = re.compile(r"\\?[A-Za-z](?:_\w)? ?(?:\\in ?(?:\\mathbb ?\{?R\}?|R) ?)?[|:] ?(.+)", re.DOTALL)
 _OR = re.compile(r"or|OR|;")
 _ALTERNATIVE = rf",? ?{WORD_OPEN} ?,?;? ?(?:or|OR) ?{WORD_CLOSE} ?,?|;|,? or "
 """What separates whole solutions, where each is a list of its own: p=5,q=2;p=7,q=2."""
-_COMMAS_IN_NUMBERS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
-_RUN = re.compile(r"(?<!\\)(?<![A-Za-z\\])[A-Za-z]{2,}")
 _PROSE = re.compile(r"(?<![A-Za-z\\])(?=[a-z]*[aeiou])[a-z]{4,}")
 _DIGITS_APART = re.compile(r"(?<![_\d])\d+ \d")
 _MARKED = re.compile(f"{WORD_OPEN}[^{WORD_OPEN}{WORD_CLOSE}]*+{WORD_CLOSE}")
 _ARITHMETIC = re.compile(r"(?:[\d.,+\-*/() ]|\\cdot|\\times|\\div)*")
-_MARKS = str.maketrans("", "", WORD_OPEN + WORD_CLOSE)
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _CLOCK = re.compile(r"\d:\d\d[ \ue000]*[aApP]\.? ?[mM](?![A-Za-z])")
-_HALF_OF_DAY = re.compile(r"\b([apAP])\.([mM])\b")
-_ARTICLES = frozenset(("a", "an", "the"))
-_LETTER = r"(?:[IVX]{2,4}|[A-Za-z]|\((?:[IVX]{2,4}|[A-Za-z])\))"
-_LETTERS = re.compile(
-    rf" *+{_LETTER}(?: *+(?:, *+(?:(?<= )(?:and|AND) ++)?{_LETTER}|(?<= )(?:and|AND) ++{_LETTER}))+ *+"
-)
-"""Letters or Roman numbers joined by commas or "and": choices of which several are right, or unknowns."""
 _OTHER_CHOICE = re.compile(
     rf"(?<![A-Za-z\\])\([{WORD_OPEN} ]*[A-J][{WORD_CLOSE} ]*\)|(?:^|[ ,;{WORD_OPEN}])[A-J][.):]"
     rf"|\A(?:[{WORD_OPEN}{WORD_CLOSE} ,;/]|and|or)*[A-J]\Z"
@@ -91,10 +79,28 @@ _DENIAL = re.compile(rf"[{WORD_OPEN} ]*is[{WORD_OPEN}{WORD_CLOSE} ]+(?:not|wrong
 _BEFORE_NUMBER = frozenset(
     (
         *("about", "approximately", "exactly", "answer", "is", "are", "value", "total", "of", "number", "area"),
-        *("equals", "a", "an", "the"),
+        *(
+            "equals",
+            "a",
+            "an",
+            "the",
+            "both",
+            "only",
+            "just",
+            "simply",
+            "equal",
+            "to",
+            "therefore",
+            "thus",
+            "so",
+            "hence",
+        ),
     )
 )
 _ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…|\\vdots")
+CASES = r"\cases"
+_SIGN_IN_WORDS = re.compile(r"[ ]*+(minus|negative|positive|plus)\b", re.IGNORECASE)
+_NUMBER_AND_UNIT_IN_WORDS = re.compile(r"([A-Za-z -]+?) +((?:(?:square|cubic|sq) )?[A-Za-z]+)")
 _EMPTY_SETS = frozenset((r"\emptyset", r"\{\}", "{}", r"\{ \}"))
 
 
@@ -118,18 +124,22 @@ def _read(text: str, depth: int) -> Answer:
         return Opaque(flat, text, readable=False)
     if text.startswith(("=", r"\approx")):
         return _read(text.removeprefix("=").removeprefix(r"\approx").strip(), depth + 1)
-    if _LETTERS.fullmatch(letters := text.translate(_MARKS)):
+    if LETTERS.fullmatch(letters := text.translate(MARKS)):
         text = letters
     elif match := _CHOICE.fullmatch(text):
         return _choice(text, flat, match, depth)
-    if words := _words(text):
+    if (found := _in_words(text, flat, letters, depth)) is not None:
+        return found
+    if words := words_of(text):
         return _reals() if words in _ALL_REALS else Words(flat, words)
     if quantity := compound(text):
         return Value(flat, *quantity)
-    if "," in text or _SPACED_NUMBER.match(text):
-        text = _without_thousands(text)
+    if "," in text or SPACED_NUMBER.match(text):
+        text = without_thousands(text)
     if r"\begin" in text:
-        return _matrix_sum(_without_brackets(text), flat, depth)
+        return _layout(text, flat, depth)
+    if parts := labelled_parts(text):
+        return Group(flat, "", tuple(_part(label, _read(part, depth + 1)) for label, part in parts), "")
     if match := _BASED.fullmatch(text.replace(WORD_OPEN, "").replace(WORD_CLOSE, "")):
         return _based(text, flat, match[1], int(match[2] or match[3]))
     if "," in text or ";" in text or "and" in text.lower() or "or" in text.lower():
@@ -142,9 +152,11 @@ def _read(text: str, depth: int) -> Answer:
             return _group(flat, "", items, "", depth, either=any(map(_OR.search, joints)))
     if text.startswith(r"\{") and (group := bracketed(text)) and (match := _SET_BUILDER.fullmatch(group[1])):
         return _read(OVER_REALS.sub("", match[1]), depth + 1)
+    pieces, signs = split_with(text, _SIGN)
+    if signs == ["="] and is_quantity(pieces[0]) and all(pieces):
+        return _relation(text, flat, pieces, signs, depth)
     if r"\cup" in text or r"\setminus" in text or r"\backslash" in text or REALS in text:
         return _union(text, flat, depth)
-    pieces, signs = split_with(text, _SIGN)
     if signs:
         return _relation(text, flat, pieces, signs, depth)
     if (group := bracketed(text)) and (group[0] != "(" or len(split_top(group[1], "[,;]")) > 1):
@@ -158,12 +170,57 @@ def _read(text: str, depth: int) -> Answer:
     return _value(text, flat)
 
 
+def _in_words(text: str, flat: str, letters: str, depth: int) -> Answer | None:
+    """A number in words, one with its sign in words, or what stands behind a lead-in."""
+    if not RUN.search(letters):
+        return None
+    if (number := number_in_words(letters)) is not None:
+        return Value(flat, ("num", number))
+    if match := _SIGN_IN_WORDS.match(letters):
+        rest = text[match.end() + text.startswith(WORD_OPEN) :].lstrip(f" {WORD_CLOSE}")
+        if rest[:1].isdigit() or rest.startswith((r"\frac", r"\sqrt", r"\pi", ".")):
+            return _read(f"-{rest}" if match[1].lower() in ("minus", "negative") else rest, depth + 1)
+    if match := _NUMBER_AND_UNIT_IN_WORDS.fullmatch(letters):
+        number, (_, unit) = number_in_words(match[1]), split_unit(f"1 {WORD_OPEN}{match[2]}{WORD_CLOSE}")
+        if number is not None and unit is not None and unit.known:
+            return Value(flat, ("num", number), unit)
+    stated = without_lead_in(text)
+    if stated is None:
+        return None
+    answer = _read(stated, depth + 1)
+    return None if isinstance(answer, Opaque) or (isinstance(answer, Words) and answer.words != NONE) else answer
+
+
+def _part(label: str, answer: Answer) -> Answer:
+    """An answer of several parts: named by the letter of its part."""
+    return Relation(answer.text, (Words(label, (label,)), answer), ("=",))
+
+
+def _layout(text: str, flat: str, depth: int) -> Answer:
+    """A matrix, a determinant, a system, or values by cases."""
+    if (rows := determinant_rows(text)) is not None:
+        entries = [[_read(entry, depth + 1) for entry in row] for row in rows]
+        nodes = [[entry.node for entry in row if isinstance(entry, Value) and not entry.unit] for row in entries]
+        node = determinant(nodes) if [*map(len, nodes)] == [*map(len, entries)] else None
+        return Opaque(flat, text) if node is None else Value(flat, node)
+    if (relations := system(text)) is not None:
+        return _group(flat, "", relations, "", depth)
+    if (rows := matrix_sum(text)) is not None:
+        return Matrix(flat, tuple(tuple(_read(entry, depth + 1) for entry in row) for row in rows))
+    if (pairs := cases(text)) is not None:
+        rows_by_case = (
+            Group(flat, "(", (_read(value, depth + 1), _read(when, depth + 1)), ")") for value, when in pairs
+        )
+        return Group(flat, CASES, tuple(rows_by_case), CASES)
+    return Opaque(flat, text)
+
+
 def _choice(text: str, flat: str, match: re.Match[str], depth: int) -> Answer:
     """A choice with the text of it, if it is one: (A) 5, (B) 6 are two, and (A) or (B) is none."""
     letter, content = match[1] or match[3] or match[5], (match[2] or match[4] or match[6] or "").strip()
     if _DENIAL.match(content) or _NO_CONTENT.match(content):
         return Opaque(flat, text, readable=False)
-    if not _OTHER_CHOICE.search(content) or len(content.translate(_MARKS)) == 1 or _ABOUT_OTHERS.match(content):
+    if not _OTHER_CHOICE.search(content) or len(content.translate(MARKS)) == 1 or _ABOUT_OTHERS.match(content):
         return Choice(flat, letter, content)
     pieces, joints = split_with(text, _JOIN)
     items = [piece for piece in pieces if piece]
@@ -177,90 +234,47 @@ def _based(text: str, flat: str, digits: str, base: int) -> Answer:
     return Based(flat, digits, base) if highest < base <= 36 else Opaque(flat, text, readable=False)
 
 
-def _without_thousands(text: str) -> str:
-    """The text without the commas, or blanks, that set thousands apart, where it has no others outside brackets."""
-    if _SPACED_NUMBER.fullmatch(text):
-        return text.replace(" ", "")
-    joined = _COMMAS_IN_NUMBERS.sub(lambda match: match[1].replace(",", ""), text)
-    return joined if "," not in joined and not joined.startswith(("(", "[", r"\{")) else text
-
-
-def _words(text: str) -> tuple[str, ...]:
-    r"""The words of a text that is prose: nothing but words, or at least three that are neither units nor names."""
-    if "\\" in text and not text.startswith(("\\text", WORD_OPEN)):
-        return ()
-    letters = text.translate(_MARKS)
-    if _CIRCLED.fullmatch(text):
-        return tuple(sorted(sign for sign in text if sign >= "①"))
-    if not any(sign in letters for sign in "=<>^_+*/\\|{}()[]0123456789"):
-        return _read_words(letters) if _RUN.search(letters) and not _is_list_of_letters(letters) else ()
-    runs = [run for run in _RUN.findall(letters) if len(run) > 2 and run not in ("and", "per")]
-    return _read_words(letters) if len(runs) > 3 and "\\frac" not in text and "=" not in text else ()
-
-
-def _is_list_of_letters(text: str) -> bool:
-    if _LETTERS.fullmatch(text):
-        return True
-    return "," in text and all(len(piece.strip()) <= 2 for piece in text.split(","))
-
-
-def _read_words(text: str) -> tuple[str, ...]:
-    """The words but for articles. What no word follows is none (team a), nor is a capital inside (see Case A below)."""
-    words = _WORD.findall(_HALF_OF_DAY.sub(r"\1\2", text.strip()))
-    kept = [
-        word
-        for index, word in enumerate(words)
-        if word.casefold() not in _ARTICLES or index == len(words) - 1 or (word == "A" and index)
-    ]
-    return tuple(word.casefold().lstrip("0") or "0" for word in kept)
-
-
 def _value(text: str, flat: str) -> Answer:
     body, unit = split_unit(text)
     if unit == DEGREE and _TRIGONOMETRIC.search(body):  # there it belongs to the angle
         body, unit = text, None
     if WORD_OPEN in body:
         if body.startswith(WORD_OPEN) and body.endswith(WORD_CLOSE) and body.count(WORD_OPEN) == 1:
-            return Words(flat, _read_words(body))
-        if body.translate(_MARKS).replace(" ", "").isalpha():
-            return Words(flat, _read_words(body.translate(_MARKS)))
+            return Words(flat, read_words(body))
+        if body.translate(MARKS).replace(" ", "").isalpha():
+            return Words(flat, read_words(body.translate(MARKS)))
         if _negates(body):
             return Opaque(flat, text, readable=False)
         body = _MARKED.sub(" ", body)  # 130 \\text{ trees} - 39 \\text{ trees}: each number has its unit
         if not _ARITHMETIC.fullmatch(body):
             return Opaque(flat, text, readable=False)
-    if match := _REPEATING.fullmatch(body):
-        return Value(flat, ("num", _repeating(match)), unit)
+    if match := REPEATING.fullmatch(body):
+        return Value(flat, ("num", repeating(match)), unit)
     if body.isalpha() and len(body) > 1 and body.isascii():
-        return Words(flat, _read_words(body))
+        return Words(flat, read_words(body))
     if _PROSE.search(body) or _DIGITS_APART.search(body):
         return Opaque(flat, text, readable=False)
-    joined = _COMMAS_IN_NUMBERS.sub(lambda match: match[1].replace(",", ""), body)
+    joined = COMMAS_IN_NUMBERS.sub(lambda match: match[1].replace(",", ""), body)
     try:
         node = parse(joined)
     except UnreadableError:
         return Opaque(flat, text)
     if unit and not unit.known and variables(node):
         return Opaque(flat, text, readable=False)  # "n even" is no quantity of n
-    decimals = max((len(match[1] or match[2]) for match in _DECIMALS.finditer(body)), default=0)
+    if vector := components(node):
+        return Group(flat, "(", tuple(Value(f"{flat}[{place}]", part) for place, part in enumerate(vector)), ")")
+    decimals = max((len(match[1] or match[2]) for match in DECIMALS.finditer(body)), default=0)
     return Value(flat, node, unit, decimals)
 
 
 def _negates(text: str) -> bool:
     """Whether words say more of a number than what it counts: only some may stand before it, and others behind it."""
     first = _MARKED.match(text)
-    before = _read_words(first[0]) if first else ()
+    before = read_words(first[0]) if first else ()
     if any(map(NO_WORD.search, _MARKED.findall(text))):
         return True
-    behind = [word for marked in _MARKED.findall(text, first.end() if first else 0) for word in _read_words(marked)]
+    behind = [word for marked in _MARKED.findall(text, first.end() if first else 0) for word in read_words(marked)]
     return not (NO_UNIT | AFTER_UNIT.keys()).isdisjoint(behind) or not _BEFORE_NUMBER.issuperset(before)
-
-
-def _repeating(match: re.Match[str]) -> Fraction:
-    whole, fixed, period = match[2] or "0", match[3], match[4] or match[5] or match[6]
-    value = Fraction(int(whole + fixed), 10 ** len(fixed))
-    value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
-    return -value if match[1] else value
 
 
 def _group(flat: str, opening: str, items: list[str], closing: str, depth: int, either: bool = False) -> Answer:
@@ -269,7 +283,23 @@ def _group(flat: str, opening: str, items: list[str], closing: str, depth: int, 
     answers = [_read(item, depth + 1) for item in items]
     if not opening:
         answers = [part for answer in answers for part in _spread(answer)]
+        if solutions := _solutions(answers):
+            return Group(flat, "", tuple(Group(flat, "", solution, "") for solution in solutions), "", either=either)
+    named = names(answers) if opening == r"\{" else None
+    if named and len(set(named)) == len(named) > 1:
+        opening = closing = ""  # a system in braces
     return Group(flat, opening, tuple(answers), closing, either=either)
+
+
+def _solutions(answers: list[Answer]) -> list[tuple[Answer, ...]]:
+    """Whole solutions in a row, r=4, s=7, r=7, s=4: the same names again and again in the same order."""
+    found = names(answers) if len(answers) > 3 else None
+    if not found or not all(isinstance(answer, Relation) for answer in answers):
+        return []
+    period = found.index(found[0], 1) if found[0] in found[1:] else 0
+    if period < 2 or len(found) % period or found != found[:period] * (len(found) // period):
+        return []
+    return [tuple(answers[start : start + period]) for start in range(0, len(answers), period)]
 
 
 def _spread(answer: Answer) -> tuple[Answer, ...]:
@@ -353,45 +383,6 @@ def _reals() -> Group:
     return Group(REALS, "(", ends, ")")
 
 
-def _matrix_sum(text: str, flat: str, depth: int) -> Answer:
-    """A literal matrix, or a sum of multiples of them, entry by entry."""
-    pieces, signs = split_with(text, r"[+-]")
-    if pieces and not pieces[0]:
-        pieces = pieces[1:]
-    else:
-        signs = ["+", *signs]
-    total: list[list[str]] = []
-    for sign, piece in zip(signs, pieces, strict=True):
-        match = _MATRIX.fullmatch(piece)
-        rows = _rows(match) if match else None
-        if match is None or not rows or _RUN.search(match[1]) or (total and _shape(rows) != _shape(total)):
-            return Opaque(flat, text)
-        plain = sign == "+" and not match[1]
-        factor = f"{sign}({match[1]})" if match[1] else sign
-        terms = [[entry if plain else f"{factor}({entry})" for entry in row] for row in rows]
-        pairs = zip(total or terms, terms, strict=True)
-        total = [[f"{old}+({new})" for old, new in zip(*pair, strict=True)] for pair in pairs] if total else terms
-    return Matrix(flat, tuple(tuple(_read(entry, depth + 1) for entry in row) for row in total))
-
-
-def _without_brackets(text: str) -> str:
-    """The one matrix that stands between brackets, as an array does, or the text itself."""
-    inner = text[1:-1].strip()
-    is_one = text[0] in "([" and text[-1] in ")]" and inner.startswith(r"\begin") and inner.count(r"\begin") == 1
-    return inner if is_one and _MATRIX.fullmatch(inner) else text
-
-
-def _shape(rows: list[list[str]]) -> list[int]:
-    return [len(row) for row in rows]
-
-
-def _rows(match: re.Match[str]) -> list[list[str]] | None:
-    if match[2] in ("vmatrix", "Vmatrix") or r"\begin" in match[3] or match[3].count("&") > MAX_LIST_ITEMS:
-        return None
-    rows = [row for row in _ROW_END.split(match[3].replace(r"\hline", "")) if row.strip()]
-    return [[entry.strip() for entry in row.split("&")] for row in rows] if len(rows) <= MAX_LIST_ITEMS else None
-
-
 def _ratio(text: str, flat: str) -> Answer:
     pieces = [] if _CLOCK.search(text) else split_top(text, ":")
     if 1 < len(pieces) <= 4 and not any(re.fullmatch(r"0\d+", piece) for piece in pieces):
@@ -399,4 +390,4 @@ def _ratio(text: str, flat: str) -> Answer:
         values = tuple(part for part in parts if isinstance(part, Value) and part.unit is None)
         if len(values) == len(parts):
             return Ratio(flat, values)
-    return Words(flat, _read_words(text.translate(_MARKS)))
+    return Words(flat, read_words(text.translate(MARKS)))

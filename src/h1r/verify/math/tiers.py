@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.records import Problem, Verdict
-from h1r.verify.math.clean import clean
+from h1r.verify.math.clean import clean, domain
 from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.letters import same_letters
@@ -30,10 +30,12 @@ from h1r.verify.math.options import DEFAULT, Options, options_of
 from h1r.verify.math.read import read
 from h1r.verify.math.restated import objection
 from h1r.verify.math.symbolic import is_readable, symbolic
-from h1r.verify.math.text import squeeze
+from h1r.verify.math.text import MAX_CHARS, refusal, squeeze
+from h1r.verify.math.types import Opaque
 from h1r.verify.response.extract import last_boxed
 
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)
+_STATES = re.compile(r"\banswer is\b")
 _NUMBER = re.compile(r"([-+]?)((?:\d+|[1-9]\d{0,2}(?:,\d{3})+)?)\.(\d+)|([-+]?)(\d+|[1-9]\d{0,2}(?:,\d{3})+)\.?")
 _RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{([-+]?\d+)\}\{([-+]?\d+)\})")
 
@@ -78,7 +80,15 @@ def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
         return False
     if len(gold) > MAX_BARE_CHARS and read(_unboxed(gold)).text == found.text:
         return True  # a long reference that is no worked solution
+    if any(sign in gold and sign in answer for sign in ("in", "∈")) and _lie_elsewhere(_known(gold), _unboxed(answer)):
+        return False
     return compare(known, found, options)
+
+
+def _lie_elsewhere(gold: str, answer: str) -> bool:
+    """Whether both answers say where their unknowns lie, and not the same: k integer, k natural."""
+    domains = [domain(text) for text in (gold, answer) if len(text) <= MAX_CHARS]
+    return len(domains) == 2 and None not in domains and domains[0] != domains[1]
 
 
 def normalise(latex: str) -> str:
@@ -102,7 +112,8 @@ def parse_number(text: str) -> tuple[Fraction, bool] | None:
 def _first_tier(problem: Problem, found: str | None) -> Verdict | None:
     options = options_of(problem)
     if found is None:
-        return Verdict(0.0, error=r"no readable \boxed{} answer" if problem.verifier == "math" else "no answer found")
+        error = r"no readable \boxed{} answer" if problem.verifier == "math" else "no answer found"
+        return Verdict(0.0, error=error, reason="not_extracted")
     references = (problem.answer, *options.accept)
     verdicts = [tier_one(reference, found, options) for reference in references]
     if True in verdicts:
@@ -110,7 +121,10 @@ def _first_tier(problem: Problem, found: str | None) -> Verdict | None:
         return _equal(problem, equal, found, options)
     if None in verdicts and is_readable(found) and any(is_readable(_known(reference)) for reference in references):
         return None
-    return Verdict(0.0, extracted=found)
+    if why := refusal(_unboxed(found)):
+        return Verdict(0.0, extracted=found, error=why, reason="not_readable")
+    is_read = not isinstance(read(_unboxed(found)), Opaque)
+    return Verdict(0.0, extracted=found, reason="wrong" if is_read else "not_readable")
 
 
 def _both_tiers(problem: Problem, found: str | None) -> Verdict:
@@ -136,7 +150,8 @@ def _equal(problem: Problem, references: Sequence[str], found: str, options: Opt
 @lru_cache(maxsize=8192)
 def _known(reference: str) -> str:
     """The answer of a reference, which may be a worked solution."""
-    if "boxed" not in reference and len(reference) > MAX_BARE_CHARS and (stated := find_answer(reference)):
+    is_solution = len(reference) > MAX_BARE_CHARS or ("\\" not in reference and _STATES.search(reference) is not None)
+    if "boxed" not in reference and is_solution and (stated := find_answer(reference)):
         return stated
     return _unboxed(reference)
 

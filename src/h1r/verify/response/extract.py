@@ -19,7 +19,15 @@ MAX_BOXES = 16
 _TEX_BLANKS = " \t\r\n"
 _MAX_WRAPPERS = 4
 
-_BOX = re.compile(r"\\f?boxed\s*+\{")
+_BOX = re.compile(
+    r"\\(?:f?boxed|fbox)(?![A-Za-z])(?:\s*+\{|\s*+(?P<bare>(?![\s{])[^$\n]{1,60}?)(?=\s?(?:\$|\\\)|\\\]))"
+    r"|\s++(?P<number>-?\d[\d,]{0,30}(?:\.\d{1,30})?(?:/\d{1,30})?))"
+)
+"""With braces, or in TeX's form without: what ends with the formula, or a number."""
+_PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}+(?:\s|\Z)")
+_PART = re.compile(r"(?:^|\n)[ \t*#>-]{0,8}(?:[Pp]art )?\(?([a-e]|i{1,3}|iv|v)\)")
+"""The letter of a part of the answer at the beginning of a line: (a), b), Part (c)."""
+_SEQUENCES = ("abcde", ("i", "ii", "iii", "iv", "v"))
 _BLANKS = r"(?:[\s$&~]|\\[\\,;:!\s\[\]()]|\\q?quad(?![a-z]))"
 _NAMED = r"(?:[A-Za-z](?:_\{?\w++\}?)?\s*+=)"
 _LISTS = re.compile(
@@ -53,23 +61,63 @@ def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{}`, stripped; None when there is none, or it is unclosed, empty or too long.
 
     Boxes that only a comma, a semicolon, "and" or "or" stands between are one list: `\boxed{1}, \boxed{2}` is "1, 2".
-    Escaped braces do not count, as in TeX. Of nested boxes the innermost last one is taken.
+    So are boxes of which each has a part of the answer, (a) ... \boxed{1} and (b) ... \boxed{2} on other lines, which
+    is "(a) 1, (b) 2". Escaped
+    braces do not count, as in TeX. Of nested boxes the innermost last one is taken. `\fbox` is a box, and `\boxed 8`.
     """
-    starts = deque((match.span() for match in _BOX.finditer(text)), maxlen=MAX_BOXES)
+    found = deque((match for match in _BOX.finditer(text) if not _is_prose(match)), maxlen=MAX_BOXES)
+    if len(found) > 1 and (parts := _boxes_of_parts(text, list(found))):
+        return ", ".join(parts)
     contents: list[str] = []
     following = 0
-    while starts:
-        opening, start = starts.pop()
-        end = closing_brace(text, start, start + MAX_BOXED_CHARS + 1)
+    while found:
+        box = found.pop()
+        opening, start = box.start(), _content_start(box)
+        end = _content_end(text, box)
         if contents and not (0 <= end < following and _LISTS.fullmatch(text[end + 1 : following])):
             break
         if end < 0 or not (content := text[start:end].strip(_TEX_BLANKS)):
             return ", ".join(reversed(contents)) or None
         contents.append(content)
         following = opening
-        if starts and opening - starts[-1][1] > MAX_BOXED_CHARS:
+        if found and opening - found[-1].end() > MAX_BOXED_CHARS:
             break
     return ", ".join(reversed(contents)) or None
+
+
+def _is_prose(box: re.Match[str]) -> bool:
+    r"""Whether the word is only spoken of: put it in \boxed as $x$."""
+    return box["bare"] is not None and _PROSE.search(box["bare"]) is not None
+
+
+def _content_start(box: re.Match[str]) -> int:
+    group = next((name for name in ("bare", "number") if box[name] is not None), None)
+    return box.start(group) if group else box.end()
+
+
+def _content_end(text: str, box: re.Match[str]) -> int:
+    """The index behind the content; -1 when no brace closes it."""
+    start = _content_start(box)
+    return closing_brace(text, start, start + MAX_BOXED_CHARS + 1) if start == box.end() else box.end()
+
+
+def _boxes_of_parts(text: str, boxes: list[re.Match[str]]) -> list[str]:
+    """The contents, with their letters, of boxes of which the first is behind (a), the next behind (b); else none."""
+    labels: list[str] = []
+    contents: list[str] = []
+    before = max(0, boxes[0].start() - MAX_BOXED_CHARS)
+    for box in boxes:
+        found = _PART.findall(text, before, box.start())
+        end = _content_end(text, box)
+        if not found or (labels and len(found) > 1) or end < 0:
+            return []
+        labels.append(found[-1])
+        contents.append(text[_content_start(box) : end].strip(_TEX_BLANKS))
+        before = end
+    in_order = any(labels == list(sequence[: len(labels)]) for sequence in _SEQUENCES)
+    if not in_order or not all(contents):
+        return []
+    return [f"({label}) {content}" for label, content in zip(labels, contents, strict=True)]
 
 
 def closing_brace(text: str, start: int, stop: int | None = None) -> int:
