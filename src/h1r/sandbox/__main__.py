@@ -11,7 +11,7 @@ from h1r.sandbox.pool import choose_level, refusal
 
 
 def main() -> int:
-    levels = (Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK, Isolation.RLIMITS)
+    levels = (Isolation.GVISOR, Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK, Isolation.RLIMITS)
     report: dict[str, object] = {level.name.lower(): refusal(level) or "works" for level in levels}
     folder, why = cgroups.place()
     report["control groups"] = str(folder) if folder else f"none: {why}"

@@ -82,6 +82,7 @@ def write_files(job: dict[str, Any]) -> None:
         os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
         with open(name, "wb") as binary:
             binary.write(base64.b64decode(text))
+        os.chmod(name, 0o755)
 
 
 def read_input() -> bytes:

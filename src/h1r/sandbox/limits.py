@@ -22,7 +22,7 @@ class Isolation(IntEnum):
     `REMOTE`: another machine's sandbox, whose strength is not known here. `RLIMITS`: resource limits and the system
     call filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `BUBBLEWRAP`: these
     inside a file system, processes, network and users that the runs of one worker share. `NAMESPACES`: such of each
-    run's own.
+    run's own. `GVISOR`: a kernel of each run's own, where `runsc` is installed and the user asks for it.
     """
 
     REMOTE = 0
@@ -30,6 +30,7 @@ class Isolation(IntEnum):
     LANDLOCK = 2
     BUBBLEWRAP = 3
     NAMESPACES = 4
+    GVISOR = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from h1r.errors import UserError
 from h1r.sandbox.answer import Answer, whole_answer
 from h1r.sandbox.fusion import LANGUAGES as REMOTE_LANGUAGES
 from h1r.sandbox.fusion import URL_VARIABLE, FusionServers, FusionSlot
+from h1r.sandbox.gvisor import GvisorSandbox
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.programs import RUNNABLE, Program, prepare
 from h1r.sandbox.runner import Sandbox
@@ -47,12 +48,17 @@ print(*reached, "probed")
 """
 
 
+def make_sandbox(level: Isolation) -> Sandbox:
+    """A sandbox at that level."""
+    return GvisorSandbox() if level == Isolation.GVISOR else Sandbox(level)
+
+
 @cache
 def refusal(level: Isolation) -> str | None:
     """Why this machine does not give a level, found by trying to break out of it; None when it does."""
     try:
         with (
-            Sandbox(level) as sandbox,
+            make_sandbox(level) as sandbox,
             tempfile.TemporaryDirectory() as folder,
             socket.create_server(("127.0.0.1", 0)) as server,
         ):
@@ -78,7 +84,7 @@ def choose_level(name: str | None = None) -> Isolation:
     `name` defaults to the environment variable `H1R_SANDBOX`, and that to "auto". "rlimits" is never chosen by itself.
     """
     name = (name or os.environ.get(LEVEL_VARIABLE) or "auto").lower()
-    known = {level.name.lower(): level for level in (*CONFINING, Isolation.RLIMITS)}
+    known = {level.name.lower(): level for level in (*CONFINING, Isolation.GVISOR, Isolation.RLIMITS)}
     if name != "auto" and name not in known:
         raise UserError(f"{LEVEL_VARIABLE}={name} is no isolation level; use auto, {', '.join(known)}")
     wanted = [known[name]] if name != "auto" else CONFINING
@@ -142,8 +148,8 @@ class LocalSlot:
 
     def __init__(self, level: Isolation) -> None:
         self.level = level
-        self._tested = Sandbox(level)
-        self._checker = Sandbox(level)
+        self._tested = make_sandbox(level)
+        self._checker = make_sandbox(level)
 
     def answer(self, limits: Limits) -> AbstractContextManager[Answer]:
         """The block is one answer, to which `answer_s` and `total_s` apply, and which is stopped when it is over."""

@@ -41,7 +41,7 @@ for name, path in arguments.pop("packages"):
 from h1r.sandbox.keeper import main
 main(**arguments)
 """
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
@@ -188,7 +188,7 @@ class Sandbox:
             if self._group is not None:
                 with contextlib.suppress(OSError):
                     self._group.limit(limits)
-            ours, theirs = _streams(piped or joined is not None, joined)
+            ours, theirs = streams(piped or joined is not None, joined)
             try:
                 self._send(message, [*theirs, program] if program is not None else theirs)
                 report, process = self._report_with_descriptor(START_LIMIT_S)
@@ -236,7 +236,7 @@ class Sandbox:
                 stdout=subprocess.DEVNULL,
                 stderr=None,
                 pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 start_new_session=True,
             )
         self._connection = ours
@@ -289,7 +289,7 @@ class Sandbox:
             return {"status": 9, "seconds": 0.0, "cpu_s": 0.0, "memory": 0, "lost": True}
 
 
-def _streams(piped: bool, joined: tuple[int, int] | None = None) -> tuple[list[int], list[int]]:
+def streams(piped: bool, joined: tuple[int, int] | None = None) -> tuple[list[int], list[int]]:
     """Our ends (channel, then stdin, stdout, stderr if piped) and the run's (stdin, stdout, stderr, channel).
 
     `joined` are the run's stdin and stdout in place of our pipes', the other ends of which are then closed at once.

@@ -56,12 +56,18 @@ class Session:
     """A job under way. Every wait is bounded by the limits it was started with."""
 
     def __init__(
-        self, sandbox: Keeper, job: dict[str, Any], limits: Limits, streams: list[int], process: int | None
+        self,
+        sandbox: Keeper,
+        job: dict[str, Any],
+        limits: Limits,
+        streams: list[int],
+        process: int | None,
+        several: bool = False,
     ) -> None:
         self._sandbox = sandbox
         self._limits = limits
         self._streams = streams
-        self._meter = Meter(process, several=limits.processes > 1)
+        self._meter = Meter(process, several=several or limits.processes > 1)
         self._all = Clock(self._meter, limits.total_s, limits.answer_wall_s, from_start=True)
         self._began = False
         self._ended: dict[str, Any] | None = None
