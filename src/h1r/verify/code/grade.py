@@ -5,7 +5,7 @@
 `problem.metadata` holds, beside the `tests` in any form that `problem_tests.parse_tests` knows, and all optional:
 
     language               what the code must be in; else the fence says it, or the code shows it, or it is Python
-    limits                 any of `time_s` (one test), `total_s` (all of them), `memory_bytes`
+    limits                 any of `time_s`, `total_s`, `wall_s`, `answer_s` (see `sandbox.limits`), `memory_bytes`
     max_tests, tests_seed  run a random sample of so many tests; every answer to a problem gets the same
     every_test             run all tests, also behind the first that fails; parts then has `pass_rate` and `test:N`
     partial_credit         the same, and the reward is the share of tests that passed; off by default
@@ -43,7 +43,7 @@ MAX_EXTRACTED_CHARS = 20_000
 MAX_LISTED_TESTS = 100
 MAX_PARTIAL = 0.999
 """The most for an answer that failed a test, however many it passed."""
-_LIMIT_NAMES = ("time_s", "total_s", "memory_bytes")
+_LIMIT_NAMES = ("time_s", "total_s", "wall_s", "answer_s", "memory_bytes")
 
 
 def grade(problem: Problem, answer: str) -> Verdict:
