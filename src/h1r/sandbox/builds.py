@@ -87,7 +87,12 @@ def attempts(language: str, code: str, tool: str, standard: str | None = None) -
         yield Build(words, {"main.rs": code}, _with(**_PLAIN), environment=libraries(tool))
     elif language == "go":
         limits = _with(**_PLAIN, time_s=120.0, total_s=120.0, processes=64, scratch_bytes=1 << 30)
-        yield Build([tool, "build", "-o", "main", "main.go"], {"main.go": code}, limits, environment=_GO_ENVIRONMENT)
+        yield Build(
+            [tool, "build", "-o", "main", "main.go"],
+            {"main.go": code},
+            limits,
+            environment={**_GO_ENVIRONMENT, "GOROOT": home_of(tool)},
+        )
     else:
         files = {f"main.{language}": code, f"stacks.{language}": _THREAD_STACKS}
         standards = ["gnu17"]
