@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ from h1r.files import atomic
 FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
 DifficultyClass = Literal["easy", "medium", "hard"]
 Reason = Literal["not_extracted", "not_readable", "wrong", "time", "crash", "unscored"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _STRICT = ConfigDict(extra="forbid")
 

@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from h1r.data.filters import (
     EXCERPT_CHARS,
+    REASON_PHRASES,
     Candidate,
     Dropped,
     Ledger,
@@ -16,7 +17,7 @@ from h1r.data.filters import (
     trace_rules,
     unboxed_rule,
 )
-from h1r.records import Message, Problem, Sample, Verdict
+from h1r.records import REASONS, Message, Problem, Sample, Verdict
 
 GOOD = r"The answer is \boxed{4}."
 
@@ -42,7 +43,13 @@ def test_empty_thinking_and_empty_answer_are_told_apart() -> None:
 
 def test_partial_credit_is_not_correct() -> None:
     assert incorrect_rule(candidate(verdict=Verdict(0.99))) == "wrong answer"
-    assert incorrect_rule(candidate(verdict=Verdict(0.0, error="time limit"))) == "verifier error"
+    assert incorrect_rule(candidate(verdict=Verdict(0.0, {"tests_total": 3.0}))) == "fails its tests"
+
+
+def test_the_ledger_counts_incorrect_traces_by_their_reason() -> None:
+    found = {reason: incorrect_rule(candidate(verdict=Verdict(0.0, reason=reason))) for reason in REASONS}
+    assert found == REASON_PHRASES
+    assert len(set(found.values())) == len(REASONS)
 
 
 def test_boxed_is_asked_for_only_where_the_verifier_reads_it() -> None:
@@ -88,15 +95,15 @@ def test_an_excerpt_is_short_and_keeps_both_ends(text: str) -> None:
 def test_the_ledger_counts_reasons_and_names_the_worst_step() -> None:
     ledger = Ledger()
     ledger.record("empty", "trace", 10, [Dropped("a", "empty", "empty answer", "")])
-    wrong = [Dropped(str(n), "incorrect", "wrong answer" if n else "verifier error", "") for n in range(3)]
+    wrong = [Dropped(str(n), "incorrect", "wrong answer" if n else "time limit", "") for n in range(3)]
     ledger.record("incorrect", "trace", 9, wrong)
     assert ledger.table[1] == {
         "step": "incorrect",
         "unit": "trace",
         "in": 9,
         "out": 6,
-        "reasons": {"wrong answer": 2, "verifier error": 1},
+        "reasons": {"wrong answer": 2, "time limit": 1},
     }
-    assert list(ledger.table[1]["reasons"]) == ["wrong answer", "verifier error"]
+    assert list(ledger.table[1]["reasons"]) == ["wrong answer", "time limit"]
     assert ledger.worst()["step"] == "incorrect"
     assert len(ledger.dropped) == 4

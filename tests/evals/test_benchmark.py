@@ -68,7 +68,7 @@ def test_failures_that_are_not_the_models_are_shares_of_all_traces():
 
     result, _ = run(say)
     found = result.to_dict()
-    assert (found["truncated"], found["no_answer"], found["verifier_errors"]) == (1 / 6, 1 / 6, 0.0)
+    assert (found["truncated"], found["no_answer"], found["unscored"]) == (1 / 6, 1 / 6, 0.0)
     assert found["pass_at_1"] == pytest.approx(5 / 6)
 
 

@@ -40,14 +40,15 @@ def test_families_are_scored_apart():
 def test_the_three_faults_are_told_apart():
     traces = [trace("length"), trace("stop"), trace("stop", r"\boxed{1}"), trace("stop"), trace("stop")]
     verdicts = [
-        Verdict(0.0, error="no boxed answer"),
-        Verdict(0.0, extracted="1", error="the answer could run as code"),
-        Verdict(0.0, error="time limit of 5 s exceeded"),
+        Verdict(0.0, error="no boxed answer", reason="not_extracted"),
+        Verdict(0.0, extracted="1", error="the server failed", reason="unscored"),
+        Verdict(0.0, error="time limit of 5 s exceeded", reason="time"),
         Verdict(0.0, extracted="2"),
         Verdict(1.0, extracted="3"),
     ]
     found = faults(traces, verdicts)
-    assert (found.truncated, found.no_answer, found.verifier_errors) == (0.2, 0.2, 0.4)
+    assert (found.truncated, found.no_answer, found.unscored) == (0.2, 0.2, 0.2)
+    assert found.reasons == {"not_extracted": 0.2, "wrong": 0.2, "time": 0.2, "unscored": 0.2}
 
 
 def test_partial_credit_is_not_correct():

@@ -147,7 +147,7 @@ def _evaluation(stage: str, skill: float, rng: random.Random) -> dict[str, Any]:
     return {
         "pass_at_1": skill, "interval": [max(0, skill - 0.05), skill + 0.05], "per_family": per_family,
         "mean_tokens": 160.0 if stage == "base" else 97.3, "truncated": 0.9 if stage == "base" else 0.02,
-        "no_answer": 0.97 if stage == "base" else 0.04, "verifier_errors": 0.0,
+        "no_answer": 0.97 if stage == "base" else 0.04, "unscored": 0.0,
         "confidence_level": 0.95, "samples_per_problem": 16, "problems": 200,
         "examples": [_example(stage, index, rng) for index in range(20)],
     }  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from h1r.cli.common import AsJson, stopping
 from h1r.errors import UserError
 from h1r.progress import note, quiet
+from h1r.records import REASONS
 
 if TYPE_CHECKING:
     from h1r.verify.controls.file import Validation
@@ -67,26 +69,31 @@ def verify(
     from h1r.verify.batch import verify_file
 
     with stopping("run it again"):
-        count, right, errors = _print(verify_file(file, verifier, workers, time_limit), as_json)
+        reasons = _print(verify_file(file, verifier, workers, time_limit), as_json)
     seconds = time.perf_counter() - start
-    note(f"{count} answers in {seconds:.1f} s: {right} right, {count - right} wrong, of these {errors} with an error")
+    note(f"{reasons.total()} answers in {seconds:.1f} s: {counts(reasons)}")
 
 
-def _print(rows: Iterator[dict[str, Any]], as_json: bool) -> tuple[int, int, int]:
-    """Prints the verdicts; (how many, how many full rewards, how many errors)."""
-    count = right = errors = 0
+def counts(reasons: Counter[str | None]) -> str:
+    """How many answers are right, and how many are not for each reason that occurs: "3 right, 1 wrong, 2 time"."""
+    return ", ".join(
+        f"{reasons[reason]} {reason or 'right'}" for reason in (None, *REASONS) if reasons[reason] or not reason
+    )
+
+
+def _print(rows: Iterator[dict[str, Any]], as_json: bool) -> Counter[str | None]:
+    """Prints the verdicts; how many have each reason, None for full reward."""
+    reasons: Counter[str | None] = Counter()
     for row in rows:
-        count += 1
-        right += row["reward"] >= 1.0
-        errors += row["error"] is not None
+        reasons[row["reason"]] += 1
         print(json.dumps(row, ensure_ascii=False) if as_json else _plain(row), flush=sys.stdout.isatty())
-    return count, right, errors
+    return reasons
 
 
 def _plain(row: dict[str, Any]) -> str:
     extracted = "" if row["extracted"] is None else " ".join(str(row["extracted"]).split())
-    why = f"  ({row['error']})" if row["error"] else ""
-    return f"{row['line']}  {row['reward']:g}  {extracted[:100]}{why}"
+    why = ": ".join(said for said in (row["reason"], row["error"]) if said)
+    return f"{row['line']}  {row['reward']:g}  {extracted[:100]}{f'  ({why})' if why else ''}"
 
 
 def _validate(validation: Validation, section: Any, as_json: bool, start: float) -> bool:

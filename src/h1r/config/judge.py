@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from h1r.config.base import NonNegative, Positive, PositiveFloat, Section
@@ -31,6 +33,8 @@ class JudgeSection(Section):
     """A longer question is cut in its middle. Our choice."""
     max_answer_chars: Positive = 4_000
     """A longer answer is cut to its end. Our choice."""
+    reply: Literal["verdict", "brackets", "boxed", "square", "decision", "compass", "hle"] = "verdict"
+    """Form of the verdict, for models that were trained on one (`h1r.verify.judge.forms`). Our choice."""
     cache: str | None = None
     """SQLite file that keeps judgements from run to run. Unset: they are kept in memory."""
 

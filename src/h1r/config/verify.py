@@ -18,6 +18,9 @@ class VerifySection(Section):
     """Seconds for one answer. Our choice."""
     ray_address: str | None = None
     """Of the cluster; unset: the one of RAY_ADDRESS, else one is started on this machine."""
+    judge_on: Literal["never", "unread", "wrong"] = "never"
+    """What a rule (`math`, `math_lenient`, `exact`, `choice`) gives nothing goes to the judge, too: where it found no
+    answer that it can read, or also where it calls the answer wrong. A judge can be talked over. Our choice."""
 
 
 class ControlsSection(Section):

@@ -18,13 +18,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from h1r.records import Message, Problem, Sample, Verdict
+from h1r.records import Message, Problem, Reason, Sample, Verdict
 from h1r.verify.code.extract import Wanted, extract_code, language_of
 from h1r.verify.response.extract import last_boxed
 from h1r.verify.response.repetition import is_degenerate
 
 BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
 """Verifiers that read their answer from `\\boxed{}`."""
+
+REASON_PHRASES: dict[Reason, str] = {
+    "not_extracted": "no answer found",
+    "not_readable": "answer not readable",
+    "wrong": "wrong answer",
+    "time": "time limit",
+    "crash": "ended with an error",
+    "unscored": "not scored",
+}
+"""A verdict's reason as the ledger counts it."""
 
 EXCERPT_CHARS = 200
 
@@ -77,12 +87,13 @@ def empty_rule(candidate: Candidate) -> str | None:
 
 
 def incorrect_rule(candidate: Candidate) -> str | None:
-    """Reward below 1: partial credit is not correct."""
-    if candidate.verdict.reward >= 1:
+    """Reward below 1, by its verdict's reason: partial credit is not correct."""
+    verdict = candidate.verdict
+    if verdict.reward >= 1 or verdict.reason is None:
         return None
-    if "tests_total" in candidate.verdict.parts:
+    if verdict.reason == "wrong" and "tests_total" in verdict.parts:
         return "fails its tests"
-    return "verifier error" if candidate.verdict.error else "wrong answer"
+    return REASON_PHRASES[verdict.reason]
 
 
 def unboxed_rule(candidate: Candidate) -> str | None:

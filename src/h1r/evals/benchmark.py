@@ -49,7 +49,7 @@ class EvalResult:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the three faults stand at the top level, as `truncated`, `no_answer`, `verifier_errors`."""
+        """JSON-ready; the shares of `Faults` stand at the top level, `truncated` and the others."""
         fields = asdict(self)
         return {**fields, **fields.pop("faults"), "interval": list(self.interval)}
 

@@ -4,18 +4,19 @@
     pass@k = mean over problems of 1 - C(n - c, k) / C(n, k)   unbiased (arXiv 2107.03374, equation 1)
 
 Intervals resample problems, not answers (`h1r.scaling.intervals`). An answer is correct only at full reward: partial
-credit does not count. Beside every score stand three shares of traces: cut off at the token limit; no answer could be
-extracted; an answer was extracted but its verifier failed on it.
+credit does not count. Beside every score stand shares of traces: cut off at the token limit; no answer could be
+extracted; not scored, through no fault of the answer; and each reason for a reward below 1 (`records.Verdict`).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from h1r.records import Trace, Verdict
+from h1r.records import REASONS, Trace, Verdict
 from h1r.scaling.answers import extract_answer
 from h1r.scaling.intervals import Estimate, mean_accuracy
 
@@ -40,7 +41,8 @@ class Faults:
 
     truncated: float
     no_answer: float
-    verifier_errors: float
+    unscored: float
+    reasons: dict[str, float] = field(default_factory=dict)
 
 
 def is_correct(verdict: Verdict) -> bool:
@@ -76,15 +78,16 @@ def per_family(outcomes: Sequence[Outcome], level: float = 0.95) -> dict[str, di
 
 
 def faults(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> Faults:
-    """The three shares; verdicts belong to the traces one by one. Raises `ValueError` without traces."""
+    """The shares; verdicts belong to the traces one by one. Raises `ValueError` without traces."""
     if not traces:
         raise ValueError("shares of traces need at least one trace")
     pairs = list(zip(traces, verdicts, strict=True))
     # A verifier that was killed cannot say what it had read, so the text is asked too.
     unanswered = [v.extracted is None and extract_answer(trace.text) is None for trace, v in pairs]
-    failed = [v.error is not None and not silent for (_, v), silent in zip(pairs, unanswered, strict=True)]
+    reasons = Counter(v.reason for v in verdicts)
     return Faults(
         truncated=sum(trace.finish_reason == "length" for trace in traces) / len(pairs),
         no_answer=sum(unanswered) / len(pairs),
-        verifier_errors=sum(failed) / len(pairs),
+        unscored=reasons["unscored"] / len(pairs),
+        reasons={reason: reasons[reason] / len(pairs) for reason in REASONS if reasons[reason]},
     )

@@ -134,7 +134,7 @@ class EvalResult(_Shape):
     mean_tokens: float | None = None
     truncated: float | None = None
     no_answer: float | None = None
-    verifier_errors: float | None = None
+    unscored: float | None = None
     samples_per_problem: int | None = None
     problems: int | None = None
     confidence_level: float | None = None

@@ -98,12 +98,12 @@ def _tables(report: RunReport) -> str:
             rows.append([esc(words(family)), *(_score(score) if score else NONE for score in scores)])
         head = ["pass@1", *(STAGE_TITLES[stage] for stage in stages)]
         health = table(
-            ["", "mean tokens an answer", "cut off at the limit", "no answer found", "verifier errors"],
+            ["", "mean tokens an answer", "cut off at the limit", "no answer found", "not scored"],
             [
                 [
                     STAGE_TITLES[stage],
                     count(result.mean_tokens),
-                    *(percent(v) for v in (result.truncated, result.no_answer, result.verifier_errors)),
+                    *(percent(v) for v in (result.truncated, result.no_answer, result.unscored)),
                 ]
                 for stage, result in report.evals.items()
             ],

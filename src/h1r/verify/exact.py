@@ -21,6 +21,8 @@ def grade(problem: Problem, answer: str) -> Verdict:
     """1 when the boxed answer equals the reference after `normalise`. Linear time: cannot hang."""
     boxed = last_boxed(answer)
     if boxed is None:
-        return Verdict(0.0, error=r"no readable \boxed{} answer")
+        return Verdict(0.0, error=r"no readable \boxed{} answer", reason="not_extracted")
     reference = normalise(problem.answer)
-    return Verdict(float(bool(reference) and normalise(boxed) == reference), extracted=boxed)
+    if not reference:
+        return Verdict(0.0, extracted=boxed, error="the problem has no reference", reason="unscored")
+    return Verdict(float(normalise(boxed) == reference), extracted=boxed)

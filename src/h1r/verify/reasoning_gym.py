@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from h1r.records import Problem, Verdict
+from h1r.records import Problem, Reason, Verdict
 from h1r.verify.response.extract import last_boxed, unwrap
 
 FULL_SCORE = 1.0 - 1e-9
@@ -51,10 +51,11 @@ def grade(problem: Problem, answer: str) -> Verdict:
     """Scores the boxed answer. `problem.metadata["entry"]` is the family's own item; the scorer may raise or hang."""
     boxed = last_boxed(answer)
     if boxed is None:
-        return Verdict(0.0, error=r"no readable \boxed{} answer")
+        return Verdict(0.0, error=r"no readable \boxed{} answer", reason="not_extracted")
     entry = problem.metadata.get("entry")
     if not isinstance(entry, dict):
-        return Verdict(0.0, extracted=boxed, error="the problem has no metadata.entry for its scorer")
+        why = "the problem has no metadata.entry for its scorer"
+        return Verdict(0.0, extracted=boxed, error=why, reason="unscored")
     family = str(entry.get("metadata", {}).get("source_dataset", problem.family))
     best, refused = 0.0, False
     for candidate in dict.fromkeys((boxed, unwrap(boxed))):
@@ -65,7 +66,8 @@ def grade(problem: Problem, answer: str) -> Verdict:
         if best >= FULL_SCORE:
             break
     error = "the answer could run as code" if refused and best < FULL_SCORE else None
-    return Verdict(float(best >= FULL_SCORE), {"score": best}, extracted=boxed, error=error)
+    reason: Reason = "not_readable" if error else "wrong"
+    return Verdict(float(best >= FULL_SCORE), {"score": best}, extracted=boxed, error=error, reason=reason)
 
 
 def score(family: str, answer: str, entry: dict[str, Any]) -> float:

@@ -78,7 +78,7 @@ def sift(one: Item, keep_wrong: bool = False) -> tuple[list[Given], dict[str, in
 def test_code_that_fails_its_tests_is_told_from_a_verifier_that_failed() -> None:
     said = {
         "a": Verdict(0.0, {"tests_passed": 1.0, "tests_total": 2.0}, error="test 2 of 2: wrong answer"),
-        "b": Verdict(0.0, {}, error="the sandbox failed"),
+        "b": Verdict(0.0, {}, error="the sandbox failed", reason="unscored"),
     }
     one = item(use="sft", problem={"verifier": "code", "metadata": {"tests": ["assert f()"]}})
     one.traces = [given(f"```python\n{name} = 1\n```") for name in said]
@@ -88,7 +88,7 @@ def test_code_that_fails_its_tests_is_told_from_a_verifier_that_failed() -> None
 
     kept, reasons = sift(next(steps.verified([one], verify, frozenset())))
     assert not kept
-    assert reasons == {"fails its tests": 1, "verifier error": 1, "no trace is left": 1}
+    assert reasons == {"fails its tests": 1, "not scored": 1, "no trace is left": 1}
 
 
 @pytest.mark.parametrize(

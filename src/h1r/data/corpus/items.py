@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from h1r.files import atomic
-from h1r.records import Message, Problem
+from h1r.records import Message, Problem, Reason
 
 T = TypeVar("T")
 ROW_BITS = 32
@@ -55,7 +55,7 @@ class Given:
     """A trace of a problem: the whole conversation, which ends with an assistant turn.
 
     `reward` is None until a verifier, or the source, has said something; `finish_reason` is "" where nobody recorded
-    it; `error` is a verifier's, and `tested` says that it ran tests to find it.
+    it; `error` and `reason` are a verifier's, and `tested` says that it ran tests to find them.
     """
 
     messages: list[Message]
@@ -64,6 +64,7 @@ class Given:
     extracted: str | None = None
     error: str | None = None
     tested: bool = False
+    reason: Reason | None = None
 
     @property
     def num_chars(self) -> int:

@@ -169,6 +169,7 @@ def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> 
         verdicts = verify([item.problem for item, _ in asked], [trace.text for _, trace in asked])
         for (_, trace), verdict in zip(asked, verdicts, strict=True):
             trace.reward, trace.extracted, trace.error = verdict.reward, verdict.extracted, verdict.error
+            trace.reason = verdict.reason
             trace.tested = "tests_total" in verdict.parts
         for item in chunk:
             for trace in item.traces:
@@ -204,7 +205,7 @@ def rl_decision(item: Item, section: CorpusSection, rule: RLPoolSection) -> Pool
     """
     judged = [trace for trace in item.traces if trace.reward is not None][: rule.rollouts]
     if len(judged) > 1:  # a single one is a worked solution, no rollout
-        verdicts = [Verdict(float(trace.reward or 0), error=trace.error) for trace in judged]
+        verdicts = [Verdict(float(trace.reward or 0), error=trace.error, reason=trace.reason) for trace in judged]
         reasons: list[FinishReason] = ["length" if trace.finish_reason in CUT_OFF else "stop" for trace in judged]
         return judge_for_rl(item.problem, Rollouts(verdicts, [trace.extracted for trace in judged], reasons), rule)
     if item.pass_rate is None:
@@ -271,7 +272,7 @@ def _candidate(item: Item, trace: Given, number: int) -> Candidate:
     """A trace in the shape that the rules know. One that nobody could judge counts as right."""
     reward = 1.0 if trace.reward is None else trace.reward
     parts = {"tests_total": 1.0} if trace.tested else {}
-    verdict = Verdict(reward, parts, extracted=trace.extracted, error=trace.error)
+    verdict = Verdict(reward, parts, extracted=trace.extracted, error=trace.error, reason=trace.reason)
     return Candidate(item.problem, sample_of(item, trace, number), verdict)
 
 

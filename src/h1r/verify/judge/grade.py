@@ -1,7 +1,7 @@
 """A language model as verifier, for answers that no rule can check.
 
-    reward = 1 if the judge says `correct`, 0 if it says `incorrect`
-             0 with an `error` for everything else: no server, no reply in time, a reply that is no verdict
+    reward = 1 if the judge says that the answer is correct, 0 if it says that it is not
+             0, unscored, with an `error` for everything else: no server, no reply in time, a reply that is no verdict
 
 An answer that equals the reference after normalisation needs no judge. Judgements are cached by what was asked of whom
 (servers' model, messages, sampling parameters), in memory or in a file that several processes may share; equal
@@ -32,7 +32,8 @@ from h1r.errors import UserError
 from h1r.records import Problem, Verdict, first_problem
 from h1r.verify.exact import normalise
 from h1r.verify.judge.cache import JudgementCache
-from h1r.verify.judge.prompt import extracted_answer, messages, read_verdict
+from h1r.verify.judge.forms import read_reply
+from h1r.verify.judge.prompt import extracted_answer, messages
 
 SETTINGS_VARIABLE = "H1R_JUDGE"
 KEY_VARIABLE = "H1R_JUDGE_API_KEY"
@@ -63,10 +64,12 @@ class Judge:
         """The verdict on an answer; raises `UserError` when a server refuses the key, the model or the path."""
         text = extracted_answer(answer, self._settings.max_answer_chars)
         if text is None:
-            return Verdict(0.0, error="the answer is empty")
+            return Verdict(0.0, error="the answer is empty", reason="not_extracted")
         if not problem.answer.strip():
-            return Verdict(0.0, extracted=text, error="the problem has no reference for the judge")
-        asked = messages(problem.question, problem.answer, text, self._settings.max_question_chars)
+            return Verdict(0.0, extracted=text, error="the problem has no reference for the judge", reason="unscored")
+        asked = messages(
+            problem.question, problem.answer, text, self._settings.max_question_chars, self._settings.reply
+        )
         key = self._key(asked)
         correct, cached = self._cache.get(key), True
         if correct is None:
@@ -74,9 +77,9 @@ class Judge:
             try:
                 correct = await self._judgement(key, asked)
             except EndpointError as error:
-                return Verdict(0.0, extracted=text, error=f"the judge failed: {error}"[:500])
+                return Verdict(0.0, extracted=text, error=f"the judge failed: {error}"[:500], reason="unscored")
         if correct is None:
-            return Verdict(0.0, extracted=text, error="the judge's reply is no verdict")
+            return Verdict(0.0, extracted=text, error="the judge's reply is no verdict", reason="unscored")
         return Verdict(float(correct), {"judge:cached": float(cached)}, extracted=text)
 
     async def close(self) -> None:
@@ -98,7 +101,7 @@ class Judge:
         reply = await self._endpoints.chat(
             asked, temperature=self._settings.temperature, max_tokens=self._settings.max_tokens
         )
-        correct = read_verdict(reply.text) if reply.finish_reason != "length" else None
+        correct = read_reply(reply.text, self._settings.reply) if reply.finish_reason != "length" else None
         if correct is not None:
             self._cache.put(key, correct)
         return correct
@@ -113,7 +116,7 @@ def quick(problem: Problem, answer: str) -> Verdict | None:
     """The verdict where a judge is not needed: the boxed answer is the reference. Linear time."""
     text = extracted_answer(answer, len(answer))
     if text is None:
-        return Verdict(0.0, error="the answer is empty")
+        return Verdict(0.0, error="the answer is empty", reason="not_extracted")
     reference = normalise(problem.answer)
     return Verdict(1.0, {"judge:exact": 1.0}, extracted=text) if reference and normalise(text) == reference else None
 

@@ -58,8 +58,14 @@ class Backend(Protocol):
 def open_backend(section: VerifySection, format_checks: bool = True) -> Backend:
     """The backend that a recipe asks for; `format_checks` as in `VerifierPool`, for callers that read those parts.
 
-    `UserError`: Ray is not installed, or its actors do not start.
+    `UserError`: Ray is not installed, its actors do not start, or `judge_on` asks for a judge and none is set.
     """
+    if section.judge_on != "never":
+        from h1r.verify.judge.second import SecondOpinion
+
+        return SecondOpinion(
+            open_backend(section.model_copy(update={"judge_on": "never"}), format_checks), section.judge_on
+        )
     workers = section.workers or default_workers()
     if section.backend == "processes":
         return VerifierPool(workers, section.time_limit_s, format_checks=format_checks)
