@@ -188,6 +188,9 @@ _TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
 _SCALES = {
     **{name: f"10^{{{power}}}" for name, power in (("hundred", 2), ("thousand", 3), ("million", 6), ("billion", 9))},
     **{name: f"10^{{{power}}}" for name, power in (("trillion", 12), ("lakh", 5), ("lac", 5), ("crore", 7))},
+    "mil": "10^{6}",
+    "mn": "10^{6}",
+    "bn": "10^{9}",
     "dozen": "12",
     "gross": "144",
 }
@@ -241,14 +244,14 @@ def _typeset(latex: str) -> str:
     text = _without_infix(_UNDERLINED.sub(r"\1", _COLOUR.sub("", text)))
     for _ in range(3):
         text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
-    text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, _THOUSANDS.sub(r" \\cdot 10^{3}", text)))
+    text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, _SCALED.sub(_scaled, _THOUSANDS.sub(r" \\cdot 10^{3}", text))))
     text = _DEGREE.sub(r"\\degree ", text)
     if r"\degree" in text:
         text = _TEMPERATURE.sub(_temperature, text)
     if "begin" not in text:
         text = _ASSIGNMENTS_APART.sub(", ", text)
     text = _COMMAND.sub(lambda match: _SYNONYMS.get(match[0], " " if match[0] == "~" else match[0]), text)
-    text = _TUPLES_SIDE_BY_SIDE.sub(r"\1, ", _BRACED_FIGURE.sub(r"\1\2", text))
+    text = _TUPLES_SIDE_BY_SIDE.sub(r"\1, ", _BRACED_FIGURE.sub(r"\1 \2", text))
     text = _BARE_FUNCTION.sub(r"\\\1 ", text)
     text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
     text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)

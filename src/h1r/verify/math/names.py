@@ -42,13 +42,15 @@ _RUN = re.compile(r"(?<!\\)(?<![A-Za-z\\])[a-z]{2,}")
 _POWER = re.compile(
     r"(?<![A-Za-z\\])[a-eijk-z](?:_\w)? ?\^ ?(?!\{? ?[*'(])|\\(?:alpha|beta|gamma|theta|lambda)(?:_\w)? ?\^"
 )
+_INDEXED = re.compile(r"[a-z]_\{?\d\}? ?[a-z]")
+"""x_1x_2 is a product, whatever a name may have below."""
 _APPLIED = re.compile(r"([a-z])(?:_\w)? ?\((.*)\)", re.DOTALL)
 _NO_FUNCTIONS = frozenset("abcklmnotxyz")
 """Letters that name no function: x(x-1) is a product."""
 _QUANTITY = re.compile(
     r"(?:\\mathbb ?\{? ?[A-Z] ?\}?|\\Pr|\\operatorname ?\{[A-Za-z]++\}|[A-Z][A-Za-z]{0,3}+"
     r"|[\ue000][A-Za-z ]++[\ue001]|[fgh]"
-    r"|\\(?:deg|det|dim|sin|cos|tan|log|ln|max|min|gcd))'*+(?:_\{?\w++\}?)? ?(?:\^ ?(?:\{[^{}]*+\}|\d))? ?"
+    r"|\\(?:deg|det|dim|sin|cos|tan|max|min|gcd))'*+(?:_\{?\w++\}?)? ?(?:\^ ?(?:\{[^{}]*+\}|\d))? ?"
     r"(?=[(\[])"
 )
 _FIGURE = re.compile(
@@ -79,7 +81,7 @@ def name(answer: Answer) -> str | None:
 
 def _is_product(text: str) -> bool:
     """Whether a text with the form of a name is a product or a power of unknowns: abc, x^2, x(x-1)."""
-    if _POWER.search(text) or any(len(run) < 7 and run not in _WORDS for run in _RUN.findall(text.partition("(")[0])):
+    if _POWER.search(text) or _INDEXED.search(text) or text.startswith(("\\log", "\\ln")) or any(len(run) < 7 and run not in _WORDS for run in _RUN.findall(text.partition("(")[0])):
         return True
     applied = _APPLIED.fullmatch(text)
     return applied is not None and applied[1] in _NO_FUNCTIONS and not applied[2].strip().isalnum()
@@ -134,7 +136,7 @@ def _is_segment(text: str) -> bool:
 
 def _is_applied(node: Node) -> bool:
     """A function of an unknown: sin A, log x."""
-    return node[0] in ("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "log10") and bool(variables(node))
+    return node[0] in ("sin", "cos", "tan", "cot", "sec", "csc") and bool(variables(node))
 
 
 def _is_sum(node: Node) -> bool:

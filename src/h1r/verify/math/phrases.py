@@ -84,6 +84,8 @@ def is_none(words: tuple[str, ...], text: str) -> bool:
         if words[-len(ending) :] == ending:
             subject = words[: -len(ending)]
             return all(word in _THINGS | _KINDS | {"it"} or len(word) == 1 for word in subject)
+    if words[:1] == ("there",) and words[1:4] in _DOES_NOT_EXIST:
+        return all(word in _THINGS | _KINDS or len(word) == 1 for word in words[4:])
     if "no" not in words or _NO_COMMA.search(text):
         return False
     place = words.index("no")
