@@ -81,7 +81,12 @@ def name(answer: Answer) -> str | None:
 
 def _is_product(text: str) -> bool:
     """Whether a text with the form of a name is a product or a power of unknowns: abc, x^2, x(x-1)."""
-    if _POWER.search(text) or _INDEXED.search(text) or text.startswith(("\\log", "\\ln")) or any(len(run) < 7 and run not in _WORDS for run in _RUN.findall(text.partition("(")[0])):
+    if (
+        _POWER.search(text)
+        or _INDEXED.search(text)
+        or text.startswith(("\\log", "\\ln"))
+        or any(len(run) < 7 and run not in _WORDS for run in _RUN.findall(text.partition("(")[0]))
+    ):
         return True
     applied = _APPLIED.fullmatch(text)
     return applied is not None and applied[1] in _NO_FUNCTIONS and not applied[2].strip().isalnum()
