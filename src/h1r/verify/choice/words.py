@@ -44,7 +44,8 @@ _SPACED = {
         niepoprawna salah sai خاطئة गलत
         """,
     "c": """
-        is are be was being equals es son sea serían est sont ist sind lautet lauten wäre é são è sono это
+        is are be was being equals seem
+        seems looks appears es son sea serían est sont ist sind lautet lauten wäre é são è sono это
         является zijn adalah ialah là هي هو है हैं isn aren wasn 's 're 'est 'dir 'dır 'dur 'dür
         """,
     "d": """
@@ -76,7 +77,7 @@ _SPACED = {
         """,
     "i": "it this that which these ce c' cela das dies esto eso isso isto questo quella dit bu to ini đó",
     "f": """
-        the a an my our your final finally clearly definitely indeed actually certainly surely obviously most
+        the a an my our your final like finally clearly definitely indeed actually certainly surely obviously most
         likely probably only just simply option's both either one of for with out on and in la las el los le les
         l' lo il gli der die den dem de het o os as um uma un una une eine ein einen definitivamente claramente
         clairement eindeutig também então logically per je ich yo eu io ik я мы we i as nummer number no. numéro
