@@ -273,7 +273,17 @@ def no_new_privileges() -> None:
 
 def restrict_system_calls(grant: seccomp.Grant, *, all_threads: bool = False) -> None:
     """Installs the filter of `seccomp.build_filter` for good, in this thread or in all that there are."""
-    code = seccomp.filter_for_this_process(grant)
+    _install(seccomp.filter_for_this_process(grant), all_threads=all_threads)
+
+
+def narrow_system_calls() -> None:
+    """Takes from a fork what a filter with `narrows` left it; see `seccomp.build_narrower`."""
+    machine = seccomp.architecture()
+    assert machine is not None
+    _install(seccomp.build_narrower(machine, os.getpid()))
+
+
+def _install(code: bytes, *, all_threads: bool = False) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
     if not all_threads:

@@ -12,7 +12,8 @@ condition fails with EPERM. Three things follow from the list alone, at every is
 
 A process that only computes has no use for more, and says so with a `Grant`: no program is executed, and where nothing
 else watches (no Landlock, or one before ABI 3, which lets every file that can be opened be cut to nothing) no call that
-changes a file or a folder is made.
+changes a file or a folder is made. One that forks others, which are to have fewer rights, gets `narrows`; each of these
+then adds the filter of `build_narrower`, which leaves it what `narrows` and `processes` had given beyond the rest.
 
 Numbers: Linux `asm/unistd_64.h` and `asm-generic/unistd.h`. Filter format: `linux/seccomp.h`, `linux/bpf_common.h`.
 """
@@ -126,6 +127,8 @@ _FCNTL_DENIED = (8, 10, 15, 1024, 1026)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX: make the kernel signal another process; F_SETLEASE, F_NOTIFY: make others wait."""
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _PRCTLS = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
+_NARROWING_PRCTLS = (1, 22)  # PR_SET_PDEATHSIG, PR_SET_SECCOMP
+_SESSIONS = frozenset(("setsid", "setpgid"))
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPES = 1, 1, 5, 0xF
 """A pair of SOCK_DGRAM could send to any socket that has a name."""
 
@@ -143,12 +146,13 @@ def architecture() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the filter permits beyond computing: `fork`, programs, changed files. `strict`: see the module."""
+    """What the filter permits beyond computing: `fork`, programs, changed files. `strict`, `narrows`: see the module."""
 
     processes: bool = False
     strict: bool = True
     executes: bool = True
     changes: bool = True
+    narrows: bool = False
 
 
 def build_filter(machine: str, grant: Grant, pid: int) -> bytes:
@@ -165,6 +169,25 @@ def build_filter(machine: str, grant: Grant, pid: int) -> bytes:
         body = _rule(name, grant, pid)
         program += [(_EQUAL, 0, len(body), number), *body]
     program.append((_RETURN, 0, 0, _ENOSYS))
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+
+
+def build_narrower(machine: str, pid: int) -> bytes:
+    """A filter to add to one with `processes` and `narrows`: no process, no signal but to `pid`, no further filter.
+
+    It stays in the session that its creator can end. The numbers of other tables are ended by the first filter.
+    """
+    program = [(_LOAD, 0, 0, _NUMBER_AT)]
+    bodies = {
+        **dict.fromkeys((*_FORKS, *_SESSIONS), [(_RETURN, 0, 0, _EPERM)]),
+        **dict.fromkeys(_SIGNALS, _if_argument(0, (pid,), _ALLOW, _EPERM)),
+        "clone": _clone_rule(processes=False),
+        "prctl": _if_argument(0, _PRCTLS, _ALLOW, _EPERM),
+    }
+    for name, body in bodies.items():
+        if name in SYSCALLS[machine]:
+            program += [(_EQUAL, 0, len(body), SYSCALLS[machine][name]), *body]
+    program.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
 
 
@@ -189,7 +212,7 @@ def _rule(name: str, grant: Grant, pid: int) -> list[tuple[int, int, int, int]]:
     conditions = {
         "fcntl": (1, _FCNTL_DENIED, _EPERM, _ALLOW),
         "ioctl": (1, _IOCTLS, _ALLOW, _EPERM),
-        "prctl": (0, _PRCTLS, _ALLOW, _EPERM),
+        "prctl": (0, (*_PRCTLS, *_NARROWING_PRCTLS) if grant.narrows else _PRCTLS, _ALLOW, _EPERM),
         "prlimit64": (0, (0,), _ALLOW, _EPERM),
     }
     return _if_argument(*conditions[name]) if name in conditions else [(_RETURN, 0, 0, _ALLOW)]

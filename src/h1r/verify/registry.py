@@ -14,6 +14,11 @@ outside installed packages, the network and other processes are out of reach. So
 top, and reads its data there or in `warm`. A verifier that needs files, the network or programs to grade says so with
 `confined=False`; it then has workers of its own, and should trust what it is given.
 
+Each answer is graded in a fork of a worker, so what `grade` stores is gone afterwards, threads that `warm` started are
+not there, and (if confined) files that it left open are closed. A verifier that cannot do with that says
+`keeps_state=True`: its workers grade one answer after the other themselves, and what one answer does to them, the next
+ones find.
+
 `answer` is the part of the response after `</think>`. A verdict's reward is 1 for a correct answer, else 0.
 """
 
@@ -36,6 +41,7 @@ class Verifier:
     there, and in `usable_part` the part that their verdicts have if, and only if, the problem can be checked.
     `time_limit_s` is for verifiers whose honest answers need far less time than a pool allows: the smaller limit holds.
     `confined`: whether `grade` does without files, network and processes (our choice: yes unless it says otherwise).
+    `keeps_state`: whether answers share a process, rather than having one each (our choice: no).
     """
 
     name: str
@@ -47,6 +53,7 @@ class Verifier:
     usable_part: str | None = None
     time_limit_s: float | None = None
     confined: bool = True
+    keeps_state: bool = False
 
 
 _MATH_LIMIT_S = 2.0

@@ -37,6 +37,14 @@ from h1r.verify.response.extract import last_boxed
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)
 _STATES = re.compile(r"\banswer is\b")
 _NUMBER = re.compile(r"([-+]?)((?:\d+|[1-9]\d{0,2}(?:,\d{3})+)?)\.(\d+)|([-+]?)(\d+|[1-9]\d{0,2}(?:,\d{3})+)\.?")
+_WARMING = (
+    ("x+1", "1+x"),
+    (r"\frac{2}{3}", r"\int_0^2 \sqrt{t} dt"),
+    (r"\frac{m(m+1)(2m+1)}{6}", r"\sum_{j=1}^{m} j^2"),
+    ("2", r"\sum_{j=0}^{\infty} \frac{1}{2^j}"),
+    ("120", r"\prod_{j=2}^{5} j"),
+    ("1", r"\lim_{t \to 0} \frac{\sin t}{t}"),
+)
 _RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{([-+]?\d+)\}\{([-+]?\d+)\})")
 
 
@@ -61,8 +69,10 @@ def grade_lenient(problem: Problem, answer: str) -> Verdict:
 
 
 def warm() -> None:
-    """Imports `math-verify` and parses once, so that neither is charged to an answer."""
-    symbolic("x+1", "1+x")
+    """Imports `math-verify` and has it read each kind of formula that it is asked for, so that no answer pays for what
+    its parser and sympy load and keep: a process that grades one answer inherits it."""
+    for known, answer in _WARMING:
+        symbolic(known, answer)
 
 
 def equivalent(gold: str, answer: str) -> bool:

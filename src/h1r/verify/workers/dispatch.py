@@ -1,22 +1,27 @@
 """The thread that owns the worker processes: it hands them jobs, collects verdicts, and replaces what hangs or dies.
 
 Callers of any thread, or of an event loop, submit batches of jobs and hold a future per job. Batches take turns, one
-job each, so that a long batch does not stand before a short one. A job over its time limit costs its worker, and only
-that: when a job has taken SUSPICION of its limit a spare worker is started, so that the replacement is usually ready
-before the limit is reached.
+job each, so that a long batch does not stand before a short one.
 
-A worker loads all verifiers that were asked for so far, gives up its rights, and only then sees an answer. A verifier
-that it lacks is loaded by a fresh worker in its place, with the others; so one that comes late costs a worker once.
-Verifiers that keep their rights (`confined=False`) have workers of their own, as many again.
+A worker loads all verifiers that were asked for so far, gives up its rights, and only then is handed answers, one at a
+time: each is graded by a fork of the worker (`worker`), whose socket this thread made and reads. A job over its time
+limit (`clock`), one whose process dies and one that is given up cost that process and nothing else. A verifier that a
+confined worker lacks is loaded by a fresh worker in its place, with the others; so one that comes late costs a worker
+once. Verifiers that keep their rights (`confined=False`) or grade in the worker itself (`keeps_state`, or no safe fork)
+have workers of their own, as many again; of the latter a job that hangs or dies takes the worker with it.
+
+A worker that fails itself, and a process that the machine ended for want of memory, cost a job one more try, and then
+the verdict is "unscored".
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import queue
+import select
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -27,16 +32,18 @@ from typing import Any
 from h1r.errors import UserError
 from h1r.records import Reason, Verdict
 from h1r.verify.registry import Verifier
-from h1r.verify.workers.child import LOAD_LIMIT_S, Child, Job, origin_of, start_child
+from h1r.verify.workers.clock import wall_limit_s
+from h1r.verify.workers.frames import checked_verdict
+from h1r.verify.workers.handles import START_LIMIT_S, Grading, Job, Kind, Worker, kind_of, origin_of
 from h1r.verify.workers.isolation import AUTO, LEVEL_VARIABLE, WorkerIsolation, note_level
-from h1r.verify.workers.worker import checked_verdict, send_frame
 
-SUSPICION = 0.1
-SEND_LIMIT_S = 5.0
+OWN_END_S = 0.2
+"""Seconds for a process without a verdict to end by itself, so that it shows how."""
+_MIN_CHECK_S = 0.02
 
 
 class Dispatcher:
-    """At most `count` jobs at once, each within `time_limit_s` seconds of wall time (or its verifier's own fewer)."""
+    """At most `count` jobs at once, each within `time_limit_s` seconds (`clock`), or its verifier's own fewer."""
 
     def __init__(self, count: int, time_limit_s: float, memory_limit_bytes: int) -> None:
         self._count = count
@@ -47,14 +54,14 @@ class Dispatcher:
         self._ears.setblocking(False)
         self._bell.setblocking(False)
         self._batches: deque[deque[Job]] = deque()
-        self._workers: list[Child] = []
-        self._known: dict[tuple[str, bool], Verifier] = {}
+        self._workers: list[Worker] = []
+        self._known: dict[tuple[str, Kind], Verifier] = {}
         self._isolation = os.environ.get(LEVEL_VARIABLE) or AUTO
         self.isolation: WorkerIsolation | None = None
         self._sequence = 0
         self._closing = False
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._ears, selectors.EVENT_READ, None)
+        self._selector.register(self._ears, selectors.EVENT_READ, self._listen)
         self._thread = threading.Thread(target=self._main, name="h1r-verify", daemon=True)
         self._thread.start()
 
@@ -64,7 +71,7 @@ class Dispatcher:
         self._call(lambda: self._queue(batch))
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Drops jobs that have not begun, and ends the workers of those that have."""
+        """Drops jobs that have not begun, and ends those that have."""
         unwanted = set(jobs)
         for job in unwanted:
             job.future.cancel()
@@ -90,7 +97,7 @@ class Dispatcher:
     def _queue(self, batch: deque[Job]) -> None:
         self._batches.append(batch)
         for job in batch:
-            self._known.setdefault((str(job.verifier.grade), job.verifier.confined), job.verifier)
+            self._known.setdefault(_key(job.verifier), job.verifier)
 
     def _stop(self) -> None:
         self._closing = True
@@ -99,7 +106,7 @@ class Dispatcher:
         for worker in [worker for worker in self._workers if worker.job in jobs]:
             assert worker.job is not None
             worker.job.future.set_exception(RuntimeError("the answer was given up"))
-            self._drop(worker)
+            self._free(worker)
 
     def _main(self) -> None:
         try:
@@ -140,24 +147,21 @@ class Dispatcher:
             worker.job = job
             self._send(worker)
 
-    def _of_kind(self, verifier: Verifier) -> list[Child]:
-        return [worker for worker in self._workers if worker.confined == verifier.confined]
-
-    def _free_worker(self, job: Job) -> Child:
-        """A worker for the job: a fresh one for a second try, else the one that has loaded most of what is needed."""
-        if not job.retried:
-            for worker in self._workers:
-                if worker.job is None and worker.is_ready(job.verifier):
-                    return worker
-        free = [worker for worker in self._of_kind(job.verifier) if worker.job is None]
-        able = [worker for worker in free if worker.can_take(job.verifier) and not (job.retried and worker.served)]
+    def _free_worker(self, job: Job) -> Worker:
+        """A worker for the job: the one that has loaded most of what is needed, else a fresh one."""
+        for worker in self._workers:
+            if worker.job is None and not worker.ending and worker.is_ready(job.verifier):
+                return worker
+        kind = kind_of(job.verifier)
+        free = [worker for worker in self._workers if worker.kind == kind and not worker.job and not worker.ending]
+        able = [worker for worker in free if worker.can_take(job.verifier)]
         if able:
-            return min(able, key=lambda worker: (not worker.is_ready(job.verifier), worker.loading is not None))
+            return min(able, key=lambda worker: worker.loading is not None)
         if free:
             self._drop(free[0])
-        return self._start(job.verifier.confined)
+        return self._start(kind)
 
-    def _send(self, worker: Child) -> None:
+    def _send(self, worker: Worker) -> None:
         """Sends the worker its job, or first the order to import what is missing, unless it is importing now."""
         job = worker.job
         if worker.loading is not None:
@@ -166,67 +170,69 @@ class Dispatcher:
             self._grade(worker, job)
             return
         missing = self._missing(worker)
-        if job and not missing and worker.confined and not worker.closed:
+        if job and not missing and worker.kind.confined and not worker.closed:
             missing = [job.verifier]  # nothing is graded before the rights are gone, whatever else failed to load
         if missing:
-            self._load(worker, missing[0], seal=worker.confined and len(missing) == 1)
+            worker.load(missing[0], seal=worker.kind.confined and len(missing) == 1)
         elif job:
             self._grade(worker, job)
 
-    def _missing(self, worker: Child) -> list[Verifier]:
+    def _missing(self, worker: Worker) -> list[Verifier]:
         """What the worker has to load: for its job, and while it can, for those that may come."""
-        known = [] if worker.closed else [item for item in self._known.values() if item.confined == worker.confined]
+        known = [] if worker.closed else [item for item in self._known.values() if kind_of(item) == worker.kind]
         wanted = {item.grade: item for item in (*known, *([worker.job.verifier] if worker.job else []))}
         return [item for item in wanted.values() if item.grade not in worker.loaded]
 
-    def _grade(self, worker: Child, job: Job) -> None:
+    def _grade(self, worker: Worker, job: Job) -> None:
         self._sequence += 1
-        worker.request = self._sequence
-        problem = {item.name: getattr(job.problem, item.name) for item in dataclasses.fields(job.problem)}
-        message = {"id": worker.request, "grade": job.verifier.grade, "problem": problem, "answer": job.answer}
-        worker.limit_s = self._limit(job.verifier)
-        self._write(worker, message | {"time_limit_s": worker.limit_s}, worker.limit_s)
-
-    def _limit(self, verifier: Verifier) -> float:
-        return min(self._time_limit_s, verifier.time_limit_s or self._time_limit_s)
-
-    def _load(self, worker: Child, verifier: Verifier, seal: bool) -> None:
-        worker.loading, worker.limit_s, worker.closed = verifier, LOAD_LIMIT_S, worker.closed or seal
-        self._write(worker, {"load": verifier.grade, "warm": verifier.warm, "seal": seal}, LOAD_LIMIT_S)
-
-    def _write(self, worker: Child, message: dict[str, Any], limit_s: float) -> None:
-        worker.started = time.monotonic()
-        worker.deadline = worker.started + limit_s
-        worker.connection.settimeout(SEND_LIMIT_S)
+        limit_s = min(self._time_limit_s, job.verifier.time_limit_s or self._time_limit_s)
         try:
-            send_frame(worker.connection, message)
-        except OSError:
-            worker.deadline = 0.0  # dead or deaf: the collector reads its end of file, or lets it time out
+            grading = Grading(self._sequence, job, limit_s)
         except (TypeError, ValueError) as error:  # metadata that is no JSON
-            job, worker.job = worker.job, None
-            if job:
-                job.future.set_exception(UserError(f"problem `{job.problem.id}` cannot be written as JSON: {error}"))
+            worker.job = None
+            job.future.set_exception(UserError(f"problem `{job.problem.id}` cannot be written as JSON: {error}"))
+            return
+        events = selectors.EVENT_READ | selectors.EVENT_WRITE
+        self._selector.register(grading.connection, events, lambda: self._talk(worker, grading))
+        worker.grade(grading)
 
     def _collect(self) -> None:
         """Waits for the first event and deals with all that are due."""
-        busy = [worker for worker in self._workers if worker.job or worker.loading]
-        moments = [worker.deadline for worker in busy]
-        for worker in busy:
-            if worker.job and not worker.loading and self._lacks_spare(worker.job):
-                moments.append(worker.started + SUSPICION * worker.limit_s)
         now = time.monotonic()
-        wait = max(min(moments) - now, 0.0) if moments else None
-        for key, _ in self._selector.select(wait):
-            if key.data is None:
-                self._listen()
-            elif key.data in self._workers:
-                self._receive(key.data)
-        now = time.monotonic()
-        for worker in busy:
-            if worker in self._workers and (worker.job or worker.loading) and worker.deadline <= now:
-                self._fail(worker, f"time limit of {worker.limit_s:g} s exceeded", retry=False, reason="time")
-            elif worker.job and not worker.loading and now - worker.started >= SUSPICION * worker.limit_s:
-                self._provide_spare(worker.job)
+        moments = [self._next_check(worker, now) for worker in self._workers if worker.is_busy]
+        for key, _ in self._selector.select(max(min(moments) - now, 0.0) if moments else None):
+            now_there = self._selector.get_map().get(key.fd)
+            if now_there and now_there.fileobj is key.fileobj:  # an event before this one may have ended it
+                key.data()
+        for worker in [worker for worker in self._workers if worker.is_busy]:
+            self._check(worker)
+
+    def _next_check(self, worker: Worker, now: float) -> float:
+        """When the worker can be over a limit at the earliest, threads apart."""
+        grading = worker.grading
+        if grading is None or grading.meter is None:
+            return worker.deadline
+        left = min(grading.limit_s - grading.meter.charged(), wall_limit_s(grading.limit_s) - grading.meter.wall_s)
+        return now + max(left, _MIN_CHECK_S)
+
+    def _check(self, worker: Worker) -> None:
+        """Ends what is over a limit: an answer that of its processor time, or of wall time; a worker its deadline."""
+        grading = worker.grading
+        if grading is None or grading.meter is None:
+            if worker.deadline <= time.monotonic():
+                self._fail(worker, f"no sign of life in {START_LIMIT_S:g} s")
+            return
+        wall_s, why = wall_limit_s(grading.limit_s), ""
+        if grading.meter.charged() >= grading.limit_s:
+            why = _over(grading.limit_s)
+        elif grading.meter.wall_s >= wall_s:
+            why = f"time limit of {wall_s:g} s of wall time exceeded"
+        if not why:
+            return
+        if select.select([grading.connection], [], [], 0)[0]:  # this thread is what came late
+            self._talk(worker, grading)
+        if worker.grading is grading:
+            self._settle(worker, Verdict(0.0, error=why, reason="time"))
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -238,49 +244,98 @@ class Dispatcher:
             except queue.Empty:
                 return
 
-    def _lacks_spare(self, job: Job) -> bool:
-        return len(self._workers) <= self._count or len(self._of_kind(job.verifier)) <= self._count
-
-    def _provide_spare(self, job: Job) -> None:
-        if self._lacks_spare(job):
-            self._send(self._start(job.verifier.confined))
-
-    def _receive(self, worker: Child) -> None:
-        job = worker.job
+    def _talk(self, worker: Worker, grading: Grading) -> None:
+        """Sends an answer's process what is left to send, and reads what it says: one verdict, and then the end."""
         try:
-            reply = worker.replies.take()
-            if reply is None:
+            if not grading.is_sent:
+                grading.send()
+                if grading.is_sent:
+                    grading.start()
+                    data = self._selector.get_key(grading.connection).data
+                    self._selector.modify(grading.connection, selectors.EVENT_READ, data)
+            with contextlib.suppress(BlockingIOError):
+                grading.replies.read()
+            reply = grading.replies.next()
+            if reply is not None:
+                self._settle(worker, checked_verdict(reply.get("verdict")), is_whole=True)
+        except (OSError, EOFError):
+            if not worker.kind.forks:
+                self._fail(worker, "it died")
                 return
-            if worker.loading:
-                self._loaded(worker, reply)
-                return
-            verdict = checked_verdict(reply.get("verdict"))
-            if job is None or reply.get("id") != worker.request:
-                raise ValueError("a reply to another request")
-        except (OSError, EOFError, ValueError, RecursionError):
-            self._fail(worker, "worker died", retry=True)
-            return
-        if reply.get("exhausted"):
-            self._fail(worker, verdict.error or "the answer left too few files to open", retry=True)
-            return
-        worker.job = None
-        worker.served += 1
-        job.future.set_result(verdict)
+            self._selector.unregister(grading.connection)
+            worker.ending = worker.end(OWN_END_S)
+        except (ValueError, RecursionError) as error:
+            self._settle(worker, Verdict(0.0, error=f"worker died: no reply but {error}"[:300], reason="crash"))
 
-    def _loaded(self, worker: Child, reply: dict[str, Any]) -> None:
+    def _settle(self, worker: Worker, verdict: Verdict, is_whole: bool = False) -> None:
+        """The verdict on the answer at hand; its process has nothing more to say, and the worker is free."""
+        assert worker.job is not None
+        worker.job.future.set_result(verdict)
+        worker.served += 1
+        self._free(worker, is_whole)
+
+    def _free(self, worker: Worker, is_whole: bool = False) -> None:
+        """Takes the worker its job; one that grades by itself survives that only if it has said its verdict, `is_whole`."""
+        worker.job = None
+        if worker.grading:
+            self._selector.unregister(worker.grading.connection)
+            worker.end()
+            if not worker.kind.forks and not is_whole:
+                self._drop(worker)
+
+    def _receive(self, worker: Worker) -> None:
+        """What the worker itself says: it has loaded something, begun an answer's process, or ended one."""
+        try:
+            worker.replies.read()
+            while worker in self._workers and (reply := worker.replies.next()) is not None:
+                if worker.loading:
+                    self._loaded(worker, reply)
+                elif worker.grading and reply.get("id") == worker.grading.number:
+                    self._begun(worker, worker.grading, reply)
+                elif worker.ending and reply.get("id") == worker.ending.number and "status" in reply:
+                    self._ended(worker, worker.ending, reply)
+        except (OSError, EOFError, ValueError, RecursionError):
+            self._fail(worker, "it died")
+
+    def _begun(self, worker: Worker, grading: Grading, reply: dict[str, Any]) -> None:
+        if "pid" in reply:
+            grading.pid = int(reply["pid"])
+            grading.start()
+        else:
+            self._fail(worker, str(reply.get("failed")))
+
+    def _ended(self, worker: Worker, grading: Grading, reply: dict[str, Any]) -> None:
+        """Why an answer's process ended without a verdict."""
+        worker.ending = None
+        status = int(reply["status"])
+        ended_by = signal.Signals(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else None
+        if reply["processor_s"] >= grading.limit_s:
+            self._give(worker, Verdict(0.0, error=_over(grading.limit_s), reason="time"))
+        elif ended_by == signal.SIGKILL and not reply["killed"]:
+            self._again_or(worker, "the machine ended the answer's process; it may be short of memory")
+        else:
+            how = "its connection was closed" if reply["killed"] else ended_by.name if ended_by else f"exit {status >> 8}"
+            self._give(worker, Verdict(0.0, error=f"worker died ({how})", reason="crash"))
+
+    def _give(self, worker: Worker, verdict: Verdict) -> None:
+        if worker.job:
+            worker.job.future.set_result(verdict)
+            worker.job = None
+        worker.served += 1
+
+    def _loaded(self, worker: Worker, reply: dict[str, Any]) -> None:
         verifier, worker.loading = worker.loading, None
         assert verifier is not None
         assert verifier.grade is not None
-        key = (verifier.grade, verifier.confined)
         if "error" not in reply:
             worker.loaded.add(verifier.grade)
             worker.origins.add(origin_of(verifier))
-            if reply.get("isolation") and not worker.served:  # afterwards it may lie
+            if reply.get("isolation") and not worker.served:  # one that grades by itself may lie afterwards
                 self._tell(*reply["isolation"])
             self._send(worker)
             return
         worker.closed = False
-        self._known.pop(key, None)
+        self._known.pop(_key(verifier), None)
         if worker.job and worker.job.verifier.grade == verifier.grade:
             job, worker.job = worker.job, None
             why = f"verifier `{verifier.name}` cannot be loaded ({reply['error']}); install what it needs"
@@ -297,12 +352,12 @@ class Dispatcher:
             self.isolation = level
             note_level(level, why)
 
-    def _fail(self, worker: Child, why: str, retry: bool, reason: Reason = "crash") -> None:
-        """Replaces the worker; its job gets reward 0, or another try when this worker was not fresh."""
-        job, loading, served = worker.job, worker.loading, worker.served
+    def _fail(self, worker: Worker, why: str) -> None:
+        """Replaces a worker that has failed. Its job gets another try if that may not be the answer's doing."""
+        job, loading, served, forks = worker.job, worker.loading, worker.served, worker.kind.forks
         self._drop(worker)
         if loading and not (job and loading.grade == job.verifier.grade):
-            self._known.pop((str(loading.grade), loading.confined), None)
+            self._known.pop(_key(loading), None)
             if job:
                 self._try_again(job)
         elif job is None:
@@ -314,22 +369,40 @@ class Dispatcher:
                     "`python -c 'import h1r.verify.workers.worker'` may say more, or its memory limit is too low"
                 )
             )
-        elif retry and served and not job.retried:
+        elif not job.retried and (forks or served):
             self._try_again(job)
         else:
-            job.future.set_result(Verdict(0.0, error=why, reason=reason))
+            reason: Reason = "unscored" if forks else "crash"
+            job.future.set_result(Verdict(0.0, error=f"worker died ({why})", reason=reason))
+
+    def _again_or(self, worker: Worker, why: str) -> None:
+        job, worker.job = worker.job, None
+        if job and job.retried:
+            job.future.set_result(Verdict(0.0, error=why, reason="unscored"))
+        elif job:
+            self._try_again(job)
 
     def _try_again(self, job: Job) -> None:
         job.retried = True
         self._batches.appendleft(deque((job,)))
 
-    def _drop(self, worker: Child) -> None:
+    def _drop(self, worker: Worker) -> None:
+        if worker.grading:
+            self._selector.unregister(worker.grading.connection)
         self._selector.unregister(worker.connection)
         worker.kill()
         self._workers.remove(worker)
 
-    def _start(self, confined: bool) -> Child:
-        worker = start_child(confined, self._isolation, self._memory_limit_bytes)
-        self._selector.register(worker.connection, selectors.EVENT_READ, worker)
+    def _start(self, kind: Kind) -> Worker:
+        worker = Worker(kind, self._isolation, self._memory_limit_bytes)
+        self._selector.register(worker.connection, selectors.EVENT_READ, lambda: self._receive(worker))
         self._workers.append(worker)
         return worker
+
+
+def _key(verifier: Verifier) -> tuple[str, Kind]:
+    return str(verifier.grade), kind_of(verifier)
+
+
+def _over(limit_s: float) -> str:
+    return f"time limit of {limit_s:g} s exceeded"

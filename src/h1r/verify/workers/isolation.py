@@ -7,8 +7,10 @@
 
 A worker first imports, and warms, every verifier that its pool needs: trusted code, which may read its data and start
 what it likes. Then it keeps: these readable folders (standard library, installed packages, the packages imported so
-far, system libraries), its connection, memory, threads. It is root no longer in any sense but the name: the one
-capability left is to read, within the folders. Metadata (`stat`) of other files stays visible, and so does time.
+far, system libraries), its connection, memory, threads, and `fork`. It is root no longer in any sense but the name: the
+one capability left is to read, within the folders. Metadata (`stat`) of other files stays visible, and so does time.
+
+The fork that grades an answer then closes the connection, and gives up `fork` and signals too (`confine_answer`).
 
 `H1R_WORKER_ISOLATION` names a level that is then that one or none; by default it is the strongest that works.
 """
@@ -50,17 +52,18 @@ class WorkerIsolation(StrEnum):
     LANDLOCK = "landlock"
 
 
-def give_up_rights(wanted: str = AUTO) -> tuple[WorkerIsolation, str]:
+def give_up_rights(wanted: str = AUTO, forks: bool = False) -> tuple[WorkerIsolation, str]:
     """Confines this process for good: the level reached, and why it is no stronger one ("" at the strongest).
 
-    `ValueError` when a level is named and cannot be had.
+    One that `forks` keeps that right, and passes it on to nobody (`confine_answer`). `ValueError` when a level is named
+    and cannot be had.
     """
     known = [AUTO, *WorkerIsolation]
     if wanted not in known:
         raise ValueError(f"{LEVEL_VARIABLE}={wanted} is no level; use one of {', '.join(known)}")
     level, why = WorkerIsolation.RLIMITS, "as asked for"
     if wanted != WorkerIsolation.RLIMITS:
-        level, why = _confine(with_files=wanted != WorkerIsolation.CALLS)
+        level, why = _confine(wanted != WorkerIsolation.CALLS, forks)
     if wanted not in (AUTO, level):
         raise ValueError(f"{LEVEL_VARIABLE}={wanted} cannot be had here: {why}")
     return level, why
@@ -74,7 +77,20 @@ def kernel_limits() -> dict[int, int]:
     return found
 
 
-def _confine(with_files: bool) -> tuple[WorkerIsolation, str]:
+def confine_answer(level: WorkerIsolation | None, worker: int) -> None:
+    """What a fork of `worker` gives up beyond that before it reads an answer; `OSError` if it cannot."""
+    if sys.platform != "linux":
+        return
+    from h1r.sandbox import confine
+
+    confine.die_with_parent()
+    if os.getppid() != worker:
+        os._exit(1)  # it had ended before
+    if level in (WorkerIsolation.CALLS, WorkerIsolation.LANDLOCK):
+        confine.narrow_system_calls()
+
+
+def _confine(with_files: bool, forks: bool) -> tuple[WorkerIsolation, str]:
     if sys.platform != "linux":
         return WorkerIsolation.RLIMITS, f"{sys.platform} has neither Landlock nor system call filters"
     from h1r.sandbox import confine, seccomp
@@ -87,18 +103,29 @@ def _confine(with_files: bool) -> tuple[WorkerIsolation, str]:
         abi, why = 0, str(error)
     try:
         readable, threads = readable_paths(), _threads()
+        _be_counted()
         confine.drop_capabilities(keep=confine.CAP_DAC_READ_SEARCH)
         confine.no_new_privileges()
         if abi:
             confine.restrict_files(readable, executable=False)
-        changes = abi >= confine.FIRST_TRUNCATION_ABI and threads == 1
-        grant = seccomp.Grant(executes=False, changes=changes)
-        confine.restrict_system_calls(grant, all_threads=threads > 1)
+        changes = abi >= confine.FIRST_TRUNCATION_ABI and (threads == 1 or forks)
+        grant = seccomp.Grant(processes=forks, executes=False, changes=changes, narrows=forks)
+        confine.restrict_system_calls(grant, all_threads=threads > 1 and not forks)
     except OSError as error:
         return WorkerIsolation.RLIMITS, str(error)
-    if abi and threads > 1:
+    if abi and threads > 1 and not forks:
         return WorkerIsolation.CALLS, f"a verifier had started {threads - 1} threads, which no file rule reaches"
     return (WorkerIsolation.LANDLOCK if abi else WorkerIsolation.CALLS), why
+
+
+def _be_counted() -> None:
+    """The kernel bounds the threads of no process whose real user is root; only rights that the effective user gives
+    are used here."""
+    from h1r.sandbox import confine
+
+    if os.getuid() == os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a user namespace that knows no other
+            os.setresuid(confine.UNPRIVILEGED_ID, 0, 0)
 
 
 def readable_paths() -> list[str]:
@@ -175,7 +202,7 @@ def worker_isolation() -> tuple[WorkerIsolation, list[str]]:
     import socket
     import tempfile
 
-    from h1r.verify.workers.child import Job
+    from h1r.verify.workers.handles import Job
     from h1r.verify.workers.dispatch import Dispatcher
 
     job = Job(Verifier("isolation", "h1r.verify.workers.isolation:probe"), Problem("", "", ""), "")

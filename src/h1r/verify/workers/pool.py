@@ -2,9 +2,8 @@
 
     verdict.parts = {"correct": 0 or 1, "format": 0 or 1, ...}      verdict.reward = parts["correct"]
 
-An answer over its time limit gets reward 0 and an error. An answer whose worker dies, or runs out of memory or of files
-to open, is graded once more by a fresh worker, so that no answer pays for what its predecessors left behind; then it
-gets reward 0 too.
+An answer over its time limit, and one whose process dies, get reward 0, an error and the reason. Each is graded by a
+process of its own (`worker`), so that no answer pays for what another one did.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from h1r.records import Problem, Verdict
 from h1r.verify.registry import Verifier, require, resolve
 from h1r.verify.response.extract import split_response
 from h1r.verify.response.format import check_format
-from h1r.verify.workers.child import Job
+from h1r.verify.workers.handles import Job
 from h1r.verify.workers.dispatch import Dispatcher
 from h1r.verify.workers.isolation import WorkerIsolation
 
@@ -35,7 +34,8 @@ MAX_ANSWER_CHARS = 1_000_000
 class VerifierPool:
     """Grades answers in `workers` child processes, started when first needed. Usable from any thread, at once.
 
-    `time_limit_s` is the wall time of one answer, `memory_limit_bytes` the address space of a worker. Without
+    `time_limit_s` is the processor time of one answer, or what it slept (`clock`), and `memory_limit_bytes` its address
+    space. Without
     `format_checks` the verdicts say nothing of the response's format; reading it whole takes most of the time. Use it
     as a context manager, or call `close`; children also end when this process does, however it ends.
     """

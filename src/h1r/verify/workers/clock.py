@@ -1,0 +1,79 @@
+"""How much of its time limit a process has used, on a machine that may be busy with other things.
+
+    spent     processor time of the process, of all its threads
+    idle      wall time that it neither computed in nor waited for a processor in: asleep, blocked
+    charged   max(spent, spent + idle while it is blocked)
+
+Time that others hold the processor is no fault of the answer, so it is charged to none; WALL_FACTOR times the limit,
+and MIN_WALL_S at least, ends what is neither computing nor blocked. Sources: proc(5), `schedstat` (nanoseconds spent
+waiting on a run queue) and `stat` (the state); clock_getcpuclockid(3), which makes a clock's id from a process id.
+
+Where processor time of others cannot be read (no Linux) all wall time is charged.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+WALL_FACTOR = 10.0
+MIN_WALL_S = 60.0
+_CPU_CLOCK_OF_PROCESS = 2  # CPUCLOCK_SCHED
+_BLOCKED = "ST"
+"""States of a process that sleeps, and of one that has stopped itself; others compute, wait for a disk, or are over."""
+
+
+def wall_limit_s(limit_s: float) -> float:
+    """Seconds of wall time that end an answer, whatever it did in them."""
+    return max(MIN_WALL_S, WALL_FACTOR * limit_s)
+
+
+class Meter:
+    """Counts from its making on; `charged` is in seconds and never falls."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._clock = (~pid << 3) | _CPU_CLOCK_OF_PROCESS
+        self._started = time.monotonic()
+        self._spent_before = self._spent() or 0.0
+        self._waited_before = self._waited()
+        self._charged = 0.0
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since its making."""
+        return time.monotonic() - self._started
+
+    def charged(self) -> float:
+        """What the process is to account for so far."""
+        wall, spent = self.wall_s, self._spent()
+        if spent is None:
+            charged = wall if sys.platform != "linux" else self._charged  # it has ended
+        else:
+            charged = spent - self._spent_before
+            if self._is_blocked():
+                charged = max(charged, wall - self._waited() + self._waited_before)
+        self._charged = max(self._charged, charged)
+        return self._charged
+
+    def _spent(self) -> float | None:
+        if sys.platform != "linux":
+            return None
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:
+            return None
+
+    def _waited(self) -> float:
+        try:
+            with open(f"/proc/{self._pid}/schedstat", encoding="ascii") as handle:
+                return int(handle.read().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
+    def _is_blocked(self) -> bool:
+        try:
+            with open(f"/proc/{self._pid}/stat", encoding="ascii", errors="replace") as handle:
+                return handle.read().rpartition(")")[2].split()[0] in _BLOCKED
+        except (OSError, IndexError):
+            return False
