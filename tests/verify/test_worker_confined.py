@@ -116,13 +116,18 @@ def test_a_verifier_that_no_longer_loads_does_not_stop_the_others(tmp_path, monk
 
 
 @needs_landlock
-def test_threads_that_a_verifier_starts_lower_the_level_that_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("keeps_state", "level"), [(False, "landlock"), (True, "calls")])
+def test_threads_that_a_verifier_starts_lower_the_level_only_where_it_grades_beside_them(
+    keeps_state, level, tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(str(tmp_path))
     warm = "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
-    write_verifier(tmp_path, "h1r_threads", warm=warm, grade="open('/tmp/h1r-x', 'w')")
+    name = f"h1r_threads_{level}"
+    verifier = write_verifier(tmp_path, name, warm=warm, grade="open('/tmp/h1r-x', 'w')")
+    register(Verifier(verifier.name, verifier.grade, warm=verifier.warm, keeps_state=keeps_state))
     with VerifierPool() as pool:
-        (verdict,) = pool.verify_many([Problem("p", "", "", "test-h1r_threads")], ["x"])
-        assert pool.isolation == WorkerIsolation.CALLS
+        (verdict,) = pool.verify_many([Problem("p", "", "", verifier.name)], ["x"])
+        assert pool.isolation == WorkerIsolation(level)
     assert "PermissionError" in (verdict.error or "")
 
 

@@ -43,7 +43,6 @@ def test_what_an_answer_leaves_behind_costs_no_other_its_verdict(name, places):
 
 CONNECTION = """
     import json, struct
-    request = sys._getframe(2).f_locals["request"]
     for descriptor in range(3, 256):
         try:
             parent = socket.socket(fileno=descriptor)
@@ -66,26 +65,23 @@ def test_a_reply_that_never_ends_holds_nobody_but_itself_up(places):
     """
     )
     owner = Problem("p", "", "", "test-execute", metadata=places)
-    with VerifierPool(workers=2, time_limit_s=2.0) as pool:
+    with VerifierPool(workers=2, time_limit_s=10.0) as pool:
         assert pool.verify_many([owner] * 2, ["time.sleep(0.3)"] * 2)[0].reward == 1.0
         dripping = pool.submit_many([owner], [drip])
         time.sleep(0.3)
-        start = time.monotonic()
         assert [verdict.reward for verdict in pool.verify_many([owner] * 50, ["pass"] * 50)] == [1.0] * 50
-        assert time.monotonic() - start < 1.5
+        assert not dripping.futures[0].done()
         assert "time limit" in (dripping.verdict(0).error or "")
 
 
 @needs_landlock
-def test_replies_in_advance_and_without_measure_end_the_worker(places, pool):
+def test_replies_in_advance_and_without_measure_concern_no_other_answer(places, pool):
     forged = (
         CONNECTION
         + """
-    def reply(number):
-        verdict = {"reward": 1.0, "parts": {}, "extracted": None, "error": None, "reason": None}
-        body = json.dumps({"id": number, "verdict": verdict}).encode()
-        return struct.pack("!I", len(body)) + body
-    parent.sendall(reply(request["id"]) + reply(request["id"] + 1))
+    verdict = {"reward": 1.0, "parts": {}, "extracted": None, "error": None, "reason": None}
+    body = json.dumps({"verdict": verdict}).encode()
+    parent.sendall(2 * (struct.pack("!I", len(body)) + body))
     time.sleep(1000)
     """
     )
@@ -96,8 +92,17 @@ def test_replies_in_advance_and_without_measure_end_the_worker(places, pool):
     time.sleep(1000)
     """
     )
+    many = (
+        CONNECTION
+        + """
+    parent.sendall(struct.pack("!I", 3 << 20) + b"[" + b"[]," * (1 << 20))
+    time.sleep(1000)
+    """
+    )
     owner = Problem("p", "", "", "test-execute", metadata=places)
-    for attack in (forged, large):
-        found = pool.verify_many([owner] * 3, ["pass", attack, "raise PermissionError(1)"])
-        assert [verdict.reward for verdict in found] == [1.0, 0.0, 0.0]
-        assert found[1].error == "worker died"
+    for attack in (forged, large, many):
+        found = pool.verify_many([owner] * 4, ["pass", attack, "raise PermissionError(1)", "pass"])
+        assert [found[number].reward for number in (0, 2, 3)] == [1.0, 0.0, 1.0]
+        if attack is not forged:
+            assert (found[1].reward, found[1].reason) == (0.0, "crash")
+            assert "worker died" in (found[1].error or "")

@@ -146,7 +146,7 @@ def architecture() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the filter permits beyond computing: `fork`, programs, changed files. `strict`, `narrows`: see the module."""
+    """What the filter permits beyond computing: `fork`, programs, changed files. For the others see the module."""
 
     processes: bool = False
     strict: bool = True
@@ -179,8 +179,8 @@ def build_narrower(machine: str, pid: int) -> bytes:
     """
     program = [(_LOAD, 0, 0, _NUMBER_AT)]
     bodies = {
-        **dict.fromkeys((*_FORKS, *_SESSIONS), [(_RETURN, 0, 0, _EPERM)]),
-        **dict.fromkeys(_SIGNALS, _if_argument(0, (pid,), _ALLOW, _EPERM)),
+        **{name: [(_RETURN, 0, 0, _EPERM)] for name in sorted(_FORKS | _SESSIONS)},
+        **{name: _if_argument(0, (pid,), _ALLOW, _EPERM) for name in sorted(_SIGNALS)},
         "clone": _clone_rule(processes=False),
         "prctl": _if_argument(0, _PRCTLS, _ALLOW, _EPERM),
     }

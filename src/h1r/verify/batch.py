@@ -58,15 +58,20 @@ def verify_file(
     default = require(verifier).name if verifier else None
     with opened(path) as handle, VerifierPool(workers=workers, time_limit_s=time_limit_s) as pool:
         waiting: deque[_Chunk] = deque()
-        with ReadAhead(handle) as ahead:
-            while True:
-                lines = ahead.take(wait=not waiting) if len(waiting) < IN_FLIGHT else None
-                if lines:
-                    waiting.append(_submit(lines, default, pool))
-                elif waiting:
-                    yield from waiting.popleft().rows()
-                else:
-                    return
+        try:
+            with ReadAhead(handle) as ahead:
+                while True:
+                    lines = ahead.take(wait=not waiting) if len(waiting) < IN_FLIGHT else None
+                    if lines:
+                        waiting.append(_submit(lines, default, pool))
+                    elif waiting:
+                        yield from waiting[0].rows()
+                        waiting.popleft()
+                    else:
+                        return
+        finally:
+            for chunk in waiting:
+                chunk.batch.cancel()
 
 
 @contextlib.contextmanager

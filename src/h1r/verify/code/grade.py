@@ -21,7 +21,7 @@ import atexit
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from h1r.errors import UserError
 from h1r.progress import note
@@ -34,6 +34,7 @@ from h1r.verify.code.execute import judge
 from h1r.verify.code.extract import Wanted, extract_code, language_of
 from h1r.verify.code.outcome import Failure, Result
 from h1r.verify.code.problem_tests import CheckTests, StdinTests, Tests, TestsError, parse_tests, sampled
+from h1r.verify.threads import DaemonThreads
 
 WORKERS_VARIABLE = "H1R_SANDBOX_WORKERS"
 REMOTE_WORKERS = 16
@@ -169,13 +170,13 @@ class _Shared:
         url = os.environ.get(URL_VARIABLE) or None
         workers = _workers(REMOTE_WORKERS if url else os.cpu_count() or 1)
         self.pool = SandboxPool(workers, url=url)
-        self.threads = ThreadPoolExecutor(workers, thread_name_prefix="h1r-code")
+        self.threads = DaemonThreads(workers, "h1r-code")
         self.pid = os.getpid()
         note(f"tested code runs with isolation by {self.pool.level.name.lower()}")
 
     def close(self) -> None:
         if os.getpid() == self.pid:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+            self.threads.close()
             self.pool.close()
 
 

@@ -1,6 +1,8 @@
 """Procedural problems, judged by their family's scorer: the library's own, or ours where that would evaluate an answer.
 
-grade     the verdict            scorers   ours, by family            formula   answers that are formulas, without `eval`
+grade     the verdict
+scorers   ours, by family
+formula   answers that are formulas, without `eval`
 """
 
 from h1r.verify.reasoning_gym.grade import grade, score, warm

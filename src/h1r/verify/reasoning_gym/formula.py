@@ -28,7 +28,9 @@ FUNCTIONS = {
 
 _ALLOWED = re.compile(r"[A-Za-z0-9.+\-*/^(){}\[\]|\\ ]*")
 _WORD = re.compile(r"\\?[A-Za-z]++")
-_PASSED_COMMANDS = frozenset((r"\frac", r"\dfrac", r"\tfrac", r"\cdot", r"\times", r"\div", r"\left", r"\right", r"\pi"))
+_PASSED_COMMANDS = frozenset(
+    (r"\frac", r"\dfrac", r"\tfrac", r"\cdot", r"\times", r"\div", r"\left", r"\right", r"\pi")
+)
 _SPELLINGS = {r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\left": "", r"\right": "", "E": "e"}
 _ABSOLUTE = ("abs", "Abs")
 
@@ -98,18 +100,20 @@ def numbers_of(node: Node) -> list[Fraction] | None:
 
 def value_of(node: Node) -> Fraction | None:
     """The exact value of a tree for which `numbers_of` is not None; None where it divides by zero."""
-    if node[0] == "num":
-        return Fraction(node[1])
-    values = [value_of(part) for part in node[1:]]
-    if values[0] is None or values[-1] is None:
+    try:
+        return _value(node)
+    except ZeroDivisionError:
         return None
-    if node[0] == "neg":
-        return -values[0]
-    if node[0] == "add":
-        return values[0] + values[1]
-    if node[0] == "mul":
-        return values[0] * values[1]
-    return values[0] / values[1] if values[1] else None
+
+
+def _value(node: Node) -> Fraction:
+    kind, *parts = node
+    if kind == "num":
+        return Fraction(parts[0])
+    if kind == "neg":
+        return -_value(parts[0])
+    left, right = map(_value, parts)
+    return left + right if kind == "add" else left * right if kind == "mul" else left / right
 
 
 def is_expanded(node: Node) -> bool:

@@ -34,7 +34,9 @@ EVALUATES_ITS_OWN = frozenset(
     )
 )
 """Read: they evaluate what an item holds, or when they make it, or have a function of that name; never an answer."""
-_EVALUATION = re.compile(r"\b(?:eval|exec|compile|parse_expr|sympify|parse_latex|lambdify|simplify|pickle|__import__)\b")
+_EVALUATION = re.compile(
+    r"\b(?:eval|exec|compile|parse_expr|sympify|parse_latex|lambdify|simplify|pickle|__import__)\b"
+)
 _INERT = re.compile(r"[0-9 +\-,.()\[\]\n]*")
 
 _GRID_FAMILIES = frozenset(("arc_agi", "rearc"))

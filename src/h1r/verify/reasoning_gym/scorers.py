@@ -1,7 +1,8 @@
 """Scorers of ours, for families whose own would evaluate the answer, or pay answers that solve nothing.
 
     evaluated there (`eval`, sympy)   puzzle24, countdown, simple_integration, intermediate_integration,
-                                      polynomial_multiplication, string_insertion, spiral_matrix, binary_matrix, n_queens
+                                      polynomial_multiplication, string_insertion, spiral_matrix, binary_matrix,
+                                      n_queens
     paid there                        puzzle24: any four numbers that make 24; complex_arithmetic: `nan`; coin_flip: `0`
                                       for all that is improbable; game_of_life_halting: any text, for "it does halt";
                                       polynomial_equations: any text, where there is no real solution

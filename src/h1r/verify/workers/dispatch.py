@@ -275,7 +275,7 @@ class Dispatcher:
         self._free(worker, is_whole)
 
     def _free(self, worker: Worker, is_whole: bool = False) -> None:
-        """Takes the worker its job; one that grades by itself survives that only if it has said its verdict, `is_whole`."""
+        """Takes the worker its job; one that grades by itself survives that only if it `is_whole`."""
         worker.job = None
         if worker.grading:
             self._selector.unregister(worker.grading.connection)
@@ -314,7 +314,9 @@ class Dispatcher:
         elif ended_by == signal.SIGKILL and not reply["killed"]:
             self._again_or(worker, "the machine ended the answer's process; it may be short of memory")
         else:
-            how = "its connection was closed" if reply["killed"] else ended_by.name if ended_by else f"exit {status >> 8}"
+            how = (
+                "its connection was closed" if reply["killed"] else ended_by.name if ended_by else f"exit {status >> 8}"
+            )
             self._give(worker, Verdict(0.0, error=f"worker died ({how})", reason="crash"))
 
     def _give(self, worker: Worker, verdict: Verdict) -> None:

@@ -1,4 +1,4 @@
-"""Workers and the answers in them as their parent sees them: what a worker has loaded, and how it is told what to do."""
+"""Workers and their answers as the parent sees them: what a worker has loaded, and how it is told what to do."""
 
 from __future__ import annotations
 

@@ -202,8 +202,8 @@ def worker_isolation() -> tuple[WorkerIsolation, list[str]]:
     import socket
     import tempfile
 
-    from h1r.verify.workers.handles import Job
     from h1r.verify.workers.dispatch import Dispatcher
+    from h1r.verify.workers.handles import Job
 
     job = Job(Verifier("isolation", "h1r.verify.workers.isolation:probe"), Problem("", "", ""), "")
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:

@@ -22,8 +22,8 @@ from h1r.records import Problem, Verdict
 from h1r.verify.registry import Verifier, require, resolve
 from h1r.verify.response.extract import split_response
 from h1r.verify.response.format import check_format
-from h1r.verify.workers.handles import Job
 from h1r.verify.workers.dispatch import Dispatcher
+from h1r.verify.workers.handles import Job
 from h1r.verify.workers.isolation import WorkerIsolation
 
 MAX_TEXT_CHARS = 4_000_000
