@@ -19,6 +19,7 @@ from h1r.verify.judge import grade as judge
 from h1r.verify.registry import Verifier
 
 GYM = {"entry": reasoning_gym.create_dataset("chain_sum", size=1, seed=1)[0]}
+COUNTDOWN = {"entry": reasoning_gym.create_dataset("countdown", size=1, seed=1)[0]}
 LETTERS = {"options": 4}
 ADDS = {"tests": {"inputs": ["1\n"], "outputs": ["2\n"]}, "limits": {"time_s": 1.0}}
 NO_COMMA = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
@@ -64,7 +65,7 @@ CASES: list[tuple[str, Reason, str, dict[str, Any], str]] = [
     ("math_lenient", "not_readable", "7", {}, LONG),
     ("math_lenient", "wrong", "7", {}, "The answer is 8."),
     ("reasoning_gym", "not_extracted", "", GYM, "none"),
-    ("reasoning_gym", "not_readable", "", GYM, r"\boxed{__import__('os').getcwd()}"),
+    ("reasoning_gym", "not_readable", "", COUNTDOWN, r"\boxed{__import__('os').getcwd()}"),
     ("reasoning_gym", "wrong", "", GYM, r"\boxed{-1}"),
     ("reasoning_gym", "unscored", "", {}, r"\boxed{1}"),
 ]
