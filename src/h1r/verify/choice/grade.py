@@ -70,7 +70,10 @@ def read(answer: str, options: Options, first: bool = False, several: bool = Fal
         return _together([claim for claim in strongest if claim.stage == "right"], several)
     if any(_takes_back(claim, chosen) for claim in found):
         return Reading("", "", denied=True)
-    return Reading("".join(sorted(chosen.letters)), chosen.stage, chosen.open)
+    beside = {letter for claim in stated if claim.stage == "also" for letter in claim.letters} - set(chosen.letters)
+    return Reading(
+        "".join(sorted({*chosen.letters, *beside})), chosen.stage, chosen.open or (bool(beside) and not several)
+    )
 
 
 def extract_letter(

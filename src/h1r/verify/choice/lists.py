@@ -30,12 +30,13 @@ _QUANTITY = re.compile(
     r"\s{0,2}(?:[=≈≠<>≤≥×·∝*^]|[+/](?!\s?\(?[A-Z](?![A-Za-z0-9]))|:=|\\(?!ue)[A-Za-z]|\(-?[a-z0-9]{1,3}[,)])"
 )
 _NEXT_WORD = re.compile(r"[ \t]{1,4}([A-Za-z\u00c0-\u052f]{1,30})")
+_NUMERALS = re.compile(r"\s?(?:,\s?|[&/]\s?|and\s|or\s){1,2}I[IV]")
 _LATIN = re.compile(r"[a-z\u0080-\u052f]{1,12}|and/or")
 _WORDS = "|".join(sorted(filter(_LATIN.fullmatch, AND | OR), key=len, reverse=True))
 _SIGNS = "|".join(sorted((re.escape(w) for w in AND | OR if not _LATIN.fullmatch(w)), key=len, reverse=True))
 _CONNECTOR = re.compile(
-    rf"[.):]?[ \t]{{0,4}}\n?[ \t]{{0,4}}\(?(?:({_SIGNS}|(?:{_WORDS})(?![A-Za-z]))\s{{0,4}})?"
-    r"((?:(?:and|or|und|oder|et|ou|y|o|e|и|или|rather|possibly|maybe|perhaps|also|even|both|either|the|options?|choices?|"
+    rf"[.…):]{{0,3}}[ \t]{{0,4}}\n?[ \t]{{0,4}}\(?(?:({_SIGNS}|(?:{_WORDS})(?![A-Za-z]))\s{{0,4}})?"
+    r"((?:(?:and|or|und|oder|et|ou|y|o|e|и|или|rather|possibly|maybe|perhaps|alternatively|else|otherwise|also|even|both|either|the|options?|choices?|"
     r"answer)(?![A-Za-z])\s{0,4}|[或和]){0,4})",
     re.IGNORECASE,
 )
@@ -158,7 +159,7 @@ def _next_item(text: str, end: int, options: str, lower: bool) -> tuple[str, boo
     words = f"{join[1] or ''} {join[2] or ''}".lower().split() if join else ["\n"]
     is_or = any(word in OR for word in words)
     is_word_joined = any(word in AND | OR and (word.isalpha() or word in ("&", "and/or")) for word in words)
-    if "rather" in words or (join and not words and join[0].strip(" \t")):
+    if "rather" in words or (join and not words and join[0].strip(" \t(")):
         return None
     if not is_word_joined and not _ITEM_ENDS.match(text, item.end()):
         return None
@@ -170,7 +171,9 @@ def _next_item(text: str, end: int, options: str, lower: bool) -> tuple[str, boo
 
 
 def _is_word(text: str, letter: str, end: int) -> bool:
-    """Whether A is the article, or I the pronoun: a word follows that says nothing of an option."""
+    """Whether A is the article, or I the pronoun (a word follows that says nothing of an option) or a numeral."""
+    if letter == "I" and _NUMERALS.match(text, end):
+        return True
     following = _NEXT_WORD.match(text, end)
     if following is None:
         return False

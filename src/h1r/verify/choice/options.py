@@ -115,7 +115,10 @@ def reference_of(answer: str, options: Options) -> frozenset[str] | None:
     bare = text.strip("()*. ").upper()
     if len(bare) == 1 and bare in options.letters:
         return frozenset(bare)
-    for form in (text, _LATEX.sub("", text).replace("$", "").replace("{", " ").replace("}", " ").strip(" '\"*")):
+    for form in (
+        text,
+        _LATEX.sub("", text.replace("\\ ", " ")).replace("$", "").replace("{", " ").replace("}", " ").strip(" '\"*"),
+    ):
         found = options.value(form.replace('"', " ").replace("'", " "), text)
         if found and not found.startswith(OPEN):
             return frozenset(found)

@@ -13,6 +13,7 @@ Each list of letters (`lists`) is looked at with the words before and after it, 
     is        3          The correct option must be (C)       La respuesta correcta es la C
     correct   3          C is the correct answer, C正确
     right     2          C is true.           Both A and C are right
+    also      2          ... C is also right.   It could also be C        beside another option
     choose    2          I choose C           So it is C           Therefore, (C)       故选C
     line      1          C) Ohm's law         as the first or the last line, where no other line has a label
     bracket   1          ... c) or C) in the end              a letter and ")" with no capital after it
@@ -38,7 +39,9 @@ _SHORT = 120
 """Characters of an answer whose one small letter is its option."""
 
 _ELIMINATED = re.compile(r"e[fno]{0,5}\Z|y[fo]{0,3}\Z")
-_DENIED = re.compile(r"w[^,.?/L]{0,4}v[fo]{0,3}\Z|xb[fo]*\Z|x[focditvn]{0,6}\Z")
+_DENIED = re.compile(
+    r"w[^,.?/L]{0,4}v[fo]{0,3}\Z|wf?nc[fo]{0,3}\Z|[xs][by][fo]*\Z|x[focditvn]{0,6}\Z|(?<![xz])(?<![xz]f)u[fi]{1,4}c[fo]{0,3}\Z"
+)
 _NOT_BUT = re.compile(r"x[fo]*L(?:b|,b)[foci]*\Z")
 _DENIED_OF = re.compile(r"x[^,.?/bkLu]{0,6}\Z")
 _SUPPOSED = re.compile(r"q[^,.?/l]{0,14}\Z")
@@ -59,6 +62,11 @@ _IS_WRONG = re.compile(
 _NOT_ANOTHER = r"(?:b?y[fo]{0,3}L|,x[fo]{0,3}L,?)?"
 _IS_ANSWER = re.compile(rf"{_NOT_ANOTHER}(?:[cd]{{1,3}}[fltd]{{0,5}}(?:(?:a[fo]?){{0,2}}n|ao)|[cd]{{0,2}}an)")
 _IS_RIGHT = re.compile(rf",?{_NOT_ANOTHER}(?:[cd]{{1,3}}[fltdi]{{0,4}}|f?)a")
+_ALSO_IS = re.compile(
+    r"\s(?:is|are|(?:c|w)ould\sbe|may\sbe|might\sbe)\s(?:also|equally|just\sas)\s[a-z]{4,12}\W{0,3}(?:\Z|\n)"
+)
+_ALSO_BE = re.compile(r"\b(?:could|can|may|might)\s(?:also|equally|well)\s(?:be|work:)\s(?:option\s|choice\s)?\W?\Z")
+_UNREAL = re.compile(r"\b(?:would|could|might)\s(?:then\s|only\s)?(?:be|have\sbeen)\s(?:option\s|choice\s)?\W?\Z")
 _ENDS = re.compile(r"f{0,2}c?(?:[.,/]|\Z)")
 _ASKED = re.compile(r"f{0,2}\?")
 
@@ -112,6 +120,11 @@ def _claim(text: str, one: Letters, options: str) -> Claim | None:
         return Claim(one.letters, "denied", 3 if not wrong else 2, one.start, is_open, denied=True)
     if _SUPPOSED.search(before) and not one.mark:
         return None
+    lead = text[max(0, one.start - 40) : one.start]
+    if _UNREAL.search(lead) and after.lstrip(",").startswith("q"):
+        return None
+    if _ALSO_IS.match(text, one.end) or _ALSO_BE.search(lead):
+        return claim("also", 2)
     if one.mark:
         return (
             claim({BOX: "boxed", TAG: "tag", TEXT: "text"}[one.mark], 3)

@@ -30,7 +30,7 @@ _WRAPPER = re.compile(
 _ARROW = re.compile(r"\\(?:therefore|Rightarrow|implies|rightarrow|to|Longrightarrow|longrightarrow)(?![A-Za-z])")
 _BLANK = re.compile(r"\\(?:[,;:!~ \[\]()]|q?quad(?![a-z]))|\\(?=[{}])|~|&nbsp;")
 _TYPE = str.maketrans(dict.fromkeys('*`"“”„«»「」『』$‘') | {"⟨": "<", "⟩": ">", "\r": "\n"})
-_SINGLE_QUOTED = re.compile(r"(?<![A-Za-z])['’](\(?[A-Za-z]\)?[.]?)['’](?![A-Za-z])")
+_SINGLE_QUOTED = re.compile(r"(?<![A-Za-z])['‘’](\(?[A-Za-z]\)?[.]?)['’](?![A-Za-z])")
 _EMPHASIS = re.compile(r"(?<![\w\\])_{1,2}(\(?[A-Za-z]\)?)_{1,2}(?!\w)")
 _BOX = re.compile(r"\\f?box(?:ed)?\s{0,8}\{")
 _TAGGED = re.compile(
@@ -65,7 +65,7 @@ def _untyped(text: str) -> str:
     if "\\" in text:
         text = _WRAPPER.sub(r"\1", _WRAPPER.sub(r"\1", text))
         text = _BLANK.sub(" ", _ARROW.sub(" ⇒ ", text))
-    text = _SINGLE_QUOTED.sub(r"\1", text.translate(_TYPE))
+    text = _SINGLE_QUOTED.sub(r"\1", _SINGLE_QUOTED.sub(r"\1", text).translate(_TYPE))
     return _EMPHASIS.sub(r"\1", text) if "_" in text else text
 
 

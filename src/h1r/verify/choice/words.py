@@ -4,7 +4,7 @@
     o  option, choice    w  wrong            k  a colon (j: =)     e  eliminate, rule out    y  than, unlike
     v  choose            l  therefore        d  must, would        q  if, suppose            i  it, this, which
     f  words that may stand between these    t  think, believe     m  between                u  doubt
-    g  possible: says something only where it is denied
+    g  possible: says something only where it is denied          s  all, any
 
 Languages: English, Spanish, French, German, Portuguese, Italian, Dutch, Russian, Polish, Turkish, Indonesian,
 Vietnamese, Chinese, Japanese, Korean, Arabic, Hindi. A word that two languages use otherwise has the class that fits
@@ -82,7 +82,7 @@ _SPACED = {
         l' lo il gli der die den dem de het o os as um uma un una une eine ein einen definitivamente claramente
         clairement eindeutig também então logically per je ich yo eu io ik я мы we i as nummer number no. numéro
         án cevabın yang final's definitive given here still now thereby likely closest to correctly marked
-        labeled labelled
+        labeled labelled strongly really seriously highly
         """,
     "b": "but rather sondern sino mais mas ma а но maar ama lecz ale tetapi mà instead",
     "y": "than unlike except besides instead versus vs against rather",
@@ -99,6 +99,7 @@ _SPACED = {
         possibile possível возможно возможен
         """,
     "u": "doubt question duda doute zweifel dúvida",
+    "s": "all any every each todas todos tous toutes alle tutte tutti",
     "m": "between torn entre zwischen tra между",
 }
 _UNSPACED = {
@@ -119,7 +120,7 @@ _UNSPACED = {
 }
 _MARKS = {
     **dict.fromkeys(",;、", ","),
-    **dict.fromkeys(".!。", "."),
+    **dict.fromkeys(".!。।", "."),
     **{"." * dots: "f" for dots in range(2, 10)},
     "…": "f",
     "?": "?",
@@ -137,7 +138,7 @@ CLASSES: dict[str, str] = {
 
 _LONGEST_FIRST = sorted((w for words in _UNSPACED.values() for w in words.split()), key=len, reverse=True)
 TOKEN = re.compile(
-    r"[A-Za-z\u00b5-\u06ff\u0900-\u0dff\u1e00-\u1eff]{1,40}+|\d{1,20}+|\n|\.{2,9}+|['’][^\W\d_]{1,12}+|"
+    r"[A-Za-z\u00b5-\u06ff\u0900-\u0963\u0966-\u0dff\u1e00-\u1eff]{1,40}+|\d{1,20}+|\n|\.{2,9}+|['’][^\W\d_]{1,12}+|"
     rf"(?=[\u2190-\uffff])(?:{'|'.join(map(re.escape, _LONGEST_FIRST))})|\S"
 )
 """One word or sign. Words of scripts without blanks are found by the list above, the rest of these sign by sign."""
@@ -151,7 +152,7 @@ AND = _set("and & + , ; / | y e et und и 和 与 與 及 以及 、 と 그리�
 OR = _set(
     """
     or o u ou oder или 或 或者 または か 또는 veya lub atau hoặc vs versus and/or to through thru – — ? nor ni possibly
-    maybe perhaps
+    maybe perhaps alternatively else otherwise
     """
 )
 SUBORDINATE = _set(
