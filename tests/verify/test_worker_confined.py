@@ -11,7 +11,7 @@ from test_worker_isolation import needs_landlock, places, tried
 
 from h1r.records import Problem
 from h1r.verify import Verifier, VerifierPool, register
-from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation
+from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation, worker_isolation
 
 __all__ = ["places"]  # a fixture
 
@@ -20,6 +20,11 @@ __all__ = ["places"]  # a fixture
 def pool() -> Iterator[VerifierPool]:
     with VerifierPool(time_limit_s=5.0) as pool:
         yield pool
+
+
+@needs_landlock
+def test_the_level_that_the_kernel_can_give_is_the_one_in_force():
+    assert worker_isolation() == (WorkerIsolation.LANDLOCK, [])
 
 
 @needs_landlock

@@ -94,7 +94,7 @@ def leave_root(keep_reading: bool = False) -> bool:
         user = UNPRIVILEGED_ID
         _become(user)
     if keep_reading:
-        _set_capabilities(1 << CAP_DAC_READ_SEARCH)
+        _set_capabilities(1 << CAP_DAC_READ_SEARCH, 1 << CAP_DAC_READ_SEARCH)
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH)
     _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root, and the id maps cannot be written
     return user != UNPRIVILEGED_ID
@@ -249,7 +249,10 @@ CAP_DAC_READ_SEARCH = 2
 
 
 def drop_capabilities(keep: int | None = None) -> None:
-    """No capability now, and none from any program executed later; `keep` stays if the process has it."""
+    """No capability now, and none from any program executed later; `keep` stays if the process has it.
+
+    Programs get `keep` only where it could be inherited before: the bounding set, now empty, lets none be added.
+    """
     try:
         for capability in range(64):
             _prctl(_PR_CAPBSET_DROP, capability)
@@ -257,13 +260,15 @@ def drop_capabilities(keep: int | None = None) -> None:
         pass  # the last one is passed, or the process has none to begin with
     header, held = struct.pack("II", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
     _syscall("capget", header, held)
-    _set_capabilities((struct.unpack("6I", held.raw)[0] & 1 << keep) if keep is not None else 0)
+    effective, _, inheritable = struct.unpack("6I", held.raw)[:3]
+    wanted = 0 if keep is None else 1 << keep
+    _set_capabilities(effective & wanted, inheritable & wanted)
 
 
-def _set_capabilities(kept: int) -> None:
-    """Those of the first 32 whose bits are set, which the process must have; programs may inherit them."""
+def _set_capabilities(kept: int, inherited: int) -> None:
+    """Of the first 32, by their bits, those that the process keeps, and those that programs may inherit."""
     header = struct.pack("II", _CAPABILITY_VERSION_3, 0)
-    _syscall("capset", header, struct.pack("6I", kept, kept, kept, 0, 0, 0))
+    _syscall("capset", header, struct.pack("6I", kept, kept, inherited, 0, 0, 0))
 
 
 def no_new_privileges() -> None:
