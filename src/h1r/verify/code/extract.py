@@ -28,10 +28,14 @@ LANGUAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """`language` is a value of `LANGUAGES`: what the fence said or the code shows; None when neither does."""
+    """`language` is a value of `LANGUAGES`: what the fence said or the code shows; None when neither does.
+
+    `standard` is the one of C++ that the fence names: "20" of `cpp20`.
+    """
 
     code: str
     language: str | None
+    standard: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ _FENCE = re.compile(
 _CLOSING = re.compile(r"\A(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
 _ENDS_ANSWER = re.compile(r"\A[ \t]*+</answer>", re.IGNORECASE)
 _TAG = re.compile(r"\A[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
+_CPP_STANDARD = re.compile(r"\A(?:cpp|cxx|(?:c|gnu)\+\+)[-_ ]?+(1[147]|2[036])")
 _TAG_NAMES = {"pypy": "python", "gnu++": "cpp", "cplusplus": "cpp", "ecmascript": "javascript", "gnu": "c"}
 _SHELL = frozenset(("bash",))
 _BEGINS_CODE = re.compile(
@@ -98,6 +103,12 @@ def language_of(tag: str) -> str | None:
     return LANGUAGES.get(_TAG_NAMES.get(name, name))
 
 
+def standard_of(tag: str) -> str | None:
+    """The standard of C++ that a fence's tag or a problem names, "20" of `C++20`; None where it names none."""
+    found = _CPP_STANDARD.match(tag.strip().lower())
+    return found[1] if found else None
+
+
 def extract_code(answer: str, language: str | None = None, wanted: Wanted | None = None) -> Solution | None:
     """The code of an answer: of its fenced blocks the last one with what is `wanted`, else the last one.
 
@@ -117,7 +128,7 @@ def extract_code(answer: str, language: str | None = None, wanted: Wanted | None
             return None
     if not blocks:
         return _untagged(answer, language) if _is_code(answer) else None
-    named = [Solution(code, known) for tag, code in blocks if (known := language_of(tag))]
+    named = [Solution(code, known, standard_of(tag)) for tag, code in blocks if (known := language_of(tag))]
     named = [one for one in named if (one.language not in _SHELL if language is None else one.language == language)]
     plain = [_untagged(code, language) for tag, code in blocks if not tag]
     fitting = [one for group in (named, plain) for one in reversed(group) if _fits(one, wanted)]

@@ -31,7 +31,7 @@ from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import SandboxPool
 from h1r.sandbox.session import SandboxError
 from h1r.verify.code.execute import judge
-from h1r.verify.code.extract import Wanted, extract_code, language_of
+from h1r.verify.code.extract import Wanted, extract_code, language_of, standard_of
 from h1r.verify.code.outcome import Failure, Result
 from h1r.verify.code.problem_tests import CheckTests, StdinTests, Tests, TestsError, parse_tests, sampled
 from h1r.verify.threads import DaemonThreads
@@ -91,6 +91,9 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
         given = problem.metadata.get("limits") or {}
         limits = Limits(**{name: given[name] for name in _LIMIT_NAMES if name in given})
         used = language or solution.language or "python"
+        standard = standard_of(str(problem.metadata.get("language") or "")) or solution.standard
+        if used == "cpp" and standard:
+            used = f"cpp{standard}"
         if isinstance(tests, StdinTests) and not pool.runs(used):
             return Verdict(0.0, parts, extracted, error=f"{used} cannot be run here", reason="not_readable")
         partial = problem.metadata.get("partial_credit") is True
