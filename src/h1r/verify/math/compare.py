@@ -374,6 +374,9 @@ def _same_ratio(ratio: Ratio, other: Answer, options: Options) -> bool | None:
     if not isinstance(other, Ratio) or len(other.parts) != len(nodes):
         return False
     others = [part.node for part in other.parts]
+    zero: Node = ("num", Fraction(0))
+    if any((same_value(a, zero) is True) != (same_value(b, zero) is True) for a, b in zip(nodes, others, strict=True)):
+        return False  # 0:0 is no ratio, and its cross products with any are equal
     return _every(
         same_value(("mul", nodes[0], others[index]), ("mul", nodes[index], others[0])) for index in range(1, len(nodes))
     )
