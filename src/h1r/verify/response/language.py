@@ -27,6 +27,8 @@ MAX_FOREIGN_SHARE = 0.05
 MAX_LATIN_SHARE = 0.2
 """The limit where Latin is the foreign one: terms, names and units are written in it everywhere."""
 MIN_FOREIGN_WEIGHT = 12
+MAX_CHARS = 400_000
+"""Of a longer text the beginning and the end are looked at, half of these each."""
 DENSE_WEIGHT = 3
 SHORT_LATIN = 3
 
@@ -47,7 +49,7 @@ _SCRIPTS = {
 """What belongs to each writing system beyond ASCII, as in a character class."""
 _DENSE = ("korean", "chinese-japanese")
 _NO_PROSE = re.compile(
-    r"`[^`\n]{1,400}+`|\$\$[^$]{1,2000}+\$\$|\$[^$\n]{1,400}+\$|\\\((?:[^\n\\]|\\(?![()\n])){1,400}+\\\)|https?://\S{1,400}+"
+    r"`[^`\n]{1,400}+`|\$(?!\$\$)(?:\$[^$]{1,2000}+\$\$|[^$\n]{1,400}+\$)|\\\([^\n\\]{0,400}+(?:\\(?![()\n])[^\n\\]{0,400}+){0,99}+\\\)|https?://\S{1,400}+"
     r"|\"[^\"\n]{1,200}+\"|“[^“”\n]{1,200}+”|«[^«»\n]{1,200}+»|「[^「」\n]{1,200}+」|《[^《》\n]{1,200}+》"
 )
 """A pair holds no second opening sign, so that what does not close is looked at once."""
@@ -68,6 +70,8 @@ def is_mixed(text: str, question: str = "") -> bool:
     """Whether one part of a response holds more of another writing system than names and terms account for."""
     if sum(_weights_beside_latin(_beyond_ascii(text)).values()) < MIN_FOREIGN_WEIGHT:
         return False  # whichever is the main writing system, no more than this lies outside it
+    if len(text) > MAX_CHARS:
+        text = f"{text[: MAX_CHARS // 2]}\n{text[-MAX_CHARS // 2 :]}"
     if _foreign(script_weights(text))[1] < MIN_FOREIGN_WEIGHT:
         return False
     prose = _prose(text)

@@ -1,0 +1,201 @@
+"""Every regular expression of the package takes time linear in the text, whatever the text, and little of it.
+
+Each is tried on texts made from its own structure (`pumped`), by the methods that the code uses (`pattern_uses`). It is
+given 50 ms for a megabyte, or for the longest text that it meets, where that is shorter. What a text costs is processor
+time, the least of three, so that a busy machine changes little; a slow one may take as much longer as it does for a
+scan that is known to be linear, measured in between.
+
+An analyser of ambiguous quantifiers (regexploit 1.0) does not read possessive ones and atomic groups, which is what
+makes most of these linear.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from h1r.verify.math.read import _ALTERNATIVE, _JOIN, _SIGN
+from h1r.verify.math.text import _BRACKET
+from pattern_uses import calls, hidden_engines, live
+from pumped import TooSlowError, attacks, limited
+
+SCREENED_CHARS = 800
+GROWN_CHARS = 100_000
+FULL_CHARS = 1_000_000
+LIMIT_S = 0.05
+"""For a megabyte, where the scan of reference takes `REFERENCE_S`."""
+REFERENCE_S = 0.025
+PER_MATCH_S = 5e-7
+"""What an object for a match costs, with the loop around it."""
+KEPT = 6
+SURELY_TOO_SLOW_S = 3.0
+"""For 100,000 characters; a linear one takes thousandths."""
+
+FROM_FUNCTIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("data.corpus.read", "self._pattern"): (),
+    ("data.dedup", "_WORD"): (),
+    ("data.solvers.stories", "pattern"): (
+        r"\b(\w++) is married to (\w++)\.(?: They have (?:a child|children) called ([^.]+)\.)?",
+    ),
+    ("sandbox.pytest_names", "pattern"): (),
+    ("sandbox.pytest_names", "self._match"): (),
+    ("verify.code.extract", "pattern"): (),
+    (
+        "verify.code.sources",
+        "f'^(?:(?:async\\\\s+)?def|class)\\\\s+{re.escape(name)}\\\\b|^{re.escape(name)}\\\\s*[:=]'",
+    ): (r"^(?:(?:async\s+)?def|class)\s+solve\b|^solve\s*[:=]",),
+    ("verify.instructions.corrections", "f'(?<!\\\\w){re.escape(keyword)}(?!\\\\w)'"): (r"(?<!\w)word(?!\w)",),
+    ("verify.math.forms", "pattern"): (),
+    ("verify.math.text", "f'({separator})|{_BRACKET.pattern}'"): tuple(
+        f"({separator})|{_BRACKET.pattern}"
+        for separator in (_ALTERNATIVE, _JOIN, _SIGN, "[,;]", "[+-]", r"\\(?:cup|in)(?![A-Za-z])")
+    ),
+}
+"""Expressions made when a function is called: examples of them. None for a part of another expression, for one that is
+compiled where the module is imported, for the operator's own in a configuration, and for what tested code gives to a
+stand-in for `pytest` inside of its sandbox."""
+
+MOST_CHARS = (
+    ("verify.choice.statements:_(?!LABEL|SENTENCE|STOP)", 16, "the classes of the words beside a letter"),
+    ("verify.choice.", 40_002, "the beginning and the end of an answer (text.WINDOW)"),
+    ("verify.code.extract:_SHOWS", 100_400, "the first lines of a program, each cut"),
+    ("verify.code.", 400_000, "a program (grade.MAX_CODE_CHARS)"),
+    ("verify.judge.prompt:", 200_000, "what fits a judge's context, and its reply"),
+    ("verify.math.clean:_ANGLED ", 2_000, "an answer (text.MAX_CHARS)"),
+    (
+        "verify.math.",
+        22_000,
+        "an answer (text.MAX_CHARS), each character of which may become eleven, or the end of one",
+    ),
+    ("verify.reasoning_gym:", 800, "in a worker, which is killed"),
+    ("verify.response.extract:_LISTS", 10_000, "what stands between two boxes (MAX_BOXED_CHARS)"),
+    ("verify.response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
+    ("verify.response.repetition:_PIECE", 180_000, "the end of a response"),
+    ("model.checkpoint:model.*", 255, "the name of a file"),
+)
+"""The longest text that expressions meet: the first entry that their name begins with. Others may meet anything."""
+CURATED = ("data.", "report.", "model.", "records:", "recipe_text:", "config.", "engine.")
+"""These meet data sets and files of the user's own choice, no model's text: linear, and five times as long at most."""
+
+
+def reference() -> float:
+    """How many times as long as on the machine of reference a linear scan takes just now, at least 1."""
+    scan, text = re.compile("(?:a|bc)*+d"), "a" * FULL_CHARS
+    return max(1.0, measured(scan, "match", text) / REFERENCE_S)
+
+
+def run(pattern: re.Pattern[str], method: str, text: str) -> int:
+    """Uses an expression; the number of objects that were made for its matches."""
+    if method in ("match", "search", "fullmatch"):
+        getattr(pattern, method)(text)
+        return 1
+    return sum(1 for _ in pattern.finditer(text))
+
+
+def measured(pattern: re.Pattern[str], method: str, text: str, clock: Any = time.process_time) -> float:
+    """Seconds, without what the matches themselves cost."""
+    began = clock()
+    matches = run(pattern, method, text)
+    return clock() - began - matches * PER_MATCH_S
+
+
+def everything() -> dict[str, tuple[re.Pattern[str], str]]:
+    """(expression, method) by name; methods that find all matches count as one."""
+    found = {place: (used.pattern, used.methods) for place, used in live().items()}
+    known = {(pattern.pattern, pattern.flags) for pattern, _ in found.values()}
+    for call in calls():
+        texts = FROM_FUNCTIONS.get((call.place, call.source), ()) if call.literal is None else (call.literal,)
+        for text in texts:
+            pattern = re.compile(text, call.flags)
+            if (pattern.pattern, pattern.flags) not in known:
+                methods = {"search"} if call.method == "compile" else {call.method}
+                found[f"{call.place}:{text[:40]}"] = pattern, methods
+    one = {"match", "search", "fullmatch"}
+    return {
+        f"{place} {method}": (pattern, method)
+        for place, (pattern, methods) in found.items()
+        for method in sorted({method if method in one else "finditer" for method in methods})
+    }
+
+
+PATTERNS = everything()
+
+
+def test_no_expression_is_made_where_this_test_does_not_look() -> None:
+    assert not hidden_engines()
+    unknown = {
+        (call.place, call.source): call
+        for call in calls()
+        if call.literal is None and call.deferred and (call.place, call.source) not in FROM_FUNCTIONS
+    }
+    assert not unknown, "give examples of these in FROM_FUNCTIONS"
+
+
+def longer(attack: tuple[str, str, str], chars: int) -> str:
+    prefix, pump, suffix = attack
+    return prefix + pump * (chars // len(pump)) + suffix
+
+
+def worst_attacks(
+    pattern: re.Pattern[str], method: str, chars: int, limit_s: float = 10.0
+) -> list[tuple[str, str, str]]:
+    """Those that take longest on short texts, by a clock that is fine and, on a busy machine, wrong: it only sorts."""
+    costs: list[tuple[float, tuple[str, str, str]]] = []
+    attack = ("", "", "")
+    try:
+        with limited(limit_s):
+            for attack in attacks(pattern):
+                text = longer(attack, chars)
+                cost = measured(pattern, method, text, time.perf_counter)
+                if len(costs) < KEPT or cost > costs[-1][0]:
+                    cost = min(cost, measured(pattern, method, text, time.perf_counter))
+                    costs = sorted([*costs, (cost, attack)], key=lambda item: -item[0])[:KEPT]
+    except TooSlowError:
+        pytest.fail(f"does not end on {attack}")
+    return [attack for _, attack in costs]
+
+
+def most_chars(name: str) -> int:
+    return next((chars for place, chars, _ in MOST_CHARS if re.match(place, name)), FULL_CHARS)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_an_expression_is_linear_and_fast_on_what_was_made_against_it(name: str) -> None:
+    pattern, method = PATTERNS[name]
+    most = most_chars(name)
+    limit = LIMIT_S * (5 if name.startswith(CURATED) else 1)
+    costs: dict[tuple[str, str, str], float] = {}
+    for attack in worst_attacks(pattern, method, min(SCREENED_CHARS, most)):
+        try:
+            with limited(SURELY_TOO_SLOW_S):
+                costs[attack] = measured(pattern, method, longer(attack, min(GROWN_CHARS, most)))
+        except TooSlowError:
+            pytest.fail(f"{min(GROWN_CHARS, most)} characters take more than {SURELY_TOO_SLOW_S} s: {attack}")
+    worst = max(costs, key=lambda attack: costs[attack])
+    if costs[worst] * most / min(GROWN_CHARS, most) < limit / 2:
+        return
+    text = longer(worst, most)
+    with limited(60.0):
+        cost, slowness = min((measured(pattern, method, text), reference()) for _ in range(3))
+    assert cost <= limit * slowness, f"{cost * 1000:.0f} ms for {most} characters: {worst}"
+
+
+def slow_ones() -> list[tuple[str, str]]:
+    lines = (Path(__file__).parent / "data" / "slow_patterns.txt").read_text(encoding="utf-8").splitlines()
+    return [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#")]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("method", "text"), slow_ones())
+def test_an_expression_that_is_not_linear_is_found_out(method: str, text: str) -> None:
+    pattern = re.compile(text)
+    try:
+        found = worst_attacks(pattern, method, 300, limit_s=1.0)
+        with limited(1.0):
+            costs = [measured(pattern, method, longer(attack, 40_000)) for attack in found]
+    except (TooSlowError, pytest.fail.Exception):
+        return
+    assert max(costs) > LIMIT_S
