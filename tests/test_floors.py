@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
-    {"config", "endpoints", "records", "run", "errors", "files", "progress", "recipe_text"},
+    {"config", "endpoints", "records", "run", "errors", "files", "progress", "recipe_text", "terminal"},
     {"kernels", "sandbox"},
     {"model", "verify"},
     {"engine", "data"},

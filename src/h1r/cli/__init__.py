@@ -18,6 +18,7 @@ from h1r.cli.inspect import parity, report
 from h1r.cli.stages import curate, demo, eval_, rl, sft
 from h1r.cli.verify import verify
 from h1r.errors import UserError
+from h1r.terminal import shown
 
 app = typer.Typer(
     help="Open-H1R: curate, fine-tune, reinforce and scale a hybrid reasoning model, and see what each step gains.",
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app(args=None if argv is None else list(argv), prog_name="h1r")
     except UserError as error:
-        print(f"h1r: {error}", file=sys.stderr)
+        print(f"h1r: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _NOT_OURS:

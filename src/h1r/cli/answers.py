@@ -13,6 +13,7 @@ from h1r.cli.common import AsJson, Checkpoint, Set, print_json, recipe_file, sto
 from h1r.config import load_recipe
 from h1r.progress import quiet
 from h1r.recipe_text import parse_override
+from h1r.terminal import shown
 
 
 def generate(
@@ -40,7 +41,7 @@ def generate(
     for trace in traces:
         if len(traces) > 1:
             print(f"--- question {trace.prompt_index + 1}, trace {trace.sample_index + 1} ---")
-        print(trace.text)
+        print(shown(trace.text))
         print(f"[{trace.num_tokens} tokens, ended by {trace.finish_reason}]", file=sys.stderr)
 
 
@@ -73,7 +74,7 @@ def solve(
         return
     for solution in solutions:
         if len(solutions) > 1:
-            print(f"--- {solution.problem_id} ---")
-        print(solution.lines())
+            print(f"--- {shown(solution.problem_id)} ---")
+        print(shown(solution.lines()))
     if len(solutions) > 1:
         print(summary(solutions))

@@ -16,6 +16,7 @@ from h1r.config import Recipe, load_recipe
 from h1r.errors import UserError
 from h1r.recipe_text import parse_override, to_toml
 from h1r.run import Run
+from h1r.terminal import shown_json
 
 Target = Annotated[
     str,
@@ -101,7 +102,7 @@ def print_report(run: Path, as_json: bool, out: Path | None = None) -> None:
 
 def print_json(value: Any) -> None:
     """On standard output; what is not a number is null, which JSON has no other word for."""
-    print(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+    print(shown_json(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)))
 
 
 def _finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ from h1r.cli.common import AsJson, stopping
 from h1r.errors import UserError
 from h1r.progress import note, quiet
 from h1r.records import REASONS
+from h1r.terminal import shown, shown_json
 
 if TYPE_CHECKING:
     from h1r.verify.controls.file import Validation
@@ -86,8 +87,12 @@ def _print(rows: Iterator[dict[str, Any]], as_json: bool) -> Counter[str | None]
     reasons: Counter[str | None] = Counter()
     for row in rows:
         reasons[row["reason"]] += 1
-        print(json.dumps(row, ensure_ascii=False) if as_json else _plain(row), flush=sys.stdout.isatty())
+        print(_json(row) if as_json else shown(_plain(row)), flush=sys.stdout.isatty())
     return reasons
+
+
+def _json(row: dict[str, Any]) -> str:
+    return shown_json(json.dumps(row, ensure_ascii=False))
 
 
 def _plain(row: dict[str, Any]) -> str:
@@ -105,14 +110,14 @@ def _validate(validation: Validation, section: Any, as_json: bool, start: float)
         count += 1
         refused += not row["accepted"]
         if as_json:
-            print(json.dumps(row, ensure_ascii=False), flush=sys.stdout.isatty())
+            print(_json(row), flush=sys.stdout.isatty())
         else:
             why = "accepted" if row["accepted"] else f"refused  {row['reason']}: {row['detail']}"
-            print(f"{row['line']}  {' '.join(why.split())}", flush=sys.stdout.isatty())
+            print(shown(f"{row['line']}  {' '.join(why.split())}"), flush=sys.stdout.isatty())
     families = family_rows(validation.tally, section)
     if as_json:
         for family in families:
-            print(json.dumps(family, ensure_ascii=False))
+            print(_json(family))
     elif families:
         from rich.console import Console
 

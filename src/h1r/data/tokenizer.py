@@ -73,7 +73,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer directory or hub id; `UserError` when there is none, or it is not a fast one."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
+        tokenizer = AutoTokenizer.from_pretrained(str(path_or_id), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"no tokenizer at {path_or_id} ({reason}); check tokenizer.path") from None
