@@ -171,6 +171,9 @@ _TEMPERATURE = re.compile(
     rf"\\degree *+{WORD_OPEN}? *+(?:([CF])|([Cc]elsius|[Ff]ahrenheit|[Cc]entigrade))(?![A-Za-z_^]) *+{WORD_CLOSE}?"
 )
 _ANGLED = re.compile(r"\\left ?<(.*)\\right ?>|\A ?<([^<>=]*,[^<>=]*)> ?\Z", re.DOTALL)
+_BARRED_MATRIX = re.compile(
+    r"(?:\\left ?)?+\| ?\\begin ?\{matrix\}((?:[^\\|]|\\(?!begin|end|right))*+)\\end ?\{matrix\} ?(?:\\right ?)?+\|"
+)
 _TUPLES_SIDE_BY_SIDE = re.compile(r"(\([^(),]*+,[^()]*+\)) ?(?=\([^(),]*+,[^()]*+\))")
 _BRACED_FIGURE = re.compile(
     r"(\\(?:triangle|angle|odot|square|parallelogram|overline|overrightarrow|vec|widehat) ?)\{ ?([A-Z][A-Z']++) ?\}"
@@ -187,15 +190,20 @@ _TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
 """Punctuation at the end; three dots are none."""
 _SCALES = {
     **{name: f"10^{{{power}}}" for name, power in (("hundred", 2), ("thousand", 3), ("million", 6), ("billion", 9))},
-    **{name: f"10^{{{power}}}" for name, power in (("trillion", 12), ("lakh", 5), ("lac", 5), ("crore", 7))},
     "mil": "10^{6}",
-    "mn": "10^{6}",
-    "bn": "10^{9}",
+    **{
+        name: f"10^{{{power}}}"
+        for name, power in (("trillion", 12), ("quadrillion", 15), ("lakh", 5), ("lac", 5), ("crore", 7))
+    },
     "dozen": "12",
     "gross": "144",
+    "score": "20",
+    **{name: f"10^{{{power}}}" for name, power in (("mn", 6), ("mln", 6), ("bn", 9), ("tn", 12))},
 }
 _SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*+\b({'|'.join(_SCALES)})s?\b(?: of\b)?", re.IGNORECASE)
 _THOUSANDS = re.compile(rf"(?<=\d) ?{WORD_OPEN} ?k ?{WORD_CLOSE} ?\Z")
+_MILLIONS = re.compile(rf"(?<![\d.,])([1-9][\d.,]*+){WORD_OPEN}([MB]){WORD_CLOSE} ?\Z")
+"""Letters set close to a number are millions and billions: with a blank, M is molar, and B a byte."""
 _LEADING_IN = re.compile(
     rf"\A[{WORD_OPEN} ]*(?:so|thus|hence|then|therefore|finally)\b[ ,:]*{WORD_CLOSE}?[ ,:]*(?=[^=]*=)", re.IGNORECASE
 )
@@ -235,6 +243,7 @@ def _typeset(latex: str) -> str:
     text = _RAISED_RUN.sub(lambda match: f"^{{{match[0].translate(_PLAIN)}}}", _AREA.sub(r" \\text{\1}", text))
     text = _LOWERED_RUN.sub(lambda match: f"_{{{match[0].translate(_PLAIN)}}}", text)
     text = _LETTER_TIMES.sub(r"\\cdot ", text.translate(_UNICODE).replace("\x0c", r"\f"))
+    text = _BARRED_MATRIX.sub(r"\\begin{vmatrix}\1\\end{vmatrix}", text) if "matrix}" in text else text
     text = _ANGLED.sub(lambda match: f"({match[1] or match[2]})", _ANGSTROM.sub("Å", text))
     if "^" in text:
         text = _NESTED.sub(lambda match: match[1] + _EXPONENT_INSIDE.sub(r"^\1", match[2]), text)
@@ -244,7 +253,7 @@ def _typeset(latex: str) -> str:
     text = _without_infix(_UNDERLINED.sub(r"\1", _COLOUR.sub("", text)))
     for _ in range(3):
         text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
-    text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, _SCALED.sub(_scaled, _THOUSANDS.sub(r" \\cdot 10^{3}", text))))
+    text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, _SCALED.sub(_scaled, _abbreviated(text))))
     text = _DEGREE.sub(r"\\degree ", text)
     if r"\degree" in text:
         text = _TEMPERATURE.sub(_temperature, text)
@@ -330,6 +339,12 @@ def _scaled(match: re.Match[str]) -> str:
     """5 million is 5 * 10^6; a mark that the word stood in is opened again for what follows it."""
     power = rf" \cdot {_SCALES[match[1].lower()]} "
     return f"{power}{WORD_OPEN}" if WORD_OPEN in match[0] else power
+
+
+def _abbreviated(text: str) -> str:
+    r"""4\text{k} is 4 * 10^3, 4\text{M} and 4\text{B} are 4 * 10^6 and 4 * 10^9."""
+    text = _THOUSANDS.sub(r" \\cdot 10^{3}", text)
+    return _MILLIONS.sub(lambda match: rf"{match[1]} \cdot 10^{{{6 if match[2] == 'M' else 9}}}", text)
 
 
 def _outer_braces(text: str) -> str:

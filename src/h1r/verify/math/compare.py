@@ -74,7 +74,7 @@ def compare(left: Answer, right: Answer, options: Options = DEFAULT) -> bool | N
     if isinstance(left, Group) and isinstance(right, Group) and not (_is_region(left) or _is_region(right)):
         return _same_group(left, right, options)
     for first, second in ((left, right), (right, left)):
-        if isinstance(first, Group) and first.opening == "(" and isinstance(second, Matrix):
+        if isinstance(first, Group) and first.opening in ORDERED and isinstance(second, Matrix):
             return _same_vector(first, second, options)
         if isinstance(first, Group) and isinstance(second, Value | Matrix):
             return _same_single(first, second, options)
@@ -355,6 +355,8 @@ def _same_single(group: Group, other: Answer, options: Options) -> bool | None:
 def _same_vector(group: Group, matrix: Matrix, options: Options) -> bool | None:
     """A tuple and a matrix of one column, or of one row."""
     entries = [entry for row in matrix.rows for entry in row]
+    if group.opening == "[" and len(entries) < 3:
+        return False  # an interval
     if len(entries) != len(group.items) or 1 not in (len(matrix.rows), len(matrix.rows[0])):
         return False
     return _every(compare(one, other, options) for one, other in zip(group.items, entries, strict=True))

@@ -42,7 +42,7 @@ _GOES_ON = _any_of(
 )
 CLAUSE = re.compile(
     rf"[,;]? *{_EXPLAINS}|[,;] *{_GOES_ON}|(?<=[\d$}}%)]), (?:the|an?)\b|;\s*(?=[a-z]{{2}})|\s(?:--|[—–])"
-    r"|\s-\s(?=[a-z]{2})"
+    r"|\s-\s(?=[a-z]{2})|;\s*(?=\d{1,9} (?:is|are|was|would)\b)|, i am\b"
     rf"| not (?=[-\d$\\A-D])|\s?\((?=(?:since|because|not|as|i\.e|that is|the|from|see|rounded|which|with|after)\b)",
     re.IGNORECASE,
 )
@@ -58,14 +58,18 @@ DENIAL = re.compile(
     r"|cannot\b)(?: be\b)?|\bnot (?:true|the case) that\b|\bit(?: is|['’]s| was) not\b|\bit isn['’]t\b",
     re.IGNORECASE,
 )
-DENIED = re.compile(r"\b(?:not|never|cannot|neither|nor|(?:is|are|has|have) no|no (?=\d))\b|n['’]t\b", re.IGNORECASE)
+DENIED = re.compile(
+    r"\b(?:wrong|incorrect|mistaken|not|never|cannot|neither|nor|(?:is|are|has|have) no|no (?=\d))\b|n['’]t\b",
+    re.IGNORECASE,
+)
 _IT_IS = (
     r"(?:it|that|this|the (?:correct |right |true )?answer)(?:['’]s| is| must be| should be| equals| was)\b[ :]*+"
     r"(?:actually |rather |instead )?"
 )
 INSTEAD = re.compile(
     rf"(?:[;,.:—–-]|\bbut\b) *+(?:but |rather |instead |actually ){{0,2}}{_IT_IS}"
-    r"|\bbut (?:rather |actually )?(?=[-\d$\\*A-J(])|[;,] *+(?:rather|instead),? "
+    r"|\bbut (?:rather |actually )?(?=[-\d$\\*A-J(])(?!\S+ (?:is|are|was|seems|looks|might|may|could)\b)"
+    r"|[;,] *+(?:rather|instead),? "
     rf"|\b(?:therefore|so|hence|thus),? (?:i think )?{_IT_IS}",
     re.IGNORECASE,
 )
@@ -99,6 +103,7 @@ GIVES_UP = re.compile(
         *("let us", "let['’]s", "let", "suppose", "assume", "assuming", "consider", "wait", "hmm+", "maybe", "perhaps"),
         *("might", "possibly", "given", "recall", "note", "denote", "would need", "want to", "cannot", "can['’]t"),
         *("could not", "couldn['’]t", "need to (?:find|check|compute|count|show|consider|determine)"),
+        *("whether", "nobody", "no one", "wonder", "doubt", "so far", "could only", "we know"),
     )
     + r"|\A(?:first|next|step)\b|\?",
     re.IGNORECASE,
@@ -174,6 +179,25 @@ _FUNCTION_WORDS = (
         "has",
     ),
     *(
+        *("each", "every", "all", "any", "some", "both", "they", "he", "she", "you", "would", "could", "can", "was"),
+        *(
+            "gives?",
+            "yields?",
+            "becomes?",
+            "implies",
+            "means",
+            "were",
+            "while",
+            "until",
+            "between",
+            "about",
+            "such",
+            "whose",
+            "who",
+            "there",
+            "not",
+            "no",
+        ),
         "where",
         "when",
         "into",
@@ -254,8 +278,35 @@ COMPARED = re.compile(
 )
 """Words before a number that make of it another one."""
 NAMED = re.compile(r"[^\d\n$\\:]{1,40}: *+(?=[-$€£]?\d)")
-COUNTED = re.compile(r"[^\d$\\=<>?]{0,60}\Z")
+COUNTED = re.compile(r"[^\d$\\=<>?‰]{0,60}\Z")
 COUNTS_NO_MORE = re.compile(
-    _any_of("or", "but", "if", "unless", "than", "except", "divided", "times", "plus", "minus", "to the", "percent of"),
+    _any_of(
+        *("or", "but", "if", "unless", "than", "except", "divided", "times", "plus", "minus", "to the", "percent of"),
+        *("squared", "cubed", "factorial", "choose", "raised", "hal(?:f|ves)", "thirds?", "fourths?", "quarters?"),
+        *("fifths?", "sixths?", "eighths?", "tenths?", "below", "under", "modulo", "mod"),
+    ),
     re.IGNORECASE,
 )
+WEIGHED = re.compile(
+    _any_of("than", "at (?:least|most)", "modulo", "mod", "divisible by", "(?:multiple|factor|power|divisor) of")
+    + r"[ $€£]*+\Z",
+    re.IGNORECASE,
+)
+"""Words before the only number of a conclusion that make of it no answer."""
+PREDICATE = re.compile(
+    r"\W*+(?:(?:is|are|was) (?:also |only |just )?"
+    r"(?:an?|too|close|near|larger|smaller|greater|less|even|odd|prime|divisible)\b"
+    r"|divides\b)",
+    re.IGNORECASE,
+)
+"""What is said of a number that is not given as the answer: 5 is too small, 5 divides it."""
+SUPPOSED = re.compile(
+    _any_of("suppose", "supposing", "assume", "assuming", "if", "whether", "unless", "imagine", "nobody", "no one")
+    + r"[^.!?\n$]{0,60}\Z",
+    re.IGNORECASE,
+)
+"""What stands before "the answer is 5" and makes of it no statement."""
+HAS = re.compile(r"\b(?:answer|result|solution|number|total|sum|value) (?:has|have|had|contains?|ends|starts)\b")
+"""What is said of an answer, and is not its value: it has 5 digits."""
+TAKEN_BACK = re.compile(r"[.!?\n] ?(?:wait|actually|no|correction|sorry|oops|hmm+)\b(?=[,:. ])", re.IGNORECASE)
+"""A sentence that begins to take back the one before it."""

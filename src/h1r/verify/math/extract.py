@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from h1r.verify.math.compare import compare
-from h1r.verify.math.cues import NAMED
+from h1r.verify.math.cues import NAMED, SUPPOSED, TAKEN_BACK
 from h1r.verify.math.read import read
 from h1r.verify.math.sentences import (
     BOLD,
@@ -49,12 +49,13 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _PROSE = re.compile(r"[^\W\d_]{3,}")
 _SMALL_WORD = re.compile(r"\b(?:so|is|it|we|as|by|my|he|be)\b", re.IGNORECASE)
 _HEADING = re.compile(r"#{1,6}\s++")
+_EMPHASISED = re.compile(r"[*_]([^*_\n]+)[*_]")
 _NUMBERING = re.compile(r"\(?(?:\d{1,2}|[a-z])[.)]\s*\Z")
 _WITHDRAWN = re.compile(
     r"\b(?:wait|actually|no,|correction|mistake|wrong|incorrect|instead|rather|not correct)\b", re.IGNORECASE
 )
 _EXPLAINED = re.compile(
-    r"(?P<answer>\S[^\n]{0,80}?)(?:[.,;:]| [-–—]| \(|) *\n?"
+    r"(?P<answer>\S[^\n]{0,80}?)(?:[.,;:]| [-–—]| \(|) *\n{0,3}"
     r"(?:because|since|explanation|reason(?:ing)?|why|justification)\b",
     re.IGNORECASE,
 )
@@ -92,11 +93,20 @@ def _unboxed(text: str) -> str | None:
     if is_denied:
         return instead
     for match in reversed(list(_STATED.finditer(tail))):
+        if not match[0].startswith("\n") and SUPPOSED.search(tail, max(0, match.start() - 100), match.start()):
+            return None
         if found := stated(tail[match.end() :]):
-            return found
+            return concluded(last, _is_ended(tail)) if _is_taken_back(tail, match.end()) else found
     tail = _BROKEN.sub(" ", tail)
     last = last_sentence(tail)
-    return _bare(text) or _first(text) or concluded(last, _is_ended(tail)) or _computed(tail) or _whole(text)
+    return (
+        _explained(text)
+        or _bare(text)
+        or _first(text)
+        or concluded(last, _is_ended(tail))
+        or _computed(tail)
+        or _whole(text)
+    )
 
 
 def _bare(text: str) -> str | None:
@@ -104,7 +114,7 @@ def _bare(text: str) -> str | None:
     text = _HEADING.sub("", text.strip(), count=1) if text.lstrip().startswith("#") else text.strip()
     if not text or len(text) > MAX_BARE_CHARS or text.startswith("#") or NAMED.match(text):
         return None
-    if bold := BOLD.fullmatch(text):
+    if bold := BOLD.fullmatch(text) or _EMPHASISED.fullmatch(text):
         text = bold[1].strip()
     kind = read(text)
     formula = FORMULA.search(text)
@@ -122,7 +132,7 @@ def _bare(text: str) -> str | None:
 
 
 def _first(text: str) -> str | None:
-    """The first line, or what stands before "because", when it is an answer and only an explanation follows."""
+    """The first line, when it is an answer and only an explanation follows."""
     text = text.strip()
     first, _, rest = text.partition("\n")
     rest = rest.strip()
@@ -130,6 +140,18 @@ def _first(text: str) -> str | None:
         last = _bare(rest.rpartition("\n")[2])
         is_repeated = last is None or not is_read(read(last)) or compare(read(last), read(found)) is True
         return found if is_repeated and not _WITHDRAWN.search(rest[:TAIL]) else None
+    return None
+
+
+def _is_taken_back(tail: str, start: int) -> bool:
+    """Whether a sentence behind a stated answer takes it back, and has a number."""
+    match = TAKEN_BACK.search(tail, start)
+    return match is not None and NUMBER.search(tail, match.end()) is not None
+
+
+def _explained(text: str) -> str | None:
+    """What stands before "because" or "Explanation:", when it is an answer."""
+    text = text.strip()
     match = _EXPLAINED.match(text)
     if match and (found := _bare(match["answer"])) and is_read(read(found)):
         return None if _WITHDRAWN.search(text[:TAIL]) else found

@@ -2,8 +2,8 @@ r"""What a named answer names: `x = 3`, `f(x) = 2x`, `a=4,-8`, `\text{Total area
 
 A name, decorated (`\angle A`, `S_n`, `f'`), a quantity (`P(A \cup B)`, `\mathbb{E}[X]`, `[ABC]`), words, or an
 expression that questions ask the value of is assigned what stands on the other side. Such an expression is a sum or
-difference of names, a quotient or a ratio of such. A product or a power of unknowns is none (abc = 0 says that one of
-three is zero), nor is a sum with other coefficients (2x + z = 1 is a line).
+difference of names, perhaps times ten or a hundred (100m + n), a quotient or a ratio of such. A product or a power of
+unknowns is none (abc = 0 says that one of three is zero), nor is a sum with other coefficients (2x + z = 1 is a line).
 
 What a function is defined under is bound, and no part of its name: f(x) = 2x is f(t) = 2t, and neither is f(t) = 2x. An
 argument in upper case is none (P(A) and P(B) are two numbers), and no constant is (f(1), f(e)).
@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from h1r.verify.math.parse import Node, UnreadableError, variables
@@ -144,8 +145,11 @@ def _is_applied(node: Node) -> bool:
     return node[0] in ("sin", "cos", "tan", "cot", "sec", "csc") and bool(variables(node))
 
 
+_POWERS_OF_TEN = frozenset(("num", Fraction(10**power)) for power in (1, 2, 3))
+
+
 def _is_sum(node: Node) -> bool:
-    """A sum or difference of different names, with no other coefficients than one."""
+    """A sum or difference of different names, with no other coefficients than powers of ten: m+n, 100m+n."""
     found: list[str] = []
     stack = [node]
     while stack:
@@ -154,6 +158,8 @@ def _is_sum(node: Node) -> bool:
             stack += [part[1], part[2]]
         elif part[0] == "neg":
             stack.append(part[1])
+        elif part[0] == "mul" and part[1] in _POWERS_OF_TEN and part[2][0] == "var":
+            stack.append(part[2])
         elif part[0] == "var":
             found.append(part[1])
         else:

@@ -21,14 +21,17 @@ LETTERS = re.compile(
 _DIFFERENCE = re.compile(r" *+[A-Za-z]{1,2}(?: ?- ?[A-Za-z]{1,2})++ *+")
 """ad-bc is no pair of words."""
 _FIGURE = re.compile(r"\\(triangle|angle|parallel|perp|sim|cong|circ|odot|square)(?![A-Za-z]) ?")
+_SAID_OF_FIGURES = re.compile(r"[A-Z] ?\}?+ ?\\(?:parallel|perp|sim|cong)(?![A-Za-z])")
 _OVERLINED = re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|widehat) ?\{? ?([A-Z]{1,3}'*) ?\}?")
+_BRACED = re.compile(r"(?<![A-Za-z^_}])\{ ?([A-Z]{1,4}+'*+) ?\}")
 _REALS = re.compile(r"\\mathbb ?\{? ?([RNZQC]) ?\}?")
 
 
 def words_of(text: str) -> tuple[str, ...]:
     r"""The words of a text that is prose: nothing but words, or at least three that are neither units nor names."""
-    if "\\" in text and WORD_OPEN in text:
-        text = _FIGURE.sub(r" \1 ", _OVERLINED.sub(r"\1", _REALS.sub(r"\1", text)))
+    if ("\\" in text or "{" in text) and (WORD_OPEN in text or _SAID_OF_FIGURES.search(text)):
+        text = _FIGURE.sub(r" \1 ", _OVERLINED.sub(r" \1 ", _REALS.sub(r"\1", text)))
+        text = _BRACED.sub(r" \1 ", text)
     if "\\" in text and not text.startswith(("\\text", WORD_OPEN)):
         return ()
     letters = text.translate(MARKS)

@@ -42,11 +42,14 @@ _LAST_ONLY = len(_STATEMENTS) - 1
 _LETTERS = re.compile(r"(?<![A-Za-z\\])(\\?[A-Za-z]+)")
 _DOMAIN_LETTERS = {"integer": "Z", "number": "R", "real": "R", "constant": "R", "natural": "N", "whole": "N"}
 _LEADING_QUANTIFIER = re.compile(
-    rf"[{WORD_OPEN} ]*+(?:for )?(?:all|every|any|each)\b(?: of)?(?: the)?(?: {_SIGN}(?=[ {WORD_CLOSE}]))*+"
-    rf"(?: (?:integers?|numbers?|reals?|values?))?(?: of)?[ {WORD_CLOSE}]*+(?:\\?[a-zA-Z][ {WORD_OPEN}]++"
+    rf"[{WORD_OPEN} ]*+(?:(?:for )?(?:all|every|any|each)\b(?: of)?(?: the)?(?: {_SIGN}(?=[ {WORD_CLOSE}]))*+"
+    rf"(?: (?:integers?|numbers?|reals?|values?))?|(?:positive )?integers?\b)(?: of)?[ {WORD_CLOSE}]*+"
+    rf"(?:\\?[a-zA-Z][ {WORD_OPEN}]++"
     rf"(?:such that|with|where|satisfying|for which|so that)[ {WORD_CLOSE}{WORD_OPEN}]*+)?"
     rf"(?=[^{WORD_OPEN}{WORD_CLOSE}]*+\Z)"
 )
+INTEGERS = "Z or N"
+"""Where the unknowns of "all positive integers n >= 5" lie: of which kind the bound says."""
 _SIMPLE_RELATION = re.compile(r"[^<>=,]*(?:<|>|\\[lg]e(?![A-Za-z])|\\ne(?![A-Za-z]))[^=,]*")
 
 
@@ -54,7 +57,8 @@ def without_qualifier(text: str) -> tuple[str, str | None]:
     r"""(statement, where its unknowns lie) of a cleaned text: ("x=2k\pi", "Z"); (text, None) where nothing says so."""
     lead = _LEADING_QUANTIFIER.match(text)
     if lead and lead.end() < len(text) and _SIMPLE_RELATION.fullmatch(text[lead.end() :]):
-        return text[lead.end() :], None
+        is_whole = any(kind in lead[0] for kind in ("integer", "natural", "whole"))
+        return text[lead.end() :], INTEGERS if is_whole else "R" if "real" in lead[0] else None
     for count, start in enumerate(_START.finditer(text)):
         if count == _MAX_STARTS:
             break

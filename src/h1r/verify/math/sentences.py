@@ -25,6 +25,7 @@ from h1r.verify.math.cues import (
     DENIED,
     END,
     GIVES_UP,
+    HAS,
     HEDGE,
     INSTEAD,
     LAST_LETTER,
@@ -32,14 +33,16 @@ from h1r.verify.math.cues import (
     NAMED,
     NOT_SAID,
     NOT_THE_ANSWER,
+    PREDICATE,
     SAYS,
     SENTENCE_END,
     SUBJECT,
     VERB,
+    WEIGHED,
 )
 from h1r.verify.math.names import names
 from h1r.verify.math.read import read
-from h1r.verify.math.types import Answer, Group, Opaque, Relation, Words
+from h1r.verify.math.types import Answer, Group, Opaque, Relation, Value, Words
 
 MAX_STATED_CHARS = 200
 
@@ -71,6 +74,8 @@ def denied(sentence: str) -> tuple[bool, str | None]:
     match = DENIAL.search(sentence)
     if match is None:
         return False, None
+    if NOT_SAID.search(sentence):
+        return True, None
     instead = INSTEAD.search(sentence, match.end()) if not match[0].startswith("not") else None
     if instead is None:
         return True, None
@@ -99,6 +104,8 @@ def stated(rest: str) -> str | None:
         if match := FORMULA.match(rest, verbs[-1].end()):
             return _connected(rest, match)
         sentence = sentence[verbs[-1].end() :]
+        if BOUND.match(sentence):
+            return sentence.strip(" *")
         if match := FORMULA.search(sentence):
             return _connected(sentence, match)
     elif match := FORMULA.search(sentence):
@@ -120,7 +127,13 @@ def _readable(sentence: str) -> str | None:
 
 def _only_number(sentence: str) -> str | None:
     """The number of a whole sentence that is given as the answer: Shandy drove 230 miles farther than Matteo."""
-    if not SAYS.search(sentence) or DENIED.search(sentence) or HEDGE.search(sentence) or GIVES_UP.search(sentence):
+    if (
+        not SAYS.search(sentence)
+        or HAS.search(sentence)
+        or DENIED.search(sentence)
+        or HEDGE.search(sentence)
+        or GIVES_UP.search(sentence)
+    ):
         return None
     sentence = _without_clause(sentence)
     numbers = list(NUMBER.finditer(sentence))
@@ -143,6 +156,8 @@ def _counted(text: str) -> str | None:
     if match is None or not COUNTED.match(text, match.end()):
         return None
     rest = text[match.end() :]
+    if PREDICATE.match(rest):
+        return None
     return None if COUNTS_NO_MORE.search(rest) or DENIED.search(rest) or HEDGE.search(rest) else match[0]
 
 
@@ -168,7 +183,7 @@ def concluded(sentence: str, is_ended: bool = False) -> str | None:
         return instead
     if bold := BOLD.findall(sentence):
         return stated(sentence) if not GIVES_UP.search(sentence) or NUMBER.search(bold[-1]) else None
-    if GIVES_UP.search(sentence):
+    if GIVES_UP.search(sentence) or HAS.search(sentence):
         return None
     if subject := _subject(sentence):
         return subject
@@ -181,15 +196,19 @@ def concluded(sentence: str, is_ended: bool = False) -> str | None:
         return None
     formulas = list(FORMULA.finditer(sentence))
     if not formulas and not NUMBER.search(sentence):
-        return None
+        found = stated(sentence) if CONCLUDES.match(sentence) and VERB.search(sentence) else None
+        return found if found and isinstance(kind := read(found), Value) and kind.node[0] != "var" else None
     if VERB.search(sentence) and (found := stated(sentence)) and _is_answer(found):
         return found
     if formulas:
-        return _content(formulas[-1])
+        return None if PREDICATE.match(sentence, formulas[-1].end()) else _content(formulas[-1])
     if not CONCLUDES.match(sentence):
         return None
-    numbers = NUMBER.findall(_without_clause(sentence))
-    return str(numbers[0]) if len(numbers) == 1 else None
+    sentence = _without_clause(sentence)
+    numbers = list(NUMBER.finditer(sentence))
+    if len(numbers) != 1 or WEIGHED.search(sentence, 0, numbers[0].start()):
+        return None
+    return None if PREDICATE.match(sentence, numbers[0].end()) else numbers[0][0]
 
 
 def numbers_of_conclusion(sentence: str) -> list[str]:

@@ -27,6 +27,7 @@ from h1r.verify.math.compare import compare
 from h1r.verify.math.extract import MAX_BARE_CHARS, find_answer
 from h1r.verify.math.letters import same_letters
 from h1r.verify.math.options import DEFAULT, Options, options_of
+from h1r.verify.math.qualifiers import INTEGERS
 from h1r.verify.math.read import read
 from h1r.verify.math.restated import objection
 from h1r.verify.math.symbolic import is_readable, symbolic
@@ -90,7 +91,9 @@ def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
         return False
     if len(gold) > MAX_BARE_CHARS and read(_unboxed(gold)).text == found.text:
         return True  # a long reference that is no worked solution
-    if any(sign in gold and sign in answer for sign in ("in", "∈")) and _lie_elsewhere(_known(gold), _unboxed(answer)):
+    if all(any(sign in text for sign in ("in", "∈", "real")) for text in (gold, answer)) and _lie_elsewhere(
+        _known(gold), _unboxed(answer)
+    ):
         return False
     return compare(known, found, options)
 
@@ -98,6 +101,8 @@ def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
 def _lie_elsewhere(gold: str, answer: str) -> bool:
     """Whether both answers say where their unknowns lie, and not the same: k integer, k natural."""
     domains = [domain(text) for text in (gold, answer) if len(text) <= MAX_CHARS]
+    if INTEGERS in domains:
+        return any(other in ("R", "Q", "C") for other in domains)
     return len(domains) == 2 and None not in domains and domains[0] != domains[1]
 
 

@@ -177,7 +177,7 @@ def read_unit(text: str, after_number: bool = True, blank: bool = False) -> Unit
                 if not product.powers:
                     return None  # a number squared
                 product.raise_last(AFTER_UNIT[lower])
-            elif word and lower not in _FILLER:
+            elif word == "A" or (word and lower not in _FILLER):
                 if raised := _POWER.fullmatch(word):  # cm2, s^-2
                     power *= int(raised[2] or raised[3])
                     word, lower = raised[1], raised[1].lower()

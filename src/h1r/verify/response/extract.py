@@ -25,7 +25,7 @@ _BOX = re.compile(
 )
 """With braces, or in TeX's form without: what ends with the formula, or a number."""
 _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}+(?:\s|\Z)")
-_PART = re.compile(r"(?:^|\n)[ \t*#>-]{0,8}(?:[Pp]art )?\(?([a-e]|i{1,3}|iv|v)\)")
+_PART = re.compile(r"(?:(?:^|\n)[ \t*#>-]{0,8}(?:[Pp]art )?|[.;,] [Pp]art )\(?([a-e]|i{1,3}|iv|v)\)")
 """The letter of a part of the answer at the beginning of a line: (a), b), Part (c)."""
 _SEQUENCES = ("abcde", ("i", "ii", "iii", "iv", "v"))
 _BLANKS = r"(?:[\s$&~]|\\[\\,;:!\s\[\]()]|\\q?quad(?![a-z]))"
