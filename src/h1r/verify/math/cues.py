@@ -294,7 +294,7 @@ WEIGHED = re.compile(
 )
 """Words before the only number of a conclusion that make of it no answer."""
 PREDICATE = re.compile(
-    r"\W*+(?:(?:is|are|was) (?:also |only |just )?"
+    r"\W{0,8}(?:(?:is|are|was) (?:also |only |just )?"
     r"(?:an?|too|close|near|larger|smaller|greater|less|even|odd|prime|divisible)\b"
     r"|divides\b)",
     re.IGNORECASE,
