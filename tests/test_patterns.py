@@ -48,6 +48,12 @@ FROM_FUNCTIONS: dict[tuple[str, str], tuple[str, ...]] = {
         "verify.code.sources",
         "f'^(?:(?:async\\\\s+)?def|class)\\\\s+{re.escape(name)}\\\\b|^{re.escape(name)}\\\\s*[:=]'",
     ): (r"^(?:(?:async\s+)?def|class)\s+solve\b|^solve\s*[:=]",),
+    ("verify.controls.answers", "f'(?<![\\\\d.]){value.numerator}(?![\\\\d]|\\\\.\\\\d)'"): (
+        r"(?<![\d.])12(?![\d]|\.\d)",
+    ),
+    ("verify.judge.forms", "line"): (),
+    ("verify.judge.forms", "anywhere"): (),
+    ("verify.judge.forms", "bare"): (),
     ("verify.instructions.corrections", "f'(?<!\\\\w){re.escape(keyword)}(?!\\\\w)'"): (r"(?<!\w)word(?!\w)",),
     ("verify.math.forms", "pattern"): (),
     ("verify.math.text", "f'({separator})|{_BRACKET.pattern}'"): tuple(
@@ -64,21 +70,26 @@ MOST_CHARS = (
     ("verify.choice.", 40_002, "the beginning and the end of an answer (text.WINDOW)"),
     ("verify.code.extract:_SHOWS", 100_400, "the first lines of a program, each cut"),
     ("verify.code.", 400_000, "a program (grade.MAX_CODE_CHARS)"),
-    ("verify.judge.prompt:", 200_000, "what fits a judge's context, and its reply"),
+    ("verify.judge.", 200_000, "what fits a judge's context, and its reply"),
+    ("verify.math.qualifiers:_STATEMENTS", 200, "the end of an answer (MAX_QUALIFIER_CHARS)"),
     ("verify.math.clean:_ANGLED ", 2_000, "an answer (text.MAX_CHARS)"),
     (
         "verify.math.",
         22_000,
         "an answer (text.MAX_CHARS), each character of which may become eleven, or the end of one",
     ),
-    ("verify.reasoning_gym:", 800, "in a worker, which is killed"),
+    ("verify.reasoning_gym.formula:", 2_000, "an answer in a process that is killed (formula.MAX_CHARS)"),
+    ("verify.reasoning_gym.grade:_EVALUATION", 800, "a module's source, never an answer"),
+    ("data.solvers.", 100_000, "an equation of a problem"),
+    ("verify.response.extract:_BOX match", 10_000, "a box without braces, which ends after 60 characters"),
+    ("verify.response.extract:_PART", 160_000, "what stands before the last boxes"),
     ("verify.response.extract:_LISTS", 10_000, "what stands between two boxes (MAX_BOXED_CHARS)"),
     ("verify.response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
     ("verify.response.repetition:_PIECE", 180_000, "the end of a response"),
     ("model.checkpoint:model.*", 255, "the name of a file"),
 )
 """The longest text that expressions meet: the first entry that their name begins with. Others may meet anything."""
-CURATED = ("data.", "report.", "model.", "records:", "recipe_text:", "config.", "engine.")
+CURATED = ("data.", "verify.controls.", "report.", "model.", "records:", "recipe_text:", "config.", "engine.")
 """These meet data sets and files of the user's own choice, no model's text: linear, and five times as long at most."""
 
 

@@ -46,7 +46,7 @@ def _linear(side: str) -> tuple[int, str, int] | None:
     compact = side.replace(" ", "")
     if not re.fullmatch(r"[+-]?(?:\d+\*)?(?:\d+|[a-z])(?:[+-](?:\d+\*)?(?:\d+|[a-z]))*", compact):
         return None
-    for sign, factor, body in re.findall(r"([+-]?)(?:(\d+)\*)?(\d+|[a-z])", compact):
+    for sign, factor, body in re.findall(r"([+-]?)(?:(\d++)\*)?(\d++|[a-z])", compact):
         size = int(factor or 1) * (-1 if sign == "-" else 1)
         if body.isdigit():
             constant += size * int(body)

@@ -19,7 +19,8 @@ from h1r.verify.code.kinds import Referee, TestsError
 from h1r.verify.code.outcome import WRONG, Fault, value_of
 
 INPUT, OUTPUT, ANSWER = "input.txt", "output.txt", "answer.txt"
-_SCORE = re.compile(rb"\A\s*+(\d{1,4}+(?:\.\d{0,9}+)?)\s*+")
+_SCORE = re.compile(r"\d{1,4}+(?:\.\d{0,9}+)?")
+_MAX_SCORE_CHARS = 20
 _MIN_TIME_S = 10.0
 """Honest checkers may be slower than the solutions that they check."""
 
@@ -55,8 +56,9 @@ def checker(slot: Slot, referee: Referee, limits: Limits) -> Iterator[Check]:
 def _accepts(outcome: Outcome, score: bool) -> bool:
     if outcome.ending != "finished" or outcome.status != 0:
         return False
-    found = _SCORE.fullmatch(outcome.stdout) if score else None
-    return not score or (found is not None and float(found[1]) >= 1.0)
+    said = outcome.stdout.strip()
+    found = _SCORE.fullmatch(said.decode("ascii", "replace")) if score and len(said) <= _MAX_SCORE_CHARS else None
+    return not score or (found is not None and float(found[0]) >= 1.0)
 
 
 def _rejected(outcome: Outcome) -> Fault:

@@ -41,7 +41,7 @@ _GOES_ON = _any_of(
     *(f"and {word}" for word in ("we", "this", "it", "that", "the", "so", "i", "hence", "thus", "not")),
 )
 CLAUSE = re.compile(
-    rf"[,;]? *{_EXPLAINS}|[,;] *{_GOES_ON}|(?<=[\d$}}%)]), (?:the|an?)\b|;\s*(?=[a-z]{{2}})|\s(?:--|[—–])"
+    rf"[,;]? {{0,4}}{_EXPLAINS}|[,;] {{0,4}}{_GOES_ON}|(?<=[\d$}}%)]), (?:the|an?)\b|;\s*(?=[a-z]{{2}})|\s(?:--|[—–])"
     r"|\s-\s(?=[a-z]{2})|;\s*(?=\d{1,9} (?:is|are|was|would)\b)|, i am\b"
     rf"| not (?=[-\d$\\A-D])|\s?\((?=(?:since|because|not|as|i\.e|that is|the|from|see|rounded|which|with|after)\b)",
     re.IGNORECASE,

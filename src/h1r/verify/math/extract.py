@@ -55,7 +55,7 @@ _WITHDRAWN = re.compile(
     r"\b(?:wait|actually|no,|correction|mistake|wrong|incorrect|instead|rather|not correct)\b", re.IGNORECASE
 )
 _EXPLAINED = re.compile(
-    r"(?P<answer>\S[^\n]{0,80}?)(?:[.,;:]| [-–—]| \(|) *\n{0,3}"
+    r"(?P<answer>\S[^\n]{0,80}?)(?:[.,;:]| [-–—]| \(|) {0,8}\n{0,3}"
     r"(?:because|since|explanation|reason(?:ing)?|why|justification)\b",
     re.IGNORECASE,
 )

@@ -186,7 +186,7 @@ def labelled_parts(text: str) -> list[tuple[str, str]]:
         if body.endswith("\ue000"):
             body = body[:-1]
         bodies.append(body.strip(" ,;."))
-    joined = [re.sub("[ ,;]*[\ue000]? ?(?:and|or)[\ue001]? ?[\ue000]?\\Z", "", body) for body in bodies]
+    joined = [re.sub("(?<![ ,;])[ ,;]*+[\ue000]? ?(?:and|or)[\ue001]? ?[\ue000]?\\Z", "", body) for body in bodies]
     return [(f"({label})", body) for label, body in zip(labels, joined, strict=True)] if all(joined) else []
 
 

@@ -123,7 +123,8 @@ _WEAKENED = frozenset(
     )
 )
 _CLOSING = re.compile(
-    rf"[ {WORD_OPEN}]*+\b(?:is (?:the|our|my) (?:final |correct |right )?answer|is the (?:only )?solution|is correct"
+    rf"(?<![ {WORD_OPEN}])[ {WORD_OPEN}]*+"
+    rf"\b(?:is (?:the|our|my) (?:final |correct |right )?answer|is the (?:only )?solution|is correct"
     rf"|as (?:desired|required|claimed))[ .!{WORD_CLOSE}]*+\Z"
 )
 _NUMBER_FIRST = re.compile(r" *(?:-?\d[\d,]*(?:\.\d+)?)(?= +[A-Za-z])")

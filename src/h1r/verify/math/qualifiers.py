@@ -14,6 +14,7 @@ _START = re.compile(
     rf"[,;(]|{WORD_OPEN}[ ,;(]*+(?=where|with|for|and|in which|here)|\b(?:where|with|for)\b|\\forall(?![A-Za-z])"
 )
 _MAX_STARTS = 24
+MAX_QUALIFIER_CHARS = 200
 _NOISE = re.compile(rf"[{WORD_OPEN}{WORD_CLOSE}()$~]|\\[ ,;:!]|\\(?:forall|left|right)(?![A-Za-z])")
 _LEADING = re.compile(r"(?:[ ,;.]|(?:where|with|for|and|here|in which|is|are)\b)*+")
 _NAME = r"\\?[A-Za-z](?:_\{?\w\}?)?"
@@ -70,6 +71,8 @@ def without_qualifier(text: str) -> tuple[str, str | None]:
         tail = " ".join(_NOISE.sub(" ", text[start.start() :]).split())
         said = _LEADING.match(tail)
         body = tail[said.end() :].strip(" .,;") if said else tail
+        if len(body) > MAX_QUALIFIER_CHARS:
+            continue
         for index, pattern in enumerate(_STATEMENTS):
             match = pattern.fullmatch(body)
             if match is None or (index == _LAST_ONLY and not tail.lstrip(" ,").startswith(("for", "where", "with"))):

@@ -100,7 +100,7 @@ _BEFORE_NUMBER = frozenset(
 _ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…|\\vdots")
 CASES = r"\cases"
 _SIGN_IN_WORDS = re.compile(r"[ ]*+(minus|negative|positive|plus)\b", re.IGNORECASE)
-_NUMBER_AND_UNIT_IN_WORDS = re.compile(r"([A-Za-z -]+?) +((?:(?:square|cubic|sq) )?[A-Za-z]+)")
+_NUMBER_AND_UNIT_IN_WORDS = re.compile(r"([A-Za-z -]{1,80}?) {1,4}((?:(?:square|cubic|sq) )?[A-Za-z]{1,40}+)")
 _EMPTY_SETS = frozenset((r"\emptyset", r"\{\}", "{}", r"\{ \}"))
 
 

@@ -16,9 +16,12 @@ THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 MAX_BOXED_CHARS = 10_000
 MAX_BOXES = 16
+MAX_OPENINGS = 64
+"""Of these, the last in a text, some may be no boxes: a command that is named in prose."""
 _TEX_BLANKS = " \t\r\n"
 _MAX_WRAPPERS = 4
 
+_OPENING = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])")
 _BOX = re.compile(
     r"\\(?:f?boxed|fbox)(?![A-Za-z])(?:\s*+\{|\s*+(?P<bare>(?![\s{])[^$\n]{1,60}?)(?=\s?(?:\$|\\\)|\\\]))"
     r"|\s++(?P<number>-?\d[\d,]{0,30}(?:\.\d{1,30})?(?:/\d{1,30})?))"
@@ -65,7 +68,9 @@ def last_boxed(text: str) -> str | None:
     is "(a) 1, (b) 2". Escaped
     braces do not count, as in TeX. Of nested boxes the innermost last one is taken. `\fbox` is a box, and `\boxed 8`.
     """
-    found = deque((match for match in _BOX.finditer(text) if not _is_prose(match)), maxlen=MAX_BOXES)
+    openings = deque((match.start() for match in _OPENING.finditer(text)), maxlen=MAX_OPENINGS)
+    matches = (_BOX.match(text, start) for start in openings)
+    found = deque((match for match in matches if match and not _is_prose(match)), maxlen=MAX_BOXES)
     if len(found) > 1 and (parts := _boxes_of_parts(text, list(found))):
         return ", ".join(parts)
     contents: list[str] = []
@@ -107,7 +112,7 @@ def _boxes_of_parts(text: str, boxes: list[re.Match[str]]) -> list[str]:
     contents: list[str] = []
     before = max(0, boxes[0].start() - MAX_BOXED_CHARS)
     for box in boxes:
-        found = _PART.findall(text, before, box.start())
+        found = _PART.findall(text, max(before, box.start() - MAX_BOXED_CHARS), box.start())
         end = _content_end(text, box)
         if not found or (labels and len(found) > 1) or end < 0:
             return []
