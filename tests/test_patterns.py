@@ -80,6 +80,7 @@ MOST_CHARS = (
     ),
     ("verify.reasoning_gym.formula:", 2_000, "an answer in a process that is killed (formula.MAX_CHARS)"),
     ("verify.reasoning_gym.grade:_EVALUATION", 800, "a module's source, never an answer"),
+    ("verify.instructions.", 400_000, "an answer in a process of its own, which is killed"),
     ("data.solvers.", 100_000, "an equation of a problem"),
     ("verify.response.extract:_BOX match", 10_000, "a box without braces, which ends after 60 characters"),
     ("verify.response.extract:_PART", 160_000, "what stands before the last boxes"),

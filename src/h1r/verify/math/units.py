@@ -97,8 +97,12 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
         rest = text[match.end() :].strip()
         if scaled := _SCALES_OF_MONEY.fullmatch(rest):
             rest = rf"{scaled[1]} \cdot 10^{{{_MONEY[scaled[2][0].lower()]}}}"
-        value, unit = split_unit(rest)
+        value, unit = _split_end(rest)
         return f"{match[1]}{value}", unit or Unit(((_SYMBOLS[match[2] or match[3]], 1),))
+    return _split_end(text)
+
+
+def _split_end(text: str) -> tuple[str, Unit | None]:
     window = max(0, len(text) - MAX_UNIT_CHARS)
     pieces = list(_PIECE.finditer(text, window))
     for kinds in (_ANY, _IN_TEXT):
