@@ -212,7 +212,7 @@ def test_a_vllm_that_the_plugin_does_not_fit_starts_and_refuses_the_request(monk
     from vllm.v1.sample.logits_processor import LogitsProcessor
     from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
 
-    from h1r.engine import vllm_plugin
+    from h1r.engine.vllm import plugin as vllm_plugin
 
     assert vllm_plugin._load().__name__ == "DeepConf"
     monkeypatch.setitem(sys.modules, "h1r.engine.vllm.deepconf", None)  # as if its import failed

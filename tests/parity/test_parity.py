@@ -14,7 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from h1r.cli import app
-from h1r.kernels import portable
+from h1r.kernels.torch import operators as portable
 from h1r.model import build, save
 from h1r.model.attention import Attention
 from h1r.model.cache import HybridCache
