@@ -26,7 +26,7 @@ METHODS = frozenset(("match", "search", "fullmatch", "finditer", "findall", "sub
 class Used:
     """An expression, where it stands, and the methods it is used by."""
 
-    pattern: re.Pattern[Any]
+    pattern: re.Pattern[str]
     places: list[str] = field(default_factory=list)
     methods: set[str] = field(default_factory=set)
 
@@ -68,8 +68,8 @@ def _imports_re(node: ast.AST) -> bool:
 
 
 def live() -> dict[str, Used]:
-    """The compiled expressions of all modules, by the place each was first found at."""
-    found: dict[re.Pattern[Any], Used] = {}
+    """The compiled expressions of all modules, by the place each was first found at; those on bytes as on Latin-1."""
+    found: dict[re.Pattern[str], Used] = {}
     seen: set[int] = set()
     for name, module in modules().items():
         for attribute, value in list(vars(module).items()) if module else ():
@@ -83,9 +83,10 @@ def live() -> dict[str, Used]:
     return {used.places[0]: used for used in found.values()}
 
 
-def _patterns(value: Any, place: str, seen: set[int], depth: int) -> Iterator[tuple[str, re.Pattern[Any]]]:
+def _patterns(value: Any, place: str, seen: set[int], depth: int) -> Iterator[tuple[str, re.Pattern[str]]]:
     if isinstance(value, re.Pattern):
-        yield place, value
+        is_bytes = isinstance(value.pattern, bytes)
+        yield place, re.compile(value.pattern.decode("latin-1"), value.flags | re.ASCII) if is_bytes else value
         return
     if id(value) in seen or depth > 6:
         return
@@ -98,10 +99,12 @@ def _patterns(value: Any, place: str, seen: set[int], depth: int) -> Iterator[tu
     elif isinstance(value, type) and value.__module__.startswith("h1r"):
         inner = [(f".{name}", item) for name, item in vars(value).items()]
     elif isinstance(value, types.FunctionType) and value.__module__.startswith("h1r"):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-        inner = [("()", item) for item in (*cells, *(value.__defaults__ or ()))]
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        inner = [(f"({name})", cell.cell_contents) for name, cell in cells if cell != types.CellType()]
+        inner += [("()", item) for item in value.__defaults__ or ()]
     elif type(value).__module__.startswith("h1r"):
-        inner = [(f".{name}", item) for name, item in getattr(value, "__dict__", {}).items()]
+        names = [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]
+        inner = [(f".{name}", getattr(value, name)) for name in names if hasattr(value, name)]
     for suffix, item in inner:
         yield from _patterns(item, place + suffix, seen, depth + 1)
 

@@ -65,7 +65,18 @@ FROM_FUNCTIONS: dict[tuple[str, str], tuple[str, ...]] = {
 compiled where the module is imported, for the operator's own in a configuration, and for what tested code gives to a
 stand-in for `pytest` inside of its sandbox."""
 
+METHODS = (
+    (r"verify.math.qualifiers:_STATEMENTS", "fullmatch"),
+    (r"verify.judge.forms:FORMS.*\((?:line|bare)_\)", "fullmatch"),
+    (r"verify.judge.forms:FORMS.*\(anywhere_\)", "finditer"),
+)
+"""How those are used that the sources call by other names; any other is searched for."""
+
 MOST_CHARS = (
+    (r"verify.judge.forms:FORMS.*\((?:line|bare)_\)", 400, "a line of a judge's reply"),
+    ("verify.controls.plain:", 4_000, "a control or a reference (MAX_PLAIN_CHARS)"),
+    ("verify.judge.forms:", 100_000, "a judge's reply (_MAX_REPLY_CHARS)"),
+    ("verify.math.(?:extract|sentences|cues):", 3_000, "the end of an answer (extract.TAIL)"),
     ("verify.choice.statements:_(?!LABEL|SENTENCE|STOP)", 16, "the classes of the words beside a letter"),
     ("verify.choice.", 40_002, "the beginning and the end of an answer (text.WINDOW)"),
     ("verify.code.extract:_SHOWS", 100_400, "the first lines of a program, each cut"),
@@ -115,9 +126,13 @@ def measured(pattern: re.Pattern[str], method: str, text: str, clock: Any = time
     return clock() - began - matches * PER_MATCH_S
 
 
+def _methods(place: str) -> set[str]:
+    return {method for known, method in METHODS if re.match(known, place)}
+
+
 def everything() -> dict[str, tuple[re.Pattern[str], str]]:
     """(expression, method) by name; methods that find all matches count as one."""
-    found = {place: (used.pattern, used.methods) for place, used in live().items()}
+    found = {place: (used.pattern, _methods(place) or used.methods) for place, used in live().items()}
     known = {(pattern.pattern, pattern.flags) for pattern, _ in found.values()}
     for call in calls():
         texts = FROM_FUNCTIONS.get((call.place, call.source), ()) if call.literal is None else (call.literal,)
