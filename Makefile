@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+LOCK ?= requirements.lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,13 +51,17 @@ setup-vllm: $(READY)
 
 # On Linux the default torch wheel carries gigabytes of CUDA. Without an NVIDIA driver the CPU build is enough; it is
 # taken from TORCH_INDEX when that host answers, and else from the index pip is configured with.
-$(READY): pyproject.toml constraints.txt
+# All else comes first, from files whose hashes requirements.lock holds; `make LOCK=` does without, for an index of
+# files that were built anew. Neither torch, pycosat nor a folder can have a hash there (tools/lock.py says why).
+$(READY): pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "'$(PYTHON)' is missing or older than Python 3.11; install a newer one, or name it: make PYTHON=python3.12"; \
 	  exit 1; }
-	@echo "Setting up $(VENV) (once; again when pyproject.toml or constraints.txt change)"
+	@echo "Setting up $(VENV) (once; again when what it installs changes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	@test -z "$(LOCK)" || { echo "Installing what $(LOCK) holds, each file checked against its hash"; \
+	  $(PIP) install --no-deps --require-hashes -r $(LOCK); }
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null \
 	  && $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=5)' 2>/dev/null; then \
 	  echo "Installing the CPU build of torch from $(TORCH_INDEX)"; \
@@ -64,7 +69,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) install pycosat -c constraints.txt >/dev/null 2>&1 || { \
 	  echo "pycosat, which reasoning-gym imports, could not be compiled here; installing tools/pycosat in its place"; \
 	  $(PIP) install ./tools/pycosat; }
-	$(PIP) install -e '.[dev]' -c constraints.txt
+	$(PIP) install $(if $(LOCK),--no-build-isolation) -e '.[dev]' -c constraints.txt
 	@touch $@
 
 clean:

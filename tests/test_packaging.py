@@ -1,5 +1,6 @@
 """What a newcomer's machine and an installed wheel rely on."""
 
+import ast
 import importlib.resources
 import re
 import tomllib
@@ -26,6 +27,37 @@ def test_every_direct_dependency_is_pinned_to_a_tested_version_inside_its_range(
 def test_pins_are_exact_and_without_local_builds() -> None:
     for pin in PINS:
         assert re.fullmatch(r"==[^+*]+", str(pin.specifier)), pin
+
+
+def test_every_tested_version_is_locked_with_its_hashes() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    packages = [entry for entry in re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE) if not entry.startswith("#")]
+    locked = {}
+    for package in packages:
+        first, *hashes = package.replace("\\\n", "").split("--hash=")
+        requirement = Requirement(first.strip())
+        locked[canonicalize_name(requirement.name)] = str(requirement.specifier)
+        assert hashes, first
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", one) for one in hashes), first
+    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in PINS}
+    assert {name: version for name, version in locked.items() if name in pins} == {
+        name: version for name, version in pins.items() if name not in ("torch", "pycosat", "vllm")
+    }
+
+
+def test_nothing_is_loaded_with_code_of_its_own() -> None:
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "from_pretrained"
+            ):
+                said = {keyword.arg: keyword.value for keyword in node.keywords}.get("trust_remote_code")
+                assert isinstance(said, ast.Constant), f"{path}:{node.lineno}"
+                assert said.value is False, f"{path}:{node.lineno}"
+    engine = (ROOT / "src/h1r/engine/vllm/engine.py").read_text(encoding="utf-8")
+    assert '"trust_remote_code": False' in engine
 
 
 def test_vllm_for_cpus_changes_no_tested_version() -> None:

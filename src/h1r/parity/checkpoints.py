@@ -42,7 +42,9 @@ def transformers_logits(subject: Subject) -> Worst:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        theirs: Any = FalconH1ForCausalLM.from_pretrained(subject.directory(), dtype=subject.dtype)
+        theirs: Any = FalconH1ForCausalLM.from_pretrained(
+            subject.directory(), dtype=subject.dtype, trust_remote_code=False
+        )
         expected = theirs.to(subject.device).eval()(ids_BT, use_cache=False).logits
     finally:
         logging.set_verbosity(verbosity)

@@ -110,6 +110,7 @@ class VLLMEngine(StreamingEngine):
             "enable_prefix_caching": prefix_caching,
             "async_scheduling": False,
             "skip_tokenizer_init": True,
+            "trust_remote_code": False,
             "generation_config": "vllm",
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
