@@ -54,9 +54,9 @@ def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
 
 def measure(scratch: Path, run: Path, whole: bool, real: bool, **corpus: Any) -> None:
     """The measured process: curates and prints its cost. Ray's processes are none of its children, and not counted."""
+    from h1r.common.progress import quiet
     from h1r.data.corpus.plan import curate_corpus
-    from h1r.progress import quiet
-    from h1r.run import Run
+    from h1r.run.directory import Run
 
     quiet()
     recipe = recipe_for(scratch, whole, real, **corpus)

@@ -32,16 +32,16 @@ from typing import Any
 import torch
 
 from decode_peers import VLLM, LlamaCpp, generate
+from h1r.common.progress import note, quiet
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.runner import NativeRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels import select
-from h1r.model import HybridForCausalLM, build, save
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
-from h1r.progress import note, quiet
+from h1r.models import HybridForCausalLM, build, save
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.config import HybridConfig
 from peers import GEOMETRIES
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

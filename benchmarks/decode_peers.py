@@ -25,7 +25,7 @@ os.dup2(2, 1)
 import torch
 from vllm import LLM, SamplingParams
 from h1r.engine.vllm.limits import block_tokens, cache_bytes_for
-from h1r.model.checkpoint import read_config
+from h1r.models.checkpoint import read_config
 from pathlib import Path
 
 checkpoint, length, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])

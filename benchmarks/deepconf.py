@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from deepconf_pool import Pool, held_out_problems, open_pool, tuning_problems
 from deepconf_reference import reference_online
+from h1r.common.progress import note, progress, quiet
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.progress import note, progress, quiet
 from h1r.records import Trace
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import certainly_equivalent, groups_for
 from h1r.scaling.deepconf import DeepConf, majority_params
-from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import vote

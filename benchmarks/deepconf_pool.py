@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from h1r.common.progress import progress
 from h1r.config import Recipe, load_recipe
 from h1r.data.chat import prompt_ids
 from h1r.data.split import split_problems
@@ -24,10 +25,9 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.errors import UserError
 from h1r.evals.stages import last_trained
-from h1r.model import load
-from h1r.progress import progress
+from h1r.models import load
 from h1r.records import FinishReason, Problem, Trace, normalise_text, read_jsonl
-from h1r.run import Run
+from h1r.run.directory import Run
 from h1r.scaling.answers import extract_answer
 from h1r.scaling.deepconf import problem_seed, sampling_of
 from h1r.train.start import equip

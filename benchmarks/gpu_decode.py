@@ -36,16 +36,16 @@ from typing import Any
 import torch
 
 from decode_peers import VLLM
+from h1r.common.progress import note, quiet
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.kernels import select
-from h1r.model import HybridForCausalLM
-from h1r.model.config import HybridConfig, preset
-from h1r.model.hf_config import to_hf
-from h1r.progress import note, quiet
+from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.config import HybridConfig, preset
+from h1r.models.falcon_h1.hf_config import to_hf
 from h1r.records import Trace
 
 ENGINES = ("eager", "graphs", "vllm")

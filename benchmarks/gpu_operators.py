@@ -21,7 +21,7 @@ from h1r.kernels.layout import Layout
 from h1r.kernels.mamba_ssm import MAMBA_SSM
 from h1r.kernels.mamba_ssm import obstacle as mamba_ssm_obstacle
 from h1r.kernels.torch.operators import TORCH
-from h1r.model.config import HybridConfig
+from h1r.models.falcon_h1.config import HybridConfig
 
 TOLERANCE = 1e-2  # of ‖out - exact‖ / ‖exact‖ in bf16
 Operator = Callable[..., Tensor]

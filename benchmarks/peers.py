@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from h1r.model import HybridForCausalLM, build, save
-from h1r.model.config import HybridConfig, preset
+from h1r.models import HybridForCausalLM, build, save
+from h1r.models.falcon_h1.config import HybridConfig, preset
 
 GEOMETRIES: dict[str, HybridConfig] = {
     "tiny": preset("tiny"),

@@ -20,13 +20,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from h1r.common.files import read_json
 from h1r.config import CorpusBenchmark, Recipe, load_recipe
 from h1r.data.corpus import steps
 from h1r.data.corpus.items import Item
 from h1r.data.corpus.plan import curate_corpus
 from h1r.data.corpus.read import Reader, files_of
 from h1r.data.dedup import words
-from h1r.run import Run, read_json
+from h1r.run.directory import Run
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "curation-real.toml"
 PAGE = Path(__file__).with_name("curation-real.md")

@@ -10,7 +10,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from h1r import progress
+from h1r.common import progress
 
 # No deadline: on a busy machine any example can take long, and that says nothing about the code.
 settings.register_profile("exploring", deadline=None)

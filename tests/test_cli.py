@@ -13,9 +13,10 @@ import pytest
 from h1r import pipeline
 from h1r.cli import main
 from h1r.cli.common import print_json
+from h1r.common.files import locked, read_json, write_json
 from h1r.config import Recipe, load_recipe
-from h1r.files import locked
-from h1r.run import Checkpoints, Run, read_json, write_json
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
 
 STAGES = ["curate", "eval_base", "sft", "eval_sft", "pool", "rl", "eval_rl", "scaling"]
 

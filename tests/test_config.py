@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.config import Recipe, load_recipe
+from h1r.config.text import parse_override, to_toml
 from h1r.errors import UserError
-from h1r.recipe_text import parse_override, to_toml
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chat_server import breaks, chat_server, drips, fails, says
-from h1r.endpoints import EndpointError, Endpoints, RefusedError, Reply
+from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
 from h1r.errors import UserError
 
 HELLO = [{"role": "user", "content": "hello"}]

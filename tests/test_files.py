@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from h1r.files import atomic, replace_directory, write_text
+from h1r.common.files import atomic, replace_directory, write_text
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
-    {"config", "endpoints", "records", "run", "errors", "files", "progress", "recipe_text", "terminal"},
+    {"common", "config", "records", "run", "errors"},
     {"kernels", "sandbox"},
-    {"model", "verify"},
+    {"models", "verify"},
     {"engine", "data"},
     {"scaling", "train"},
     {"evals", "parity", "serve"},
@@ -19,8 +19,8 @@ FLOORS = [
     {"__main__", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [
-    "h1r.errors", "h1r.files", "h1r.config", "h1r.records", "h1r.run", "h1r.progress", "h1r.recipe_text",
-    "h1r.model.config", "h1r.engine.protocol", "h1r.sandbox", "h1r.verify", "h1r.cli", "h1r.pipeline",
+    "h1r.errors", "h1r.common.files", "h1r.config", "h1r.records", "h1r.run", "h1r.common.progress", "h1r.config.text",
+    "h1r.models.falcon_h1.config", "h1r.engine.protocol", "h1r.sandbox", "h1r.verify", "h1r.cli", "h1r.pipeline",
 ]  # fmt: skip
 
 

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from h1r import progress as progress_module
-from h1r.progress import Bar, PlainBar, progress, quiet
+from h1r.common import progress as progress_module
+from h1r.common.progress import Bar, PlainBar, progress, quiet
 
 
 class Clock:

@@ -3,9 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from h1r.common.files import read_json, write_json
+from h1r.common.memory import free_memory_bytes, peak_rss_bytes
 from h1r.config import Recipe
 from h1r.errors import UserError
-from h1r.run import Checkpoints, Metrics, Run, free_memory_bytes, peak_rss_bytes, read_json, read_metrics, write_json
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
+from h1r.run.metrics import Metrics, read_metrics
 
 
 def test_a_run_keeps_its_resolved_recipe(tmp_path: Path) -> None:

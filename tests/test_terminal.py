@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.cli import main
-from h1r.terminal import shown, shown_json
+from h1r.common.terminal import shown, shown_json
 
 ATTACKS = {
     "a colour": "\x1b[31mred",

@@ -1,7 +1,7 @@
 """What a verdict on code costs: the start of a confined run at each level, beside other ways, and verdicts a second.
 
-`bwrap_each` starts bubblewrap and an interpreter for every run, as sandboxes without a keeper do; `python_each` starts
-the interpreter alone, unconfined.
+`bwrap_each` starts bubblewrap and an interpreter for every run, as sandboxes without a fork server do; `python_each`
+starts the interpreter alone, unconfined.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def starts(context: Context) -> dict[str, Any]:
         with Sandbox(level) as sandbox:
             begun = time.perf_counter()
             sandbox.run({"kind": "python", "code": ""})
-            found[f"{level.name.lower()}_keeper_ms"] = round(1e3 * (time.perf_counter() - begun), 1)
+            found[f"{level.name.lower()}_fork_server_ms"] = round(1e3 * (time.perf_counter() - begun), 1)
             found[level.name.lower()] = start_ms(lambda box=sandbox: box.run({"kind": "python", "code": ""}), count)
     found["python_each"] = start_ms(lambda: subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True), count)
     if program := bubblewrap.executable():

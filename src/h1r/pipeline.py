@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from h1r.common.files import locked, read_json, write_json
 from h1r.config import Recipe
 from h1r.errors import UserError
-from h1r.files import locked
-from h1r.run import Checkpoints, Run, read_json, write_json
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
 from h1r.verify import use_judge
 
 Summary = dict[str, Any]

@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from h1r.common.files import atomic
 from h1r.errors import UserError
-from h1r.files import atomic
 
 FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
 DifficultyClass = Literal["easy", "medium", "hard"]

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from h1r.common.files import read_json
 from h1r.config import Recipe
 from h1r.data.curate import curate, summary_table
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.records import Message, Problem, Sample, normalise_text, read_jsonl
-from h1r.run import Run, read_json
+from h1r.run.directory import Run
 
 FAMILIES = ("chain_sum", "gcd", "aiw", "spell_backward")
 OUTPUTS = ("held_out.jsonl", "problems_train.jsonl", "problems_rl.jsonl", "samples.jsonl", "dropped.jsonl")

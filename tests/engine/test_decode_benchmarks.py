@@ -14,8 +14,8 @@ import torch
 
 from h1r.engine.native import graphs, memory_bytes, runner
 from h1r.kernels import select
-from h1r.model import build
-from h1r.model.config import preset
+from h1r.models import build
+from h1r.models.falcon_h1.config import preset
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, filter_logprobs, stream_key, uniform
-from h1r.model import build, save
-from h1r.model.config import HybridConfig
+from h1r.models import build, save
+from h1r.models.falcon_h1.config import HybridConfig
 from h1r.records import Trace
 
 CONFIG = HybridConfig(

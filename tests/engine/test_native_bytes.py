@@ -14,9 +14,9 @@ from h1r.engine.native.runner import TorchRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels import select
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig, preset
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.config import HybridConfig, preset
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from h1r.engine.native.runner import DOUBTFUL, FULL, STOPPED, NativeRunner, Torc
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels import select
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
-from h1r.model.decode import Decoder
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.decode import Decoder
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 WIDE = HybridConfig(
     vocab_size=130, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,

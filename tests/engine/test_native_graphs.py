@@ -20,8 +20,8 @@ from h1r.engine.native.runner import TorchRunner, runner_for
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels import select
-from h1r.model.cache import HybridCache
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 PROMPTS = [[5, 9, 11], [12, 3, 4, 4, 21, 30, 8] * 4, [2], [33, 1, 17, 9, 25]]

@@ -17,7 +17,7 @@ from h1r.engine.native.batch import Batch, Prefill
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels import select
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 _CHILD = """
 import json, re, sys, torch
@@ -25,8 +25,8 @@ from pathlib import Path
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
-from h1r.model import build
-from h1r.model.config import preset
+from h1r.models import build
+from h1r.models.falcon_h1.config import preset
 from h1r.kernels import select
 
 sequences, prompt, new, calls, kernels = json.loads(sys.argv[1])

@@ -21,7 +21,7 @@ from test_windows import first_below
 from torch import Tensor
 
 from h1r.engine.sampling import token_confidence
-from h1r.model import save
+from h1r.models import save
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm")
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm.limits import CPU_HEAD_DIMS, unsupported
-from h1r.model import HybridForCausalLM, save
-from h1r.model.config import HybridConfig
+from h1r.models import HybridForCausalLM, save
+from h1r.models.falcon_h1.config import HybridConfig
 
 TOLERANCE = 1e-3
 """Nats."""

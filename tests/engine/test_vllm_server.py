@@ -21,7 +21,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.server.engine import VLLMServer
 from h1r.errors import UserError
-from h1r.model import save
+from h1r.models import save
 
 VOCABULARY = 50
 

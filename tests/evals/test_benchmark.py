@@ -3,11 +3,11 @@ import random
 
 import pytest
 
+from h1r.common.progress import quiet
 from h1r.config import EvalSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
-from h1r.progress import quiet
 from h1r.records import Problem, Trace
 from h1r.report.collect import EvalResult as ReportedEval
 from h1r.verify.workers.pool import VerifierPool

@@ -15,8 +15,8 @@ from h1r.config import BenchmarkSection, ControlsSection, EvalSection, load_reci
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
-from h1r.model import build, save
-from h1r.model.config import preset
+from h1r.models import build, save
+from h1r.models.falcon_h1.config import preset
 from h1r.verify import VerifierPool, require
 from h1r.verify.judge import grade as judge
 

@@ -4,17 +4,18 @@ from typing import Any
 
 import pytest
 
+from h1r.common.files import read_json
 from h1r.config import EngineSection, Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.evals.answers import generate, recipe_of, solve
 from h1r.evals.stages import evaluate_stage, last_trained, models_of, scaling_stage
-from h1r.model import build, save
-from h1r.model.config import preset
+from h1r.models import build, save
+from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, write_jsonl
 from h1r.report import collect
-from h1r.run import Run, read_json
+from h1r.run.directory import Run
 
 RECIPE = Recipe.model_validate(
     {

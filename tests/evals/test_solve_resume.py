@@ -15,11 +15,11 @@ from h1r.config import Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.answers import solve
-from h1r.evals.live import View
-from h1r.model import build, save
-from h1r.model.config import preset
+from h1r.evals.solve_view import View
+from h1r.models import build, save
+from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, write_jsonl
-from h1r.run import Run
+from h1r.run.directory import Run
 
 RECIPE = Recipe.model_validate(
     {

@@ -9,9 +9,9 @@ from rich.console import Console
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
-from h1r.evals.live import LiveView, PlainView, Totals, frame, one_line
-from h1r.model import build
-from h1r.model.config import preset
+from h1r.evals.solve_view import LiveView, PlainView, Totals, frame, one_line
+from h1r.models import build
+from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, Trace
 from h1r.scaling.confidence import summarise
 from h1r.scaling.deepconf import DeepConf, DeepConfRun

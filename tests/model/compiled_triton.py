@@ -67,7 +67,7 @@ def main(parts: list[str]) -> None:
     JITFunction.run = compile_only  # type: ignore[method-assign]
     from h1r.kernels.layout import Layout
     from h1r.kernels.triton import TRITON
-    from h1r.model.config import preset
+    from h1r.models.falcon_h1.config import preset
 
     config, layout = preset("7b"), Layout.of([300, 200, 12])
     T, H, P, S = layout.num_tokens, config.mamba_n_heads, config.mamba_d_head, config.mamba_d_state

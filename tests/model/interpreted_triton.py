@@ -26,8 +26,8 @@ from h1r.kernels.reference import REFERENCE
 from h1r.kernels.torch.operators import TORCH
 from h1r.kernels.triton import TRITON
 from h1r.kernels.triton.chunks import chunks_of
-from h1r.model import build
-from h1r.model.config import preset
+from h1r.models import build
+from h1r.models.falcon_h1.config import preset
 
 conv_module, gate_module, scan_module = (
     importlib.import_module(f"h1r.kernels.triton.{name}") for name in ("conv", "gate", "scan")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.conv import causal_conv
 from h1r.kernels.torch.ssd import ssd_scan_rows, ssd_step
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.config import HybridConfig
 
 
 @settings(max_examples=20, deadline=None)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH
-from h1r.model.config import HybridConfig, preset
+from h1r.models.falcon_h1.config import HybridConfig, preset
 
 HERE = Path(__file__).parent
 SHARED_MEMORY = 227 * 1024  # of an H100 or H200, for one program

@@ -105,7 +105,7 @@ def filled(text: str, places: dict) -> str:
 
 
 def descendants() -> list[tuple[int, str]]:
-    """(pid, state and name) of every process below the keepers, which are below this one."""
+    """(pid, state and name) of every process below the fork servers, which are below this one."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -114,10 +114,10 @@ def descendants() -> list[tuple[int, str]]:
             except OSError:
                 continue
             parents[int(entry.name)] = (int(tail.split()[1]), tail.split()[0] + head)
-    keepers = {pid for pid, (parent, _) in parents.items() if parent == os.getpid()}
-    for _ in range(2):  # bubblewrap stands before the keeper twice: outside, and as process 1 inside
-        keepers |= {pid for pid, (parent, _) in parents.items() if parent in keepers and "(bwrap" in parents[parent][1]}
-    return [(pid, what) for pid, (parent, what) in parents.items() if parent in keepers and pid not in keepers]
+    servers = {pid for pid, (parent, _) in parents.items() if parent == os.getpid()}
+    for _ in range(2):  # bubblewrap stands before the fork server twice: outside, and as process 1 inside
+        servers |= {pid for pid, (parent, _) in parents.items() if parent in servers and "(bwrap" in parents[parent][1]}
+    return [(pid, what) for pid, (parent, what) in parents.items() if parent in servers and pid not in servers]
 
 
 def check_nothing_happened(pool, outside) -> None:

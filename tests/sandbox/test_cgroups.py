@@ -1,4 +1,4 @@
-"""Control groups around a keeper: where they are made, what they bound, that nothing of them is left."""
+"""Control groups around a fork server: where they are made, what they bound, that nothing of them is left."""
 
 import os
 import subprocess
@@ -74,7 +74,7 @@ def kernel_place() -> Path | None:
 @pytest.mark.parametrize(
     "level", [Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK], ids=lambda it: it.name
 )
-def test_a_keeper_and_its_runs_are_in_their_group_and_it_is_gone_with_them(level, monkeypatch):
+def test_a_fork_server_and_its_runs_are_in_their_group_and_it_is_gone_with_them(level, monkeypatch):
     if why := refusal(level):
         pytest.skip(why)
     top = kernel_place()

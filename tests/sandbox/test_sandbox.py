@@ -118,7 +118,7 @@ def test_files_are_removed_however_deep_and_whatever_their_rights():
     """As another user than root, whom rights do not stop."""
     script = """
 import os, sys
-from h1r.sandbox.keeper import remove_tree
+from h1r.sandbox.fork_server import remove_tree
 if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)
 top = sys.argv[1]
 os.mkdir(top)
@@ -143,17 +143,17 @@ print(os.path.exists(top), os.path.exists('/etc'))
     assert run.stdout == "False True\n", run.stderr
 
 
-def test_a_killed_keeper_is_replaced(sandbox):
+def test_a_killed_fork_server_is_replaced(sandbox):
     run(sandbox, ECHO, b"1")
-    os.kill(sandbox._keeper.pid, signal.SIGKILL)
-    time.sleep(0.3)  # inside bubblewrap the keeper ends after the process that is killed here
+    os.kill(sandbox._fork_server.pid, signal.SIGKILL)
+    time.sleep(0.3)  # inside bubblewrap the fork server ends after the process that is killed here
     assert run(sandbox, ECHO, b"2") == (0, "2\n")
 
 
-def test_a_keeper_that_dies_under_a_run_costs_that_run_and_no_other(sandbox):
+def test_a_fork_server_that_dies_under_a_run_costs_that_run_and_no_other(sandbox):
     run(sandbox, ECHO, b"1")
-    keeper = sandbox._keeper.pid
-    threading.Timer(0.3, os.kill, (keeper, signal.SIGKILL)).start()
+    fork_server = sandbox._fork_server.pid
+    threading.Timer(0.3, os.kill, (fork_server, signal.SIGKILL)).start()
     outcome = sandbox.run({"kind": "python", "code": "import time; time.sleep(5); print(1)"}, b"", Limits(time_s=4.0))
     assert outcome.ending == "failed"
     assert run(sandbox, ECHO, b"2") == (0, "2\n")
@@ -161,13 +161,13 @@ def test_a_keeper_that_dies_under_a_run_costs_that_run_and_no_other(sandbox):
 
 def test_closing_ends_every_process(sandbox):
     run(sandbox, ECHO, b"1")
-    keeper = sandbox._keeper.pid
+    fork_server = sandbox._fork_server.pid
     sandbox.close()
-    assert not Path(f"/proc/{keeper}").exists()
+    assert not Path(f"/proc/{fork_server}").exists()
     assert run(sandbox, ECHO, b"2") == (0, "2\n")
 
 
-def test_the_keeper_and_its_run_end_with_a_killed_parent(sandbox, tmp_path):
+def test_the_fork_server_and_its_run_end_with_a_killed_parent(sandbox, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import threading, time\n"
@@ -175,22 +175,22 @@ def test_the_keeper_and_its_run_end_with_a_killed_parent(sandbox, tmp_path):
         f"sandbox = Sandbox(Isolation({int(sandbox.level)}))\n"
         "job = {'kind': 'python', 'code': 'while True: pass'}\n"
         "threading.Thread(target=lambda: sandbox.run(job, b'', Limits(time_s=60)), daemon=True).start()\n"
-        "while sandbox._keeper is None: time.sleep(0.01)\n"
+        "while sandbox._fork_server is None: time.sleep(0.01)\n"
         "time.sleep(1.5)\n"
-        "print(sandbox._keeper.pid, flush=True)\n"
+        "print(sandbox._fork_server.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    keeper = int(parent.stdout.readline())
-    runs = children(keeper)
+    fork_server = int(parent.stdout.readline())
+    runs = children(fork_server)
     assert runs, "the run has begun"
     parent.kill()
     parent.wait()
     parent.stdout.close()
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(_runs(pid) for pid in (keeper, *runs)):
+    while time.monotonic() < deadline and any(_runs(pid) for pid in (fork_server, *runs)):
         time.sleep(0.05)
-    assert not any(_runs(pid) for pid in (keeper, *runs))
+    assert not any(_runs(pid) for pid in (fork_server, *runs))
 
 
 def _runs(pid: int) -> bool:

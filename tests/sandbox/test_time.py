@@ -185,7 +185,7 @@ def test_one_limit_of_the_wall_ends_an_answer_in_every_form(slot, form):
     assert judge(slot, "print(input())", "python", StdinTests([("1", "1")]), limits).correct
 
 
-def test_a_keeper_that_does_not_obey_is_killed(slot, monkeypatch):
+def test_a_fork_server_that_does_not_obey_is_killed(slot, monkeypatch):
     from h1r.sandbox import answer
 
     monkeypatch.setattr(answer, "GRACE_S", 0.5)

@@ -3,6 +3,7 @@ import time
 import pytest
 
 from h1r.records import Problem, Verdict
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import (
     certainly_equivalent,
     extract_answer,
@@ -11,7 +12,6 @@ from h1r.scaling.answers import (
     math_equivalence,
     text_equivalent,
 )
-from h1r.scaling.groups import AnswerGroups
 from h1r.verify import VerifierPool
 
 

@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.scaling.groups import AnswerGroups
+from h1r.scaling.answer_groups import AnswerGroups
 
 
 def close(left, right):

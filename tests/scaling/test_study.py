@@ -4,10 +4,10 @@ from collections import deque
 import numpy as np
 import pytest
 
+from h1r.common.progress import progress, quiet
 from h1r.config import ScalingSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.progress import progress, quiet
 from h1r.records import Problem, Trace
 from h1r.report.collect import ScalingResult
 from h1r.scaling.study import study

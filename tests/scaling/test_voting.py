@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import certainly_equivalent
 from h1r.scaling.confidence import Confidence, summarise
-from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.voting import VOTERS, Vote, filtered_vote, lead_probability, vote, vote_by
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[3] / "shared" / "data"))

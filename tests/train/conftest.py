@@ -10,7 +10,7 @@ import torch
 from tiny_training import training_recipe
 
 from h1r.data.curate import curate
-from h1r.run import Run
+from h1r.run.directory import Run
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,11 +21,13 @@ from tiny_training import (
     training_recipe,
 )
 
+from h1r.common.files import read_json
 from h1r.config import Recipe
 from h1r.data.corpus.plan import curate_corpus
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.run import Metrics, Run, read_json
+from h1r.run.directory import Run
+from h1r.run.metrics import Metrics
 from h1r.train import documents as module
 from h1r.train.documents import Documents, PackedDocuments, read_samples
 from h1r.train.parallel.world import World

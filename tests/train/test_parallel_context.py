@@ -20,8 +20,8 @@ from torch import Tensor
 from h1r.errors import UserError
 from h1r.kernels import Kernels
 from h1r.kernels.layout import Layout
-from h1r.model import HybridForCausalLM, build
-from h1r.model.config import HybridConfig, preset
+from h1r.models import HybridForCausalLM, build
+from h1r.models.falcon_h1.config import HybridConfig, preset
 from h1r.train.parallel import check_degree, degrees_allowed, parallelize, parity, parity_worst_error, share
 from h1r.train.parallel.context import groups_of_share
 from h1r.train.parallel.exchange import HeadExchange

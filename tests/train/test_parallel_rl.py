@@ -17,7 +17,8 @@ from tiny_training import gap, gradients, metrics_of, read_weights, rl_section, 
 
 from h1r.config import ParallelSection, Recipe
 from h1r.errors import UserError
-from h1r.run import Checkpoints, Run
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
 from h1r.train import rl as rl_module
 from h1r.train.parallel.world import ALONE, World, open_world
 from h1r.train.rl import Rollout, accumulate_gradients, rl, set_norms

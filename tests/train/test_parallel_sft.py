@@ -20,7 +20,8 @@ from torch import Tensor
 
 from h1r.config import ParallelSection, Recipe
 from h1r.errors import UserError
-from h1r.run import Checkpoints, Run
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
 from h1r.train import sft as sft_module
 from h1r.train.parallel.world import degrees
 from h1r.train.rl import rl

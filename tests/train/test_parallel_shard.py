@@ -18,9 +18,10 @@ from torch.distributed.tensor import DTensor
 
 from h1r.config import Recipe
 from h1r.errors import UserError
-from h1r.model import build, load, save
-from h1r.model.shards import gathered
-from h1r.run import Checkpoints, Run
+from h1r.models import build, load, save
+from h1r.models.shards import gathered
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
 from h1r.train.parallel.world import open_world
 from h1r.train.sft import sft
 from h1r.train.start import start, starting_model

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from tiny_training import run_from, training_recipe
 
+from h1r.common.files import read_json
 from h1r.config import Recipe
 from h1r.data.chat import prompt_ids
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.model import save
+from h1r.models import save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
-from h1r.run import Run, read_json
+from h1r.run.directory import Run
 from h1r.train.pool import build_pool
 from h1r.train.start import starting_model
 

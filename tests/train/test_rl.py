@@ -27,6 +27,7 @@ from tiny_training import (
     training_recipe,
 )
 
+from h1r.common.files import read_json
 from h1r.config import EngineSection, Recipe
 from h1r.config.verify import VerifySection
 from h1r.data.chat import render_prompt
@@ -34,9 +35,11 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM, save
+from h1r.models import HybridForCausalLM, save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
-from h1r.run import Checkpoints, Metrics, Run, read_json, read_metrics
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
+from h1r.run.metrics import Metrics, read_metrics
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.rl import (
     Rollout,

@@ -37,9 +37,10 @@ from h1r.data.chat import Encoded, encode_samples
 from h1r.data.packing import pack
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM
+from h1r.models import HybridForCausalLM
 from h1r.records import Sample, read_jsonl
-from h1r.run import Checkpoints, Metrics
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.metrics import Metrics
 from h1r.train.documents import Document, to_documents
 from h1r.train.sft import Batches, accumulate_gradients, sft
 
@@ -110,7 +111,7 @@ def test_a_head_in_chunks_gives_the_same_loss_and_gradient(monkeypatch: pytest.M
     loss, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     whole = gradients(MODEL)
     monkeypatch.setattr("h1r.train.linear_logprobs.LOGITS_BYTES", 4 * MODEL.config.vocab_size * 3)
-    with mock.patch("h1r.model.HybridForCausalLM.logits", side_effect=AssertionError("all logits at once")):
+    with mock.patch("h1r.models.HybridForCausalLM.logits", side_effect=AssertionError("all logits at once")):
         chunked, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     assert chunked == pytest.approx(loss, rel=1e-12)
     assert gap(gradients(MODEL), whole) < 1e-10

@@ -15,8 +15,8 @@ import h1r
 from h1r.config import Recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.model import build, save
-from h1r.run import Run
+from h1r.models import build, save
+from h1r.run.directory import Run
 from h1r.train.start import loaded, starting_model
 
 

@@ -12,8 +12,8 @@ from h1r.config import Recipe
 from h1r.data.corpus.generate import Generate, generate_shard, in_batches
 from h1r.data.corpus.items import Given, Item
 from h1r.data.tokenizer import train_tokenizer
-from h1r.model import build, save
-from h1r.model.config import preset
+from h1r.models import build, save
+from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem
 from h1r.train.teacher import engine_teacher
 

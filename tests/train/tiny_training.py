@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from h1r.config import Recipe, RLSection, resolve
-from h1r.model import HybridForCausalLM, build
-from h1r.model.config import HybridConfig
-from h1r.run import Run, read_metrics
+from h1r.models import HybridForCausalLM, build
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.run.directory import Run
+from h1r.run.metrics import read_metrics
 
 CONFIG = HybridConfig(
     vocab_size=23, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

@@ -17,8 +17,8 @@ from h1r.cli.common import StoppedError
 from h1r.cli.inspect import parity, report
 from h1r.cli.stages import curate, demo, eval_, rl, sft
 from h1r.cli.verify import verify
+from h1r.common.terminal import shown
 from h1r.errors import UserError
-from h1r.terminal import shown
 
 app = typer.Typer(
     help="Open-H1R: curate, fine-tune, reinforce and scale a hybrid reasoning model, and see what each step gains.",

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from h1r.cli.common import AsJson, Checkpoint, Set, print_json, recipe_file, stopping
+from h1r.common.progress import quiet
+from h1r.common.terminal import shown
 from h1r.config import load_recipe
-from h1r.progress import quiet
-from h1r.recipe_text import parse_override
-from h1r.terminal import shown
+from h1r.config.text import parse_override
 
 
 def generate(

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from h1r.common.terminal import shown_json
 from h1r.config import Recipe, load_recipe
+from h1r.config.text import parse_override, to_toml
 from h1r.errors import UserError
-from h1r.recipe_text import parse_override, to_toml
-from h1r.run import Run
-from h1r.terminal import shown_json
+from h1r.run.directory import Run
 
 Target = Annotated[
     str,

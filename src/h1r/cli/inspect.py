@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from h1r.cli.common import AsJson, print_json, print_report, stopping
+from h1r.common.progress import quiet
 from h1r.errors import UserError
-from h1r.progress import quiet
 
 
 class Dtype(StrEnum):

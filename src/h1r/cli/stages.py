@@ -10,9 +10,9 @@ import typer
 
 from h1r import pipeline
 from h1r.cli.common import AsJson, DryRun, Out, Resume, Seed, Set, Target, open_run, print_json, print_report, stopping
+from h1r.common.progress import note, quiet
 from h1r.config import Recipe
-from h1r.progress import note, quiet
-from h1r.run import Run
+from h1r.run.directory import Run
 
 
 class Pool(StrEnum):

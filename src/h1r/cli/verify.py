@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from h1r.cli.common import AsJson, stopping
+from h1r.common.progress import note, quiet
+from h1r.common.terminal import shown, shown_json
 from h1r.errors import UserError
-from h1r.progress import note, quiet
 from h1r.records import REASONS
-from h1r.terminal import shown, shown_json
 
 if TYPE_CHECKING:
     from h1r.verify.controls.file import Validation

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from h1r.common.files import replace_directory, write_json
+from h1r.common.progress import progress
 from h1r.config import ControlsSection, CurateSection, Recipe
 from h1r.data.chat import render
 from h1r.data.decontaminate import HeldOutIndex, decontaminate
@@ -30,10 +32,8 @@ from h1r.data.sources import derive_seed
 from h1r.data.split import Splits, split_problems
 from h1r.data.tokenizer import load_tokenizer, train_tokenizer
 from h1r.errors import UserError
-from h1r.files import replace_directory
-from h1r.progress import progress
 from h1r.records import BadLine, Message, Problem, Sample, Verdict, write_jsonl
-from h1r.run import Run, write_json
+from h1r.run.directory import Run
 from h1r.verify import Backend, open_backend
 from h1r.verify.controls import examine
 from h1r.verify.controls.report import family_rows

@@ -11,10 +11,10 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from h1r.common.progress import Bar
 from h1r.config import FileSource, GeneratedSource, ProblemsSection
 from h1r.data.sources import Source, derive_seed, open_source
 from h1r.errors import UserError
-from h1r.progress import Bar
 from h1r.records import BadLine, Problem, normalise_text
 
 MAX_REPEATS = 1000

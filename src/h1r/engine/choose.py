@@ -18,12 +18,12 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from h1r.common.progress import note
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM, load, save
-from h1r.progress import note
+from h1r.models import HybridForCausalLM, load, save
 from h1r.records import Trace
 
 

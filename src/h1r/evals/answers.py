@@ -15,17 +15,17 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from h1r.common.progress import progress
 from h1r.config import EngineSection, Recipe, load_recipe, resolve
 from h1r.data.chat import prompt_ids
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
-from h1r.evals.live import Totals, View, full_budget, one_line, open_view
+from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
 from h1r.evals.stages import last_trained, weight_files
-from h1r.progress import progress
 from h1r.records import Problem, Trace, content_id, read_jsonl
-from h1r.run import Run
+from h1r.run.directory import Run
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES, Solution, State
 from h1r.scaling.deepconf import DeepConf, DeepConfRun, problem_seed

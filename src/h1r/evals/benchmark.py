@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from h1r.common.progress import progress as show_progress
 from h1r.config import EvalSection
 from h1r.data.chat import prompt_ids
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.metrics import Faults, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
-from h1r.progress import progress as show_progress
 from h1r.records import Problem, Trace, Verdict
 from h1r.scaling.answers import VerifyMany
 from h1r.scaling.deepconf import problem_seed

@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from h1r.common.files import write_json
 from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
@@ -21,9 +22,9 @@ from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Problem, read_jsonl
-from h1r.run import Run, write_json
+from h1r.run.directory import Run
 from h1r.scaling.study import study
 from h1r.train.start import loaded, starting_model
 from h1r.verify import open_backend

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from h1r.model.cache import HybridCache
+from h1r.models.cache import HybridCache
 from h1r.parity.measure import Worst
 from h1r.parity.subject import Subject
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from h1r.model import load
+from h1r.models import load
 from h1r.parity.measure import NotHereError, Worst
 from h1r.parity.subject import Subject
 

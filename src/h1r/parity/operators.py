@@ -16,7 +16,7 @@ from torch import Tensor
 from h1r.kernels import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.reference import REFERENCE
-from h1r.model.hybrid import Block
+from h1r.models.falcon_h1.hybrid import Block
 from h1r.parity.measure import Worst, compare_gradients
 from h1r.parity.subject import Subject
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from h1r.model.device import chosen_device
+from h1r.common.progress import progress
+from h1r.models.device import chosen_device
 from h1r.parity.checks import choose
 from h1r.parity.measure import Check, Outcome
 from h1r.parity.subject import DTYPES, Subject, open_subject
-from h1r.progress import progress
 
 _COLOURS = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 

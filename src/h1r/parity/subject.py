@@ -16,14 +16,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from h1r.common.memory import free_memory_bytes
 from h1r.errors import UserError
 from h1r.kernels import select
 from h1r.kernels.layout import Layout
-from h1r.model import HybridForCausalLM, build, load, save
-from h1r.model.checkpoint import read_config
-from h1r.model.config import PRESETS, HybridConfig
-from h1r.model.hybrid import Block
-from h1r.run import free_memory_bytes
+from h1r.models import HybridForCausalLM, build, load, save
+from h1r.models.checkpoint import read_config
+from h1r.models.falcon_h1.config import PRESETS, HybridConfig
+from h1r.models.falcon_h1.hybrid import Block
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 SHORTEST = 24

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from h1r.common.files import write_json, write_text
 from h1r.errors import UserError
-from h1r.files import write_text
 from h1r.report import plots
 from h1r.report.collect import RunReport, collect, summarise
 from h1r.report.compare import comparison_page
 from h1r.report.page import run_page
 from h1r.report.results import confidence_level, tokens_unit
-from h1r.run import write_json
 
 __all__ = ["RunReport", "collect", "save_main_plot", "summarise", "write_comparison", "write_report"]
 

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from h1r.common.files import read_json
 from h1r.errors import UserError
 from h1r.records import first_problem, read_lines
-from h1r.run import read_json, read_metrics
+from h1r.run.metrics import read_metrics
 
 EVAL_STAGES = ("base", "sft", "rl")
 DROPPED_PER_REASON = 3

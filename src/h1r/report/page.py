@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from h1r.config import Recipe
-from h1r.recipe_text import to_toml
+from h1r.config.text import to_toml
 from h1r.report.collect import RunReport, total
 from h1r.report.data import curation_html, pool_html
 from h1r.report.headline import headline_html

@@ -1,6 +1,6 @@
 """Where code that nobody trusts runs: at a declared level of isolation, within limits, and apart from its verdict.
 
-What is exported is imported when it is asked for: verifier workers and keepers want single modules, and start often.
+What is exported is imported on first use: verifier workers and fork servers want single modules, and start often.
 """
 
 from __future__ import annotations

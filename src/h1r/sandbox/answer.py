@@ -1,8 +1,8 @@
 """The one limit of wall time for the whole of an answer, whatever its sandboxes do at that moment.
 
 A thread of the parent waits for the end of the answer. At the limit it has every run killed, and refuses new ones; a
-keeper that has not ended its run soon after is killed itself. So starting, compiling, running, answering calls, making
-a digest and printing are all bounded by this, and nothing on the way has to look at a clock.
+fork server that has not ended its run soon after is killed itself. So starting, compiling, running, answering calls,
+making a digest and printing are all bounded by this, and nothing on the way has to look at a clock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 GRACE_S = 5.0
-"""What a keeper has for ending a run, when the time of the answer is over."""
+"""What a fork server has for ending a run, when the time of the answer is over."""
 
 
 class Endable(Protocol):

@@ -1,9 +1,9 @@
 """Bubblewrap as the way into namespaces, for machines where only it may make them.
 
 Some systems refuse user namespaces to ordinary programs and grant them to `bwrap` (by a profile, or because it is
-installed with set-user-id). Then the keeper starts inside one bubblewrap, and every run is a fork there, confined
-further as without namespaces. So runs of one keeper share process ids, users and scratch with it, one after the other,
-which the level of our own namespaces does not.
+installed with set-user-id). Then the fork server starts inside one bubblewrap, and every run is a fork there, confined
+further as without namespaces. So runs of one fork server share process ids, users and scratch with it, one after the
+other, which the level of our own namespaces does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Control groups (cgroup v2) around a keeper and its runs, where the machine lets this user make them.
+"""Control groups (cgroup v2) around a fork server and its runs, where the machine lets this user make them.
 
 Resource limits hold for each process; a group bounds all of them together: the memory of a compiler's processes and of
 files in memory, the number of tasks, the processors used at once. It is a second wall: no level depends on it. Runs
@@ -23,8 +23,8 @@ VARIABLE = "H1R_SANDBOX_CGROUP"
 NEEDED = frozenset(("memory", "pids"))
 PROCESSORS = 4
 """That a run may use at once, where the group can say so."""
-_KEEPER_BYTES, _KEEPER_TASKS = 256 << 20, 8
-"""Of the keeper, its interpreter and what wraps them."""
+_FORK_SERVER_BYTES, _FORK_SERVER_TASKS = 256 << 20, 8
+"""Of the fork server, its interpreter and what wraps them."""
 _PERIOD_US = 100_000
 _REMOVAL_S = 2.0
 
@@ -48,9 +48,9 @@ class ControlGroup:
         return ["/bin/sh", "-c", 'echo 0 > "$0" && exec "$@"', str(self.folder / "cgroup.procs"), *command]
 
     def limit(self, limits: Limits) -> None:
-        """What a run under these limits, its files and its keeper may use together, by the controllers there are."""
-        self._write("pids.max", str(limits.processes + THREADS + _KEEPER_TASKS))
-        self._write("memory.max", str(limits.memory_bytes + limits.scratch_bytes + _KEEPER_BYTES))
+        """What a run under these limits, its files and its fork server may use together, by the controllers at hand."""
+        self._write("pids.max", str(limits.processes + THREADS + _FORK_SERVER_TASKS))
+        self._write("memory.max", str(limits.memory_bytes + limits.scratch_bytes + _FORK_SERVER_BYTES))
         self._write("memory.swap.max", "0")
         self._write("cpu.max", f"{PROCESSORS * _PERIOD_US} {_PERIOD_US}")
 

@@ -1,8 +1,8 @@
 """How a process gives up its rights: namespaces, Landlock, capabilities, limits, the system call filter.
 
 Thin wrappers of system calls, each raising `OSError` where the kernel refuses. Standard library only: this runs in
-the keeper and in its forks. Sources: man pages unshare(2), pivot_root(2), mount_setattr(2), landlock(7), capset(2),
-prctl(2).
+the fork server and in its forks. Sources: man pages unshare(2), pivot_root(2), mount_setattr(2), landlock(7),
+capset(2), prctl(2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from h1r.sandbox import seccomp
 from h1r.sandbox.limits import THREADS, Limits
 
 OWN_IDS, UNPRIVILEGED_ID = 0x70000000, 65534
-"""Users that root becomes: one of its own for each keeper, from a range that no system gives to anybody (systemd's
+"""Users that root becomes: one of its own for each fork server, from a range that no system gives to anybody (systemd's
 UIDS-GIDS calls it unused), so that no process of another user's is counted with it or signalled by it; "nobody" where
 the machine has no such number, as in a container with few."""
 INSIDE_ID = 1000

@@ -12,7 +12,7 @@ from h1r.sandbox.limits import Limits
 
 
 def main(limits: dict[str, Any], scratch: str, import_paths: list[str]) -> None:
-    """Reads the job from descriptor 3, as a fork of a keeper does; never returns."""
+    """Reads the job from descriptor 3, as a fork of a fork server does; never returns."""
     try:
         sys.path += import_paths
         site.setquit()

@@ -1,9 +1,9 @@
 """gVisor (`runsc`, gvisor.dev) as an isolation level: each run is a container with a kernel of its own, in user space.
 
-Tested code then meets gVisor's reimplementation of Linux and not the machine's kernel. No keeper can fork there, since
-descriptors do not travel into a container: every run starts `runsc` and an interpreter. The rest is as at the other
-levels: the job comes over descriptor 3, the system call filter and resource limits are set inside, and the parent's
-clock kills what holds out. Chosen by name only (`H1R_SANDBOX=gvisor`).
+Tested code then meets gVisor's reimplementation of Linux and not the machine's kernel. No fork server can fork there,
+since descriptors do not travel into a container: every run starts `runsc` and an interpreter. The rest is as at the
+other levels: the job comes over descriptor 3, the system call filter and resource limits are set inside, and the clock
+of the parent kills what holds out. Chosen by name only (`H1R_SANDBOX=gvisor`).
 
 Container format: OCI runtime specification 1.0 (`config.json`). Options: `runsc help run`.
 """
@@ -44,7 +44,7 @@ main(**arguments)
 
 
 class GvisorSandbox(runner.Sandbox):
-    """A `Sandbox` without a keeper: one container for each run. `SandboxError` where there is no `runsc`."""
+    """A `Sandbox` without a fork server: one container for each run. `SandboxError` where there is no `runsc`."""
 
     def __init__(self, level: Isolation = Isolation.GVISOR) -> None:
         super().__init__(level)

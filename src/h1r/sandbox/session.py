@@ -1,7 +1,7 @@
 """A run under way: what goes in, what comes out, and the clock.
 
 Everything a run sends back is bytes of bounded length that the parent reads by its own clock; nothing in it can make
-the parent raise, hang or believe. What it reports of itself (exit status, time, memory) comes from the keeper.
+the parent raise, hang or believe. What it reports of itself (exit status, time, memory) comes from the fork server.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Outcome:
     spent_s: float = 0.0
 
 
-class Keeper(Protocol):
+class ForkServer(Protocol):
     """What a session asks of the sandbox that started it; see `runner.Sandbox`."""
 
     def poll(self, limit_s: float) -> bool: ...
@@ -57,7 +57,7 @@ class Session:
 
     def __init__(
         self,
-        sandbox: Keeper,
+        sandbox: ForkServer,
         job: dict[str, Any],
         limits: Limits,
         streams: list[int],
@@ -77,7 +77,7 @@ class Session:
             os.set_blocking(descriptor, False)
 
     def close(self) -> dict[str, Any]:
-        """Kills the run if it still runs, and returns the keeper's report of its end."""
+        """Kills the run if it still runs, and returns the fork server's report of its end."""
         if self._ended is None:
             self._ended = self._sandbox.end_run(kill=True)
         for descriptor in self._streams:
@@ -125,7 +125,7 @@ class Session:
             if data == b"":
                 self._ended = self._sandbox.end_run(kill=True)
                 if "lost" in self._ended:
-                    raise SandboxError("the keeper died under a run")
+                    raise SandboxError("the fork server died under a run")
                 return None, "failed"
             self._reader.feed(data or b"")
 

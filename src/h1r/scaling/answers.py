@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.records import Problem, Verdict
-from h1r.scaling.groups import AnswerGroups, Equivalent
+from h1r.scaling.answer_groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
 from h1r.verify.math.extract import find_answer
 from h1r.verify.response.extract import last_boxed, split_response

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from h1r.records import Trace
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract
 from h1r.scaling.confidence import Confidence, stopping_limit, stopping_threshold, summarise
-from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.voting import Vote, lead_probability, vote_by
 
 if TYPE_CHECKING:

@@ -30,10 +30,10 @@ from typing import Literal
 from h1r.config import ScalingSection
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.records import Trace
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, certainly_equivalent, extract_answer
 from h1r.scaling.ballot import STATES, Ballot, Solution, State, StopReason
 from h1r.scaling.confidence import Reading
-from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.voting import Voter
 
 __all__ = [

@@ -17,10 +17,10 @@ from typing import Any
 
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import FinishReason, Trace
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, certainly_equivalent, extract_answer
 from h1r.scaling.confidence import stop_length
 from h1r.scaling.deepconf import DeepConf, Solution, solve_many
-from h1r.scaling.groups import AnswerGroups
 
 
 def simulate(

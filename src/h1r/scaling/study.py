@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from h1r.common.progress import Bar
+from h1r.common.progress import progress as show_progress
 from h1r.config import ScalingSection
 from h1r.data.chat import prompt_ids
 from h1r.engine.protocol import Engine, refuse_when_all_failed
 from h1r.errors import UserError
-from h1r.progress import Bar
-from h1r.progress import progress as show_progress
 from h1r.records import Problem, Trace, Verdict
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, VerifyMany, extract_for, groups_for
 from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.deepconf import (
@@ -41,7 +42,6 @@ from h1r.scaling.deepconf import (
     solve_many,
 )
 from h1r.scaling.examples import example
-from h1r.scaling.groups import AnswerGroups
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import VOTERS, vote_by
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ProgressOf = Callable[[str, int | None, str], AbstractContextManager[Bar]]
-"""`h1r.progress.progress`, or something like it: (name, total, unit) -> bar."""
+"""`h1r.common.progress.progress`, or something like it: (name, total, unit) -> bar."""
 
 EXAMPLE_PROBLEMS = 4
 _EXAMPLE_STATES: tuple[State, ...] = ("voted", "stopped", "below_threshold", "cancelled")

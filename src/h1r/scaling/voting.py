@@ -1,8 +1,8 @@
 """Votes over the answers of one problem's traces: V(a) = sum_t C_t 1[answer(t) = a]  (arXiv 2508.15260, section 3).
 
 The seven voters are pairs of a trace statistic C_t and, for two of them, a filter that keeps the traces at or above its
-90th percentile first. Equivalent answers (1/2 and 0.5) vote together: `h1r.scaling.groups`. A trace without an answer
-neither votes nor enters the percentile.
+90th percentile first. Equivalent answers (1/2 and 0.5) vote together: `h1r.scaling.answer_groups`. A trace without an
+answer neither votes nor enters the percentile.
 
 How sure a vote is of its leader: its `share` (beta of Algorithm 2), or the probability that the leader really is the
 likelier of the two answers ahead (`lead_probability`).
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincc
 
+from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.confidence import Confidence
-from h1r.scaling.groups import AnswerGroups
 
 Voter = Literal[
     "majority", "mean", "tail", "bottom_window", "min_window", "top10_tail_filtered", "top10_bottom_window_filtered"

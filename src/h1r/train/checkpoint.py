@@ -19,10 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from h1r.model import HybridForCausalLM, save
-from h1r.model.checkpoint import load_weights, stored_state
-from h1r.model.shards import gathered, own_rows
-from h1r.run import Checkpoints, read_json, write_json
+from h1r.common.files import read_json, write_json
+from h1r.models import HybridForCausalLM, save
+from h1r.models.checkpoint import load_weights, stored_state
+from h1r.models.shards import gathered, own_rows
+from h1r.run.checkpoints import Checkpoints
 from h1r.train.parallel.world import ALONE, World
 
 

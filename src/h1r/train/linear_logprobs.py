@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from h1r.kernels.torch.operators import at_least_fp32
-from h1r.model import HybridForCausalLM
+from h1r.models import HybridForCausalLM
 from h1r.train.losses import entropy as entropy_of
 from h1r.train.losses import token_logprobs
 

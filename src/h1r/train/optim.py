@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from h1r.common.progress import note
 from h1r.config import OptimizerSection
-from h1r.progress import note
 
 
 def make_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from h1r.common.files import write_json
+from h1r.common.progress import progress
 from h1r.config import ControlsSection, Recipe
 from h1r.data.chat import prompt_ids
 from h1r.data.difficulty import Rollouts, select_for_rl
@@ -17,9 +19,8 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams, refuse_when_all_failed
 from h1r.errors import UserError
-from h1r.progress import progress
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
-from h1r.run import Run, write_json
+from h1r.run.directory import Run
 from h1r.train.start import loaded
 from h1r.verify import Backend, open_backend, with_max_tests
 from h1r.verify.controls import examine

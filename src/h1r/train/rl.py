@@ -22,15 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from h1r.common.progress import note, progress
 from h1r.config import Recipe, RLSection
 from h1r.data.chat import prompt_ids
 from h1r.engine.choose import open_engine
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
-from h1r.model import HybridForCausalLM
-from h1r.progress import note, progress
+from h1r.models import HybridForCausalLM
 from h1r.records import Problem, read_jsonl, read_lines, write_jsonl
-from h1r.run import Checkpoints, Metrics, Run
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
+from h1r.run.metrics import Metrics
 from h1r.train.advantages import group_advantages
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.linear_logprobs import head_logprobs

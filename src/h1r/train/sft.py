@@ -22,13 +22,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from h1r.common.files import read_json, write_json
+from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
 from h1r.data.packing import pack
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
-from h1r.model import HybridForCausalLM
-from h1r.progress import progress
-from h1r.run import Checkpoints, Metrics, Run, read_json, write_json
+from h1r.models import HybridForCausalLM
+from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import Run
+from h1r.run.metrics import Metrics
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
 from h1r.train.linear_logprobs import head_logprobs

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from h1r.common.progress import note
 from h1r.config import Recipe
 from h1r.data.chat import chat_template
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.kernels import select
-from h1r.model import HybridForCausalLM, build, load
-from h1r.model.checkpoint import load_weights, restore_buffers, skeleton
-from h1r.model.config import preset
-from h1r.model.device import default_device
-from h1r.model.hybrid import random_parts
-from h1r.model.shards import own_rows
-from h1r.progress import note
-from h1r.run import Run
+from h1r.models import HybridForCausalLM, build, load
+from h1r.models.checkpoint import load_weights, restore_buffers, skeleton
+from h1r.models.device import default_device
+from h1r.models.falcon_h1.config import preset
+from h1r.models.falcon_h1.hybrid import random_parts
+from h1r.models.shards import own_rows
+from h1r.run.directory import Run
 from h1r.train.parallel.gradients import Sharded
 from h1r.train.parallel.world import ALONE, World
 

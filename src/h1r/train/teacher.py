@@ -13,7 +13,7 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM
+from h1r.models import HybridForCausalLM
 from h1r.records import Problem
 from h1r.train.start import loaded
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from h1r.config import Recipe
 from h1r.data.corpus.plan import curate_corpus
-from h1r.run import Run
+from h1r.run.directory import Run
 
 TREES = ("oak", "elm", "ash", "fir", "yew", "bay", "fig", "box")
 LOOP = "and so we add them again, "

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from h1r.common.files import write_json
 from h1r.config import Recipe
 from h1r.data.corpus import context
 from h1r.records import Problem
-from h1r.run import write_json
 from h1r.verify import Verifier, VerifierPool, register
 
 TWO = Problem("p", "1 + 1?", "2", "math")

@@ -16,11 +16,11 @@ import pytest
 from corpora import answer, corpus_recipe, curated, outputs, question
 from teacher import Teacher, running
 
+from h1r.common.files import atomic
 from h1r.config import Recipe
+from h1r.config.text import to_toml
 from h1r.data.corpus.files import alone_in
 from h1r.errors import UserError
-from h1r.files import atomic
-from h1r.recipe_text import to_toml
 
 CONCURRENCY = 3
 BARE = 24

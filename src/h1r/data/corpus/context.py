@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from h1r.common.files import read_json
 from h1r.config import Recipe, load_recipe
 from h1r.config.verify import VerifySection
 from h1r.data.decontaminate import HeldOutIndex
 from h1r.records import Problem, Verdict, read_jsonl
-from h1r.run import read_json
 from h1r.verify import Backend, default_workers, open_backend, use_judge
 from h1r.verify.controls import Refusal
 

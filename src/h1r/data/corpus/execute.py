@@ -19,11 +19,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from h1r.common.files import atomic, read_json
+from h1r.common.progress import progress
 from h1r.config import CorpusSection
 from h1r.errors import UserError
-from h1r.files import atomic
-from h1r.progress import progress
-from h1r.run import read_json
 
 TaskFunction = Callable[[Path, str], dict[str, Any]]
 """(work directory, shard) -> JSON counts."""

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from h1r.files import PARTIAL, atomic, locked
+from h1r.common.files import PARTIAL, atomic, locked
 
 DROPS = pa.schema(
     [

@@ -20,13 +20,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
+from h1r.common.progress import Bar, note
 from h1r.config import Recipe, TraceSection
 from h1r.data.chat import SYSTEM_PROMPT
 from h1r.data.corpus.items import Given, Item
 from h1r.data.corpus.steps import has_worked_solution
-from h1r.endpoints import EndpointError, Endpoints, RefusedError, Reply
 from h1r.errors import UserError
-from h1r.progress import Bar, note
 from h1r.records import Message, Problem
 from h1r.verify.response.extract import split_response
 
@@ -129,7 +129,7 @@ class Endpoint:
 
     As many problems as `concurrency` says are under way at once; the next one is asked for as soon as one has its
     traces. The reasoning that servers return apart becomes the thinking. A server that gives fewer replies than `n` is
-    asked for the others. What may pass is tried again (`h1r.endpoints`); a problem that the server refuses gets no
+    asked for the others. What may pass is tried again (`h1r.common.http`); a problem that the server refuses gets no
     trace. A wrong key, name or address, a server that stays away, and refusals of the first problems one and all raise
     `UserError`, since what is wrong for these is wrong for all.
     """

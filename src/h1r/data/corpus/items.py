@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from h1r.files import atomic
+from h1r.common.files import atomic
 from h1r.records import Message, Problem, Reason
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from h1r.files import atomic
+from h1r.common.files import atomic
 
 _STYLE = """
 :root { --ink: #1c2430; --soft: #5f6b7a; --line: #d9dee5; --kept: #2f6f9f; --cut: #d98a3d; --page: #fff; }

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from h1r.common.files import read_json
 from h1r.config import Recipe
 from h1r.data.chat import encode_samples
 from h1r.data.corpus import steps
@@ -30,7 +31,6 @@ from h1r.data.corpus.samples import READ_ROWS, SAMPLES, sample_row, write_packed
 from h1r.data.decontaminate import Overlaps
 from h1r.data.difficulty import pass_rate_class
 from h1r.records import Problem
-from h1r.run import read_json
 from h1r.verify.controls import Tally
 
 KEYS = pa.schema(

@@ -20,6 +20,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from h1r.common.files import atomic, read_json, replace_directory, write_json
+from h1r.common.progress import progress
 from h1r.config import Recipe
 from h1r.data.chat import render
 from h1r.data.corpus import context, passes, summarise
@@ -42,10 +44,8 @@ from h1r.data.corpus.read import Reader, files_of
 from h1r.data.corpus.steps import clean
 from h1r.data.dedup import shingles, template
 from h1r.errors import UserError
-from h1r.files import atomic, replace_directory
-from h1r.progress import progress
 from h1r.records import Problem, read_jsonl, write_jsonl
-from h1r.run import Run, read_json, write_json
+from h1r.run.directory import Run
 from h1r.verify import require
 
 TOKENIZER_SAMPLES = 20_000

@@ -23,12 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from h1r.common.files import atomic
 from h1r.data.chat import Encoded
 from h1r.data.corpus.files import write_rows
 from h1r.data.corpus.items import chunks
 from h1r.data.corpus.ledger import Ledger
 from h1r.data.packing import pack
-from h1r.files import atomic
 from h1r.records import Sample, to_json
 
 SAMPLES = pa.schema(

@@ -24,13 +24,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from h1r.common.files import read_json
 from h1r.config import Recipe
 from h1r.data.corpus.ledger import add_up
 from h1r.data.corpus.passes import input_files
 from h1r.data.corpus.samples import LENGTH_BINS
 from h1r.data.decontaminate import report
 from h1r.records import Problem, read_jsonl
-from h1r.run import read_json
 from h1r.verify.controls import Tally
 from h1r.verify.controls.report import family_rows
 

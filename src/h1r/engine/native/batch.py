@@ -25,8 +25,8 @@ from h1r.engine.native.runner import BROKEN, DOUBTFUL, FULL, STOPPED, Runner
 from h1r.engine.native.slots import Request, Row, Slots
 from h1r.engine.protocol import Running
 from h1r.engine.stop_strings import holds_stop_string, text_of
-from h1r.model.cache import HybridCache
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import FinishReason, Trace
 
 _REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length", BROKEN: "error"}

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from h1r.common.progress import note
 from h1r.config import EngineSection
 from h1r.engine.native.batch import Batch
 from h1r.engine.native.graphs import GraphRunner
@@ -20,9 +21,8 @@ from h1r.engine.native.runner import Runner, runner_for
 from h1r.engine.native.slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
-from h1r.model.checkpoint import load
-from h1r.model.hybrid import HybridForCausalLM
-from h1r.progress import note
+from h1r.models.checkpoint import load
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 

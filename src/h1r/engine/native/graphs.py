@@ -26,10 +26,10 @@ from torch import Tensor
 from h1r.engine.native.runner import TorchRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
-from h1r.model.decode import obstacle
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.decode import obstacle
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 MOST_GRAPHS = 16
 """Kept at once; the one that was used longest ago goes first. Lengths grow, so what goes is seldom wanted again."""

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 
 import torch
 
+from h1r.common.memory import free_memory_bytes
 from h1r.config import EngineSection
 from h1r.engine.native.memory_bytes import prefill_bytes, runner_bytes
 from h1r.engine.native.runner import is_filtered
 from h1r.engine.native.slots import Request, Slots
-from h1r.model.cache import HybridCache
-from h1r.model.hybrid import HybridForCausalLM
-from h1r.run import free_memory_bytes
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 _SHARE_OF_FREE = 0.8
 _MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"

@@ -13,9 +13,9 @@ import torch
 
 from h1r.engine.native.graphs import graph_bytes
 from h1r.engine.native.runner import scratch_width, with_graphs
-from h1r.model.config import HybridConfig
-from h1r.model.decode import Decoder, obstacle
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.decode import Decoder, obstacle
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 _SAMPLING_BYTES, _FILTERING_BYTES = 24, 53
 """Per row and word of the vocabulary, what `choose` holds at once at most: two sets of log-probabilities and two of

@@ -19,9 +19,9 @@ from h1r.engine.native.slots import FLOATS, INTEGERS, Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, uniform
 from h1r.kernels.cpu.build import library
-from h1r.model.cache import HybridCache
-from h1r.model.decode import BoundCache, Decoder, obstacle
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.decode import BoundCache, Decoder, obstacle
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 STOPPED, DOUBTFUL, FULL, BROKEN = 1, 2, 3, 4
 """Codes in `Slots.reason`; 0 goes on. BROKEN: the logits are no numbers, so that nothing could be chosen."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import stream_key
-from h1r.model.cache import HybridCache
+from h1r.models.cache import HybridCache
 
 INTEGERS = ("count", "max_tokens", "window", "key", "top_k", "last")
 FLOATS = ("temperature", "top_p", "min_p", "threshold", "group_sum")

@@ -31,7 +31,7 @@ from h1r.engine.server.stream import Stream
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
 from h1r.errors import UserError
-from h1r.model.checkpoint import read_config
+from h1r.models.checkpoint import read_config
 
 if TYPE_CHECKING:
     from torch import Tensor

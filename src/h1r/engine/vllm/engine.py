@@ -26,7 +26,7 @@ from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.limits import block_tokens, cache_bytes_for, unsupported
 from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
 from h1r.errors import UserError
-from h1r.model.checkpoint import read_config
+from h1r.models.checkpoint import read_config
 
 if TYPE_CHECKING:
     from h1r.engine.vllm.stream import Stream

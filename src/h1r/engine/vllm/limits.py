@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from h1r.model.config import HybridConfig
+from h1r.models.falcon_h1.config import HybridConfig
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 DTYPES = ("float32", "bfloat16")

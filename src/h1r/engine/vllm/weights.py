@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from h1r.errors import UserError
-from h1r.model.checkpoint import read_config, stored_state
-from h1r.model.config import HybridConfig
-from h1r.model.hybrid import HybridForCausalLM
+from h1r.models.checkpoint import read_config, stored_state
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 BACKEND = "h1r_files"
 """Name of our backend of vLLM's weight-transfer interface."""

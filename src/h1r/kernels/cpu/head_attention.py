@@ -57,5 +57,5 @@ def attend_backward(
 def _kernel(direction: str, layout: Layout) -> tuple[Callable[..., int], tuple[int, ...]]:
     documents = len(layout.cu_seqlens) - 1
     if _on_tiles(layout):
-        return getattr(library(), f"split_attention_{direction}"), (documents,)
+        return getattr(library(), f"amx_attention_{direction}"), (documents,)
     return getattr(library(), f"attention_{direction}"), (documents, layout.longest)

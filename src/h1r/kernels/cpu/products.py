@@ -1,7 +1,7 @@
 """Matrix products: on the tile units of the processor where it has them, by torch elsewhere.
 
 Tiles (AMX, in Intel servers since 2023) multiply bf16. An fp32 number is exactly the sum of three bf16 numbers, and six
-products of such parts, summed in fp32, are as exact as fp32 arithmetic and faster: see `split.h`.
+products of such parts, summed in fp32, are as exact as fp32 arithmetic and faster: see `amx.h`.
 `H1R_TILES=0` in the environment leaves them alone.
 """
 
@@ -26,7 +26,7 @@ def tiles() -> tuple[bool, str]:
     """Whether products run on tiles, and what to tell the user about it."""
     if os.environ.get("H1R_TILES") == "0":
         return False, "products by torch, as H1R_TILES=0 asks"
-    ready = library().split_ready()
+    ready = library().amx_ready()
     if ready > 0:
         return True, "products on AMX tiles, each number in three bf16 parts"
     return False, "products by torch, since " + ("Linux refused AMX" if ready else "this processor has no AMX")
@@ -41,7 +41,7 @@ def product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None, plus: Tensor 
     if M * N * K < SMALLEST or not tiles()[0]:
         return torch.mm(a_MK, b_KN, out=out) if plus is None else torch.addmm(plus, a_MK, b_KN, out=out)
     a, b = _readable(a_MK), _readable(b_KN)
-    done = library().split_gemm(
+    done = library().amx_gemm(
         M, N, K, ptr(a), *a.stride(), ptr(b), *b.stride(), ptr(plus), ptr(out), N, torch.get_num_threads()
     )
     need_memory(done)

@@ -36,10 +36,10 @@ from torch import Tensor
 
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
-from h1r.model import HybridForCausalLM
-from h1r.model.attention import Attention
-from h1r.model.config import HybridConfig
-from h1r.model.mamba2 import Mamba2, Recurrence
+from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.attention import Attention
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.mamba2 import Mamba2, Recurrence
 from h1r.train.parallel.exchange import HeadExchange, share
 
 

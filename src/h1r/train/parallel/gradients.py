@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM
+from h1r.models import HybridForCausalLM
 
 T = TypeVar("T")
 BUCKET = 64 << 20

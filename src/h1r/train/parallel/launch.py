@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from h1r.common.progress import quiet
 from h1r.config import Recipe
 from h1r.errors import UserError
-from h1r.progress import quiet
-from h1r.run import Run
+from h1r.run.directory import Run
 from h1r.train.parallel.world import World, open_world
 from h1r.verify import use_judge
 

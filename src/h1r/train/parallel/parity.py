@@ -20,9 +20,9 @@ from torch.multiprocessing.spawn import start_processes
 from h1r.errors import UserError
 from h1r.kernels import select
 from h1r.kernels.layout import Layout
-from h1r.model import HybridForCausalLM, build, load
-from h1r.model.checkpoint import read_config
-from h1r.model.config import HybridConfig
+from h1r.models import HybridForCausalLM, build, load
+from h1r.models.checkpoint import read_config
+from h1r.models.falcon_h1.config import HybridConfig
 from h1r.train.losses import token_logprobs
 from h1r.train.parallel.context import check_degree, parallelize
 from h1r.train.parallel.exchange import share

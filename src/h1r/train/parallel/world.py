@@ -21,8 +21,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from h1r.config import ParallelSection
 from h1r.errors import UserError
-from h1r.model import HybridForCausalLM
-from h1r.model.device import default_device
+from h1r.models import HybridForCausalLM
+from h1r.models.device import default_device
 from h1r.train.parallel.context import parallelize
 from h1r.train.parallel.exchange import share
 from h1r.train.parallel.gradients import Sharded, shard_parameters, sync_gradients

@@ -23,8 +23,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from h1r.common.progress import note
 from h1r.errors import UserError
-from h1r.progress import note
 from h1r.records import Problem, Verdict
 from h1r.sandbox.fusion import URL_VARIABLE
 from h1r.sandbox.limits import Limits

@@ -26,8 +26,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from h1r.common.http import EndpointError, Endpoints
 from h1r.config.judge import JudgeSection
-from h1r.endpoints import EndpointError, Endpoints
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict, first_problem
 from h1r.verify.exact import normalise

@@ -161,7 +161,7 @@ def _threads() -> int:
 @cache
 def note_level(level: WorkerIsolation, why: str) -> None:
     """One line on standard error, once in a process."""
-    from h1r.progress import note  # not needed, and slow to import, in a worker
+    from h1r.common.progress import note  # not needed, and slow to import, in a worker
 
     note(f"answers are graded with isolation by {level}" + (f" ({why})" if why else ""))
 

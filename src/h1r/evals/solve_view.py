@@ -21,8 +21,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from h1r.common.progress import PlainBar, is_quiet
 from h1r.engine.protocol import Running
-from h1r.progress import PlainBar, is_quiet
 from h1r.records import Problem
 from h1r.scaling.ballot import Ballot, Entry, State
 from h1r.scaling.confidence import summarise

@@ -25,7 +25,7 @@ import math
 from typing import Any
 
 from h1r.errors import UserError
-from h1r.model.config import HybridConfig
+from h1r.models.falcon_h1.config import HybridConfig
 
 _FIELDS = {f.name: f for f in dataclasses.fields(HybridConfig)}
 # Defaults of the format where they are not those of HybridConfig

@@ -1,9 +1,9 @@
-/* C [M, N] = D + A [M, K] B [K, N] for fp32 matrices, on the tile units of x86 servers. See split.h.
+/* C [M, N] = D + A [M, K] B [K, N] for fp32 matrices, on the tile units of x86 servers. See amx.h.
  *
  * Blocks of B are packed once by all threads together, blocks of A by the thread that multiplies them. Each output has one
  * owner and one order of its sum: results depend on neither threads nor timing.
  */
-#include "split.h"
+#include "amx.h"
 
 #ifdef HAVE_TILES
 #include <sys/syscall.h>
@@ -15,11 +15,11 @@ enum { RUN = 128 }; /* columns of B that stay in the second-level cache, and of 
 INLINE size_t packed_bytes(int64_t n, int64_t k) { return sizeof(bf16) * UNIT * parts_of(n, SIDE) * parts_of(k, TERMS); }
 
 /* 1 when this process may use tiles; Linux wants to be asked once. -1: it said no. */
-int split_ready(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) ? -1 : 1; }
+int amx_ready(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) ? -1 : 1; }
 
 /* Element (i, k) of A is A[i * ai + k * ak], (k, j) of B is B[k * bk + j * bj]; one of each pair of strides is 1. D,
  * NULL for zero, has the row stride of C and may be C. Returns 0 without memory. */
-int split_gemm(int64_t M, int64_t N, int64_t K, const float *A, int64_t ai, int64_t ak, const float *B, int64_t bk,
+int amx_gemm(int64_t M, int64_t N, int64_t K, const float *A, int64_t ai, int64_t ak, const float *B, int64_t bk,
                int64_t bj, const float *D, float *C, int64_t ldc, int threads)
 {
     int64_t sums = parts_of(K, SUM), sum = parts_of(parts_of(K, sums), TERMS) * TERMS;
@@ -77,8 +77,8 @@ int split_gemm(int64_t M, int64_t N, int64_t K, const float *A, int64_t ai, int6
     return !failed;
 }
 #else
-int split_ready(void) { return 0; }
-int split_gemm(int64_t M, int64_t N, int64_t K, const float *A, int64_t ai, int64_t ak, const float *B, int64_t bk,
+int amx_ready(void) { return 0; }
+int amx_gemm(int64_t M, int64_t N, int64_t K, const float *A, int64_t ai, int64_t ak, const float *B, int64_t bk,
                int64_t bj, const float *D, float *C, int64_t ldc, int threads)
 {
     (void)M, (void)N, (void)K, (void)A, (void)ai, (void)ak, (void)B, (void)bk, (void)bj, (void)D, (void)C;

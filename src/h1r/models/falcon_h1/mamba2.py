@@ -21,7 +21,7 @@ from h1r.kernels import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH, add_skip, at_least_fp32
 from h1r.kernels.torch.ssd import ssd_scan_rows
-from h1r.model.config import HybridConfig
+from h1r.models.falcon_h1.config import HybridConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from h1r.kernels.layer import FoldedWeights
 
 if TYPE_CHECKING:
-    from h1r.model.hybrid import Block
+    from h1r.models.falcon_h1.hybrid import Block
 
 
 def folded_weights(block: Block) -> FoldedWeights:

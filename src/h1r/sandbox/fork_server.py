@@ -1,16 +1,16 @@
-"""The keeper: a small process that forks one confined process per run, and sees to its end.
+"""The fork server: a small process that forks one confined process per run, and sees to its end.
 
 The parent starts it with one socket (sequenced packets). It enters the isolation level once, has the interpreter and
 the common modules loaded, and then holds nothing but that: code, arguments and results go from the parent to the fork
-over descriptors that the keeper only hands on, so a fork inherits nothing of an earlier run.
+over descriptors that the fork server only hands on, so a fork inherits nothing of an earlier run.
 
-    parent -> keeper   {"run": limits, "files": bool}  with 4 or 5 descriptors: stdin, stdout, stderr, channel, program
+    parent -> server   {"run": limits, "files": bool}  with 4 or 5 descriptors: stdin, stdout, stderr, channel, program
                        {"kill": true}                  end the run now
-    keeper -> parent   {"ready": true} or {"error": text}, once
+    server -> parent   {"ready": true} or {"error": text}, once
                        {"begun": true}                 the run has begun; with a descriptor of its first process
                        {"status": n, "seconds": s, "cpu_s": s, "memory": bytes}   it has ended, nothing of it is left
 
-When the parent goes away, however it ends, the socket closes and the keeper kills the run and exits.
+When the parent goes away, however it ends, the socket closes and the fork server kills the run and exits.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def main(descriptor: int, level: int, readable: list[str], import_paths: list[st
     site.setquit()  # programs call `exit()`, which `python -S` does not define
     inside.prelude()
     __import__("h1r.sandbox.checks")
-    keeper = _Keeper(connection, Isolation(level), readable)
+    fork_server = _ForkServer(connection, Isolation(level), readable)
     try:
-        keeper.prepare()
+        fork_server.prepare()
     except Exception as error:
         connection.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
     gc.collect()
     gc.freeze()  # forks then share these pages
     connection.send(json.dumps({"ready": True}).encode())
-    keeper.serve()
+    fork_server.serve()
 
 
-class _Keeper:
+class _ForkServer:
     def __init__(self, connection: socket.socket, level: Isolation, readable: list[str]) -> None:
         self._connection = connection
         self._level = level
@@ -140,7 +140,7 @@ class _Keeper:
         report = {"status": status, "seconds": time.monotonic() - started, "cpu_s": usage.ru_utime + usage.ru_stime}
         self._connection.send(json.dumps({**report, "memory": usage.ru_maxrss * 1024}).encode())
         if not clean:
-            sys.exit(0)  # the next run gets a new keeper, with a new scratch folder where it has one of its own
+            sys.exit(0)  # the next run gets a new fork server, with a new scratch folder where it has one of its own
 
     def _folder(self) -> str:
         """A new folder for a run's files."""
@@ -148,7 +148,7 @@ class _Keeper:
         return tempfile.mkdtemp(prefix="h1r-", dir=confine.SCRATCH if own else None)
 
     def _clear(self, scratch: str) -> bool:
-        """Removes a run's files: its folder, and where the keeper has a scratch folder of its own all that is there."""
+        """Removes a run's files: its folder, and all of the scratch folder where the fork server has one of its own."""
         own = self._level == Isolation.BUBBLEWRAP
         try:
             for path in [entry.path for entry in os.scandir(confine.SCRATCH)] if own else [scratch]:
@@ -176,7 +176,7 @@ class _Keeper:
         return status, usage, alive
 
     def _become_tested(self, limits: Limits, files: bool, descriptors: list[int], scratch: str | None) -> NoReturn:
-        """The fork's way from here to the job; whatever goes wrong, it never returns to the keeper's code."""
+        """The fork's way from here to the job; whatever goes wrong, it never returns to the fork server's code."""
         try:
             confine.die_with_parent()
             os.setsid()
@@ -239,9 +239,9 @@ def _anyone_may_read(path: str) -> bool:
 
 
 def _end_orphans(everything: bool) -> None:
-    """Kills and reaps every child that the run left to the keeper, which is their reaper whatever session they made.
+    """Kills and reaps every child that the run left: the fork server is their reaper, whatever session they made.
 
-    `everything`: all processes that the keeper may signal, which it does only in a process namespace of its own.
+    `everything`: all processes that the fork server may signal, which it does only in a process namespace of its own.
     """
     while True:
         try:

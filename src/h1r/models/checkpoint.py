@@ -23,12 +23,12 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from h1r.common.files import replace_directory
 from h1r.errors import UserError
-from h1r.files import replace_directory
-from h1r.model.config import HybridConfig
-from h1r.model.hf_config import from_hf, to_hf
-from h1r.model.hybrid import HybridForCausalLM
-from h1r.model.shards import own_rows, write_streamed
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hf_config import from_hf, to_hf
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models.shards import own_rows, write_streamed
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -143,7 +143,7 @@ def build(config: HybridConfig, seed: int = 0, dtype: torch.dtype = torch.float3
 
 def restore_buffers(model: HybridForCausalLM) -> None:
     """Fills the buffers that are computed from the config, after a model was built on the meta device."""
-    from h1r.model.mamba2 import Mamba2, mup_vector
+    from h1r.models.falcon_h1.mamba2 import Mamba2, mup_vector
 
     for module in model.modules():
         if isinstance(module, Mamba2):

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from h1r.kernels import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH
-from h1r.model.attention import Attention, rotary_table
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
-from h1r.model.folded_weights import folded_weights
-from h1r.model.mamba2 import Mamba2
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.attention import Attention, rotary_table
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.folded_weights import folded_weights
+from h1r.models.falcon_h1.mamba2 import Mamba2
 
 
 class RMSNorm(nn.Module):

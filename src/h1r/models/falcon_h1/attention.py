@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from h1r.kernels import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH
-from h1r.model.config import HybridConfig
+from h1r.models.falcon_h1.config import HybridConfig
 
 
 def rotary_table(config: HybridConfig, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-/* Causal softmax attention inside each document on the tile units of x86 servers, for documents of any length. See split.h.
+/* Causal softmax attention inside each document on the tile units of x86 servers, for documents of any length. See amx.h.
  *
  *   S = scale Q K^T,  P = exp(S - lse),  O = P V
  *   dV = P^T dO,  dP = dO V^T,  dS = P (dP - rows of dO . O) scale,  dQ = dS K,  dK = dS^T Q
@@ -11,7 +11,7 @@
 #ifndef H1R_SPLIT_ATTENTION_H
 #define H1R_SPLIT_ATTENTION_H
 
-#include "split.h"
+#include "amx.h"
 
 #ifdef HAVE_TILES
 enum { GROUP = 2 * SIDE, GROUPS = 4, BLOCK = GROUPS * GROUP };

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from h1r.model.config import HybridConfig
+from h1r.models.falcon_h1.config import HybridConfig
 
 
 @dataclass

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from h1r.model.checkpoint import build as build
-    from h1r.model.checkpoint import load as load
-    from h1r.model.checkpoint import load_weights as load_weights
-    from h1r.model.checkpoint import save as save
-    from h1r.model.hybrid import HybridForCausalLM as HybridForCausalLM
+    from h1r.models.checkpoint import build as build
+    from h1r.models.checkpoint import load as load
+    from h1r.models.checkpoint import load_weights as load_weights
+    from h1r.models.checkpoint import save as save
+    from h1r.models.falcon_h1.hybrid import HybridForCausalLM as HybridForCausalLM
 
 __all__ = ["HybridForCausalLM", "build", "load", "load_weights", "save"]
 
@@ -17,6 +17,6 @@ __all__ = ["HybridForCausalLM", "build", "load", "load_weights", "save"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from h1r.model import checkpoint
+    from h1r.models import checkpoint
 
     return getattr(checkpoint, name)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from h1r.kernels.cpu.build import library
-from h1r.model.attention import rotary_table
-from h1r.model.cache import HybridCache
-from h1r.model.config import HybridConfig
-from h1r.model.hybrid import Block, HybridForCausalLM
+from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.attention import rotary_table
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import Block, HybridForCausalLM
 
 _WIDEST_HEAD = 256
 

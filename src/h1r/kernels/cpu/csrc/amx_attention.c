@@ -1,5 +1,5 @@
-/* The forward pass of attention on tile units: see split_attention.h. */
-#include "split_attention.h"
+/* The forward pass of attention on tile units: see amx_attention.h. */
+#include "amx_attention.h"
 
 #ifdef HAVE_TILES
 /* P = exp(S - top) as a left matrix [2][4] and its row sums; what was summed before, O [32, Ep] and total, shrinks with
@@ -35,7 +35,7 @@ static void soften(const shape *s, const float *S, int n, int diagonal, int g, f
 }
 
 /* lse [T, H]. Returns 0 without memory. */
-int split_attention_forward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
+int amx_attention_forward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
                             int64_t documents, int H, int J, int E, float *out, float *lse, int threads)
 {
     shape s;
@@ -90,7 +90,7 @@ int split_attention_forward(const float *q, const float *k, const float *v, cons
     return !failed;
 }
 #else
-int split_attention_forward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
+int amx_attention_forward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
                             int64_t documents, int H, int J, int E, float *out, float *lse, int threads)
 {
     (void)q, (void)k, (void)v, (void)cu_seqlens, (void)ld, (void)documents, (void)H, (void)J, (void)E, (void)out, (void)lse;

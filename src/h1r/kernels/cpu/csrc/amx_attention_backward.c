@@ -1,5 +1,5 @@
-/* The backward pass of attention on tile units: see split_attention.h. */
-#include "split_attention.h"
+/* The backward pass of attention on tile units: see amx_attention.h. */
+#include "amx_attention.h"
 
 #ifdef HAVE_TILES
 /* What the pairs of a group of queries and n groups of keys give: P and dS as right matrices [8][4], of which this group is
@@ -120,7 +120,7 @@ static void gather(const shape *s, int parts, const float *sums, float *to)
     }
 }
 
-int split_attention_backward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
+int amx_attention_backward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
                              int64_t documents, int H, int J, int E, const float *out, const float *lse, const float *grad,
                              float *grad_q, float *grad_k, float *grad_v, int threads)
 {
@@ -171,7 +171,7 @@ int split_attention_backward(const float *q, const float *k, const float *v, con
     return !failed;
 }
 #else
-int split_attention_backward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
+int amx_attention_backward(const float *q, const float *k, const float *v, const int64_t *cu_seqlens, const int64_t *ld,
                              int64_t documents, int H, int J, int E, const float *out, const float *lse, const float *grad,
                              float *grad_q, float *grad_k, float *grad_v, int threads)
 {

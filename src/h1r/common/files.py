@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from h1r.errors import UserError
 
@@ -149,3 +151,21 @@ def _exchange(one: Path, other: Path) -> bool:
         here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
         return library.renameat2(here, a, here, b, exchange) == 0
     return False
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON so that the file appears whole or not at all."""
+    with atomic(path) as partial, open(partial, "w", encoding="utf-8") as handle:
+        json.dump(value, handle, indent=1, ensure_ascii=False)
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON; a missing or malformed file raises `UserError`."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; has the stage that writes it run?") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); delete it and run its stage again"
+        ) from None

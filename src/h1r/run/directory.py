@@ -1,0 +1,133 @@
+"""A run directory: everything that one recipe produced, in files a person can open.
+
+    runs/NAME/
+      recipe.json            the resolved recipe
+      attempts.jsonl         one line per start: stage, time, code version, command line
+      stages.json            per stage: wall_seconds, peak_rss_bytes
+      STAGE/                 what one stage wrote: metrics.jsonl, checkpoints/, model/, *.jsonl
+      report.html report.json
+
+Files are written atomically (temporary name, fsync, rename), so a `kill -9` leaves the old state or the new.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from h1r.common.files import read_json, write_json
+from h1r.common.memory import peak_rss_bytes
+from h1r.config import Recipe, load_recipe
+from h1r.errors import UserError
+
+
+def code_version() -> dict[str, str]:
+    """The package version and, in a git checkout, the commit (with `+changes` when the tree is dirty)."""
+    try:
+        found = {"h1r": version("open-h1r")}
+    except PackageNotFoundError:
+        found = {"h1r": "unknown"}
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout
+
+    with suppress(OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in someone else's checkout
+        changes = git("status", "--porcelain").strip()
+        found["commit"] = git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
+    return found
+
+
+NO_RESULT = frozenset(
+    {"name", "parallel", "engine", "corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"}
+)  # fmt: skip
+"""Keys of a recipe that change no result, so that a run may go on with others."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path, recipe: Recipe) -> Run:
+        """Opens a run directory for `recipe`, creating it when it is new.
+
+        An existing directory that holds another recipe is refused: mixing two recipes in one run would make its report
+        a lie. `NO_RESULT` is not compared.
+        """
+        run = cls(Path(path))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {run.path}: {error.strerror or error}; give another --out") from None
+        resolved = recipe.model_dump(mode="json")
+        stored = run.path / "recipe.json"
+        # Keys that an earlier version did not have are at their defaults.
+        known = load_recipe(stored).model_dump(mode="json") if stored.exists() else resolved
+        if difference := _first_difference(known, resolved):
+            raise UserError(
+                f"{stored} was made by another recipe (they differ in {difference}); "
+                "give another --out, or delete that directory to start again"
+            )
+        write_json(stored, resolved)
+        return run
+
+    def stage(self, name: str) -> Path:
+        """The directory of one stage, created when missing."""
+        directory = self.path / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def need(self, relative: str, made_by: str) -> Path:
+        """The path of a file another stage must have written; `UserError` names the command that makes it."""
+        path = self.path / relative
+        if not path.exists():
+            raise UserError(f"{path} is missing; run `h1r {made_by} {self.path}` first")
+        return path
+
+    @contextmanager
+    def timed(self, stage: str, add: bool = True) -> Iterator[None]:
+        """Notes the wall time and peak memory of the block in stages.json, also when the block fails.
+
+        `add`: to the time of earlier attempts, for a stage that goes on from them; else in place of it.
+        """
+        self._log_attempt(stage)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            path = self.path / "stages.json"
+            stages = read_json(path) if path.exists() else {}
+            before = stages.get(stage, {}).get("wall_seconds", 0.0) if add else 0.0
+            stages[stage] = {
+                "wall_seconds": round(before + time.monotonic() - start, 3),
+                "peak_rss_bytes": peak_rss_bytes(),
+            }
+            write_json(path, stages)
+
+    def _log_attempt(self, stage: str) -> None:
+        line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version()}
+        with open(self.path / "attempts.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+
+def _first_difference(left: Any, right: Any, place: str = "") -> str:
+    """The dotted key of the first difference between two JSON trees, or ''. What `Run.open` names is left out."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in sorted({*left, *right}):
+            path = f"{place}.{key}" if place else key
+            if path not in NO_RESULT and (found := _first_difference(left.get(key), right.get(key), path)):
+                return found
+        return ""
+    return "" if left == right else place
