@@ -35,8 +35,9 @@ from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import certainly_equivalent, groups_for
-from h1r.scaling.deepconf import DeepConf, majority_params
+from h1r.scaling.deepconf import majority_params
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
+from h1r.scaling.parameters import DeepConf
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import vote
 from h1r.verify import VerifierPool

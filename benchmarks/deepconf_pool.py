@@ -29,7 +29,8 @@ from h1r.models import load
 from h1r.records import FinishReason, Problem, Trace, normalise_text, read_jsonl
 from h1r.run.directory import Run
 from h1r.scaling.answers import extract_answer
-from h1r.scaling.deepconf import problem_seed, sampling_of
+from h1r.scaling.deepconf import problem_seed
+from h1r.scaling.parameters import sampling_of
 from h1r.train.start import equip
 from h1r.verify import VerifierPool
 

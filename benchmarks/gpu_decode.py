@@ -42,7 +42,7 @@ from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models import HybridForCausalLM
 from h1r.models.falcon_h1.config import HybridConfig, preset
 from h1r.models.falcon_h1.hf_config import to_hf

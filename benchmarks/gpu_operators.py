@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.mamba_ssm import MAMBA_SSM
 from h1r.kernels.mamba_ssm import obstacle as mamba_ssm_obstacle

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import gpu_operators
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.models import HybridForCausalLM, save
 from h1r.models.falcon_h1.config import HybridConfig, preset

@@ -34,8 +34,8 @@ from typing import Any
 
 import torch
 
-from h1r.kernels import select
 from h1r.kernels.layout import Layout
+from h1r.kernels.selection import select
 from h1r.models import HybridForCausalLM
 from h1r.train.losses import token_logprobs
 from h1r.train.memory import keep_freed_memory

@@ -52,6 +52,38 @@ def test_a_room_imports_only_from_floors_below(path: Path) -> None:
     assert imported_rooms(path) <= allowed
 
 
+def imported_files(path: Path, known: set[str]) -> set[str]:
+    """The files of h1r, as module names, that a file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & known) | ({str(node.module)} if names - known else set())
+    return found & known
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    paths = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+    # The public names of the package are looked up when they are asked for; nothing below may ask.
+    graph = {name: imported_files(path, set(paths)) - {name} for name, path in paths.items() if name != "h1r"}
+    done: set[str] = set()
+    for start in sorted(graph):
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            name = waiting.pop()
+            assert name != start, f"{start} imports itself; the files on the way are among {sorted(seen)}"
+            if name not in seen and name not in done and name in graph:
+                seen.add(name)
+                waiting += graph[name]
+        done.add(start)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("h1r", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
 @pytest.mark.parametrize("room", ["scaling", "evals"])
 def test_scaling_and_benchmarks_know_engines_only_by_the_protocol(room: str) -> None:
     builders = {"stages.py", "answers.py"}

@@ -23,7 +23,7 @@ from recorded import RecordedRunner
 
 from h1r.engine.native import engine as native
 from h1r.engine.native.engine import NativeEngine
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models import HybridForCausalLM, save
 from serving import PACE_FILES, vllm_server
 

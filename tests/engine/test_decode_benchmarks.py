@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from h1r.engine.native import graphs, memory_bytes, runner
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
 

@@ -16,7 +16,7 @@ from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.runner import DOUBTFUL, FULL, STOPPED, NativeRunner, TorchRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.decode import Decoder

@@ -16,10 +16,11 @@ from h1r.engine.native import graphs, memory_bytes, runner
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
 from h1r.engine.native.memory_bytes import runner_bytes
-from h1r.engine.native.runner import TorchRunner, runner_for
+from h1r.engine.native.runner import TorchRunner
+from h1r.engine.native.select_runner import runner_for
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models.cache import HybridCache
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace

@@ -16,7 +16,7 @@ from h1r.config import EngineSection
 from h1r.engine.native.batch import Batch, Prefill
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 _CHILD = """
@@ -27,7 +27,7 @@ from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
-from h1r.kernels import select
+from h1r.kernels.selection import select
 
 sequences, prompt, new, calls, kernels = json.loads(sys.argv[1])
 # Keys and values, recurrent state, vocabulary and weights all weigh something here.

@@ -14,7 +14,8 @@ from h1r.models import build
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, Trace
 from h1r.scaling.confidence import summarise
-from h1r.scaling.deepconf import DeepConf, DeepConfRun
+from h1r.scaling.deepconf import DeepConfRun
+from h1r.scaling.parameters import DeepConf
 
 PROBLEMS = [Problem(str(k), f"What is {k}\nplus something long " + "x" * 90, "") for k in range(3)]
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from h1r.kernels import Kernels, select
+from h1r.kernels.contract import Kernels
 from h1r.kernels.cpu import fused_layer, obstacle
 from h1r.kernels.layout import Layout
+from h1r.kernels.selection import select
 from h1r.models.falcon_h1.config import HybridConfig
 
 pytestmark = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))

@@ -11,10 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from h1r.kernels import Kernels, select
+from h1r.kernels.contract import Kernels
 from h1r.kernels.cpu import obstacle
 from h1r.kernels.layout import Layout
 from h1r.kernels.reference import REFERENCE
+from h1r.kernels.selection import select
 
 
 def _kinds() -> list[Any]:

@@ -11,8 +11,8 @@ from test_fused_layer import errors, outcome
 from tiles import NEEDS_TILES
 from torch import Tensor
 
-from h1r.kernels import select
 from h1r.kernels.cpu import head_attention, products
+from h1r.kernels.selection import select
 
 pytestmark = NEEDS_TILES
 

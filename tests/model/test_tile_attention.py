@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiles import NEEDS_TILES
 from torch import Tensor
 
-from h1r.kernels import select
 from h1r.kernels.cpu import head_attention
 from h1r.kernels.layout import Layout
+from h1r.kernels.selection import select
 from h1r.kernels.torch.operators import attention as definition
 
 pytestmark = NEEDS_TILES

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from h1r.engine.protocol import SamplingParams
 from h1r.records import Trace
 from h1r.scaling.answer_groups import AnswerGroups
-from h1r.scaling.deepconf import DeepConf
+from h1r.scaling.parameters import DeepConf
 
 STRIDE = 1000  # problem i's base seed is i * STRIDE
 

@@ -8,7 +8,8 @@ from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.models.falcon_h1.config import preset
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
-from h1r.scaling.deepconf import DeepConf, majority_baseline, problem_seed, solve_many
+from h1r.scaling.deepconf import majority_baseline, problem_seed, solve_many
+from h1r.scaling.parameters import DeepConf
 from h1r.scaling.replay import simulate_many
 
 SLOTS = 6

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from h1r.errors import UserError
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.models import HybridForCausalLM, build
 from h1r.models.falcon_h1.config import HybridConfig, preset

@@ -176,7 +176,7 @@ def test_a_slow_answer_does_not_delay_the_others():
 def test_a_machine_that_confines_nothing_is_the_users_to_decide(monkeypatch):
     """No verdict and no run: the user's mistake reaches the caller with what to do."""
     monkeypatch.setattr(code, "_instance", None)
-    monkeypatch.setattr("h1r.sandbox.pool.refusal", lambda level: "not here")
+    monkeypatch.setattr("h1r.sandbox.levels.refusal", lambda level: "not here")
     monkeypatch.delenv("H1R_SANDBOX", raising=False)
     with VerifierPool() as pool, pytest.raises(UserError, match="H1R_SANDBOX=rlimits"):
         pool.verify_many([problem()], [RIGHT])

@@ -11,7 +11,8 @@ from test_worker_isolation import needs_landlock, places, tried
 
 from h1r.records import Problem
 from h1r.verify import Verifier, VerifierPool, register
-from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation, worker_isolation
+from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation
+from h1r.verify.workers.probe import worker_isolation
 
 __all__ = ["places"]  # a fixture
 

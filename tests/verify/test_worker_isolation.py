@@ -28,7 +28,8 @@ from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.sandbox import confine, seccomp
 from h1r.verify import Verifier, VerifierPool, register
-from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation, worker_isolation
+from h1r.verify.workers.isolation import LEVEL_VARIABLE, WorkerIsolation
+from h1r.verify.workers.probe import worker_isolation
 
 HERE = Path(__file__).parent
 REFUSED = {errno.EPERM: "EPERM", errno.EACCES: "EACCES", errno.ENOSYS: "ENOSYS"}

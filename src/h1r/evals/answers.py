@@ -28,9 +28,10 @@ from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.run.directory import Run
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES, Solution, State
-from h1r.scaling.deepconf import DeepConf, DeepConfRun, problem_seed
+from h1r.scaling.deepconf import DeepConfRun, problem_seed
 from h1r.scaling.journal import Journal
 from h1r.scaling.lines import LineFile
+from h1r.scaling.parameters import DeepConf
 from h1r.train.start import loaded
 from h1r.verify import Backend, open_backend
 

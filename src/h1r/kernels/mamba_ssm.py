@@ -12,7 +12,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import gate as portable_gate
 from h1r.kernels.torch.operators import rms_norm, rotary, swiglu, token_logprobs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from h1r.common.memory import free_memory_bytes
 from h1r.errors import UserError
-from h1r.kernels import select
 from h1r.kernels.layout import Layout
+from h1r.kernels.selection import select
 from h1r.models import HybridForCausalLM, build, load, save
 from h1r.models.checkpoint import read_config
 from h1r.models.falcon_h1.config import PRESETS, HybridConfig

@@ -9,15 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from h1r.sandbox.levels import choose_level, refusal
     from h1r.sandbox.limits import Isolation, Limits
-    from h1r.sandbox.pool import SandboxPool, choose_level, refusal
+    from h1r.sandbox.pool import SandboxPool
     from h1r.sandbox.runner import Sandbox
     from h1r.sandbox.session import Outcome, SandboxError
 
 __all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "SandboxPool", "choose_level", "refusal"]
 _HOMES = {
     **dict.fromkeys(("Isolation", "Limits"), "limits"),
-    **dict.fromkeys(("SandboxPool", "choose_level", "refusal"), "pool"),
+    **dict.fromkeys(("choose_level", "refusal"), "levels"),
+    "SandboxPool": "pool",
     **dict.fromkeys(("Outcome", "SandboxError"), "session"),
     "Sandbox": "runner",
 }

@@ -6,8 +6,8 @@ import sys
 
 from h1r.errors import UserError
 from h1r.sandbox import cgroups
+from h1r.sandbox.levels import choose_level, refusal
 from h1r.sandbox.limits import Isolation
-from h1r.sandbox.pool import choose_level, refusal
 
 
 def main() -> int:

@@ -18,10 +18,10 @@ from typing import Any
 
 from h1r.sandbox import pytest_names, structures
 from h1r.sandbox.collected import run_collected
-from h1r.sandbox.inside import CHANNEL, prelude
+from h1r.sandbox.prelude import prelude
 from h1r.sandbox.raised import expected_names
 from h1r.sandbox.stand_ins import Link, StandIn
-from h1r.sandbox.values import FrameReader, OneShot, dump_frame, write_all
+from h1r.sandbox.values import CHANNEL, FrameReader, OneShot, dump_frame, write_all
 from h1r.sandbox.visible import compares_objects, shows_changes
 
 

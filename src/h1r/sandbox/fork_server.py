@@ -35,6 +35,7 @@ from typing import Any, NoReturn
 
 from h1r.sandbox import confine, inside, seccomp
 from h1r.sandbox.limits import Isolation, Limits
+from h1r.sandbox.prelude import prelude
 
 MAX_MESSAGE_BYTES = 1 << 16
 _PARENT_CHECK_S = 5.0
@@ -48,7 +49,7 @@ def main(descriptor: int, level: int, readable: list[str], import_paths: list[st
     os.chdir("/")
     sys.path += import_paths
     site.setquit()  # programs call `exit()`, which `python -S` does not define
-    inside.prelude()
+    prelude()
     __import__("h1r.sandbox.checks")
     fork_server = _ForkServer(connection, Isolation(level), readable)
     try:

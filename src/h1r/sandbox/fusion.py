@@ -37,8 +37,8 @@ from h1r.sandbox.runner import Sandbox
 from h1r.sandbox.session import Ending, Outcome, SandboxError
 
 if TYPE_CHECKING:
-    from h1r.sandbox.pool import Runnable, Talk
     from h1r.sandbox.programs import Program
+    from h1r.sandbox.slots import Runnable, Talk
 
 URL_VARIABLE = "H1R_SANDBOX_URL"
 """Environment variable: the address of a server, or several with commas between them."""
@@ -62,7 +62,7 @@ sys.path.insert(0, ".")
 from h1r.sandbox.inside import serve_lines
 serve_lines(json.load(sys.stdin))
 """
-_SENT_MODULES = ("inside", "served", "values", "structures", "digest", "functions", "untrusted_json")
+_SENT_MODULES = ("inside", "prelude", "served", "values", "structures", "digest", "functions", "untrusted_json")
 
 
 class FusionServers:
@@ -329,7 +329,7 @@ class FusionSlot:
 
     def _local(self, limits: Limits) -> Sandbox:
         if self._checker is None:
-            from h1r.sandbox.pool import choose_level
+            from h1r.sandbox.levels import choose_level
 
             self._checker = Sandbox(choose_level(self._local_level))
             self._checker.begin_answer(limits.total_s)

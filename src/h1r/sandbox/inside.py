@@ -24,44 +24,20 @@ import threading
 import traceback
 import types
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
-from h1r.sandbox import structures
+from h1r.sandbox.prelude import prelude
 from h1r.sandbox.served import Server, reply
-from h1r.sandbox.values import FrameReader, dump_frame, read_frame, write_all
+from h1r.sandbox.values import CHANNEL, FrameReader, dump_frame, read_frame, write_all
 
-CHANNEL, PROGRAM = 3, 4
+PROGRAM = 4
+"""The descriptor of a compiled program."""
 MAX_JOB_BYTES = 256 << 20
 RECURSION_LIMIT = 50_000
 """LiveCodeBench's; the interpreter's own would fail recursive solutions that every judge accepts."""
 MAX_INT_DIGITS = 50_000
 """Of an integer that is printed or read in decimal: LiveCodeBench's too; the interpreter's own limit is 4,300."""
-
-# fmt: off
-PRELUDE_MODULES = (
-    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "io", "itertools",
-    "json", "math", "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
-)
-_STARRED = (
-    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
-    "functools", "operator", "typing", "builtins",  # builtins last: `pow` is the built-in one again
-)
-# fmt: on
-
-
-@lru_cache(maxsize=1)
-def prelude() -> dict[str, Any]:
-    """The names that LeetCode gives a solution: common modules, what is in them, `ListNode` and `TreeNode`."""
-    names: dict[str, Any] = {}
-    for name in PRELUDE_MODULES:
-        names[name] = __import__(name)
-    modules = dict(names)
-    for name in _STARRED:
-        module = __import__(name)
-        public = getattr(module, "__all__", None) or [item for item in dir(module) if not item.startswith("_")]
-        names |= {item: getattr(module, item) for item in public}
-    return names | modules | {"ListNode": structures.ListNode, "TreeNode": structures.TreeNode}
 
 
 def read_job() -> tuple[dict[str, Any], FrameReader]:

@@ -3,144 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import cache, partial
-from pathlib import Path
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from h1r.errors import UserError
 from h1r.sandbox.answer import Answer, whole_answer
 from h1r.sandbox.fusion import LANGUAGES as REMOTE_LANGUAGES
 from h1r.sandbox.fusion import URL_VARIABLE, FusionServers, FusionSlot
-from h1r.sandbox.gvisor import GvisorSandbox
+from h1r.sandbox.levels import choose_level, make_sandbox
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.programs import RUNNABLE, Program, prepare
-from h1r.sandbox.runner import Sandbox
-from h1r.sandbox.session import Ending, Outcome, SandboxError
-
-LEVEL_VARIABLE = "H1R_SANDBOX"
-"""Environment variable: a level by name, or "auto". Only naming it makes `rlimits` acceptable."""
-
-CONFINING = (Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK)
-"""The levels that keep tested code from everything outside, in the order in which they are tried."""
-
-_PROBE = """
-import os, socket
-reached = []
-def attempt(name, action):
-    try:
-        action()
-        reached.append(name)
-    except Exception:
-        pass
-attempt("read", lambda: open({secret!r}).read())
-attempt("write", lambda: open({folder!r} + "/written", "w"))
-attempt("network", lambda: socket.create_connection(("127.0.0.1", {port}), 1))
-attempt("fork", lambda: os.fork() or os._exit(0))
-attempt("signal", lambda: os.kill({pid}, 0))
-print(*reached, "probed")
-"""
-
-
-def make_sandbox(level: Isolation) -> Sandbox:
-    """A sandbox at that level."""
-    return GvisorSandbox() if level == Isolation.GVISOR else Sandbox(level)
-
-
-@cache
-def refusal(level: Isolation) -> str | None:
-    """Why this machine does not give a level, found by trying to break out of it; None when it does."""
-    try:
-        with (
-            make_sandbox(level) as sandbox,
-            tempfile.TemporaryDirectory() as folder,
-            socket.create_server(("127.0.0.1", 0)) as server,
-        ):
-            secret = Path(folder) / "secret"
-            secret.write_text("secret")
-            Path(folder).chmod(0o777)  # tested code may be another user, and it is the level that must keep it out
-            port = server.getsockname()[1]
-            code = _PROBE.format(secret=str(secret), folder=folder, port=port, pid=os.getpid())
-            outcome = sandbox.run({"kind": "python", "code": code})
-    except (SandboxError, OSError) as error:
-        return str(error)
-    reached = outcome.stdout.decode(errors="replace").split()
-    if reached[-1:] != ["probed"]:
-        return f"the probe did not run: {outcome.stderr.decode(errors='replace')[-300:]}"
-    if level > Isolation.RLIMITS and reached[:-1]:
-        return f"tested code could still {', '.join(reached[:-1])}"
-    return None
-
-
-def choose_level(name: str | None = None) -> Isolation:
-    """The level of that name, or for "auto" the strongest that works here; `UserError` when it does not.
-
-    `name` defaults to the environment variable `H1R_SANDBOX`, and that to "auto". "rlimits" is never chosen by itself.
-    """
-    name = (name or os.environ.get(LEVEL_VARIABLE) or "auto").lower()
-    known = {level.name.lower(): level for level in (*CONFINING, Isolation.GVISOR, Isolation.RLIMITS)}
-    if name != "auto" and name not in known:
-        raise UserError(f"{LEVEL_VARIABLE}={name} is no isolation level; use auto, {', '.join(known)}")
-    wanted = [known[name]] if name != "auto" else CONFINING
-    reasons = []
-    for level in wanted:
-        why = refusal(level)
-        if why is None:
-            return level
-        reasons.append(f"{level.name.lower()}: {why}")
-    raise UserError(
-        f"tested code cannot be confined on this machine ({'; '.join(reasons)}); "
-        f"set {LEVEL_VARIABLE}=rlimits to run it with resource limits only, or use a SandboxFusion server"
-    )
-
-
-class Slot(Protocol):
-    """What one verdict needs: runs of a program, a session of calls, and apart from them, where tested code never ran,
-    a session of test code with assertions and runs of a problem's own programs."""
-
-    level: Isolation
-
-    def answer(self, limits: Limits) -> AbstractContextManager[Answer]: ...
-
-    def program(self, code: str, language: str, limits: Limits) -> AbstractContextManager[Runnable]: ...
-
-    def calls(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]: ...
-
-    def checks(self, job: dict[str, Any], limits: Limits) -> AbstractContextManager[Talk]: ...
-
-    def referee(
-        self, code: str, language: str, limits: Limits, included: dict[str, str]
-    ) -> AbstractContextManager[Program]: ...
-
-    def close(self) -> None: ...
-
-
-class Runnable(Protocol):
-    """A program that was prepared, or the error that stopped it, and how its compilation then ended."""
-
-    error: str | None
-    ending: Ending
-
-    def run(self, stdin: bytes, limits: Limits) -> Outcome: ...
-
-
-class Talk(Protocol):
-    """Frames to and from a job under way; see `session.Session`."""
-
-    @property
-    def spent_s(self) -> float: ...
-
-    def send(self, message: dict[str, Any]) -> None: ...
-
-    def receive(self, limit_s: float | None = None) -> tuple[dict[str, Any] | None, Ending]: ...
-
-    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any] | None, Ending]: ...
+from h1r.sandbox.slots import Runnable, Slot, Talk
 
 
 class LocalSlot:

@@ -17,10 +17,9 @@ from typing import Any
 
 from h1r.sandbox import structures
 from h1r.sandbox.functions import function_form
-from h1r.sandbox.inside import CHANNEL
 from h1r.sandbox.raised import Exceptions, TestedCodeEndedError
 from h1r.sandbox.sameness import Seen, Shown
-from h1r.sandbox.values import FrameReader, decode, dump_frame, encode, read_frame, write_all
+from h1r.sandbox.values import CHANNEL, FrameReader, decode, dump_frame, encode, read_frame, write_all
 
 _LARGEST_BATCH = 256
 _DATA = (int, float, complex, str, bytes, list, tuple, dict, set, frozenset, BaseException)

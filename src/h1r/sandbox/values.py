@@ -35,6 +35,9 @@ _HEADER = struct.Struct("!I")
 _PLAIN_INT = 1 << 63
 _ENOUGH_TO_COLLIDE = 64
 
+CHANNEL = 3
+"""The descriptor of the frames between a run and its parent."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opaque:

@@ -14,7 +14,7 @@ from h1r.scaling.confidence import Confidence, stopping_limit, stopping_threshol
 from h1r.scaling.voting import Vote, lead_probability, vote_by
 
 if TYPE_CHECKING:
-    from h1r.scaling.deepconf import DeepConf
+    from h1r.scaling.parameters import DeepConf
 
 State = Literal["voted", "below_threshold", "no_answer", "stopped", "cancelled", "error"]
 StopReason = Literal["budget", "consensus", "warmup consensus"]

@@ -24,21 +24,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
-from h1r.config import ScalingSection
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.records import Trace
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, certainly_equivalent, extract_answer
 from h1r.scaling.ballot import STATES, Ballot, Solution, State, StopReason
-from h1r.scaling.confidence import Reading
-from h1r.scaling.voting import Voter
+from h1r.scaling.parameters import DeepConf
 
 __all__ = [
     "STATES",
-    "DeepConf",
     "DeepConfRun",
     "Solution",
     "State",
@@ -46,60 +41,10 @@ __all__ = [
     "majority_baseline",
     "majority_params",
     "problem_seed",
-    "sampling_of",
     "solve_many",
 ]
 
-Consensus = Literal["share", "lead"]
 OnTrace = Callable[[Trace], None]
-
-
-@dataclass(frozen=True, slots=True)
-class DeepConf:
-    """The parameters of one run. Raises `ValueError` for values that cannot work.
-
-    budget: traces per problem, the `warmup` included. keep_top, reading: see `stopping_threshold`. tau None: fixed
-    budget, as in the Falcon-H1R paper; consensus: what has to reach tau. `sampling` gives temperature, top-p,
-    max_tokens, and the confidence window and top-k.
-    """
-
-    budget: int
-    warmup: int = 16
-    keep_top: float = 0.10
-    reading: Reading = "keep_top"
-    tau: float | None = None
-    consensus: Consensus = "share"
-    voter: Voter = "min_window"
-    warmup_votes: Literal["above_threshold", "all"] = "above_threshold"
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-
-    def __post_init__(self) -> None:
-        checks = {
-            "warmup": self.warmup >= 1,
-            "budget": self.budget >= self.warmup,
-            "keep_top": 0 < self.keep_top <= 1,
-            "tau": self.tau is None or 0 < self.tau <= 1,
-        }
-        for name, ok in checks.items():
-            if not ok:
-                raise ValueError(f"DeepConf.{name} = {getattr(self, name)!r} is out of range")
-
-    @classmethod
-    def from_section(cls, section: ScalingSection, budget: int) -> DeepConf:
-        """The recipe's [scaling] table at one of its budgets."""
-        return cls(
-            budget=budget, warmup=section.warmup, keep_top=section.keep_top, reading=section.reading,
-            tau=section.tau, consensus=section.consensus, voter=section.voter, warmup_votes=section.warmup_votes,
-            sampling=sampling_of(section),
-        )  # fmt: skip
-
-
-def sampling_of(section: ScalingSection) -> SamplingParams:
-    """The decoding part of the recipe's [scaling] table."""
-    return SamplingParams(
-        temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_tokens,
-        confidence_window=section.window, confidence_top_k=section.top_k,
-    )  # fmt: skip
 
 
 def problem_seed(seed: int, problem_id: str) -> int:

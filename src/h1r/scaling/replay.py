@@ -20,7 +20,8 @@ from h1r.records import FinishReason, Trace
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, certainly_equivalent, extract_answer
 from h1r.scaling.confidence import stop_length
-from h1r.scaling.deepconf import DeepConf, Solution, solve_many
+from h1r.scaling.deepconf import Solution, solve_many
+from h1r.scaling.parameters import DeepConf
 
 
 def simulate(

@@ -31,18 +31,17 @@ from h1r.scaling.answers import Extract, VerifyMany, extract_for, groups_for
 from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.deepconf import (
     STATES,
-    DeepConf,
     OnTrace,
     Solution,
     State,
     majority_baseline,
     majority_params,
     problem_seed,
-    sampling_of,
     solve_many,
 )
 from h1r.scaling.examples import example
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
+from h1r.scaling.parameters import DeepConf, sampling_of
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import VOTERS, vote_by
 

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.torch.operators import TORCH, at_least_fp32
 
 

@@ -12,7 +12,7 @@ from h1r.config import Recipe
 from h1r.data.chat import chat_template
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.kernels import select
+from h1r.kernels.selection import select
 from h1r.models import HybridForCausalLM, build, load
 from h1r.models.checkpoint import load_weights, restore_buffers, skeleton
 from h1r.models.device import default_device

@@ -4,7 +4,7 @@ import json
 import sys
 
 from h1r.errors import UserError
-from h1r.verify.workers.isolation import worker_isolation
+from h1r.verify.workers.probe import worker_isolation
 
 
 def main() -> int:

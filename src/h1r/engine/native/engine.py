@@ -17,7 +17,8 @@ from h1r.config import EngineSection
 from h1r.engine.native.batch import Batch
 from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.native.memory import MemoryPlan, budget_bytes, size_text, waves
-from h1r.engine.native.runner import Runner, runner_for
+from h1r.engine.native.runner import Runner
+from h1r.engine.native.select_runner import runner_for
 from h1r.engine.native.slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal

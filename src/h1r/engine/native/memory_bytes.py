@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from h1r.engine.native.graphs import graph_bytes
-from h1r.engine.native.runner import scratch_width, with_graphs
+from h1r.engine.native.runner import scratch_width
+from h1r.engine.native.select_runner import with_graphs
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.decode import Decoder, obstacle
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM

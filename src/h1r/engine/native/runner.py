@@ -61,29 +61,6 @@ class Runner(Protocol):
         ...
 
 
-def runner_for(
-    model: HybridForCausalLM, max_tokens: int, kept: Runner | None = None, enforce_eager: bool = False
-) -> Runner:
-    """The C runner where it can run, with scratch for calls of `max_tokens` tokens and the model's present weights.
-    `kept`, an earlier one for this model, gives its memory."""
-    if obstacle(model):
-        if not with_graphs(model, enforce_eager):
-            return TorchRunner(model, enforce_eager)
-        from h1r.engine.native.graphs import GraphRunner  # it builds on this module
-
-        return GraphRunner(model)
-    if isinstance(kept, NativeRunner):
-        kept.reserve(max_tokens)
-        kept.refresh()
-        return kept
-    return NativeRunner(model, max_tokens)
-
-
-def with_graphs(model: HybridForCausalLM, enforce_eager: bool) -> bool:
-    """Whether `runner_for` records CUDA graphs."""
-    return model.device.type == "cuda" and not enforce_eager
-
-
 class TorchRunner:
     """Any device and type."""
 

@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from h1r.config import EngineSection
 from h1r.engine.protocol import Running, SamplingParams
 from h1r.engine.sampling import stream_key
 from h1r.engine.server.events import Refused, Request
 from h1r.engine.stop_strings import holds_stop_string, text_of
 from h1r.records import FinishReason, Trace
-
-if TYPE_CHECKING:
-    from h1r.engine.server.engine import VLLMServer
 
 _TOLERANCE = 1e-5
 """Nats: the server's fp32 mean and the one taken here of what it printed may differ by this much at a threshold."""
@@ -51,10 +49,25 @@ class Live:
     by_string: bool = False
 
 
+class Server(Protocol):
+    """What a stream asks of its server; see `VLLMServer`."""
+
+    url: str
+    model: str
+    section: EngineSection
+    tokenizer: Any
+    seeded: bool
+    knows_sampling_logprobs: bool
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """The answers of the server's workers to a method of `WorkerExtension`. Raises `Refused`, `OSError`."""
+        ...
+
+
 class Stream:
     """One `stream` call: a pool of threads reads the traces, and the caller takes those that ended."""
 
-    def __init__(self, engine: VLLMServer) -> None:
+    def __init__(self, engine: Server) -> None:
         self.engine = engine
         self.pool = ThreadPoolExecutor(engine.section.max_sequences, thread_name_prefix="vllm-server")
         self.ended: queue.SimpleQueue[Live] = queue.SimpleQueue()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.cpu.build import library, obstacle
 from h1r.kernels.cpu.common import check, need_memory, ptr, scan_tasks
 from h1r.kernels.cpu.fused_layer import layer

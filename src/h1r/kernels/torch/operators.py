@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.conv import causal_conv
 from h1r.kernels.torch.ssd import ssd_scan, ssd_step

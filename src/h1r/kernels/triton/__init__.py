@@ -7,7 +7,7 @@ and a document's results do not depend on what is packed beside it. docs/kernels
 
 from __future__ import annotations
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.triton.attention import attention
 from h1r.kernels.triton.conv import conv_silu
 from h1r.kernels.triton.gate import gate, rms_norm, swiglu

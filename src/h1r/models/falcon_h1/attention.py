@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH
 from h1r.models.falcon_h1.config import HybridConfig

@@ -7,20 +7,20 @@ checkpoint.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from h1r.kernels.layer import FoldedWeights
+from h1r.models.falcon_h1.attention import Attention
+from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.feed_forward import MLP, RMSNorm
+from h1r.models.falcon_h1.mamba2 import Mamba2
 
-if TYPE_CHECKING:
-    from h1r.models.falcon_h1.hybrid import Block
 
-
-def folded_weights(block: Block) -> FoldedWeights:
-    """The weights of `block`, scaled and laid end to end."""
-    config, attention, mamba, mlp = block.config, block.self_attn, block.mamba, block.feed_forward
+def folded_weights(
+    config: HybridConfig, norm: RMSNorm, attention: Attention, mamba: Mamba2, ff_norm: RMSNorm, mlp: MLP
+) -> FoldedWeights:
+    """The weights of a layer's parts, scaled and laid end to end."""
     wide, key = config.attention_in_multiplier, config.key_multiplier
     q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
     scale_W = mamba.mup_vector.to(mamba.in_proj.weight.dtype)
@@ -45,7 +45,7 @@ def folded_weights(block: Block) -> FoldedWeights:
     out_biases = [_scaled(b, by) for b, by in ((o.bias, attention_out), (out.bias, ssm_out)) if b is not None]
     gate_bias = mlp.gate_proj.bias
     return FoldedWeights(
-        block.input_layernorm.weight,
+        norm.weight,
         inward,
         inward_bias,
         mamba.conv1d.weight[:, 0].flip(1).t().contiguous(),
@@ -57,7 +57,7 @@ def folded_weights(block: Block) -> FoldedWeights:
         _scaled(o.weight, attention_out),
         _scaled(out.weight, ssm_out),
         sum(out_biases[1:], out_biases[0]) if out_biases else None,
-        block.pre_ff_layernorm.weight,
+        ff_norm.weight,
         torch.cat([_scaled(mlp.gate_proj.weight, gate_by), mlp.up_proj.weight]),
         None if gate_bias is None else torch.cat([_scaled(gate_bias, gate_by), mlp.up_proj.bias]),
         _scaled(down.weight, down_by),

@@ -17,47 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
-from h1r.kernels.torch.operators import TORCH
 from h1r.models.cache import HybridCache
 from h1r.models.falcon_h1.attention import Attention, rotary_table
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.feed_forward import MLP, RMSNorm
 from h1r.models.falcon_h1.folded_weights import folded_weights
 from h1r.models.falcon_h1.mamba2 import Mamba2
-
-
-class RMSNorm(nn.Module):
-    kernels: Kernels = TORCH
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kernels.rms_norm(x, self.weight, self.eps)
-
-
-class MLP(nn.Module):
-    kernels: Kernels = TORCH
-
-    def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
-        d, ff, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(d, ff, bias=bias)
-        self.up_proj = nn.Linear(d, ff, bias=bias)
-        self.down_proj = nn.Linear(ff, d, bias=bias)
-        self.gate_multiplier = config.mlp_multipliers[0]
-
-    def forward(self, u: Tensor, decoding: bool = False) -> Tensor:
-        """[..., D] -> [..., ff], before the down projection."""
-        if decoding:
-            return self.kernels.swiglu(self.gate_proj(u) * self.gate_multiplier, self.up_proj(u))
-        # The multiplier scales the weight, not the activations: one product per parameter instead of one per token.
-        bias = None if self.gate_proj.bias is None else self.gate_proj.bias * self.gate_multiplier
-        gate = F.linear(u, self.gate_proj.weight * self.gate_multiplier, bias)
-        return self.kernels.swiglu(gate, self.up_proj(u))
 
 
 class Block(nn.Module):
@@ -74,7 +41,10 @@ class Block(nn.Module):
         layer = self.mamba.kernels.layer
         # A mixer that was taken over by another class (context parallelism) has a forward of its own.
         if layer is not None and type(self.mamba) is Mamba2 and type(self.self_attn) is Attention:
-            return layer(x_TD, folded_weights(self), *table, layout, self.config)
+            weights = folded_weights(
+                self.config, self.input_layernorm, self.self_attn, self.mamba, self.pre_ff_layernorm, self.feed_forward
+            )
+            return layer(x_TD, weights, *table, layout, self.config)
         h = self.input_layernorm(x_TD)
         return self._residual(x_TD, self.mamba(h, layout), self.self_attn(h, layout, table))
 

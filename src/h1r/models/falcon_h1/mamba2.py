@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from h1r.kernels import Kernels
+from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH, add_skip, at_least_fp32
 from h1r.kernels.torch.ssd import ssd_scan_rows

@@ -7,8 +7,8 @@ an assertion's test code with its own report under this run's nonce. Everything 
 from __future__ import annotations
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Slot
 from h1r.sandbox.session import SandboxError
+from h1r.sandbox.slots import Slot
 from h1r.verify.code.kinds import CallTests, StdinTests, Tests, size
 from h1r.verify.code.outcome import FAULTS, Failure, Result
 from h1r.verify.code.run_calls import judge_calls, with_expected

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Slot
 from h1r.sandbox.session import Outcome, SandboxError
+from h1r.sandbox.slots import Slot
 from h1r.verify.code.kinds import Referee, TestsError
 from h1r.verify.code.outcome import WRONG, Fault, value_of
 

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Slot
+from h1r.sandbox.slots import Slot
 from h1r.sandbox.values import Digest, dump_frame, encode
 from h1r.verify.code.compare import FLOAT_ATOL, as_json, is_floats, same_value
 from h1r.verify.code.kinds import CallTests, Tests

@@ -8,7 +8,7 @@ import time
 from typing import Any, NamedTuple
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Slot, Talk
+from h1r.sandbox.slots import Slot, Talk
 from h1r.verify.code.kinds import CheckTests
 from h1r.verify.code.outcome import FAULTS, Failure, Fault, Result, before, value_of
 from h1r.verify.code.sources import complete, parts

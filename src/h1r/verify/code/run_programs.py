@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.pool import Runnable, Slot
 from h1r.sandbox.programs import Program
 from h1r.sandbox.session import SandboxError
+from h1r.sandbox.slots import Runnable, Slot
 from h1r.verify.code.compare import same_output
 from h1r.verify.code.interactor import interact
 from h1r.verify.code.kinds import Referee, StdinTests, TestsError

@@ -26,10 +26,6 @@ import sys
 import sysconfig
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
-
-from h1r.records import Problem, Verdict
-from h1r.verify.registry import Verifier
 
 LEVEL_VARIABLE = "H1R_WORKER_ISOLATION"
 AUTO = "auto"
@@ -173,48 +169,3 @@ def explained(error: BaseException, level: WorkerIsolation | None) -> str:
     if level in (None, WorkerIsolation.RLIMITS) or not refused:
         return text
     return f"{text[:200]} (workers grade without files, network and processes; see `confined` in h1r.verify.registry)"
-
-
-def probe(problem: Problem, answer: str) -> Verdict:
-    """A grader that tries to break out: `extracted` lists, of the places in `problem.metadata`, what it reached."""
-    import socket
-
-    places, reached = problem.metadata, []
-    attempts = {
-        "read": lambda: Path(places["secret"]).read_text(encoding="utf-8"),
-        "write": lambda: Path(places["folder"], "written").write_text("", encoding="utf-8"),
-        "network": lambda: socket.create_connection(("127.0.0.1", places["port"]), 1),
-        "signal": lambda: os.kill(places["pid"], 0),
-        "process": lambda: os.waitpid(os.fork() or os._exit(0), 0),
-    }
-    for name, attempt in attempts.items():
-        with contextlib.suppress(OSError):
-            attempt()
-            reached.append(name)
-    return Verdict(1.0, extracted=" ".join(reached))
-
-
-def worker_isolation() -> tuple[WorkerIsolation, list[str]]:
-    """The level that workers reach here, and what one of them could do in spite of it; `UserError` if it must not be.
-
-    Starts a worker, which then tries.
-    """
-    import socket
-    import tempfile
-
-    from h1r.verify.workers.dispatch import Dispatcher
-    from h1r.verify.workers.handles import Job
-
-    job = Job(Verifier("isolation", "h1r.verify.workers.isolation:probe"), Problem("", "", ""), "")
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        Path(folder, "secret").write_text("secret", encoding="utf-8")
-        job.problem.metadata = {"secret": f"{folder}/secret", "folder": folder, "port": server.getsockname()[1],
-                                "pid": os.getpid()}  # fmt: skip
-        dispatcher = Dispatcher(1, 10.0, 2 << 30)
-        try:
-            dispatcher.submit([job])
-            verdict = job.future.result()
-        finally:
-            dispatcher.close()
-    level = dispatcher.isolation or WorkerIsolation.RLIMITS
-    return level, (verdict.extracted or verdict.error or "").split()

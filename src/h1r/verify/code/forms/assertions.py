@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from h1r.sandbox import structures
-from h1r.sandbox.inside import prelude
+from h1r.sandbox.prelude import prelude
 from h1r.verify.code.forms.collected import collected, without_guard
 from h1r.verify.code.forms.given import Given
 from h1r.verify.code.kinds import CheckTests, TestsError
