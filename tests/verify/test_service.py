@@ -14,11 +14,14 @@ from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify import RewardService, Verifier, VerifierPool, open_backend, register
 from h1r.verify.workers.ray_backend import RayBackend
+from h1r.verify.workers.ray_cluster import RayCluster
 from h1r.verify.workers.service import Backend
 
 LIMIT_S = 2.0
 PATIENT_S = 20.0
 """The limit of an answer that is to hang until all others have their verdicts, however busy the machine is."""
+BOUND_S = 50.0
+"""Of wall time for one answer with LIMIT_S of processor time, on a busy machine; the limit of wall time comes later."""
 BEHAVIOURS = {
     "sleep": lambda: time.sleep(1000),
     "hang": lambda: [None for _ in iter(int, 1)],
@@ -51,12 +54,12 @@ def problem(verifier: str = "test-service", answer: str = "", **metadata: object
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=80 << 20
-    )
+    try:
+        cluster = RayCluster(num_cpus=4, object_store_memory=80 << 20)
+    except ImportError:
+        pytest.skip("Ray is not installed")
     yield
-    ray.shutdown()
+    cluster.leave()
 
 
 @pytest.fixture(scope="module", params=["processes", "ray"])
@@ -87,7 +90,7 @@ def test_an_answer_that_misbehaves_costs_its_own_verdict_and_nothing_is_lost(bac
     found = backend.verify_many([problem()] * 40, texts)
     assert [verdict.reward for verdict in found] == [0.0 if number == 7 else 1.0 for number in range(40)]
     assert found[7].error
-    assert time.monotonic() - start < LIMIT_S + 8
+    assert time.monotonic() - start < BOUND_S
 
 
 def test_other_answers_do_not_wait_for_one_that_hangs(backend):
@@ -135,19 +138,19 @@ def test_the_loop_goes_on_while_many_tasks_ask_at_once(backend):
     rewards, ticks, seconds = asyncio.run(run())
     assert rewards == [0.0 if number in (3, 7) else 1.0 for number in range(20)]
     assert ticks > 10
-    assert seconds < LIMIT_S + 8
+    assert seconds < BOUND_S
 
 
 def test_a_cancelled_task_gives_its_answers_up(backend):
     async def run() -> float:
         service = RewardService(backend)
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(service.verify_many([problem()] * 12, ["sleep"] * 12), 0.3)
+            await asyncio.wait_for(service.verify_many([problem()] * 60, ["sleep"] * 60), 0.3)
         start = time.monotonic()
         assert (await service.verify(problem(), "fine")).reward == 1.0
         return time.monotonic() - start
 
-    assert asyncio.run(run()) < 2 * LIMIT_S  # twelve hung answers would take six times the limit
+    assert asyncio.run(run()) < 10 * LIMIT_S  # sixty hung answers would take thirty times the limit
 
 
 @pytest.mark.parametrize("kind", ["processes", "ray"])

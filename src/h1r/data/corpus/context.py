@@ -16,6 +16,7 @@ from h1r.data.decontaminate import HeldOutIndex
 from h1r.records import Problem, Verdict, read_jsonl
 from h1r.verify import Backend, default_workers, open_backend, use_judge
 from h1r.verify.controls import Refusal
+from h1r.verify.workers.ray_cluster import ADDRESS_VARIABLE, RayCluster
 
 
 class Context:
@@ -96,22 +97,18 @@ def one_ray(recipe: Recipe) -> Iterator[None]:
     """For local processes that verify on Ray: one cluster for all of them, where none is named. Each would start its
     own. What is started here ends with the block."""
     section = recipe.verify
-    named = section.ray_address or "RAY_ADDRESS" in os.environ
+    named = section.ray_address or ADDRESS_VARIABLE in os.environ
     if section.backend != "ray" or recipe.corpus.executor == "ray" or named:
         yield
         return
     try:
-        import ray
+        cluster = RayCluster()
     except ImportError:  # the backend says what to install
         yield
         return
-    owner = not ray.is_initialized()
-    if owner:
-        ray.init(include_dashboard=False, log_to_driver=False)
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    os.environ[ADDRESS_VARIABLE] = cluster.address
     try:
         yield
     finally:
-        del os.environ["RAY_ADDRESS"]
-        if owner:
-            ray.shutdown()
+        del os.environ[ADDRESS_VARIABLE]
+        cluster.leave()

@@ -23,6 +23,7 @@ from h1r.common.files import atomic, read_json
 from h1r.common.progress import progress
 from h1r.config import CorpusSection
 from h1r.errors import UserError
+from h1r.verify.workers.ray_cluster import RayCluster
 
 TaskFunction = Callable[[Path, str], dict[str, Any]]
 """(work directory, shard) -> JSON counts."""
@@ -39,7 +40,7 @@ class Executor:
     def __init__(self, section: CorpusSection) -> None:
         self._section = section
         self._pool: ProcessPoolExecutor | None = None
-        self._owns_ray = False
+        self._cluster: RayCluster | None = None
 
     def __enter__(self) -> Executor:
         return self
@@ -47,10 +48,8 @@ class Executor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
-        if self._owns_ray:
-            import ray
-
-            ray.shutdown()
+        if self._cluster is not None:
+            self._cluster.leave()
 
     def run_pass(self, work: Path, name: str, shards: Sequence[str], function: TaskFunction) -> list[dict[str, Any]]:
         """Runs the tasks of a pass that are not done yet, and returns the results of all, in order of `shards`."""
@@ -82,18 +81,13 @@ class Executor:
 
     def _ray(self, work: Path, name: str, shards: Sequence[str], function: TaskFunction) -> Iterator[None]:
         try:
-            import ray
+            if self._cluster is None:
+                self._cluster = RayCluster(self._section.address, num_cpus=self._section.workers or None)
             import ray.data
         except ImportError:
             raise UserError(
                 "corpus.executor = `ray` needs Ray Data; run `pip install 'open-h1r[ray]'` or set it to `local`"
             ) from None
-        if not ray.is_initialized():
-            workers = self._section.workers if self._section.address is None else 0
-            ray.init(
-                address=self._section.address, num_cpus=workers or None, include_dashboard=False, log_to_driver=False
-            )
-            self._owns_ray = True
         # The bar of the pass says how far it is; Ray Data would say it again, in a dozen lines every ten seconds.
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)

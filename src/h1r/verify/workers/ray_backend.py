@@ -31,6 +31,7 @@ from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify.registry import Verifier, require
 from h1r.verify.workers.ray_actor import GradingActor, Reply
+from h1r.verify.workers.ray_cluster import RayCluster
 
 PIECE, MAX_PIECES = 32, 2
 """Answers in a piece, and pieces that an actor has at once: one that it decides, and the next."""
@@ -60,10 +61,8 @@ class RayBackend:
     ) -> None:
         if actors < 1 or workers < 1 or time_limit_s <= 0:
             raise ValueError("RayBackend needs actors >= 1, workers >= 1 and time_limit_s > 0")
-        self._ray = _installed_ray()
-        self._owner = not self._ray.is_initialized()
-        if self._owner:
-            self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+        self._cluster = _join(address)
+        self._ray = self._cluster.ray
         self._workers = workers
         self._call_limit_s = CALL_LIMIT_S + time_limit_s
         self._batches: deque[_Batch] = deque()
@@ -145,8 +144,7 @@ class RayBackend:
     def _end(self) -> None:
         for actor in self._actors:
             self._ray.kill(actor.handle)
-        if self._owner:
-            self._ray.shutdown()
+        self._cluster.leave()
 
     def _stop(self) -> None:
         self._closing = True
@@ -389,12 +387,10 @@ class RayBatch:
         self._backend.cancel([item for item in self._items if not item.future.done()])
 
 
-def _installed_ray() -> Any:
+def _join(address: str | None) -> RayCluster:
     try:
-        import ray
-        import ray.exceptions
+        return RayCluster(address)
     except ImportError:
         raise UserError(
             'Ray is not installed; `pip install "open-h1r[ray]"`, or grade in processes of this machine'
         ) from None
-    return ray
