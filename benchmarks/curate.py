@@ -55,7 +55,7 @@ def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
 def measure(scratch: Path, run: Path, whole: bool, real: bool, **corpus: Any) -> None:
     """The measured process: curates and prints its cost. Ray's processes are none of its children, and not counted."""
     from h1r.common.progress import quiet
-    from h1r.data.corpus.plan import curate_corpus
+    from h1r.data.curate.plan import curate_corpus
     from h1r.run.directory import Run
 
     quiet()
@@ -138,8 +138,8 @@ def found(scratch: Path, dropped: set[str]) -> dict[str, str]:
 def write_real(path: Path) -> None:
     """The questions and answers of the real sources, as lines of the generated ones (`curation/generated.py`)."""
     from h1r.config import load_recipe
-    from h1r.data.corpus.passes import input_files
-    from h1r.data.corpus.read import Reader
+    from h1r.data.curate.io.read import Reader
+    from h1r.data.curate.passes import input_files
 
     recipe = load_recipe(RECIPE)
     with open(path, "w", encoding="utf-8") as lines:

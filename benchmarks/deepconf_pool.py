@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from h1r.common.progress import progress
 from h1r.config import Recipe, load_recipe
 from h1r.data.chat import prompt_ids
-from h1r.data.split import split_problems
+from h1r.data.curate.io.split import split_problems
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.errors import UserError

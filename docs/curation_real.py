@@ -22,11 +22,11 @@ from typing import Any
 
 from h1r.common.files import read_json
 from h1r.config import CorpusBenchmark, Recipe, load_recipe
-from h1r.data.corpus import steps
-from h1r.data.corpus.items import Item
-from h1r.data.corpus.plan import curate_corpus
-from h1r.data.corpus.read import Reader, files_of
-from h1r.data.dedup import words
+from h1r.data.curate.io.items import Item
+from h1r.data.curate.io.read import Reader, files_of
+from h1r.data.curate.plan import curate_corpus
+from h1r.data.curate.rules import steps
+from h1r.data.curate.rules.dedup import words
 from h1r.run.directory import Run
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "curation-real.toml"

@@ -36,7 +36,7 @@ SURELY_TOO_SLOW_S = 3.0
 """For 100,000 characters; a linear one takes thousandths."""
 
 FROM_FUNCTIONS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("data.corpus.read", "self._pattern"): (),
+    ("data.curate.io.read", "self._pattern"): (),
     ("data.dedup", "_WORD"): (),
     ("data.solvers.stories", "pattern"): (
         r"\b(\w++) is married to (\w++)\.(?: They have (?:a child|children) called ([^.]+)\.)?",

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.config import GeneratedSource
+from h1r.data.curate.io.generated import open_source
 from h1r.data.solvers import SOLVERS, base, can_trace, traces
 from h1r.data.solvers.arithmetic import factorise
-from h1r.data.sources import open_source
 from h1r.records import Message, Problem
 
 PROBLEMS = 40

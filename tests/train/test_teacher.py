@@ -9,8 +9,8 @@ import pytest
 from tiny_training import Killed
 
 from h1r.config import Recipe
-from h1r.data.corpus.generate import Generate, generate_shard, in_batches
-from h1r.data.corpus.items import Given, Item
+from h1r.data.curate.generate import Generate, generate_shard, in_batches
+from h1r.data.curate.io.items import Given, Item
 from h1r.data.tokenizer import train_tokenizer
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset

@@ -21,7 +21,7 @@ from typing import Any
 from h1r.common.files import read_json, write_json
 from h1r.common.progress import note
 from h1r.config import BenchmarkSection, ControlsSection, EvalSection
-from h1r.data.corpus.read import Reader, files_of
+from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
 from h1r.records import Problem, to_json
 from h1r.scaling.answers import VerifyMany

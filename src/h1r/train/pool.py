@@ -13,8 +13,8 @@ from h1r.common.files import write_json
 from h1r.common.progress import progress
 from h1r.config import ControlsSection, Recipe
 from h1r.data.chat import prompt_ids
-from h1r.data.difficulty import Rollouts, select_for_rl
-from h1r.data.filters import Dropped, excerpt
+from h1r.data.curate.rules.difficulty import Rollouts, select_for_rl
+from h1r.data.curate.rules.filters import Dropped, excerpt
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams, refuse_when_all_failed

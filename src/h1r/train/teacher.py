@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from h1r.config import Recipe
 from h1r.data.chat import prompt_ids
-from h1r.data.corpus.generate import GenerateBatch, given_from
-from h1r.data.corpus.items import Given
+from h1r.data.curate.generate import GenerateBatch, given_from
+from h1r.data.curate.io.items import Given
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams

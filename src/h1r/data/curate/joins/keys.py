@@ -1,0 +1,66 @@
+"""Keys by which records are compared: 64-bit hashes, stable across machines and versions of Python.
+
+    question   the normalised question                  equal: the same question
+    bare       question and answer without their dress  equal: the same problem in another typesetting
+    block      numbers of the question, bare answer     different: no near duplicates, whatever the words
+    bands      MinHash of the content shingles          one of them equal: worth comparing
+
+The definitions are those of `dedup.py`. Two different texts share a 64-bit key once in about 3,000 corpora of a hundred
+million records, and then one record is dropped too many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence, Set
+
+import numpy as np
+
+from h1r.data.curate.rules.dedup import GENERATED, MIN_CONTENT, NUM_PERM, bands, bare_text, number_signature, shingles
+from h1r.records import Problem, normalise_text
+
+
+def hash64(*parts: str) -> int:
+    """A signed 64-bit hash of texts."""
+    digest = hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def share_of(*parts: str) -> float:
+    """A hash of texts as a number in [0, 1), for choices that depend on nothing else."""
+    return (hash64(*parts) + 2**63) / 2**64
+
+
+def exact_keys(problem: Problem) -> tuple[int, int | None, int]:
+    """(question, bare, block); a generated problem has no `bare`, since its layout can be its content."""
+    answer = bare_text(problem.answer)
+    bare = None if problem.verifier == GENERATED else hash64(bare_text(problem.question), answer)
+    block = hash64(*number_signature(problem.question), "answer", answer)
+    return hash64(normalise_text(problem.question)), bare, block
+
+
+def content(question: str, template: Set[str]) -> frozenset[str] | None:
+    """The shingles that are no boilerplate; None when they are too few to tell a question by."""
+    found = shingles(question)
+    rest = found - template
+    return rest if len(rest) >= min(MIN_CONTENT, len(found)) else None
+
+
+def band_keys(contents: Sequence[frozenset[str]], threshold: float) -> Iterator[list[int]]:
+    """The keys of the bands of each set of shingles (`dedup.bands`)."""
+    from datasketch import MinHash  # two seconds of scipy, which most processes never need
+
+    count, rows = bands(threshold)
+    hashes = MinHash.generator(
+        (sorted(shingle.encode() for shingle in found) for found in contents), num_perm=NUM_PERM, seed=1
+    )
+    for hashed in hashes:
+        values = np.ascontiguousarray(hashed.hashvalues, dtype=">u8")
+        yield [
+            int.from_bytes(
+                hashlib.blake2b(values[band * rows : (band + 1) * rows].tobytes(), digest_size=8).digest(),
+                "big",
+                signed=True,
+            )
+            for band in range(count)
+        ]

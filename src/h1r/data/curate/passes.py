@@ -1,0 +1,299 @@
+"""The passes over the shards: what one task reads, does and writes. See the package's docstring for the order.
+
+Every function here takes (work directory, shard), may run on any machine that sees the directory, and returns counts
+as JSON. What a task needs besides its input is made once per process (`context.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from h1r.common.files import read_json
+from h1r.config import Recipe
+from h1r.data.chat import encode_samples
+from h1r.data.curate.context import context
+from h1r.data.curate.drop_log import DropLog
+from h1r.data.curate.generate import Generated
+from h1r.data.curate.io.files import write_rows
+from h1r.data.curate.io.items import Item, read_items, write_items
+from h1r.data.curate.io.read import Reader, files_of
+from h1r.data.curate.io.samples import READ_ROWS, SAMPLES, sample_row, write_packed
+from h1r.data.curate.joins.database import lookup
+from h1r.data.curate.joins.keys import band_keys, content, exact_keys, hash64, share_of
+from h1r.data.curate.rules import steps
+from h1r.data.curate.rules.decontaminate import Overlaps
+from h1r.data.curate.rules.difficulty import pass_rate_class
+from h1r.records import Problem
+from h1r.verify.controls import Tally
+
+KEYS = pa.schema(
+    [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()),
+     ("block", pa.int64()), ("answer", pa.int64())]
+)  # fmt: skip
+BANDS = pa.schema([("ordinal", pa.int64()), ("block", pa.int64()), ("band", pa.int32()), ("hash", pa.int64())])
+TEXTS = pa.schema(
+    [("ordinal", pa.int64()), ("block", pa.int64()), ("id", pa.string()), ("question", pa.string()),
+     ("family", pa.string())]
+)  # fmt: skip
+LENGTHS = pa.schema([("family", pa.string()), ("length", pa.float64())])
+FAMILY = pa.schema([("family", pa.string()), ("question", pa.string())])
+SIZES = pa.schema([("name", pa.string()), ("domain", pa.string()), ("tokens", pa.int64()), ("place", pa.int64())])
+TEXT_ROWS = 1024
+"""Rows of a row group of `TEXTS`."""
+PASS_RATE_BINS = 10
+
+
+def input_files(recipe: Recipe) -> list[tuple[int, str]]:
+    """(index of the source, path) of every input file, in the order of the recipe; its place is the file's number."""
+    corpus = recipe.corpus
+    return [(at, path) for at, source in enumerate(corpus.sources) for path in files_of(source, corpus.root)]
+
+
+def read(work: Path, file: str) -> dict[str, Any]:
+    """A whole input file -> read/FILE-SHARD.parquet. Shards that an earlier attempt finished are not written again."""
+    recipe = context(work).recipe
+    number = int(file)
+    at, path = input_files(recipe)[number]
+    reader = Reader(recipe.corpus.sources[at], path, number)
+    drop_log = DropLog(("read", "record"))
+    families: Counter[str] = Counter()
+    shards: list[str] = []
+    rows = 0
+    items = reader.items()
+    while True:
+        shard = f"{number:04d}-{len(shards):06d}"
+        target = work / "read" / f"{shard}.parquet"
+        taken: list[Item] = []
+        for item in items:
+            taken.append(item)
+            families[item.problem.family] += 1
+            if len(taken) == recipe.corpus.shard_records:
+                break
+        if not taken:
+            break
+        if not target.exists():
+            write_items(target, taken)
+        rows += len(taken)
+        shards.append(shard)
+        for line in reader.bad:
+            who = ((number << 32) + line.line, f"{Path(path).name}:{line.line}", reader.section.name)
+            drop_log.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
+        drop_log.take("read", len(taken) + len(reader.bad))
+        reader.bad.clear()
+    for line in reader.bad:
+        who = ((number << 32) + line.line, f"{Path(path).name}:{line.line}", reader.section.name)
+        drop_log.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
+    drop_log.take("read", len(reader.bad))
+    drop_log.write(work / "drops" / f"read-{number:04d}.parquet")
+    return {"steps": drop_log.counts(), "shards": shards, "items": rows, "families": dict(sorted(families.items()))}
+
+
+def sound(work: Path, shard: str) -> dict[str, Any]:
+    """read -> sound: normalised, with references that verify and controls that do not; the keys; and questions to read
+    the boilerplate from."""
+    ctx = context(work)
+    drop_log = DropLog(*steps.SOUND)
+    sizes = read_json(work / "families.json")
+    keys: list[tuple[Any, ...]] = []
+    questions: list[tuple[str, str]] = []
+    sources: Counter[str] = Counter()
+
+    def noted(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            problem = item.problem
+            sources[item.source] += 1
+            keys.append((item.ordinal, problem.id, *exact_keys(problem), hash64(problem.answer)))
+            wanted = ctx.recipe.corpus.templates_from / sizes[problem.family]
+            if wanted >= 1 or share_of("template", problem.id) < wanted:
+                questions.append((problem.family, problem.question))
+            yield item
+
+    tally = Tally()
+    items = steps.references(
+        steps.normalise(read_items(work / "read" / f"{shard}.parquet"), drop_log), drop_log, ctx.verify
+    )
+    items = steps.controlled(items, drop_log, ctx.verify, ctx.recipe.controls, tally)
+    write_items(work / "sound" / f"{shard}.parquet", noted(items))
+    write_rows(work / "keys" / f"{shard}.parquet", KEYS, keys)
+    write_rows(work / "questions" / f"{shard}.parquet", FAMILY, questions)
+    drop_log.write(work / "drops" / f"sound-{shard}.parquet")
+    return {"steps": drop_log.counts(), "sources": dict(sources), "controls": tally.to_json()}
+
+
+def distinct(work: Path, shard: str) -> dict[str, Any]:
+    """sound -> distinct: nothing of the benchmarks, no copies; MinHash bands of what may have a near duplicate.
+
+    Decontamination comes first, so that it reports the overlaps of a source also where another source has them too.
+    """
+    ctx = context(work)
+    drop_log = DropLog(*steps.DISTINCT)
+    first, last = _range(work, shard)
+    suspects = lookup(work / "suspects.parquet", first, last)
+    overlaps: dict[str, Overlaps] = defaultdict(lambda: Overlaps(ctx.held_out))
+    compared: list[tuple[int, Problem]] = []
+
+    def noted(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            if item.ordinal in suspects:
+                compared.append((item.ordinal, item.problem))
+            yield item
+
+    items = steps.assigned(read_items(work / "sound" / f"{shard}.parquet"), ctx.recipe.corpus)
+    items = steps.of_accepted_families(items, drop_log, ctx.refused_families)
+    items = steps.decontaminated(items, drop_log, overlaps)
+    items = noted(steps.without(items, drop_log, "exact duplicates", lookup(work / "exact.parquet", first, last)))
+    write_items(work / "distinct" / f"{shard}.parquet", items)
+    write_compared(work, shard, compared, ctx.templates, ctx.recipe.curate.near_duplicate_content)
+    drop_log.write(work / "drops" / f"distinct-{shard}.parquet")
+    return {"steps": drop_log.counts(), "overlaps": {name: found.counts() for name, found in sorted(overlaps.items())}}
+
+
+def write_compared(
+    work: Path,
+    name: str,
+    problems: Iterable[tuple[int, Problem]],
+    templates: Mapping[str, Set[str]],
+    content_threshold: float,
+) -> None:
+    """Writes bands/NAME.parquet and texts/NAME.parquet of (ordinal, problem), but for problems that are all template.
+
+    Rows are in the order of blocks, and row groups small, so that the joins read a range of blocks without the rest.
+    """
+    found = [
+        (exact_keys(problem)[2], ordinal, problem, rest)
+        for ordinal, problem in problems
+        if (rest := content(problem.question, templates.get(problem.family, frozenset()))) is not None
+    ]
+    found.sort(key=lambda one: one[:2])
+    keys = band_keys([rest for *_, rest in found], content_threshold)
+    write_rows(work / "bands" / f"{name}.parquet", BANDS, (
+        (ordinal, block, band, key)
+        for (block, ordinal, *_), hashes in zip(found, keys, strict=True) for band, key in enumerate(hashes)
+    ))  # fmt: skip
+    write_rows(work / "texts" / f"{name}.parquet", TEXTS, (
+        (ordinal, block, problem.id, problem.question, problem.family) for block, ordinal, problem, _ in found
+    ), batch=TEXT_ROWS)  # fmt: skip
+
+
+def fresh(work: Path, shard: str) -> Iterator[Item]:
+    """The items of `distinct` without near duplicates, nothing written down."""
+    near = lookup(work / "near.parquet", *_range(work, shard))
+    return steps.without(
+        read_items(work / "distinct" / f"{shard}.parquet"), DropLog(*steps.NEAR), "near duplicates", near
+    )
+
+
+def traced(work: Path, shard: str) -> dict[str, Any]:
+    """distinct (with the traces made for it) -> traced: SFT problems with good traces; rl: the RL pool."""
+    ctx = context(work)
+    recipe, corpus = ctx.recipe, ctx.recipe.corpus
+    drop_log = DropLog(*steps.NEAR, *steps.RL, *steps.SIFTED)
+    pool: list[Item] = []
+    lengths: list[tuple[str, float]] = []
+    rates: dict[str, list[int]] = defaultdict(lambda: [0] * (PASS_RATE_BINS + 1))
+    classes: dict[str, Counter[str]] = defaultdict(Counter)
+    solved: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def rated(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            if item.pass_rate is not None:
+                rates[item.source][min(int(item.pass_rate * PASS_RATE_BINS), PASS_RATE_BINS)] += 1
+                found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
+                classes[item.source][found] += 1
+            if (decision := steps.rl_decision(item, corpus, recipe.rl_pool)) is not None:
+                solved[item.source][f"{decision.reason}|{'kept' if decision.keep else 'dropped'}"] += 1
+            yield item
+
+    def measured(items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            lengths.append((item.problem.family, mean_chars(item)))
+            yield item
+
+    near = lookup(work / "near.parquet", *_range(work, shard))
+    items = steps.without(read_items(work / "distinct" / f"{shard}.parquet"), drop_log, "near duplicates", near)
+    items = Generated(work / "generated" / f"{shard}.jsonl").added_to(items)
+    trusted = frozenset(source.name for source in corpus.sources if source.trust_rewards)
+    items = rated(steps.verified(steps.with_solutions(items), ctx.verify, trusted))
+    items = steps.for_rl(items, drop_log, corpus, recipe.rl_pool, pool.append)
+    items = measured(steps.sifted(items, drop_log, recipe.curate, corpus.traces.keep_wrong_if_hard))
+    write_items(work / "traced" / f"{shard}.parquet", items)
+    write_items(work / "rl" / f"{shard}.parquet", pool)
+    write_rows(work / "lengths" / f"{shard}.parquet", LENGTHS, lengths)
+    drop_log.write(work / "drops" / f"traced-{shard}.parquet")
+    return {
+        "steps": drop_log.counts(),
+        "rl": dict(Counter(item.source for item in pool)),
+        "pass_rates": dict(sorted(rates.items())),
+        "classes": {name: dict(sorted(found.items())) for name, found in sorted(classes.items())},
+        "rl_rule": {name: dict(sorted(found.items())) for name, found in sorted(solved.items())},
+    }
+
+
+def mean_chars(item: Item) -> float:
+    """Mean characters of the answer turns of a problem, reasoning and answer: the length that classes go by."""
+    total = sum(len(trace.answer.thinking or "") + len(trace.answer.content) for trace in item.traces)
+    return total / len(item.traces)
+
+
+def weighed(work: Path, shard: str) -> dict[str, Any]:
+    """traced -> samples: a conversation a row, with class, weight, token ids and loss mask."""
+    ctx = context(work)
+    recipe = ctx.recipe
+    drop_log = DropLog(*steps.WEIGHED)
+    cuts = read_json(work / "length_classes.json")
+    sizes: list[tuple[Any, ...]] = []
+    classes: Counter[str] = Counter()
+    weights = {"hard": recipe.curate.hard_weight, "medium": 1.0, "easy": recipe.curate.easy_weight}
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for item in read_items(work / "traced" / f"{shard}.parquet"):
+            easy, hard = cuts.get(item.problem.family, (-1.0, 1e308))
+            length = mean_chars(item)
+            found = "hard" if length >= hard else "easy" if length <= easy else "medium"
+            if item.pass_rate is not None:
+                found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
+            samples = [steps.sample_of(item, trace, number) for number, trace in enumerate(item.traces)]
+            encoded = encode_samples(ctx.tokenizer, samples, recipe.chat.system_prompt)
+            for number, (sample, one) in enumerate(zip(samples, encoded, strict=True)):
+                name = f"{item.problem.id}#{number}"
+                drop_log.take("difficulty")
+                if not weights[found]:
+                    drop_log.drop("difficulty", item, "easy, and easy weighs 0", item.problem.question, name)
+                    continue
+                drop_log.take("over-long in tokens")
+                if len(one.token_ids) > recipe.corpus.max_tokens:
+                    text = f"{len(one.token_ids)} tokens: {item.problem.question}"
+                    drop_log.drop("over-long in tokens", item, "too many tokens", text, name)
+                    continue
+                sample.difficulty_class, sample.weight = found, weights[found]  # type: ignore[assignment]
+                classes[f"{item.source}|{item.domain}|{found}"] += 1
+                place = hash64("mixture", str(recipe.corpus.seed), name)
+                sizes.append((name, item.domain, len(one.token_ids), place))
+                yield sample_row(name, item.domain, place, sample, one)
+
+    write_rows(work / "samples" / f"{shard}.parquet", SAMPLES, rows(), batch=READ_ROWS)
+    write_rows(work / "sample_sizes" / f"{shard}.parquet", SIZES, sizes)
+    drop_log.write(work / "drops" / f"weighed-{shard}.parquet")
+    return {"steps": drop_log.counts(), "classes": dict(sorted(classes.items()))}
+
+
+def packed(work: Path, shard: str) -> dict[str, Any]:
+    """samples -> packed: the samples of the mixture as JSONL, and as rows of tokens with loss spans."""
+    ctx = context(work)
+    cutoffs = {name: row["cutoff"] for name, row in json.loads((work / "mixture.json").read_text()).items()}
+    seq_len = ctx.recipe.corpus.pack_tokens or ctx.recipe.sft.seq_len
+    return write_packed(work, shard, cutoffs, seq_len)
+
+
+def _range(work: Path, shard: str) -> tuple[int, int]:
+    """The first and the last ordinal of a shard as it was read."""
+    metadata = pq.read_metadata(work / "read" / f"{shard}.parquet")
+    groups = [metadata.row_group(number).column(0).statistics for number in range(metadata.num_row_groups)]
+    return min(group.min for group in groups), max(group.max for group in groups)

@@ -1,0 +1,291 @@
+"""The order of the passes and joins of a corpus curation, and what it leaves behind.
+
+run/curate/
+  samples.jsonl  problems_rl.jsonl  held_out.jsonl  tokenizer/     what the later stages read
+  packed/*.parquet     rows of tokens with loss spans (`samples.py`)
+  dropped.jsonl        every record dropped: id, source, step, reason, excerpt
+  summary.json  report.html
+  work/                passes and joins; may be deleted once summary.json is there
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from h1r.common.files import atomic, read_json, replace_directory, write_json
+from h1r.common.progress import progress
+from h1r.config import Recipe
+from h1r.data.chat import render
+from h1r.data.curate import context, passes, summarise
+from h1r.data.curate.execute import Executor, TaskFunction
+from h1r.data.curate.generate import (
+    Endpoint,
+    Generate,
+    GenerateBatch,
+    Generated,
+    generate_shard,
+    in_batches,
+    wants_traces,
+)
+from h1r.data.curate.io.files import alone_in, write_rows
+from h1r.data.curate.io.items import Item, read_items
+from h1r.data.curate.io.read import Reader, files_of
+from h1r.data.curate.joins.database import Joins
+from h1r.data.curate.joins.keys import exact_keys, share_of
+from h1r.data.curate.page import write_page
+from h1r.data.curate.rules.dedup import shingles, template
+from h1r.data.curate.rules.steps import clean
+from h1r.errors import UserError
+from h1r.records import Problem, read_jsonl, write_jsonl
+from h1r.run.directory import Run
+from h1r.verify import require
+
+TOKENIZER_SAMPLES = 20_000
+"""Conversations that a tokenizer is trained on, at most."""
+PASSES = ("read", "sound", "distinct", "traced", "weighed", "packed")
+
+
+def curate_corpus(
+    recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[GenerateBatch]] | None = None
+) -> dict[str, Any]:
+    """Runs what is not done yet and returns the summary (`summarise.py`); `engine` makes traces if the recipe says so.
+
+    Raises `UserError` for missing files and columns, a source without a usable row, a curation that leaves nothing, and
+    a second process that curates into the same run.
+    """
+    with run.timed("curate"):
+        stage = run.stage("curate")
+        finished = stage / "summary.json"
+        if finished.exists():
+            return dict(read_json(finished))
+        curation = _Curation(recipe, stage, engine)
+        try:
+            with alone_in(stage), context.one_ray(recipe), Executor(recipe.corpus) as curation.executor:
+                summary = curation.run()
+        finally:
+            context.close(curation.work)
+        write_page(stage / "report.html", summary)
+        write_json(finished, summary)
+    return summary
+
+
+class _Curation:
+    """One run over the work directory; every step looks first whether its output is there."""
+
+    def __init__(
+        self, recipe: Recipe, stage: Path, engine: Callable[[], AbstractContextManager[GenerateBatch]] | None
+    ) -> None:
+        self.recipe = recipe
+        self.stage = stage
+        self.work = (stage / "work").resolve()
+        self._engine = engine
+        self.executor = Executor(recipe.corpus)
+        self.results: dict[str, list[dict[str, Any]]] = {}
+        self.shards: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        recipe, section = self.recipe, self.recipe.corpus
+        for one in (*section.sources, *section.benchmarks):
+            if one.verifier:
+                require(one.verifier)
+        files = passes.input_files(recipe)
+        write_json(self.work / "recipe.json", recipe.model_dump(mode="json"))
+        self._once("held_out.jsonl", self._write_held_out)
+        self._known_tokenizer()
+
+        read = self._pass("read", [str(number) for number in range(len(files))], passes.read)
+        self._check_read(files, read)
+        self.shards = [shard for result in read for shard in result["shards"]]
+        write_json(self.work / "families.json", dict(sum((Counter(r["families"]) for r in read), Counter())))
+        self._pass("sound", self.shards, passes.sound)
+        self._once("refused_families.json", self._write_refused_families)
+        self._once("templates.json", self._write_templates)
+        with Joins(self.work, section.memory_mb) as joins:
+            self._once("suspects.parquet", joins.exact)
+            self._once("bands/held_out.parquet", self._write_held_out_bands)
+            self._pass("distinct", self.shards, passes.distinct)
+            thresholds = (recipe.curate.near_duplicate_threshold, recipe.curate.near_duplicate_content)
+            self._once("near.parquet", lambda: joins.near(self._templates(), *thresholds))
+            self._generate()
+            self._pass("traced", self.shards, passes.traced)
+            shares = (recipe.curate.easy_share, recipe.curate.hard_share)
+            self._once("length_classes.json", lambda: write_json(
+                self.work / "length_classes.json", joins.length_classes(*shares)))  # fmt: skip
+            self._need_something()
+            self._once("tokenizer", self._train_tokenizer)
+            self._pass("weighed", self.shards, passes.weighed)
+            self._once("mixture.json", lambda: write_json(
+                self.work / "mixture.json", joins.mixture(section.mixture.shares, section.mixture.by)))  # fmt: skip
+        self._pass("packed", self.shards, passes.packed)
+        self._assemble()
+        return summarise.summary(recipe, self.work, self.results)
+
+    def _pass(self, name: str, shards: Sequence[str], function: TaskFunction) -> list[dict[str, Any]]:
+        self.results[name] = self.executor.run_pass(self.work, name, shards, function)
+        return self.results[name]
+
+    def _once(self, name: str, make: Callable[[], None]) -> None:
+        if not (self.work / name).exists():
+            make()
+
+    def _check_read(self, files: Sequence[tuple[int, str]], read: Sequence[dict[str, Any]]) -> None:
+        for (_, path), result in zip(files, read, strict=True):
+            if not result["items"]:
+                raise UserError(
+                    f"{path}: no usable row; {self.work / 'drops'} says why, mend the file or `columns` and delete "
+                    f"{self.stage} to read it again"
+                )
+
+    def _held_out(self) -> list[Problem]:
+        return list(read_jsonl(self.work / "held_out.jsonl", Problem))
+
+    def _write_held_out(self) -> None:
+        """All problems of the benchmarks, one after the other. Their family is the benchmark's name."""
+        problems: list[Problem] = []
+        for section in self.recipe.corpus.benchmarks:
+            before = len(problems)
+            for path in files_of(section, self.recipe.corpus.root):
+                reader = Reader(section, path, 0)
+                for item in reader.items():
+                    problem = item.problem
+                    problem.question, problem.answer = clean(problem.question), clean(problem.answer)
+                    problem.family = section.name
+                    problems.append(problem)
+                if reader.bad:
+                    first = reader.bad[0]
+                    raise UserError(
+                        f"{path}, row {first.line}: {first.why}; a benchmark must be read whole, or it is not held out"
+                    )
+            if len(problems) == before:
+                raise UserError(f"benchmark `{section.name}` has no problem; check its `path`")
+        write_jsonl(self.work / "held_out.jsonl", problems)
+
+    def _write_held_out_bands(self) -> None:
+        """Keys, bands and texts of held-out questions, with negative ordinals, beside those of the shards."""
+        held = self._held_out()
+        compared = ((number - len(held), problem) for number, problem in enumerate(held))
+        threshold = self.recipe.curate.near_duplicate_content
+        passes.write_compared(self.work, "held_out", compared, self._templates(), threshold)
+
+    def _write_refused_families(self) -> None:
+        """The families that their controls refuse. A copy of a dropped problem in another family is dropped with it."""
+        tally = summarise.controls(self.results["sound"])
+        refused = tally.refused_families(self.recipe.controls)
+        write_json(self.work / "refused_families.json", {key: asdict(why) for key, why in refused.items()})
+
+    def _write_templates(self) -> None:
+        """The boilerplate of each family, from the questions that the shards put by, and the held-out keys."""
+        held = self._held_out()
+        rows = ((number - len(held), p.id, *exact_keys(p), 0) for number, p in enumerate(held))
+        write_rows(self.work / "held_keys" / "held_out.parquet", passes.KEYS, rows)
+        families: dict[str, list[str]] = {}
+        for problem in held:
+            families.setdefault(problem.family, []).append(problem.question)
+        for shard in self.shards:
+            for batch in pq.ParquetFile(self.work / "questions" / f"{shard}.parquet").iter_batches():
+                for row in batch.to_pylist():
+                    families.setdefault(row["family"], []).append(row["question"])
+        share = self.recipe.curate.boilerplate_share
+        found = {name: sorted(map(str, template(map(shingles, questions), share)))
+                 for name, questions in sorted(families.items())}  # fmt: skip
+        write_json(self.work / "templates.json", found)
+
+    def _templates(self) -> dict[str, frozenset[str]]:
+        return {name: frozenset(grams) for name, grams in read_json(self.work / "templates.json").items()}
+
+    def _generate(self) -> None:
+        """Makes the traces that are wanted, shard by shard, going on within a shard."""
+        if self.recipe.corpus.traces.by == "source":
+            return
+        done = self.work / "generated" / "done.json"
+        if done.exists():
+            return
+        wanted = sum(wants_traces(item) for shard in self.shards for item in passes.fresh(self.work, shard))
+        paths = {shard: self.work / "generated" / f"{shard}.jsonl" for shard in self.shards}
+        with self._teacher() as generate, progress("Traces", total=wanted, unit="problem") as bar:
+            bar.start_at(sum(len(Generated(path)) for path in paths.values()))
+            for shard, path in paths.items():
+                generate_shard(path, passes.fresh(self.work, shard), generate, bar)
+        write_json(done, {"problems": wanted})
+
+    @contextmanager
+    def _teacher(self) -> Iterator[Generate]:
+        section = self.recipe.corpus.traces
+        if section.by == "endpoint":
+            with Endpoint(section, self.recipe) as endpoint:
+                yield endpoint
+        elif self._engine is None:
+            raise UserError("corpus.traces.by = `engine` works through `h1r curate`, which brings the engine")
+        else:
+            with self._engine() as generate:
+                yield in_batches(generate, section.concurrency)
+
+    def _known_tokenizer(self) -> None:
+        known = self.recipe.tokenizer.path or self.recipe.model.checkpoint
+        if known is None and self.recipe.corpus.traces.by == "engine":
+            raise UserError("corpus.traces.by = `engine` needs a trained model; set model.checkpoint")
+        if known is not None:
+            self._once("tokenizer", lambda: self._copy_tokenizer(known))
+
+    def _copy_tokenizer(self, known: str) -> None:
+        from h1r.data.tokenizer import load_tokenizer  # 220 MB of imports, which most passes run better without
+
+        self._save_tokenizer(load_tokenizer(known))
+
+    def _train_tokenizer(self) -> None:
+        """Trains the tokenizer on what will be taught, where the recipe names none."""
+        from h1r.data.tokenizer import train_tokenizer  # as above
+
+        total = sum(1 for shard in self.shards for _ in read_items(self.work / "traced" / f"{shard}.parquet"))
+
+        def texts() -> Iterator[str]:
+            for shard in self.shards:
+                for item in read_items(self.work / "traced" / f"{shard}.parquet"):
+                    if share_of("tokenizer", item.problem.id) * total < TOKENIZER_SAMPLES:
+                        yield render(item.traces[0].messages, self.recipe.chat.system_prompt)
+
+        self._save_tokenizer(train_tokenizer(texts(), self.recipe.tokenizer.vocab_size))
+
+    def _save_tokenizer(self, tokenizer: Any) -> None:
+        replace_directory(self.work / "tokenizer", tokenizer.save_pretrained)
+
+    def _need_something(self) -> None:
+        parts = [self.work / name / f"{shard}.parquet" for name in ("traced", "rl") for shard in self.shards]
+        if not any(pq.read_metadata(part).num_rows for part in parts):
+            row = max(summarise.table(self.results), key=lambda row: row["in"] - row["out"])
+            reason = next(iter(row["reasons"]), "no reason")
+            raise UserError(
+                f"curation left neither a training sample nor an RL problem: step `{row['step']}` dropped most, "
+                f"{row['in'] - row['out']} of {row['in']} ({reason}); see {self.work / 'drops'}, mend the recipe and "
+                f"delete {self.stage}"
+            )
+
+    def _assemble(self) -> None:
+        """The files of the stage, from those of the shards, in their order."""
+        with atomic(self.stage / "samples.jsonl") as partial, open(partial, "wb") as target:
+            for shard in self.shards:
+                with open(self.work / "packed" / f"{shard}.jsonl", "rb") as source:
+                    shutil.copyfileobj(source, target)
+        (self.stage / "packed").mkdir(exist_ok=True)
+        for shard in self.shards:
+            with atomic(self.stage / "packed" / f"{shard}.parquet") as partial:
+                shutil.copyfile(self.work / "packed" / f"{shard}.parquet", partial)
+        write_jsonl(self.stage / "problems_rl.jsonl", (item.problem for item in self._rl_items()))
+        write_jsonl(self.stage / "held_out.jsonl", (p for p in self._held_out() if p.answer))
+        write_jsonl(self.stage / "dropped.jsonl", summarise.dropped(self.work, self.results, self.shards))
+        replace_directory(
+            self.stage / "tokenizer",
+            lambda target: shutil.copytree(self.work / "tokenizer", target, dirs_exist_ok=True),
+        )
+
+    def _rl_items(self) -> Iterator[Item]:
+        for shard in self.shards:
+            yield from read_items(self.work / "rl" / f"{shard}.parquet")

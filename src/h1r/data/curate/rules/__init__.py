@@ -1,0 +1,1 @@
+"""What may stay: rules on records, each of which gives its reason."""

@@ -1,0 +1,168 @@
+"""How hard a problem is: classes and weights for SFT, and the pass-rate rule for RL problems.
+
+SFT (arXiv 2601.02346, section 2): hard samples, by pass rate or trace length, weigh 1.25 to 1.75, medium ones 1, easy
+ones 0.5 or nothing. The paper gives no thresholds between the classes; ours are the recipe's `hard_share` and
+`easy_share`.
+
+RL (section 3.1), with n = 8 rollouts of the SFT model a problem, s of them solved, and f the frequency of the most
+frequent extracted answer:
+
+    s = n                      drop
+    0 < s < n                  keep
+    s = 0, all n over-long     drop, but for a small random share
+    s = 0, f >= max_majority   drop: agreement on another answer makes the reference suspect
+    s = 0, f <  max_majority   drop, but for a small random share
+
+A problem at which the engine failed n times is dropped, too. The paper does not size the two shares. Chance
+is a function of the problem's id, so a problem's fate depends on neither its neighbours nor the order of calls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from h1r.config import CurateSection, RLPoolSection
+from h1r.data.curate.rules.filters import Dropped, excerpt, num_chars
+from h1r.records import DifficultyClass, FinishReason, Problem, Sample, Verdict, normalise_text
+
+
+def length_class(length: float, family: Sequence[float], easy_share: float, hard_share: float) -> DifficultyClass:
+    """The class of a trace length (characters) among its family's lengths, given in ascending order.
+
+    Hard: no more than `hard_share` of the family is as long; easy: no more than `easy_share` is as short. Equal lengths
+    get equal classes, so a family of one length is medium throughout.
+    """
+    if len(family) - bisect_left(family, length) <= hard_share * len(family):
+        return "hard"
+    return "easy" if bisect_right(family, length) <= easy_share * len(family) else "medium"
+
+
+def pass_rate_class(pass_rate: float, easy_share: float, hard_share: float) -> DifficultyClass:
+    """Hard when at most `hard_share` of the attempts passed, easy when at least 1 - `easy_share` did."""
+    if pass_rate <= hard_share:
+        return "hard"
+    return "easy" if pass_rate >= 1 - easy_share else "medium"
+
+
+def weigh_samples(
+    samples: Sequence[Sample], pass_rates: Mapping[str, float], section: CurateSection
+) -> tuple[list[Sample], list[Dropped]]:
+    """Sets `difficulty_class` and `weight` of every sample; easy ones are dropped when their weight is 0.
+
+    `pass_rates` (problem id -> [0, 1]) decides where it is known. Elsewhere the mean trace length of the problem does,
+    among the problems of its family.
+    """
+    lengths: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for sample in samples:
+        lengths[sample.family, sample.problem_id].append(num_chars(sample))
+    means = {key: sum(found) / len(found) for key, found in lengths.items()}
+    by_family: dict[str, list[float]] = defaultdict(list)
+    for (family, _), mean in sorted(means.items(), key=lambda pair: pair[1]):
+        by_family[family].append(mean)
+
+    weights = {"hard": section.hard_weight, "medium": 1.0, "easy": section.easy_weight}
+    kept: list[Sample] = []
+    dropped: list[Dropped] = []
+    for sample in samples:
+        rate = pass_rates.get(sample.problem_id)
+        found = (
+            length_class(
+                means[sample.family, sample.problem_id],
+                by_family[sample.family],
+                section.easy_share,
+                section.hard_share,
+            )
+            if rate is None
+            else pass_rate_class(rate, section.easy_share, section.hard_share)
+        )
+        if weights[found] > 0:
+            kept.append(dataclasses.replace(sample, difficulty_class=found, weight=weights[found]))
+        else:
+            question = next((turn.content for turn in sample.messages if turn.role == "user"), "")
+            name = f"{sample.problem_id}#{sample.metadata.get('trace', 0)}"
+            dropped.append(Dropped(name, "difficulty", "easy, and easy weighs 0", excerpt(question)))
+    return kept, dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """What the SFT model did with one problem: one entry per rollout. `answers` are extracted, None where none was."""
+
+    verdicts: Sequence[Verdict]
+    answers: Sequence[str | None]
+    finish_reasons: Sequence[FinishReason]
+
+    def __post_init__(self) -> None:
+        if not len(self.verdicts) == len(self.answers) == len(self.finish_reasons) > 0:
+            raise ValueError(
+                f"rollouts of one problem must agree in number and not be empty: {len(self.verdicts)} verdicts, "
+                f"{len(self.answers)} answers, {len(self.finish_reasons)} finish reasons"
+            )
+
+    @property
+    def solved(self) -> int:
+        return sum(verdict.reward >= 1 for verdict in self.verdicts)
+
+    @property
+    def majority(self) -> int:
+        """How many rollouts give the most frequent answer (by normalised text); those without an answer do not vote."""
+        votes = Counter(normalise_text(answer) for answer in self.answers if answer is not None)
+        return max(votes.values(), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDecision:
+    """Whether a problem enters the RL pool, why, and the problem with its measured difficulty."""
+
+    keep: bool
+    reason: str
+    problem: Problem
+
+
+def judge_for_rl(problem: Problem, rollouts: Rollouts, section: RLPoolSection) -> PoolDecision:
+    """The pass-rate rule for one problem (module docstring).
+
+    The returned problem's `difficulty` gains `pass_rate` (share solved), `majority` (f, a sign of label noise when
+    nothing is solved) and `overlong` (share of rollouts that hit the token limit).
+    """
+    n = len(rollouts.verdicts)
+    overlong = sum(reason == "length" for reason in rollouts.finish_reasons)
+    measured = {"pass_rate": rollouts.solved / n, "majority": rollouts.majority, "overlong": overlong / n}
+    problem = dataclasses.replace(problem, difficulty={**problem.difficulty, **measured})
+    if rollouts.solved == n:
+        return PoolDecision(False, "always solved", problem)
+    if rollouts.solved:
+        return PoolDecision(True, "sometimes solved", problem)
+    if all(reason == "error" for reason in rollouts.finish_reasons):
+        return PoolDecision(False, "the engine could not answer", problem)
+    if overlong == n:
+        return PoolDecision(_chance(problem.id, section.keep_overlong_share), "never solved, all too long", problem)
+    if rollouts.majority >= section.max_majority:
+        return PoolDecision(False, "never solved, answers agree: likely a wrong label", problem)
+    return PoolDecision(_chance(problem.id, section.keep_unsolved_share), "never solved, answers scatter", problem)
+
+
+def select_for_rl(
+    problems: Iterable[Problem], rollouts: Mapping[str, Rollouts], section: RLPoolSection
+) -> tuple[list[Problem], list[Dropped]]:
+    """The RL pool, in order, each problem with its measured difficulty. Every problem needs its `rollouts`."""
+    kept: list[Problem] = []
+    dropped: list[Dropped] = []
+    for problem in problems:
+        decision = judge_for_rl(problem, rollouts[problem.id], section)
+        if decision.keep:
+            kept.append(decision.problem)
+        else:
+            dropped.append(Dropped(problem.id, "pass rate", decision.reason, excerpt(problem.question)))
+    return kept, dropped
+
+
+def _chance(key: str, share: float) -> bool:
+    """True for a `share` of all keys, always the same ones."""
+    digest = hashlib.sha256(f"rl pool {key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -1,0 +1,199 @@
+"""Which worked traces may teach a model, as rules on records that each give a reason (arXiv 2601.02346, section 2).
+
+The paper keeps a trace when its reasoning and its answer are not empty, its answer is verified correct, and a
+mathematical answer stands in `\\boxed{}`; its cap on length is in tokens. Two rules are ours: the cap counts
+characters, since curation comes before the tokenizer, and a trace that repeats itself is dropped even when its answer
+is right. Left out: the paper's exception for hard incorrect traces, its language-model judge, and its rules
+for code.
+
+Every curation step maps records to (kept, dropped). A `DropLog` collects the steps of one run into the table a person
+reads.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from h1r.records import Message, Problem, Reason, Sample, Verdict
+from h1r.verify.code.extract import Wanted, extract_code, language_of
+from h1r.verify.response.extract import last_boxed
+from h1r.verify.response.repetition import is_degenerate
+
+BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
+"""Verifiers that read their answer from `\\boxed{}`."""
+
+REASON_PHRASES: dict[Reason, str] = {
+    "not_extracted": "no answer found",
+    "not_readable": "answer not readable",
+    "wrong": "wrong answer",
+    "time": "time limit",
+    "crash": "ended with an error",
+    "unscored": "not scored",
+}
+"""A verdict's reason as the drop log counts it."""
+
+EXCERPT_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A record that left curation: `reason` is one of few phrases that can be counted, `excerpt` the particulars."""
+
+    id: str
+    step: str
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worked trace on its way to becoming training data: its problem, its conversation, its verdict."""
+
+    problem: Problem
+    sample: Sample
+    verdict: Verdict
+
+    @property
+    def id(self) -> str:
+        """Problem id and number of the trace among its problem's."""
+        return f"{self.problem.id}#{self.sample.metadata.get('trace', 0)}"
+
+    @property
+    def answer(self) -> Message:
+        return self.sample.messages[-1]
+
+
+Rule = Callable[[Candidate], str | None]
+"""The reason to drop a candidate, or None."""
+
+
+def excerpt(text: str) -> str:
+    """At most `EXCERPT_CHARS` characters of a text, cut in its middle, where a person misses it least."""
+    if len(text) <= EXCERPT_CHARS:
+        return text
+    half = EXCERPT_CHARS // 2
+    return f"{text[: half - 5]} [...] {text[-(half - 2) :]}"
+
+
+def empty_rule(candidate: Candidate) -> str | None:
+    """Reasoning or answer of white space only."""
+    if not (candidate.answer.thinking or "").strip():
+        return "empty thinking"
+    return None if candidate.answer.content.strip() else "empty answer"
+
+
+def incorrect_rule(candidate: Candidate) -> str | None:
+    """Reward below 1, by its verdict's reason: partial credit is not correct."""
+    verdict = candidate.verdict
+    if verdict.reward >= 1 or verdict.reason is None:
+        return None
+    if verdict.reason == "wrong" and "tests_total" in verdict.parts:
+        return "fails its tests"
+    return REASON_PHRASES[verdict.reason]
+
+
+def unboxed_rule(candidate: Candidate) -> str | None:
+    """An answer that should stand in `\\boxed{}` and does not."""
+    if candidate.problem.verifier not in BOXED_VERIFIERS or last_boxed(candidate.answer.content):
+        return None
+    return "no \\boxed{} answer"
+
+
+def incomplete_rule(candidate: Candidate) -> str | None:
+    """A trace that was cut off, or whose thinking was never closed, where the source or the engine recorded it."""
+    reason = candidate.sample.metadata.get("finish_reason", "stop")
+    return None if reason == "stop" else "thinking not closed" if reason == "unclosed" else f"ended by {reason}"
+
+
+def code_rule(candidate: Candidate) -> str | None:
+    """Code that is missing, in another language than asked for, or, in Python, does not parse.
+
+    For problems with tests, or with a language. Code of other languages is parsed by the compiler that runs its tests,
+    in the sandbox, where hostile input does no harm; Python's parser refuses what it cannot read.
+    """
+    metadata = candidate.problem.metadata
+    wanted = metadata.get("language")
+    if not wanted and "tests" not in metadata:
+        return None
+    language = language_of(str(wanted or "python")) or str(wanted)
+    entry = next((str(metadata[key]) for key in ("entry_point", "fn_name", "func_name") if metadata.get(key)), None)
+    names = Wanted(names=(entry.rpartition(".")[2],)) if entry else None
+    found = extract_code(candidate.answer.content, wanted=names)
+    if found is None:
+        return "no code"
+    if (found.language or language) != language:
+        return "code in another language"
+    if language == "python":
+        try:
+            compile(found.code, "<answer>", "exec", dont_inherit=True, flags=ast.PyCF_ONLY_AST)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return "code does not parse"
+    return None
+
+
+def overlong_rule(max_chars: int) -> Rule:
+    """The rule that drops traces of more than `max_chars` characters, reasoning and answer together."""
+    return lambda candidate: "too long" if num_chars(candidate.sample) > max_chars else None
+
+
+def repetition_rule(candidate: Candidate) -> str | None:
+    """A trace whose thinking or answer repeats itself more than the format reward of RL allows."""
+    parts = (candidate.answer.thinking or "", candidate.answer.content)
+    return "repeats itself" if any(map(is_degenerate, parts)) else None
+
+
+def num_chars(sample: Sample) -> int:
+    """Characters of the last turn, reasoning and answer."""
+    return len(sample.messages[-1].thinking or "") + len(sample.messages[-1].content)
+
+
+def apply_rule(candidates: Iterable[Candidate], step: str, rule: Rule) -> tuple[list[Candidate], list[Dropped]]:
+    """The candidates a rule lets through, in order, and those it drops."""
+    kept: list[Candidate] = []
+    dropped: list[Dropped] = []
+    for candidate in candidates:
+        reason = rule(candidate)
+        if reason is None:
+            kept.append(candidate)
+        else:
+            dropped.append(Dropped(candidate.id, step, reason, excerpt(candidate.verdict.error or _last(candidate))))
+    return kept, dropped
+
+
+def _last(candidate: Candidate) -> str:
+    return candidate.answer.content.strip() or (candidate.answer.thinking or "").strip()
+
+
+def trace_rules(max_chars: int) -> list[tuple[str, Rule]]:
+    """The rules of this file with the names of their steps, in the order they are applied."""
+    return [
+        ("empty", empty_rule),
+        ("incorrect", incorrect_rule),
+        ("unboxed", unboxed_rule),
+        ("over-long", overlong_rule(max_chars)),
+        ("repetition", repetition_rule),
+    ]
+
+
+@dataclass(slots=True)
+class DropLog:
+    """What each step took in and let out, and every record dropped."""
+
+    table: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def record(self, step: str, unit: str, taken: int, dropped: Sequence[Dropped]) -> None:
+        """Adds a step that took `taken` records of a `unit` (problem, trace); reasons come most frequent first."""
+        counts = Counter(item.reason for item in dropped)
+        reasons = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        row = {"step": step, "unit": unit, "in": taken, "out": taken - len(dropped), "reasons": reasons}
+        self.table.append(row)
+        self.dropped.extend(dropped)
+
+    def worst(self) -> dict[str, Any]:
+        """The step that dropped most records."""
+        return max(self.table, key=lambda row: row["in"] - row["out"])

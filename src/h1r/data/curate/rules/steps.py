@@ -1,0 +1,290 @@
+"""The steps of curation: functions from records to records, which tell a drop log what they drop and why.
+
+    step(items, drop_log, ...) -> items
+
+Each is a generator that holds a bounded number of records; chained, they are one pass over a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from h1r.config import ControlsSection, CorpusSection, CurateSection, RLPoolSection
+from h1r.data.curate.drop_log import DropLog
+from h1r.data.curate.io.generated import derive_seed
+from h1r.data.curate.io.items import BATCH_CHARS, Given, Item, chunks
+from h1r.data.curate.joins.keys import share_of
+from h1r.data.curate.rules.decontaminate import Overlaps
+from h1r.data.curate.rules.difficulty import PoolDecision, Rollouts, judge_for_rl
+from h1r.data.curate.rules.filters import Candidate, Rule, code_rule, incomplete_rule, trace_rules
+from h1r.data.solvers import traces as worked_traces
+from h1r.records import FinishReason, Message, Problem, Sample, Verdict
+from h1r.verify.controls import Refusal, Tally, examine, reference_text
+from h1r.verify.controls.validate import family_key
+from h1r.verify.response.extract import last_boxed
+
+Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
+CHUNK = 256
+"""Records handed to the verifier at a time, or fewer with long traces."""
+CONTROLS, FAMILIES = "negative controls", "families of negative controls"
+SOUND = (("normalise", "problem"), ("reference answers", "problem"), (CONTROLS, "problem"))
+DISTINCT = ((FAMILIES, "problem"), ("decontamination", "problem"), ("exact duplicates", "problem"))
+NEAR = (("near duplicates", "problem"),)
+RL = (("RL pass rate", "problem"),)
+SIFTED = (
+    ("complete", "trace"), ("empty", "trace"), ("unboxed", "trace"), ("code", "trace"), ("incorrect", "trace"),
+    ("repetition", "trace"), ("repeated traces", "trace"), ("traces", "problem"),
+)  # fmt: skip
+WEIGHED = (("difficulty", "trace"), ("over-long in tokens", "trace"))
+"""The steps of each pass, for its drop_log."""
+CUT_OFF = frozenset({"length", "unclosed"})
+"""Finish reasons of traces that did not come to an end."""
+
+_INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u200b\u2060\ufeff]")
+
+
+def normalise(items: Iterable[Item], drop_log: DropLog) -> Iterator[Item]:
+    """Unicode in composed form, no control or zero-width characters, no blanks around. Empty questions go."""
+    for item in items:
+        drop_log.take("normalise")
+        problem = dataclasses.replace(
+            item.problem, question=clean(item.problem.question), answer=clean(item.problem.answer)
+        )
+        if problem.question:
+            yield dataclasses.replace(item, problem=problem)
+        else:
+            drop_log.drop("normalise", item, "empty question", item.problem.answer)
+
+
+def clean(text: str) -> str:
+    """A text in composed Unicode with plain line ends, without characters that nobody sees."""
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))).strip()
+
+
+def references(items: Iterable[Item], drop_log: DropLog, verify: Verify) -> Iterator[Item]:
+    """Drops problems whose reference does not score 1.0 under their own verifier; those without one pass unchecked."""
+    step = "reference answers"
+    for chunk in _chunks(items):
+        checked = [item for item in chunk if reference_text(item.problem)]
+        verdicts = verify([item.problem for item in checked], [reference_text(item.problem) for item in checked])
+        wrong = {item.ordinal: one for item, one in zip(checked, verdicts, strict=True) if one.reward < 1}
+        for item in chunk:
+            drop_log.take(step)
+            if (verdict := wrong.get(item.ordinal)) is None:
+                yield item
+            else:
+                why = f"{verdict.error}: " if verdict.error else ""
+                drop_log.drop(step, item, "reference answer does not verify", why + item.problem.answer)
+
+
+def controlled(
+    items: Iterable[Item], drop_log: DropLog, verify: Verify, section: ControlsSection, tally: Tally
+) -> Iterator[Item]:
+    """Drops problems that pay an answer which solves nothing, and adds what their families paid to `tally`."""
+    for chunk in _chunks(items):
+        drop_log.take(CONTROLS, len(chunk))
+        if not section.enabled:
+            yield from chunk
+            continue
+        found = examine([item.problem for item in chunk], verify, section, families=False)
+        tally.add(found.tally)
+        for item, why in zip(chunk, found.refusals, strict=True):
+            if why is None:
+                yield item
+            else:
+                drop_log.drop(CONTROLS, item, why.reason, why.detail)
+
+
+def of_accepted_families(items: Iterable[Item], drop_log: DropLog, refused: dict[str, Refusal]) -> Iterator[Item]:
+    """Drops the problems of families that are refused as a whole, which only the counts of all shards tell."""
+    for item in items:
+        drop_log.take(FAMILIES)
+        why = refused.get(family_key(item.problem)) if item.problem.verifier else None
+        if why is None:
+            yield item
+        else:
+            drop_log.drop(FAMILIES, item, why.reason, f"{why.detail}: {item.problem.question}")
+
+
+def without(items: Iterable[Item], drop_log: DropLog, step: str, twins: dict[int, tuple[Any, ...]]) -> Iterator[Item]:
+    """Drops what a join over all records found: ordinal -> (id of the twin, reason)."""
+    for item in items:
+        drop_log.take(step)
+        if (found := twins.get(item.ordinal)) is None:
+            yield item
+        else:
+            drop_log.drop(step, item, found[1], f"as {found[0]}: {item.problem.question}")
+
+
+def decontaminated(items: Iterable[Item], drop_log: DropLog, by_source: dict[str, Overlaps]) -> Iterator[Item]:
+    """Drops what overlaps a benchmark (`decontaminate.py`); counts go to the `Overlaps` of its source and use."""
+    step = "decontamination"
+    for item in items:
+        drop_log.take(step)
+        found = by_source[f"{item.source}|{item.use}"].check(item.problem)
+        if found is None:
+            yield item
+        else:
+            drop_log.drop(step, item, f"{found[0]} overlap with held-out", f"as {found[1].id}: {item.problem.question}")
+
+
+def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
+    """SFT or RL for the problems of `split` sources: disjoint, and the same whatever else is in the corpus."""
+    for item in items:
+        if item.use == "split":
+            for_rl = share_of("use", str(section.seed), item.problem.id) < section.rl_share
+            item.use = "rl" if for_rl else "sft"
+        yield item
+
+
+def has_worked_solution(item: Item) -> bool:
+    """Whether the source brings a solution that can be taught. Code that passes its tests, without a word, is none."""
+    return bool(item.problem.metadata.get("solution")) and "tests" not in item.problem.metadata
+
+
+def with_solutions(items: Iterable[Item]) -> Iterator[Item]:
+    """Worked solutions of the source as traces, for problems that have no other."""
+    for item in items:
+        if not item.traces and has_worked_solution(item):
+            found = worked_traces(item.problem, 1, random.Random(0))
+            item.traces = [Given([Message("user", item.problem.question), turn]) for turn in found]
+        yield item
+
+
+def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> Iterator[Item]:
+    """Gives every trace of a verifiable problem its reward; those of `trusted` sources keep the recorded one."""
+    for chunk in _chunks(items):
+        asked = [
+            (item, trace)
+            for item in chunk
+            if item.problem.verifier and (item.problem.answer or "tests" in item.problem.metadata)
+            for trace in item.traces
+            if not (item.source in trusted and trace.reward is not None)
+        ]
+        verdicts = verify([item.problem for item, _ in asked], [trace.text for _, trace in asked])
+        for (_, trace), verdict in zip(asked, verdicts, strict=True):
+            trace.reward, trace.extracted, trace.error = verdict.reward, verdict.extracted, verdict.error
+            trace.reason = verdict.reason
+            trace.tested = "tests_total" in verdict.parts
+        for item in chunk:
+            for trace in item.traces:
+                trace.extracted = trace.extracted or last_boxed(trace.answer.content)
+            rewards = [trace.reward for trace in item.traces if trace.reward is not None]
+            if len(rewards) > 1:
+                item.pass_rate, item.rollouts = sum(reward >= 1 for reward in rewards) / len(rewards), len(rewards)
+            yield item
+
+
+def for_rl(
+    items: Iterable[Item], drop_log: DropLog, section: CorpusSection, rule: RLPoolSection, kept: Callable[[Item], None]
+) -> Iterator[Item]:
+    """Hands the problems of the RL pool to `kept` and yields the others."""
+    step = "RL pass rate"
+    for item in items:
+        if item.use != "rl":
+            yield item
+            continue
+        drop_log.take(step)
+        decision = rl_decision(item, section, rule)
+        if decision is None or decision.keep:
+            kept(item if decision is None else dataclasses.replace(item, problem=decision.problem))
+        else:
+            drop_log.drop(step, item, decision.reason, item.problem.question)
+
+
+def rl_decision(item: Item, section: CorpusSection, rule: RLPoolSection) -> PoolDecision | None:
+    """What the pass-rate rule says of a problem; None without a pass rate, which the SFT model will measure.
+
+    Of more verified traces than `rl_pool.rollouts` the first count. A published rate stands for as many rollouts as the
+    source says: that many of them are drawn, or all are taken (`corpus.published`).
+    """
+    judged = [trace for trace in item.traces if trace.reward is not None][: rule.rollouts]
+    if len(judged) > 1:  # a single one is a worked solution, no rollout
+        verdicts = [Verdict(float(trace.reward or 0), error=trace.error, reason=trace.reason) for trace in judged]
+        reasons: list[FinishReason] = ["length" if trace.finish_reason in CUT_OFF else "stop" for trace in judged]
+        return judge_for_rl(item.problem, Rollouts(verdicts, [trace.extracted for trace in judged], reasons), rule)
+    if item.pass_rate is None:
+        return None
+    published = item.rollouts or rule.rollouts
+    solved = round(item.pass_rate * published)
+    drawn = published
+    if section.published == "draw" and published > rule.rollouts:
+        rng = random.Random(derive_seed(section.seed, "published", item.problem.id))
+        drawn = rule.rollouts
+        solved = sum(number < solved for number in rng.sample(range(published), drawn))
+    rewards = [1.0] * solved + [0.0] * (drawn - solved)
+    finish: list[FinishReason] = ["stop"] * drawn
+    decision = judge_for_rl(item.problem, Rollouts([Verdict(r) for r in rewards], [None] * drawn, finish), rule)
+    if not solved:
+        decision = dataclasses.replace(decision, reason="never solved, answers not published")
+    difficulty = {**decision.problem.difficulty, "published_pass_rate": item.pass_rate}
+    return dataclasses.replace(decision, problem=dataclasses.replace(decision.problem, difficulty=difficulty))
+
+
+def sifted(items: Iterable[Item], drop_log: DropLog, curate: CurateSection, keep_wrong: bool) -> Iterator[Item]:
+    """Drops traces by the rules of section 2, then repeated ones, and problems that are left without any.
+
+    `keep_wrong`: wrong traces of a problem that none solves stay.
+    """
+    rules = _rules(curate)
+    for item in items:
+        drop_log.take("traces")
+        if not item.traces:
+            drop_log.drop("traces", item, "no trace", item.problem.question)
+            continue
+        unsolved = keep_wrong and not any((trace.reward or 0) >= 1 for trace in item.traces)
+        kept: list[Given] = []
+        seen: set[tuple[str, str]] = set()
+        for number, trace in enumerate(item.traces):
+            candidate = _candidate(item, trace, number)
+            for name, rule in rules:
+                drop_log.take(name)
+                reason = None if name == "incorrect" and unsolved else rule(candidate)
+                if reason:
+                    drop_log.drop(name, item, reason, trace.error or trace.text, candidate.id)
+                    break
+            else:
+                drop_log.take("repeated traces")
+                key = (" ".join((trace.answer.thinking or "").split()), " ".join(trace.answer.content.split()))
+                if key in seen:
+                    drop_log.drop("repeated traces", item, "same trace", trace.answer.content, candidate.id)
+                else:
+                    seen.add(key)
+                    kept.append(trace)
+        if kept:
+            yield dataclasses.replace(item, traces=kept)
+        else:
+            drop_log.drop("traces", item, "no trace is left", item.problem.question)
+
+
+def _rules(curate: CurateSection) -> list[tuple[str, Rule]]:
+    """The rules in order. Length is a matter of tokens here (`corpus.max_tokens`), and of a later pass."""
+    rules = {"complete": incomplete_rule, "code": code_rule, **dict(trace_rules(curate.max_chars))}
+    return [(name, rules[name]) for name, unit in SIFTED if name in rules and unit == "trace"]
+
+
+def _candidate(item: Item, trace: Given, number: int) -> Candidate:
+    """A trace in the shape that the rules know. One that nobody could judge counts as right."""
+    reward = 1.0 if trace.reward is None else trace.reward
+    parts = {"tests_total": 1.0} if trace.tested else {}
+    verdict = Verdict(reward, parts, extracted=trace.extracted, error=trace.error, reason=trace.reason)
+    return Candidate(item.problem, sample_of(item, trace, number), verdict)
+
+
+def sample_of(item: Item, trace: Given, number: int) -> Sample:
+    """A trace as a training conversation, without weight yet."""
+    metadata: dict[str, Any] = {"trace": number, "source": item.source, "domain": item.domain}
+    if trace.finish_reason:
+        metadata["finish_reason"] = trace.finish_reason
+    if "tools" in item.problem.metadata:
+        metadata["tools"] = item.problem.metadata["tools"]
+    return Sample(item.problem.id, trace.messages, item.problem.family, item.problem.category, metadata=metadata)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    return chunks(items, CHUNK, BATCH_CHARS, lambda item: sum(trace.num_chars for trace in item.traces))

@@ -1,0 +1,177 @@
+import gzip
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from h1r.config import GeneratedSource
+from h1r.data.curate.io.generated import open_source
+from h1r.data.curate.rules.decontaminate import HeldOutIndex, decontaminate
+from h1r.data.curate.rules.dedup import GENERATED
+from h1r.records import Problem
+
+DATA = Path(os.environ.get("H1R_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+HABIT = "where m and n are relatively prime positive integers find the value of m plus n please"
+LONG = "A rectangular garden with a pond in its middle is fenced on all of its sides by the owner who has 40 metres"
+
+
+def problems(questions: list[str], family: str = "f", verifier: str = "math") -> list[Problem]:
+    return [Problem(f"{family}{n}", question, "1", verifier, family) for n, question in enumerate(questions)]
+
+
+def evidence(question: str, held_out: str, **kwargs: str) -> str | None:
+    index = HeldOutIndex(problems([held_out], **kwargs))
+    return index.overlaps(problems([question], **kwargs)[0]).get(0)
+
+
+def test_another_typesetting_of_a_question_is_exact() -> None:
+    assert evidence(r"Find \( \tfrac{x}{2} - 1 \) at x = 4", r"find $\frac x2-1$ at $x=4$.") == "exact"
+
+
+def test_another_operator_is_another_question() -> None:
+    assert evidence("Find x + 1 at x = 4", "Find x - 1 at x = 4") is None
+
+
+def test_a_short_question_inside_a_longer_prompt_is_contained() -> None:
+    held_out = "Compute $5 - 3 + 6$ quickly."
+    prompt = "Solve this. Compute $5-3+6$ quickly. Let's think step by step and put the answer in a box."
+    assert evidence(prompt, held_out) == "contained"
+    assert evidence(prompt.replace("+6", "+6 + 7"), held_out) is None
+    assert evidence("Solve this. Compute 5 + 3 - 6 quickly.", held_out) is None
+
+
+def test_thirteen_words_in_a_row_are_evidence_and_twelve_are_not() -> None:
+    words = [f"{chr(97 + n)}word" for n in range(20)]
+    held_out = " ".join(words)
+    assert evidence(" ".join(["Begin", *words[2:15], "end"]), held_out) == "ngram"
+    assert evidence(" ".join(["Begin", *words[2:14], "end"]), held_out) is None
+
+
+def test_a_habit_of_the_benchmark_is_no_evidence() -> None:
+    held_out = problems([f"Alpha{n * 'x'} beta is a thing, {HABIT}" for n in range(10)])
+    index = HeldOutIndex(held_out, boilerplate_share=0.05)
+    assert index.overlaps(problems([f"Something else, {HABIT}"])[0]) == {}
+    strict = HeldOutIndex(held_out, boilerplate_share=1.0)
+    assert set(strict.overlaps(problems([f"Something else, {HABIT}"])[0]).values()) == {"ngram"}
+
+
+def test_a_small_benchmark_does_not_blind_the_rule() -> None:
+    held_out = problems([LONG, "Something short and quite different"])
+    assert set(HeldOutIndex(held_out).overlaps(problems([f"{LONG}. Hint: think"])[0])) == {0}
+
+
+def test_one_generator_may_use_its_template_again_but_not_the_question() -> None:
+    assert evidence(f"{LONG} of rope", f"{LONG} of wire", verifier=GENERATED) is None
+    assert evidence(f"{LONG} of rope", f"{LONG} of rope", verifier=GENERATED) == "exact"
+
+
+def test_a_generator_does_not_excuse_another_source() -> None:
+    index = HeldOutIndex(problems([LONG], family="a", verifier=GENERATED))
+    assert index.overlaps(problems([LONG + " of rope"], family="b", verifier=GENERATED)[0]) == {0: "ngram"}
+    assert index.overlaps(problems([LONG + " of rope"], family="a")[0]) == {0: "ngram"}
+
+
+def test_the_report_counts_each_benchmark_by_its_strongest_evidence() -> None:
+    held_out = [*problems([LONG, LONG + " of wire"], family="a"), *problems(["Compute 5 - 3 + 6 quickly."], family="b")]
+    train = problems([LONG, "Compute 5 - 3 + 6 quickly", "Nothing of the kind", "Nothing at all"], family="t")
+    kept, dropped, report = decontaminate(train, HeldOutIndex(held_out))
+    assert [item.id for item in kept] == ["t2", "t3"]
+    assert [(item.id, item.reason) for item in dropped] == [
+        ("t0", "exact overlap with held-out"),
+        ("t1", "exact overlap with held-out"),
+    ]
+    one = {"exact": 1, "contained": 0, "ngram": 0, "total": 1, "percent": 25.0}
+    assert report == {"a": {"held_out": 2, "held_out_hit": 2, **one}, "b": {"held_out": 1, "held_out_hit": 1, **one}}
+
+
+def test_nothing_to_check_is_an_empty_report() -> None:
+    assert decontaminate([], HeldOutIndex([])) == ([], [], {})
+
+
+@pytest.mark.parametrize("family", ["chain_sum", "aiw", "string_manipulation", "knights_knaves"])
+def test_fresh_problems_of_a_generator_are_clean_against_its_held_out_ones(family: str) -> None:
+    stream = open_source(GeneratedSource(family=family), 0, []).problems()
+    unique = list({item.id: item for item in itertools.islice(stream, 200)}.values())
+    assert decontaminate(unique[40:], HeldOutIndex(unique[:40]))[1] == []
+
+
+def lines(path: str) -> Iterator[dict[str, Any]]:
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(DATA / path, "rt", encoding="utf-8") as handle:
+        yield from (json.loads(line) for line in handle if line.strip())
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> HeldOutIndex:
+    """MATH-500, MATH test, AIME 2024-25 with HMMT, GSM8K test."""
+    if not (DATA / "math500" / "test.jsonl").exists():
+        pytest.skip(f"no real data at {DATA}; set H1R_DATA")
+    return HeldOutIndex(
+        [
+            *problems([row["problem"] for row in lines("math500/test.jsonl")], "math500"),
+            *problems([row["problem"] for row in lines("math_test_full/test.jsonl.gz")], "math_test"),
+            *problems([row["problem"] for row in lines("comp_math_24_25/test.jsonl")], "competitions"),
+            *problems([row["question"] for row in lines("gsm8k/test.jsonl")], "gsm8k"),
+        ]
+    )
+
+
+def test_deepscaler_overlaps_math_and_competitions(benchmarks: HeldOutIndex) -> None:
+    """The prompts end in an instruction, so an exact match alone would find nothing."""
+    prompts = [
+        row[0]["content"]
+        for path in sorted((DATA / "deepscaler_difficulty").glob("*.parquet"))
+        for row in pyarrow.parquet.read_table(path)["prompt"].to_pylist()
+    ]
+    asked = "Let's think step by step and output the final answer within \\boxed{}."
+    known = {"math500": 5, "math_test": 50, "competitions": 34}
+    _, _, as_given = decontaminate(problems(prompts), benchmarks)
+    _, _, cut = decontaminate(problems([prompt.replace(asked, "") for prompt in prompts]), benchmarks)
+    for name, least in known.items():
+        assert cut[name]["exact"] >= least
+        assert as_given[name]["total"] >= least
+        assert as_given[name]["held_out_hit"] >= cut[name]["held_out_hit"] - 1
+
+
+def test_aime_overlaps_math500(benchmarks: HeldOutIndex) -> None:
+    with gzip.open(DATA / "aime_1983_2023" / "aime.json.gz", "rt", encoding="utf-8") as handle:
+        questions = [row["problem"] for row in json.load(handle)]
+    assert decontaminate(problems(questions), benchmarks)[2]["math500"]["exact"] >= 6
+
+
+def test_math_train_overlaps_its_own_test(benchmarks: HeldOutIndex) -> None:
+    with gzip.open(DATA / "math_train" / "math.json.gz", "rt", encoding="utf-8") as handle:
+        questions = [row["problem"] for row in json.load(handle)]
+    assert decontaminate(problems(questions), benchmarks)[2]["math_test"]["total"] >= 10
+
+
+def test_gsm8k_train_is_not_in_its_test(benchmarks: HeldOutIndex) -> None:
+    questions = [row["question"] for row in lines("gsm8k/train.jsonl")]
+    report = decontaminate(problems(questions), benchmarks)[2]["gsm8k"]
+    assert report["exact"] == report["contained"] == 0
+    assert report["percent"] < 0.1
+
+
+def test_a_formula_in_another_typesetting_is_found() -> None:
+    written = r"Evaluate \left(\sqrt{5}+\sqrt{6}+\sqrt{7}\right)\left(\sqrt{5}-\sqrt{6}+\sqrt{8}\right) at once"
+    held = r"Evaluate (\sqrt 5+\sqrt6+\sqrt7)(\sqrt 5-\sqrt6+\sqrt8) exactly"
+    over = r"Let $x={4\over{(\sqrt5+1)(\root 4\of5+1)(\root 8\of5+1)(\root{16}\of5+1)}}.$ Find $(x+1)^{48}$."
+    frac = r"Let $x=\frac{4}{(\sqrt{5}+1)(\sqrt[4]{5}+1)(\sqrt[8]{5}+1)(\sqrt[16]{5}+1)}.$ Find $(x+1)^{48}$, Tom."
+    index = HeldOutIndex([Problem("a", held, "1"), Problem("b", over, "1")])
+    assert index.overlaps(Problem("p", written, "1")) == {0: "ngram"}
+    assert index.overlaps(Problem("q", frac, "1")) == {1: "ngram"}
+
+
+def test_a_phrase_of_ten_different_held_out_questions_is_no_leak() -> None:
+    close = "The answer can be written as m/n where m and n are relatively prime positive integers. Find m + n."
+    held = [
+        Problem(f"h{n}", f"Question {n * n} of another kind {n}. {close}", "1", family=f"b{n % 5}") for n in range(10)
+    ]
+    asked = Problem("p", f"How likely is a six? {close}", "7")
+    assert HeldOutIndex(held).overlaps(asked) == {}
+    assert set(HeldOutIndex(held[:9]).overlaps(asked).values()) == {"ngram"}

@@ -1,0 +1,205 @@
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from h1r.config import CorpusSource
+from h1r.data.curate.io.items import Item, chunks, read_items, write_items
+from h1r.data.curate.io.read import Reader, expand, files_of
+from h1r.errors import UserError
+
+
+def reader(path: Path, rows: list[Any], **section: Any) -> Reader:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return Reader(
+        CorpusSource.model_validate({"name": "s", "kind": "jsonl", "path": str(path), **section}), str(path), 2
+    )
+
+
+def read(path: Path, rows: list[Any], **section: Any) -> list[Item]:
+    return list(reader(path / "rows.jsonl", rows, **section).items())
+
+
+def test_columns_reach_into_objects_and_lists(tmp_path: Path) -> None:
+    row = {"prompt": [{"content": "system"}, {"content": "Who? Say it."}], "meta": {"gold": 3.5, "topic": "x"}}
+    columns = {"question": "prompt.-1.content", "answer": "meta.gold", "category": "meta.topic"}
+    (item,) = read(tmp_path, [row], columns=columns, strip=["Say it."])
+    assert (item.problem.question, item.problem.answer, item.problem.category) == ("Who?", "3.5", "x")
+    assert item.ordinal == (2 << 32) + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "rate"),
+    [("share", 0.25, 0.25), ("percent", 25, 0.25), ("failed_share", 0.25, 0.75), ("failed_percent", 100.0, 0.0)],
+)
+def test_published_pass_rates_become_shares_of_success(tmp_path: Path, kind: str, value: float, rate: float) -> None:
+    (item,) = read(tmp_path, [{"question": "q", "r": value}], columns={"pass_rate": "r"}, pass_rate_as=kind)
+    assert item.pass_rate == rate
+
+
+def test_a_pass_rate_out_of_range_is_a_bad_row(tmp_path: Path) -> None:
+    found = reader(tmp_path / "rows.jsonl", [{"question": "q", "r": 25}], columns={"pass_rate": "r"})
+    assert not list(found.items())
+    assert "out of range" in found.bad[0].why
+
+
+def test_every_row_is_an_item_or_a_bad_line_with_its_number(tmp_path: Path) -> None:
+    rows = [{"question": "a"}, "{broken", "", "[1]", {"query": "b"}, {"question": ["c"]}, {"question": "d"}]
+    found = reader(tmp_path / "rows.jsonl", rows)
+    items = list(found.items())
+    assert [item.ordinal & 0xFFFF for item in items] == [1, 7]
+    assert [line.line for line in found.bad] == [2, 3, 4, 5, 6]
+    assert "no column `question`" in found.bad[3].why
+
+
+def test_a_conversation_keeps_its_turns_and_takes_thinking_apart(tmp_path: Path) -> None:
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One and one?"},
+        {"role": "assistant", "content": "<think>ask</think>", "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+    ]
+    done = [{"role": "assistant", "content": "Two.", "reasoning_content": "it says 2"}]
+    columns = {"prompt": "p", "completion": "c", "tools": "t"}
+    row = {"p": turns, "c": done, "t": '[{"name": "add"}]'}
+    (item,) = read(tmp_path, [row], columns=columns, verifier="")
+    messages = item.traces[0].messages
+    assert [turn.role for turn in messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert messages[2].thinking == "ask"
+    assert messages[2].content == '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert (messages[-1].thinking, messages[-1].content) == ("it says 2", "Two.")
+    assert item.problem.question == "One and one?"
+    assert item.problem.metadata["tools"] == [{"name": "add"}]
+
+
+def test_thinking_that_never_closes_is_marked_as_cut_off(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, [{"question": "q", "c": "<think>so"}], columns={"question": "question", "completion": "c"})
+    assert item.traces[0].finish_reason == "unclosed"
+
+
+def test_rows_of_one_group_are_traces_of_one_problem(tmp_path: Path) -> None:
+    rows = [{"p": f"<user>q{n // 3}</user>", "c": f"c{n}", "n": n // 3, "r": n % 2} for n in range(6)]
+    columns = {"prompt": "p", "completion": "c", "reward": "r"}
+    first, second = read(tmp_path, rows, columns=columns, group_by="n", question_pattern="<user>(.*)</user>")
+    assert (first.problem.question, second.problem.question) == ("q0", "q1")
+    assert [trace.answer.content for trace in second.traces] == ["c3", "c4", "c5"]
+    assert [trace.reward for trace in first.traces] == [0.0, 1.0, 0.0]
+    assert first.traces[0].messages[0].content == "q0"
+
+
+def test_a_list_of_completions_is_as_many_traces(tmp_path: Path) -> None:
+    columns = {"question": "question", "completion": "c", "reward": "r", "finish_reason": "f"}
+    turns = [{"role": "assistant", "content": "<think>hm</think>two"}]
+    rows = [
+        {"question": "a", "c": ["one", "<think>so"], "r": [True, 0.0], "f": ["stop", None]},
+        {"question": "b", "c": [turns, turns], "r": None, "f": None},
+        {"question": "c", "c": [], "r": [], "f": []},
+    ]
+    first, second, third = read(tmp_path, rows, columns=columns)
+    assert [(one.answer.content, one.reward, one.finish_reason) for one in first.traces] == [
+        ("one", 1.0, "stop"), ("", 0.0, "unclosed"),
+    ]  # fmt: skip
+    assert [(one.answer.thinking, one.answer.content, one.reward) for one in second.traces] == [("hm", "two", None)] * 2
+    assert third.traces == []
+
+
+def test_rewards_that_are_not_one_for_each_completion_are_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"question": "a", "c": ["x", "y"], "r": reward} for reward in ([1.0], 1.0, [1.0, "no"])]
+    columns = {"question": "question", "completion": "c", "reward": "r"}
+    found = reader(tmp_path / "rows.jsonl", rows, columns=columns)
+    assert not list(found.items())
+    assert [line.why for line in found.bad] == [
+        *["2 completions need a list of as many in the column of `reward`"] * 2, "reward 'no' is no number",
+    ]  # fmt: skip
+
+
+def test_a_hub_data_set_reads_like_its_rows(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    rows = [{"prompt": [{"role": "user", "content": f"q{n}"}], "gold": {"answer": str(n)}} for n in range(5)]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[:3]), tmp_path / "set" / "train-0.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[3:]), tmp_path / "set" / "train-1.parquet")
+    columns = {"question": "prompt.-1.content", "answer": "gold.answer"}
+    section = CorpusSource.model_validate(
+        {"name": "s", "kind": "hub", "path": str(tmp_path / "set"), "columns": columns}
+    )
+    (path,) = files_of(section, "nowhere")
+    assert list(Reader(section, path, 2).items()) == read(tmp_path, rows, columns=columns)
+
+
+def test_a_hub_data_set_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    section = CorpusSource.model_validate({"name": "s", "kind": "hub", "path": str(tmp_path / "none")})
+    with pytest.raises(UserError, match=r"cannot open hub data set .*none \(subset None, split train\): "):
+        list(Reader(section, section.path, 0).items())
+
+
+def test_a_group_in_two_places_is_refused(tmp_path: Path) -> None:
+    rows = [{"question": "q", "n": n} for n in (1, 2, 1)]
+    with pytest.raises(UserError, match="stand in two places; sort the file by `n`"):
+        read(tmp_path, rows, group_by="n")
+
+
+def test_gzipped_arrays_and_parquet_read_like_lines(tmp_path: Path) -> None:
+    rows = [{"question": f"q{n}", "answer": str(n)} for n in range(5)]
+    with gzip.open(tmp_path / "rows.json.gz", "wt") as file:
+        json.dump(rows, file)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    expected = read(tmp_path, rows, columns={"answer": "answer"})
+    for kind, name in (("json", "rows.json.gz"), ("parquet", "rows.parquet")):
+        section = CorpusSource.model_validate(
+            {"name": "s", "kind": kind, "path": name, "columns": {"answer": "answer"}}
+        )
+        (path,) = files_of(section, str(tmp_path))
+        assert list(Reader(section, path, 2).items()) == expected
+
+
+def test_items_survive_their_file(tmp_path: Path) -> None:
+    rows = [{"question": f"q\u2028{n}", "c": "<think>\u0000x</think>y", "r": 0.5, "s": "why"} for n in range(700)]
+    columns = {"question": "question", "completion": "c", "pass_rate": "r", "solution": "s"}
+    items = read(tmp_path, rows, columns=columns)
+    assert write_items(tmp_path / "items.parquet", items) == 700
+    assert list(read_items(tmp_path / "items.parquet")) == items
+
+
+def test_long_traces_make_smaller_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("h1r.data.curate.io.items.BATCH_CHARS", 2500)
+    rows = [{"question": f"q{n}", "c": "x" * (1000 if n < 9 else 1)} for n in range(600)]
+    items = read(tmp_path, rows, columns={"question": "question", "completion": "c"})
+    write_items(tmp_path / "items.parquet", items)
+    metadata = pq.read_metadata(tmp_path / "items.parquet")
+    sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert sizes[:3] == [3, 3, 3]
+    assert sizes[3] > 3
+    assert sum(sizes) == 600
+    assert list(read_items(tmp_path / "items.parquet")) == items
+
+
+def test_chunks_end_by_number_or_by_size() -> None:
+    found = list(chunks([1, 1, 1, 9, 1, 5, 5], 3, 8, int))
+    assert found == [[1, 1, 1], [9], [1, 5, 5]]
+    assert not list(chunks([], 3, 8, int))
+
+
+def test_paths_take_environment_variables_and_name_missing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_DIR", "/somewhere")
+    assert expand("$SOME_DIR/a") == "/somewhere/a"
+    monkeypatch.delenv("SOME_DIR")
+    with pytest.raises(UserError, match="SOME_DIR, which is not set"):
+        expand("${SOME_DIR}/a")
+
+
+def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean `completion`"):
+        read(tmp_path, [{}], columns={"completions": "c"})
+
+
+def test_a_file_of_bad_rows_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("h1r.data.curate.io.read.MAX_BAD", 3)
+    with pytest.raises(UserError, match=r"3 rows up to row 4 cannot be read, the first since no column `question`"):
+        read(tmp_path, [{"question": "a"}, *[{"query": "b"}] * 9])
