@@ -3,12 +3,14 @@
 import asyncio
 import dataclasses
 import json
+import time
 
 import pytest
 
 from h1r.errors import UserError
 from h1r.records import Problem
-from h1r.sandbox import Isolation, refusal
+from h1r.sandbox import Isolation, SandboxPool, refusal
+from h1r.sandbox.session import SandboxError
 from h1r.verify import RewardService, VerifierPool, reference_scores, with_max_tests
 from h1r.verify.batch import verify_file
 from h1r.verify.code import grade as code
@@ -187,3 +189,24 @@ def test_a_number_of_sandboxes_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("H1R_SANDBOX_WORKERS", "many")
     with pytest.raises(UserError, match="H1R_SANDBOX_WORKERS=many"):
         code.submit(problem(), RIGHT)
+
+
+def test_an_answer_that_is_tried_again_has_one_wall_limit_for_both(monkeypatch):
+    allowed = []
+
+    def judge(slot, source, language, tests, limits, stop):
+        allowed.append(limits.answer_wall_s)
+        time.sleep(0.2)
+        raise SandboxError("the machine ended it")
+
+    monkeypatch.setattr(code, "judge", judge)
+    metadata = {"tests": {"inputs": ["1"], "outputs": ["1"]}, "limits": {"answer_s": 50.0}}
+    with SandboxPool() as pool:
+        verdict = code.grade_in(pool, Problem("p", "", "", "code", metadata=metadata), "```python\nprint(1)\n```")
+        assert verdict.reason == "unscored"
+        assert allowed[0] == 50.0
+        assert 0 < allowed[1] <= 49.8
+        allowed.clear()
+        metadata["limits"]["answer_s"] = 0.1
+        code.grade_in(pool, Problem("p", "", "", "code", metadata=metadata), "```python\nprint(1)\n```")
+        assert allowed == [0.1], "nothing is left for another try"

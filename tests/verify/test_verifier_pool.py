@@ -380,7 +380,7 @@ def test_a_process_per_answer_costs_little(pool):
     pool.verify_many([problem()] * len(texts), texts)
     each_ms = (worker_seconds(pool) - before) / len(texts) * 1e3
     print(f"{each_ms:.1f} ms of processor time an answer")
-    assert each_ms < 50.0  # measured: 2.2 ms with mathematics loaded, 8 ms with all verifiers
+    assert each_ms < 50.0  # measured: 1.8 ms, of mathematics 2.5, of reasoning_gym 3.9, of instructions 10.2
 
 
 def worker_seconds(pool: VerifierPool) -> float:
@@ -400,4 +400,4 @@ def test_throughput_on_one_worker_that_grades_by_itself(pool):
     pool.verify_many(problems, texts)
     rate = len(texts) / (time.process_time() + worker_seconds(pool) - start)
     print(f"{rate:.0f} verdicts per second of processor time")
-    assert rate > 500  # measured: above 3,000
+    assert rate > 500  # measured: 779 on two cores with a load of 19, some thousands on idle ones

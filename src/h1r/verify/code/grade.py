@@ -18,8 +18,10 @@ it is called: tested code runs in `h1r.sandbox`, never here.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -157,13 +159,18 @@ def _language(problem: Problem, tests: Tests) -> str | None:
 
 
 def _judge(pool: SandboxPool, code: str, language: str, tests: Tests, limits: Limits, stop: bool) -> Result:
-    """Once more in another sandbox when the first one fails, which is no fault of the code's."""
+    """Once more in another sandbox when the first one fails, by no fault of the code's; both within `answer_s`."""
+    start = time.monotonic()
     try:
         with pool.lease() as slot:
+            start = time.monotonic()
             return judge(slot, code, language, tests, limits, stop)
     except SandboxError:
-        with pool.lease() as slot:
-            return judge(slot, code, language, tests, limits, stop)
+        left_s = limits.answer_wall_s - (time.monotonic() - start)
+        if left_s <= 0:
+            raise
+    with pool.lease() as slot:
+        return judge(slot, code, language, tests, dataclasses.replace(limits, answer_s=left_s), stop)
 
 
 class _Shared:

@@ -5,8 +5,9 @@
 A source is a stream that depends on nothing but its section and its seed. A generated one never ends; a file ends.
 What a person got wrong raises `UserError`; a line that cannot be read is appended to `bad` and the stream goes on.
 
-A family is offered only if its own scorer gives its own reference answer 1.0, and nonsense less; the rest are refused
-with the reason. Items whose reference is known to be wrong as a statement are left out (`_TRUSTED`).
+A family is offered only if the scorer that grades it (`h1r.verify.reasoning_gym`) gives its own reference answer 1.0,
+and nonsense less; the rest are refused with the reason. Items whose reference is known to be wrong as a statement are
+left out (`_TRUSTED`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from h1r.config import FileSource, GeneratedSource
 from h1r.data.curate.io.file_sources import FileStream, nearest
 from h1r.errors import UserError
 from h1r.records import BadLine, Problem, content_id
+from h1r.verify.reasoning_gym.grade import FULL_SCORE, score
 
 BLOCK = 200
 """Items per generated data set: some families prepare all their items at construction, so a block must stay small."""
@@ -42,9 +44,6 @@ UNSOUND = {
     "propositional_logic": "its scorer does not accept its own reference answer",
     "rubiks_cube": "its scorer does not accept its own reference answer",
     "rush_hour": "its scorer does not accept its own reference answer",
-    "game_of_life_halting": "its scorer accepts nonsense",
-    "arc_agi": "its scorer compares grids of tuples, which problems written as JSON cannot hold",
-    "rearc": "its scorer compares grids of tuples, which problems written as JSON cannot hold",
 }
 """Families that are refused, with the reason (measured on reasoning-gym 0.1.25)."""
 
@@ -166,18 +165,16 @@ class _Generated:
 
     def _require_scorable(self) -> None:
         """The first problem's own reference, after a round trip through JSON, by the scorer the verifier uses."""
-        from reasoning_gym import get_score_answer_fn
-
         first = next(self.problems())
         entry = json.loads(json.dumps(first.metadata["entry"]))
         try:
-            score = get_score_answer_fn(self.family)(answer=first.answer, entry=entry)
+            found = score(self.family, first.answer, entry)
         except Exception as error:
             raise self._refused(error) from error
-        if not score >= 1:
+        if found is None or found < FULL_SCORE:
             raise UserError(
-                f"problems.sources: the scorer of family `{self.family}` gives its own reference answer {score:g}, not "
-                f"1, with knobs {self._plain_knobs}; change them"
+                f"problems.sources: the scorer of family `{self.family}` gives its own reference answer "
+                f"{found or 0:g}, not 1, with knobs {self._plain_knobs}; change them"
             )
 
     def _block(self, number: int) -> tuple[Any, int]:
