@@ -2,6 +2,7 @@
 
     pairs/*.txt       answer || reference || 1 or 0 || why          both are answers; either way round
     responses/*.txt   response || reference || 1 or 0 || why        read by `math_lenient`; `\\n` is the end of a line
+    boxed/*.txt       the same                                      read by `math` and `math_lenient`
 
 A new way to read something gets its lines here, of both verdicts.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from h1r.records import Problem
-from h1r.verify.math import equivalent, grade_lenient
+from h1r.verify.math import equivalent, grade, grade_lenient
 
 TABLES = Path(__file__).parent / "math"
 
@@ -39,7 +40,14 @@ def test_responses_are_judged_as_the_tables_say(response, reference, right):
     assert grade_lenient(problem, response.replace(r"\n", "\n")).reward == float(right)
 
 
-@pytest.mark.parametrize("folder", ["pairs", "responses"])
+@pytest.mark.parametrize(("response", "reference", "right"), lines("boxed"))
+def test_boxes_are_judged_as_the_tables_say(response, reference, right):
+    text = response.replace(r"\n", "\n")
+    assert grade(Problem("p", "", reference, "math"), text).reward == float(right)
+    assert grade_lenient(Problem("p", "", reference, "math_lenient"), text).reward == float(right)
+
+
+@pytest.mark.parametrize("folder", ["pairs", "responses", "boxed"])
 def test_every_table_accepts_and_rejects(folder):
     for path in (TABLES / folder).glob("*.txt"):
         verdicts = {line.split(" || ")[2] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}

@@ -21,7 +21,7 @@ from h1r.records import Problem, Verdict
 from h1r.scaling.answer_groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
 from h1r.verify.math.extract import find_answer
-from h1r.verify.response.extract import last_boxed, split_response
+from h1r.verify.response.extract import stated_box, split_response
 
 Extract = Callable[[str], str | None]
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
@@ -37,7 +37,7 @@ _MATHEMATICAL = ("math", "math_lenient")
 def extract_answer(text: str) -> str | None:
     """The boxed answer of a response; None while its thinking is not closed, or when nothing readable is boxed."""
     answer = split_response(text).answer
-    return None if answer is None else last_boxed(answer)
+    return None if answer is None else stated_box(answer)
 
 
 def extract_lenient(text: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from h1r.records import Problem, Verdict
-from h1r.verify.response.extract import last_boxed, unwrap
+from h1r.verify.response.extract import stated_box, unwrap
 
 
 def normalise(answer: str) -> str:
@@ -19,7 +19,7 @@ def normalise(answer: str) -> str:
 
 def grade(problem: Problem, answer: str) -> Verdict:
     """1 when the boxed answer equals the reference after `normalise`. Linear time: cannot hang."""
-    boxed = last_boxed(answer)
+    boxed = stated_box(answer)
     if boxed is None:
         return Verdict(0.0, error=r"no readable \boxed{} answer", reason="not_extracted")
     reference = normalise(problem.answer)

@@ -15,7 +15,7 @@ import re
 import unicodedata
 
 from h1r.verify.judge.forms import FORMS
-from h1r.verify.response.extract import last_boxed, unwrap
+from h1r.verify.response.extract import stated_box, unwrap
 
 _SYSTEM = """\
 You check whether an answer to a question agrees with the reference answer. You do not solve the question anew, and \
@@ -39,7 +39,7 @@ _CLOSES = re.compile("(?<=\\S)([>\uff1e\ufe65\u300b\u3009])")
 
 def extracted_answer(answer: str, limit: int) -> str | None:
     """What is judged: the last box, else the end of the answer. None when it holds nothing to read."""
-    boxed = last_boxed(answer)
+    boxed = stated_box(answer)
     text = (unwrap(boxed) if boxed else answer).strip()
     return text[-limit:].strip() or None
 

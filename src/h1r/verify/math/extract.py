@@ -31,7 +31,8 @@ from h1r.verify.math.sentences import (
     suppose,
 )
 from h1r.verify.math.types import Choice, Relation, Words
-from h1r.verify.response.extract import last_boxed
+from h1r.verify.response.extract import last_boxed, stated_box
+from h1r.verify.response.withdrawn import is_withdrawn
 
 TAIL = 3_000
 MAX_BARE_CHARS = 400
@@ -64,10 +65,12 @@ _EXPLAINED = re.compile(
 def find_answer(text: str) -> str | None:
     """The answer of a response or the bare answer itself, as LaTeX; None when there is nothing to take."""
     tags = list(_TAG.finditer(text))
-    box_place = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    box_place = max(map(text.rfind, (r"\boxed", r"\fbox", r"\framebox")))
     if tags and (tags[-1].start() > box_place or not tags[-1][1]):
         return _tagged(text, tags)
-    if (boxed := last_boxed(text)) is not None:
+    if last_boxed(text) is not None:
+        if (boxed := stated_box(text)) is None:
+            return _corrected(text[box_place:])
         final = _FINAL.search(text, max(box_place, len(text) - TAIL))
         return (stated(text[final.end() :]) if final else None) or boxed
     if r"\boxed" in text and len(text) > MAX_BARE_CHARS:
@@ -75,12 +78,18 @@ def find_answer(text: str) -> str | None:
     return _unboxed(text)
 
 
+def _corrected(text: str) -> str | None:
+    """What is stated behind a box that was taken back, if anything is."""
+    found = list(_STATED.finditer(text[-TAIL:]))
+    return stated(text[-TAIL:][found[-1].end() :]) if found else None
+
+
 def _tagged(text: str, tags: list[re.Match[str]]) -> str | None:
     """What stands between the last pair of tags; None where it is not closed."""
     if not tags[-1][1] or len(tags) < 2 or tags[-2][1]:
         return None
     content = text[tags[-2].end() : tags[-1].start()].strip()
-    if not content:
+    if not content or is_withdrawn(text, tags[-2].start(), tags[-1].end()):
         return None
     return last_boxed(content) or _bare(content) or _unboxed(content) or content[:MAX_BARE_CHARS]
 

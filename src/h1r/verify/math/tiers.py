@@ -33,7 +33,7 @@ from h1r.verify.math.restated import objection
 from h1r.verify.math.symbolic import is_readable, symbolic
 from h1r.verify.math.text import MAX_CHARS, refusal, squeeze
 from h1r.verify.math.types import Opaque
-from h1r.verify.response.extract import last_boxed
+from h1r.verify.response.extract import last_boxed, stated_box
 
 _UNCLOSED_BOX = re.compile(r"^.*\\boxed ?\{", re.DOTALL)
 _STATES = re.compile(r"\banswer is\b")
@@ -51,12 +51,12 @@ _RATIO = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\frac\{([-+]?\d+)\}\{([-+]?\d+)\})"
 
 def quick(problem: Problem, answer: str) -> Verdict | None:
     """Tier 1 on the boxed answer, for any process: a verdict, or None when only tier 2 can tell."""
-    return _first_tier(problem, last_boxed(answer))
+    return _first_tier(problem, stated_box(answer))
 
 
 def grade(problem: Problem, answer: str) -> Verdict:
     """Both tiers on the boxed answer. Tier 2 may hang or raise on hostile input: call it where it can be killed."""
-    return _both_tiers(problem, last_boxed(answer))
+    return _both_tiers(problem, stated_box(answer))
 
 
 def quick_lenient(problem: Problem, answer: str) -> Verdict | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from h1r.records import Problem, Verdict
 from h1r.verify.reasoning_gym.scorers import OWN
-from h1r.verify.response.extract import last_boxed, unwrap
+from h1r.verify.response.extract import stated_box, unwrap
 
 FULL_SCORE = 1.0 - 1e-9
 MAX_CHARS = 100_000
@@ -55,7 +55,7 @@ def warm() -> None:
 
 def grade(problem: Problem, answer: str) -> Verdict:
     """Scores the boxed answer. `problem.metadata["entry"]` is the family's own item; the scorer may raise or hang."""
-    boxed = last_boxed(answer)
+    boxed = stated_box(answer)
     if boxed is None:
         return Verdict(0.0, error=r"no readable \boxed{} answer", reason="not_extracted")
     entry = problem.metadata.get("entry")

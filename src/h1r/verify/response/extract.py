@@ -12,6 +12,8 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from h1r.verify.response.withdrawn import is_withdrawn
+
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 MAX_BOXED_CHARS = 10_000
@@ -21,9 +23,9 @@ MAX_OPENINGS = 64
 _TEX_BLANKS = " \t\r\n"
 _MAX_WRAPPERS = 4
 
-_OPENING = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])")
+_OPENING = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![A-Za-z])")
 _BOX = re.compile(
-    r"\\(?:f?boxed|fbox)(?![A-Za-z])(?:\s*+\{|\s*+(?P<bare>(?![\s{])[^$\n]{1,60}?)(?=\s?(?:\$|\\\)|\\\]))"
+    r"\\(?:f?boxed|fbox|framebox(?:\[[^\]\n]{0,20}\]){0,2})(?![A-Za-z])(?:\s*+\{|\s*+(?P<bare>(?![\s{])[^$\n]{1,60}?)(?=\s?(?:\$|\\\)|\\\]))"
     r"|\s++(?P<number>-?\d[\d,]{0,30}(?:\.\d{1,30})?(?:/\d{1,30})?))"
 )
 """With braces, or in TeX's form without: what ends with the formula, or a number."""
@@ -65,14 +67,28 @@ def last_boxed(text: str) -> str | None:
 
     Boxes that only a comma, a semicolon, "and" or "or" stands between are one list: `\boxed{1}, \boxed{2}` is "1, 2".
     So are boxes of which each has a part of the answer, (a) ... \boxed{1} and (b) ... \boxed{2} on other lines, which
-    is "(a) 1, (b) 2". Escaped
-    braces do not count, as in TeX. Of nested boxes the innermost last one is taken. `\fbox` is a box, and `\boxed 8`.
+    is "(a) 1, (b) 2". Escaped braces do not count, as in TeX. Of nested boxes the innermost last one is taken. `\fbox`
+    and `\framebox` are boxes, and `\boxed 8`.
     """
+    found = _last_boxes(text)
+    return found[0] if found else None
+
+
+def stated_box(text: str) -> str | None:
+    r"""As `last_boxed`; None also where the words beside the last box take it back: "\boxed{5}? No."""
+    found = _last_boxes(text)
+    return None if found is None or is_withdrawn(text, *found[1:]) else found[0]
+
+
+def _last_boxes(text: str) -> tuple[str, int, int] | None:
+    """What `last_boxed` returns, and where its last box begins and ends."""
     openings = deque((match.start() for match in _OPENING.finditer(text)), maxlen=MAX_OPENINGS)
     matches = (_BOX.match(text, start) for start in openings)
     found = deque((match for match in matches if match and not _is_prose(match)), maxlen=MAX_BOXES)
+    last = found[-1].start() if found else 0
+    behind = _content_end(text, found[-1]) + 1 if found else 0
     if len(found) > 1 and (parts := _boxes_of_parts(text, list(found))):
-        return ", ".join(parts)
+        return ", ".join(parts), last, behind
     contents: list[str] = []
     following = 0
     while found:
@@ -82,12 +98,12 @@ def last_boxed(text: str) -> str | None:
         if contents and not (0 <= end < following and _LISTS.fullmatch(text[end + 1 : following])):
             break
         if end < 0 or not (content := text[start:end].strip(_TEX_BLANKS)):
-            return ", ".join(reversed(contents)) or None
+            break
         contents.append(content)
         following = opening
         if found and opening - found[-1].end() > MAX_BOXED_CHARS:
             break
-    return ", ".join(reversed(contents)) or None
+    return (", ".join(reversed(contents)), last, behind) if contents else None
 
 
 def _is_prose(box: re.Match[str]) -> bool:
