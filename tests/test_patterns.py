@@ -96,6 +96,7 @@ MOST_CHARS = (
     ("verify.response.extract:_BOX match", 10_000, "a box without braces, which ends after 60 characters"),
     ("verify.response.extract:_PART", 160_000, "what stands before the last boxes"),
     ("verify.response.extract:_LISTS", 10_000, "what stands between two boxes (MAX_BOXED_CHARS)"),
+    ("verify.response.withdrawn:", 120, "what stands beside a box"),
     ("verify.response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
     ("verify.response.repetition:_PIECE", 180_000, "the end of a response"),
     ("model.checkpoint:model.*", 255, "the name of a file"),

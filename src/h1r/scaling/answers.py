@@ -21,7 +21,7 @@ from h1r.records import Problem, Verdict
 from h1r.scaling.answer_groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
 from h1r.verify.math.extract import find_answer
-from h1r.verify.response.extract import stated_box, split_response
+from h1r.verify.response.extract import split_response, stated_box
 
 Extract = Callable[[str], str | None]
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]

@@ -191,6 +191,8 @@ _TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
 _SCALES = {
     **{name: f"10^{{{power}}}" for name, power in (("hundred", 2), ("thousand", 3), ("million", 6), ("billion", 9))},
     "mil": "10^{6}",
+    "grand": "10^{3}",
+    "tens": "10",
     **{
         name: f"10^{{{power}}}"
         for name, power in (("trillion", 12), ("quadrillion", 15), ("lakh", 5), ("lac", 5), ("crore", 7))
@@ -200,7 +202,7 @@ _SCALES = {
     "score": "20",
     **{name: f"10^{{{power}}}" for name, power in (("mn", 6), ("mln", 6), ("bn", 9), ("tn", 12))},
 }
-_SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*+\b({'|'.join(_SCALES)})s?\b(?: of\b)?", re.IGNORECASE)
+_SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*+\b({'|'.join(_SCALES)})s?\b(?!-)(?: of\b)?", re.IGNORECASE)
 _THOUSANDS = re.compile(rf"(?<=\d) ?{WORD_OPEN} ?k ?{WORD_CLOSE} ?\Z")
 _MILLIONS = re.compile(rf"(?<![\d.,])([1-9][\d.,]*+){WORD_OPEN}([MB]){WORD_CLOSE} ?\Z")
 """Letters set close to a number are millions and billions: with a blank, M is molar, and B a byte."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 
-_STOP = r"(?<![MD]r)(?<!Mrs)(?<!Ms)(?<!St)(?<!vs)\."
+_STOP = r"(?<![MD]r)(?<!Mrs)(?<!Ms)(?<!St)(?<!vs)(?<!i\.e)(?<!e\.g)\."
 END = re.compile(rf"\n|{_STOP}(?:\s|$)|<\||[!?](?:\s|$)")
 SENTENCE_END = re.compile(rf"\n|{_STOP}\s|[?!]\s|\.\$\$?\s|\$\$\s|\\\]\s")
 BEGINS = re.compile(r"(?<=[\s$])(?:So|Thus|Therefore|Hence)\b")
-BOUND = re.compile(r"(?:less|more|greater|larger|smaller|fewer|other) than\b|at (?:most|least)\b|between\b")
+BOUND = re.compile(
+    r"(?:no |not )?(?:less|more|greater|larger|smaller|bigger|higher|lower|fewer|other) than\b|at (?:most|least)\b"
+    r"|(?:between|over|under|above|below|beyond|exceeding|near|up to|anything|close to)\b"
+)
 """What makes of the number behind it another answer: "the answer is at most 5"."""
 CONNECTED = re.compile(r"\s*+(?:;|,\s*+(?:and|or)?+|and|or)\s*+")
 VERB = re.compile(r"\b(?:is|are|equals|be|was)\b[: *]*+|\b(?:it|that|this|there)['’]s\b[: *]*+|(?<![<>\\!])= *+")
@@ -37,11 +40,14 @@ _EXPLAINS = _any_of(
 )
 _GOES_ON = _any_of(
     *("not", "so", "hence", "thus", "therefore", "that is", "while", "giving", "meaning", "making", "to be", "being"),
+    *("attained", "achieved", "reached", "occurring", "namely", "corresponding"),
     *("obtained", "found", "after", "when rounded", "rounded", "where we", "where the", "where i"),
     *(f"and {word}" for word in ("we", "this", "it", "that", "the", "so", "i", "hence", "thus", "not")),
 )
+_NEARLY = r"(?:or|i\.e\.,?) (?:about|approximately|roughly|around|equivalently)\b"
 CLAUSE = re.compile(
-    rf"[,;]? {{0,4}}{_EXPLAINS}|[,;] {{0,4}}{_GOES_ON}|(?<=[\d$}}%)]), (?:the|an?)\b|;\s*(?=[a-z]{{2}})|\s(?:--|[—–])"
+    rf"[,;]? {{0,4}}{_EXPLAINS}|[,;] {{0,4}}{_GOES_ON}|,? {{0,4}}{_NEARLY}"
+    rf"|(?<=[\d$}}%)]), (?:the|an?)\b|;\s*(?=[a-z]{{2}})|\s(?:--|[—–])"
     r"|\s-\s(?=[a-z]{2})|;\s*(?=\d{1,9} (?:is|are|was|would)\b)|, i am\b"
     rf"| not (?=[-\d$\\A-D])|\s?\((?=(?:since|because|not|as|i\.e|that is|the|from|see|rounded|which|with|after)\b)",
     re.IGNORECASE,
@@ -115,6 +121,7 @@ CONCLUDES = re.compile(
         *("so", "thus", "hence", "therefore", "then", "finally", "consequently", "altogether", "overall", "in total"),
         *("in all", "in conclusion", "as a result", "it follows", "answer", "result", "conclusion", "it will take"),
         *("(?:this|that) (?:gives|means|makes|leaves)", "we (?:get|find|obtain|conclude|have|see)", "there (?:are|is)"),
+        *("i (?:get|got|find|found|obtain|conclude)", "putting (?:\\w+ )?(?:all )?together", "exactly"),
         *("the (?:final )?(?:answer|result|total|sum|solution)", "(?:it|that) is", "it['’]s"),
     ),
     re.IGNORECASE,
@@ -218,7 +225,13 @@ _FUNCTION_WORDS = (
 )
 DANGLING = re.compile(rf"(?:\b(?:{'|'.join(_FUNCTION_WORDS)})|[-=+*/<>,:(\[^_\\]|\.\.\.|…)\s*+\Z", re.IGNORECASE)
 """How a sentence does not end unless it was cut off."""
-NOT_SAID = re.compile(r"\b(?:not (?:able|sure|certain|known)|do(?:es)? not know)\b")
+NOT_SAID = re.compile(
+    r"\b(?:not (?:able|sure|certain|known)|do(?:es)? not know|false that|at first (?:glance|sight)"
+    r"|(?:common|usual) mistake"
+    r"|the (?:rest|others?|remaining ones)\b[^.]{0,20} (?:is|are|was|were))\b",
+    re.IGNORECASE,
+)
+"""What a sentence holds that concludes nothing; "there are 5 red balls; the rest are blue" tells what is given."""
 LAST_LETTER = re.compile(r"(?:^|\s)\(?([A-J])[).*\s]*+$")
 CHOSEN = re.compile(r"(?:\b(?:is|be|choose|pick|select|option|choice|answer)|['’]s)[ :*(]*+\Z", re.IGNORECASE)
 SAYS = re.compile(
@@ -278,7 +291,7 @@ COMPARED = re.compile(
 )
 """Words before a number that make of it another one."""
 NAMED = re.compile(r"[^\d\n$\\:]{1,40}: *+(?=[-$€£]?\d)")
-COUNTED = re.compile(r"[^\d$\\=<>?‰]{0,60}\Z")
+COUNTED = re.compile(r"[^\d$\\=<>?‰+±]{0,60}\Z")
 COUNTS_NO_MORE = re.compile(
     _any_of(
         *("or", "but", "if", "unless", "than", "except", "divided", "times", "plus", "minus", "to the", "percent of"),
@@ -294,14 +307,49 @@ WEIGHED = re.compile(
 )
 """Words before the only number of a conclusion that make of it no answer."""
 PREDICATE = re.compile(
-    r"\W{0,8}(?:(?:is|are|was) (?:also |only |just )?"
-    r"(?:an?|too|close|near|larger|smaller|greater|less|even|odd|prime|divisible)\b"
-    r"|divides\b)",
+    r"\W{0,8}(?:(?:is|are|was|would be|seems) (?:also |only |just |therefore |thus )?"
+    r"(?:an?|too|close|near|larger|smaller|greater|less|even|odd|prime|divisible|impossible|extraneous|invalid|excluded"
+    r"|rejected|discarded|wrong|incorrect|ruled out|not)\b"
+    r"|divides\b|leads? to\b|contradicts\b|fails\b"
+    r"|(?:does|can)(?:n['’]t|not| not)\b|times (?:as|that|the|this|more)\b)",
     re.IGNORECASE,
 )
 """What is said of a number that is not given as the answer: 5 is too small, 5 divides it."""
+RELATED = re.compile(
+    _any_of(
+        *("exceed(?:s|ing)?", "surpass(?:es)?", "differs? from", "unequal to", "(?:begins?|starts?|ends?) (?:with|in)"),
+        *(
+            "(?:upper|lower) (?:bound|limit|estimate)(?: \\w++)?(?: is| of)?",
+            "bounded by",
+            "contradicts?",
+            "over",
+            "under",
+        ),
+        *("above", "below", "beyond", "near", "than", "at (?:least|most)", "up to", "close to", "almost", "nearly"),
+        *(
+            "(?:could|may|might)(?: also| well)? be",
+            "(?:wrong|incorrect|false|first|naive) (?:\\w++ )?(?:is|was|would be)",
+        ),
+        *("rejects?", "discards?", "exclude[sd]?", "rules? out", "ruled out", "eliminates?", "except", "anything but"),
+        *("congruent to", "coprime to", "not"),
+    )
+    + r"[ $€£(\\\[]*+(?:[A-Za-z](?:_\w)? ?= ?)?\Z",
+    re.IGNORECASE,
+)
+"""Words before a value that relate it to the answer, and do not make it the answer: it exceeds 5, we reject x = 5."""
 SUPPOSED = re.compile(
-    _any_of("suppose", "supposing", "assume", "assuming", "if", "whether", "unless", "imagine", "nobody", "no one")
+    _any_of(
+        *("suppose", "supposing", "assume", "assuming", "if", "whether", "unless", "imagine", "nobody", "no one"),
+        *(
+            "doubt",
+            "(?:might|may|could|would) (?:think|say|guess|expect|believe)",
+            "wrong",
+            "incorrect",
+            "false",
+            "naive",
+        ),
+        *("(?:do|did|does)(?:n['’]t| not) (?:think|believe)",),
+    )
     + r"[^.!?\n$]{0,60}\Z",
     re.IGNORECASE,
 )

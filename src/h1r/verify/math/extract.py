@@ -24,6 +24,7 @@ from h1r.verify.math.sentences import (
     denied,
     is_cut_off,
     is_read,
+    is_related,
     last_formulas,
     last_sentence,
     numbers_of_conclusion,
@@ -40,6 +41,7 @@ MAX_BARE_CHARS = 400
 _STATED = re.compile(
     r"####(?= ?[-$\\\d])|(?:^|\n)[ *]*A[ *]*:|\b[Aa]nswer[ *]*(?:(?:is|(?:will|should|must) be)\b[ *]*:?|:|=)[ *]*"
     r"|\bANSWER[ *]*:|\b[Aa]nswer\s++(?=\$|\\\(|\\\[)"
+    r"|\bAns\b[ *]*[.:=]++ *|\b[Aa]nswer {1,3}[-–—] {1,3}(?=\S)"
     r"|(?:^|\n)[#* ]*+(?:[Cc]onclusion|[Ff]inal [Aa]nswer)[*:]*+\n+"
 )
 _FINAL = re.compile(r"[Ff]inal [Aa]nswer is:?")
@@ -50,7 +52,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _PROSE = re.compile(r"[^\W\d_]{3,}")
 _SMALL_WORD = re.compile(r"\b(?:so|is|it|we|as|by|my|he|be)\b", re.IGNORECASE)
 _HEADING = re.compile(r"#{1,6}\s++")
-_EMPHASISED = re.compile(r"[*_]([^*_\n]+)[*_]")
+_EMPHASISED = re.compile(r"[*_`]([^*_`\n]+)[*_`]|```\w{0,10}\n([^`\n]+)\n```")
 _NUMBERING = re.compile(r"\(?(?:\d{1,2}|[a-z])[.)]\s*\Z")
 _WITHDRAWN = re.compile(
     r"\b(?:wait|actually|no,|correction|mistake|wrong|incorrect|instead|rather|not correct)\b", re.IGNORECASE
@@ -106,16 +108,15 @@ def _unboxed(text: str) -> str | None:
             return None
         if found := stated(tail[match.end() :]):
             return concluded(last, _is_ended(tail)) if _is_taken_back(tail, match.end()) else found
+    if found := _explained(text) or _bare(text) or _first(text):
+        is_sentence = isinstance(read(found), Words) and _is_ended(text)
+        return (concluded(last, is_ended=True) or found) if is_sentence else found
     tail = _BROKEN.sub(" ", tail)
     last = last_sentence(tail)
-    return (
-        _explained(text)
-        or _bare(text)
-        or _first(text)
-        or concluded(last, _is_ended(tail))
-        or _computed(tail)
-        or _whole(text)
-    )
+    found = concluded(last, _is_ended(tail)) or _computed(tail)
+    if found and is_related(last, found):
+        return None
+    return found or _whole(text)
 
 
 def _bare(text: str) -> str | None:
@@ -124,7 +125,7 @@ def _bare(text: str) -> str | None:
     if not text or len(text) > MAX_BARE_CHARS or text.startswith("#") or NAMED.match(text):
         return None
     if bold := BOLD.fullmatch(text) or _EMPHASISED.fullmatch(text):
-        text = bold[1].strip()
+        text = next(filter(None, bold.groups())).strip()
     kind = read(text)
     formula = FORMULA.search(text)
     outside = _COMMAND.sub(" ", text if not formula else text[: formula.start()] + text[formula.end() :])

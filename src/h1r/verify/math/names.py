@@ -99,7 +99,9 @@ def is_expression(relation: Relation) -> bool:
 
 
 def is_quantity(text: str) -> bool:
-    r"""Whether a text is a quantity with its argument in brackets: P(A \cup B), E[X], f(3), \text{Area}(ABC)."""
+    r"""Whether a text is a quantity with its argument in brackets (P(A \cup B), E[X], f(3)), an integral or a limit."""
+    if text.startswith((r"\int", r"\lim", r"\oint")):
+        return True
     head = _QUANTITY.match(text)
     return head is not None and bracketed(text[head.end() :]) is not None
 
@@ -190,9 +192,18 @@ def labelled_parts(text: str) -> list[tuple[str, str]]:
     return [(f"({label})", body) for label, body in zip(labels, joined, strict=True)] if all(joined) else []
 
 
+_NO_LABEL = frozenset(
+    (
+        *("contradicts", "contradict", "reject", "rejects", "discard", "discards", "exclude", "excludes", "unless"),
+        *("suppose", "assume", "let", "try", "trying", "guess", "whether", "impossible", "can't", "doubt", "unlike"),
+    )
+)
+"""Words of a sentence that states no value: this contradicts x = 5."""
+
+
 def _label(side: Answer) -> str | None:
     """The words that name what follows ("Total area = 5"), unless they deny it."""
-    if not isinstance(side, Words) or not NO_UNIT.isdisjoint(side.words):
+    if not isinstance(side, Words) or not NO_UNIT.isdisjoint(side.words) or not _NO_LABEL.isdisjoint(side.words):
         return None
     return " ".join(side.words) or None
 

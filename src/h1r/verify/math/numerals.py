@@ -44,6 +44,22 @@ MAX_WORDS = 16
 _SEPARATOR = re.compile(r"[\s-]+")
 _WORD = re.compile(r"[a-z]+")
 
+_COUNT = rf"(?:{'|'.join((*list(_SMALL)[2:], *_TENS, 'hundred', *_SCALES))})"
+_COUNTED = re.compile(
+    rf"\b(?:(?<=\bis )|(?<=exactly )|(?<=only ))one\b(?! of)|\b{_COUNT}\b(?:[ -](?:and )?{_COUNT}\b)*+(?!-[a-z])", re.I
+)
+"""Cardinal numbers from two on; "one" is a pronoun but where it counts."""
+
+
+def in_digits(sentence: str) -> str:
+    """A sentence with its numbers in words as digits: there are 7 such numbers."""
+    return _COUNTED.sub(lambda match: _digits(match[0]), sentence)
+
+
+def _digits(words: str) -> str:
+    value = number_in_words(words)
+    return words if value is None else str(value)
+
 
 def number_in_words(text: str) -> Fraction | None:
     """The number that a text is, as a whole, in English words; None for anything else."""

@@ -94,8 +94,8 @@ def is_none(words: tuple[str, ...], text: str) -> bool:
     while kinds < len(after) and (after[kinds] in _KINDS or after[kinds] in _SIGNED):
         kinds += 1
     noun = after[kinds] if kinds < len(after) else ""
-    if after and kinds == len(after) and after[-1] in _THINGS:
-        kinds, noun = kinds - 1, after[-1]
+    if kinds and noun not in _THINGS and after[kinds - 1] in _THINGS:
+        kinds, noun = kinds - 1, after[kinds - 1]
     if not (noun in _THINGS or (len(noun) == 1 and kinds)) or not _OPENING.issuperset(before):
         return False
     if not _SIGNED.isdisjoint(after[:kinds]) and noun not in _NUMBERS:

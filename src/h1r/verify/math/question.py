@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from h1r.verify.math.worded import worded_formulas
+
 MAX_QUESTION_CHARS = 20_000
 MAX_FORMULAS = 64
 
@@ -33,6 +35,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _OPERATORS = frozenset(("+", "-", "*", "/", "^", "**", "×", "÷", "·", "−", "⋅", "√", "!", "²", "³", "=", ":"))
+_COMMAND = re.compile(r"\\[A-Za-z]{2}")
+_PIECE = re.compile(r"\S++")
+_WORD = re.compile(r"[(\"'“]?[A-Za-z]{2,}+[^\w\\({^=+*/-]*+\Z|[aAI]\Z")
 _TRAILING_OPERATORS = "+-*/^×÷·−⋅√=(: "
 
 
@@ -121,8 +126,9 @@ def _trimmed(formula: str) -> str:
 
 def _plain_formulas(text: str) -> list[str]:
     """Runs of numbers, single letters and operators in prose, of which two at least are operands."""
+    found, text = _latex_formulas(text)
+    found += worded_formulas(text)
     text = _OPERATION.sub(lambda match: f" {_OPERATIONS[match[1]]} ", text)
-    found: list[str] = []
     run: list[str] = []
     operand = blank = False
     for match in _TOKEN.finditer(text):
@@ -146,6 +152,28 @@ def _plain_formulas(text: str) -> list[str]:
             operand = is_operand
         blank = False
     return found + _run(run)
+
+
+def _latex_formulas(text: str) -> tuple[list[str], str]:
+    r"""Formulas with commands that no delimiters enclose (Compute \binom{7}{2}), and the text without them."""
+    if not _COMMAND.search(text):
+        return [], text
+    found: list[str] = []
+    rest: list[str] = []
+    run: list[str] = []
+    for piece in [*_PIECE.findall(text), "end"]:
+        if _COMMAND.search(piece) or not _WORD.match(piece):
+            run.append(piece)
+            continue
+        formula = " ".join(run)
+        if _COMMAND.search(formula) and formula.count("{") == formula.count("}"):
+            found.append(formula)
+            rest.append(";")
+        else:
+            rest += run
+        rest.append(piece)
+        run = []
+    return found, " ".join(rest[:-1])
 
 
 def _run(tokens: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from h1r.verify.math.clean import OVER_REALS, clean
 from h1r.verify.math.digits import COMMAS_IN_NUMBERS, DECIMALS, REPEATING, SPACED_NUMBER, repeating, without_thousands
 from h1r.verify.math.layouts import cases, determinant_rows, matrix_sum, system
 from h1r.verify.math.names import is_quantity, labelled_parts, names
+from h1r.verify.math.notations import plainer
 from h1r.verify.math.numerals import number_in_words
 from h1r.verify.math.parse import WORD_CLOSE, WORD_OPEN, UnreadableError, parse, variables
 from h1r.verify.math.phrases import NONE, without_lead_in
@@ -120,6 +121,8 @@ def _read(text: str, depth: int) -> Answer:
         return Opaque(flat, text, readable=False)
     if flat in _EMPTY_SETS:
         return Group(flat, r"\{", (), r"\}")
+    if (plain := plainer(text, text.translate(MARKS))) is not None:
+        return dataclasses.replace(_read(plain, depth + 1), text=flat)
     if _ELLIPSIS.search(text):
         return Opaque(flat, text, readable=False)
     if text.startswith(("=", r"\approx")):
@@ -274,7 +277,11 @@ def _negates(text: str) -> bool:
     if any(map(NO_WORD.search, _MARKED.findall(text))):
         return True
     behind = [word for marked in _MARKED.findall(text, first.end() if first else 0) for word in read_words(marked)]
-    return not (NO_UNIT | AFTER_UNIT.keys()).isdisjoint(behind) or not _BEFORE_NUMBER.issuperset(before)
+    return (
+        "times" in behind[:-1]
+        or not (NO_UNIT | AFTER_UNIT.keys()).isdisjoint(behind)
+        or not _BEFORE_NUMBER.issuperset(before)
+    )
 
 
 def _group(flat: str, opening: str, items: list[str], closing: str, depth: int, either: bool = False) -> Answer:

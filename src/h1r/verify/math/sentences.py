@@ -9,6 +9,19 @@ from __future__ import annotations
 
 import re
 
+from h1r.verify.math.closings import (
+    CLOCK,
+    CONVERGES,
+    EXTREME,
+    GIVEN,
+    LEFT_OVER,
+    NOTHING,
+    POINT,
+    RATIO,
+    SAID_TO_BE,
+    WORD_BEHIND,
+    YES_OR_NO,
+)
 from h1r.verify.math.cues import (
     ADVERB,
     BEGINS,
@@ -34,6 +47,7 @@ from h1r.verify.math.cues import (
     NOT_SAID,
     NOT_THE_ANSWER,
     PREDICATE,
+    RELATED,
     SAYS,
     SENTENCE_END,
     SUBJECT,
@@ -41,8 +55,10 @@ from h1r.verify.math.cues import (
     WEIGHED,
 )
 from h1r.verify.math.names import names
+from h1r.verify.math.numerals import in_digits
 from h1r.verify.math.read import read
 from h1r.verify.math.types import Answer, Group, Opaque, Relation, Value, Words
+from h1r.verify.math.unit_table import UNITS
 
 MAX_STATED_CHARS = 200
 
@@ -97,7 +113,7 @@ def stated(rest: str) -> str | None:
         return core
     if bold := BOLD.findall(sentence):
         sentence = bold[-1]
-    verbs = list(VERB.finditer(sentence))
+    verbs = _verbs(sentence)
     if verbs and (counted := _counted(core)) and "=" not in sentence:
         return counted
     if verbs:
@@ -111,6 +127,23 @@ def stated(rest: str) -> str | None:
     elif match := FORMULA.search(sentence):
         return _connected(sentence, match)
     return _readable(sentence)
+
+
+def _verbs(sentence: str) -> list[re.Match[str]]:
+    """The verbs of a sentence, and its signs "=", but for those inside of formulas."""
+    inside = [match.span() for match in FORMULA.finditer(sentence)]
+    return [verb for verb in VERB.finditer(sentence) if not any(start <= verb.start() < end for start, end in inside)]
+
+
+def is_related(sentence: str, found: str) -> bool:
+    """Whether what stands beside the last place of a value in a sentence makes of it no answer: it is over 5."""
+    place = sentence.rfind(found)
+    if place < 0 or not found:
+        return False
+    return (
+        RELATED.search(sentence, max(0, place - 60), place) is not None
+        or PREDICATE.match(sentence, place + len(found)) is not None
+    )
 
 
 def _readable(sentence: str) -> str | None:
@@ -185,6 +218,16 @@ def concluded(sentence: str, is_ended: bool = False) -> str | None:
         return stated(sentence) if not GIVES_UP.search(sentence) or NUMBER.search(bold[-1]) else None
     if GIVES_UP.search(sentence) or HAS.search(sentence):
         return None
+    if not NUMBER.search(sentence) and not FORMULA.search(sentence):
+        if said := _said(sentence):
+            return said
+        sentence = in_digits(sentence)
+    if (extreme := EXTREME.search(sentence)) and NUMBER.search(sentence, extreme.start(), extreme.start("place")):
+        sentence = sentence[: extreme.start("place")]
+    if ratio := RATIO.search(sentence):
+        return f"{ratio[1]}:{ratio[2]}"
+    if one := CLOCK.search(sentence) or POINT.search(sentence):
+        return one[1]
     if subject := _subject(sentence):
         return subject
     if named := NAMED.match(sentence):
@@ -202,13 +245,30 @@ def concluded(sentence: str, is_ended: bool = False) -> str | None:
         return found
     if formulas:
         return None if PREDICATE.match(sentence, formulas[-1].end()) else _content(formulas[-1])
-    if not CONCLUDES.match(sentence):
+    if not CONCLUDES.match(sentence) and (not LEFT_OVER.search(sentence) or GIVEN.search(sentence)):
         return None
     sentence = _without_clause(sentence)
     numbers = list(NUMBER.finditer(sentence))
     if len(numbers) != 1 or WEIGHED.search(sentence, 0, numbers[0].start()):
         return None
-    return None if PREDICATE.match(sentence, numbers[0].end()) else numbers[0][0]
+    return None if PREDICATE.match(sentence, numbers[0].end()) else numbers[0][0] + _unit_behind(sentence, numbers[0])
+
+
+def _unit_behind(sentence: str, number: re.Match[str]) -> str:
+    """The known unit behind a number, with a blank: 75 cents."""
+    word = WORD_BEHIND.match(sentence, number.end())
+    known = word is not None and word[1].lower().removesuffix("s") in UNITS and len(word[1]) > 2
+    return f" {word[1]}" if word and known else ""
+
+
+def _said(sentence: str) -> str | None:
+    """What a sentence without numbers and formulas says, in words."""
+    if DENIED.search(sentence) or HEDGE.search(sentence):
+        return (nothing := NOTHING.search(sentence)) and nothing[1]
+    found = YES_OR_NO.search(sentence) or NOTHING.search(sentence) or CONVERGES.search(sentence)
+    if found is None:
+        found = SAID_TO_BE.search(sentence)
+    return found[1] if found else None
 
 
 def numbers_of_conclusion(sentence: str) -> list[str]:

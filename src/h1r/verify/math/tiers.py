@@ -61,12 +61,17 @@ def grade(problem: Problem, answer: str) -> Verdict:
 
 def quick_lenient(problem: Problem, answer: str) -> Verdict | None:
     """As `quick`, wherever the answer stands."""
-    return _first_tier(problem, find_answer(answer))
+    return _first_tier(problem, _found(problem, answer))
 
 
 def grade_lenient(problem: Problem, answer: str) -> Verdict:
     """As `grade`, wherever the answer stands."""
-    return _both_tiers(problem, find_answer(answer))
+    return _both_tiers(problem, _found(problem, answer))
+
+
+def _found(problem: Problem, answer: str) -> str | None:
+    """The answer of a response; the whole of it where it is the reference to the letter, such as a sentence."""
+    return problem.answer if answer.strip() == problem.answer.strip() else find_answer(answer)
 
 
 def warm() -> None:

@@ -12,7 +12,7 @@ Rules (`agree`), in this order:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -27,6 +27,8 @@ class Unit:
     powers: Dimensions
     factor: Fraction = Fraction(1)
     known: bool = True
+    angular: bool = field(default=False, compare=False)
+    """Radians were counted, which are left out of `powers` beside other units."""
 
 
 MAX_UNIT_CHARS = 80
@@ -150,7 +152,7 @@ def read_unit(text: str, after_number: bool = True, blank: bool = False) -> Unit
     tall" is a length.
     """
     known, unknown = _Product(), _Product()
-    product, sign, power = known, 1, 1
+    product, sign, power, times = known, 1, 1, False
     for match in _PIECE.finditer(_BELOW.sub(_all_below, text)):
         kind = match.lastgroup or ""
         if kind == "exponent":
@@ -171,8 +173,9 @@ def read_unit(text: str, after_number: bool = True, blank: bool = False) -> Unit
                 if bare and not (blank and after_number):
                     return None
                 word = lower = "inch"
-            if lower in NO_UNIT:
-                return None
+            if lower in NO_UNIT or (times and lower):
+                return None  # "5 times that" is no five of a kind
+            times = lower == "times"
             if lower in ("per", "/"):
                 sign = -1
             elif lower in _BEFORE:
@@ -196,11 +199,11 @@ def read_unit(text: str, after_number: bool = True, blank: bool = False) -> Unit
                 power = 1
         blank = False
     product = known if known.powers else unknown
-    if len(product.powers) > 1:
-        product.powers.pop("radian", None)  # rad/s is 1/s
+    angular = len(product.powers) > 1 and product.powers.pop("radian", None) is not None  # rad/s is 1/s
     if product.powers.get("degree") == 1 and not product.powers.keys().isdisjoint(_TEMPERATURES):
         product.powers.pop("degree")
-    return product.unit(product is known)
+    unit = product.unit(product is known)
+    return replace(unit, angular=True) if unit and angular else unit
 
 
 def _all_below(match: re.Match[str]) -> str:
@@ -252,7 +255,17 @@ def agree(left: Unit | None, right: Unit | None) -> list[tuple[Fraction, Fractio
         return [(Fraction(1), Fraction(1)), scaled]
     if DEGREE in (left, right) and (is_temperature(left) or is_temperature(right)):
         return [(Fraction(1), Fraction(1))]  # which degrees has not been said
-    return [(left.factor, right.factor)] if left.powers == right.powers else []
+    return [(left.factor, right.factor)] if _powers(left, right) == _powers(right, left) else []
+
+
+def _powers(unit: Unit, other: Unit) -> Dimensions:
+    """The powers of a unit; hertz as 1/s beside what counts seconds, and no radians."""
+    powers = dict(unit.powers)
+    if "hertz" not in powers or "hertz" in dict(other.powers) or other.angular:
+        return unit.powers
+    power = powers.pop("hertz")
+    powers["second"] = powers.get("second", 0) - power
+    return tuple(sorted((base, power) for base, power in powers.items() if power))
 
 
 def is_temperature(unit: Unit | None) -> bool:

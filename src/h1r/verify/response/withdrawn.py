@@ -11,16 +11,17 @@ import re
 _BEFORE_CHARS = 60
 _BEHIND_CHARS = 120
 
-_FILLER = r"(?:[ $*(\\\[:,]|\b(?:be|equal|equals|to|the|a|correct|right|answer|simply|just|is|number|value|of|put|write)\b)*+"
-_BEFORE = re.compile(
-    r"(?:\b(?:not|never|cannot|neither|nor|(?:other|greater|less|more|larger|smaller|bigger|fewer|rather) than|exceeds?"
-    r"|at (?:least|most)|(?:over|under|above|below|beyond|near|close to|almost|nearly|except|anything but)"
-    r"|up to|instead of|differs? from|(?:wrong|incorrect|false|mistaken|naive)(?: \w++)? (?:is|was|would be)"
-    r"|(?:for example|e\.g\.),?)|n['’]t)(?![\w-])"
-    + _FILLER
-    + r"\Z",
-    re.IGNORECASE,
+_FILLER = (
+    r"(?:[ $*(\\\[:,]"
+    r"|\b(?:be|equal|equals|to|the|a|correct|right|answer|simply|just|is|number|value|of|put|write)\b)*+"
 )
+_DENIES = (
+    r"(?:\b(?:not|never|cannot|neither|nor|(?:other|greater|less|more|larger|smaller|bigger|fewer|rather) than|exceeds?"
+    r"|at (?:least|most)|anything but|instead of|differs? from|for example,?|e\.g\.,?"
+    r"|(?:wrong|incorrect|false|mistaken|naive)(?: \w++)? (?:is|was|would be))|n['’]t)(?![\w-])"
+)
+_BOUNDS = r"\b(?:is|are|be|was|stays|lies) (?:over|under|above|below|beyond|near|close to|almost|nearly)\b[ $*(\\\[]*+"
+_BEFORE = re.compile(rf"(?:{_DENIES}{_FILLER}|{_BOUNDS})\Z", re.IGNORECASE)
 _NO = r"(?:not|never|n['’]t|hardly)"
 _WRONG = r"(?:wrong|incorrect|false|mistaken|invalid|impossible|a mistake|an error|too (?:big|small|large|low|high))"
 _RIGHT = r"(?:the (?:\w++ )?answer|right|correct|true|it\b|what|valid|possible|enough)"
