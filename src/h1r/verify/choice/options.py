@@ -50,6 +50,8 @@ class Options:
         """The letter of the one option whose text this is, but for case, blanks, articles and typesetting."""
         if not self._keys or len(text) > MAX_TEXT:
             return None
+        if (bare := text.strip(" ().")) in self.letters and len(bare) == 1:
+            return bare  # a capital is an option's letter, also where the text of another is the small one
         return self._keys.get(_key(text)) or self._keys.get(_without_article(text))
 
     def equal(self, value: str) -> str | None:

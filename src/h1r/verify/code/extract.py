@@ -50,6 +50,11 @@ _FENCE = re.compile(
     r"\A(?:[ \t]*+(?:</?\w{1,20}+>|[-*+]|\d{1,3}+[.)]))*+[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)([^\n`]*+)"
 )
 """A fence, behind tags and the marks of lists, with the tag and the rest of its line."""
+_FENCE_BEHIND_TEXT = re.compile(r"\A[^`]*+(`{3,}+)([^\s`]++)[ \t]*+(\d\d)?\s*+\Z")
+"""A fence behind words on its line, which has to name a language: Sure! ```python"""
+_QUOTED_FENCE = re.compile(r"^[ \t]{0,3}>[ \t]{0,3}(?:`{3}|~{3})", re.MULTILINE)
+_QUOTED = re.compile(r"^[ \t]{0,3}>(?: |$)", re.MULTILINE)
+_TAGS = re.compile(r"\[(/?)(PYTHON|CODE|SOLUTION)\]|<(/?)(code|python)(?: [^<>\n]{0,60})?>", re.IGNORECASE)
 _CLOSING = re.compile(r"\A(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
 _ENDS_ANSWER = re.compile(r"\A[ \t]*+</answer>", re.IGNORECASE)
 _TAG = re.compile(r"\A[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
@@ -118,7 +123,11 @@ def extract_code(answer: str, language: str | None = None, wanted: Wanted | None
     single closing fence, whose opening one was part of the prompt. None when there is no code, or the last block is
     not closed.
     """
+    if _QUOTED_FENCE.search(answer):
+        answer = _QUOTED.sub("", answer)
     blocks, dangling = _fenced_blocks(answer)
+    if not blocks and dangling is None:
+        blocks = _tagged_blocks(answer)
     if dangling is not None:
         before = answer[:dangling]
         closes = answer[dangling:].lstrip()[:4].strip("`~") == ""
@@ -181,8 +190,10 @@ def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], int | None]:
         match = _FENCE.match(line)
         if match and line[match.end() :].strip():
             match = None  # code within a line
+        if not match and not fence and "```" in line:
+            match = _fence_behind_text(line)
         if match and not fence:
-            fence, tag, begin, content = match[1], _tag(match[2], match[3]), position, position + len(line)
+            fence, tag, begin, content = match[1], _tag(match[2], match[3] or ""), position, position + len(line)
         elif fence and (_closes(match, line, fence) or _ENDS_ANSWER.match(line)):
             blocks.append((tag, textwrap.dedent(text[content:position])))
             fence = ""
@@ -190,9 +201,32 @@ def _fenced_blocks(text: str) -> tuple[list[tuple[str, str]], int | None]:
     return blocks, begin if fence else None
 
 
+def _fence_behind_text(line: str) -> re.Match[str] | None:
+    match = _FENCE_BEHIND_TEXT.match(line)
+    return match if match and language_of(match[2]) else None
+
+
+def _tagged_blocks(text: str) -> list[tuple[str, str]]:
+    """(language or nothing, content) of what stands between [PYTHON] and [/PYTHON], or <code> and </code>."""
+    blocks: list[tuple[str, str]] = []
+    opening: re.Match[str] | None = None
+    for match in _TAGS.finditer(text):
+        name = (match[2] or match[4]).lower()
+        if not (match[1] or match[3]):
+            opening = match
+        elif opening and (opening[2] or opening[4]).lower() == name:
+            content = text[opening.end() : match.start()].strip("\n")
+            if name == "python" or _is_code(content):
+                blocks.append((name if name == "python" else "", textwrap.dedent(content)))
+            opening = None
+    return blocks
+
+
 def _tag(first: str, rest: str) -> str:
     """The tag without a file's name or attributes: of `python:main.py`, `{.python}`, `Python 3`."""
     tag = re.split(r"[:,=}]", first.strip("{.").lower(), maxsplit=1)[0]
+    if language_of(tag) == "cpp" and standard_of(tag + rest.strip()):
+        return tag + rest.strip()  # C++ 20
     return tag if tag not in ("class", "language", "lang") else rest.strip(' ="}').lower()
 
 
