@@ -121,8 +121,8 @@ def _environment(job: dict[str, Any]) -> dict[str, str]:
 
 
 OUTPUT_PATHS = {
-    **{path: 1 for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")},
-    **{path: 2 for path in ("/dev/stderr", "/dev/fd/2", "/proc/self/fd/2")},
+    **dict.fromkeys(("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"), 1),
+    **dict.fromkeys(("/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"), 2),
 }
 """Names of the standard streams, which a run's own root cannot have: a pipe has no place in it."""
 
