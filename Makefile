@@ -1,6 +1,7 @@
 # make demo    the whole loop on the tiny recipe, ends in runs/demo/report.html (SEED=1: runs/demo-seed1)
 # make test    the test suite                  make lint    ruff and mypy
-# make setup-vllm  adds vLLM for CPUs to .venv (docs/vllm.md); its tests skip without it
+# make setup-vllm  adds vLLM for CPUs to .venv (docs/guide/vllm.md); its tests skip without it
+# make docs    writes the generated pages       make site    builds the documentation into site/
 # make bench   side-by-side measurements       make smoke   the demo's road at the smallest sizes, checked
 #
 # Every target sets up .venv once and reuses it. Nothing outside the checkout is written but pip's cache.
@@ -16,7 +17,7 @@ CACHE := $(CURDIR)/$(VENV)/cache
 RUN := HF_HOME=$(CACHE)/huggingface MPLCONFIGDIR=$(CACHE)/matplotlib XDG_CACHE_HOME=$(CACHE) $(BIN)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench smoke setup setup-vllm docs clean help
+.PHONY: demo test lint bench smoke setup setup-vllm docs site clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,7 +43,10 @@ smoke: $(READY)
 	$(RUN)/python .ci/check_report.py runs/smoke/report.json
 
 docs: $(READY)
-	$(RUN)/python docs/recipes.py
+	$(RUN)/python docs/reference/recipes.py
+
+site: $(READY)
+	$(RUN)/mkdocs build --strict --quiet
 
 setup: $(READY)
 
@@ -73,6 +77,6 @@ $(READY): pyproject.toml constraints.txt requirements.lock
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "runs/ is kept; delete it yourself"

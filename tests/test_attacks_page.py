@@ -1,10 +1,10 @@
-"""The counts of hostile inputs on docs/attacks.md are those of the files that the tests read."""
+"""The counts of hostile inputs on docs/internals/attacks.md are those of the files that the tests read."""
 
 import re
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-PAGE = (TESTS.parent / "docs" / "attacks.md").read_text(encoding="utf-8")
+PAGE = (TESTS.parent / "docs" / "internals" / "attacks.md").read_text(encoding="utf-8")
 
 
 def count(name: str) -> int:

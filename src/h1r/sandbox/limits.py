@@ -17,7 +17,7 @@ THREADS = 64
 
 
 class Isolation(IntEnum):
-    """The level in force, strongest last; docs/sandbox.md says what each covers.
+    """The level in force, strongest last; docs/internals/sandbox.md says what each covers.
 
     `REMOTE`: another machine's sandbox, whose strength is not known here. `RLIMITS`: resource limits and the system
     call filter only, for a user who says so. `LANDLOCK`: these and the kernel's own file rules. `BUBBLEWRAP`: these

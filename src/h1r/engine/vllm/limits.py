@@ -1,7 +1,7 @@
 """What vLLM can run, and what its cache costs: facts about vLLM 0.32, as functions of a geometry. Imports no vLLM.
 
 Source: vLLM 0.32, `models/falcon_h1.py`, `layers/mamba/mamba_mixer2.py`, `backends/cpu_attn.py`, and our own
-measurements against the training forward (docs/vllm.md).
+measurements against the training forward (docs/guide/vllm.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Written for flat tokens: each kernel takes positions or the table of chunks, so that packing costs nothing and leaks
 nothing. They take slices of in_proj's output as they are. Nothing is summed atomically: two runs agree to the last bit,
-and a document's results do not depend on what is packed beside it. docs/kernels.md has the design and the traffic.
+and a document's results do not depend on what is packed beside it. The design and the traffic are in
+docs/internals/kernels.md.
 """
 
 from __future__ import annotations

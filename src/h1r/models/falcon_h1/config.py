@@ -187,7 +187,8 @@ PRESETS: dict[str, HybridConfig] = {
     ),
 }  # fmt: skip
 """Presets by name. "90m" has its multipliers folded into the weights, as released. "tiny" is ours, for a laptop: its
-multipliers are 1, since the closed form, tuned for widths of 1024 and more, learns far slower at 160 (docs/log.md).
+multipliers are 1, since the closed form, tuned for widths of 1024 and more, learns far slower at 160
+(docs/log/training.md).
 
 "0.5b" has the vocabulary of the released checkpoint, 32784; Table 1 of the report prints 32,778. "7b" is the base model
 and Falcon-H1R-7B; the instruction-tuned Falcon-H1-7B is `preset("7b", vocab_size=130049, mamba_chunk_size=256)`."""

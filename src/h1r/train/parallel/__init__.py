@@ -1,4 +1,4 @@
-"""Many processes train one model: context parallelism, data parallelism, sharded parameters (docs/parallel.md)."""
+"""Many processes train one model: context and data parallelism, sharded parameters (docs/guide/parallel.md)."""
 
 from h1r.train.parallel.context import check_degree, degrees_allowed, parallelize
 from h1r.train.parallel.exchange import share

@@ -1,6 +1,6 @@
 """The tests of a problem, read from the form that its data set has.
 
-`parse_tests` tells the form by its keys and refuses what it cannot read; docs/sandbox.md shows each form.
+`parse_tests` tells the form by its keys and refuses what it cannot read; docs/internals/sandbox.md shows each form.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writes docs/curation-real.md: the curation of recipes/curation-real.toml, every count from the data themselves.
+"""Writes docs/guide/curation-real.md: the curation of recipes/curation-real.toml, each count taken from the data.
 
-    H1R_DATA=DIR python docs/curation_real.py [--run DIR] [--check]
+    H1R_DATA=DIR python docs/guide/curation_real.py [--run DIR] [--check]
 
 Runs `h1r curate` on the recipe (or goes on with a run), reads its summary, and adds what only a second look can say:
 overlaps by a plain rule of its own, to see that none is missed; how much of a benchmark question an n-gram overlap
@@ -29,7 +29,7 @@ from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.dedup import words
 from h1r.run.directory import Run
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "curation-real.toml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "curation-real.toml"
 PAGE = Path(__file__).with_name("curation-real.md")
 NGRAM = 13
 PARTS = ("90 % and more", "50 to 90 %", "less than 50 %", "none: unsound, or the same but for signs of layout")
@@ -227,11 +227,11 @@ def page(recipe: Recipe, summary: dict[str, Any], stage: Path) -> str:
     common = "".join(f'- {count:,} questions: "{phrase}"\n' for phrase, count in shared_most)
     return f"""# A curation of real data
 
-<!-- written by docs/curation_real.py; do not edit -->
+<!-- written by docs/guide/curation_real.py; do not edit -->
 
 What `h1r curate` makes of public data sets, from row to packed token. One command repeats every count of this page,
-given the data: `H1R_DATA=DIR python docs/curation_real.py`. The recipe is `recipes/curation-real.toml`; the run's own
-`report.html` shows samples of what was dropped. [curation.md](curation.md) explains the steps.
+given the data: `H1R_DATA=DIR python docs/guide/curation_real.py`. The recipe is `recipes/curation-real.toml`; the
+run's own `report.html` shows samples of what was dropped. [curation.md](curation.md) explains the steps.
 
 ## What went in and what came out
 

@@ -1,4 +1,4 @@
-"""Writes docs/recipes.md from the recipe tree itself, so that it cannot drift: `make docs`; `--check` only compares."""
+"""Writes docs/reference/recipes.md from the recipe tree itself: `make docs`; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from h1r.config import FileSource, GeneratedSource, Recipe, Section
 PAGE = Path(__file__).with_suffix(".md")
 INTRODUCTION = """# Recipes
 
-<!-- written by docs/recipes.py from src/h1r/config (`make docs`); do not edit -->
+<!-- written by docs/reference/recipes.py from src/h1r/config (`make docs`); do not edit -->
 
 A recipe is a TOML file. Every key has a default but `name`, and a key that is not listed here is refused. `extends =
 "other.toml"` lays a recipe over another one, table by table. `h1r sft RECIPE --set rl.steps=5` changes one key for one
