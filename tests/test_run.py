@@ -103,12 +103,12 @@ def test_resumed_metrics_hold_one_line_per_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     metrics = Metrics(path)
     for step in range(5):
-        metrics.log(step, loss=float(step))
+        metrics.log(step, {"loss": float(step)})
     metrics.close()
     with open(path, "a") as handle:
         handle.write('{"step": 5, "lo')
     metrics = Metrics(path, start_step=3)
-    metrics.log(3, loss=-3.0)
+    metrics.log(3, {"loss": -3.0})
     metrics.close()
     assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, -3.0)]
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken_for_whole(tmp_path: Path) ->
 
 def test_what_is_not_finite_is_logged_as_null(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl")
-    metrics.log(0, loss=float("nan"), grad_norm=float("inf"), tokens=3, absent=None)
+    metrics.log(0, {"loss": float("nan"), "grad_norm": float("inf"), "tokens": 3, "absent": None})
     metrics.close()
     line = read_metrics(tmp_path / "metrics.jsonl")[0]
     assert (line["loss"], line["grad_norm"], line["tokens"], line["absent"]) == (None, None, 3, None)

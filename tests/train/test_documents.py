@@ -18,6 +18,7 @@ from tiny_training import (
     read_weights,
     run_from,
     tiny_model,
+    train_sft_in,
     training_recipe,
 )
 
@@ -27,7 +28,6 @@ from h1r.data.curate.plan import curate_corpus
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.run.directory import Run
-from h1r.run.metrics import Metrics
 from h1r.train import documents as module
 from h1r.train.documents import Documents, PackedDocuments, read_samples
 from h1r.train.parallel.world import World
@@ -182,16 +182,9 @@ def test_a_resumed_run_on_shards_equals_an_unbroken_one_bit_for_bit(
     expected = sft(recipe(), unbroken)
     broken = run_from(curated, tmp_path / "broken", recipe())
 
-    class Dying(Metrics):
-        def log(self, at: int, **values: Any) -> None:
-            super().log(at, **values)
-            if at == 4:
-                raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("h1r.train.sft.Metrics", Dying)
-        with pytest.raises(Killed):
-            sft(recipe(), broken)
+    documents = PackedDocuments(broken.path / "curate" / "packed", recipe().sft.seq_len)
+    with pytest.raises(Killed):
+        train_sft_in(broken, recipe(), dies_after=4, documents=documents)
     assert sft(recipe(), broken, resume=True) == expected
     assert_same_stage(broken.path / "sft", unbroken.path / "sft")
 

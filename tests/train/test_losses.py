@@ -15,8 +15,9 @@ from torch import Tensor
 
 from h1r.config import RLSection
 from h1r.models import HybridForCausalLM
+from h1r.train.batch import Rollout, set_norms
 from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, token_logprobs, token_norms
-from h1r.train.rl import Rollout, accumulate_gradients, set_norms
+from h1r.train.policy_update import accumulate_gradients
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean")
 MODEL = tiny_model(seed=1)

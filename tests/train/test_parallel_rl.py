@@ -6,22 +6,22 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
-from test_rl import RL, ChecksumVerifier, _examples, ready_for_rl
-from tiny_training import gap, gradients, metrics_of, read_weights, rl_section, tiny_model, training_recipe
+from test_rl import RL, _examples, ready_for_rl
+from tiny_training import gap, gradients, metrics_of, read_weights, rl_section, tiny_model, train_rl_in, training_recipe
 
 from h1r.config import ParallelSection, Recipe
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.train import rl as rl_module
+from h1r.train.batch import Rollout, set_norms
 from h1r.train.parallel.world import ALONE, World, open_world
-from h1r.train.rl import Rollout, accumulate_gradients, rl, set_norms
+from h1r.train.policy_update import accumulate_gradients
+from h1r.train.rl import rl
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,13 @@ def recipe_for(**changes: Any) -> Recipe:
 
 
 def train(groups: Groups, recipe: Recipe, path: str, resume: bool = False) -> Any:
-    with mock.patch.object(rl_module, "open_backend", ChecksumVerifier):
-        try:
-            return rl(recipe, Run(Path(path)), resume)
-        except UserError as error:
-            return str(error)
+    return train_rl_in(Run(Path(path)), recipe, resume)
+
+
+def refused(groups: Groups, recipe: Recipe, path: str) -> str:
+    with pytest.raises(UserError) as caught:
+        rl(recipe, Run(Path(path)))
+    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_an_engine_that_several_processes_cannot_share_is_refused_on_all(
     recipe = recipe_for()
     recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"kind": "vllm"})})
     run = ready_for_rl(curated, tmp_path / "run", recipe_for())
-    said = grids[2].call(train, recipe, str(run.path))
+    said = grids[2].call(refused, recipe, str(run.path))
     assert said[0] == said[1]
     assert said[0].startswith('rl on 2 processes draws rollouts on engine.kind = "native" only')
 

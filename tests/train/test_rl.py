@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,18 @@ from hypothesis import strategies as st
 from tiny_training import (
     Killed,
     assert_same_stage,
+    checksum_verdicts,
     metrics_of,
     rl_section,
     run_from,
     sequence_logprobs,
     tiny_model,
+    train_rl_in,
     training_recipe,
 )
 
 from h1r.common.files import read_json
 from h1r.config import EngineSection, Recipe
-from h1r.config.verify import VerifySection
 from h1r.data.chat import render_prompt
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
@@ -39,19 +39,12 @@ from h1r.models import HybridForCausalLM, save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.run.metrics import Metrics, read_metrics
+from h1r.run.metrics import read_metrics
+from h1r.train.batch import Rollout, micro_batches, set_norms, to_rollouts
 from h1r.train.linear_logprobs import head_logprobs
-from h1r.train.rl import (
-    Rollout,
-    accumulate_gradients,
-    micro_batches,
-    response_hidden,
-    rl,
-    rollout_metrics,
-    set_norms,
-    to_rollouts,
-    train_on,
-)
+from h1r.train.policy_update import accumulate_gradients, response_hidden, train_on
+from h1r.train.rl import rl
+from h1r.train.rl_log import rollout_metrics
 from h1r.train.rollouts import Collected, Group
 from h1r.train.start import starting_model
 
@@ -235,23 +228,6 @@ def test_rollout_metrics_count_dropped_groups_too() -> None:
     assert (values["groups"], values["groups_generated"], values["groups_dropped"]) == (1, 2, 1)
 
 
-class ChecksumVerifier:
-    """In the place of the verifier pool: an untrained model solves no problem, yet a third of its texts pass here."""
-
-    def __init__(self, section: VerifySection, format_checks: bool = True) -> None:
-        self.section, self.format_checks = section, format_checks
-
-    def __enter__(self) -> ChecksumVerifier:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
-        marks = [float(zlib.crc32((p.id + text).encode()) % 3 == 0) for p, text in zip(problems, texts, strict=True)]
-        formed = {"format": 1.0} if self.format_checks else {}
-        return [Verdict(mark, {"correct": mark, **formed}) for mark in marks]
-
-
 RL = {
     "steps": 7,
     "warmup_steps": 2,
@@ -266,27 +242,12 @@ RL = {
 }
 
 
-@pytest.fixture
-def verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("h1r.train.rl.open_backend", ChecksumVerifier)
-
-
 def ready_for_rl(curated: Path, path: Path, recipe: Recipe) -> Run:
     """A run whose SFT model is the starting model and whose pool is every candidate."""
     run = run_from(curated, path, recipe)
     save(starting_model(recipe, run), run.stage("sft") / "model")
     shutil.copy(run.path / "curate" / "problems_rl.jsonl", run.stage("rl_pool") / "pool.jsonl")
     return run
-
-
-def _die_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    class Dying(Metrics):
-        def log(self, at: int, **values: Any) -> None:
-            super().log(at, **values)
-            if at == step:
-                raise Killed
-
-    monkeypatch.setattr("h1r.train.rl.Metrics", Dying)
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:
@@ -303,23 +264,20 @@ def _examples(run: Run) -> list[dict[str, Any]]:
     ],
     ids=["once", "twice_off_policy", "before_the_first_checkpoint"],
 )
-@pytest.mark.usefixtures("verifier")
 def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
-    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: tuple[int, ...], changes: dict[str, Any]
+    curated: Path, tmp_path: Path, deaths: tuple[int, ...], changes: dict[str, Any]
 ) -> None:
     recipe = training_recipe(rl={**RL, **changes})
     unbroken = ready_for_rl(curated, tmp_path / "unbroken", recipe)
-    expected = rl(recipe, unbroken)
+    expected = train_rl_in(unbroken, recipe)
     broken = ready_for_rl(curated, tmp_path / "broken", recipe)
     for attempt, step in enumerate(deaths):
-        with monkeypatch.context() as patch:
-            _die_after(patch, step)
-            with pytest.raises(Killed):
-                rl(recipe, broken, resume=attempt > 0)
+        with pytest.raises(Killed):
+            train_rl_in(broken, recipe, resume=attempt > 0, dies_after=step)
         found = Checkpoints(broken.path / "rl").latest()
         assert (found[0] if found else 0) == step // 3 * 3
     torch.manual_seed(999)
-    assert rl(recipe, broken, resume=True) == expected
+    assert train_rl_in(broken, recipe, resume=True) == expected
     assert_same_stage(broken.path / "rl", unbroken.path / "rl")
     assert _examples(broken) == _examples(unbroken)
     assert [line["step"] for line in _examples(broken)] == list(range(7))
@@ -328,7 +286,6 @@ def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
-@pytest.mark.usefixtures("verifier")
 def test_the_format_is_read_only_where_it_costs_reward(curated: Path, tmp_path: Path, penalty: float) -> None:
     recipe = training_recipe(rl={**RL, "steps": 1, "format_penalty": penalty})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
@@ -337,32 +294,26 @@ def test_the_format_is_read_only_where_it_costs_reward(curated: Path, tmp_path: 
     assert ("format" in line) == (penalty > 0)
 
 
-@pytest.mark.usefixtures("verifier")
-def test_rewards_run_at_most_so_many_tests_of_a_code_problem(
-    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rewards_run_at_most_so_many_tests_of_a_code_problem(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(rl={**RL, "steps": 1, "max_tests": 7})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     pool = run.path / "rl_pool" / "pool.jsonl"
     write_jsonl(pool, [dataclasses.replace(problem, verifier="code") for problem in read_jsonl(pool, Problem)])
     asked: dict[str, Problem] = {}
 
-    class Asked(ChecksumVerifier):
-        def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
-            asked.update({problem.id: problem for problem in problems})
-            return super().verify_many(problems, texts)
+    def asking(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        asked.update({problem.id: problem for problem in problems})
+        return checksum_verdicts(problems, texts)
 
-    monkeypatch.setattr("h1r.train.rl.open_backend", Asked)
-    rl(recipe, run)
+    train_rl_in(run, recipe, verifier=asking)
     assert {problem.metadata["max_tests"] for problem in asked.values()} == {7}
 
 
-@pytest.mark.usefixtures("verifier")
 def test_the_rl_checkpoint_holds_the_surplus_groups(curated: Path, tmp_path: Path) -> None:
     changes = {"steps": 9, "checkpoint_every": 1, "batch_size": 3, "backfill": {"max_rounds": 6}}
     recipe = training_recipe(rl={**RL, **changes})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
-    rl(recipe, run)
+    train_rl_in(run, recipe)
     lines = metrics_of(run.path / "rl")
     assert sum(line["groups_from_cache"] for line in lines) > 0
     found = Checkpoints(run.path / "rl").latest()
@@ -372,11 +323,10 @@ def test_the_rl_checkpoint_holds_the_surplus_groups(curated: Path, tmp_path: Pat
     assert len(state["stream"]["cache"]) == lines[8]["groups_from_cache"]
 
 
-@pytest.mark.usefixtures("verifier")
 def test_rl_reads_and_writes_the_weights_it_samples_from(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(rl={**RL, "steps": 4})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
-    rl(recipe, run)
+    train_rl_in(run, recipe)
     for line in metrics_of(run.path / "rl"):
         if line["groups_from_cache"] == 0:
             assert line["tis_mean"] == pytest.approx(1.0, abs=1e-4)
@@ -386,24 +336,21 @@ def test_rl_reads_and_writes_the_weights_it_samples_from(curated: Path, tmp_path
     assert asked == render_prompt("1 + 1?", recipe.chat.system_prompt)
 
 
-@pytest.mark.usefixtures("verifier")
 def test_a_torn_example_line_does_not_stop_a_new_start(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(rl={**RL, "steps": 2})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     (run.stage("rl") / "rollouts.jsonl").write_text('{"step": 0, "rollouts": []}\n{"step": 1, "rol', encoding="utf-8")
-    rl(recipe, run)
+    train_rl_in(run, recipe)
     assert [line["step"] for line in _examples(run)] == [0, 1]
     assert all(line["rollouts"] for line in _examples(run))
 
 
-@pytest.mark.usefixtures("verifier")
 def test_rl_whose_answers_have_no_room_is_refused_with_the_numbers(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(rl={"max_tokens": 1 << 30})
     with pytest.raises(UserError, match=r"rl\.max_tokens = 1073741824 and the shortest prompt's \d+ tokens exceed"):
-        rl(recipe, ready_for_rl(curated, tmp_path / "run", recipe))
+        train_rl_in(ready_for_rl(curated, tmp_path / "run", recipe), recipe)
 
 
-@pytest.mark.usefixtures("verifier")
 def test_problems_too_long_for_the_model_are_left_out_of_rl(
     curated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], progress_is_shown: None
 ) -> None:
@@ -413,7 +360,7 @@ def test_problems_too_long_for_the_model_are_left_out_of_rl(
     problems = list(read_jsonl(pool, Problem))
     long = Problem("long", "1 + " * 200_000, "1")
     write_jsonl(pool, [long, *problems])
-    rl(recipe, run)
+    train_rl_in(run, recipe)
     assert f"1 of {len(problems) + 1} problems are too long" in capsys.readouterr().err
 
 

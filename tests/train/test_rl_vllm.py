@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_rl import RL, ChecksumVerifier, ready_for_rl
-from tiny_training import metrics_of, training_recipe
+from test_rl import RL, ready_for_rl
+from tiny_training import metrics_of, train_rl_in, training_recipe
 
-from h1r.train.rl import rl
 from serving import vllm_server
 
 pytestmark = pytest.mark.skipif(
@@ -18,11 +17,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def trained(
-    curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float = 1.0, **engine: Any
-) -> list[dict[str, Any]]:
+def trained(curated: Path, path: Path, temperature: float = 1.0, **engine: Any) -> list[dict[str, Any]]:
     """Metrics of three steps at a rate that moves the policy."""
-    monkeypatch.setattr("h1r.train.rl.open_backend", ChecksumVerifier)
     recipe = training_recipe(
         model={
             "overrides": {
@@ -35,7 +31,7 @@ def trained(
         engine={"max_sequences": 8, **engine},
     )  # fmt: skip
     run = ready_for_rl(curated, path, recipe)
-    rl(recipe, run)
+    train_rl_in(run, recipe)
     return metrics_of(run.path / "rl")
 
 
@@ -53,21 +49,17 @@ def assert_alike(native: list[dict[str, Any]], lines: list[dict[str, Any]]) -> N
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5)
 
 
-def test_rl_with_vllm_samples_from_the_weights_it_trains(
-    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    native = trained(curated, tmp_path / "native", monkeypatch)
-    lines = trained(curated, tmp_path / "vllm", monkeypatch, kind="vllm", max_model_len=128)
+def test_rl_with_vllm_samples_from_the_weights_it_trains(curated: Path, tmp_path: Path) -> None:
+    native = trained(curated, tmp_path / "native")
+    lines = trained(curated, tmp_path / "vllm", kind="vllm", max_model_len=128)
     assert_alike(native, lines)
 
 
 @pytest.mark.slow
-def test_rl_with_a_server_samples_from_the_weights_it_trains(
-    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rl_with_a_server_samples_from_the_weights_it_trains(curated: Path, tmp_path: Path) -> None:
     """At a temperature whose log-probabilities the completions API does not tell. A server starts in half a minute."""
-    native = trained(curated, tmp_path / "native", monkeypatch, temperature=0.7)
+    native = trained(curated, tmp_path / "native", temperature=0.7)
     # It was started on the weights that the other run has come to, so all that it samples from was sent to it.
     with vllm_server(tmp_path / "native/rl/model", tmp_path / "server.log", max_model_len=128) as url:
-        lines = trained(curated, tmp_path / "server", monkeypatch, temperature=0.7, kind="server", url=url)
+        lines = trained(curated, tmp_path / "server", temperature=0.7, kind="server", url=url)
     assert_alike(native, lines)

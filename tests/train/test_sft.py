@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -28,6 +27,7 @@ from tiny_training import (
     run_from,
     sequence_logprobs,
     tiny_model,
+    train_sft_in,
     training_recipe,
 )
 from torch import Tensor
@@ -40,7 +40,6 @@ from h1r.errors import UserError
 from h1r.models import HybridForCausalLM
 from h1r.records import Sample, read_jsonl
 from h1r.run.checkpoints import Checkpoints
-from h1r.run.metrics import Metrics
 from h1r.train.documents import Document, to_documents
 from h1r.train.sft import Batches, accumulate_gradients, sft
 
@@ -203,25 +202,13 @@ def test_the_loss_of_a_run_falls(curated: Path, tmp_path: Path) -> None:
     assert sum(line["tokens"] for line in lines) == 3 * sum(min(len(one.token_ids), 128) for one in encoded)
 
 
-def _die_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The process dies after it has logged `step`."""
-
-    class Dying(Metrics):
-        def log(self, at: int, **values: Any) -> None:
-            super().log(at, **values)
-            if at == step:
-                raise Killed
-
-    monkeypatch.setattr("h1r.train.sft.Metrics", Dying)
-
-
 @pytest.mark.parametrize(
     ("deaths", "tied"),
     [((6,), False), ((4, 9), True), ((2,), False)],
     ids=["once", "twice_with_tied_embeddings", "before_the_first_checkpoint"],
 )
 def test_a_resumed_sft_run_equals_an_unbroken_one_bit_for_bit(
-    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: tuple[int, ...], tied: bool
+    curated: Path, tmp_path: Path, deaths: tuple[int, ...], tied: bool
 ) -> None:
     overrides = {**training_recipe().model.overrides, "tie_word_embeddings": tied}
     recipe = training_recipe(sft=SFT, model={"overrides": overrides})
@@ -230,10 +217,8 @@ def test_a_resumed_sft_run_equals_an_unbroken_one_bit_for_bit(
     assert expected["steps"] > 12
     broken = run_from(curated, tmp_path / "broken", recipe)
     for attempt, step in enumerate(deaths):
-        with monkeypatch.context() as patch:
-            _die_after(patch, step)
-            with pytest.raises(Killed):
-                sft(recipe, broken, resume=attempt > 0)
+        with pytest.raises(Killed):
+            train_sft_in(broken, recipe, resume=attempt > 0, dies_after=step)
         found = Checkpoints(broken.path / "sft").latest()
         assert (found[0] if found else 0) == step // 4 * 4
         assert not (broken.path / "sft" / "model").exists()

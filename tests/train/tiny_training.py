@@ -6,6 +6,8 @@ import json
 import math
 import random
 import shutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from h1r.config import Recipe, RLSection, resolve
+from h1r.data.tokenizer import load_tokenizer
+from h1r.engine.choose import open_engine
 from h1r.models import HybridForCausalLM, build
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.records import Problem, Verdict, read_jsonl
+from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.run.metrics import read_metrics
+from h1r.run.metrics import Metrics, NoTracker, Tracker, read_metrics
+from h1r.train.documents import read_samples
+from h1r.train.parallel.world import open_world
+from h1r.train.rl import train_rl
+from h1r.train.sft import train_sft
+from h1r.train.start import loaded, saved_tokenizer, starting_model
 
 CONFIG = HybridConfig(
     vocab_size=23, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -113,6 +124,79 @@ def run_from(curated: Path, path: Path, recipe: Recipe) -> Run:
     run = Run.open(path, recipe)
     shutil.copytree(curated / "curate", path / "curate")
     return run
+
+
+class DyingMetrics(Metrics):
+    """The process dies after it has logged step `last`."""
+
+    last = -1
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        super().log(step, values)
+        if step == self.last:
+            raise Killed
+
+
+def metrics_for(stage: Path, resume: bool, last: int | None) -> Tracker:
+    """The tracker of a stage that goes on, or that dies after step `last`."""
+    metrics = DyingMetrics(stage / "metrics.jsonl", Checkpoints(stage).step_to_resume(resume))
+    metrics.last = -1 if last is None else last
+    return metrics
+
+
+def checksum_verdicts(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+    """In the place of the verifiers: an untrained model solves no problem, yet a third of its texts pass here."""
+    marks = [float(zlib.crc32((p.id + text).encode()) % 3 == 0) for p, text in zip(problems, texts, strict=True)]
+    return [Verdict(mark, {"correct": mark, "format": 1.0}) for mark in marks]
+
+
+def train_rl_in(
+    run: Run,
+    recipe: Recipe,
+    resume: bool = False,
+    dies_after: int | None = None,
+    verifier: Callable[[Sequence[Problem], Sequence[str]], list[Verdict]] = checksum_verdicts,
+) -> dict[str, Any]:
+    """`train_rl` on the pool and sft/model of a run, with all processes that torch.distributed knows."""
+    world = open_world(recipe.parallel.model_copy(update={"shard": False}))
+    tokenizer = saved_tokenizer(recipe, run.path / "curate" / "tokenizer")
+    model = loaded(run.path / "sft" / "model", recipe.model.kernels)
+    stage = run.stage("rl")
+    with open_engine(recipe.engine, tokenizer, model) as engine:
+        return train_rl(
+            model,
+            engine,
+            verifier,
+            list(read_jsonl(run.path / "rl_pool" / "pool.jsonl", Problem)),
+            recipe.rl,
+            metrics_for(stage, resume, dies_after) if world.main else NoTracker(),
+            tokenizer=tokenizer,
+            directory=stage,
+            system_prompt=recipe.chat.system_prompt,
+            seed=recipe.seed,
+            world=world,
+            resume=resume,
+        )
+
+
+def train_sft_in(
+    run: Run, recipe: Recipe, resume: bool = False, dies_after: int | None = None, documents: Any = None
+) -> dict[str, Any]:
+    """`train_sft` on the samples of a run, or on other documents, in this process."""
+    directory, stage = run.path / "curate", run.stage("sft")
+    if documents is None:
+        tokenizer = load_tokenizer(directory / "tokenizer")
+        documents = read_samples(directory / "samples.jsonl", tokenizer, recipe.chat.system_prompt, recipe.sft.seq_len)
+    return train_sft(
+        starting_model(recipe, run),
+        documents,
+        recipe.sft,
+        metrics_for(stage, resume, dies_after),
+        tokenizer=saved_tokenizer(recipe, directory / "tokenizer"),
+        directory=stage,
+        seed=recipe.seed,
+        resume=resume,
+    )
 
 
 def metrics_of(stage: Path) -> list[dict[str, Any]]:

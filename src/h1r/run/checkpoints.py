@@ -52,6 +52,11 @@ class Checkpoints:
         steps = self._steps()
         return (steps[-1], self.directory / f"step_{steps[-1]:08d}") if steps else None
 
+    def step_to_resume(self, resume: bool) -> int:
+        """The step that a stage goes on from: that of the newest checkpoint if it is to `resume`, else 0."""
+        found = self.latest() if resume else None
+        return found[0] if found else 0
+
     def _steps(self) -> list[int]:
         if not self.directory.exists():
             return []

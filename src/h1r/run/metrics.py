@@ -1,14 +1,35 @@
-"""The measurements of a stage, a line for each step."""
+"""The measurements of a stage: where they go (`Tracker`), and the file of JSON lines that every run has."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from h1r.common.files import write_text
+
+
+class Tracker(Protocol):
+    """Takes the numbers of a stage."""
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        """The numbers of one step, which may be NaN, infinite or None. Steps come in order, each once."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is still held back. Nothing is logged after it."""
+        ...
+
+
+class NoTracker:
+    """Takes numbers and does nothing with them: the tracker of processes that write no files."""
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Metrics:
@@ -24,7 +45,7 @@ class Metrics:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the stage
 
-    def log(self, step: int, **values: float | int | None) -> None:
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
         """Appends the line of one step. NaN and infinity become null: they are no JSON, and no measurement."""
         sane = {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
         self._handle.write(json.dumps({"step": step, "time": round(time.time(), 3), **sane}) + "\n")

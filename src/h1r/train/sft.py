@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from h1r.kernels.layout import Layout
 from h1r.models import HybridForCausalLM
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.run.metrics import Metrics
+from h1r.run.metrics import Metrics, NoTracker, Tracker
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
 from h1r.train.linear_logprobs import head_logprobs
@@ -46,50 +47,89 @@ from h1r.train.start import data_directory, saved_tokenizer, start, tokenizer_di
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     """Trains on what was curated and writes sft/metrics.jsonl, sft/checkpoints and sft/model.
 
-    resume: go on from the newest checkpoint. Returns steps, tokens and the last loss.
+    Builds the parts of `train_sft` from the recipe and the run directory. resume: go on from the newest checkpoint.
+    Returns steps, documents and the last loss.
     """
     world = join("sft", recipe, run, resume)
     with run.timed("sft") if world.main else nullcontext():
-        stage, section = run.stage("sft"), recipe.sft
+        directory = run.stage("sft")
         with world.agreed():
             tokenizer = saved_tokenizer(recipe, tokenizer_directory(recipe, run))
             documents = _documents(recipe, run, tokenizer, world)
-            batches = Batches(documents, section, recipe.seed)
-            model, trained = start(recipe, run, world, _compute_dtype(recipe, world))
+            model, wrapped = start(recipe, run, world, _compute_dtype(recipe, world))
             keep_freed_memory(model.device)
-            optimizer = make_optimizer(model, section.optimizer)
-            checkpoints = Checkpoints(stage)
-            step = 0
-            if resume and (found := checkpoints.latest()):
-                step = restore(found[1], model, optimizer)["step"]
-        metrics = Metrics(stage / "metrics.jsonl", step) if world.main else None
-        total, loss = batches.total_steps, math.nan
-        with progress("SFT", total=total, unit="step") as bar:
-            bar.start_at(step)
-            while step < total:
-                began = time.monotonic()
-                rows = batches.rows_of(step)
-                loss, tokens = accumulate_gradients(trained, documents, rows, section.micro_batch_size, world)
-                factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
-                norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
-                seconds = time.monotonic() - began
-                step += 1
-                bar.advance(1, loss=loss)
-                if metrics is not None:
-                    metrics.log(
-                        step - 1,
-                        loss=loss,
-                        learning_rate=section.optimizer.learning_rate * factor,
-                        grad_norm=norm,
-                        skipped=int(not stepped),
-                        tokens=tokens,
-                        tokens_per_s=round(tokens / seconds, 1),
-                    )
-                if step % section.checkpoint_every == 0 and step < total:
-                    save_checkpoint(checkpoints, step, model, optimizer, tokenizer, {"step": step}, world)
-        if metrics is not None:
-            metrics.close()
-        publish(stage, model, tokenizer, world)
+            tracker: Tracker = NoTracker()
+            if world.main:
+                tracker = Metrics(directory / "metrics.jsonl", Checkpoints(directory).step_to_resume(resume))
+        try:
+            return train_sft(
+                model,
+                documents,
+                recipe.sft,
+                tracker,
+                tokenizer=tokenizer,
+                directory=directory,
+                seed=recipe.seed,
+                wrapped=wrapped,
+                world=world,
+                resume=resume,
+            )
+        finally:
+            tracker.close()
+
+
+def train_sft(
+    model: HybridForCausalLM,
+    documents: Documents,
+    section: SFTSection,
+    tracker: Tracker,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    seed: int = 0,
+    wrapped: HybridForCausalLM | Sharded | None = None,
+    world: World = ALONE,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains `model` in place on `documents` for `section.epochs` passes.
+
+    tracker: gets the numbers of every step. tokenizer: is saved with the model. directory: gets checkpoints/ and
+    model/. seed: of the order of documents. wrapped: what the forward pass of a model in shards is called through.
+    resume: go on from the newest checkpoint in `directory`.
+
+    Returns {"steps", "documents", "loss"}: their numbers, and the loss of the last step in nats per token.
+    """
+    with world.agreed():
+        batches = Batches(documents, section, seed)
+        optimizer = make_optimizer(model, section.optimizer)
+        checkpoints = Checkpoints(directory)
+        step = 0
+        if resume and (found := checkpoints.latest()):
+            step = restore(found[1], model, optimizer)["step"]
+    forward = model if wrapped is None else wrapped
+    total, loss = batches.total_steps, math.nan
+    with progress("SFT", total=total, unit="step") as bar:
+        bar.start_at(step)
+        while step < total:
+            began = time.monotonic()
+            rows = batches.rows_of(step)
+            loss, tokens = accumulate_gradients(forward, documents, rows, section.micro_batch_size, world)
+            factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
+            norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
+            values: dict[str, float] = {
+                "loss": loss,
+                "learning_rate": section.optimizer.learning_rate * factor,
+                "grad_norm": norm,
+                "skipped": int(not stepped),
+                "tokens": tokens,
+                "tokens_per_s": round(tokens / (time.monotonic() - began), 1),
+            }
+            tracker.log(step, values)
+            step += 1
+            bar.advance(1, loss=loss)
+            if step % section.checkpoint_every == 0 and step < total:
+                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, {"step": step}, world)
+    publish(directory, model, tokenizer, world)
     return {"steps": total, "documents": len(documents), "loss": loss}
 
 

@@ -1,0 +1,73 @@
+"""A batch of rollouts as the loss sees it: token ids, advantages, and the factor of each rollout's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from h1r.config import RLSection
+from h1r.train.advantages import group_advantages
+from h1r.train.losses import token_norms
+from h1r.train.rollouts import Group
+
+
+@dataclass
+class Rollout:
+    """One trace as the loss sees it."""
+
+    ids: list[int]
+    """Prompt and response."""
+    prompt_length: int
+    sampling_logprobs: list[float]
+    advantage: float
+    positive: bool
+    norm: float = 0.0
+    """Factor of each of its tokens in the policy loss (`token_norms`)."""
+    ce_norm: float = 0.0
+    """Factor of each of its tokens in the positive cross-entropy."""
+    old_logprobs: Tensor | None = None
+    """Trainer log-probabilities before the first update on this batch; None while they are the current ones."""
+    valid: Tensor | None = None
+    """[response] bool: tokens that enter the loss; None before the first forward pass: all of them."""
+
+    @property
+    def response_length(self) -> int:
+        return len(self.ids) - self.prompt_length
+
+    @property
+    def num_valid(self) -> int:
+        return self.response_length if self.valid is None else int(self.valid.sum())
+
+
+def to_rollouts(group: Group, section: RLSection) -> list[Rollout]:
+    """The group's traces with their advantages; a trace without tokens (a refused request) has nothing to teach."""
+    advantages = group_advantages(group.rewards, section.normalise_std).tolist()
+    return [
+        Rollout(group.prompt_ids + trace.token_ids, len(group.prompt_ids), trace.sampling_logprobs, advantage, correct)
+        for trace, advantage, correct in zip(group.traces, advantages, group.correct, strict=True)
+        if trace.token_ids
+    ]
+
+
+def set_norms(rollouts: Sequence[Rollout], section: RLSection) -> None:
+    """Denominators of both streams, from the whole batch: the loss then depends on no split into micro-batches."""
+    lengths = [rollout.num_valid for rollout in rollouts]
+    positive = sum(rollout.num_valid for rollout in rollouts if rollout.positive)
+    for rollout, norm in zip(rollouts, token_norms(lengths, section.aggregation), strict=True):
+        rollout.norm = norm
+        rollout.ce_norm = section.positive_ce / positive if rollout.positive and positive else 0.0
+
+
+def micro_batches(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[Rollout]]:
+    """Rollouts in order, cut where the next one would exceed `max_tokens`; a longer one stands alone."""
+    batches: list[list[Rollout]] = []
+    room = 0
+    for rollout in rollouts:
+        if not batches or len(rollout.ids) > room:
+            batches.append([])
+            room = max_tokens
+        batches[-1].append(rollout)
+        room -= len(rollout.ids)
+    return batches

@@ -1,0 +1,154 @@
+"""Optimiser steps on one batch of groups, and the gradient of the batch's loss, micro-batch by micro-batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from h1r.config import RLSection
+from h1r.kernels.layout import Layout
+from h1r.models import HybridForCausalLM
+from h1r.train.batch import Rollout, micro_batches, set_norms, to_rollouts
+from h1r.train.linear_logprobs import head_logprobs
+from h1r.train.losses import clipped_policy_loss, finite, tis_weights
+from h1r.train.optim import linear_schedule, optimizer_step
+from h1r.train.parallel.world import ALONE, World
+from h1r.train.rollouts import Group
+
+SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
+"""What `rollout_loss` measures."""
+
+
+def train_on(
+    model: HybridForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[Group],
+    section: RLSection,
+    step: int,
+    world: World = ALONE,
+) -> dict[str, float]:
+    """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics."""
+    rollouts = [rollout for group in groups for rollout in to_rollouts(group, section)]
+    if not rollouts:
+        return {"loss": math.nan, "grad_norm": 0.0, "skipped": 0}
+    set_norms(rollouts, section)
+    if section.updates_per_batch > 1:
+        with torch.no_grad():
+            for micro in world.deal(_all_micro_batches(rollouts, section, world)):
+                hidden, target, lengths = response_hidden(model, micro)
+                old = head_logprobs(model, hidden, target, section.temperature)[0]
+                for rollout, logprobs in zip(micro, old.split(lengths), strict=True):
+                    rollout.old_logprobs = logprobs
+    rows = []
+    for _ in range(section.updates_per_batch):
+        values = accumulate_gradients(model, rollouts, section, world)
+        factor = linear_schedule(step, section.warmup_steps, 1 << 62)
+        norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
+        values |= {"grad_norm": norm, "skipped": int(not stepped)}
+        rows.append(values | {"learning_rate": section.optimizer.learning_rate * factor})
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+def accumulate_gradients(
+    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
+) -> dict[str, float]:
+    """Adds the batch loss's gradient to the parameters and returns what was measured on the way.
+
+    Tokens whose log-probability is not finite leave the loss; should any show up, the denominators are set again
+    without them and the batch is run once more. Every process of `world` gets all rollouts, runs its share, and ends
+    with the same gradient and numbers.
+    """
+    before = [rollout.num_valid for rollout in rollouts]
+    totals = _accumulate(model, rollouts, section, world)
+    if totals["nonfinite"]:
+        _share_valid(rollouts, section, world)
+    if [rollout.num_valid for rollout in rollouts] != before:
+        set_norms(rollouts, section)
+        model.zero_grad(set_to_none=True)
+        totals = _accumulate(model, rollouts, section, world)
+    world.sync_gradients(model)
+    tokens = totals.pop("tokens")
+    means = {key: totals.pop(key) / max(tokens, 1) for key in ("clip_fraction", "entropy", "tis_mean")}
+    return {"loss": totals["pg_loss"] + totals["ce_loss"], **totals, **means}
+
+
+def _accumulate(
+    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
+) -> dict[str, float]:
+    totals = dict.fromkeys(SUMS, 0.0)
+    for micro in world.deal(_all_micro_batches(rollouts, section, world)):
+        loss, values = rollout_loss(model, micro, section)
+        loss.backward()
+        for key, value in values.items():
+            totals[key] += value
+    return {key: world.sum(value) for key, value in totals.items()}
+
+
+def _share_valid(rollouts: Sequence[Rollout], section: RLSection, world: World) -> None:
+    """Which tokens are finite, as the process that ran each rollout found it."""
+    batches = _all_micro_batches(rollouts, section, world)
+    found = world.gather([[rollout.valid for rollout in micro] for micro in world.deal(batches)])
+    for micro, masks in zip(batches, found, strict=True):
+        for rollout, valid in zip(micro, masks, strict=True):
+            rollout.valid = valid
+
+
+def _all_micro_batches(rollouts: Sequence[Rollout], section: RLSection, world: World) -> list[list[Rollout]]:
+    """Those of the whole batch, small enough that every process gets a share."""
+    share = -(-sum(len(rollout.ids) for rollout in rollouts) // world.data_degree)
+    return micro_batches(rollouts, min(section.micro_batch_tokens, share))
+
+
+def rollout_loss(
+    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection
+) -> tuple[Tensor, dict[str, float]]:
+    """This micro-batch's share of the batch loss, and sums over its tokens for the metrics.
+
+    Marks tokens whose log-probabilities are not finite in `Rollout.valid`.
+    """
+    hidden, target, lengths = response_hidden(model, rollouts)
+    logprobs, spread = head_logprobs(model, hidden, target, section.temperature, with_entropy=True)
+    repeat = torch.tensor(lengths, device=logprobs.device)
+
+    def per_token(values: list[float]) -> Tensor:
+        return torch.repeat_interleave(logprobs.new_tensor(values), repeat)
+
+    sampled = logprobs.new_tensor([value for r in rollouts for value in r.sampling_logprobs])
+    old = logprobs.detach()
+    if rollouts[0].old_logprobs is not None:
+        old = torch.cat([r.old_logprobs for r in rollouts if r.old_logprobs is not None])
+    good = finite(logprobs, old, sampled)
+    for rollout, valid in zip(rollouts, good.split(lengths), strict=True):
+        rollout.valid = valid.cpu()  # it travels between processes, which have cards of their own
+    logprobs, old, sampled = (torch.where(good, stream, 0.0) for stream in (logprobs, old, sampled))
+    sequence = torch.repeat_interleave(torch.arange(len(rollouts), device=logprobs.device), repeat)
+    tis = tis_weights(old, sampled, section.tis_cap, section.tis_level, sequence)
+    advantages = per_token([r.advantage for r in rollouts])
+    terms = clipped_policy_loss(logprobs, old, advantages, section.epsilon_low, section.epsilon_high)
+    pg_loss = (terms.loss * tis * per_token([r.norm for r in rollouts]) * good).sum()
+    ce_loss = -(logprobs * per_token([r.ce_norm for r in rollouts]) * good).sum()
+    return pg_loss + ce_loss, {
+        "pg_loss": pg_loss.item(),
+        "ce_loss": ce_loss.item(),
+        "clip_fraction": terms.clipped.sum().item(),
+        "entropy": spread[good].sum().item(),
+        "tis_mean": tis[good].sum().item(),
+        "nonfinite": float((~good).sum().item()),
+        "tokens": float(good.sum().item()),
+    }
+
+
+def response_hidden(model: HybridForCausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:
+    """Hidden states [T, D] that predict the response tokens [T] of all rollouts end to end, and each one's share of
+    T."""
+    layout = Layout.of([len(rollout.ids) for rollout in rollouts], model.device)
+    ids = torch.tensor([token for rollout in rollouts for token in rollout.ids], device=model.device)
+    is_response = torch.tensor(
+        [flag for r in rollouts for flag in [False] * r.prompt_length + [True] * r.response_length],
+        device=model.device,
+    )
+    target = is_response.nonzero().squeeze(-1)
+    return model.model(ids, layout)[target - 1], ids[target], [rollout.response_length for rollout in rollouts]

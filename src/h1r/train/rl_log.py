@@ -1,0 +1,56 @@
+"""What an RL step leaves for people: the means over its rollouts, and one group of them in full."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from h1r.records import read_lines, write_jsonl
+from h1r.train.rollouts import Collected
+
+
+def rollout_metrics(collected: Collected) -> dict[str, float]:
+    """Means over every rollout sampled in the step, the dropped groups included; from the batch when none was."""
+    groups = collected.sampled or collected.groups
+    traces = [trace for group in groups for trace in group.traces]
+    n = max(1, len(traces))
+    formed = [one for group in groups for one in group.well_formed if one is not None]
+    return {
+        "reward": sum(sum(group.rewards) for group in groups) / n,
+        "accuracy": sum(sum(group.correct) for group in groups) / n,
+        "mean_tokens": sum(trace.num_tokens for trace in traces) / n,
+        "truncated": sum(trace.finish_reason == "length" for trace in traces) / n,
+        "groups": len(collected.groups),
+        "groups_generated": collected.generated,
+        "groups_dropped": collected.dropped,
+        "groups_from_cache": collected.from_cache,
+        **({"format": sum(formed) / len(formed)} if formed else {}),
+    }
+
+
+def cut_examples(path: Path, start_step: int) -> None:
+    """Takes out what an attempt that died wrote at `start_step` and later; a torn last line goes too."""
+    kept = []
+    for _, text in read_lines(path) if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        if line["step"] < start_step:
+            kept.append(line)
+    write_jsonl(path, kept)
+
+
+def keep_example(path: Path, step: int, collected: Collected) -> None:
+    """Appends one group of the step, for people to read."""
+    if not collected.sampled:
+        return
+    group = collected.sampled[0]
+    pairs = list(zip(group.traces, group.rewards, strict=True))
+    line = {
+        "step": step,
+        "problem_id": group.problem_id,
+        "rollouts": [{"text": trace.text, "reward": reward} for trace, reward in pairs],
+    }
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(line, ensure_ascii=False) + "\n")
