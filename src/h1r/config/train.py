@@ -89,9 +89,40 @@ class BackfillSection(Section):
     """Generation rounds per step after which a short batch is taken as it is: a solved data set must not loop."""
 
 
-class RLSection(Section):
-    """GRPO with the paper's changes (section 3.2 to 3.4, Table 2)."""
+ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
+    # Both biases of GRPO out; the sum over tokens is divided by the generation budget.
+    "dr_grpo": {
+        "normalise_std": False,
+        "aggregation": "seq-mean-token-sum-norm",
+        "epsilon_high": 0.2,
+        "positive_ce": 0.0,
+    },
+    # Ranges of the sequence's ratio: section 5.1 of the paper.
+    "gspo": {
+        "aggregation": "seq-mean-token-mean",
+        "epsilon_low": 3e-4,
+        "epsilon_high": 4e-4,
+        "positive_ce": 0.0,
+    },
+    # No lower bound; the paper does not give the upper one. 5 is that of arXiv 2510.13786.
+    "cispo": {"epsilon_low": 1.0, "epsilon_high": 4.0, "positive_ce": 0.0},
+}
+"""What an algorithm's paper sets in [rl] where the recipe does not: `grpo` and losses of plugins have the defaults
+below."""
 
+
+class RLSection(Section):
+    """Policy gradients on groups of rollouts. The defaults are GRPO with the paper's changes (section 3.2 to 3.4, Table
+    2); another `algorithm` brings those of its own paper, listed at the key."""
+
+    algorithm: str = "grpo"
+    """The policy loss. `grpo`: as in the paper. `dr_grpo` (arXiv 2503.20783): `normalise_std` false, `aggregation`
+    "seq-mean-token-sum-norm", `epsilon_high` 0.2. `gspo` (2507.18071): ratios of whole sequences, `epsilon_low` 3e-4,
+    `epsilon_high` 4e-4, `aggregation` "seq-mean-token-mean". `cispo` (2506.13585): clipped importance weights,
+    `epsilon_low` 1 (no lower bound), `epsilon_high` 4. Those three set `positive_ce` to 0. Or a name that a plugin
+    registers (docs/guide/add-a-loss.md)."""
+    algorithm_options: dict[str, Any] = {}
+    """Numbers that a plugin's loss reads; the losses above have none."""
     optimizer: OptimizerSection = OptimizerSection(learning_rate=2e-6)
     steps: Positive = 100
     """Rollout batches."""
@@ -115,8 +146,21 @@ class RLSection(Section):
     """Not stated by the paper. Our choice."""
     positive_ce: NonNegative = 0.1
     """Coefficient of the cross-entropy on positive samples; not given by the paper (VAPO's value)."""
-    aggregation: Literal["token-mean", "seq-mean-token-mean"] = "token-mean"
-    """Not stated by the paper; token-mean is DAPO's."""
+    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] = "token-mean"
+    """Not stated by the paper; token-mean is DAPO's. "seq-mean-token-sum-norm" (Dr. GRPO's) divides the sum over a
+    rollout's tokens by `max_tokens`."""
+    kl_coef: NonNegative = 0.0
+    """Coefficient of the KL divergence from the SFT model (k3 estimator), which is loaded beside the model in training.
+    0, the paper's: no such term, and no second model."""
+    mask_truncated: bool = False
+    """Leave rollouts that were cut off at `max_tokens` out of the loss. Their rewards still count in the advantages of
+    their group. Our choice: off."""
+    overlong_buffer: Count = 0
+    """Tokens before `max_tokens` over which a penalty for length rises from 0 to `overlong_penalty`; 0: none (DAPO's
+    soft overlong punishment, arXiv 2503.14476, with 4096 of 20480 tokens there)."""
+    overlong_penalty: NonNegative = 1.0
+    """Subtracted from the reward of a rollout of `max_tokens` tokens where there is an `overlong_buffer`; DAPO's
+    value."""
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation, as printed in the paper."""
     format_penalty: NonNegative = 0.1
@@ -141,6 +185,18 @@ class RLSection(Section):
     backfill: BackfillSection = BackfillSection()
     checkpoint_every: Positive = 10
     """Steps between checkpoints to resume from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_algorithm(cls, data: Any) -> Any:
+        algorithm = data.get("algorithm") if isinstance(data, dict) else None
+        return {**ALGORITHM_DEFAULTS[algorithm], **data} if algorithm in [*ALGORITHM_DEFAULTS] else data
+
+    @model_validator(mode="after")
+    def _buffer_within_rollout(self) -> RLSection:
+        if self.overlong_buffer > self.max_tokens:
+            raise ValueError(f"overlong_buffer = {self.overlong_buffer} exceeds max_tokens = {self.max_tokens}")
+        return self
 
 
 class ParallelSection(Section):

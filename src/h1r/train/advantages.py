@@ -24,3 +24,15 @@ def group_advantages(rewards_G: Sequence[float] | Tensor, normalise_std: bool = 
 def has_signal(rewards_G: Sequence[float]) -> bool:
     """Whether a group teaches anything: it has rewards, and they are not all equal."""
     return len(set(rewards_G)) > 1
+
+
+def overlong_penalty(num_tokens: int, max_tokens: int, buffer: int, factor: float) -> float:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, equation 13), as a number to subtract from a reward.
+
+    0 up to `max_tokens - buffer` tokens, from there in a straight line to `factor` at `max_tokens`. A buffer of 0 turns
+    it off.
+    """
+    if buffer == 0:
+        return 0.0
+    excess = num_tokens - (max_tokens - buffer)
+    return factor * min(max(excess / buffer, 0.0), 1.0)

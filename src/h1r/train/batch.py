@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from h1r.config import RLSection
-from h1r.train.advantages import group_advantages
-from h1r.train.losses import token_norms
+from h1r.train.algorithms import make_loss
 from h1r.train.rollouts import Group
 
 
@@ -24,11 +23,13 @@ class Rollout:
     advantage: float
     positive: bool
     norm: float = 0.0
-    """Factor of each of its tokens in the policy loss (`token_norms`)."""
+    """Factor of each of its tokens in the policy loss and the KL term (`Loss.norms`)."""
     ce_norm: float = 0.0
     """Factor of each of its tokens in the positive cross-entropy."""
     old_logprobs: Tensor | None = None
     """Trainer log-probabilities before the first update on this batch; None while they are the current ones."""
+    reference_logprobs: Tensor | None = None
+    """Log-probabilities under the reference model; None without a KL term."""
     valid: Tensor | None = None
     """[response] bool: tokens that enter the loss; None before the first forward pass: all of them."""
 
@@ -42,12 +43,13 @@ class Rollout:
 
 
 def to_rollouts(group: Group, section: RLSection) -> list[Rollout]:
-    """The group's traces with their advantages; a trace without tokens (a refused request) has nothing to teach."""
-    advantages = group_advantages(group.rewards, section.normalise_std).tolist()
+    """The group's traces with their advantages, less those that have no loss: a trace without tokens (a refused
+    request), and one that was cut off where `mask_truncated` says so."""
+    advantages = make_loss(section).advantages(group.rewards).tolist()
     return [
         Rollout(group.prompt_ids + trace.token_ids, len(group.prompt_ids), trace.sampling_logprobs, advantage, correct)
         for trace, advantage, correct in zip(group.traces, advantages, group.correct, strict=True)
-        if trace.token_ids
+        if trace.token_ids and not (section.mask_truncated and trace.finish_reason == "length")
     ]
 
 
@@ -55,7 +57,7 @@ def set_norms(rollouts: Sequence[Rollout], section: RLSection) -> None:
     """Denominators of both streams, from the whole batch: the loss then depends on no split into micro-batches."""
     lengths = [rollout.num_valid for rollout in rollouts]
     positive = sum(rollout.num_valid for rollout in rollouts if rollout.positive)
-    for rollout, norm in zip(rollouts, token_norms(lengths, section.aggregation), strict=True):
+    for rollout, norm in zip(rollouts, make_loss(section).norms(lengths), strict=True):
         rollout.norm = norm
         rollout.ce_norm = section.positive_ce / positive if rollout.positive and positive else 0.0
 

@@ -6,11 +6,16 @@
           r_t = pi(t) / pi_old(t),   tis_t = min(pi_old(t) / pi_rollout(t), cap), detached
 
 Source: arXiv 2601.02346, sections 2.3 (balanced token normalisation), 3.2 (clip-higher, TIS, positive cross-entropy).
-n_t holds the aggregation: 1/N for `token-mean`, 1/(tokens of the rollout * rollouts) for `seq-mean-token-mean`. All
-denominators are those of the whole batch, over all ranks and micro-batches, computed before the first forward pass: the
-value depends on no split. A token whose log-probability is not finite must leave both sums; `finite` finds it.
+n_t holds the aggregation (`token_norms`). Other policy losses take the place of the clipped surrogate:
 
-Shapes: T tokens with loss, flat over documents; V vocabulary. Left out: KL and entropy terms, which the paper drops.
+    GSPO  max(-s_i A_i, -clip(s_i, 1 - eps_low, 1 + eps_high) A_i),  s_i = exp(mean_t log r_t)      arXiv 2507.18071
+    CISPO -sg(clip(r_t, 1 - eps_low, 1 + eps_high)) A_t log pi(t)                                   arXiv 2506.13585
+    KL    exp(d_t) - d_t - 1,  d_t = log pi_ref(t) - log pi(t)                                      k3, arXiv 2402.03300
+
+All denominators are those of the whole batch, over all ranks and micro-batches, computed before the first forward pass:
+the value depends on no split. A token whose log-probability is not finite must leave both sums; `finite` finds it.
+
+Shapes: T tokens with loss, flat over documents; V vocabulary. Left out: an entropy term, which the paper drops.
 """
 
 from __future__ import annotations
@@ -48,12 +53,21 @@ def finite(*streams_T: Tensor) -> Tensor:
     return good
 
 
-def token_norms(lengths: list[int], aggregation: Literal["token-mean", "seq-mean-token-mean"]) -> list[float]:
-    """The factor n of every token of each rollout, from the valid tokens of all rollouts of the batch."""
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+
+
+def token_norms(lengths: list[int], aggregation: Aggregation, max_tokens: int = 1) -> list[float]:
+    """The factor n of every token of each rollout, from the valid tokens of all rollouts of the batch.
+
+    token-mean: 1 / tokens of the batch. seq-mean-token-mean: 1 / (tokens of the rollout * rollouts).
+    seq-mean-token-sum-norm (Dr. GRPO): 1 / (max_tokens * rollouts). Rollouts without a valid token do not count.
+    """
     if aggregation == "token-mean":
         total = sum(lengths)
         return [1 / total if total else 0.0] * len(lengths)
     counted = sum(length > 0 for length in lengths)
+    if aggregation == "seq-mean-token-sum-norm":
+        return [1 / (max_tokens * counted) if length else 0.0 for length in lengths]
     return [1 / (length * counted) if length else 0.0 for length in lengths]
 
 
@@ -78,11 +92,11 @@ def tis_weights(
 
 @dataclass(frozen=True)
 class PolicyTerms:
-    """Per-token parts of the policy loss. `clipped` marks tokens at which the clip holds the gradient back."""
+    """Per-token parts of the policy loss. `clipped` marks tokens at which the clip holds the gradient back; None where
+    a loss clips nothing."""
 
     loss: Tensor
-    ratio: Tensor
-    clipped: Tensor
+    clipped: Tensor | None = None
 
 
 def clipped_policy_loss(
@@ -92,4 +106,37 @@ def clipped_policy_loss(
     ratio_T = (logprobs_T - old_logprobs_T.detach()).exp()
     plain_T = -ratio_T * advantages_T
     clipped_T = -ratio_T.clamp(1 - epsilon_low, 1 + epsilon_high) * advantages_T
-    return PolicyTerms(torch.maximum(plain_T, clipped_T), ratio_T.detach(), (clipped_T > plain_T).detach())
+    return PolicyTerms(torch.maximum(plain_T, clipped_T), (clipped_T > plain_T).detach())
+
+
+def clipped_sequence_loss(
+    logprobs_T: Tensor,
+    old_logprobs_T: Tensor,
+    advantages_T: Tensor,
+    sequence_T: Tensor,
+    valid_T: Tensor,
+    epsilon_low: float,
+    epsilon_high: float,
+) -> PolicyTerms:
+    """GSPO's clipped surrogate, the same at each token of a rollout: of exp(mean over its valid tokens of log r_t)."""
+    log_ratio_T = torch.where(valid_T, logprobs_T - old_logprobs_T.detach(), 0.0)
+    zeros = log_ratio_T.new_zeros(int(sequence_T.max()) + 1)
+    sums = zeros.index_add(0, sequence_T, log_ratio_T)
+    lengths = zeros.index_add(0, sequence_T, valid_T.to(log_ratio_T.dtype))
+    mean_T = (sums / lengths.clamp_min(1.0))[sequence_T]
+    return clipped_policy_loss(mean_T, torch.zeros_like(mean_T), advantages_T, epsilon_low, epsilon_high)
+
+
+def clipped_weight_loss(
+    logprobs_T: Tensor, old_logprobs_T: Tensor, advantages_T: Tensor, epsilon_low: float, epsilon_high: float
+) -> PolicyTerms:
+    """CISPO: -sg(clip(r_t)) A_t log pi(t). `clipped` marks weights at a bound; their tokens keep a gradient."""
+    ratio_T = (logprobs_T - old_logprobs_T).detach().exp()
+    weight_T = ratio_T.clamp(1 - epsilon_low, 1 + epsilon_high)
+    return PolicyTerms(-weight_T * advantages_T * logprobs_T, weight_T != ratio_T)
+
+
+def kl_estimate(logprobs_T: Tensor, reference_logprobs_T: Tensor) -> Tensor:
+    """k3 estimate [T] of KL(pi || pi_ref) at sampled tokens, in nats: never negative, 0 where both agree."""
+    difference_T = reference_logprobs_T.detach() - logprobs_T
+    return difference_T.exp() - difference_T - 1

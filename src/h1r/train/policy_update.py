@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,15 +11,18 @@ from torch import Tensor
 from h1r.config import RLSection
 from h1r.kernels.layout import Layout
 from h1r.models import HybridForCausalLM
+from h1r.train.algorithms import TokenStreams, make_loss
 from h1r.train.batch import Rollout, micro_batches, set_norms, to_rollouts
 from h1r.train.linear_logprobs import head_logprobs
-from h1r.train.losses import clipped_policy_loss, finite, tis_weights
+from h1r.train.losses import finite, kl_estimate, tis_weights
 from h1r.train.optim import linear_schedule, optimizer_step
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Group
 
 SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
 """What `rollout_loss` measures."""
+KL_SUMS = ("kl_loss", "kl")
+"""What it measures besides where there is a KL term."""
 
 
 def train_on(
@@ -29,19 +32,23 @@ def train_on(
     section: RLSection,
     step: int,
     world: World = ALONE,
+    reference: HybridForCausalLM | None = None,
 ) -> dict[str, float]:
-    """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics."""
+    """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics.
+
+    reference: the model of the KL term, needed where `kl_coef` is not 0.
+    """
     rollouts = [rollout for group in groups for rollout in to_rollouts(group, section)]
     if not rollouts:
         return {"loss": math.nan, "grad_norm": 0.0, "skipped": 0}
     set_norms(rollouts, section)
     if section.updates_per_batch > 1:
-        with torch.no_grad():
-            for micro in world.deal(_all_micro_batches(rollouts, section, world)):
-                hidden, target, lengths = response_hidden(model, micro)
-                old = head_logprobs(model, hidden, target, section.temperature)[0]
-                for rollout, logprobs in zip(micro, old.split(lengths), strict=True):
-                    rollout.old_logprobs = logprobs
+        for rollout, logprobs in _logprobs(model, rollouts, section, world):
+            rollout.old_logprobs = logprobs
+    if section.kl_coef:
+        assert reference is not None
+        for rollout, logprobs in _logprobs(reference, rollouts, section, world):
+            rollout.reference_logprobs = logprobs
     rows = []
     for _ in range(section.updates_per_batch):
         values = accumulate_gradients(model, rollouts, section, world)
@@ -50,6 +57,17 @@ def train_on(
         values |= {"grad_norm": norm, "skipped": int(not stepped)}
         rows.append(values | {"learning_rate": section.optimizer.learning_rate * factor})
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+@torch.no_grad()
+def _logprobs(
+    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
+) -> Iterator[tuple[Rollout, Tensor]]:
+    """The rollouts that this process runs, and the log-probability of each response token under `model`."""
+    for micro in world.deal(_all_micro_batches(rollouts, section, world)):
+        hidden, target, lengths = response_hidden(model, micro)
+        logprobs = head_logprobs(model, hidden, target, section.temperature)[0]
+        yield from zip(micro, logprobs.split(lengths), strict=True)
 
 
 def accumulate_gradients(
@@ -71,14 +89,15 @@ def accumulate_gradients(
         totals = _accumulate(model, rollouts, section, world)
     world.sync_gradients(model)
     tokens = totals.pop("tokens")
-    means = {key: totals.pop(key) / max(tokens, 1) for key in ("clip_fraction", "entropy", "tis_mean")}
-    return {"loss": totals["pg_loss"] + totals["ce_loss"], **totals, **means}
+    per_token = [key for key in ("clip_fraction", "entropy", "tis_mean", "kl") if key in totals]
+    means: dict[str, float] = {key: totals.pop(key) / max(tokens, 1) for key in per_token}
+    return {"loss": totals["pg_loss"] + totals["ce_loss"] + totals.get("kl_loss", 0.0), **totals, **means}
 
 
 def _accumulate(
     model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
 ) -> dict[str, float]:
-    totals = dict.fromkeys(SUMS, 0.0)
+    totals = dict.fromkeys(SUMS + KL_SUMS * bool(section.kl_coef), 0.0)
     for micro in world.deal(_all_micro_batches(rollouts, section, world)):
         loss, values = rollout_loss(model, micro, section)
         loss.backward()
@@ -120,25 +139,35 @@ def rollout_loss(
     old = logprobs.detach()
     if rollouts[0].old_logprobs is not None:
         old = torch.cat([r.old_logprobs for r in rollouts if r.old_logprobs is not None])
-    good = finite(logprobs, old, sampled)
+    streams = [logprobs, old, sampled]
+    if section.kl_coef:
+        streams.append(torch.cat([r.reference_logprobs for r in rollouts if r.reference_logprobs is not None]))
+    good = finite(*streams)
     for rollout, valid in zip(rollouts, good.split(lengths), strict=True):
         rollout.valid = valid.cpu()  # it travels between processes, which have cards of their own
-    logprobs, old, sampled = (torch.where(good, stream, 0.0) for stream in (logprobs, old, sampled))
+    logprobs, old, sampled, *reference = (torch.where(good, stream, 0.0) for stream in streams)
     sequence = torch.repeat_interleave(torch.arange(len(rollouts), device=logprobs.device), repeat)
     tis = tis_weights(old, sampled, section.tis_cap, section.tis_level, sequence)
-    advantages = per_token([r.advantage for r in rollouts])
-    terms = clipped_policy_loss(logprobs, old, advantages, section.epsilon_low, section.epsilon_high)
-    pg_loss = (terms.loss * tis * per_token([r.norm for r in rollouts]) * good).sum()
+    advantages, norms = per_token([r.advantage for r in rollouts]), per_token([r.norm for r in rollouts])
+    terms = make_loss(section).per_token(TokenStreams(logprobs, old, advantages, sequence, good))
+    pg_loss = (terms.loss * tis * norms * good).sum()
     ce_loss = -(logprobs * per_token([r.ce_norm for r in rollouts]) * good).sum()
-    return pg_loss + ce_loss, {
+    loss = pg_loss + ce_loss
+    values = {
         "pg_loss": pg_loss.item(),
         "ce_loss": ce_loss.item(),
-        "clip_fraction": terms.clipped.sum().item(),
+        "clip_fraction": 0.0 if terms.clipped is None else (terms.clipped & good).sum().item(),
         "entropy": spread[good].sum().item(),
         "tis_mean": tis[good].sum().item(),
         "nonfinite": float((~good).sum().item()),
         "tokens": float(good.sum().item()),
     }
+    if reference:
+        kl = kl_estimate(logprobs, reference[0]) * good
+        kl_loss = section.kl_coef * (kl * norms).sum()
+        loss = loss + kl_loss
+        values |= {"kl_loss": kl_loss.item(), "kl": kl.sum().item()}
+    return loss, values
 
 
 def response_hidden(model: HybridForCausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:

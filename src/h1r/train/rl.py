@@ -1,5 +1,5 @@
 """RL with verifiable rewards (arXiv 2601.02346, section 3): clip-higher, no KL, no entropy bonus, truncated importance
-sampling, cross-entropy on positive samples, zero-advantage groups backfilled.
+sampling, cross-entropy on positive samples, zero-advantage groups backfilled. Other losses: `algorithms.py`.
 
     for every step:  groups with signal -> token streams -> policy loss + mu * positive cross-entropy -> AdamW
 
@@ -30,6 +30,7 @@ from h1r.records import Problem, read_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.metrics import Metrics, NoTracker, Tracker
+from h1r.train.algorithms import make_loss
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
@@ -72,6 +73,9 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
             model = loaded(run.need("sft/model", "sft"), recipe.model.kernels)
             keep_freed_memory(model.device)
+            reference = None
+            if section.kl_coef:
+                reference = loaded(run.need("sft/model", "sft"), recipe.model.kernels).requires_grad_(False)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
             tracker: Tracker = NoTracker()
             if world.main:
@@ -89,6 +93,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 system_prompt=recipe.chat.system_prompt,
                 seed=recipe.seed,
                 max_model_len=recipe.engine.max_model_len,
+                reference=reference,
                 world=world,
                 resume=resume,
             )
@@ -109,6 +114,7 @@ def train_rl(
     system_prompt: str | None = None,
     seed: int = 0,
     max_model_len: int | None = None,
+    reference: HybridForCausalLM | None = None,
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -118,11 +124,15 @@ def train_rl(
     tracker: gets the numbers of every step. tokenizer: writes the prompts, and is saved with the model.
     directory: gets rollouts.jsonl, checkpoints/ and model/. seed: of the order of problems and of sampling.
     max_model_len: longest prompt and rollout together, where the engine takes less than the model's positions.
+    reference: the model that the KL term holds `model` to, needed where `section.kl_coef` is not 0; it does not change.
     resume: go on from the newest checkpoint in `directory`.
 
     Returns {"steps", "reward"}: the number of steps, and the mean reward of the last one. Raises `UserError` when no
-    prompt leaves room for `section.max_tokens`.
+    prompt leaves room for `section.max_tokens`, or nothing is registered as `section.algorithm`.
     """
+    make_loss(section)
+    if section.kl_coef and reference is None:
+        raise ValueError(f"kl_coef = {section.kl_coef} needs a reference model")
     with world.agreed():
         model.train()
         optimizer = make_optimizer(model, section.optimizer)
@@ -148,7 +158,7 @@ def train_rl(
             collected = stream.collect(step)
             sampled = time.monotonic()
             model.train()
-            values = train_on(model, optimizer, collected.groups, section, step, world)
+            values = train_on(model, optimizer, collected.groups, section, step, world, reference)
             values |= rollout_metrics(collected)
             values["rollout_seconds"] = round(sampled - start, 3)
             values["train_seconds"] = round(time.monotonic() - sampled, 3)

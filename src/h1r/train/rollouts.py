@@ -25,7 +25,7 @@ from h1r.config import RLSection
 from h1r.engine.protocol import Engine, SamplingParams, refuse_when_all_failed
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
-from h1r.train.advantages import has_signal
+from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.parallel.world import ALONE, World
 
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
@@ -175,7 +175,9 @@ class GroupStream:
         for trace, verdict in zip(traces, verdicts, strict=True):
             group = groups[trace.prompt_index]
             group.traces.append(trace)
-            group.rewards.append(score(verdict, section.format_penalty, section.format_conditions))
+            reward = score(verdict, section.format_penalty, section.format_conditions)
+            length = (trace.num_tokens, section.max_tokens, section.overlong_buffer)
+            group.rewards.append(reward - overlong_penalty(*length, section.overlong_penalty))
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts["format"] >= 1 if "format" in verdict.parts else None)
         return self._world.gather(groups)
