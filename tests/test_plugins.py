@@ -1,5 +1,6 @@
 """Loading users' own modules and files."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from h1r.common import plugins
+from h1r.config import Recipe, load_recipe
+from h1r.config.text import to_toml
 from h1r.errors import UserError
 
 
@@ -74,3 +77,52 @@ def test_a_script_is_imported_by_other_processes_as_a_file(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+NOTED = "import os\nos.environ['H1R_TEST_PLUGIN'] = __file__\n"
+
+
+def test_a_recipe_loads_its_plugins_by_paths_from_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("H1R_TEST_PLUGIN", raising=False)
+    path = written(tmp_path / "folder", NOTED)
+    written(tmp_path / "folder", 'name = "base"\nplugins = ["own.py", "json.tool"]', "base.toml")
+    top = written(tmp_path, 'extends = "folder/base.toml"\nname = "top"', "top.toml")
+    recipe = load_recipe(top)
+    assert os.environ["H1R_TEST_PLUGIN"] == path
+    assert recipe.plugins == [path, "json.tool"]
+
+
+def test_whoever_validates_a_stored_recipe_has_its_plugins(tmp_path: Path) -> None:
+    path = written(tmp_path, NOTED)
+    stored = Recipe(name="x", plugins=[path]).model_dump_json()
+    code = "import os, sys; from h1r.config import Recipe; Recipe.model_validate_json(sys.argv[1]); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(os.environ['H1R_TEST_PLUGIN'])", stored],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == path, done.stderr
+
+
+def test_a_recipe_with_plugins_is_written_and_read_back(tmp_path: Path) -> None:
+    recipe = Recipe(name="x", plugins=[written(tmp_path, "")])
+    assert load_recipe(written(tmp_path, to_toml(recipe), "x.toml")) == recipe
+
+
+def test_a_recipe_whose_plugin_fails_is_one_sentence(tmp_path: Path) -> None:
+    recipe = written(tmp_path, 'name = "x"\nplugins = ["own.py"]', "x.toml")
+    with pytest.raises(UserError, match=r"plugin `.*/own\.py` cannot be imported \(FileNotFoundError"):
+        load_recipe(recipe)
+    with pytest.raises(UserError, match="`plugins` = 3 is refused"):
+        load_recipe(recipe, {"plugins": 3})
+
+
+def test_what_lies_beside_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from h1r.evals.answers import recipe_of
+
+    monkeypatch.delenv("H1R_TEST_PLUGIN", raising=False)
+    path = written(tmp_path / "run", NOTED)
+    written(tmp_path / "run", f'{{"name": "x", "seed": 3, "plugins": ["{path}"]}}', "recipe.json")
+    assert recipe_of(str(tmp_path / "run")).seed == 3
+    assert "H1R_TEST_PLUGIN" not in os.environ
+    assert recipe_of(str(tmp_path / "run"), {"plugins": [path]}).plugins == [path]
+    assert os.environ["H1R_TEST_PLUGIN"] == path

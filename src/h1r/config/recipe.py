@@ -9,8 +9,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
+from h1r.common.plugins import is_file, load_plugins
 from h1r.config.base import Count, Section
 from h1r.config.corpus import CorpusSection
 from h1r.config.data import (
@@ -41,6 +42,9 @@ class Recipe(Section):
     """Of weights, order and sampling. The choice of problems has its own, `problems.seed`."""
     threads: Count = 0
     """CPU threads for torch; 0 leaves torch's own choice."""
+    plugins: list[str] = []
+    """Modules ("package.module") and files ("path/to/file.py", relative to this recipe's file) with verifiers, rewards
+    and other parts of your own. Each is imported, so its code runs, wherever the recipe is read."""
     model: ModelSection = ModelSection()
     tokenizer: TokenizerSection = TokenizerSection()
     chat: ChatSection = ChatSection()
@@ -58,14 +62,25 @@ class Recipe(Section):
     controls: ControlsSection = ControlsSection()
     judge: JudgeSection = JudgeSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _load_plugins(cls, data: Any) -> Any:
+        """Here, since every process that works on a recipe validates it, and then knows what plugins register."""
+        named = data.get("plugins") if isinstance(data, dict) else None
+        if not isinstance(named, list | tuple) or not all(isinstance(one, str) for one in named):
+            return data
+        found = [str(Path(one).resolve()) if is_file(one) else one for one in named]
+        load_plugins(found)
+        return {**data, "plugins": found}
+
 
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a TOML recipe, lays it over the ones it `extends`, then `overrides` ({"rl.steps": 5}) over both.
 
     A run directory's `recipe.json`, which is already resolved, is read the same way.
 
-    Every mistake raises `UserError`: missing file, TOML syntax (with its line), unknown key (with the nearest known
-    one), value out of range.
+    Its plugins are imported. Every mistake raises `UserError`: missing file, TOML syntax (with its line), unknown key
+    (with the nearest known one), value out of range, a plugin that cannot be imported.
     """
     return resolve(_read_toml(Path(path), ()), overrides, str(path))
 
@@ -99,6 +114,10 @@ def _read_toml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); give the TOML recipe instead") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a table of keys; give a TOML recipe")
+    named = tree.get("plugins")
+    if isinstance(named, list):
+        here = path.resolve().parent
+        tree["plugins"] = [str(here / one) if isinstance(one, str) and is_file(one) else one for one in named]
     base = tree.pop("extends", None)
     if base is None:
         return tree

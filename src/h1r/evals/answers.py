@@ -15,7 +15,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from h1r.common.progress import progress
+from h1r.common.files import read_json
+from h1r.common.progress import note, progress
 from h1r.config import EngineSection, Recipe, load_recipe, resolve
 from h1r.data.chat import prompt_ids
 from h1r.data.tokenizer import load_tokenizer
@@ -79,11 +80,17 @@ class Solved:
 
 
 def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """The recipe of the run that a checkpoint lies in (up to two directories above it), else the defaults."""
+    """The recipe of the run that a checkpoint lies in (up to two directories above it), else the defaults.
+
+    Its plugins are not loaded: nothing that lies beside a checkpoint runs because somebody named the checkpoint.
+    """
     path = Path(checkpoint)
     for directory in (path, *path.parents[:2]):
-        if (directory / "recipe.json").exists():
-            return load_recipe(directory / "recipe.json", overrides)
+        if (file := directory / "recipe.json").exists():
+            stored, given = read_json(file), overrides or {}
+            if isinstance(stored, dict) and stored.get("plugins") and "plugins" not in given:
+                note(f"the plugins of {file} are not loaded; --set plugins=[...] loads some")
+            return load_recipe(file, {"plugins": [], **given})
     return resolve({"name": "defaults"}, overrides, "--set")
 
 

@@ -1,10 +1,10 @@
 r"""Which answer a trace gives, and which answers are the same.
 
-The answer is what the problem's verifier would read: the last `\boxed{}` after the thinking, and for `math_lenient`,
-which also reads answers without a box, what it finds there. Two answers to a problem that a mathematical verifier reads
-are the same when that verifier takes one for the other: its first tier decides here, in bounded time; what only
-`math-verify` can tell is asked where it can be killed. Answers to other problems are texts: the same when equal once
-normalised, or equal as plain numbers.
+The answer is what the problem's verifier would read: what its own `extract` finds after the thinking, or else what
+stands there as its `answer_form` says, in most cases in the last `\boxed{}`. Two answers that are mathematics
+(`answer_kind` "value") are the same when the verifier `math` takes one for the other: its first tier decides here, in
+bounded time; what only `math-verify` can tell is asked where it can be killed. Answers of other kinds are texts: the
+same when equal once normalised, or equal as plain numbers.
 
 Answers are hostile input. One of more than `MAX_CHARS` characters equals itself only. After `MAX_READ` comparisons of a
 problem that were more than comparing numbers, after `MAX_ASKED` questions to the second tier, or one that ran into its
@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from h1r.records import Problem, Verdict
 from h1r.scaling.answer_groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
 from h1r.verify.math.extract import find_answer
+from h1r.verify.registry import require, resolve
 from h1r.verify.response.extract import split_response, stated_box
 
 Extract = Callable[[str], str | None]
@@ -31,7 +32,6 @@ MAX_CHARS = 200
 MAX_READ = 4_000
 """At 2 ms each, which hostile answers reach, eight seconds."""
 MAX_ASKED = 64
-_MATHEMATICAL = ("math", "math_lenient")
 
 
 def extract_answer(text: str) -> str | None:
@@ -47,8 +47,32 @@ def extract_lenient(text: str) -> str | None:
 
 
 def extract_for(problem: Problem) -> Extract:
-    """How the answers to this problem are read from responses."""
-    return extract_lenient if problem.verifier == "math_lenient" else extract_answer
+    """How the answers to this problem are read from responses; `UserError` for an unknown verifier."""
+    verifier = require(problem.verifier)
+    if verifier.extract is not None:
+        read = resolve(verifier.extract, verifier.file)
+    elif verifier.answer_form is None or verifier.answer_kind == "program" or r"\boxed" in verifier.answer_form:
+        return extract_answer
+    else:
+        read = partial(_in_form, verifier.answer_form)
+
+    def extract(text: str) -> str | None:
+        answer = split_response(text).answer
+        try:
+            return None if answer is None else read(answer)
+        except Exception:  # of a verifier's own function, which a hostile answer must not end the run with
+            return None
+
+    return extract
+
+
+def _in_form(form: str, answer: str) -> str | None:
+    """What stands at the last place where an answer has the form, up to the end of its line; None for nothing."""
+    before, _, after = form.partition("%s")
+    found = answer.rpartition(before) if before else ("", "", answer)
+    line = found[2].lstrip().partition("\n")[0]
+    text = line.partition(after)[0] if after else line
+    return text.strip() or None if found[1] == before else None
 
 
 def certainly_equivalent(one: str, other: str) -> bool:
@@ -92,7 +116,9 @@ def text_equivalent(one: str, other: str) -> bool:
 
 def groups_for(problem: Problem, verify_many: VerifyMany) -> AnswerGroups:
     """A grouping of the answers to this problem, which has compared none yet."""
-    return AnswerGroups(math_equivalence(verify_many) if problem.verifier in _MATHEMATICAL else text_equivalent)
+    return AnswerGroups(
+        math_equivalence(verify_many) if require(problem.verifier).answer_kind == "value" else text_equivalent
+    )
 
 
 def _cheaply_equal(one: str, other: str) -> bool | None:

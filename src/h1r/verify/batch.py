@@ -41,8 +41,6 @@ STDIN = "-"
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 32 << 20
 IN_FLIGHT = 4
-BARE = frozenset(("exact", "reasoning_gym"))
-"""Verifiers that take a boxed answer only, and whose bare predictions are put into a box."""
 
 Line = tuple[int, bytes | None]
 """(number from 1, content); None for a line longer than MAX_LINE_BYTES."""
@@ -209,19 +207,19 @@ def read_line(content: bytes | None, number: int, default: str | None, needs_pre
             needed = "a `prediction`, and " if needs_prediction else ""
             return f"`{key}` is {what}; a line needs {needed}a `reference` (or `tests`, or `metadata`)"
     try:
-        name = require(
+        verifier = require(
             str(line.get("verifier") or default or (DEFAULT_VERIFIER if tests is None else CODE_VERIFIER))
-        ).name
+        )
     except UserError as error:
         return str(error)
     text = _text(prediction)
-    if r"\boxed" not in text and name in BARE:
+    if r"\boxed" not in text and verifier.boxes_predictions:
         text = text if "</think>" in text else rf"\boxed{{{text}}}"
     problem = Problem(
         id=str(line.get("id", number)),
         question=_text(line.get("problem", "")),
         answer=_text(reference),
-        verifier=name,
+        verifier=verifier.name,
         family=str(line.get("family") or "default"),
         metadata=metadata if tests is None else {**metadata, "tests": tests},
     )

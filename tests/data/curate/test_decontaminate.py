@@ -12,7 +12,6 @@ import pytest
 from h1r.config import GeneratedSource
 from h1r.data.curate.io.generated import open_source
 from h1r.data.curate.rules.decontaminate import HeldOutIndex, decontaminate
-from h1r.data.curate.rules.dedup import GENERATED
 from h1r.records import Problem
 
 DATA = Path(os.environ.get("H1R_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -66,13 +65,13 @@ def test_a_small_benchmark_does_not_blind_the_rule() -> None:
 
 
 def test_one_generator_may_use_its_template_again_but_not_the_question() -> None:
-    assert evidence(f"{LONG} of rope", f"{LONG} of wire", verifier=GENERATED) is None
-    assert evidence(f"{LONG} of rope", f"{LONG} of rope", verifier=GENERATED) == "exact"
+    assert evidence(f"{LONG} of rope", f"{LONG} of wire", verifier="reasoning_gym") is None
+    assert evidence(f"{LONG} of rope", f"{LONG} of rope", verifier="reasoning_gym") == "exact"
 
 
 def test_a_generator_does_not_excuse_another_source() -> None:
-    index = HeldOutIndex(problems([LONG], family="a", verifier=GENERATED))
-    assert index.overlaps(problems([LONG + " of rope"], family="b", verifier=GENERATED)[0]) == {0: "ngram"}
+    index = HeldOutIndex(problems([LONG], family="a", verifier="reasoning_gym"))
+    assert index.overlaps(problems([LONG + " of rope"], family="b", verifier="reasoning_gym")[0]) == {0: "ngram"}
     assert index.overlaps(problems([LONG + " of rope"], family="a")[0]) == {0: "ngram"}
 
 

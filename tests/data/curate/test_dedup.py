@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from h1r.config import GeneratedSource
 from h1r.data.curate.io.generated import open_source
 from h1r.data.curate.rules.dedup import (
-    GENERATED,
     NUM_PERM,
     bands,
     bare_text,
@@ -55,7 +54,7 @@ def test_exact_duplicates_ignore_typesetting_when_the_answers_agree() -> None:
 
 def test_layout_of_a_generated_problem_is_content() -> None:
     drawings = ["Count:\n##\n##", "Count:\n####", "Count:\n#\n###"]
-    assert len(drop_exact_duplicates(problems(drawings, verifier=GENERATED))[0]) == 3
+    assert len(drop_exact_duplicates(problems(drawings, verifier="reasoning_gym"))[0]) == 3
 
 
 def test_bare_text_keeps_operators_and_decimal_points() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from h1r.data.solvers import algebra, arithmetic, sequences, stories, times
 from h1r.data.solvers.base import Solver, Worked
 from h1r.records import Message, Problem
+from h1r.verify import is_generated
 
 SOLVERS: dict[str, Solver] = {
     "aiw": stories.aiw,
@@ -75,6 +76,6 @@ def from_solution(problem: Problem, rng: random.Random) -> Iterator[Worked]:
 
 
 def _solver(problem: Problem) -> Solver | None:
-    if problem.verifier == "reasoning_gym":
+    if is_generated(problem):
         return SOLVERS.get(problem.family)
     return from_solution if problem.metadata.get("solution") else None

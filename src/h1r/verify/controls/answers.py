@@ -69,11 +69,11 @@ def reference_text(problem: Problem) -> str:
     if not problem.verifier:
         return ""
     verifier = require(problem.verifier)
-    if verifier.submit and "tests" in problem.metadata:
+    if verifier.answer_kind == "program" and "tests" in problem.metadata:
         return program_reference(problem)
-    if verifier.stated is None or not problem.answer.strip():
+    if verifier.answer_form is None or not problem.answer.strip():
         return ""
-    return verifier.stated % problem.answer
+    return verifier.answer_form % problem.answer
 
 
 def controls_of(problem: Problem, others: Sequence[str], judge: bool = False) -> list[Control]:
@@ -82,13 +82,13 @@ def controls_of(problem: Problem, others: Sequence[str], judge: bool = False) ->
     `judge`: whether a language model is asked too. `UserError` for an unknown verifier.
     """
     verifier = require(problem.verifier)
-    if verifier.name == "code":
+    if verifier.answer_kind == "program":
         return [Control(name, code, response) for name, code, response in program_controls(problem)]
-    if verifier.name == "judge" and not judge:
+    if verifier.needs_judge and not judge:
         return []
-    if verifier.stated is None:
+    if verifier.answer_form is None:
         return [Control("empty", "", ""), Control(NONSENSE, "nonsense", "nonsense", may_earn=True)]
-    if verifier.name == "choice":
+    if verifier.answer_kind == "letters":
         return _choice_controls(problem)
     return _answer_controls(verifier, problem, others)
 
@@ -104,7 +104,7 @@ def chosen(controls: Sequence[Control], problem_id: str, count: int) -> list[Con
 
 def stated(verifier: Verifier, problem: Problem, name: str, answer: str) -> Control:
     """A control that states `answer`."""
-    response = verifier.stated % answer if verifier.stated else answer
+    response = verifier.answer_form % answer if verifier.answer_form else answer
     return Control(name, answer, response, same_answer(answer, problem.answer))
 
 
@@ -120,7 +120,7 @@ def _answer_controls(verifier: Verifier, problem: Problem, others: Sequence[str]
         else [text for text in question_formulas(problem.question) if not _ONE_NUMBER.fullmatch(text)][-MAX_FORMULAS:]
     )
     given += [(f"formula {number} from the end of the question", text) for number, text in enumerate(formulas[::-1], 1)]
-    if verifier.name not in ("math", "math_lenient"):
+    if verifier.answer_kind != "value":
         given += _hidden_numbers(problem)
     found = [stated(verifier, problem, name, answer) for name, answer in given]
     kept: dict[str, Control] = {}

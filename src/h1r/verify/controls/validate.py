@@ -54,10 +54,6 @@ MAX_ANSWERS = 16
 """Reference answers of a family that are counted, the most frequent ones."""
 OPTIONS = frozenset(Options.__dataclass_fields__)
 MAX_ANSWER_CHARS = 80
-COMPARATORS = frozenset(
-    ("math", "math_lenient", "exact", "choice", "code", "instructions", "instructions_loose", "judge")
-)
-"""Verifiers whose scorer is no family's own: a control that earns says something of the item alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +218,7 @@ class _Examiner:
         texts = {number: reference_text(self.given[number]) for number in checked}
         asked = [number for number, text in texts.items() if text]
         verdicts = dict(zip(asked, self.ask([self.given[n] for n in asked], [texts[n] for n in asked]), strict=True))
-        unread = [n for n in checked if require(self.problems[n].verifier).stated is None]
+        unread = [n for n in checked if require(self.problems[n].verifier).answer_form is None]
         tried = self.ask([self.given[n] for n in unread], ["An answer."] * len(unread)) if unread else []
         for number, verdict in verdicts.items():
             if verdict.reward < 1:
@@ -258,9 +254,9 @@ class _Examiner:
         """What tests or options of an item let through shows at that item only, so it gets all controls (0)."""
         problem = self.problems[number]
         verifier = require(problem.verifier)
-        own = problem.metadata.keys() & OPTIONS if verifier.name in COMPARATORS - {"choice"} else ()
-        is_whole = len(self.problems) <= SMALL or bool(own) or verifier.name == "code" or verifier.stated is None
-        return 0 if is_whole else self.section.per_item
+        has_options = verifier.answer_kind == "value" and not OPTIONS.isdisjoint(problem.metadata)
+        is_own = has_options or verifier.answer_kind in ("program", "response")
+        return 0 if is_own or len(self.problems) <= SMALL else self.section.per_item
 
     def _ask(self, pairs: Iterable[tuple[int, Control]]) -> list[tuple[int, Control]]:
         """Grades controls, counts them, and returns those that earned."""
@@ -305,7 +301,7 @@ class _Examiner:
 
 
 def _has_tests(problem: Problem) -> bool:
-    return problem.verifier == "code"
+    return bool(problem.verifier) and require(problem.verifier).answer_kind == "program"
 
 
 def _unread(problem: Problem) -> str:
@@ -318,7 +314,7 @@ def _unread(problem: Problem) -> str:
 
 def _in_any_language(problem: Problem) -> Problem:
     """The problem as controls see it: programs that read and write may be in Python, whatever it asks for."""
-    if problem.verifier != "code" or "language" not in problem.metadata:
+    if not _has_tests(problem) or "language" not in problem.metadata:
         return problem
     try:
         if not isinstance(parse_tests(problem.metadata.get("tests"), problem.metadata), StdinTests):
@@ -330,12 +326,16 @@ def _in_any_language(problem: Problem) -> Problem:
 
 
 def _family_refusal(key: str, found: FamilyTally, section: ControlsSection) -> Refusal | None:
-    verifier = key.partition("|")[0]
+    verifier = require(key.partition("|")[0])
     name, right, held = found.best_constant()
-    if verifier != "code" and held >= section.min_items and _lower_bound(right, held) > section.constant_share:
+    if (
+        verifier.answer_kind != "program"
+        and held >= section.min_items
+        and _lower_bound(right, held) > section.constant_share
+    ):
         return Refusal(f"its family is refused: one constant wins ({name})", f"{right} of {held} items")
     name, earned, asked = found.worst_control()
-    if verifier not in COMPARATORS and asked >= section.min_items and _lower_bound(earned, asked) > section.share:
+    if not verifier.compares and asked >= section.min_items and _lower_bound(earned, asked) > section.share:
         return Refusal(f"its family is refused: a control earns ({name})", f"{earned} of {asked} items")
     return None
 

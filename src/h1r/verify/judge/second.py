@@ -21,10 +21,9 @@ from typing import Any, Protocol, Self
 from h1r.errors import UserError
 from h1r.records import Problem, Reason, Verdict
 from h1r.verify.judge import grade as judge
+from h1r.verify.registry import require
 from h1r.verify.response.extract import split_response
 
-RULES = frozenset({"math", "math_lenient", "exact", "choice"})
-"""Verifiers whose reference is a text that a judge can hold an answer against."""
 ASKED: dict[str, frozenset[Reason]] = {
     "unread": frozenset({"not_extracted", "not_readable"}),
     "wrong": frozenset({"not_extracted", "not_readable", "wrong"}),
@@ -113,7 +112,12 @@ class Judged:
             rule = done.result()
             answer = split_response(text).answer
             objects = rule.reason == "wrong" and rule.error is not None  # the value is right, or several are given
-            if problem.verifier not in RULES or rule.reason not in self._asked or answer is None or objects:
+            if (
+                not require(problem.verifier).may_be_judged
+                or rule.reason not in self._asked
+                or answer is None
+                or objects
+            ):
                 _settle(future, rule)
                 return
             opinion = judge.submit(problem, answer)

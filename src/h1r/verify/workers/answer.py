@@ -19,7 +19,7 @@ import socket
 from typing import Any, NoReturn
 
 from h1r.records import Problem, Verdict
-from h1r.verify.registry import resolve
+from h1r.verify.registry import as_verdict, resolve
 from h1r.verify.workers.frames import checked_verdict, receive_frame, send_frame
 from h1r.verify.workers.isolation import WorkerIsolation, confine_answer, explained
 
@@ -49,8 +49,8 @@ def grade_from(connection: socket.socket, level: WorkerIsolation | None) -> None
 
 def _graded(request: dict[str, Any], level: WorkerIsolation | None) -> Verdict:
     try:
-        verdict = resolve(request["grade"])(Problem(**request["problem"]), request["answer"])
-        return checked_verdict(dataclasses.asdict(verdict))
+        found = resolve(request["grade"])(Problem(**request["problem"]), request["answer"])
+        return checked_verdict(dataclasses.asdict(as_verdict(found)))
     except BaseException as error:  # a scorer may raise anything, SystemExit too
         return Verdict(0.0, error=explained(error, level), reason="crash")
 

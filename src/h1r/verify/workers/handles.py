@@ -150,7 +150,7 @@ class Worker:
     def load(self, verifier: Verifier, seal: bool) -> None:
         """Tells it to import a verifier, and then to confine itself."""
         self.loading, self.closed = verifier, self.closed or seal
-        self._tell({"load": verifier.grade, "warm": verifier.warm, "seal": seal})
+        self._tell({"load": verifier.grade, "warm": verifier.warm, "file": verifier.file, "seal": seal})
 
     def grade(self, grading: Grading) -> None:
         """Tells it to grade."""

@@ -177,9 +177,9 @@ def reference_scores(problem: Problem, pool: VerifierPool | None = None) -> bool
     Of a problem whose kind has no reference (instructions to follow): whether it can be checked at all.
     """
     verifier, pool = require(problem.verifier), pool or _shared_pool()
-    if verifier.stated is None:
+    if verifier.answer_form is None:
         return verifier.usable_part in pool.verify_many([problem], ["An answer."])[0].parts
-    return pool.verify_many([problem], [verifier.stated % problem.answer])[0].reward == 1.0
+    return pool.verify_many([problem], [verifier.answer_form % problem.answer])[0].reward == 1.0
 
 
 _shared: dict[int, VerifierPool] = {}
@@ -216,7 +216,7 @@ def _decide_here(verifier: Verifier, problem: Problem, answer: str | None) -> Ve
     if verifier.quick is None:
         return None
     try:
-        verdict: Verdict | None = resolve(verifier.quick)(problem, answer)
+        verdict: Verdict | None = resolve(verifier.quick, verifier.file)(problem, answer)
     except UserError:
         raise
     except Exception as error:
@@ -230,7 +230,7 @@ def _submit(verifier: Verifier, problem: Problem, answer: str) -> Future[Verdict
     """The future of a verifier that bounds itself; it fails with `UserError` for the user's mistakes."""
     assert verifier.submit is not None
     try:
-        future: Future[Verdict] = resolve(verifier.submit)(problem, answer)
+        future: Future[Verdict] = resolve(verifier.submit, verifier.file)(problem, answer)
     except (ImportError, UserError) as error:
         why = f"verifier `{verifier.name}` cannot be loaded ({error}); install what it needs"
         future = Future()

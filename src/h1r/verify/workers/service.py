@@ -21,6 +21,7 @@ from typing import Protocol, Self
 from h1r.config.judge import JudgeSection
 from h1r.config.verify import VerifySection
 from h1r.records import Problem, Verdict
+from h1r.verify.registry import require
 from h1r.verify.workers.pool import VerifierPool
 
 MAX_DEFAULT_WORKERS = 8
@@ -82,12 +83,12 @@ def default_workers() -> int:
 
 
 def with_max_tests(problem: Problem, max_tests: int, seed: int, partial_credit: bool = False) -> Problem:
-    """The problem, if its verifier is `code` with so many of its tests at most, unless it says itself how many.
+    """The problem, if its answers are programs with so many of its tests at most, unless it says itself how many.
 
     0: with all of them. `partial_credit`: with a reward for the share that passes, unless it says itself. The problem
     that is given does not change.
     """
-    if problem.verifier != "code" or not (max_tests or partial_credit):
+    if not (max_tests or partial_credit) or require(problem.verifier).answer_kind != "program":
         return problem
     sample = {"max_tests": max_tests, "tests_seed": seed} if max_tests else {}
     share = {"partial_credit": True} if partial_credit else {}

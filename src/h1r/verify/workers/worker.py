@@ -2,7 +2,7 @@
 
 It hears its parent over one socket (`frames`), and does what it hears one after the other:
 
-    {"load": "module:function", "warm": ..., "seal": true or false}
+    {"load": "module:function", "warm": ..., "file": its file or null, "seal": true or false}
                           -> {"loaded": true}, with "isolation": [level, why] when sealed; else {"error": text}
     {"id": n, "processor_s": seconds} with a descriptor
                           -> {"id": n, "pid": n}: a fork grades what the descriptor will say (`answer`)
@@ -89,7 +89,7 @@ class _Worker:
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         reply: dict[str, Any] = {"loaded": True}
         try:
-            resolve(request["load"])
+            resolve(request["load"], request["file"])
             if request["warm"]:
                 resolve(request["warm"])()
         except Exception as error:

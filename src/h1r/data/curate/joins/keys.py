@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 
-from h1r.data.curate.rules.dedup import GENERATED, MIN_CONTENT, NUM_PERM, bands, bare_text, number_signature, shingles
+from h1r.data.curate.rules.dedup import MIN_CONTENT, NUM_PERM, bands, bare_text, number_signature, shingles
 from h1r.records import Problem, normalise_text
+from h1r.verify import is_generated
 
 
 def hash64(*parts: str) -> int:
@@ -34,7 +35,7 @@ def share_of(*parts: str) -> float:
 def exact_keys(problem: Problem) -> tuple[int, int | None, int]:
     """(question, bare, block); a generated problem has no `bare`, since its layout can be its content."""
     answer = bare_text(problem.answer)
-    bare = None if problem.verifier == GENERATED else hash64(bare_text(problem.question), answer)
+    bare = None if is_generated(problem) else hash64(bare_text(problem.question), answer)
     block = hash64(*number_signature(problem.question), "answer", answer)
     return hash64(normalise_text(problem.question)), bare, block
 

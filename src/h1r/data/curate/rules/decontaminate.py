@@ -22,9 +22,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from h1r.data.curate.rules.dedup import DRESS, GENERATED, bare_text, number_signature, template, tokens, words
+from h1r.data.curate.rules.dedup import DRESS, bare_text, number_signature, template, tokens, words
 from h1r.data.curate.rules.filters import Dropped, excerpt
 from h1r.records import Problem, normalise_text
+from h1r.verify import is_generated
 
 Evidence = Literal["exact", "contained", "ngram"]
 STRENGTH: tuple[Evidence, ...] = ("exact", "contained", "ngram")
@@ -77,7 +78,7 @@ class HeldOutIndex:
         """Which held-out problems (by index) a training problem overlaps, each with its strongest evidence."""
         found: dict[int, Evidence] = {}
         found.update(dict.fromkeys(self._same.get(normalise_text(problem.question), ()), "exact"))
-        if problem.verifier != GENERATED:
+        if not is_generated(problem):
             found.update(dict.fromkeys(self._bare.get(bare_text(problem.question), ()), "exact"))
         for index in self._contained(problem.question):
             if not self._one_generator(problem, index):
@@ -108,7 +109,8 @@ class HeldOutIndex:
 
     def _one_generator(self, problem: Problem, index: int) -> bool:
         held = self.held_out[index]
-        return problem.verifier == held.verifier == GENERATED and problem.family == held.family
+        same = problem.verifier == held.verifier and problem.family == held.family
+        return same and is_generated(problem)
 
 
 class Overlaps:

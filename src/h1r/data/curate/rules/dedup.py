@@ -22,9 +22,8 @@ from collections.abc import Set as AbstractSet
 
 from h1r.data.curate.rules.filters import Candidate, Dropped, excerpt
 from h1r.records import Problem, normalise_text
+from h1r.verify import is_generated
 
-GENERATED = "reasoning_gym"
-"""The verifier of generated problems. Their layout can be their content (a drawing), so no dress is taken off them."""
 SHINGLE = 3
 """Tokens in a shingle. Our choice: questions are short, and one changed word touches three shingles."""
 TEMPLATE_MIN = 5
@@ -100,7 +99,7 @@ def drop_exact_duplicates(problems: Iterable[Problem]) -> tuple[list[Problem], l
     dropped: list[Dropped] = []
     for problem in problems:
         keys = [normalise_text(problem.question)]
-        if problem.verifier != GENERATED:
+        if not is_generated(problem):  # whose layout can be their content, as in a drawing
             keys.append(f"{bare_text(problem.question)}\n{bare_text(problem.answer)}")
         twin = next((first[key] for key in keys if key in first), None)
         # A copy hands its keys on, so that the copy of a copy is one too, whichever key it shares.

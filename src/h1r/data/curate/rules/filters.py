@@ -20,11 +20,9 @@ from typing import Any
 
 from h1r.records import Message, Problem, Reason, Sample, Verdict
 from h1r.verify.code.extract import Wanted, extract_code, language_of
+from h1r.verify.registry import require
 from h1r.verify.response.extract import last_boxed
 from h1r.verify.response.repetition import is_degenerate
-
-BOXED_VERIFIERS = frozenset({"math", "reasoning_gym"})
-"""Verifiers that read their answer from `\\boxed{}`."""
 
 REASON_PHRASES: dict[Reason, str] = {
     "not_extracted": "no answer found",
@@ -98,7 +96,8 @@ def incorrect_rule(candidate: Candidate) -> str | None:
 
 def unboxed_rule(candidate: Candidate) -> str | None:
     """An answer that should stand in `\\boxed{}` and does not."""
-    if candidate.problem.verifier not in BOXED_VERIFIERS or last_boxed(candidate.answer.content):
+    name = candidate.problem.verifier
+    if not name or not require(name).needs_box or last_boxed(candidate.answer.content):
         return None
     return "no \\boxed{} answer"
 
