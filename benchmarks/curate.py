@@ -11,6 +11,8 @@ Rows, each measured in a process of its own:
     dedup N/10   generated records only, a tenth of them: memory must not follow the input
     datatrove    its MinHash on the files of `dedup N` (`curation/datatrove_minhash.py`), with another Python
 
+    controls     `whole` on at most 10,000 records with and without negative controls, in turns, and the median ratio of
+                 processor time
     executors    `whole` on at most 100,000 records by two local processes and by two tasks of Ray Data at once (--ray):
                  the rate of both, Ray's start included, and whether every output byte is the same
 
@@ -25,6 +27,7 @@ import hashlib
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,11 +37,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PARTS = ["tenth", "dedup", "whole", "controls", "datatrove", "executors"]
+CONTROLS_REPEATS = 3
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "recipes" / "curation-real.toml"
 
 
-def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
+def recipe_for(scratch: Path, whole: bool, real: bool, controls: bool = True, **corpus: Any) -> Any:
     from h1r.config import load_recipe, resolve
 
     source = {
@@ -49,17 +54,18 @@ def recipe_for(scratch: Path, whole: bool, real: bool, **corpus: Any) -> Any:
     section = {**known, "sources": [*known["sources"], source], "workers": 1, "mixture": {}, **corpus}
     section["shard_records"] = 10_000
     tree = {"name": "bench", "corpus": section, "curate": {"near_duplicate_content": 0.75}, "verify": {"workers": 1}}
+    tree["controls"] = {"enabled": controls}
     return resolve({**tree, "chat": {"system_prompt": ""}}, None, "benchmark")
 
 
-def measure(scratch: Path, run: Path, whole: bool, real: bool, **corpus: Any) -> None:
+def measure(scratch: Path, run: Path, whole: bool, real: bool, controls: bool = True, **corpus: Any) -> None:
     """The measured process: curates and prints its cost. Ray's processes are none of its children, and not counted."""
     from h1r.common.progress import quiet
     from h1r.data.curate.plan import curate_corpus
     from h1r.run.directory import Run
 
     quiet()
-    recipe = recipe_for(scratch, whole, real, **corpus)
+    recipe = recipe_for(scratch, whole, real, controls, **corpus)
     start = time.perf_counter()
     summary = curate_corpus(recipe, Run.open(run, recipe))
     seconds = time.perf_counter() - start
@@ -99,6 +105,21 @@ def curation(scratch: Path, whole: bool, real: bool) -> dict[str, Any]:
                 if one["source"] == "input" and one["step"] in ("exact duplicates", "near duplicates"):
                     dropped.add(one["id"].removeprefix("input:"))
         return {"engine": "h1r", "work": "whole" if whole else "dedup", **row, "found": found(scratch, dropped)}
+
+
+def controls(scratch: Path, real: bool) -> dict[str, Any]:
+    """What the gate of negative controls adds to a whole curation."""
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(CONTROLS_REPEATS):
+        for with_controls in (True, False):
+            with tempfile.TemporaryDirectory(dir=scratch) as run:
+                options = ["--measure", str(scratch), run, "--whole", *["--real"] * real]
+                options += [] if with_controls else ["--without-controls"]
+                row = in_process([sys.executable, __file__, *options])
+                spent[with_controls].append(row["cpu_seconds"])
+    ratios = [one / other for one, other in zip(spent[True], spent[False], strict=True)]
+    times = {"with_cpu_s": spent[True], "without_cpu_s": spent[False]}
+    return {"work": "controls", "records": row["records"], **times, "ratio": round(statistics.median(ratios), 3)}
 
 
 def datatrove(scratch: Path, python: str) -> dict[str, Any]:
@@ -173,27 +194,30 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="add the real records and benchmarks of H1R_DATA")
     parser.add_argument("--datatrove", metavar="PYTHON", help="a Python that has datatrove")
     parser.add_argument("--ray", action="store_true", help="measure and compare the executors")
-    parser.add_argument("--only", choices=["whole", "dedup", "tenth", "datatrove", "executors"], nargs="+")
+    parser.add_argument("--only", choices=PARTS, nargs="+")
     parser.add_argument("--quick", action="store_true", help="20,000 records")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--without-controls", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--executor", choices=["local", "ray"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         two = {"executor": arguments.executor, "workers": 2} if arguments.executor else {}
-        measure(*arguments.measure, arguments.whole, arguments.real, **two)
+        measure(*arguments.measure, arguments.whole, arguments.real, not arguments.without_controls, **two)
         return
     from curation.generated import write_generated
 
     size = 20_000 if arguments.quick else arguments.records
-    wanted = arguments.only or ["tenth", "dedup", "whole", "datatrove", "executors"]
+    wanted = arguments.only or PARTS
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="h1r-curate-") as name:
         scratch = Path(name)
         (scratch / "input").mkdir()
         for part in wanted:
-            count = {"tenth": size // 10, "executors": min(size, 100_000)}.get(part, size)
+            count = {"tenth": size // 10, "executors": min(size, 100_000), "controls": min(size, 10_000)}.get(
+                part, size
+            )
             write_generated(scratch / "input" / "generated.jsonl", count)
             (scratch / "input" / "real.jsonl").unlink(missing_ok=True)
             if arguments.real and part in ("dedup", "datatrove"):
@@ -202,6 +226,8 @@ def main() -> None:
                 rows.append(curation(scratch, whole=False, real=False))
             elif part == "whole":
                 rows.append(curation(scratch, whole=True, real=arguments.real))
+            elif part == "controls":
+                rows.append(controls(scratch, real=arguments.real))
             elif part == "datatrove" and arguments.datatrove:
                 rows.append(datatrove(scratch, arguments.datatrove))
             elif part == "executors" and arguments.ray:
