@@ -1,4 +1,6 @@
-"""Honest answers are paid beside three busy loops for each core, and their verdicts repeat (`benchmarks/busy.py`: more).
+"""Honest answers are paid beside three busy loops for each core, and their verdicts repeat.
+
+`benchmarks/busy.py` does the same with a thousand.
 
 Each answer computes for about a third of its limit. Beside the loops it takes longer than the limit on the wall.
 """

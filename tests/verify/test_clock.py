@@ -53,7 +53,7 @@ def test_a_process_that_computes_is_charged_its_processor_time():
 def test_what_waits_for_a_processor_is_charged_only_what_it_got():
     """Five processes on one processor get a fifth of it each, and are charged no more."""
     processor = min(os.sched_getaffinity(0))
-    with child(COMPUTES) as (process, meter):
+    with child(COMPUTES) as (process, _):
         rivals = [subprocess.Popen([sys.executable, "-c", COMPUTES], stdout=subprocess.DEVNULL) for _ in range(4)]
         try:
             for one in (process, *rivals):
@@ -70,7 +70,7 @@ def test_what_waits_for_a_processor_is_charged_only_what_it_got():
 
 @pytest.mark.parametrize("code", [SLEEPS, STOPS])
 def test_a_process_that_sleeps_or_stops_is_charged_the_time_it_holds(code):
-    with child(code) as (process, meter):
+    with child(code) as (_, meter):
         while meter.charged() < 1.0:
             assert meter.wall_s < 60, "nothing is charged to what sleeps"
             time.sleep(0.05)
