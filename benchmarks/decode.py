@@ -39,9 +39,10 @@ from h1r.engine.native.runner import NativeRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM, build, save
-from h1r.models.cache import HybridCache
+from h1r.models import build, save
+from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from peers import GEOMETRIES
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

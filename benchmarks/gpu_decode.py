@@ -43,9 +43,9 @@ from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM
 from h1r.models.falcon_h1.config import HybridConfig, preset
 from h1r.models.falcon_h1.hf_config import to_hf
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 ENGINES = ("eager", "graphs", "vllm")

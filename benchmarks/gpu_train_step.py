@@ -34,9 +34,9 @@ from torch import Tensor, nn
 import gpu_operators
 from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
 from h1r.models.falcon_h1.config import HybridConfig, preset
-from h1r.models.falcon_h1.hybrid import Block
+from h1r.models.falcon_h1.hybrid import Block, HybridForCausalLM
 from h1r.train.linear_logprobs import linear_logprobs
 
 LAYERS = {"0.5b": 36, "7b": 8}  # 8 layers of the 7B, its embedding and its head: two thousand million parameters

@@ -41,9 +41,9 @@ from typing import Any
 import torch
 
 from h1r.engine.vllm.limits import block_tokens
-from h1r.models import HybridForCausalLM
 from h1r.models.falcon_h1.config import HybridConfig, preset
 from h1r.models.falcon_h1.hf_config import to_hf
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 NAMES = ("hybrid", "transformer")
 WARM_STEPS = 3

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from h1r.models import HybridForCausalLM, build, save
+from h1r.models import build, save
 from h1r.models.falcon_h1.config import HybridConfig, preset
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 GEOMETRIES: dict[str, HybridConfig] = {
     "tiny": preset("tiny"),

@@ -36,7 +36,7 @@ import torch
 
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.train.losses import token_logprobs
 from h1r.train.memory import keep_freed_memory
 from peers import GEOMETRIES, pair

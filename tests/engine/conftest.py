@@ -24,7 +24,8 @@ from recorded import RecordedRunner
 from h1r.engine.native import engine as native
 from h1r.engine.native.engine import NativeEngine
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from serving import PACE_FILES, vllm_server
 
 

@@ -15,7 +15,8 @@ from h1r.engine.choose import Following, open_engine
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 
 class Recorder:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from h1r.engine.protocol import Engine, Running, SamplingParams
 from h1r.engine.sampling import filter_logprobs, stream_key, uniform
-from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 PROMPTS = [[5, 9, 11], [12, 3, 4, 4, 21, 30, 8] * 10, [2], [33, 1, 17, 9, 25]]

@@ -14,7 +14,7 @@ from h1r.engine.native.runner import TorchRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels.selection import select
-from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig, preset
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 

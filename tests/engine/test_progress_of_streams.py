@@ -3,7 +3,7 @@
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Running, SamplingParams
-from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 WINDOW = 3
 

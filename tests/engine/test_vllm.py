@@ -20,7 +20,8 @@ from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm.limits import block_tokens, unsupported
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, max_position_embeddings=256)

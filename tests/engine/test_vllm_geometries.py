@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm.limits import CPU_HEAD_DIMS, unsupported
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 TOLERANCE = 1e-3
 """Nats."""

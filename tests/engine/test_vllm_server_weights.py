@@ -22,7 +22,8 @@ from h1r.engine.protocol import SamplingParams
 from h1r.engine.server.engine import VLLMServer
 from h1r.engine.server.events import get_json
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 pytestmark = pytest.mark.slow

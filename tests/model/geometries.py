@@ -9,8 +9,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from h1r.models import HybridForCausalLM
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 SMALL = HybridConfig(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

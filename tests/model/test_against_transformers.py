@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
-from h1r.models import HybridForCausalLM, load, save
+from h1r.models import load, save
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hf_config import from_hf, to_hf
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 TOLERANCE = 2e-5
 ILL_CONDITIONED = HybridConfig(

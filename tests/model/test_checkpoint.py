@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM, checkpoint, load, save
+from h1r.models import checkpoint, load, save
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hf_config import from_hf, to_hf
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 RECURRENCE = ("A_log", "D", "dt_bias")
 

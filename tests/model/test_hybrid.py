@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch.conv import causal_conv
 from h1r.kernels.torch.ssd import ssd_scan_rows, ssd_step
-from h1r.models.cache import HybridCache
+from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM
 from h1r.models.falcon_h1.config import PRESETS, HybridConfig, preset
 from h1r.models.falcon_h1.hf_config import from_hf
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 PUBLISHED = ["90m", "0.5b", "1.5b", "1.5b-deep", "3b", "7b", "34b"]
 # Columns as PUBLISHED. Table 1 prints 32,778 as the vocabulary of the 0.5B; the released checkpoint has 32784 rows.

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from h1r.cli import app
 from h1r.kernels.torch import operators as portable
 from h1r.models import build, save
-from h1r.models.cache import HybridCache
 from h1r.models.falcon_h1.attention import Attention
+from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import preset
 from h1r.models.falcon_h1.mamba2 import Mamba2
 from h1r.parity import run

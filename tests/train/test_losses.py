@@ -14,7 +14,7 @@ from tiny_training import gap, gradients, gradients_of, random_ids, rl_section, 
 from torch import Tensor
 
 from h1r.config import RLSection
-from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.train.batch import Rollout, set_norms
 from h1r.train.losses import clipped_policy_loss, entropy, finite, tis_weights, token_logprobs, token_norms
 from h1r.train.policy_update import accumulate_gradients

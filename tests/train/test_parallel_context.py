@@ -20,11 +20,11 @@ from torch import Tensor
 from h1r.errors import UserError
 from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
-from h1r.models import HybridForCausalLM, build
+from h1r.models import build
 from h1r.models.falcon_h1.config import HybridConfig, preset
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models.layers.exchange import HeadExchange, groups_of_share
 from h1r.train.parallel import check_degree, degrees_allowed, parallelize, parity, parity_worst_error, share
-from h1r.train.parallel.context import groups_of_share
-from h1r.train.parallel.exchange import HeadExchange
 from h1r.train.parallel.parity import Batch, context_error, random_lengths
 
 HEADS_OF_7B: dict[str, Any] = {

@@ -16,8 +16,9 @@ from torch.distributed.tensor import DTensor
 
 from h1r.config import OptimizerSection
 from h1r.kernels.layout import Layout
-from h1r.models import HybridForCausalLM, build
+from h1r.models import build
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.train.losses import token_logprobs
 from h1r.train.optim import make_optimizer, optimizer_step
 from h1r.train.parallel import gradients as gradients_module

@@ -35,7 +35,8 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM, save
+from h1r.models import save
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run

@@ -37,7 +37,7 @@ from h1r.data.chat import Encoded, encode_samples
 from h1r.data.packing import pack
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Sample, read_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.train.documents import Document, to_documents

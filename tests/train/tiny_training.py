@@ -18,8 +18,9 @@ from torch import Tensor
 from h1r.config import Recipe, RLSection, resolve
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
-from h1r.models import HybridForCausalLM, build
+from h1r.models import build
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Problem, Verdict, read_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run

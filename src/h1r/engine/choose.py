@@ -23,7 +23,7 @@ from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM, load, save
+from h1r.models import CausalLM, load, save
 from h1r.records import Trace
 
 
@@ -31,7 +31,7 @@ from h1r.records import Trace
 def open_engine(
     section: EngineSection,
     tokenizer: Any,
-    model: HybridForCausalLM | Callable[[], HybridForCausalLM],
+    model: CausalLM | Callable[[], CausalLM],
     directory: str | Path | None = None,
 ) -> Iterator[Engine]:
     """An engine until the end of the `with` block.
@@ -41,7 +41,7 @@ def open_engine(
     Raises `UserError` for an engine that is not installed, or that cannot run the model.
     """
     if section.kind == "native":
-        yield NativeEngine(model if isinstance(model, HybridForCausalLM) else model(), tokenizer, section)
+        yield NativeEngine(model if isinstance(model, CausalLM) else model(), tokenizer, section)
         return
     if section.kind == "server":
         with _server(section, tokenizer, model, directory) as client:
@@ -50,7 +50,7 @@ def open_engine(
     from h1r.engine.vllm.engine import VLLMEngine
 
     with ExitStack() as stack:
-        live = model if isinstance(model, HybridForCausalLM) else None
+        live = model if isinstance(model, CausalLM) else None
         source = Path(directory) if directory is not None and Path(directory).is_dir() else None
         dtype = torch.float32 if live is None else live.dtype
         if source is None:
@@ -83,14 +83,14 @@ def open_engine(
 def _server(
     section: EngineSection,
     tokenizer: Any,
-    model: HybridForCausalLM | Callable[[], HybridForCausalLM],
+    model: CausalLM | Callable[[], CausalLM],
     directory: str | Path | None,
 ) -> Iterator[Engine]:
     """The client of a server, which is told to take the weights it should have where it has others."""
     from h1r.engine.server.engine import EXTENSION, SAMPLER, VLLMServer
 
     engine = VLLMServer(section.url or "", tokenizer, section)
-    if isinstance(model, HybridForCausalLM):
+    if isinstance(model, CausalLM):
         if not engine.knows_sampling_logprobs:
             raise UserError(
                 f"the server at {engine.url} does not tell the log-probabilities that training needs; start it with "
@@ -117,7 +117,7 @@ class Following:
     """An engine with weights of its own that takes those of `model` before a request whenever they have changed: by an
     optimiser's step, or in place by any operation that autograd counts (which a fused optimiser's step is not)."""
 
-    def __init__(self, engine: Engine, model: HybridForCausalLM) -> None:
+    def __init__(self, engine: Engine, model: CausalLM) -> None:
         self.engine, self.model = engine, model
         self._steps = 0
         self._hook = register_optimizer_step_post_hook(self._stepped)

@@ -22,7 +22,7 @@ from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.run.directory import Run
 from h1r.scaling.study import study
@@ -115,7 +115,7 @@ def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractCon
     return open_engine(recipe.engine, tokenizer, lambda: _model(recipe, run, which), directory)
 
 
-def _model(recipe: Recipe, run: Run, which: str) -> HybridForCausalLM:
+def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
     if which == "base" and recipe.model.checkpoint and not (run.path / "curate" / "tokenizer").is_dir():
         return loaded(recipe.model.checkpoint, recipe.model.kernels)
     if which == "base":

@@ -1,17 +1,20 @@
-"""The hybrid Transformer + Mamba-2 model: `load`, `load_weights`, `save`, `build`. torch is imported on first use."""
+"""Model families behind one interface: `load`, `load_weights`, `save`, `build`, `CausalLM`.
+
+torch is imported on first use. `registry.py` knows the families; one folder each.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from h1r.models.causal_lm import CausalLM as CausalLM
     from h1r.models.checkpoint import build as build
     from h1r.models.checkpoint import load as load
     from h1r.models.checkpoint import load_weights as load_weights
     from h1r.models.checkpoint import save as save
-    from h1r.models.falcon_h1.hybrid import HybridForCausalLM as HybridForCausalLM
 
-__all__ = ["HybridForCausalLM", "build", "load", "load_weights", "save"]
+__all__ = ["CausalLM", "build", "load", "load_weights", "save"]
 
 
 def __getattr__(name: str) -> Any:

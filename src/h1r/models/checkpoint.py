@@ -1,7 +1,7 @@
-"""A checkpoint is a Hugging Face `falcon_h1` directory: config.json, safetensors, and beside them the tokenizer.
+"""A checkpoint is a Hugging Face directory of its family: config.json, safetensors, and beside them the tokenizer.
 
-What is saved here loads in transformers and vLLM with no conversion, and the published Falcon-H1 and Falcon-H1R
-checkpoints load here. Optimizer state never lies in it.
+What is saved here loads in transformers and vLLM with no conversion, and published checkpoints of the families load
+here (`registry.py`: config.json's `model_type` says which). Optimizer state never lies in it.
 
 Weights stream from the file into the parameters tensor by tensor, so that loading needs the model's memory and no
 more. A directory is replaced in one step, so that a kill at any moment leaves the old checkpoint or the new one.
@@ -9,7 +9,6 @@ more. A directory is replaced in one step, so that a kill at any moment leaves t
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -25,16 +24,15 @@ from torch import Tensor
 
 from h1r.common.files import replace_directory
 from h1r.errors import UserError
-from h1r.models.falcon_h1.config import HybridConfig
-from h1r.models.falcon_h1.hf_config import from_hf, to_hf
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models.causal_lm import CausalLM
+from h1r.models.config import ModelConfig
+from h1r.models.registry import family, family_of
 from h1r.models.shards import own_rows, write_streamed
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-_RECURRENCE = ("A_log", "D", "dt_bias")
-# Functions of the config that other writers may have stored
-_BUFFERS = re.compile(r"(^|\.)(mup_vector|(original_)?inv_freq)$")
+_ROTARY_BUFFERS = ("inv_freq", "original_inv_freq")
+"""Functions of the config that other writers may have stored."""
 
 
 def load(
@@ -42,11 +40,11 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     revision: str | None = None,
-) -> HybridForCausalLM:
+) -> CausalLM:
     """The model of a checkpoint directory, or of a Hugging Face hub id ("owner/name") when no such directory exists.
 
-    dtype: of all weights. None loses no bit: A_log, D and dt_bias, which the forward pass reads in fp32 or wider
-        anyway, keep the type they are stored in, and the others share the widest among theirs.
+    dtype: of all weights. None loses no bit: the family's `wide_parameters`, which the forward pass reads in fp32 or
+        wider anyway, keep the type they are stored in, and the others share the widest among theirs.
     revision: branch, tag or commit of a hub id. The hub's own environment applies: HF_TOKEN for private and gated
         repositories, HF_HOME, HF_HUB_OFFLINE.
 
@@ -56,31 +54,35 @@ def load(
     model, stored, names = _laid_out(_directory(path_or_id, revision), dtype)
     model.to_empty(device=device)
     model.tie_weights()
-    restore_buffers(model)
+    model.restore_buffers()
     stored.copy_into(model, names)
     return model
 
 
-def skeleton(path_or_id: str | Path, dtype: torch.dtype | None = None) -> HybridForCausalLM:
+def skeleton(path_or_id: str | Path, dtype: torch.dtype | None = None) -> CausalLM:
     """The model of a checkpoint on the meta device: shapes and types (see `load`), no memory. Raises as `load` does."""
     return _laid_out(_directory(path_or_id, None), dtype)[0]
 
 
-def _laid_out(directory: Path, dtype: torch.dtype | None) -> tuple[HybridForCausalLM, _Weights, dict[str, str]]:
+def _laid_out(directory: Path, dtype: torch.dtype | None) -> tuple[CausalLM, _Weights, dict[str, str]]:
     """The model of a directory on the meta device, its stored weights, and the stored name of each of its tensors."""
     config = read_config(directory)
     stored = _Weights(directory)
     with torch.device("meta"):
-        model = HybridForCausalLM(config)
+        model: CausalLM = family_of(config).model_class(config)
     names = stored.places(model)
-    shared = dtype or reduce(torch.promote_types, (stored.dtype(n) for n in names.values() if not _keeps_type(n)))
+
+    def keeps_type(name: str) -> bool:
+        return name.rpartition(".")[2] in model.wide_parameters
+
+    shared = dtype or reduce(torch.promote_types, (stored.dtype(n) for n in names.values() if not keeps_type(n)))
     for name, parameter in model.named_parameters():
-        keeps = dtype is None and _keeps_type(name)
+        keeps = dtype is None and keeps_type(name)
         parameter.data = parameter.data.to(stored.dtype(names[name]) if keeps else shared)
     return model, stored, names
 
 
-def load_weights(model: HybridForCausalLM, path_or_id: str | Path) -> None:
+def load_weights(model: CausalLM, path_or_id: str | Path) -> None:
     """Copies a checkpoint's weights into the parameters of `model`, which keep their types and devices. Of a parameter
     in shards (a DTensor) only this process's rows are read.
 
@@ -91,20 +93,20 @@ def load_weights(model: HybridForCausalLM, path_or_id: str | Path) -> None:
 
 
 def save(
-    model: HybridForCausalLM,
+    model: CausalLM,
     path: str | Path,
     tokenizer: Any = None,
     max_shard_size: int | str = "5GB",
     weights: Iterator[tuple[str, Tensor]] | None = None,
 ) -> Path:
-    """Writes `model` as a `falcon_h1` directory, with its tokenizer when one is given.
+    """Writes `model` as a directory of its family's format, with its tokenizer when one is given.
 
     An existing directory is replaced whole: no shard of an earlier save stays behind, other files (a tokenizer, a
     card) do. max_shard_size: of one safetensors file, in bytes or as "5GB". weights: the tensors of the state dict in
     its order, for a model that does not hold them whole; no more than one file of them is held at once. Raises
     `UserError` when the directory cannot be written.
     """
-    config = to_hf(model.config, str(model.dtype).removeprefix("torch."))
+    config = family_of(model.config).to_hf(model.config, str(model.dtype).removeprefix("torch."))
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     state = stored_state(model)
 
@@ -127,7 +129,7 @@ def save(
     return Path(path)
 
 
-def stored_state(model: HybridForCausalLM) -> dict[str, Tensor]:
+def stored_state(model: CausalLM) -> dict[str, Tensor]:
     """The tensors of a checkpoint of `model` under their names: its state dict, with tied weights once."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
@@ -135,22 +137,13 @@ def stored_state(model: HybridForCausalLM) -> dict[str, Tensor]:
     return state
 
 
-def build(config: HybridConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> HybridForCausalLM:
+def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> CausalLM:
     """A model with random weights that depend on `seed` only, not on the global generator."""
-    model = HybridForCausalLM(config).init_weights(torch.Generator().manual_seed(seed))
+    model: CausalLM = family_of(config).model_class(config).init_weights(torch.Generator().manual_seed(seed))
     return model.to(dtype)
 
 
-def restore_buffers(model: HybridForCausalLM) -> None:
-    """Fills the buffers that are computed from the config, after a model was built on the meta device."""
-    from h1r.models.falcon_h1.mamba2 import Mamba2, mup_vector
-
-    for module in model.modules():
-        if isinstance(module, Mamba2):
-            module.mup_vector = mup_vector(model.config).to(module.dt_bias.device)
-
-
-def read_config(directory: Path) -> HybridConfig:
+def read_config(directory: Path) -> ModelConfig:
     """The configuration of a checkpoint directory; what we do not implement is refused by name.
 
     Ids that end a sequence are those of config.json and of generation_config.json, where chat models list theirs.
@@ -158,14 +151,15 @@ def read_config(directory: Path) -> HybridConfig:
     path = directory / "config.json"
     if not path.exists():
         raise UserError(f"{directory} holds no config.json; give a checkpoint directory or a hub id")
-    config = from_hf(_read_json(path), str(path))
+    raw = _read_json(path)
+    config = family(raw.get("model_type"), str(path)).from_hf(raw, str(path))
     path = directory / "generation_config.json"
     ends = _read_json(path).get("eos_token_id") if path.exists() else None
     if ends is None:
         return config
     known = config.eos_token_ids
     more = tuple(i for i in (ends if isinstance(ends, list) else [ends]) if i not in known)
-    return dataclasses.replace(config, eos_token_id=(*known, *more)) if more else config
+    return config.replaced(eos_token_id=(*known, *more)) if more else config
 
 
 class _Weights:
@@ -190,11 +184,12 @@ class _Weights:
             )
         return _DTYPES[self._types[name]]
 
-    def places(self, model: HybridForCausalLM) -> dict[str, str]:
+    def places(self, model: CausalLM) -> dict[str, str]:
         """Stored name of each tensor of `model`; `UserError` when one is missing, unexpected or of another shape."""
         expected = model.state_dict()
         names = {name: name for name in expected}
-        extra = {name for name in self.files if name not in expected and not _BUFFERS.search(name)}
+        computed = (*_ROTARY_BUFFERS, *model.computed_buffers)
+        extra = {name for name in self.files if name not in expected and name.rpartition(".")[2] not in computed}
         if model.config.tie_word_embeddings:
             self._check_tied()
             # One tensor under two names: writers store either
@@ -226,7 +221,7 @@ class _Weights:
                 if place in wanted:
                     yield wanted[place], file.get_tensor(place)
 
-    def copy_into(self, model: HybridForCausalLM, names: dict[str, str]) -> None:
+    def copy_into(self, model: CausalLM, names: dict[str, str]) -> None:
         """One tensor at a time, straight from the file to the parameter's device."""
         target = model.state_dict()
         wanted = {place: name for name, place in names.items()}
@@ -271,10 +266,6 @@ class _Weights:
                 "differently; remove the stale ones"
             )
         return [self.directory / name for name in shards]
-
-
-def _keeps_type(name: str) -> bool:
-    return name.rpartition(".")[2] in _RECURRENCE
 
 
 def _read_json(path: Path) -> dict[str, Any]:

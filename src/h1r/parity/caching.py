@@ -1,4 +1,4 @@
-"""Prefill, decoding and every way to interrupt them equal the training forward: `HybridModel.cached`."""
+"""Prefill, decoding and every way to interrupt them equal the training forward: `Backbone.cached`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from h1r.models.cache import HybridCache
+from h1r.models.cache import KVCache
 from h1r.parity.measure import Worst
 from h1r.parity.subject import Subject
 
@@ -109,23 +109,23 @@ def saved_state(subject: Subject) -> Worst:
     return worst
 
 
-def cache(subject: Subject, slots: int) -> HybridCache:
-    return HybridCache.allocate(subject.config, slots, subject.tokens + DECODED, subject.dtype, subject.device)
+def cache(subject: Subject, slots: int) -> KVCache:
+    return subject.model.new_cache(slots, subject.tokens + DECODED)
 
 
-def run(subject: Subject, ids_BT: Tensor, held: HybridCache, num_new: Tensor | None = None) -> Tensor:
+def run(subject: Subject, ids_BT: Tensor, held: KVCache, num_new: Tensor | None = None) -> Tensor:
     """Logits [B, T, V] of new tokens."""
     return subject.model.logits(subject.model.model.cached(ids_BT, held, num_new))
 
 
-def _go_on(subject: Subject, ids_BT: Tensor, start: int, held: HybridCache) -> Tensor:
+def _go_on(subject: Subject, ids_BT: Tensor, start: int, held: KVCache) -> Tensor:
     """A chunk of prefill, then single tokens."""
     last = subject.tokens - 2
     pieces = [(start, last), (last, last + 1), (last + 1, last + 2)]
     return torch.cat([run(subject, ids_BT[:, a:b], held) for a, b in pieces], 1)
 
 
-def _ragged(subject: Subject, prompts: list[Tensor]) -> tuple[HybridCache, Tensor]:
+def _ragged(subject: Subject, prompts: list[Tensor]) -> tuple[KVCache, Tensor]:
     """The cache of prompts that were prefilled together, padded right, and the logits [B, V] of their last tokens."""
     lengths_B = torch.tensor([len(p) for p in prompts], device=subject.device)
     ids_BT = subject.ids(len(prompts), int(lengths_B.max()), stream=2)

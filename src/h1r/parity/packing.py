@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from h1r.kernels.layout import Layout
+from h1r.models.checks import Operator
 from h1r.parity.measure import Worst, compare_gradients
-from h1r.parity.operators import Operator, attention, convolution, scan
+from h1r.parity.operators import attention, own_operator
 from h1r.parity.subject import Subject
 
 
@@ -26,11 +27,11 @@ def packed_gradients(subject: Subject) -> Worst:
 
 
 def packed_convolution(subject: Subject) -> Worst:
-    return _operator(subject, convolution(subject))
+    return _operator(subject, own_operator(subject, "convolution"))
 
 
 def packed_scan(subject: Subject) -> Worst:
-    return _operator(subject, scan(subject))
+    return _operator(subject, own_operator(subject, "scan"))
 
 
 def packed_attention(subject: Subject) -> Worst:

@@ -7,11 +7,9 @@ fresh model an error in a branch that is scaled down by a thousand, or in a vect
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,10 +18,11 @@ from h1r.common.memory import free_memory_bytes
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM, build, load, save
+from h1r.models import CausalLM, build, load, save
 from h1r.models.checkpoint import read_config
-from h1r.models.falcon_h1.config import PRESETS, HybridConfig
-from h1r.models.falcon_h1.hybrid import Block
+from h1r.models.checks import FamilyChecks
+from h1r.models.config import ModelConfig
+from h1r.models.registry import family_of, presets, resolved
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 SHORTEST = 24
@@ -34,7 +33,7 @@ SHORTEST = 24
 class Subject:
     """A model, the directory that checks may write into, and seeded inputs of `tokens` tokens in all."""
 
-    model: HybridForCausalLM
+    model: CausalLM
     workspace: Path
     tokens: int
     seed: int = 0
@@ -44,7 +43,7 @@ class Subject:
     _saved: Path | None = field(default=None, repr=False)
 
     @property
-    def config(self) -> HybridConfig:
+    def config(self) -> ModelConfig:
         return self.model.config
 
     @property
@@ -67,9 +66,9 @@ class Subject:
         return torch.randn(*shape, generator=self.generator(stream)).to(self.device, dtype or self.dtype)
 
     def lengths(self) -> list[int]:
-        """Lengths of documents that hold `tokens` tokens: one of a single token, one shorter than the convolution's
-        taps, one of about half of all tokens, two of the rest, in an order that depends on the seed."""
-        short = [1, max(1, self.config.mamba_d_conv - 2)]
+        """Lengths of documents that hold `tokens` tokens: one of a single token, one shorter than an operator
+        looks back, one of about half of all tokens, two of the rest, in an order that depends on the seed."""
+        short = [1, self.config.short_length]
         rest = self.tokens - sum(short)
         half = rest // 2 + int(torch.randint(max(1, rest // 8), (1,), generator=self.generator()))
         third = max(1, 2 * (rest - half) // 3)
@@ -115,31 +114,34 @@ def open_subject(
 ) -> Subject:
     """The subject that `name` stands for: a preset with random weights, or a checkpoint directory or hub id.
 
-    layers: keep only the first so many. tokens: in all documents together; None takes three chunks of the scan, so that
-    states cross chunk borders. Raises `UserError` for what cannot be opened, held in memory, or cut.
+    layers: keep only the first so many. tokens: in all documents together; None takes three of the model's blocks
+    (`ModelConfig.tokens_per_block`), so that states cross their borders. Raises `UserError` for what cannot be opened,
+    held in memory, or cut.
     """
     chosen = select(kernels, device, dtype)
     cut = "" if layers is None else f", its first {layers} layers"
-    config = PRESETS.get(name) or (read_config(Path(name)) if Path(name).is_dir() else None)
+    config = presets().get(name) or (read_config(Path(name)) if Path(name).is_dir() else None)
     if config is not None:
         config = _cut(name, config, layers)
         tokens = _tokens(config, tokens)
         _refuse_what_does_not_fit(name, config, tokens, dtype, device)
-    if name in PRESETS:
+    if name in presets():
         assert config is not None
         model = random_model(config, seed).to(dtype).to(device)
         return Subject(model.use(chosen), workspace, _tokens(config, tokens), seed, f"{name}, random weights{cut}")
     if config is None and name.count("/") != 1:
-        raise UserError(f"{name} is neither a checkpoint directory nor a hub id nor a preset ({', '.join(PRESETS)})")
+        raise UserError(f"{name} is neither a checkpoint directory nor a hub id nor a preset ({', '.join(presets())})")
     model = load(name, dtype, device)
     whole = model.config
-    model.config = model.model.config = _cut(name, whole, layers)
+    model.config = _cut(name, whole, layers)
+    if hasattr(model.model, "config"):
+        model.model.config = model.config  # type: ignore[assignment]
     model.model.layers = model.model.layers[:layers]
     origin = name if model.config == whole else None
     return Subject(model.use(chosen), workspace, _tokens(model.config, tokens), seed, f"{name}{cut}", origin)
 
 
-def random_model(config: HybridConfig, seed: int) -> HybridForCausalLM:
+def random_model(config: ModelConfig, seed: int) -> CausalLM:
     """Weights in which every branch has a say (see the module's head); a function of `seed` alone."""
     model = build(config, seed)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -150,44 +152,34 @@ def random_model(config: HybridConfig, seed: int) -> HybridForCausalLM:
             elif parameter.ndim == 2:
                 parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
         # After the loop, since tied weights are one tensor: the embedding's scale then holds for both.
-        embedding = model.model.embed_tokens.weight
-        embedding.mul_(math.sqrt(config.hidden_size) / config.embedding_multiplier)
-        if not config.tie_word_embeddings:
-            model.lm_head.weight.div_(config.lm_head_multiplier)
-        for layer in model.model.layers:
-            layer = cast(Block, layer)
-            mixer, attention, mlp = layer.mamba, layer.self_attn, layer.feed_forward
-            mixer.in_proj.weight.div_((mixer.mup_vector * config.ssm_in_multiplier)[:, None])
-            mixer.out_proj.weight.div_(config.ssm_out_multiplier)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
-                projection.weight.div_(config.attention_in_multiplier)
-            attention.k_proj.weight.div_(config.key_multiplier)
-            attention.o_proj.weight.div_(config.attention_out_multiplier)
-            mlp.gate_proj.weight.div_(config.mlp_multipliers[0])
-            mlp.down_proj.weight.div_(config.mlp_multipliers[1])
+        checks: FamilyChecks | None = resolved(family_of(config).checks)
+        if checks is not None and checks.unit_scale is not None:
+            checks.unit_scale(model)
+        else:
+            model.model.embed_tokens.weight.mul_(math.sqrt(config.hidden_size))
     return model
 
 
-def needed_bytes(config: HybridConfig, tokens: int, dtype: torch.dtype) -> int:
+def needed_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype) -> int:
     """Memory at the checks' peak: the weights, two sets of gradients or two more copies of the weights and one being
     read, and eight tensors of logits."""
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in HybridForCausalLM(config).parameters())
+        parameters = sum(p.numel() for p in family_of(config).model_class(config).parameters())
     return 4 * parameters * dtype.itemsize + 8 * tokens * config.vocab_size * max(4, dtype.itemsize)
 
 
-def _cut(name: str, config: HybridConfig, layers: int | None) -> HybridConfig:
+def _cut(name: str, config: ModelConfig, layers: int | None) -> ModelConfig:
     if layers is None:
         return config
     if not 1 <= layers <= config.num_hidden_layers:
         raise UserError(f"--layers {layers} is refused: {name} has {config.num_hidden_layers} layers")
-    return dataclasses.replace(config, num_hidden_layers=layers)
+    return config.replaced(num_hidden_layers=layers)
 
 
-def _tokens(config: HybridConfig, tokens: int | None) -> int:
+def _tokens(config: ModelConfig, tokens: int | None) -> int:
     most = config.max_position_embeddings
     if tokens is None:
-        return min(max(3 * config.mamba_chunk_size + 8, SHORTEST), most)
+        return min(max(3 * config.tokens_per_block + 8, SHORTEST), most)
     if not SHORTEST <= tokens <= most:
         raise UserError(
             f"--tokens {tokens} is refused: the checks need {SHORTEST}, and this model has {most} positions"
@@ -196,13 +188,13 @@ def _tokens(config: HybridConfig, tokens: int | None) -> int:
 
 
 def _refuse_what_does_not_fit(
-    name: str, config: HybridConfig, tokens: int, dtype: torch.dtype, device: torch.device | str
+    name: str, config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device | str
 ) -> None:
     needed, free = needed_bytes(config, tokens, dtype), free_bytes(device)
     if free is None or needed <= free:
         return
     fewer = min(2, config.num_hidden_layers)
-    cut = needed_bytes(dataclasses.replace(config, num_hidden_layers=fewer), tokens, dtype)
+    cut = needed_bytes(config.replaced(num_hidden_layers=fewer), tokens, dtype)
     raise UserError(
         f"{name} needs about {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, "
         f"{free / 1e9:.1f} GB are free; "

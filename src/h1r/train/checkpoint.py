@@ -1,4 +1,4 @@
-"""What a trainer needs to go on: a `falcon_h1` model directory, and beside it the optimiser and the trainer's state.
+"""What a trainer needs to go on: a model directory, and beside it the optimiser and the trainer's state.
 
 checkpoints/step_00000100/
   model/         loads in transformers and vLLM as it is
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import read_json, write_json
-from h1r.models import HybridForCausalLM, save
+from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
@@ -30,7 +30,7 @@ from h1r.train.parallel.world import ALONE, World
 def save_checkpoint(
     checkpoints: Checkpoints,
     step: int,
-    model: HybridForCausalLM,
+    model: CausalLM,
     optimizer: torch.optim.Optimizer,
     tokenizer: PreTrainedTokenizerFast,
     state: dict[str, Any],
@@ -61,7 +61,7 @@ def save_checkpoint(
             checkpoints.finish(step)
 
 
-def restore(directory: Path, model: HybridForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def restore(directory: Path, model: CausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Loads a checkpoint into model and optimiser, bit for bit, and returns the trainer's state. Every process calls
     it, and reads its own share of a model in shards."""
     load_weights(model, directory / "model")
@@ -79,7 +79,7 @@ def restore(directory: Path, model: HybridForCausalLM, optimizer: torch.optim.Op
     return state
 
 
-def publish(stage: Path, model: HybridForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:
+def publish(stage: Path, model: CausalLM, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:
     """Writes the stage's final model to `STAGE/model`, whole or not at all. Every process of `world` calls it."""
     final = stage / "model"
     if world.mesh is not None:
@@ -89,7 +89,7 @@ def publish(stage: Path, model: HybridForCausalLM, tokenizer: PreTrainedTokenize
     return final
 
 
-def _save_gathered(model: HybridForCausalLM, path: Path, tokenizer: PreTrainedTokenizerFast, world: World) -> None:
+def _save_gathered(model: CausalLM, path: Path, tokenizer: PreTrainedTokenizerFast, world: World) -> None:
     """One process writes what all of them gather, tensor by tensor."""
     weights = gathered(stored_state(model))
     with world.agreed():

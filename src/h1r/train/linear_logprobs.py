@@ -11,7 +11,7 @@ and the backward pass computes the logits of a chunk again:
 so the head costs four products of its size instead of three, and memory is O(T D + V D + chunk V).
 
 Softmax and sums are fp32 or wider; products run in the type of `hidden`, with the gradient of W summed over chunks in
-fp32 or wider. Shapes: T tokens, D hidden, V vocabulary. Left out: a bias of the head, which Falcon-H1 does not have.
+fp32 or wider. Shapes: T tokens, D hidden, V vocabulary. Left out: a bias of the head, which no family has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from h1r.kernels.torch.operators import at_least_fp32
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.train.losses import entropy as entropy_of
 from h1r.train.losses import token_logprobs
 
@@ -32,13 +32,13 @@ the 7B's vocabulary, and whole micro-batches of small models, whose head is then
 
 
 def head_logprobs(
-    model: HybridForCausalLM, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0, with_entropy: bool = False
+    model: CausalLM, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
     """log pi(target) [T] under the model's head, and the entropy [T] (zeros without `with_entropy`), both in nats."""
     vocabulary = model.config.vocab_size
     if 4 * hidden_TD.shape[0] * vocabulary > LOGITS_BYTES:
         chunk = max(1, LOGITS_BYTES // (4 * vocabulary))
-        scale = model.config.lm_head_multiplier
+        scale = model.logits_scale
         weight = model.lm_head.weight
         return logprobs_and_entropy(hidden_TD, weight, targets_T, scale, temperature, chunk, with_entropy)
     logits = model.logits(hidden_TD)
@@ -56,7 +56,7 @@ def linear_logprobs(
 ) -> Tensor:
     """log pi(target) [T] in nats, fp32 or wider; differentiable in `hidden_TD` and `weight_VD`.
 
-    `scale` multiplies the logits (the model's `lm_head_multiplier`), `temperature` divides them. Raises `ValueError`
+    `scale` multiplies the logits (the model's `logits_scale`), `temperature` divides them. Raises `ValueError`
     for a chunk below 1.
     """
     return logprobs_and_entropy(hidden_TD, weight_VD, targets_T, scale, temperature, chunk, False)[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from h1r.config import RLSection
 from h1r.kernels.layout import Layout
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.train.algorithms import TokenStreams, make_loss
 from h1r.train.batch import Rollout, micro_batches, set_norms, to_rollouts
 from h1r.train.linear_logprobs import head_logprobs
@@ -26,13 +26,13 @@ KL_SUMS = ("kl_loss", "kl")
 
 
 def train_on(
-    model: HybridForCausalLM,
+    model: CausalLM,
     optimizer: torch.optim.Optimizer,
     groups: Sequence[Group],
     section: RLSection,
     step: int,
     world: World = ALONE,
-    reference: HybridForCausalLM | None = None,
+    reference: CausalLM | None = None,
 ) -> dict[str, float]:
     """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics.
 
@@ -61,7 +61,7 @@ def train_on(
 
 @torch.no_grad()
 def _logprobs(
-    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
+    model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
 ) -> Iterator[tuple[Rollout, Tensor]]:
     """The rollouts that this process runs, and the log-probability of each response token under `model`."""
     for micro in world.deal(_all_micro_batches(rollouts, section, world)):
@@ -71,7 +71,7 @@ def _logprobs(
 
 
 def accumulate_gradients(
-    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
+    model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
 ) -> dict[str, float]:
     """Adds the batch loss's gradient to the parameters and returns what was measured on the way.
 
@@ -94,9 +94,7 @@ def accumulate_gradients(
     return {"loss": totals["pg_loss"] + totals["ce_loss"] + totals.get("kl_loss", 0.0), **totals, **means}
 
 
-def _accumulate(
-    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
-) -> dict[str, float]:
+def _accumulate(model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World) -> dict[str, float]:
     totals = dict.fromkeys(SUMS + KL_SUMS * bool(section.kl_coef), 0.0)
     for micro in world.deal(_all_micro_batches(rollouts, section, world)):
         loss, values = rollout_loss(model, micro, section)
@@ -121,9 +119,7 @@ def _all_micro_batches(rollouts: Sequence[Rollout], section: RLSection, world: W
     return micro_batches(rollouts, min(section.micro_batch_tokens, share))
 
 
-def rollout_loss(
-    model: HybridForCausalLM, rollouts: Sequence[Rollout], section: RLSection
-) -> tuple[Tensor, dict[str, float]]:
+def rollout_loss(model: CausalLM, rollouts: Sequence[Rollout], section: RLSection) -> tuple[Tensor, dict[str, float]]:
     """This micro-batch's share of the batch loss, and sums over its tokens for the metrics.
 
     Marks tokens whose log-probabilities are not finite in `Rollout.valid`.
@@ -170,7 +166,7 @@ def rollout_loss(
     return loss, values
 
 
-def response_hidden(model: HybridForCausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:
+def response_hidden(model: CausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:
     """Hidden states [T, D] that predict the response tokens [T] of all rollouts end to end, and each one's share of
     T."""
     layout = Layout.of([len(rollout.ids) for rollout in rollouts], model.device)

@@ -25,7 +25,7 @@ from h1r.data.chat import prompt_ids
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
@@ -102,7 +102,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
 
 
 def train_rl(
-    model: HybridForCausalLM,
+    model: CausalLM,
     engine: Engine,
     verifier: VerifyMany,
     problems: Sequence[Problem],
@@ -114,7 +114,7 @@ def train_rl(
     system_prompt: str | None = None,
     seed: int = 0,
     max_model_len: int | None = None,
-    reference: HybridForCausalLM | None = None,
+    reference: CausalLM | None = None,
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from h1r.config import Recipe, SFTSection
 from h1r.data.packing import pack
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.metrics import Metrics, NoTracker, Tracker
@@ -79,7 +79,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
 
 
 def train_sft(
-    model: HybridForCausalLM,
+    model: CausalLM,
     documents: Documents,
     section: SFTSection,
     tracker: Tracker,
@@ -87,7 +87,7 @@ def train_sft(
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     seed: int = 0,
-    wrapped: HybridForCausalLM | Sharded | None = None,
+    wrapped: CausalLM | Sharded | None = None,
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Batches:
 
 
 def accumulate_gradients(
-    model: HybridForCausalLM | Sharded,
+    model: CausalLM | Sharded,
     documents: Documents,
     rows: Sequence[Sequence[int]],
     micro_batch_size: int,
@@ -218,7 +218,7 @@ def accumulate_gradients(
     return world.sum(total), sum(documents[index].length for row in rows for index in row)
 
 
-def weighted_cross_entropy(model: HybridForCausalLM, documents: Documents, world: World = ALONE) -> Tensor:
+def weighted_cross_entropy(model: CausalLM, documents: Documents, world: World = ALONE) -> Tensor:
     """sum_t weight_t * -log pi(token_t | tokens before it in its document), over the tokens with loss that this
     process predicts: all of them, or those after its share of the flat tokens."""
     device = model.device

@@ -13,30 +13,29 @@ from h1r.data.chat import chat_template
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM, build, load
-from h1r.models.checkpoint import load_weights, restore_buffers, skeleton
+from h1r.models import CausalLM, build, load
+from h1r.models.checkpoint import load_weights, skeleton
 from h1r.models.device import default_device
-from h1r.models.falcon_h1.config import preset
-from h1r.models.falcon_h1.hybrid import random_parts
+from h1r.models.registry import family_of, preset
 from h1r.models.shards import own_rows
 from h1r.run.directory import Run
 from h1r.train.parallel.gradients import Sharded
 from h1r.train.parallel.world import ALONE, World
 
 
-def starting_model(recipe: Recipe, run: Run) -> HybridForCausalLM:
+def starting_model(recipe: Recipe, run: Run) -> CausalLM:
     """The recipe's checkpoint, or its preset with random weights (a function of `recipe.seed` alone).
 
     Raises as `start` does.
     """
     model, _ = start(recipe, run, ALONE)
-    assert isinstance(model, HybridForCausalLM)
+    assert isinstance(model, CausalLM)
     return model
 
 
 def start(
     recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | None = None
-) -> tuple[HybridForCausalLM, HybridForCausalLM | Sharded]:
+) -> tuple[CausalLM, CausalLM | Sharded]:
     """`starting_model` as this process of `world` trains it, and what its forward pass is called through.
 
     A sharded model is laid out on the meta device and filled part by part, so that no process ever holds the whole.
@@ -66,8 +65,8 @@ def start(
     if world.mesh is None:
         return _placed(build(config, recipe.seed).to(default_device()), recipe, world, None)
     with torch.device("meta"):
-        model = HybridForCausalLM(config)
-    return _placed(model, recipe, world, compute_dtype)
+        empty: CausalLM = family_of(config).model_class(config)
+    return _placed(empty, recipe, world, compute_dtype)
 
 
 def data_directory(recipe: Recipe, run: Run) -> Path:
@@ -98,8 +97,8 @@ def saved_tokenizer(recipe: Recipe, directory: Path) -> PreTrainedTokenizerFast:
 
 
 def _placed(
-    model: HybridForCausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
-) -> tuple[HybridForCausalLM, HybridForCausalLM | Sharded]:
+    model: CausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
+) -> tuple[CausalLM, CausalLM | Sharded]:
     """A model with weights as it is, context-parallel where `world` says so; a skeleton sharded and filled too."""
     if world.mesh is None:
         model = world.parallelize(equip(model, recipe.model.kernels).train())
@@ -108,7 +107,7 @@ def _placed(
     sharded = world.shard(model, compute_dtype)
     model.to_empty(device=world.mesh.device_type)
     model.tie_weights()
-    restore_buffers(model)
+    model.restore_buffers()
     equip(model, recipe.model.kernels, compute_dtype)
     if recipe.model.checkpoint is not None:
         load_weights(model, recipe.model.checkpoint)
@@ -117,22 +116,22 @@ def _placed(
     return model, sharded
 
 
-def fill_random(model: HybridForCausalLM, seed: int) -> None:
+def fill_random(model: CausalLM, seed: int) -> None:
     """Gives a model in shards the weights of `build(model.config, seed)`, part by part."""
     target = model.state_dict()
     with torch.no_grad():
-        for place, part in random_parts(model.config, torch.Generator().manual_seed(seed)):
+        for place, part in model.random_parts(model.config, torch.Generator().manual_seed(seed)):
             for name, weight in part.state_dict().items():
-                local, rows = own_rows(target[f"{place}.{name}"])
+                local, rows = own_rows(target[f"{place}.{name}" if place else name])
                 local.copy_(weight if rows is None else weight[rows])
 
 
-def loaded(path_or_id: str | Path, kernels: str) -> HybridForCausalLM:
+def loaded(path_or_id: str | Path, kernels: str) -> CausalLM:
     """A checkpoint's model on the default device, with kernels by name (`equip`). Raises as `load` and `equip` do."""
     return equip(load(path_or_id, device=default_device()), kernels)
 
 
-def equip(model: HybridForCausalLM, kernels: str, dtype: torch.dtype | None = None) -> HybridForCausalLM:
+def equip(model: CausalLM, kernels: str, dtype: torch.dtype | None = None) -> CausalLM:
     """Sets the kernels of `model` by name and prints which they are. dtype: of the weights in use, where that is not
     the one they are kept in. Raises `UserError` when they cannot run here."""
     chosen = select(kernels, model.device, dtype or model.dtype)

@@ -13,7 +13,7 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.records import Problem
 from h1r.train.start import loaded
 
@@ -37,7 +37,7 @@ def engine_teacher(recipe: Recipe) -> Iterator[GenerateBatch]:
         seed=recipe.corpus.seed,
     )
 
-    def model() -> HybridForCausalLM:
+    def model() -> CausalLM:
         return loaded(checkpoint, recipe.model.kernels)
 
     with open_engine(recipe.engine, tokenizer, model, checkpoint) as engine:

@@ -25,8 +25,7 @@ from h1r.engine.native.runner import BROKEN, DOUBTFUL, FULL, STOPPED, Runner
 from h1r.engine.native.slots import Request, Row, Slots
 from h1r.engine.protocol import Running
 from h1r.engine.stop_strings import holds_stop_string, text_of
-from h1r.models.cache import HybridCache
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.records import FinishReason, Trace
 
 _REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length", BROKEN: "error"}
@@ -36,7 +35,7 @@ _BROKEN_LOGITS = "the model's logits are not finite numbers; its weights may hol
 class Batch:
     def __init__(
         self,
-        model: HybridForCausalLM,
+        model: CausalLM,
         runner: Runner,
         plan: MemoryPlan,
         requests: Sequence[Request],
@@ -52,7 +51,7 @@ class Batch:
         self._base = 0
         """The largest of `Row.base`: a row grows by one token a step, so the host knows the longest without asking."""
         self.prefilling: Prefill | None = None
-        self.cache = HybridCache.allocate(model.config, plan.sequences, plan.tokens, model.dtype, model.device)
+        self.cache = model.new_cache(plan.sequences, plan.tokens)
         self.slots = Slots(plan.sequences, model.config.vocab_size, plan.new_tokens, model.device)
         self.has_stop_strings = any(request.params.stop for request in requests)
         self.runner.begin(self.cache, self.slots, [request.params for request in requests])
@@ -187,10 +186,10 @@ class Batch:
 class Prefill:
     """Prompts that go through the model together, a chunk of their columns at a time, into a cache of their own."""
 
-    def __init__(self, model: HybridForCausalLM, requests: list[Request], chunk_tokens: int) -> None:
+    def __init__(self, model: CausalLM, requests: list[Request], chunk_tokens: int) -> None:
         self.requests = requests
         device, longest = model.device, max(len(request.prompt) for request in requests)
-        self._cache = HybridCache.allocate(model.config, len(requests), longest, model.dtype, device)
+        self._cache = model.new_cache(len(requests), longest)
         self._lengths = torch.tensor([len(request.prompt) for request in requests], device=device)
         self._ids_BT = torch.zeros(len(requests), longest, dtype=torch.long, device=device)
         for row, request in enumerate(requests):

@@ -1,4 +1,4 @@
-"""The native engine: continuous batching over the slots of a hybrid cache, in the trainer's own process.
+"""The native engine: continuous batching over the slots of a cache, in the trainer's own process.
 
 `batch.py` is its loop, `runner.py` computes the steps, `memory.py` says beforehand what a call
 takes and how many sequences fit.
@@ -22,13 +22,12 @@ from h1r.engine.native.select_runner import runner_for
 from h1r.engine.native.slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
-from h1r.models.checkpoint import load
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM, load
 from h1r.records import Trace
 
 
 class NativeEngine:
-    """Generates with a `HybridForCausalLM` that may be the one in training: every call takes its weights as they are
+    """Generates with a `CausalLM` that may be the one in training: every call takes its weights as they are
     when the call starts. On native kernels (fp32, CPU) it keeps a packed copy of them.
 
     tokenizer: anything with `decode(ids)`; None leaves `Trace.text` empty and refuses stop strings.
@@ -38,7 +37,7 @@ class NativeEngine:
 
     def __init__(
         self,
-        model: HybridForCausalLM,
+        model: CausalLM,
         tokenizer: Any = None,
         section: EngineSection | None = None,
         eos_token_ids: Sequence[int] | None = None,

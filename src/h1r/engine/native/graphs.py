@@ -23,13 +23,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from h1r.engine.native.c_decoder import obstacle
 from h1r.engine.native.runner import TorchRunner
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams
-from h1r.models.cache import HybridCache
-from h1r.models.falcon_h1.config import HybridConfig
-from h1r.models.falcon_h1.decode import obstacle
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
+from h1r.models.cache import KVCache
+from h1r.models.config import ModelConfig
 
 MOST_GRAPHS = 16
 """Kept at once; the one that was used longest ago goes first. Lengths grow, so what goes is seldom wanted again."""
@@ -55,7 +55,7 @@ class GraphRunner(TorchRunner):
     recorded. positions: the least step in which attention's length grows.
     """
 
-    def __init__(self, model: HybridForCausalLM, capture: Capture | None = None, positions: int = _POSITIONS) -> None:
+    def __init__(self, model: CausalLM, capture: Capture | None = None, positions: int = _POSITIONS) -> None:
         super().__init__(model)
         self._given, self._positions = capture, positions
         self.recorded, self.seconds = 0, 0.0
@@ -70,7 +70,7 @@ class GraphRunner(TorchRunner):
         """Measured memory of the graphs since `begin`."""
         return self._capture.bytes
 
-    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+    def begin(self, cache: KVCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         super().begin(cache, slots, params)
         self._capture = self._given or CudaCapture(slots.reason.device)
         self._running = torch.zeros((), dtype=torch.long, device=slots.reason.device)
@@ -150,7 +150,7 @@ class CudaCapture:
         return graph.replay
 
 
-def graph_bytes(config: HybridConfig) -> int:
+def graph_bytes(config: ModelConfig) -> int:
     """What the driver may keep for `MOST_GRAPHS` graphs: an estimate."""
     return MOST_GRAPHS * _LAYER_BYTES * config.num_hidden_layers
 

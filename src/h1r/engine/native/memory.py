@@ -2,12 +2,13 @@
 
     total = fixed + sequences * per_sequence + prompts + graphs
 
-    per_sequence  recurrent state, convolution tail, keys and values of T tokens (`HybridCache.bytes_per_slot`), logits
+    per_sequence  recurrent state, convolution tail, keys and values of T tokens (`KVCache.bytes_per_slot`), logits
                   and end tokens over the vocabulary, and what is kept of each new token (`Slots.bytes_per_slot`); in
                   PyTorch also the temporaries of a step (`runner_bytes`)
     fixed         in C: packed weights, scratch, rotary table (`runner_bytes`)
     prompts       caches of the prompts prefilled together, and their logits; in PyTorch also the temporaries of their
-                  prefill (`prefill_bytes`) as far as they are more than those of a step, which does not run then
+                  prefill (`CausalLM.prefill_bytes`) as far as they are more than those of a step, which does not
+                  run then
     graphs        on CUDA: the temporaries of a step again, in the graphs' own pool, and what the driver keeps of the
                   graphs; what an earlier call measured where that is more (`graphs.py`)
 
@@ -26,8 +27,7 @@ from h1r.config import EngineSection
 from h1r.engine.native.memory_bytes import prefill_bytes, runner_bytes
 from h1r.engine.native.runner import is_filtered
 from h1r.engine.native.slots import Request, Slots
-from h1r.models.cache import HybridCache
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
 
 _SHARE_OF_FREE = 0.8
 _MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"
@@ -74,7 +74,7 @@ def group_of(waiting: Sequence[Request], slots: int, prefill_tokens: int) -> lis
 
 
 def plan(
-    model: HybridForCausalLM,
+    model: CausalLM,
     section: EngineSection,
     requests: Sequence[Request],
     budget: float,
@@ -95,7 +95,7 @@ def plan(
 
 
 def _plan(
-    model: HybridForCausalLM,
+    model: CausalLM,
     section: EngineSection,
     requests: Sequence[Request],
     budget: float,
@@ -117,11 +117,11 @@ def _plan(
     runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager)
     steps = sequences * runner.per_slot
     prompts = max(
-        rows * (HybridCache.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size)
+        rows * (model.cache_type.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size)
         + max(0, prefill_bytes(model, rows, min(longest, max(1, section.prefill_tokens // rows)), longest) - steps)
         for rows, longest in groups
     )
-    each = HybridCache.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
+    each = model.cache_type.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
     return MemoryPlan(
         sequences, tokens, new_tokens, call_tokens, runner.fixed, each + runner.per_slot, prompts,
         max(runner.graphs + sequences * runner.graphs_per_slot, measured_graphs), budget,
@@ -129,7 +129,7 @@ def _plan(
 
 
 def waves(
-    model: HybridForCausalLM,
+    model: CausalLM,
     section: EngineSection,
     requests: Sequence[Request],
     budget: float,

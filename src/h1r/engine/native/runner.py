@@ -1,7 +1,7 @@
 """How a step of the native engine is computed: through the model in PyTorch, or in C (fp32 on a CPU). On CUDA the steps
 of PyTorch are recorded and replayed (`graphs.py`).
 
-All read one `HybridCache` and one `Slots`, and mean the same by every number (`sampling.py` has the definitions). The
+All read one `KVCache` and one `Slots`, and mean the same by every number (`sampling.py` has the definitions). The
 C runner keeps packed copies of the weights, which `refresh` renews.
 """
 
@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from h1r.engine.native.c_decoder import CDecoder, decoder_class, obstacle
 from h1r.engine.native.slots import FLOATS, INTEGERS, Slots
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, uniform
 from h1r.kernels.cpu.build import library
-from h1r.models.cache import HybridCache
-from h1r.models.falcon_h1.decode import BoundCache, Decoder, obstacle
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
+from h1r.models.cache import KVCache
 
 STOPPED, DOUBTFUL, FULL, BROKEN = 1, 2, 3, 4
 """Codes in `Slots.reason`; 0 goes on. BROKEN: the logits are no numbers, so that nothing could be chosen."""
@@ -35,7 +35,7 @@ class Runner(Protocol):
         """In what a step is computed, in words, and why."""
         ...
 
-    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+    def begin(self, cache: KVCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         """For traces with any of these params; `confidence_top_k` is the same in all."""
         ...
 
@@ -43,7 +43,7 @@ class Runner(Protocol):
         """The model's weights have new values."""
         ...
 
-    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+    def prefill(self, cache: KVCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
         """Takes `counts_B` tokens per row into `cache`, the first of each row of `ids_BT`; logits after the last one of
         the rows `ending`."""
         ...
@@ -64,7 +64,7 @@ class Runner(Protocol):
 class TorchRunner:
     """Any device and type."""
 
-    def __init__(self, model: HybridForCausalLM, enforce_eager: bool = False) -> None:
+    def __init__(self, model: CausalLM, enforce_eager: bool = False) -> None:
         self.model, self._enforce_eager = model, enforce_eager
 
     @property
@@ -76,7 +76,7 @@ class TorchRunner:
     def _on_cuda(self) -> bool:
         return self.model.device.type == "cuda"
 
-    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+    def begin(self, cache: KVCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         self.cache, self.slots = cache, slots
         self._confidence_top_k = max(one.confidence_top_k for one in params)
         self._filtered = [any(getattr(one, name) != off for one in params) for name, off in _FILTERS]
@@ -86,7 +86,7 @@ class TorchRunner:
     def refresh(self) -> None:
         """Nothing to do: the model's own tensors are read."""
 
-    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+    def prefill(self, cache: KVCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
         hidden = self.model.model.cached(ids_BT, cache, counts_B)
         return self.model.logits(hidden[ending, counts_B[ending] - 1]).float()
 
@@ -165,15 +165,15 @@ class _Sampler(Structure):
 class NativeRunner:
     """fp32 on a CPU: a call into C for the model, and one for all that follows it."""
 
-    def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
+    def __init__(self, model: CausalLM, max_tokens: int) -> None:
         self._vocab = model.config.vocab_size
-        self._decoder = Decoder(model, max_tokens)
+        self._decoder: CDecoder = decoder_class(model)(model, max_tokens)
 
     @property
     def how(self) -> str:
         return "in C"
 
-    def begin(self, cache: HybridCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
+    def begin(self, cache: KVCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         self.slots = slots
         self._cache = self._decoder.bind(cache)
         rows = slots.logits.shape[0]
@@ -195,8 +195,8 @@ class NativeRunner:
         """Scratch for calls of so many tokens."""
         self._decoder.reserve(max_tokens)
 
-    def prefill(self, cache: HybridCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
-        bound: BoundCache = self._decoder.bind(cache)
+    def prefill(self, cache: KVCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
+        bound = self._decoder.bind(cache)
         width = ids_BT.shape[1]
         ids = ids_BT[torch.arange(width) < counts_B[:, None]]
         wanted = counts_B.cumsum(0)[ending] - 1

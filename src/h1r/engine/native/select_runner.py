@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from h1r.engine.native.c_decoder import obstacle
 from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.native.runner import NativeRunner, Runner, TorchRunner
-from h1r.models.falcon_h1.decode import obstacle
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
 
 
-def runner_for(
-    model: HybridForCausalLM, max_tokens: int, kept: Runner | None = None, enforce_eager: bool = False
-) -> Runner:
+def runner_for(model: CausalLM, max_tokens: int, kept: Runner | None = None, enforce_eager: bool = False) -> Runner:
     """The C runner where it can run, with scratch for calls of `max_tokens` tokens and the model's present weights.
     `kept`, an earlier one for this model, gives its memory."""
     if obstacle(model):
@@ -24,6 +22,6 @@ def runner_for(
     return NativeRunner(model, max_tokens)
 
 
-def with_graphs(model: HybridForCausalLM, enforce_eager: bool) -> bool:
+def with_graphs(model: CausalLM, enforce_eager: bool) -> bool:
     """Whether `runner_for` records CUDA graphs."""
     return model.device.type == "cuda" and not enforce_eager

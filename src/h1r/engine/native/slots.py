@@ -10,7 +10,7 @@ from torch import Tensor
 
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import stream_key
-from h1r.models.cache import HybridCache
+from h1r.models.cache import KVCache
 
 INTEGERS = ("count", "max_tokens", "window", "key", "top_k", "last")
 FLOATS = ("temperature", "top_p", "min_p", "threshold", "group_sum")
@@ -22,7 +22,7 @@ class Request:
     index: int
     prompt: list[int]
     params: SamplingParams
-    prefix: HybridCache | None = None
+    prefix: KVCache | None = None
     """The prefilled state, in row `prefix_row`; shared by all requests of one prefill."""
     prefix_row: int = 0
     logits: Tensor | None = None

@@ -100,7 +100,7 @@ class VLLMServer(StreamingEngine):
             raise UserError(f"the server at {self.url} does not say which weights it has ({error})") from None
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
-        """Takes a state dict of `HybridForCausalLM`, or a checkpoint directory of the served configuration, through the
+        """Takes a state dict of the model, or a checkpoint directory of the served configuration, through the
         weight-transfer interface of vLLM's server, which waits for what runs and forgets cached prefixes. Its workers
         read files: a directory must be seen by both; a state dict goes through `[engine] weights_directory`, or through
         the memory of this machine. Raises `UserError` before anything changes for tensors that do not fit, and for a

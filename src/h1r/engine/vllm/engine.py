@@ -133,7 +133,7 @@ class VLLMEngine(StreamingEngine):
         return Stream(self._llm.llm_engine, self.tokenizer, self._shared_block)
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
-        """Takes a state dict of `HybridForCausalLM`, or a checkpoint directory of the same configuration, through
+        """Takes a state dict of the model, or a checkpoint directory of the same configuration, through
         vLLM's weight-transfer interface; tensors are cast to the engine's dtype. Every tensor must be there: raises
         `UserError` before anything changes. Cached prefixes are forgotten."""
         with weight_files(self.config, weights, memory_directory()) as files:

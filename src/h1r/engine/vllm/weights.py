@@ -18,8 +18,8 @@ from torch import Tensor
 
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config, stored_state
-from h1r.models.falcon_h1.config import HybridConfig
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models.config import ModelConfig
+from h1r.models.registry import family_of
 
 BACKEND = "h1r_files"
 """Name of our backend of vLLM's weight-transfer interface."""
@@ -27,7 +27,7 @@ BACKEND = "h1r_files"
 
 @contextmanager
 def weight_files(
-    config: HybridConfig, weights: Mapping[str, Tensor] | str | Path, directory: str | None
+    config: ModelConfig, weights: Mapping[str, Tensor] | str | Path, directory: str | None
 ) -> Iterator[list[str]]:
     """Absolute paths of safetensors files with these weights, there until the end of the `with` block.
 
@@ -60,14 +60,14 @@ def memory_directory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _shapes(config: HybridConfig) -> dict[str, tuple[int, ...]]:
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a checkpoint."""
     with torch.device("meta"):
-        model = HybridForCausalLM(config)
+        model = family_of(config).model_class(config)
     return {name: tuple(t.shape) for name, t in stored_state(model).items()}
 
 
-def _check_tensors(config: HybridConfig, source: str, files: Sequence[str]) -> None:
+def _check_tensors(config: ModelConfig, source: str, files: Sequence[str]) -> None:
     expected, found = _shapes(config), dict[str, tuple[int, ...]]()
     for file in files:
         with safe_open(file, framework="pt") as tensors:

@@ -1,40 +1,22 @@
-"""Grouped-query attention with rotary positions (Falcon-H1: theta 1e11, half rotation over the full head width).
+"""The hybrid's attention (Falcon-H1: theta 1e11, half rotation over the full head width) with its muP multipliers.
 
-Shapes: T flat tokens, B sequences, D hidden, H query heads, K key/value heads, E head width, L cache length.
+Shapes: T flat tokens, B sequences, D hidden, H query heads, K key/value heads, E head width.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from h1r.kernels.contract import Kernels
-from h1r.kernels.layout import Layout
-from h1r.kernels.torch.operators import TORCH
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.layers.attention import GroupedQueryAttention
 
 
-def rotary_table(config: HybridConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [..., E/2] in fp32 for integer positions [...]."""
-    exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
-    angle = positions[..., None].float() * (1.0 / config.rope_theta**exponent)
-    return angle.cos(), angle.sin()
-
-
-class Attention(nn.Module):
+class Attention(GroupedQueryAttention):
     """Parameter names are those of transformers' `falcon_h1`."""
 
-    kernels: Kernels = TORCH
-
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__()
+        super().__init__(config, config.attention_bias)
         self.config = config
-        d, e = config.hidden_size, config.head_dim
-        self.q_proj = nn.Linear(d, config.num_attention_heads * e, bias=config.attention_bias)
-        self.k_proj = nn.Linear(d, config.num_key_value_heads * e, bias=config.attention_bias)
-        self.v_proj = nn.Linear(d, config.num_key_value_heads * e, bias=config.attention_bias)
-        self.o_proj = nn.Linear(config.num_attention_heads * e, d, bias=config.attention_bias)
 
     def project(self, h: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """q [..., H, E], k and v [..., K, E] of [..., D], rotated and scaled."""
@@ -45,33 +27,3 @@ class Attention(nn.Module):
         if self.config.key_multiplier != 1.0:
             k = k * self.config.key_multiplier
         return self.kernels.rotary(q, *table), self.kernels.rotary(k, *table), v
-
-    def forward(self, h_TD: Tensor, layout: Layout, table: tuple[Tensor, Tensor]) -> Tensor:
-        """Causal attention inside each document of flat tokens. Returns the heads' outputs [T, H*E]."""
-        return self.kernels.attention(*self.project(h_TD, table), layout).flatten(-2)
-
-    def cached(
-        self, h_BTD: Tensor, table: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, start_B: Tensor, mask: Tensor
-    ) -> Tensor:
-        """T new tokens per sequence after `start_B` cached ones; keys and values are written into the cache
-        [B, K, L, E] in place. `mask` [B, 1, T, L] is True where a query may look. Returns [B, T, H*E]."""
-        q_BTHE, k_BTKE, v_BTKE = self.project(h_BTD, table)
-        rows, T, heads, _ = q_BTHE.shape
-        groups = keys.shape[1]
-        length = mask.shape[-1]
-        row = torch.arange(rows, device=h_BTD.device)
-        if T == 1:
-            keys[row, :, start_B] = k_BTKE[:, 0].to(keys.dtype)
-            values[row, :, start_B] = v_BTKE[:, 0].to(values.dtype)
-            # The query heads of a group look through the same mask, so they stand where query positions would:
-            # keys need no repetition.
-            q = q_BTHE.view(rows, groups, heads // groups, -1)
-            out = F.scaled_dot_product_attention(q, keys[:, :, :length], values[:, :, :length], attn_mask=mask)
-            return out.reshape(rows, 1, -1)
-        place_BT = start_B[:, None] + torch.arange(T, device=h_BTD.device)
-        keys[row[:, None], :, place_BT] = k_BTKE.to(keys.dtype)
-        values[row[:, None], :, place_BT] = v_BTKE.to(values.dtype)
-        out = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2), keys[:, :, :length], values[:, :, :length], attn_mask=mask, enable_gqa=True
-        )
-        return out.transpose(1, 2).reshape(rows, T, -1)

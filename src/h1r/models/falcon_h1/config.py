@@ -16,10 +16,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from h1r.errors import UserError
+from h1r.models.config import ModelConfig, check_rules, replace_fields, take_types
 
 _SQRT1_8 = 0.3535533905932738
-_MEND = "change the recipe's [model.overrides] or the checkpoint's config.json"
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "mamba_d_ssm", "mamba_n_heads", "mamba_d_head", "mamba_n_groups",
@@ -28,8 +27,10 @@ _SIZES = (
 
 
 @dataclass(frozen=True)
-class HybridConfig:
+class HybridConfig(ModelConfig):
     """Geometry of a Falcon-H1 hybrid. Field names are those of transformers' `FalconH1Config`."""
+
+    model_type = "falcon_h1"
 
     vocab_size: int = 512
     hidden_size: int = 256
@@ -73,11 +74,7 @@ class HybridConfig:
     """One id, several (a list becomes a tuple), or none."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        for name in _SIZES:
-            if getattr(self, name) < 1:
-                raise UserError(f"model config: {name} = {getattr(self, name)} must be at least 1; {_MEND}")
+        take_types(self, _SIZES)
         low, high = self.time_step_limit
         rules = {
             "mamba_d_ssm must equal mamba_n_heads * mamba_d_head": self.mamba_d_ssm
@@ -94,9 +91,7 @@ class HybridConfig:
             # transformers builds its embedding with this row marked, and fails when there is none
             "pad_token_id must be less than vocab_size": (self.pad_token_id or 0) < self.vocab_size,
         }
-        for rule, holds in rules.items():
-            if not holds:
-                raise UserError(f"model config: {rule}; {_MEND}")
+        check_rules(rules)
 
     @property
     def conv_dim(self) -> int:
@@ -104,11 +99,14 @@ class HybridConfig:
         return self.mamba_d_ssm + 2 * self.mamba_n_groups * self.mamba_d_state
 
     @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """What ends a sequence; empty when the checkpoint names no end token."""
-        if self.eos_token_id is None:
-            return ()
-        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+    def tokens_per_block(self) -> int:
+        """A chunk of the scan."""
+        return self.mamba_chunk_size
+
+    @property
+    def short_length(self) -> int:
+        """Shorter than the convolution's taps."""
+        return max(1, self.mamba_d_conv - 2)
 
     def with_mup(self) -> HybridConfig:
         """This geometry with the multipliers of the closed form above."""
@@ -125,31 +123,6 @@ class HybridConfig:
             ssm_multipliers=(_SQRT1_8, 0.25, _SQRT1_8 * (128 / self.mamba_d_state), 0.5, _SQRT1_8),
             mlp_multipliers=(0.8838834764831844 * (1024 / d), 0.5859375 * (1024 / d) * (2048 / self.intermediate_size)),
         )
-
-
-def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` in the type of the field's default: a list becomes a tuple, a whole number a float."""
-    name, default = field.name, field.default
-    if name == "eos_token_id" and isinstance(value, list | tuple) and all(type(i) is int for i in value):
-        return tuple(value)
-    if name.endswith("_token_id") and value is None:
-        return None
-    if isinstance(default, tuple):
-        if isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value)):
-            return tuple(map(float, value))
-        raise UserError(f"model config: {name} = {value!r} must be {len(default)} numbers; {_MEND}")
-    if isinstance(default, float) and _is_number(value):
-        return float(value)
-    if type(value) is not type(default):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false"}[type(default)]
-        if name == "eos_token_id":
-            wanted += " or a list of them"
-        raise UserError(f"model config: {name} = {value!r} must be {wanted}; {_MEND}")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _size(
@@ -197,17 +170,11 @@ _FOLDED = ("90m", "tiny")
 
 
 def preset(name: str, **overrides: Any) -> HybridConfig:
-    """The preset `name` with fields replaced; unknown names and fields raise `UserError`.
+    """The preset `name` with fields replaced; an unknown field raises `UserError`.
 
     When a width changes, the multipliers follow the closed form again unless they are given too.
     """
-    if name not in PRESETS:
-        raise UserError(f"model.preset = {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    known = {f.name for f in dataclasses.fields(HybridConfig)}
-    if unknown := sorted(set(overrides) - known):
-        raise UserError(f"model.overrides.{unknown[0]} is no field of a falcon_h1 config; remove it")
-    if not overrides:
-        return PRESETS[name]
-    config = dataclasses.replace(PRESETS[name], **overrides)
-    multipliers = {key: value for key, value in overrides.items() if "multiplier" in key}
-    return config if name in _FOLDED else dataclasses.replace(config.with_mup(), **multipliers)
+    config: HybridConfig = replace_fields(PRESETS[name], overrides)
+    if not overrides or name in _FOLDED:
+        return config
+    return config.with_mup().replaced(**{key: value for key, value in overrides.items() if "multiplier" in key})

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from h1r.kernels.cpu.build import library
-from h1r.models.cache import HybridCache
-from h1r.models.falcon_h1.attention import rotary_table
+from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hybrid import Block, HybridForCausalLM
+from h1r.models.layers.attention import rotary_table
 
 _WIDEST_HEAD = 256
 
@@ -68,17 +68,6 @@ class _Scratch(Structure):
     ]
 
 
-def obstacle(model: HybridForCausalLM) -> str | None:
-    """Why this model cannot be decoded in C; None when it can."""
-    if model.kernels.name != "native":
-        return f"the model runs on {model.kernels.name} kernels"
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        return f"it takes fp32 on a CPU, not {str(model.dtype).removeprefix('torch.')} on {model.device}"
-    if model.config.head_dim > _WIDEST_HEAD:
-        return f"head_dim = {model.config.head_dim} is more than {_WIDEST_HEAD}"
-    return None
-
-
 class Decoder:
     """The packed weights of `model` and scratch for `max_tokens` new tokens in one call.
 
@@ -86,7 +75,7 @@ class Decoder:
     """
 
     def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
-        if why := obstacle(model):
+        if why := self.obstacle(model):
             raise ValueError(f"this model cannot be decoded in C: {why}")
         self.model, self.config = model, model.config
         self._matrices = {
@@ -100,6 +89,17 @@ class Decoder:
         self.max_tokens = 0
         self.reserve(max_tokens)
         self.pack()
+
+    @staticmethod
+    def obstacle(model: HybridForCausalLM) -> str | None:
+        """Why this model cannot be decoded in C; None when it can."""
+        if model.kernels.name != "native":
+            return f"the model runs on {model.kernels.name} kernels"
+        if model.device.type != "cpu" or model.dtype != torch.float32:
+            return f"it takes fp32 on a CPU, not {str(model.dtype).removeprefix('torch.')} on {model.device}"
+        if model.config.head_dim > _WIDEST_HEAD:
+            return f"head_dim = {model.config.head_dim} is more than {_WIDEST_HEAD}"
+        return None
 
     def reserve(self, max_tokens: int) -> None:
         """Grows the scratch to `max_tokens` new tokens in one call."""
@@ -196,7 +196,7 @@ class Decoder:
         """`cache` in the form that `run` takes."""
         if self._table[0].shape[0] < cache.max_length:
             positions = torch.arange(cache.max_length)
-            cos, sin = rotary_table(self.config, positions)
+            cos, sin = rotary_table(self.config.head_dim, self.config.rope_theta, positions)
             self._table = cos.contiguous(), sin.contiguous()
         return BoundCache(cache, self._table)
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from h1r.kernels.layer import FoldedWeights
 from h1r.models.falcon_h1.attention import Attention
 from h1r.models.falcon_h1.config import HybridConfig
-from h1r.models.falcon_h1.feed_forward import MLP, RMSNorm
+from h1r.models.falcon_h1.feed_forward import MLP
 from h1r.models.falcon_h1.mamba2 import Mamba2
+from h1r.models.layers.norm import RMSNorm
 
 
 def folded_weights(

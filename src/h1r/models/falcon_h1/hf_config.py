@@ -6,8 +6,7 @@ is decided here, so that no checkpoint loads into another model than its own:
 * a field of `HybridConfig`, or one from which a field follows (`mamba_expand`, `rope_parameters`): implemented;
 * `_ONE_VALUE`: one value is implemented, any other is refused by name;
 * `_HARMLESS`: changes nothing here (the time-step keys among them only steer initialisation);
-* unknown: refused when it is switched on and its name speaks of a part of the model, since a later version of the
-  format may mean another forward pass by it; otherwise passed over.
+* unknown: as `h1r.models.hf_config` has it.
 
 Where readers of the format part ways (the sources of transformers 5.23 and vLLM):
 
@@ -26,6 +25,7 @@ from typing import Any
 
 from h1r.errors import UserError
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.hf_config import HARMLESS, ONE_VALUE, refuse_unsupported, rope_theta
 
 _FIELDS = {f.name: f for f in dataclasses.fields(HybridConfig)}
 # Defaults of the format where they are not those of HybridConfig
@@ -35,46 +35,33 @@ _DEFAULTS: dict[str, Any] = {
     "mamba_n_heads": 128, "mamba_d_head": "auto", "mamba_d_state": 256, "mamba_chunk_size": 256,
     "mamba_norm_before_gate": True, "eos_token_id": 2, "head_dim": None,
 }  # fmt: skip
-_ROPE_THETA = 10000.0
 _UNBOUNDED = 1e38
 """JSON has no infinity; no time step reaches this one."""
 
 _ONE_VALUE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "hidden_act": (("silu", "swish"), "the gates are SiLU"),
+    **ONE_VALUE,
     "attn_layer_indices": ((None,), "every layer has attention"),
     "mamba_use_mlp": ((True, None), "every layer has an MLP"),
     "per_layer_config": ((None, {}), "all layers are alike"),
-    "attention_dropout": ((0, None), "there is no dropout"),
-    "partial_rotary_factor": ((1, None), "whole heads rotate"),
     "sliding_window": ((None,), "attention sees the whole past"),
-    "quantization_config": ((None, {}), "weights must be bf16, fp16 or fp32"),
 }
-_HARMLESS = {
+_HARMLESS = HARMLESS | {
     "time_step_min", "time_step_max", "time_step_floor", "time_step_rank", "mlp_expansion_factor", "expansion_factor",
-    "use_mamba_kernels", "mamba_ssm_cache_dtype", "output_hidden_states", "output_attentions", "attn_implementation",
-    "_attn_implementation", "_attn_implementation_autoset", "tie_last_hidden_states",
+    "use_mamba_kernels", "mamba_ssm_cache_dtype", "tie_last_hidden_states",
 }  # fmt: skip
 _IMPLEMENTED = {
     "mamba_expand", "rope_parameters", "rope_scaling", "layer_types", "layers_block_type", "attn_rotary_emb",
 }  # fmt: skip
 _KNOWN = {*_FIELDS, *_HARMLESS, *_IMPLEMENTED}
-_MODEL_WORDS = {
-    "attn", "attention", "qk", "head", "heads", "rope", "rotary", "mamba", "ssm", "conv", "state", "mlp", "ffn",
-    "expert", "experts", "moe", "router", "layer", "layers", "norm", "layernorm", "bias", "multiplier", "multipliers",
-    "scale", "scaling", "softcap", "softcapping", "window", "quantization", "compression", "lora", "embedding",
-}  # fmt: skip
 
 
 def from_hf(raw: dict[str, Any], where: str) -> HybridConfig:
     """The configuration that a config.json holds.
 
-    `where` names the file in the `UserError` that is raised for another architecture, an unsupported setting, a value
-    of the wrong type, and a geometry that does not fit together.
+    `where` names the file in the `UserError` that is raised for an unsupported setting, a value of the wrong type, and
+    a geometry that does not fit together.
     """
-    if raw.get("model_type") != "falcon_h1":
-        raise UserError(f"{where}: model_type is {raw.get('model_type')!r}; only falcon_h1 checkpoints load here")
-    for key, value in raw.items():
-        _refuse_unsupported(key, value, where)
+    refuse_unsupported(raw, where, _KNOWN, _ONE_VALUE)
     values = {**_DEFAULTS, **{key: value for key, value in raw.items() if key in _FIELDS}}
     for key, value in values.items():
         if value is None and isinstance(_FIELDS[key].default, bool):
@@ -83,7 +70,7 @@ def from_hf(raw: dict[str, Any], where: str) -> HybridConfig:
         _derive(values, raw)
     except (TypeError, ZeroDivisionError):
         raise UserError(f"{where}: a size is zero or no number; download the checkpoint again") from None
-    values["rope_theta"] = _rope_theta(raw, where)
+    values["rope_theta"] = rope_theta(raw, where)
     values["time_step_limit"] = _time_step_limit(raw.get("time_step_limit"), where)
     for key in ("layer_types", "layers_block_type"):
         if any(kind != "hybrid" for kind in raw.get(key) or ()):
@@ -119,18 +106,6 @@ def to_hf(config: HybridConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _refuse_unsupported(key: str, value: Any, where: str) -> None:
-    if key in _ONE_VALUE:
-        allowed, why = _ONE_VALUE[key]
-        if value not in allowed:
-            raise UserError(f"{where}: {key} = {value!r} is not supported: {why}; it must be {allowed[0]!r}")
-    elif value and key not in _KNOWN and _MODEL_WORDS & set(key.split("_")):
-        raise UserError(
-            f"{where}: {key} = {value!r} is unknown here and may change the model; remove it if it changes nothing, "
-            "or install a newer h1r"
-        )
-
-
 def _derive(values: dict[str, Any], raw: dict[str, Any]) -> None:
     """Fills the fields for which null, or "auto", stands for a function of others."""
     if values["num_key_value_heads"] is None:
@@ -145,27 +120,6 @@ def _derive(values: dict[str, Any], raw: dict[str, Any]) -> None:
     for key in ("ssm_multipliers", "mlp_multipliers"):
         if values.get(key, ()) is None:
             del values[key]
-
-
-def _rope_theta(raw: dict[str, Any], where: str) -> float:
-    """The base of the rotary embedding: transformers 5 writes it in `rope_parameters`, 4 at the top level, and some
-    tools in `rope_scaling`. Readers differ in which they prefer, so those that are given must agree."""
-    found = {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
-    for key in ("rope_parameters", "rope_scaling"):
-        table = raw.get(key) or {}
-        if not isinstance(table, dict) or any(isinstance(value, dict) for value in table.values()):
-            raise UserError(f"{where}: {key} = {table!r} is not supported; one table for all layers is")
-        if table.get("rope_type", table.get("type", "default")) not in ("default", None):
-            raise UserError(f"{where}: {key} = {table!r} is not supported; only rope_type 'default' is")
-        if table.get("partial_rotary_factor") not in (None, 1):
-            raise UserError(f"{where}: {key} = {table!r} is not supported; whole heads rotate")
-        if table.get("rope_theta") is not None:
-            found[f"{key}.rope_theta"] = table["rope_theta"]
-    if any(value != next(iter(found.values())) for value in found.values()):
-        named = ", ".join(f"{key} = {value!r}" for key, value in found.items())
-        raise UserError(f"{where}: {named} disagree, and readers choose differently; make them equal")
-    theta: float = next(iter(found.values()), _ROPE_THETA)
-    return theta
 
 
 def _time_step_limit(limit: Any, where: str) -> tuple[float, float]:

@@ -10,21 +10,25 @@ dict is a checkpoint. Shapes: T flat tokens, B rows, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable
+from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from h1r.kernels.contract import Kernels
 from h1r.kernels.layout import Layout
-from h1r.models.cache import HybridCache
-from h1r.models.falcon_h1.attention import Attention, rotary_table
+from h1r.models.cache import KVCache
+from h1r.models.causal_lm import Backbone, CausalLM
+from h1r.models.config import ModelConfig
+from h1r.models.falcon_h1.attention import Attention
+from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
-from h1r.models.falcon_h1.feed_forward import MLP, RMSNorm
+from h1r.models.falcon_h1.feed_forward import MLP
 from h1r.models.falcon_h1.folded_weights import folded_weights
-from h1r.models.falcon_h1.mamba2 import Mamba2
+from h1r.models.falcon_h1.mamba2 import Mamba2, mup_vector
+from h1r.models.falcon_h1.memory_bytes import prefill_bytes, step_bytes
+from h1r.models.layers.attention import CachedStep, rotary_table
+from h1r.models.layers.norm import RMSNorm
 
 
 class Block(nn.Module):
@@ -60,24 +64,11 @@ class Block(nn.Module):
         config = self.config
         x = _add_linear(x, mixed, self.mamba.out_proj, config.ssm_out_multiplier)
         x = _add_linear(x, attended, self.self_attn.o_proj, config.attention_out_multiplier)
-        inner = self.feed_forward(self.pre_ff_layernorm(x), decoding)
+        inner = self.feed_forward.inner(self.pre_ff_layernorm(x), decoding)
         return _add_linear(x, inner, self.feed_forward.down_proj, config.mlp_multipliers[1])
 
 
-class CachedStep:
-    """What the layers of one cached forward share: where each row starts, how many tokens are new, who sees whom."""
-
-    def __init__(self, cache: HybridCache, T: int, num_new: Tensor | None, length: int | None) -> None:
-        device = cache.lengths.device
-        self.start = cache.lengths.clone()
-        self.num_new = num_new
-        self.positions = self.start[:, None] + torch.arange(T, device=device)
-        if length is None:
-            length = int(self.start.max()) + T
-        self.mask = torch.arange(length, device=device) <= self.positions[:, None, :, None]
-
-
-class HybridModel(nn.Module):
+class HybridModel(Backbone):
     """The body (`model.*`) without the language-model head."""
 
     def __init__(self, config: HybridConfig) -> None:
@@ -89,21 +80,16 @@ class HybridModel(nn.Module):
 
     def forward(self, ids_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states [T, D] after the final norm, for documents laid end to end."""
-        table = rotary_table(self.config, layout.positions)
+        table = rotary_table(self.config.head_dim, self.config.rope_theta, layout.positions)
         x = self.embed_tokens(ids_T) * self.config.embedding_multiplier
         for layer in self.layers:
             x = layer(x, layout, table)
         return self.final_layernorm(x)
 
     def cached(self, ids_BT: Tensor, cache: HybridCache, num_new: Tensor | None, length: int | None = None) -> Tensor:
-        """Hidden states [B, T, D] of T new tokens per row; the cache (B slots) takes them in and grows.
-
-        `length`: positions of the cache that attention goes through, no fewer than any row then holds. None asks the
-        device for the longest row, which the host has to wait for."""
+        """See `Backbone.cached`."""
         step = CachedStep(cache, ids_BT.shape[1], num_new, length)
-        if step.mask.shape[-1] > cache.max_length:
-            raise ValueError(f"the cache holds {cache.max_length} tokens, {step.mask.shape[-1]} are needed")
-        table = rotary_table(self.config, step.positions)
+        table = rotary_table(self.config.head_dim, self.config.rope_theta, step.positions)
         x = self.embed_tokens(ids_BT) * self.config.embedding_multiplier
         for index, layer in enumerate(self.layers):
             x = cast(Block, layer).cached(x, table, cache, index, step)
@@ -111,8 +97,21 @@ class HybridModel(nn.Module):
         return self.final_layernorm(x)
 
 
-class HybridForCausalLM(nn.Module):
-    """The whole model. `state_dict()` has exactly the tensors of a `falcon_h1` checkpoint."""
+class HybridForCausalLM(CausalLM):
+    """The whole model. `state_dict()` has exactly the tensors of a `falcon_h1` checkpoint.
+
+    Random weights for training from scratch: linear layers and embeddings are normal(0, initializer_range), norms 1,
+    biases 0; the mixer starts as Mamba-2's own code starts it (`Mamba2.init_recurrence`): A uniform in [1, 16], time
+    steps log-uniform in [0.001, 0.1], convolution uniform in +-1/sqrt(d_conv), D = 1. transformers' defaults
+    (A = 1..heads, dt_bias = 1) forget within a token or two; the report's own initialisation is not public.
+    """
+
+    cache_type: ClassVar[type[KVCache]] = HybridCache
+    wide_parameters: ClassVar[tuple[str, ...]] = ("A_log", "D", "dt_bias")
+    computed_buffers: ClassVar[tuple[str, ...]] = ("mup_vector",)
+
+    config: HybridConfig
+    model: HybridModel
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
@@ -121,87 +120,37 @@ class HybridForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie_weights()
 
-    def tie_weights(self) -> None:
-        """Makes the head share the embedding's tensor where the config says so (moving off meta unshares it)."""
-        if self.config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    def init_weights(self, generator: torch.Generator | None = None) -> HybridForCausalLM:
-        """Random weights for training from scratch; the report's own pre-training initialisation is not public.
-
-        Linear layers and embeddings are normal(0, initializer_range), norms 1, biases 0. The mixer starts as Mamba-2's
-        own code starts it: A uniform in [1, 16], time steps log-uniform in [0.001, 0.1], convolution uniform in
-        +-1/sqrt(d_conv), D = 1. transformers' defaults (A = 1..heads, dt_bias = 1) forget within a token or two.
-        """
-        _init(self, self.config, generator)
-        return self
-
-    @property
-    def kernels(self) -> Kernels:
-        return self.model.final_layernorm.kernels
-
-    def use(self, kernels: Kernels) -> HybridForCausalLM:
-        """Runs every operator through `kernels` from now on; a new model starts with the portable ones."""
+    def restore_buffers(self) -> None:
         for module in self.modules():
-            if isinstance(module, RMSNorm | MLP | Attention | Mamba2):
-                module.kernels = kernels
-        return self
+            if isinstance(module, Mamba2):
+                module.mup_vector = mup_vector(self.config).to(module.dt_bias.device)
 
     @property
-    def device(self) -> torch.device:
-        return self.model.embed_tokens.weight.device
+    def logits_scale(self) -> float:
+        return self.config.lm_head_multiplier
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.embed_tokens.weight.dtype
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]."""
-        linear = self.kernels.linear or F.linear
-        return linear(hidden * self.config.lm_head_multiplier, self.lm_head.weight)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] of a batch [B, T].
-
-        `attention_mask` [B, T] marks real tokens with 1; padding may stand left or right. Padded positions are taken
-        out before the model runs, so they cannot leak into anything; their logits are zero.
-        """
-        rows, T = input_ids.shape
-        if attention_mask is None:
-            layout = Layout.of([T] * rows, input_ids.device)
-            return self.logits(self.model(input_ids.flatten(), layout)).view(rows, T, -1)
-        real = attention_mask.bool()
-        lengths = [n for n in real.sum(1).tolist() if n > 0]
-        hidden = self.model(input_ids[real], Layout.of(lengths, input_ids.device))
-        logits = hidden.new_zeros(rows, T, self.config.vocab_size)
-        logits[real] = self.logits(hidden)
-        return logits
-
-
-def random_parts(config: HybridConfig, generator: torch.Generator) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a model and their names, one after the other, with the weights that `init_weights` gives them: for a
-    model of which no process holds the whole. With tied embeddings the head's weights are those of both."""
-    parts: list[tuple[str, Callable[[], nn.Module]]] = [
-        ("model.embed_tokens", lambda: nn.Embedding(config.vocab_size, config.hidden_size)),
-        *((f"model.layers.{i}", lambda: Block(config)) for i in range(config.num_hidden_layers)),
-        ("model.final_layernorm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps)),
-        ("lm_head", lambda: nn.Linear(config.hidden_size, config.vocab_size, bias=False)),
-    ]
-    for name, make in parts:
-        part = make()
-        _init(part, config, generator)
-        yield name, part
-
-
-def _init(part: nn.Module, config: HybridConfig, generator: torch.Generator | None) -> None:
-    """In the order of `modules()`, from one generator: parts in order get the weights of the whole."""
-    for module in part.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, 0.0, config.initializer_range, generator=generator)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(cast(Tensor, module.bias))
-        elif isinstance(module, Mamba2):
+    @classmethod
+    def init_module(cls, module: nn.Module, config: ModelConfig, generator: torch.Generator | None) -> None:
+        if isinstance(module, Mamba2):
             module.init_recurrence(generator)
+        else:
+            super().init_module(module, config, generator)
+
+    @classmethod
+    def parts(cls, config: ModelConfig) -> list[tuple[str, Callable[[], nn.Module]]]:
+        assert isinstance(config, HybridConfig)
+        return [
+            ("model.embed_tokens", lambda: nn.Embedding(config.vocab_size, config.hidden_size)),
+            *((f"model.layers.{i}", lambda: Block(config)) for i in range(config.num_hidden_layers)),
+            ("model.final_layernorm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps)),
+            ("lm_head", lambda: nn.Linear(config.hidden_size, config.vocab_size, bias=False)),
+        ]
+
+    def step_bytes(self, length: int) -> int:
+        return step_bytes(self.config, self.dtype.itemsize, length)
+
+    def prefill_bytes(self, rows: int, columns: int, length: int) -> int:
+        return prefill_bytes(self.config, self.dtype.itemsize, rows, columns, length)
 
 
 def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear, alpha: float) -> Tensor:

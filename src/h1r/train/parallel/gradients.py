@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 
 T = TypeVar("T")
 BUCKET = 64 << 20
@@ -59,7 +59,7 @@ class Sharded(nn.Module):
     What `function` returns may be differentiated. Outside of it, parameters and gradients are DTensors.
     """
 
-    def __init__(self, model: HybridForCausalLM) -> None:
+    def __init__(self, model: CausalLM) -> None:
         super().__init__()
         self.model = model
 
@@ -67,12 +67,12 @@ class Sharded(nn.Module):
         return function(self.model, *arguments)
 
 
-def call(model: HybridForCausalLM | Sharded, function: Callable[..., T], *arguments: Any) -> T:
+def call(model: CausalLM | Sharded, function: Callable[..., T], *arguments: Any) -> T:
     """`function(model, ...)` with whole parameters, sharded or not."""
     return model(function, *arguments) if isinstance(model, Sharded) else function(model, *arguments)
 
 
-def shard_parameters(model: HybridForCausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:
+def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:
     """FSDP2 over a one-dimensional mesh: a rank keeps 1/n of each parameter, gradient and optimiser state.
 
     mesh: data- and context-parallel ranks flattened into one dimension, since both hold replicas. compute_dtype: what
@@ -87,8 +87,8 @@ def shard_parameters(model: HybridForCausalLM, mesh: DeviceMesh, compute_dtype: 
     # Inputs keep their types: the rotary table stays in fp32 whatever the weights are.
     reduce_dtype = None if compute_dtype is None else torch.float32
     precision = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    for unit in model.fsdp_units():
+        fully_shard(unit, mesh=mesh, mp_policy=precision)
     sharded: Any = fully_shard(Sharded(model), mesh=mesh, mp_policy=precision, reshard_after_forward=False)
     for module in sharded.modules():
         if isinstance(module, FSDPModule):

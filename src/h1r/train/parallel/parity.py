@@ -20,12 +20,12 @@ from torch.multiprocessing.spawn import start_processes
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
-from h1r.models import HybridForCausalLM, build, load
+from h1r.models import CausalLM, build, load
 from h1r.models.checkpoint import read_config
-from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.config import ModelConfig
+from h1r.models.layers.exchange import share
 from h1r.train.losses import token_logprobs
 from h1r.train.parallel.context import check_degree, parallelize
-from h1r.train.parallel.exchange import share
 from h1r.train.parallel.gradients import sync_gradients
 
 
@@ -50,7 +50,7 @@ class Batch:
         return cls(list(lengths), ids, ids.roll(-1), weights / weights.sum().clamp_min(1e-9))
 
 
-def context_error(model: HybridForCausalLM, batch: Batch, group: dist.ProcessGroup) -> dict[str, float]:
+def context_error(model: CausalLM, batch: Batch, group: dist.ProcessGroup) -> dict[str, float]:
     """The relative error of the loss (under "loss") and of each parameter's gradient, over the ranks of `group`.
 
     Every rank of the group calls it with equal weights and the same batch; `model` becomes context-parallel. The error
@@ -79,7 +79,7 @@ def relative_errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> di
 
 
 def parity_worst_error(
-    source: HybridConfig | str | Path, degree: int, seed: int = 0, tokens: int = 192, kernels: str = "torch"
+    source: ModelConfig | str | Path, degree: int, seed: int = 0, tokens: int = 192, kernels: str = "torch"
 ) -> float:
     """The worst relative error of loss and gradients between `degree` processes and one, in fp32 on the CPU.
 
@@ -88,7 +88,7 @@ def parity_worst_error(
     `UserError` for a degree that does not fit the heads and for too few tokens, and `ProcessRaisedException` when a
     process fails.
     """
-    check_degree(source if isinstance(source, HybridConfig) else read_config(Path(source)), degree)
+    check_degree(source if isinstance(source, ModelConfig) else read_config(Path(source)), degree)
     if tokens < 8:
         raise UserError(f"context parallelism cannot be checked on {tokens} tokens; give at least 8")
     with tempfile.TemporaryDirectory() as directory:
@@ -112,7 +112,7 @@ def random_lengths(tokens: int, seed: int) -> list[int]:
 
 def _worker(
     rank: int,
-    source: HybridConfig | str | Path,
+    source: ModelConfig | str | Path,
     degree: int,
     seed: int,
     tokens: int,
@@ -123,7 +123,7 @@ def _worker(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=degree)
     try:
-        model = build(source, seed) if isinstance(source, HybridConfig) else load(source, torch.float32)
+        model = build(source, seed) if isinstance(source, ModelConfig) else load(source, torch.float32)
         model.use(select(kernels)).train()
         batch = Batch.random(model.config.vocab_size, random_lengths(tokens, seed), seed)
         assert dist.group.WORLD is not None
@@ -135,7 +135,7 @@ def _worker(
 
 
 def _loss_and_gradients(
-    model: HybridForCausalLM, batch: Batch, mine: slice, group: dist.ProcessGroup | None = None
+    model: CausalLM, batch: Batch, mine: slice, group: dist.ProcessGroup | None = None
 ) -> dict[str, Tensor]:
     """The loss, under "loss", and every gradient: of the whole batch on each rank. Clears the model's gradients."""
     layout = Layout.of(batch.lengths)

@@ -21,10 +21,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from h1r.config import ParallelSection
 from h1r.errors import UserError
-from h1r.models import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.models.device import default_device
+from h1r.models.layers.exchange import share
 from h1r.train.parallel.context import parallelize
-from h1r.train.parallel.exchange import share
 from h1r.train.parallel.gradients import Sharded, shard_parameters, sync_gradients
 
 T = TypeVar("T")
@@ -48,11 +48,11 @@ class World:
         """Whether this process writes files and speaks."""
         return self.data_rank == 0 and self.context_rank == 0
 
-    def parallelize(self, model: HybridForCausalLM) -> HybridForCausalLM:
+    def parallelize(self, model: CausalLM) -> CausalLM:
         """See `context.parallelize`; a context degree of 1 leaves the model as it is."""
         return model if self.context is None or self.context_degree == 1 else parallelize(model, self.context)
 
-    def shard(self, model: HybridForCausalLM, compute_dtype: torch.dtype | None = None) -> HybridForCausalLM | Sharded:
+    def shard(self, model: CausalLM, compute_dtype: torch.dtype | None = None) -> CausalLM | Sharded:
         """See `shard_parameters`; the model as it is where parameters are replicated."""
         return model if self.mesh is None else shard_parameters(model, self.mesh, compute_dtype)
 

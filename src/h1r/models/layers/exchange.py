@@ -124,3 +124,25 @@ class _ToTokens(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_tW: Tensor) -> tuple[Tensor, None]:
         return ctx.exchange.gather(grad_tW, ctx.num_tokens), None
+
+
+def groups_of_share(num_heads: int, num_groups: int, rank: int, degree: int) -> list[int]:
+    """The groups that a rank needs for its h heads: as few as let its head i belong to entry i * len // h.
+
+    A group stands there more than once where shares and groups cut each other unevenly.
+    """
+    mine = share(num_heads, rank, degree)
+    group_of_head = [head * num_groups // num_heads for head in range(mine.start, mine.stop)]
+    heads = len(group_of_head)
+    for count in range(1, heads + 1):
+        if heads % count == 0:
+            run = heads // count
+            groups = group_of_head[::run]
+            if [groups[head // run] for head in range(heads)] == group_of_head:
+                return groups
+    raise AssertionError("one group per head always holds")
+
+
+def columns_of(heads: slice, width: int, offset: int = 0) -> slice:
+    """The columns of `heads`, each `width` wide, in rows where head 0 starts at `offset`."""
+    return slice(offset + heads.start * width, offset + heads.stop * width)
