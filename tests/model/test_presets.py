@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from h1r.errors import UserError
+from h1r.models import registry
 from h1r.models.falcon_h1.config import PRESETS, HybridConfig, preset
 from h1r.models.falcon_h1.hf_config import from_hf
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -201,7 +202,7 @@ def test_a_geometry_that_cannot_be_is_refused_by_name(overrides: dict[str, objec
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"'8b' is unknown; choose one of .*7b"):
-        preset("8b")
+        registry.preset("8b")
 
 
 def test_lists_become_tuples_so_that_equal_configurations_are_equal() -> None:

@@ -98,8 +98,9 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         raise UserError(f"model config: {name} = {value!r} must be {len(default)} numbers; {MEND}")
     if isinstance(default, float) and _is_number(value):
         return float(value)
-    if type(value) is not type(default):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[type(default)]
+    kind = int if name.endswith("_token_id") else type(default)
+    if type(value) is not kind:
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
         if name == "eos_token_id":
             wanted += " or a list of them"
         raise UserError(f"model config: {name} = {value!r} must be {wanted}; {MEND}")
