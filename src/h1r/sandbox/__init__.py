@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from h1r.sandbox.limits import Isolation, Limits
     from h1r.sandbox.pool import SandboxPool
     from h1r.sandbox.runner import Sandbox
-    from h1r.sandbox.session import Outcome, SandboxError
+    from h1r.sandbox.session import RunResult, SandboxError
 
-__all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "SandboxPool", "choose_level", "refusal"]
+__all__ = ["Isolation", "Limits", "RunResult", "Sandbox", "SandboxError", "SandboxPool", "choose_level", "refusal"]
 _HOMES = {
     **dict.fromkeys(("Isolation", "Limits"), "limits"),
     **dict.fromkeys(("choose_level", "refusal"), "levels"),
     "SandboxPool": "pool",
-    **dict.fromkeys(("Outcome", "SandboxError"), "session"),
+    **dict.fromkeys(("RunResult", "SandboxError"), "session"),
     "Sandbox": "runner",
 }
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from h1r.sandbox.answer import Answer, whole_answer
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.runner import Sandbox
-from h1r.sandbox.session import Ending, Outcome, SandboxError
+from h1r.sandbox.session import Ending, RunResult, SandboxError
 
 if TYPE_CHECKING:
     from h1r.sandbox.programs import Program
@@ -87,7 +87,7 @@ class FusionServers:
         limits: Limits,
         files: dict[str, str] | None = None,
         ends: float = math.inf,
-    ) -> Outcome:
+    ) -> RunResult:
         """One run. `ending` "failed" stands for code that did not compile, its messages in `stderr`.
 
         No attempt outlasts `ends`, by `time.monotonic`; then `ending` is "time".
@@ -108,7 +108,7 @@ class FusionServers:
         body, why = json.dumps(request).encode(), ""
         for attempt in range(ATTEMPTS):
             if (left_s := ends - time.monotonic()) <= 0:
-                return Outcome("time", 1, b"", b"", 0.0, 0)
+                return RunResult("time", 1, b"", b"", 0.0, 0)
             url = self._next()
             try:
                 longest_s = min(limits.time_s + COMPILE_TIMEOUT_S + MARGIN_S, left_s)
@@ -141,19 +141,19 @@ def _post(url: str, body: bytes, limit_s: float) -> dict[str, Any]:
     return answer
 
 
-def _result(response: dict[str, Any], limits: Limits) -> Outcome:
+def _result(response: dict[str, Any], limits: Limits) -> RunResult:
     """What a response says of the run; `SandboxError` when it says that the server failed, or nothing."""
     compiled, ran = response.get("compile_result"), response.get("run_result")
     if response.get("status") not in ("Success", "Failed"):
         raise SandboxError(f"says {str(response.get('message'))[:300]!r}")
     if ran is None and isinstance(compiled, dict):
-        return Outcome("failed", 1, b"", str(compiled.get("stderr")).encode(errors="replace"), 0.0, 0)
+        return RunResult("failed", 1, b"", str(compiled.get("stderr")).encode(errors="replace"), 0.0, 0)
     if not isinstance(ran, dict) or ran.get("status") not in ("Finished", "TimeLimitExceeded"):
         raise SandboxError("gave no result of the run")
     return _outcome(ran, limits)
 
 
-def _outcome(result: dict[str, Any], limits: Limits) -> Outcome:
+def _outcome(result: dict[str, Any], limits: Limits) -> RunResult:
     stdout, stderr = (str(result.get(key) or "").encode(errors="surrogatepass") for key in ("stdout", "stderr"))
     seconds, status = result.get("execution_time"), result.get("return_code")
     ending: Ending = "finished"
@@ -163,7 +163,7 @@ def _outcome(result: dict[str, Any], limits: Limits) -> Outcome:
         raise SandboxError("gave no exit status")
     elif len(stdout) > limits.output_bytes:
         ending = "output"
-    return Outcome(
+    return RunResult(
         ending,
         status if isinstance(status, int) else 1,
         stdout[: limits.output_bytes],
@@ -183,10 +183,10 @@ class _Budget:
 
     def run(
         self, servers: FusionServers, code: str, language: str, stdin: str, limits: Limits, files: Any = None
-    ) -> Outcome:
+    ) -> RunResult:
         """`FusionServers.run` within the budget; it ends for "time" when that is spent."""
         if self.left_s <= 0:
-            return Outcome("time", 1, b"", b"", 0.0, 0)
+            return RunResult("time", 1, b"", b"", 0.0, 0)
         limits = dataclasses.replace(limits, time_s=min(limits.time_s, self.left_s))
         outcome = servers.run(code, language, stdin, limits, files, self.ends)
         self.left_s -= outcome.spent_s
@@ -202,11 +202,11 @@ class _RemoteProgram:
     error: str | None = None
     ending: Ending = "finished"
 
-    def run(self, stdin: bytes, limits: Limits) -> Outcome:
+    def run(self, stdin: bytes, limits: Limits) -> RunResult:
         text = stdin.decode(errors="replace")
         outcome = self.budget.run(self.servers, self.code, self.language, text, limits)
         if outcome.ending == "failed":
-            return Outcome("finished", outcome.status or 1, b"", b"compile error", 0.0, 0)
+            return RunResult("finished", outcome.status or 1, b"", b"compile error", 0.0, 0)
         return outcome
 
 

@@ -18,7 +18,7 @@ from h1r.sandbox.builds import COMPILED, Build, attempts, java_command, librarie
 from h1r.sandbox.confine import INPUT_PATHS
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.runner import Sandbox
-from h1r.sandbox.session import Ending, Outcome, SandboxError, Session
+from h1r.sandbox.session import Ending, RunResult, SandboxError, Session
 
 RUNNABLE = ("python", "javascript", *COMPILED)
 _STANDARD = re.compile(r"cpp(\d\d)")
@@ -42,7 +42,7 @@ class Program:
 
     def run(
         self, stdin: bytes, limits: Limits, files: dict[str, str] | None = None, arguments: tuple[str, ...] = ()
-    ) -> Outcome:
+    ) -> RunResult:
         """One run with that input, and with files in its folder, whose names may be among its arguments."""
         limits = dataclasses.replace(limits, **self.overrides)
         return self.sandbox.run(self.job_with(files or {}, arguments), stdin, limits, program=self.executable)

@@ -26,7 +26,7 @@ from typing import Any
 
 from h1r.sandbox import bubblewrap, cgroups, toolchains
 from h1r.sandbox.limits import Isolation, Limits
-from h1r.sandbox.session import Outcome, SandboxError, Session, ready
+from h1r.sandbox.session import RunResult, SandboxError, Session, ready
 
 START_LIMIT_S = 60.0
 _NOTHING_LEFT_S = 0.001
@@ -118,7 +118,7 @@ class Sandbox:
 
     def run(
         self, job: dict[str, Any], stdin: bytes = b"", limits: Limits | None = None, program: int | None = None
-    ) -> Outcome:
+    ) -> RunResult:
         """Runs a job to its end and returns what it wrote. `program` is a descriptor for a job that executes a file."""
         limits = limits or Limits()
         with self.open(job, limits, program=program, piped=True) as session:

@@ -28,7 +28,7 @@ class SandboxError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall; `memory` peak bytes.
 
     `spent_s`: the time that the run itself took, of its processors and asleep (see `meter`).
@@ -146,7 +146,7 @@ class Session:
                 self._to_send.clear()
         self._meter.await_it()
 
-    def communicate(self, stdin: bytes) -> Outcome:
+    def communicate(self, stdin: bytes) -> RunResult:
         """Feeds `stdin`, collects both outputs, and waits for the end."""
         channel, to_stdin, from_stdout, from_stderr = self._streams
         outputs = {from_stdout: bytearray(), from_stderr: bytearray()}
@@ -195,7 +195,7 @@ class Session:
         elif ending == "finished" and self._meter.spent_s > limit_s:
             ending = "time"
         stdout, stderr = (bytes(output) for output in outputs.values())
-        return Outcome(ending, status, stdout, stderr, report["seconds"], report["memory"], self._meter.spent_s)
+        return RunResult(ending, status, stdout, stderr, report["seconds"], report["memory"], self._meter.spent_s)
 
     def _sandbox_ended(self, clock: Clock) -> bool:
         while (wait := clock.next_wait()) > 0:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from h1r.sandbox.answer import Answer
 from h1r.sandbox.limits import Isolation, Limits
 from h1r.sandbox.programs import Program
-from h1r.sandbox.session import Ending, Outcome
+from h1r.sandbox.session import Ending, RunResult
 
 
 class Slot(Protocol):
@@ -38,7 +38,7 @@ class Runnable(Protocol):
     error: str | None
     ending: Ending
 
-    def run(self, stdin: bytes, limits: Limits) -> Outcome: ...
+    def run(self, stdin: bytes, limits: Limits) -> RunResult: ...
 
 
 class Talk(Protocol):

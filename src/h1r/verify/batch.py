@@ -33,7 +33,7 @@ from typing import Any
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify.registry import require
-from h1r.verify.workers.pool import Batch, VerifierPool
+from h1r.verify.workers.pool import PendingVerdicts, VerifierPool
 
 DEFAULT_VERIFIER = "math_lenient"
 CODE_VERIFIER = "code"
@@ -159,7 +159,7 @@ class _Chunk:
 
     numbers: list[int]
     items: list[Read | str]
-    batch: Batch
+    batch: PendingVerdicts
 
     def rows(self) -> Iterator[dict[str, Any]]:
         graded = 0

@@ -3,7 +3,7 @@
 A graph repeats what it was recorded with: the same kernels, shapes and addresses. So a step works on the first R rows
 of the cache and the slots, R a power of two or all slots, and its attention goes through a rounded number of positions;
 how many rows run is a number on the device. Rows from there on are computed too, from a length of nothing, and what
-they leave behind is overwritten when a trace starts there. The host waits once a step, to hear whether a trace ended.
+they leave behind is overwritten when a trace starts there. The host waits once a step, to learn whether a trace ended.
 
 Memory. A graph keeps the temporaries of its step in a pool of its own beside PyTorch's, which all graphs share; and the
 driver keeps the parameters of its kernels. `memory_bytes.py` counts the first by formula, `graph_bytes` estimates the

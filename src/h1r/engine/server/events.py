@@ -17,7 +17,7 @@ class Refused(Exception):  # noqa: N818 - an answer, with a status that says no
     """The server answered with an error; the message is its own."""
 
 
-class Request:
+class ServerRequest:
     """One request to `url`. `close` may be called from any thread and ends a read in progress."""
 
     def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
@@ -73,8 +73,8 @@ class Request:
 
 
 def get_json(url: str, body: Any = None, timeout: float = TIMEOUT) -> Any:
-    """One answer as JSON. Raises as `Request.send`, and `ValueError` for what is no JSON."""
-    request = Request(url, timeout)
+    """One answer as JSON. Raises as `ServerRequest.send`, and `ValueError` for what is no JSON."""
+    request = ServerRequest(url, timeout)
     try:
         return json.loads(request.send(body).read())
     finally:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from h1r.config import EngineSection
 from h1r.engine.protocol import Running, SamplingParams
 from h1r.engine.sampling import stream_key
-from h1r.engine.server.events import Refused, Request
+from h1r.engine.server.events import Refused, ServerRequest
 from h1r.engine.stop_strings import holds_stop_string, text_of
 from h1r.records import FinishReason, Trace
 
@@ -37,7 +37,7 @@ class Live:
     recorded: bool = False
     """Whether the server keeps its log-probabilities under the temperature, under `name`, until they are fetched."""
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
-    request: Request | None = None
+    request: ServerRequest | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
@@ -134,7 +134,7 @@ class Stream:
         try:
             with self.lock:
                 if not live.cancelled:
-                    live.request = Request(f"{self.engine.url}/v1/completions")
+                    live.request = ServerRequest(f"{self.engine.url}/v1/completions")
             if live.request is not None:
                 for event in live.request.events(self._body(live)):
                     if self._take(live, event):

@@ -17,7 +17,7 @@ work over the batch, without synchronisation with the host. Left out: what a tra
 A client learns that a trace was stopped, and did not end by itself, when it names an end token that the model never
 writes, in `deepconf_end_token_ids` and in `stop_token_ids`: the choice's `stop_reason` is then that token.
 
-Arguments come from anybody who can send a request, and the state that they size is shared by all: `Request.of` bounds
+Arguments come from anybody who can send a request, and all share the state that they size: `DeepConfRequest.of` bounds
 them where a request comes in, and the worker, which knows the vocabulary, once more.
 
 Shapes: B rows of a batch, S slots of requests, E end tokens, V vocabulary, D draft tokens of a request.
@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class DeepConfRequest:
     """What a request asks for: nats, tokens, tokens, and the tokens one of which must follow."""
 
     threshold: float
@@ -68,7 +68,7 @@ class Request:
     ends: tuple[int, ...]
 
     @staticmethod
-    def of(params: SamplingParams) -> Request | None:
+    def of(params: SamplingParams) -> DeepConfRequest | None:
         """None for a request that does not ask for it. Raises `ValueError` for arguments that cannot work.
 
         Without `deepconf_end_token_ids`, the ends are all tokens that end the request; where there are none, which is
@@ -109,7 +109,7 @@ class Request:
             raise ValueError(
                 f"{len(named)} tokens end this request; name at most {MAX_END_TOKENS} in {PREFIX}end_token_ids"
             )
-        return Request(float(threshold), int(window), int(top_k), tuple(map(int, named)))
+        return DeepConfRequest(float(threshold), int(window), int(top_k), tuple(map(int, named)))
 
 
 def _is_number(value: Any) -> bool:
@@ -168,7 +168,7 @@ class DeepConf(LogitsProcessor, LogitsProcessorV2):  # type: ignore[misc,unused-
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Called when a request comes in. Raises `ValueError`; vLLM makes it its own, status 400."""
-        Request.of(sampling_params)
+        DeepConfRequest.of(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -270,13 +270,13 @@ class DeepConf(LogitsProcessor, LogitsProcessorV2):  # type: ignore[misc,unused-
             below_B = torch.where(turn_B, found_B, below_B)
         return below_B
 
-    def _asked_for(self, params: SamplingParams) -> Request | None:
+    def _asked_for(self, params: SamplingParams) -> DeepConfRequest | None:
         """What a request asks for, as far as this model can do it: without ends of its vocabulary it is not stopped.
 
         Whoever admitted the request has refused what cannot work; what gets here all the same must not end the worker.
         """
         try:
-            request = Request.of(params)
+            request = DeepConfRequest.of(params)
         except ValueError as error:
             _log.warning("a request goes on without DeepConf: %s", error)
             return None
@@ -287,7 +287,7 @@ class DeepConf(LogitsProcessor, LogitsProcessorV2):  # type: ignore[misc,unused-
             _log.warning("DeepConf end tokens outside the vocabulary of %s are left out", self.vocab_size)
         return replace(request, ends=ends) if ends else None
 
-    def _take(self, slot: int, request: Request, first: int) -> None:
+    def _take(self, slot: int, request: DeepConfRequest, first: int) -> None:
         self._reserve(slot, request)
         ends = [*request.ends, *[request.ends[0]] * (self.ends_SE.shape[1] - len(request.ends))]
         self.ends_SE[slot] = torch.tensor(ends, device=self.device)
@@ -296,7 +296,7 @@ class DeepConf(LogitsProcessor, LogitsProcessorV2):  # type: ignore[misc,unused-
         )  # fmt: skip
         self.windows.start(slot, first)
 
-    def _reserve(self, slot: int, request: Request) -> None:
+    def _reserve(self, slot: int, request: DeepConfRequest) -> None:
         old, E = self.ends_SE.shape
         # The second runner's rows may be of any slot, asked for or not.
         S = max(old, 16, 1 << slot.bit_length()) if self.state is None else self.state.max_num_reqs

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.programs import Program
-from h1r.sandbox.session import Outcome, SandboxError
+from h1r.sandbox.session import RunResult, SandboxError
 from h1r.verify.code.outcome import FAULTS, WRONG, Fault
 from h1r.verify.code.referee import ANSWER, INPUT, OUTPUT
 
@@ -37,7 +37,7 @@ def interact(solution: Program, interactor: Program, given: str, answer: str, li
     return _fault(outcome, verdict)
 
 
-def _fault(outcome: Outcome, verdict: Outcome) -> Fault | None:
+def _fault(outcome: RunResult, verdict: RunResult) -> Fault | None:
     if "failed" in (outcome.ending, verdict.ending):
         raise SandboxError("a run was lost")
     if outcome.ending != "finished":

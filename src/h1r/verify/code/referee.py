@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from h1r.sandbox.limits import Limits
-from h1r.sandbox.session import Outcome, SandboxError
+from h1r.sandbox.session import RunResult, SandboxError
 from h1r.sandbox.slots import Slot
 from h1r.verify.code.kinds import Referee, TestsError
 from h1r.verify.code.outcome import WRONG, Fault, value_of
@@ -53,7 +53,7 @@ def checker(slot: Slot, referee: Referee, limits: Limits) -> Iterator[Check]:
         yield check
 
 
-def _accepts(outcome: Outcome, score: bool) -> bool:
+def _accepts(outcome: RunResult, score: bool) -> bool:
     if outcome.ending != "finished" or outcome.status != 0:
         return False
     said = outcome.stdout.strip()
@@ -61,7 +61,7 @@ def _accepts(outcome: Outcome, score: bool) -> bool:
     return not score or (found is not None and float(found[0]) >= 1.0)
 
 
-def _rejected(outcome: Outcome) -> Fault:
+def _rejected(outcome: RunResult) -> Fault:
     said = (outcome.stderr or outcome.stdout)[-1000:].decode(errors="replace").strip().splitlines()
     return Fault(f"{WRONG.why}, says the checker: {said[-1][:200]}" if said else WRONG.why, "wrong")
 

@@ -5,7 +5,7 @@ It reads what to grade from the socket that the parent made for this answer, and
     {"grade": "module:function", "problem": {...}, "answer": text}     ->     {"verdict": {...}}
 
 An answer that a scorer can be made to run as code holds this process and its socket. It can say of itself what it
-likes; it cannot reach another answer's process, the worker that forked this one, or what these two hear and say.
+likes; it cannot reach another answer's process, the worker that forked this one, or what these two exchange.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ class Dispatcher:
         self._time_limit_s = time_limit_s
         self._memory_limit_bytes = memory_limit_bytes
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._ears, self._bell = socket.socketpair()
-        self._ears.setblocking(False)
-        self._bell.setblocking(False)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
         self._batches: deque[deque[Job]] = deque()
         self._workers: list[Worker] = []
         self._known: dict[tuple[str, Kind], Verifier] = {}
@@ -61,7 +61,7 @@ class Dispatcher:
         self._sequence = 0
         self._closing = False
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._ears, selectors.EVENT_READ, self._listen)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ, self._run_commands)
         self._thread = threading.Thread(target=self._main, name="h1r-verify", daemon=True)
         self._thread.start()
 
@@ -92,7 +92,7 @@ class Dispatcher:
             raise RuntimeError("the verifier pool has ended; make another")
         self._commands.put(command)
         with contextlib.suppress(BlockingIOError):  # full: the thread has enough to wake up for
-            self._bell.send(b"!")
+            self._wake_sender.send(b"!")
 
     def _queue(self, batch: deque[Job]) -> None:
         self._batches.append(batch)
@@ -115,7 +115,7 @@ class Dispatcher:
                 self._collect()
         finally:
             self._closing = True
-            self._listen()
+            self._run_commands()
             for worker in list(self._workers):
                 if worker.job:
                     worker.job.future.set_exception(RuntimeError("the verifier pool was closed"))
@@ -124,7 +124,7 @@ class Dispatcher:
                 for job in batch:
                     job.future.cancel()
             self._selector.close()
-            self._ears.close()
+            self._wake_receiver.close()
 
     def _next_job(self) -> Job | None:
         """The next job that is still wanted: batches take turns."""
@@ -234,9 +234,9 @@ class Dispatcher:
         if worker.grading is grading:
             self._settle(worker, Verdict(0.0, error=why, reason="time"))
 
-    def _listen(self) -> None:
+    def _run_commands(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while self._ears.recv(4096):
+            while self._wake_receiver.recv(4096):
                 pass
         while True:
             try:

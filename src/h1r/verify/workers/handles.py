@@ -172,7 +172,7 @@ class Worker:
         try:
             send_frame(self.connection, message, descriptors)
         except OSError:
-            self.deadline = 0.0  # dead or deaf
+            self.deadline = 0.0  # it has ended, or reads nothing
 
     def kill(self) -> None:
         """Ends it, the answer in it, and what that started."""

@@ -91,7 +91,7 @@ class VerifierPool:
             batch.cancel()
             raise
 
-    def submit_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> Batch:
+    def submit_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> PendingVerdicts:
         """Starts what `verify_many` waits for; answers that need no worker are graded before it returns."""
         if len(problems) != len(texts):
             raise ValueError(f"{len(problems)} problems but {len(texts)} texts")
@@ -121,7 +121,7 @@ class VerifierPool:
             _format_parts(problem, text) if self._format_checks else {}
             for problem, text in zip(problems, texts, strict=True)
         ]
-        return Batch(futures, formats, jobs, dispatcher)
+        return PendingVerdicts(futures, formats, jobs, dispatcher)
 
     def _running(self) -> Dispatcher:
         if os.getpid() != self._pid:
@@ -132,7 +132,7 @@ class VerifierPool:
             return self._dispatcher
 
 
-class Batch:
+class PendingVerdicts:
     """Answers that are being graded: a future per answer, in order, and what their format alone says."""
 
     def __init__(

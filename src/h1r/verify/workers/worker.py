@@ -1,6 +1,6 @@
 """A worker: a process that has imported what grading needs, and forks itself once for every answer.
 
-It hears its parent over one socket (`frames`), and does what it hears one after the other:
+It takes requests from its parent over one socket (`frames`), one after the other:
 
     {"load": "module:function", "warm": ..., "file": its file or null, "seal": true or false}
                           -> {"loaded": true}, with "isolation": [level, why] when sealed; else {"error": text}
