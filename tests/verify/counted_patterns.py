@@ -16,7 +16,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOMS = (str(Path("verify", "math")), str(Path("verify", "choice")))
 METHODS = ("match", "search", "fullmatch", "finditer", "findall", "sub", "subn", "split")
-seen: dict[str, "Counted"] = {}
+seen: dict[str, Counted] = {}
 
 
 class Counted:

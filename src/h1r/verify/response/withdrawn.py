@@ -40,8 +40,22 @@ _BEHIND = re.compile(
 )
 
 
+_HINTS_BEFORE = (
+    *("not", "n't", "n’t", "never", "nor", "neither", "than", "exceed", "least", "most", "but", "instead", "differ"),
+    *("example", "e.g", "wrong", "incorrect", "false", "mistaken", "naive", "over", "under", "above", "below"),
+    *("beyond", "near", "close", "almost"),
+)
+_HINTS_BEHIND = (
+    *("not", "n't", "n’t", "never", "hardly", "wrong", "incorrect", "false", "mistake", "invalid", "impossible"),
+    *("error", "too ", "fail", "would", "contradiction", "?"),
+)
+"""One of these stands in whatever the expressions match: looked for first, since they are seldom there."""
+
+
 def is_withdrawn(text: str, start: int, end: int) -> bool:
     """Whether the answer marked from `start` to `end` is denied, doubted, asked for or compared right beside it."""
-    if _BEHIND.match(text, end, end + _BEHIND_CHARS):
+    behind = text[end : end + _BEHIND_CHARS].lower()
+    if any(hint in behind for hint in _HINTS_BEHIND) and _BEHIND.match(behind):
         return True
-    return _BEFORE.search(text, max(0, start - _BEFORE_CHARS), start) is not None
+    before = text[max(0, start - _BEFORE_CHARS) : start].lower()
+    return any(hint in before for hint in _HINTS_BEFORE) and _BEFORE.search(before) is not None
