@@ -13,6 +13,7 @@ FLOORS = [
     {"kernels", "sandbox"},
     {"models", "verify"},
     {"engine", "data"},
+    {"rollout"},
     {"scaling", "train"},
     {"evals", "parity", "serve"},
     {"report"},

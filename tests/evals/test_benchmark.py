@@ -4,12 +4,13 @@ import random
 import pytest
 
 from h1r.common.progress import quiet
-from h1r.config import EvalSection
+from h1r.config import EvalSection, RolloutSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.records import Problem, Trace
 from h1r.report.collect import EvalResult as ReportedEval
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.verify.workers.pool import VerifierPool
 
 TOKENIZER = train_tokenizer(["what is 3 plus 4 " * 4], 300)
@@ -30,7 +31,7 @@ class ScriptedEngine:
         self.params = None
 
     def stream(self, prompts, params):
-        self.params = list(params)
+        self.params = self.params or list(params)
         for i in reversed(range(len(prompts))):
             number = int(TOKENIZER.decode(prompts[i]).split("what is ")[1].split()[0])
             for j in range(params[i].n):
@@ -47,7 +48,7 @@ def boxed(answer):
 def run(say, problems=PROBLEMS, seed=0, section=SECTION):
     engine = ScriptedEngine(say)
     with VerifierPool() as pool:
-        return evaluate(engine, TOKENIZER, problems, section, pool.verify_many, None, seed), engine
+        return evaluate(RolloutPipeline(engine, TOKENIZER, pool.verify_many), problems, section, seed), engine
 
 
 def right_when_small(number, seed):
@@ -118,8 +119,21 @@ def test_no_problems_is_the_users_mistake():
 
 
 def test_a_failing_engine_gives_no_score():
-    with pytest.raises(UserError, match="failed on problem p5: broke"):
+    with pytest.raises(UserError, match=r"the engine generated nothing: broke \(asked 'what is "):
         run(lambda number, seed: ("", "error"))
+
+
+def test_what_has_no_verdict_is_in_no_accuracy():
+    def say(number, seed):
+        return ("", "error") if number == 0 or (number == 1 and seed % 2) else (boxed(number + 4), "stop")
+
+    with VerifierPool() as pool:
+        section = RolloutSection(max_failed_share=0.5)
+        pipeline = RolloutPipeline(ScriptedEngine(say), TOKENIZER, pool.verify_many, section=section)
+        result = evaluate(pipeline, PROBLEMS, SECTION, 0)
+    assert [(o.problem_id, o.correct, o.samples) for o in result.outcomes][:2] == [("p1", 2, 2), ("p2", 4, 4)]
+    found = result.to_dict()
+    assert (found["pass_at_1"], found["error"], found["unscored"], found["no_answer"]) == (1.0, 6 / 24, 0.0, 0.0)
 
 
 def test_the_report_reads_the_result():

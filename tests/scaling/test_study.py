@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from h1r.common.progress import progress, quiet
-from h1r.config import ScalingSection
+from h1r.config import RolloutSection, ScalingSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.records import Problem, Trace
+from h1r.records import Problem, Trace, Verdict
 from h1r.report.collect import ScalingResult
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.scaling.study import study
 from h1r.scaling.voting import VOTERS
 from h1r.verify.workers.pool import VerifierPool
@@ -66,7 +67,7 @@ def informative(number, rng):
 def outcome():
     engine = SequentialEngine(informative)
     with VerifierPool() as pool:
-        result = study(engine, TOKENIZER, PROBLEMS, SECTION, pool.verify_many, None, 7, progress, slots=1)
+        result = study(RolloutPipeline(engine, TOKENIZER, pool.verify_many), PROBLEMS, SECTION, 7, progress, slots=1)
     return engine, result
 
 
@@ -116,7 +117,8 @@ def test_result_is_json_with_readable_examples(outcome):
 def test_the_same_seed_gives_the_same_study_and_another_seed_another():
     def tokens(seed):
         with VerifierPool() as pool:
-            result = study(SequentialEngine(informative), TOKENIZER, PROBLEMS, SECTION, pool.verify_many, None, seed)
+            pipeline = RolloutPipeline(SequentialEngine(informative), TOKENIZER, pool.verify_many)
+            result = study(pipeline, PROBLEMS, SECTION, seed)
         return result["majority"]["tokens"], result["deepconf"]["tokens"]
 
     assert tokens(1) == tokens(1) != tokens(2)
@@ -126,7 +128,7 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another():
 def test_nothing_to_study_is_refused(problems, budgets):
     section = SECTION.model_copy(update={"budgets": budgets})
     with pytest.raises(UserError, match="there is no"):
-        study(SequentialEngine(informative), TOKENIZER, problems, section, lambda p, t: [], None, 0)
+        study(RolloutPipeline(SequentialEngine(informative), TOKENIZER), problems, section, 0)
 
 
 def test_the_report_reads_the_result(outcome):
@@ -137,12 +139,35 @@ def test_the_report_reads_the_result(outcome):
     assert read.deepconf.tokens_by_state["stopped"] > 0
 
 
-def test_a_problem_that_the_engine_cannot_answer_ends_the_study_with_the_reason():
-    class Refusing(SequentialEngine):
-        def stream(self, prompts, params):
-            for trace in super().stream(prompts, params):
-                failed = trace.prompt_index == 2
-                yield Trace(2, trace.sample_index, [], "", [], [], [], "error", error="too long") if failed else trace
+class Refusing(SequentialEngine):
+    """Fails at every trace of the second problem."""
 
-    with VerifierPool() as pool, pytest.raises(UserError, match="the engine generated nothing: too long"):
-        study(Refusing(informative), TOKENIZER, PROBLEMS, SECTION, pool.verify_many, None, 7)
+    def stream(self, prompts, params):
+        for trace in super().stream(prompts, params):
+            index, sample = trace.prompt_index, trace.sample_index
+            failed = "what is 2 " in TOKENIZER.decode(prompts[index])
+            yield Trace(index, sample, [], "", [], [], [], "error", error="too long") if failed else trace
+
+
+def test_a_study_ends_with_the_reason_where_the_engine_fails_at_more_than_the_recipe_allows():
+    with pytest.raises(UserError, match=r"failed at 20 of 120 traces, twice each.*too long .asked 'what is 2 plus 4'"):
+        study(RolloutPipeline(Refusing(informative), TOKENIZER), PROBLEMS, SECTION, 7)
+
+
+def test_a_problem_that_the_engine_cannot_answer_is_left_out_of_the_study():
+    section = RolloutSection(max_failed_share=0.9)
+    with VerifierPool() as pool:
+        pipeline = RolloutPipeline(Refusing(informative), TOKENIZER, pool.verify_many, section=section)
+        result = study(pipeline, PROBLEMS, SECTION, 7)
+    assert [one["problem_id"] for one in result["outcomes"]] == ["p0", "p1", "p3", "p4", "p5"]
+    assert result["deepconf"]["accuracy"] == 1.0
+
+
+def test_an_answer_that_could_not_be_scored_is_in_no_accuracy():
+    def verify_many(problems, texts):
+        pairs = zip(problems, texts, strict=True)
+        return [Verdict(0.0, reason="unscored") if p.id == "p0" else Verdict(float(p.answer in t)) for p, t in pairs]
+
+    result = study(RolloutPipeline(SequentialEngine(informative), TOKENIZER, verify_many), PROBLEMS, SECTION, 7)
+    assert result["deepconf"]["accuracy"] == 1.0
+    assert [one["deepconf"]["correct"] for one in result["outcomes"]] == [None, *[True] * 5]

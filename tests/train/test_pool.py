@@ -42,12 +42,17 @@ class ScriptedEngine:
     def __init__(self, model: object, tokenizer: Any, section: object) -> None:
         self.tokenizer = tokenizer
 
-    def stream(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Iterator[Trace]:
-        ScriptedEngine.seen = params
-        assert [list(p) for p in prompts] == [prompt_ids(self.tokenizer, f"Say {name}.", "") for name in SCRIPTS]
+    def stream(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[Trace]:
+        if isinstance(params, SamplingParams):
+            ScriptedEngine.seen = params
+            params = [params] * len(prompts)
+        scripts = {tuple(prompt_ids(self.tokenizer, f"Say {name}.", "")): script for name, script in SCRIPTS.items()}
         traces = []
-        for index, (answers, reason) in enumerate(SCRIPTS.values()):
-            for sample, answer in enumerate(answers):
+        for index, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
+            answers, reason = scripts[tuple(prompt)]
+            for sample, answer in enumerate(answers[one.seed : one.seed + one.n]):
                 text = f"<think>\nhm\n</think>\n\n\\boxed{{{answer}}}" if answer else "<think>\nhm hm"
                 traces.append(Trace(index, sample, [1], text, [0.0], [0.0], [0.0], reason))  # type: ignore[arg-type]
         random.Random(0).shuffle(traces)
@@ -57,7 +62,9 @@ class ScriptedEngine:
 def build(
     curated: Path, path: Path, monkeypatch: pytest.MonkeyPatch, max_tests: int = 0, **rl_pool: Any
 ) -> tuple[dict[str, Any], Run]:
-    recipe: Recipe = training_recipe(rl_pool=rl_pool, rl={"max_tokens": 33, "max_tests": max_tests})
+    recipe: Recipe = training_recipe(
+        rl_pool=rl_pool, rl={"max_tokens": 33, "max_tests": max_tests}, rollout={"max_failed_share": 0.2}
+    )
     run = run_from(curated, path, recipe)
     save(starting_model(recipe, run), run.stage("sft") / "model")
     tests = {"tests": ["assert say() == 'right'"]} if VERIFIER == "code" else {}

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import rl_section
 
-from h1r.config import RLSection
+from h1r.config import RLSection, RolloutSection
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.train.rollouts import Collected, Group, GroupStream, score
 
 
@@ -79,7 +80,8 @@ def stream_of(
     engine = HashEngine()
     problems = problems_of(percents, sloppy)
     prompts = [[100, i] for i in range(len(problems))]
-    return GroupStream(problems, prompts, engine, verify_many, rl_section(**section), seed), engine
+    pipeline = RolloutPipeline(engine, None, verify_many, section=RolloutSection(max_failed_share=0.5))
+    return GroupStream(problems, prompts, pipeline, rl_section(**section), seed), engine
 
 
 def first_stream(group: Group) -> tuple[str, int]:
@@ -351,15 +353,15 @@ def test_traces_without_any_sampling_logprob_are_refused_and_single_gaps_are_not
 
 
 def failing(engine: HashEngine, which: Any) -> Any:
-    """`engine.generate` with an error in the place of the traces numbered so."""
+    """`engine.generate` with an error in the place of the traces with such seeds."""
     whole = engine.generate
 
     def generate(prompts: Any, params: Any) -> list[Trace]:
         return [
             Trace(one.prompt_index, one.sample_index, [1], "half", [-1.0], [-1.0], [-1.0], "error", error="gone away")
-            if which(number)
+            if which(one.seed)
             else one
-            for number, one in enumerate(whole(prompts, params))
+            for one in whole(prompts, params)
         ]
 
     return generate
@@ -367,7 +369,7 @@ def failing(engine: HashEngine, which: Any) -> Any:
 
 def test_what_the_engine_failed_at_is_no_wrong_answer() -> None:
     stream, engine = stream_of([50] * 4, batch_size=4)
-    engine.generate = failing(engine, lambda number: number < 6 or number == 9)  # type: ignore[method-assign]
+    engine.generate = failing(engine, lambda seed: seed < 6 or seed == 9)  # type: ignore[method-assign]
     collected = stream.collect(0)
     assert collected.groups
     assert [len(group.traces) for group in collected.sampled[:4]] == [0, 2, 3, 4]
@@ -378,7 +380,7 @@ def test_what_the_engine_failed_at_is_no_wrong_answer() -> None:
 
 def test_an_engine_that_generates_nothing_ends_the_run_with_its_reason() -> None:
     stream, engine = stream_of([50] * 4)
-    engine.generate = failing(engine, lambda number: True)  # type: ignore[method-assign]
+    engine.generate = failing(engine, lambda seed: True)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="the engine generated nothing: gone away"):
         stream.collect(0)
 

@@ -19,6 +19,7 @@ from h1r.config.data import (
 from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
+from h1r.config.rollout import RolloutSection
 from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
 
@@ -44,6 +45,7 @@ __all__ = [
     "RLPoolSection",
     "RLSection",
     "Recipe",
+    "RolloutSection",
     "SFTSection",
     "ScalingSection",
     "Section",

@@ -25,6 +25,7 @@ from h1r.config.data import (
 )
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
+from h1r.config.rollout import RolloutSection
 from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
 from h1r.errors import UserError
@@ -56,6 +57,7 @@ class Recipe(Section):
     rl: RLSection = RLSection()
     parallel: ParallelSection = ParallelSection()
     engine: EngineSection = EngineSection()
+    rollout: RolloutSection = RolloutSection()
     eval: EvalSection = EvalSection()
     scaling: ScalingSection = ScalingSection()
     verify: VerifySection = VerifySection()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from h1r.errors import UserError
 from h1r.records import Trace
 
 if TYPE_CHECKING:
@@ -92,13 +91,6 @@ class Running:
     sample_index: int
     num_tokens: int
     group_confidence: float | None
-
-
-def refuse_when_all_failed(traces: Sequence[Trace]) -> None:
-    """Raises `UserError` with the first one's reason when no trace could be generated: a prompt and `max_tokens` that
-    the model has no positions for, a server that went away. Of traces that merely end badly, some are always left."""
-    if traces and all(trace.finish_reason == "error" for trace in traces):
-        raise UserError(f"the engine generated nothing: {traces[0].error}")
 
 
 class Engine(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import reprlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 from h1r.common.files import read_json
 from h1r.common.progress import note, progress
 from h1r.config import EngineSection, Recipe, load_recipe, resolve
-from h1r.data.chat import prompt_ids
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
@@ -26,6 +24,7 @@ from h1r.errors import UserError
 from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
 from h1r.evals.stages import last_trained, weight_files
 from h1r.records import Problem, Trace, content_id, read_jsonl
+from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.run.directory import Run
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES, Solution, State
@@ -34,7 +33,7 @@ from h1r.scaling.journal import Journal
 from h1r.scaling.lines import LineFile
 from h1r.scaling.parameters import DeepConf
 from h1r.train.start import loaded
-from h1r.verify import Backend, open_backend
+from h1r.verify import open_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,9 @@ class Solved:
     """What DeepConf came to on one problem.
 
     `votes`: (answer, weight), the heaviest first. `full_budget_tokens`: what all traces of the budget would cost at
-    the mean length of those that ran to their end, an estimate, None when none did. `correct`: None without reference.
-    `text`: of the first trace that gave the answer. `states` counts traces, `tokens_by_state` their tokens, those in
-    flight at a consensus under "cancelled". `threshold`: nats, None when none was needed.
+    the mean length of those that ran to their end, an estimate, None when none did. `correct`: None without reference
+    or verdict. `text`: of the first trace that gave the answer. `states` counts traces, `tokens_by_state` their tokens,
+    those in flight at a consensus under "cancelled". `threshold`: nats, None when none was needed.
     """
 
     problem_id: str
@@ -104,9 +103,8 @@ def generate(
         _open(checkpoint, recipe.engine) as (engine, tokenizer),
         progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
     ):
-        prompts = [prompt_ids(tokenizer, question, recipe.chat.system_prompt) for question in questions]
-        for trace in engine.stream(prompts, params):
-            _check(trace, questions[trace.prompt_index])
+        pipeline = RolloutPipeline(engine, tokenizer, system_prompt=recipe.chat.system_prompt, section=recipe.rollout)
+        for trace in pipeline.stream([_problem(question) for question in questions], params):
             traces.append(trace)
             bar.advance()
     return sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index))
@@ -138,16 +136,17 @@ def solve(
         if left:
             engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe.engine))
             params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
-            journal = open_things.enter_context(Journal(engine, results.traces)) if results else None
             pool = open_things.enter_context(open_backend(recipe.verify))
+            pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
+            journal = open_things.enter_context(Journal(pipeline.engine, results.traces)) if results else None
             open_things.callback(view.close)
             open_things.callback(engine.watch, None)
             engine.watch(view.tick)
             totals = Totals(len(problems), len(problems) - len(left))
             for some in _batches(left, params.budget, recipe.engine.max_sequences):
-                run = _run(journal or engine, tokenizer, some, params, recipe, seed, pool, view)
+                run = _run(journal or pipeline.engine, pipeline, some, params, seed, view)
                 view.begin(run, some, totals)
-                new = [_solved(p, one, run, pool) for p, one in zip(some, run.solve(), strict=True)]
+                new = [_solved(p, one, run, pipeline) for p, one in zip(some, run.solve(), strict=True)]
                 if results and journal:
                     results.append(new)
                     journal.forget()
@@ -228,35 +227,33 @@ def _batches(problems: Sequence[Problem], budget: int, slots: int) -> Iterator[S
 
 def _run(
     engine: Engine,
-    tokenizer: PreTrainedTokenizerFast,
+    pipeline: RolloutPipeline,
     problems: Sequence[Problem],
     params: DeepConf,
-    recipe: Recipe,
     seed: int,
-    pool: Backend,
     view: View,
 ) -> DeepConfRun:
-    def on_trace(trace: Trace) -> None:
-        _check(trace, problems[trace.prompt_index].question)
-        view.tick()
-
     return DeepConfRun(
         engine,
-        [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems],
+        pipeline.prompts(problems),
         params,
         seeds=[problem_seed(seed, problem.id) for problem in problems],
         extract=[extract_for(problem) for problem in problems],
-        groups=[groups_for(problem, pool.verify_many) for problem in problems],
-        on_trace=on_trace,
+        groups=[groups_for(problem, pipeline.verify_many) for problem in problems],
+        on_trace=lambda _: view.tick(),
     )
 
 
-def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pool: Backend) -> Solved:
+def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pipeline: RolloutPipeline) -> Solved:
     winner = solution.answer_trace
     text = None if winner is None else winner.text
     correct = None
     if problem.answer:
-        correct = text is not None and pool.verify_many([problem], [text])[0].reward >= 1.0
+        if winner is not None:
+            verdict = pipeline.verdicts([problem], [winner])[0]
+            correct = verdict.reward >= 1.0 if is_scored(verdict) else None
+        elif any(state != "error" for state in solution.states):
+            correct = False
     full = full_budget(solution.budget, run.ballots[solution.prompt_index])
     return Solved(
         problem_id=problem.id,
@@ -277,12 +274,6 @@ def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pool: Backen
     )
 
 
-def _check(trace: Trace, question: str) -> None:
-    """What the engine cannot generate is the question or the settings here."""
-    if trace.finish_reason == "error":
-        raise UserError(f"cannot answer {reprlib.repr(question)}: {trace.error}")
-
-
 def _problems(question: str) -> list[Problem]:
     if question.endswith(".jsonl"):
         problems = list(read_jsonl(question, Problem))
@@ -290,7 +281,11 @@ def _problems(question: str) -> list[Problem]:
         if twice:
             raise UserError(f"{question}: two lines have the id `{twice[0]}`; give every problem an id of its own")
         return problems
-    return [Problem(id=content_id(question), question=question, answer="")]
+    return [_problem(question)]
+
+
+def _problem(question: str) -> Problem:
+    return Problem(id=content_id(question), question=question, answer="")
 
 
 def _directory(checkpoint: str) -> Path:

@@ -9,22 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from h1r.common.progress import progress as show_progress
 from h1r.config import EvalSection
-from h1r.data.chat import prompt_ids
-from h1r.engine.protocol import Engine, SamplingParams
+from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.evals.metrics import Faults, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
-from h1r.records import Problem, Trace, Verdict
-from h1r.scaling.answers import VerifyMany
+from h1r.records import Problem, Trace
+from h1r.rollout.pipeline import Graded, RolloutPipeline
 from h1r.scaling.deepconf import problem_seed
 from h1r.scaling.examples import example
 from h1r.scaling.study import ProgressOf
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 EXAMPLES_PER_FAMILY = 4
 """Problems a family whose first answer is shown, the first ones in the file: the same for every checkpoint."""
@@ -55,62 +51,59 @@ class EvalResult:
 
 
 def evaluate(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerFast,
+    pipeline: RolloutPipeline,
     problems: Sequence[Problem],
     section: EvalSection,
-    verify_many: VerifyMany,
-    system_prompt: str | None,
     seed: int,
     progress: ProgressOf = show_progress,
     name: str = "eval",
 ) -> EvalResult:
     """Asks every problem `section.samples` times and grades all answers. `name` heads the progress display.
 
-    Raises `UserError` without problems, and when the engine fails on a trace: a score over what happened to survive
-    would be wrong.
+    Traces without a verdict are in no accuracy: a problem counts by its others, and not at all without any. Raises
+    `UserError` without problems, without any verdict, and when the engine fails at too many traces.
     """
     if not problems:
         raise UserError("there is no held-out problem to evaluate on; raise problems.held_out or mend problems.sources")
     started = time.monotonic()
-    traces = _generate(engine, tokenizer, problems, section, system_prompt, seed, progress, name)
-    verdicts = verify_many([problems[trace.prompt_index] for trace in traces], [trace.text for trace in traces])
+    graded = _graded(pipeline, problems, section, seed, progress, name)
     n = section.samples
-    outcomes = [
-        Outcome(problem.id, problem.family, sum(is_correct(v) for v in verdicts[i * n : (i + 1) * n]), n)
-        for i, problem in enumerate(problems)
-    ]
+    outcomes = []
+    for i, problem in enumerate(problems):
+        scored = [one.verdict for one in graded[i * n : (i + 1) * n] if one.scored]
+        if scored:
+            outcomes.append(Outcome(problem.id, problem.family, sum(map(is_correct, scored)), len(scored)))
+    if not outcomes:
+        raise UserError(f"no answer could be scored: {graded[0].verdict.error}")
     estimate = pass_at_1(outcomes, section.confidence_level)
-    powers = [2**i for i in range(n.bit_length())]
+    fewest = min(outcome.samples for outcome in outcomes)
+    powers = [2**i for i in range(fewest.bit_length())]
     return EvalResult(
         pass_at_1=estimate.value,
         interval=estimate.interval,
         per_family=per_family(outcomes, section.confidence_level),
         pass_at_k={str(k): pass_at_k(outcomes, k) for k in powers},
-        mean_tokens=sum(trace.num_tokens for trace in traces) / len(traces),
-        faults=faults(traces, verdicts),
+        mean_tokens=sum(one.trace.num_tokens for one in graded) / len(graded),
+        faults=faults([one.trace for one in graded], [one.verdict for one in graded]),
         samples_per_problem=n,
         problems=len(problems),
         confidence_level=section.confidence_level,
         seed=seed,
         seconds=time.monotonic() - started,
         outcomes=outcomes,
-        examples=_examples(tokenizer, problems, traces, verdicts, n),
+        examples=_examples(pipeline.tokenizer, problems, graded, n),
     )
 
 
-def _generate(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerFast,
+def _graded(
+    pipeline: RolloutPipeline,
     problems: Sequence[Problem],
     section: EvalSection,
-    system_prompt: str | None,
     seed: int,
     progress: ProgressOf,
     name: str,
-) -> list[Trace]:
+) -> list[Graded]:
     """All traces in order of (problem, sample)."""
-    prompts = [prompt_ids(tokenizer, problem.question, system_prompt) for problem in problems]
     params = [
         SamplingParams(
             n=section.samples, temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_tokens,
@@ -118,36 +111,27 @@ def _generate(
         )
         for problem in problems
     ]  # fmt: skip
-    traces = []
+    tokens = 0
     with progress(name, len(problems) * section.samples, "trace") as bar:
-        tokens = 0
-        for trace in engine.stream(prompts, params):
-            if trace.finish_reason == "error":
-                problem = problems[trace.prompt_index]
-                raise UserError(f"the engine failed on problem {problem.id}: {trace.error}")
-            trace.problem_id = problems[trace.prompt_index].id
+
+        def on_trace(trace: Trace) -> None:
+            nonlocal tokens
             trace.logprobs, trace.sampling_logprobs = [], []  # half of what a long benchmark would hold in memory
-            traces.append(trace)
             tokens += trace.num_tokens
             bar.advance(tokens=tokens)
-    return sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index))
+
+        return pipeline.graded(problems, params, on_trace)
 
 
-def _examples(
-    tokenizer: PreTrainedTokenizerFast,
-    problems: Sequence[Problem],
-    traces: Sequence[Trace],
-    verdicts: Sequence[Verdict],
-    n: int,
-) -> list[dict[str, Any]]:
+def _examples(tokenizer: Any, problems: Sequence[Problem], graded: Sequence[Graded], n: int) -> list[dict[str, Any]]:
     """Per family the first answers to its first problems, then, when all of these came out alike, one that did not."""
     shown = []
     for family in sorted({problem.family for problem in problems}):
         members = [i for i, problem in enumerate(problems) if problem.family == family]
         chosen = [i * n for i in members[:EXAMPLES_PER_FAMILY]]
         for kind in (True, False):
-            if all(is_correct(verdicts[k]) != kind for k in chosen):
+            if all(is_correct(graded[k].verdict) != kind for k in chosen):
                 every = (k for i in members for k in range(i * n, (i + 1) * n))
-                chosen += [k for k in every if is_correct(verdicts[k]) == kind][:1]
-        shown += [example(tokenizer, problems[k // n], traces[k], verdicts[k]) for k in chosen]
+                chosen += [k for k in every if is_correct(graded[k].verdict) == kind][:1]
+        shown += [example(tokenizer, problems[k // n], graded[k].trace, graded[k].verdict) for k in chosen]
     return shown

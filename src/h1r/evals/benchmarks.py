@@ -24,7 +24,7 @@ from h1r.config import BenchmarkSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
 from h1r.records import Problem, to_json
-from h1r.scaling.answers import VerifyMany
+from h1r.rollout.pipeline import VerifyMany
 from h1r.verify.controls import examine
 
 NAMED = 5

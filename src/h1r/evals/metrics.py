@@ -4,8 +4,9 @@
     pass@k = mean over problems of 1 - C(n - c, k) / C(n, k)   unbiased (arXiv 2107.03374, equation 1)
 
 Intervals resample problems, not answers (`h1r.scaling.intervals`). An answer is correct only at full reward: partial
-credit does not count. Beside every score stand shares of traces: cut off at the token limit; no answer could be
-extracted; not scored, through no fault of the answer; and each reason for a reward below 1 (`records.Verdict`).
+credit does not count. Traces that the engine failed at, or that could not be scored, are in no accuracy. Beside every
+score stand shares of traces: cut off at the token limit; no answer could be extracted; not scored, through no fault of
+the answer; failed in the engine; and each reason for a reward below 1 (`records.Verdict`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Faults:
     truncated: float
     no_answer: float
     unscored: float
+    error: float
     reasons: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,11 +85,14 @@ def faults(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> Faults:
         raise ValueError("shares of traces need at least one trace")
     pairs = list(zip(traces, verdicts, strict=True))
     # A verifier that was killed cannot say what it had read, so the text is asked too.
-    unanswered = [v.extracted is None and extract_answer(trace.text) is None for trace, v in pairs]
-    reasons = Counter(v.reason for v in verdicts)
+    failed = [trace.finish_reason == "error" for trace, _ in pairs]
+    answered = [(trace, v) for (trace, v), error in zip(pairs, failed, strict=True) if not error]
+    unanswered = [v.extracted is None and extract_answer(trace.text) is None for trace, v in answered]
+    reasons = Counter(v.reason for _, v in answered)
     return Faults(
         truncated=sum(trace.finish_reason == "length" for trace in traces) / len(pairs),
         no_answer=sum(unanswered) / len(pairs),
         unscored=reasons["unscored"] / len(pairs),
+        error=sum(failed) / len(pairs),
         reasons={reason: reasons[reason] / len(pairs) for reason in REASONS if reasons[reason]},
     )

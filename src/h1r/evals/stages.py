@@ -24,6 +24,7 @@ from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.scaling.study import study
 from h1r.train.start import loaded, starting_model
@@ -48,18 +49,10 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         check_verifiers(benchmarks, pool.verify_many)
         usable = {name: accepted(name, own, pool.verify_many, recipe.controls) for name, own in benchmarks.items()}
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
+        pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
 
         def measure(problems: list[Problem], section: EvalSection, name: str) -> dict[str, Any]:
-            return evaluate(
-                engine,
-                tokenizer,
-                problems,
-                section,
-                pool.verify_many,
-                recipe.chat.system_prompt,
-                recipe.seed,
-                name=name,
-            ).to_dict()
+            return evaluate(pipeline, problems, section, recipe.seed, name=name).to_dict()
 
         if problems:
             result = measure(problems, recipe.eval, f"Evaluate {which}")
@@ -82,16 +75,8 @@ def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
         open_backend(recipe.verify) as pool,
         _engine(recipe, run, which, tokenizer) as engine,
     ):
-        result = study(
-            engine,
-            tokenizer,
-            problems,
-            recipe.scaling,
-            pool.verify_many,
-            recipe.chat.system_prompt,
-            recipe.seed,
-            slots=recipe.engine.max_sequences,
-        )
+        pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
+        result = study(pipeline, problems, recipe.scaling, recipe.seed, slots=recipe.engine.max_sequences)
         result["model"] = which
         write_json(run.stage("scaling") / "result.json", result)
     return _without(result, "outcomes", "examples")

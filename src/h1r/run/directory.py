@@ -48,7 +48,10 @@ def code_version() -> dict[str, str]:
 
 
 NO_RESULT = frozenset(
-    {"name", "parallel", "engine", "corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"}
+    {
+        *("name", "parallel", "engine", "rollout.max_failed_share"),
+        *("corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"),
+    }
 )  # fmt: skip
 """Keys of a recipe that change no result, so that a run may go on with others."""
 

@@ -13,11 +13,12 @@ time limit, there are no more of the kind: unknown is different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache, partial
 
-from h1r.records import Problem, Verdict
+from h1r.records import Problem
+from h1r.rollout.pipeline import VerifyMany
 from h1r.scaling.answer_groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
 from h1r.verify.math.extract import find_answer
@@ -25,8 +26,6 @@ from h1r.verify.registry import require, resolve
 from h1r.verify.response.extract import split_response, stated_box
 
 Extract = Callable[[str], str | None]
-VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
-"""Verdicts of texts under their problems' verifiers, one by one (`VerifierPool.verify_many`)."""
 
 MAX_CHARS = 200
 MAX_READ = 4_000

@@ -10,24 +10,24 @@ largest once more, so that a reader sees how far replay and reality agree. Nothi
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from h1r.common.progress import Bar
+from h1r.common.progress import Bar, note
 from h1r.common.progress import progress as show_progress
 from h1r.config import ScalingSection
-from h1r.data.chat import prompt_ids
-from h1r.engine.protocol import Engine, refuse_when_all_failed
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
+from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.scaling.answer_groups import AnswerGroups
-from h1r.scaling.answers import Extract, VerifyMany, extract_for, groups_for
+from h1r.scaling.answers import Extract, extract_for, groups_for
 from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.deepconf import (
     STATES,
@@ -45,23 +45,18 @@ from h1r.scaling.parameters import DeepConf, sampling_of
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import VOTERS, vote_by
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 ProgressOf = Callable[[str, int | None, str], AbstractContextManager[Bar]]
 """`h1r.common.progress.progress`, or something like it: (name, total, unit) -> bar."""
 
+Kept = TypeVar("Kept")
 EXAMPLE_PROBLEMS = 4
 _EXAMPLE_STATES: tuple[State, ...] = ("voted", "stopped", "below_threshold", "cancelled")
 
 
 def study(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerFast,
+    pipeline: RolloutPipeline,
     problems: Sequence[Problem],
     section: ScalingSection,
-    verify_many: VerifyMany,
-    system_prompt: str | None,
     seed: int,
     progress: ProgressOf = show_progress,
     *,
@@ -70,8 +65,9 @@ def study(
     """Runs the study on the first `section.problems` problems and returns it ready for JSON.
 
     `slots`: sequences the engine decodes together (its `max_sequences`), which decides how many tokens are in flight at
-    a replayed consensus; None: all of them. Raises `UserError` without problems or budgets, and for a problem that the
-    engine cannot answer at all.
+    a replayed consensus; None: all of them. A problem that the engine cannot answer at all is left out, and answers
+    without a verdict are in no accuracy. Raises `UserError` without problems or budgets, when the engine fails at too
+    many traces, and when no answer has a verdict.
     """
     problems = list(problems[: section.problems])
     if not problems or not section.budgets:
@@ -79,11 +75,10 @@ def study(
         raise UserError(f"there is no {missing} to study; give scaling.budgets and problems.held_out at least one each")
     budgets = sorted(set(section.budgets))
     largest = budgets[-1]
-    prompts = [prompt_ids(tokenizer, problem.question, system_prompt) for problem in problems]
+    engine, prompts = pipeline.engine, pipeline.prompts(problems)
     seeds = [problem_seed(seed, problem.id) for problem in problems]
-    groups = [groups_for(problem, verify_many) for problem in problems]
+    groups = [groups_for(problem, pipeline.verify_many) for problem in problems]
     extract = [extract_for(problem) for problem in problems]
-    grader = _Grader(problems, verify_many)
 
     sampling, deepconf = sampling_of(section), DeepConf.from_section(section, largest)
     total = len(problems) * largest
@@ -91,10 +86,14 @@ def study(
         majority = majority_baseline(
             engine, prompts, largest, sampling, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace
         )
-    for solution in majority:
-        refuse_when_all_failed(solution.traces)
     with _watched(progress, f"DeepConf at {largest}", total, problems) as (on_trace, online_seconds):
         online = solve_many(engine, prompts, deepconf, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace)
+    answered = [i for i in range(len(problems)) if not (_failed(majority[i]) or _failed(online[i]))]
+    if len(answered) < len(problems):
+        note(f"the engine could not answer {len(problems) - len(answered)} of {len(problems)} problems: left out")
+        problems, groups, extract = _at(problems, answered), _at(groups, answered), _at(extract, answered)
+        majority, online = _at(majority, answered), _at(online, answered)
+    grader = _Grader(problems, pipeline)
     recorded = [solution.traces for solution in majority]
 
     rows = []
@@ -121,8 +120,16 @@ def study(
         "voters": _voters(recorded, section.window, extract, groups, grader),
         "confidence": _confidence_when(recorded, section.window, grader),
         "outcomes": _outcomes(problems, majority, online, grader),
-        "examples": _examples(tokenizer, problems, online, grader),
+        "examples": _examples(pipeline.tokenizer, problems, online, grader),
     }
+
+
+def _at(several: Sequence[Kept], places: Sequence[int]) -> list[Kept]:
+    return [several[i] for i in places]
+
+
+def _failed(solution: Solution) -> bool:
+    return all(state == "error" for state in solution.states)
 
 
 @contextmanager
@@ -165,8 +172,8 @@ def _outcomes(
             "problem_id": problem.id,
             "family": problem.family,
             "reference": problem.answer,
-            "majority": {**majority[i].to_dict(), "correct": bool(right[0][i])},
-            "deepconf": {**online[i].to_dict(), "correct": bool(right[1][i])},
+            "majority": {**majority[i].to_dict(), "correct": None if math.isnan(right[0][i]) else bool(right[0][i])},
+            "deepconf": {**online[i].to_dict(), "correct": None if math.isnan(right[1][i]) else bool(right[1][i])},
         }
         for i, problem in enumerate(problems)
     ]
@@ -175,29 +182,34 @@ def _outcomes(
 class _Grader:
     """Grades answers by a trace that gave them; each text of a problem is verified once."""
 
-    def __init__(self, problems: Sequence[Problem], verify_many: VerifyMany) -> None:
+    def __init__(self, problems: Sequence[Problem], pipeline: RolloutPipeline) -> None:
         self._problems = problems
-        self._verify_many = verify_many
+        self._pipeline = pipeline
         self._known: dict[tuple[int, str], Verdict] = {}
 
     def verdicts(self, traces: Sequence[tuple[int, Trace]]) -> list[Verdict]:
         """Verdicts of (problem index, trace) pairs."""
         keys = [(index, trace.text) for index, trace in traces]
-        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        new = {key: trace for key, (_, trace) in zip(keys, traces, strict=True) if key not in self._known}
         if new:
-            found = self._verify_many([self._problems[index] for index, _ in new], [text for _, text in new])
+            found = self._pipeline.verdicts([self._problems[index] for index, _ in new], list(new.values()))
             self._known.update(zip(new, found, strict=True))
         return [self._known[key] for key in keys]
 
     def grade(self, solutions: Sequence[Solution]) -> list[float]:
-        """1.0 where the voted answer is correct, else 0.0; no answer is wrong."""
+        """1.0 where the voted answer is correct, else 0.0; no answer is wrong, and one without a verdict NaN."""
         given = [(i, trace) for i, solution in enumerate(solutions) if (trace := solution.answer_trace) is not None]
-        right = {i for (i, _), verdict in zip(given, self.verdicts(given), strict=True) if verdict.reward >= 1.0}
-        return [float(i in right) for i in range(len(solutions))]
+        grades = [0.0] * len(solutions)
+        for (i, _), verdict in zip(given, self.verdicts(given), strict=True):
+            grades[i] = float(verdict.reward >= 1.0) if is_scored(verdict) else math.nan
+        return grades
 
 
 def _score(solutions: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
-    estimate = mean_accuracy(grader.grade(solutions), samples=1)
+    grades = [grade for grade in grader.grade(solutions) if not math.isnan(grade)]
+    if not grades:
+        raise UserError("no voted answer could be scored; see what its verifier needs")
+    estimate = mean_accuracy(grades, samples=1)
     by_state = {state: sum(solution.tokens[state] for solution in solutions) for state in STATES}
     return {
         "accuracy": estimate.value,
@@ -211,7 +223,10 @@ def _score(solutions: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
 
 
 def _paired(majority: Sequence[Solution], deepconf: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
-    difference = paired_difference(grader.grade(majority), grader.grade(deepconf))
+    pairs = _graded_pairs(majority, deepconf, grader)
+    if not pairs:
+        raise UserError("no problem has two voted answers that could be scored; see what their verifier needs")
+    difference = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
     saved = saving([s.tokens_total for s in deepconf], [s.tokens_total for s in majority])
     return {
         "accuracy_difference": difference.value,
@@ -224,17 +239,23 @@ def _paired(majority: Sequence[Solution], deepconf: Sequence[Solution], grader: 
     }
 
 
+def _graded_pairs(first: Sequence[Solution], second: Sequence[Solution], grader: _Grader) -> list[tuple[float, float]]:
+    """The grades of both, of the problems where both have one."""
+    pairs = zip(grader.grade(first), grader.grade(second), strict=True)
+    return [pair for pair in pairs if not any(map(math.isnan, pair))]
+
+
 def _agreement(
     recorded: Sequence[Sequence[Trace]], online: Sequence[Solution], replayed: Sequence[Solution], grader: _Grader
 ) -> dict[str, float]:
     """How far the replay matches the real run: shares of problems, of traces, and the ratio of tokens."""
-    pairs = list(zip(grader.grade(online), grader.grade(replayed), strict=True))
+    pairs = _graded_pairs(online, replayed, grader)
     launched = [(whole, trace) for whole, s in zip(recorded, online, strict=True) for trace in s.traces]
     prefixes = sum(
         trace.token_ids == whole[trace.sample_index].token_ids[: trace.num_tokens] for whole, trace in launched
     )
     return {
-        "same_verdict": sum(a == b for a, b in pairs) / len(pairs),
+        "same_verdict": sum(a == b for a, b in pairs) / max(1, len(pairs)),
         "prefixes": prefixes / len(launched),
         "token_ratio": sum(s.tokens_total for s in replayed) / sum(s.tokens_total for s in online),
     }
@@ -257,7 +278,9 @@ def _voters(
     for voter in VOTERS:
         votes = [vote_by(voter, answers, stats, of) for (_, answers, stats), of in zip(ballots, groups, strict=True)]
         given = [(i, ballots[i][0][vote.index]) for i, vote in enumerate(votes) if vote.index is not None]
-        accuracies[voter] = sum(verdict.reward >= 1.0 for verdict in grader.verdicts(given)) / len(recorded)
+        verdicts = grader.verdicts(given)
+        unscored = sum(not is_scored(verdict) for verdict in verdicts)
+        accuracies[voter] = sum(verdict.reward >= 1.0 for verdict in verdicts) / max(1, len(recorded) - unscored)
     return accuracies
 
 
@@ -268,8 +291,10 @@ def _confidence_when(recorded: Sequence[Sequence[Trace]], window: int, grader: _
     pairs; only within a problem can a vote use it.
     """
     traces = [(i, t) for i, several in enumerate(recorded) for t in several if t.confidences]
+    verdicts = grader.verdicts(traces)
+    traces = [pair for pair, verdict in zip(traces, verdicts, strict=True) if is_scored(verdict)]
     lowest = np.array([summarise(trace.confidences, window).lowest for _, trace in traces])
-    right = np.array([verdict.reward >= 1.0 for verdict in grader.verdicts(traces)])
+    right = np.array([verdict.reward >= 1.0 for verdict in verdicts if is_scored(verdict)])
     problem = np.array([index for index, _ in traces])
     wins = pairs = 0.0
     for index in np.unique(problem):
@@ -286,7 +311,7 @@ def _confidence_when(recorded: Sequence[Sequence[Trace]], window: int, grader: _
 
 
 def _examples(
-    tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], solutions: Sequence[Solution], grader: _Grader
+    tokenizer: Any, problems: Sequence[Problem], solutions: Sequence[Solution], grader: _Grader
 ) -> list[dict[str, Any]]:
     """Of a few problems, the first trace of each interesting state, with the vote it belongs to.
 

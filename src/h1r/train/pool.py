@@ -12,14 +12,14 @@ from typing import Any
 from h1r.common.files import write_json
 from h1r.common.progress import progress
 from h1r.config import ControlsSection, Recipe
-from h1r.data.chat import prompt_ids
 from h1r.data.curate.rules.difficulty import Rollouts, select_for_rl
 from h1r.data.curate.rules.filters import Dropped, excerpt
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
-from h1r.engine.protocol import SamplingParams, refuse_when_all_failed
+from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.train.start import loaded
 from h1r.verify import Backend, open_backend, with_max_tests
@@ -48,7 +48,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         if not problems:
             why = refused[0].reason if refused else "there was none"
             raise UserError(f"no RL problem is left ({why}); see the table of `h1r curate` and mend [problems]")
-        prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
+        pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
         params = SamplingParams(
             n=section.rollouts,
             temperature=section.temperature,
@@ -56,22 +56,21 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
             max_tokens=recipe.rl.max_tokens,
             seed=recipe.seed,
         )
-        traces: list[Trace] = []
         with progress("RL pool", total=len(problems) * section.rollouts, unit="rollout") as bar:
-            for trace in engine.stream(prompts, params):
+
+            def on_trace(trace: Trace) -> None:
                 # Of a trace only what is graded is kept: a pool of long rollouts would not fit into memory otherwise.
                 trace.token_ids, trace.logprobs, trace.sampling_logprobs, trace.confidences = [], [], [], []
-                traces.append(trace)
                 bar.advance(1)
-        refuse_when_all_failed(traces)
-        traces.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
-        verdicts = pool.verify_many([tested[t.prompt_index] for t in traces], [t.text for t in traces])
+
+            graded = pipeline.graded(tested, params, on_trace)
         rollouts = {}
         for i, problem in enumerate(problems):
-            part = slice(i * section.rollouts, (i + 1) * section.rollouts)
-            judged = verdicts[part]
+            part = graded[i * section.rollouts : (i + 1) * section.rollouts]
             rollouts[problem.id] = Rollouts(
-                judged, [verdict.extracted for verdict in judged], [trace.finish_reason for trace in traces[part]]
+                [one.verdict for one in part],
+                [one.verdict.extracted for one in part],
+                [one.trace.finish_reason for one in part],
             )
         kept, dropped = select_for_rl(problems, rollouts, section)
         solved = Counter(one.solved for one in rollouts.values())

@@ -20,13 +20,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note, progress
-from h1r.config import Recipe, RLSection
-from h1r.data.chat import prompt_ids
+from h1r.config import Recipe, RLSection, RolloutSection
 from h1r.engine.choose import open_engine
-from h1r.engine.protocol import Engine
+from h1r.engine.protocol import Engine, Prompt
 from h1r.errors import UserError
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
+from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.metrics import Metrics, NoTracker, Tracker
@@ -38,7 +38,7 @@ from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.policy_update import train_on
 from h1r.train.rl_log import cut_examples, keep_example, rollout_metrics
-from h1r.train.rollouts import GroupStream, VerifyMany
+from h1r.train.rollouts import GroupStream
 from h1r.train.start import loaded, saved_tokenizer
 from h1r.verify import open_backend, with_max_tests
 
@@ -91,6 +91,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 tokenizer=tokenizer,
                 directory=directory,
                 system_prompt=recipe.chat.system_prompt,
+                rollout=recipe.rollout,
                 seed=recipe.seed,
                 max_model_len=recipe.engine.max_model_len,
                 reference=reference,
@@ -112,6 +113,7 @@ def train_rl(
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     system_prompt: str | None = None,
+    rollout: RolloutSection | None = None,
     seed: int = 0,
     max_model_len: int | None = None,
     reference: CausalLM | None = None,
@@ -123,6 +125,7 @@ def train_rl(
     engine: samples from `model` itself, so that it sees every update. verifier: grades the answer of each problem.
     tracker: gets the numbers of every step. tokenizer: writes the prompts, and is saved with the model.
     directory: gets rollouts.jsonl, checkpoints/ and model/. seed: of the order of problems and of sampling.
+    rollout: what becomes of traces that the engine fails at.
     max_model_len: longest prompt and rollout together, where the engine takes less than the model's positions.
     reference: the model that the KL term holds `model` to, needed where `section.kl_coef` is not 0; it does not change.
     resume: go on from the newest checkpoint in `directory`.
@@ -137,10 +140,11 @@ def train_rl(
         model.train()
         optimizer = make_optimizer(model, section.optimizer)
         problems = [with_max_tests(problem, section.max_tests, seed, section.partial_credit) for problem in problems]
-        prompts = [prompt_ids(tokenizer, problem.question, system_prompt) for problem in problems]
+        pipeline = RolloutPipeline(engine, tokenizer, verifier, system_prompt, rollout)
+        prompts: list[Prompt] = [*pipeline.prompts(problems)]
         positions = model.config.max_position_embeddings
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))
-        stream = GroupStream(problems, prompts, engine, verifier, section, seed, world)
+        stream = GroupStream(problems, prompts, pipeline, section, seed, world)
         checkpoints = Checkpoints(directory)
         step = 0
         if resume and (found := checkpoints.latest()):
@@ -175,8 +179,8 @@ def train_rl(
 
 
 def _fitting(
-    problems: list[Problem], prompts: list[list[int]], section: RLSection, positions: int
-) -> tuple[list[Problem], list[list[int]]]:
+    problems: list[Problem], prompts: list[Prompt], section: RLSection, positions: int
+) -> tuple[list[Problem], list[Prompt]]:
     """The problems whose prompt leaves room for `rl.max_tokens`, and their prompts; `UserError` when none does."""
     room = positions - section.max_tokens
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]

@@ -1,6 +1,6 @@
 """Groups of rollouts with rewards, and the stream of prompts that they come from.
 
-    prompts (seeded order) -> engine, G traces each -> verifier -> rewards -> groups that teach something
+    problems (seeded order) -> rollout, G graded traces each -> rewards -> groups that teach something
 
 Online sampling (arXiv 2601.02346, section 3.3): a group whose rewards are all equal has no gradient. `backfill` drops
 it and draws more prompts until the batch is full, at most `max_rounds` times; what a round gives beyond the batch waits
@@ -16,24 +16,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from h1r.config import RLSection
-from h1r.engine.protocol import Engine, SamplingParams, refuse_when_all_failed
+from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.parallel.world import ALONE, World
-
-VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 
 
 @dataclass
 class Group:
-    """The G rollouts of one prompt, less those that the engine failed at.
+    """The G rollouts of one prompt, less those without a verdict: they say nothing about the policy.
 
     `rewards` are what the loss sees, `correct` and `well_formed` their parts. `well_formed` is None where nobody
     looked: without a penalty the format is not checked.
@@ -92,18 +91,18 @@ class GroupStream:
     def __init__(
         self,
         problems: Sequence[Problem],
-        prompts: Sequence[list[int]],
-        engine: Engine,
-        verify_many: VerifyMany,
+        prompts: Sequence[Prompt],
+        pipeline: RolloutPipeline,
         section: RLSection,
         seed: int,
         world: World = ALONE,
     ) -> None:
-        """Of several processes each draws and grades the prompts that `world` deals it, on an engine of its own with
-        equal weights; all of them see all groups, and keep the same counters and cache."""
+        """`prompts`: those of the problems, one by one. Of several processes each draws and grades the prompts that
+        `world` deals it, on an engine of its own with equal weights; all of them see all groups, and keep the same
+        counters and cache."""
         self._world = world
         self._problems, self._prompts = problems, prompts
-        self._engine, self._verify_many = engine, verify_many
+        self._pipeline = pipeline
         self._section, self._seed = section, seed
         self._drawn = 0
         self._cache: list[Group] = []
@@ -161,22 +160,17 @@ class GroupStream:
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
         each = [dataclasses.replace(params, seed=self._seed + number * section.num_generations) for number in numbers]
         with self._world.agreed():
-            traces = self._engine.generate([self._prompts[i] for i in indices], each)
-            refuse_when_all_failed(traces)
-            # What the engine failed at says nothing about the policy.
-            traces = [trace for trace in traces if trace.finish_reason != "error"]
-            refuse_untold(traces)
-            owners = [self._problems[indices[trace.prompt_index]] for trace in traces]
-            for trace, owner in zip(traces, owners, strict=True):
-                trace.problem_id = owner.id
-                trace.logprobs, trace.confidences = [], []  # the loss needs neither, nor does a cached group
-            verdicts = self._verify_many(owners, [trace.text for trace in traces])
-        groups = [Group(self._problems[i].id, self._prompts[i], [], [], [], [], step) for i in indices]
-        for trace, verdict in zip(traces, verdicts, strict=True):
-            group = groups[trace.prompt_index]
-            group.traces.append(trace)
+            graded = self._pipeline.graded(
+                [self._problems[i] for i in indices], each, _keep_for_loss, [self._prompts[i] for i in indices]
+            )
+            graded = [one for one in graded if one.scored]
+            refuse_untold([one.trace for one in graded])
+        groups = [Group(self._problems[i].id, list(self._prompts[i]), [], [], [], [], step) for i in indices]
+        for one in graded:
+            group, verdict = groups[one.trace.prompt_index], one.verdict
+            group.traces.append(one.trace)
             reward = score(verdict, section.format_penalty, section.format_conditions)
-            length = (trace.num_tokens, section.max_tokens, section.overlong_buffer)
+            length = (one.trace.num_tokens, section.max_tokens, section.overlong_buffer)
             group.rewards.append(reward - overlong_penalty(*length, section.overlong_penalty))
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts["format"] >= 1 if "format" in verdict.parts else None)
@@ -186,6 +180,11 @@ class GroupStream:
         """Which problem the draw `number` takes: every epoch is another permutation."""
         epoch, at = divmod(number, len(self._problems))
         return _permutation(len(self._problems), self._seed, epoch)[at]
+
+
+def _keep_for_loss(trace: Trace) -> None:
+    """The loss needs neither of these, nor does a cached group."""
+    trace.logprobs, trace.confidences = [], []
 
 
 @lru_cache(maxsize=2)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from h1r.config import Recipe
-from h1r.data.chat import prompt_ids
 from h1r.data.curate.generate import GenerateBatch, given_from
 from h1r.data.curate.io.items import Given
 from h1r.data.tokenizer import load_tokenizer
@@ -14,7 +13,8 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.models import CausalLM
-from h1r.records import Problem
+from h1r.records import Problem, Trace
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.train.start import loaded
 
 
@@ -41,15 +41,17 @@ def engine_teacher(recipe: Recipe) -> Iterator[GenerateBatch]:
         return loaded(checkpoint, recipe.model.kernels)
 
     with open_engine(recipe.engine, tokenizer, model, checkpoint) as engine:
+        pipeline = RolloutPipeline(engine, tokenizer, system_prompt=recipe.chat.system_prompt, section=recipe.rollout)
 
         def generate(problems: Sequence[Problem]) -> Iterator[tuple[int, list[Given]]]:
-            prompts = [prompt_ids(tokenizer, problem.question, recipe.chat.system_prompt) for problem in problems]
-            found: dict[int, list[tuple[int, Given]]] = {}
-            for trace in engine.stream(prompts, params):
-                index = trace.prompt_index
-                given = given_from(problems[index].question, trace.text, trace.finish_reason)
-                found.setdefault(index, []).append((trace.sample_index, given))
-                if len(found[index]) == section.n:
-                    yield index, [one for _, one in sorted(found.pop(index), key=lambda pair: pair[0])]
+            found: dict[int, list[Trace]] = {}
+            for trace in pipeline.stream(problems, params):
+                traces = found.setdefault(trace.prompt_index, [])
+                traces.append(trace)
+                if len(traces) == section.n:
+                    traces = sorted(found.pop(trace.prompt_index), key=lambda one: one.sample_index)
+                    question = problems[trace.prompt_index].question
+                    good = [one for one in traces if one.finish_reason != "error"]
+                    yield trace.prompt_index, [given_from(question, one.text, one.finish_reason) for one in good]
 
         yield generate

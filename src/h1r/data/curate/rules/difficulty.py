@@ -13,7 +13,8 @@ frequent extracted answer:
     s = 0, f >= max_majority   drop: agreement on another answer makes the reference suspect
     s = 0, f <  max_majority   drop, but for a small random share
 
-A problem at which the engine failed n times is dropped, too. The paper does not size the two shares. Chance
+Rollouts without a verdict ("unscored", which those have that the engine failed at) count as neither: n is the number
+of the others, and a problem that has none is dropped. The paper does not size the two shares. Chance
 is a function of the problem's id, so a problem's fate depends on neither its neighbours nor the order of calls.
 """
 
@@ -109,6 +110,11 @@ class Rollouts:
         return sum(verdict.reward >= 1 for verdict in self.verdicts)
 
     @property
+    def scored(self) -> int:
+        """How many have a verdict on their answer."""
+        return sum(verdict.reason != "unscored" for verdict in self.verdicts)
+
+    @property
     def majority(self) -> int:
         """How many rollouts give the most frequent answer (by normalised text); those without an answer do not vote."""
         votes = Counter(normalise_text(answer) for answer in self.answers if answer is not None)
@@ -130,7 +136,10 @@ def judge_for_rl(problem: Problem, rollouts: Rollouts, section: RLPoolSection) -
     The returned problem's `difficulty` gains `pass_rate` (share solved), `majority` (f, a sign of label noise when
     nothing is solved) and `overlong` (share of rollouts that hit the token limit).
     """
-    n = len(rollouts.verdicts)
+    n = rollouts.scored
+    if n == 0:
+        failed = all(reason == "error" for reason in rollouts.finish_reasons)
+        return PoolDecision(False, "the engine could not answer" if failed else "no answer could be scored", problem)
     overlong = sum(reason == "length" for reason in rollouts.finish_reasons)
     measured = {"pass_rate": rollouts.solved / n, "majority": rollouts.majority, "overlong": overlong / n}
     problem = dataclasses.replace(problem, difficulty={**problem.difficulty, **measured})
@@ -138,8 +147,6 @@ def judge_for_rl(problem: Problem, rollouts: Rollouts, section: RLPoolSection) -
         return PoolDecision(False, "always solved", problem)
     if rollouts.solved:
         return PoolDecision(True, "sometimes solved", problem)
-    if all(reason == "error" for reason in rollouts.finish_reasons):
-        return PoolDecision(False, "the engine could not answer", problem)
     if overlong == n:
         return PoolDecision(_chance(problem.id, section.keep_overlong_share), "never solved, all too long", problem)
     if rollouts.majority >= section.max_majority:
