@@ -61,13 +61,13 @@ def recipe_for(scratch: Path, whole: bool, real: bool, controls: bool = True, **
 def measure(scratch: Path, run: Path, whole: bool, real: bool, controls: bool = True, **corpus: Any) -> None:
     """The measured process: curates and prints its cost. Ray's processes are none of its children, and not counted."""
     from h1r.common.progress import quiet
-    from h1r.data.curate.plan import curate_corpus
+    from h1r.data.curate.plan import curate
     from h1r.run.directory import Run
 
     quiet()
     recipe = recipe_for(scratch, whole, real, controls, **corpus)
     start = time.perf_counter()
-    summary = curate_corpus(recipe, Run.open(run, recipe))
+    summary = curate(recipe, Run.open(run, recipe))
     seconds = time.perf_counter() - start
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     records = summary["table"][0]["in"]
@@ -165,7 +165,8 @@ def write_real(path: Path) -> None:
     recipe = load_recipe(RECIPE)
     with open(path, "w", encoding="utf-8") as lines:
         for number, (source, name) in enumerate(input_files(recipe)):
-            for item in Reader(recipe.corpus.sources[source], name, number).items():
+            assert source is not None  # nothing of this recipe is drawn
+            for item in Reader(source, name, number).items():
                 row = {"id": f"real-{item.ordinal}", "question": item.problem.question, "kind": "real"}
                 lines.write(json.dumps({**row, "answer": item.problem.answer, "text": row["question"]}) + "\n")
 

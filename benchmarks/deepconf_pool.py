@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from h1r.common.progress import progress
 from h1r.config import Recipe, load_recipe
 from h1r.data.chat import prompt_ids
-from h1r.data.curate.io.split import split_problems
+from h1r.data.curate.io.drawn import draw_problems
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.errors import UserError
 from h1r.evals.stages import last_trained
 from h1r.models import load
-from h1r.records import FinishReason, Problem, Trace, normalise_text, read_jsonl
+from h1r.records import FinishReason, Problem, Sample, Trace, normalise_text, read_jsonl
 from h1r.run.directory import Run
 from h1r.scaling.answers import extract_answer
 from h1r.scaling.deepconf import problem_seed
@@ -82,15 +82,17 @@ def _fresh(run: Path, offset: int, seen: set[str], count: int) -> list[Problem]:
 
 def _drawn(run: Path, offset: int) -> list[Problem]:
     """Problems of the run's recipe under another `problems.seed`."""
-    section = recipe_of(run).problems
+    recipe = recipe_of(run)
+    section = recipe.problems
     other = section.model_copy(update={"seed": section.seed + offset, "train": 1, "rl": 1, "held_out": MOST})
-    return split_problems(other, []).held_out
+    return [item.problem for item in draw_problems(other, recipe.corpus, []).held_out]
 
 
 def _seen(run: Path) -> set[str]:
     recipe_of(run)
-    files = (run / "curate" / f"{name}.jsonl" for name in ("held_out", "problems_train", "problems_rl"))
-    return set().union(*(_questions(read_jsonl(file, Problem)) for file in files))
+    files = (run / "curate" / f"{name}.jsonl" for name in ("held_out", "problems_rl"))
+    taught = {normalise_text(one.messages[0].content) for one in read_jsonl(run / "curate" / "samples.jsonl", Sample)}
+    return taught.union(*(_questions(read_jsonl(file, Problem)) for file in files))
 
 
 def _questions(problems: Iterable[Problem]) -> set[str]:

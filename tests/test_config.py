@@ -39,8 +39,8 @@ def test_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
         ("[eval]\ntop_p = 1.5", r"`eval.top_p` = 1.5 is refused"),
         ("[scaling]\nbudgets = [4]\nwarmup = 8", r"budgets must be at least warmup \(8\)"),
         ("[model]\npreset = 'tiny'\ncheckpoint = 'x'", r"set `preset` or `checkpoint`, not both"),
-        ("[[problems.sources]]\nfamily = 'x'", r"`problems.sources.0` needs a `kind`"),
-        ("[[problems.sources]]\nkind = 'jsonl'", r"key `problems.sources.0.jsonl.path` is missing; add it"),
+        ("[[corpus.sources]]\nfamily = 'x'", r"`corpus.sources.0` needs a `kind`"),
+        ("[[corpus.sources]]\nkind = 'jsonl'\nname = 'x'", r"key `corpus.sources.0.jsonl.path` is missing; add it"),
         ("model = 5", r"`model` = 5 is refused"),
         ("[rl\n", r"not valid TOML: .*line 2"),
     ],
@@ -160,8 +160,11 @@ def test_resolved_toml_reads_back_as_the_same_recipe(
         {
             "name": name,
             "chat": {"system_prompt": prompt},
-            "problems": {
-                "sources": [{"kind": "reasoning_gym", "family": "x", "knobs": knobs}, {"kind": "jsonl", "path": name}]
+            "corpus": {
+                "sources": [
+                    {"kind": "reasoning_gym", "family": "x", "knobs": knobs},
+                    {"kind": "jsonl", "name": "y", "path": name},
+                ]
             },
             "sft": {"optimizer": {"learning_rate": rate}},
         }

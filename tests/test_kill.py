@@ -23,7 +23,7 @@ system_prompt = ""
 train = 64
 rl = 16
 held_out = 8
-[[problems.sources]]
+[[corpus.sources]]
 kind = "reasoning_gym"
 family = "chain_sum"
 knobs = { min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 2 }

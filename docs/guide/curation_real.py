@@ -24,7 +24,7 @@ from h1r.common.files import read_json
 from h1r.config import CorpusBenchmark, Recipe, load_recipe
 from h1r.data.curate.io.items import Item
 from h1r.data.curate.io.read import Reader, files_of
-from h1r.data.curate.plan import curate_corpus
+from h1r.data.curate.plan import curate
 from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.dedup import words
 from h1r.run.directory import Run
@@ -334,7 +334,7 @@ def main() -> None:
     recipe = load_recipe(RECIPE)
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.open(arguments.run or Path(scratch), recipe)
-        curate_corpus(recipe, run)
+        curate(recipe, run)
         stage = run.path / "curate"
         text = page(recipe, read_json(stage / "summary.json"), stage)
     if arguments.check:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from h1r.config import FileSource, GeneratedSource, Recipe, Section
+from h1r.config import CorpusSource, GeneratedSource, Recipe, Section
 
 PAGE = Path(__file__).with_suffix(".md")
 INTRODUCTION = """# Recipes
@@ -35,8 +35,8 @@ def sections(kind: type[Section], place: str, defaults: Section | None = None) -
         path = f"{place}.{key}" if place else key
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             inner += sections(field.annotation, path, field.default)
-        elif path == "problems.sources":
-            inner += sections(GeneratedSource, f"[{path}]") + sections(FileSource, f"[{path}]")
+        elif path == "corpus.sources":
+            inner += sections(GeneratedSource, f"[{path}]") + sections(CorpusSource, f"[{path}]")
         elif (rows := get_args(field.annotation)) and isinstance(rows[0], type) and issubclass(rows[0], Section):
             inner += sections(rows[0], f"[{path}]")
         else:

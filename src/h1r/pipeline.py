@@ -22,7 +22,7 @@ Summary = dict[str, Any]
 
 
 def _curate(recipe: Recipe, run: Run, resume: bool) -> Summary:
-    from h1r.data.curate.demo import curate
+    from h1r.data.curate.plan import curate
 
     if recipe.corpus.traces.by != "engine":
         return curate(recipe, run)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.config import GeneratedSource
-from h1r.data.curate.io.generated import open_source
+from h1r.data.curate.io.generated import GeneratedProblems
 from h1r.data.solvers import SOLVERS, base, can_trace, traces
 from h1r.data.solvers.arithmetic import factorise
 from h1r.records import Message, Problem
@@ -50,7 +50,7 @@ LARGE = {
 @cache
 def problems(family: str, size: str) -> list[Problem]:
     knobs = (SMALL if size == "small" else LARGE).get(family, {})
-    stream = open_source(GeneratedSource(family=family, knobs=knobs), 5, []).problems()
+    stream = GeneratedProblems(GeneratedSource(family=family, knobs=knobs), 5).problems()
     return list(itertools.islice(stream, PROBLEMS))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import training_recipe
 
-from h1r.data.curate.demo import curate
+from h1r.data.curate.plan import curate
 from h1r.run.directory import Run
 
 

@@ -24,7 +24,7 @@ class Workers:
 
     def __init__(self, world: int, directory: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["h1r.train.sft", "h1r.data.curate.demo", "hypothesis", "pytest"])
+        context.set_forkserver_preload(["h1r.train.sft", "h1r.data.curate.plan", "hypothesis", "pytest"])
         self._pipes, self._processes = [], []
         for rank in range(world):
             here, there = context.Pipe()

@@ -24,7 +24,7 @@ from tiny_training import (
 
 from h1r.common.files import read_json
 from h1r.config import Recipe
-from h1r.data.curate.plan import curate_corpus
+from h1r.data.curate.plan import curate
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.run.directory import Run
@@ -60,7 +60,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("h1r.data.curate.io.samples.GROUP_TOKENS", 2 * SEQ_LEN)
         patch.setattr("h1r.data.curate.io.samples.PACK_TOKENS", 500)  # a few documents
-        curate_corpus(found, Run.open(path / "run", found))
+        curate(found, Run.open(path / "run", found))
     packed = [pq.ParquetFile(shard) for shard in (path / "run" / "curate" / "packed").glob("*.parquet")]
     assert len(packed) == 6
     assert max(shard.num_row_groups for shard in packed) > 1

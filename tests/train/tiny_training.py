@@ -101,7 +101,8 @@ def training_recipe(**sections: dict[str, Any]) -> Recipe:
                 "mamba_d_state": 8,
             },
         },
-        "problems": {
+        "problems": {"train": 30, "rl": 6, "held_out": 4},
+        "corpus": {
             "sources": [
                 {
                     "kind": "reasoning_gym",
@@ -109,9 +110,7 @@ def training_recipe(**sections: dict[str, Any]) -> Recipe:
                     "knobs": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
                 }
             ],
-            "train": 30,
-            "rl": 6,
-            "held_out": 4,
+            "workers": 1,
         },
         "curate": {"traces_per_problem": 1},
     }  # fmt: skip

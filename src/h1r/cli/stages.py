@@ -64,7 +64,7 @@ def curate(
     else:
         from rich.console import Console
 
-        from h1r.data.curate.demo import summary_table
+        from h1r.data.curate.plan import summary_table
 
         Console().print(summary_table(summary))
         print(f"wrote {run.path}")

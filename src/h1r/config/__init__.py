@@ -5,15 +5,20 @@ Section numbers refer to arXiv 2601.02346.
 """
 
 from h1r.config.base import Section
-from h1r.config.corpus import CorpusBenchmark, CorpusSection, CorpusSource, MixtureSection, TraceSection
+from h1r.config.corpus import (
+    CorpusBenchmark,
+    CorpusSection,
+    CorpusSource,
+    GeneratedSource,
+    MixtureSection,
+    Source,
+    TraceSection,
+)
 from h1r.config.data import (
     ChatSection,
     CurateSection,
-    FileSource,
-    GeneratedSource,
     ProblemsSection,
     RLPoolSection,
-    Source,
     TokenizerSection,
 )
 from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, ScalingSection
@@ -34,7 +39,6 @@ __all__ = [
     "CurateSection",
     "EngineSection",
     "EvalSection",
-    "FileSource",
     "GeneratedSource",
     "JudgeSection",
     "MixtureSection",

@@ -1,14 +1,16 @@
-"""Curation of files and hub data at scale (`[corpus]`): sources, benchmarks, traces, mixture, and where it runs."""
+"""Curation (`[corpus]`): sources of every kind, benchmarks, traces, mixture, and where it runs."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from h1r.config.base import Count, Fraction, Positive, PositiveFloat, Section
 
 Format = Literal["jsonl", "json", "parquet", "hub"]
+GENERATED = "reasoning_gym/"
+"""What the names of generated sources begin with, and the `source` of their problems."""
 
 
 class CorpusBenchmark(Section):
@@ -40,6 +42,9 @@ class CorpusSource(CorpusBenchmark):
     list of completions is as many traces), "reward", "finish_reason", "tools", "tests", "language"."""
     domain: str = "math"
     """The domain it counts for in the mixture."""
+    share: PositiveFloat | None = None
+    """Draw the problems that `[problems]` asks for from this and the other sources with a share, in proportion. Unset:
+    every row is taken, for `use`."""
     use: Literal["sft", "rl", "split"] = "sft"
     """What its problems are for; `split` gives each to one of both, by `corpus.rl_share`."""
     strip: list[str] = []
@@ -56,6 +61,28 @@ class CorpusSource(CorpusBenchmark):
     """Take the recorded rewards as verdicts. Else a trace is verified anew, and one that cannot be is kept as it is."""
     language: str | None = None
     """Programming language that the code of an answer must be in."""
+
+
+class GeneratedSource(Section):
+    """A procedural family of `reasoning-gym` with its difficulty knobs. Problems are drawn from it without end."""
+
+    kind: Literal["reasoning_gym"] = "reasoning_gym"
+    """Problems made on the spot."""
+    family: str
+    """The family's name in reasoning-gym."""
+    share: PositiveFloat = 1.0
+    """Share of the problems that `[problems]` asks for, relative to the other sources with a share."""
+    knobs: dict[str, Any] = {}
+    """The family's own settings, by their reasoning-gym names. Lists set a range where it takes one."""
+    domain: str = "math"
+    """The domain it counts for in the mixture."""
+
+    @property
+    def name(self) -> str:
+        return f"{GENERATED}{self.family}"
+
+
+Source = Annotated[GeneratedSource | CorpusSource, Field(discriminator="kind")]
 
 
 class TraceSection(Section):
@@ -103,11 +130,12 @@ class MixtureSection(Section):
 
 
 class CorpusSection(Section):
-    """Curation at scale. With at least one source, `h1r curate` takes these files instead of `[problems]`."""
+    """What is curated, and how: sources, benchmarks, traces, mixture, and where the work runs."""
 
     root: str = "."
     """Directory that relative paths start from. `$NAME` stands for an environment variable."""
-    sources: list[CorpusSource] = []
+    sources: list[Source] = []
+    """Generated families and files, by `kind`."""
     benchmarks: list[CorpusBenchmark] = []
     seed: int = 0
     """Of every random choice; each is a function of it and the record's id."""
@@ -141,7 +169,9 @@ class CorpusSection(Section):
         names = [benchmark.name for benchmark in self.benchmarks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two benchmarks are called `{twice[0]}`; rename one")
-        names = [source.name for source in self.sources]
+        names = [source.name for source in self.sources if isinstance(source, CorpusSource)]
+        if taken := [name for name in names if name.startswith(GENERATED)]:
+            raise ValueError(f"source `{taken[0]}` has a name of generated problems; rename it")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two sources are called `{twice[0]}`; rename one")
         if self.traces.by == "endpoint" and not (self.traces.url and self.traces.model):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
-
-from h1r.config.base import Fraction, NonNegative, Positive, PositiveFloat, Section
+from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 
 
 class TokenizerSection(Section):
@@ -25,49 +21,10 @@ class ChatSection(Section):
     """Unset: the paper's system prompt (sections 3.4, 4.1). Empty string: no system turn."""
 
 
-class GeneratedSource(Section):
-    """A procedural family of `reasoning-gym` with its difficulty knobs."""
-
-    kind: Literal["reasoning_gym"] = "reasoning_gym"
-    """Problems made on the spot."""
-    family: str
-    """The family's name in reasoning-gym."""
-    share: PositiveFloat = 1.0
-    """Share of the problems, relative to the other sources."""
-    knobs: dict[str, Any] = {}
-    """The family's own settings, by their reasoning-gym names. Lists set a range where it takes one."""
-
-
-class FileSource(Section):
-    """A JSONL or Parquet file, or a Hugging Face data set, with a mapping from our field names to its columns."""
-
-    kind: Literal["jsonl", "parquet", "hub"]
-    """What is read."""
-    path: str
-    """File path, or `owner/name` of a data set on the hub."""
-    subset: str | None = None
-    """Configuration of a hub data set."""
-    split: str = "train"
-    """Split of a hub data set."""
-    columns: dict[str, str] = {}
-    """Our field ("question", "answer", "id", "family", "category", "solution") -> column, dots reach into objects."""
-    share: PositiveFloat = 1.0
-    """Share of the problems, relative to the other sources."""
-    verifier: str = "math"
-    """The verifier that can read the reference answers."""
-    family: str = "default"
-    """Family of every problem, where no column gives it."""
-    category: str = "default"
-    """Category of every problem, where no column gives it."""
-
-
-Source = Annotated[GeneratedSource | FileSource, Field(discriminator="kind")]
-
-
 class ProblemsSection(Section):
-    """Where problems come from, and how many of each use. The three sets are disjoint by content."""
+    """How many problems are drawn from the sources of `[corpus]` that have a share. The three sets are disjoint by
+    content."""
 
-    sources: list[Source] = []
     train: Positive = 4000
     """Problems to make worked traces for."""
     rl: Positive = 1000
@@ -82,9 +39,9 @@ class CurateSection(Section):
     """Trace making and filtering (section 2)."""
 
     traces_per_problem: Positive = 2
-    """Traces asked for per problem; the paper's best is 12. A family with one solution form gives fewer."""
-    max_chars: Positive = 4000
-    """Longer traces are dropped. The paper's cap is in tokens (36K); before a tokenizer exists we count characters."""
+    """Worked traces of a problem that we have a solver for; one with a single form of solution gives fewer."""
+    max_chars: Count = 0
+    """Traces of more characters are dropped; 0: none for its characters. `corpus.max_tokens` caps tokens."""
     near_duplicate_threshold: Fraction = 0.9
     """MinHash Jaccard similarity above which two questions with the same numbers count as one. Our choice."""
     near_duplicate_content: Fraction = 0.9

@@ -13,12 +13,10 @@ from pydantic import ValidationError, model_validator
 
 from h1r.common.plugins import is_file, load_plugins
 from h1r.config.base import Count, Section
-from h1r.config.corpus import CorpusSection
+from h1r.config.corpus import CorpusSection, CorpusSource, GeneratedSource
 from h1r.config.data import (
     ChatSection,
     CurateSection,
-    FileSource,
-    GeneratedSource,
     ProblemsSection,
     RLPoolSection,
     TokenizerSection,
@@ -30,7 +28,7 @@ from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSectio
 from h1r.config.verify import ControlsSection, VerifySection
 from h1r.errors import UserError
 
-_MOVED = {"corpus.verify_time_s": "verify.time_limit_s"}
+_MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
 
 
@@ -157,7 +155,7 @@ def _explain(error: ValidationError) -> str:
     if detail["type"] == "missing":
         return f"key `{place}` is missing; add it"
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        return f"`{place}` needs a `kind`: one of reasoning_gym, jsonl, parquet, hub"
+        return f"`{place}` needs a `kind`: one of reasoning_gym, jsonl, json, parquet, hub"
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not place:
@@ -170,10 +168,10 @@ def _explain(error: ValidationError) -> str:
 def _known_keys(parts: list[str]) -> list[str]:
     found: Any = Recipe
     for part in parts:
-        if part.isdigit() or (part == "sources" and found is ProblemsSection):
+        if part.isdigit() or (part == "sources" and found is CorpusSection):
             continue
-        if part in ("reasoning_gym", "jsonl", "parquet", "hub"):
-            found = GeneratedSource if part == "reasoning_gym" else FileSource
+        if part in ("reasoning_gym", "jsonl", "json", "parquet", "hub"):
+            found = GeneratedSource if part == "reasoning_gym" else CorpusSource
             continue
         info = getattr(found, "model_fields", {}).get(part)
         if info is None:

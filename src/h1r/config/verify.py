@@ -32,6 +32,9 @@ class ControlsSection(Section):
     per_item: Count = 2
     """Controls of an item, drawn by its id; 0: all. One that earns anywhere is asked of the whole family. Items with
     tests, instructions or options of their own get all, and so do those of a small set. Our choice."""
+    generated: Count = 32
+    """Problems of a generated family whose references and controls are graded, drawn by their ids; 0: all. Where one of
+    them fails, all problems of the family are graded. Those of files always are. Our choice."""
     share: Fraction = 0.1
     """A family with a scorer of its own is refused when a control earns for more of its items. Our choice."""
     constant_share: Fraction = 0.8

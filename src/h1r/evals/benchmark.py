@@ -64,7 +64,7 @@ def evaluate(
     `UserError` without problems, without any verdict, and when the engine fails at too many traces.
     """
     if not problems:
-        raise UserError("there is no held-out problem to evaluate on; raise problems.held_out or mend problems.sources")
+        raise UserError("there is no held-out problem to evaluate on; raise problems.held_out or mend corpus.sources")
     started = time.monotonic()
     graded = _graded(pipeline, problems, section, seed, progress, name)
     n = section.samples

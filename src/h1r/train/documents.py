@@ -1,7 +1,7 @@
 """What SFT trains on: documents of tokens, in memory or in the packed shards that a curation wrote.
 
-    samples.jsonl    read, tokenised and kept in memory                          a curation in memory (the demo)
-    packed/*.parquet documents read when a batch needs them, by their row group  a curation of files
+    samples.jsonl    read, tokenised and kept in memory                          samples from elsewhere
+    packed/*.parquet documents read when a batch needs them, by their row group  what a curation writes
 
 Both give the same documents in the same order, so training on one or the other gives the same bits. Of shards a process
 holds lengths, targets and weights, and the row groups that it read last. Which documents make up a batch is decided

@@ -23,7 +23,7 @@ from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.train.start import loaded
 from h1r.verify import Backend, open_backend, with_max_tests
-from h1r.verify.controls import examine
+from h1r.verify.controls import examine_sampled
 from h1r.verify.controls.report import family_rows
 
 
@@ -95,7 +95,7 @@ def _refused(
     """The problems that pay an answer which solves nothing under the tests that RL runs, and rows by family."""
     if not section.enabled:
         return [], []
-    found = examine(problems, pool.verify_many, section, references=True)
+    found = examine_sampled(problems, pool.verify_many, section, references=True)
     pairs = zip(problems, found.refusals, strict=True)
     refused = [Dropped(one.id, "negative controls", why.reason, excerpt(why.detail)) for one, why in pairs if why]
     return refused, family_rows(found.tally, section)

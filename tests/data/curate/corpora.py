@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from h1r.config import Recipe
-from h1r.data.curate.plan import curate_corpus
+from h1r.data.curate.plan import curate
 from h1r.run.directory import Run
 
 TREES = ("oak", "elm", "ash", "fir", "yew", "bay", "fig", "box")
@@ -95,7 +95,7 @@ def corpus_recipe(path: Path, **corpus: Any) -> Recipe:
 
 
 def curated(recipe: Recipe, path: Path) -> tuple[dict[str, Any], Path]:
-    return curate_corpus(recipe, Run.open(path, recipe)), path / "curate"
+    return curate(recipe, Run.open(path, recipe)), path / "curate"
 
 
 def outputs(stage: Path) -> dict[str, bytes]:

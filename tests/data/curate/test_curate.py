@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,19 +9,22 @@ from rich.console import Console
 
 from h1r.common.files import read_json
 from h1r.config import Recipe
-from h1r.data.curate.demo import curate, summary_table
+from h1r.data.curate.io.generated import GeneratedProblems
+from h1r.data.curate.plan import curate, summary_table
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
-from h1r.records import Message, Problem, Sample, normalise_text, read_jsonl
+from h1r.records import Message, Problem, Sample, content_id, normalise_text, read_jsonl
 from h1r.run.directory import Run
+from h1r.verify.response.extract import last_boxed
 
 FAMILIES = ("chain_sum", "gcd", "aiw", "spell_backward")
-OUTPUTS = ("held_out.jsonl", "problems_train.jsonl", "problems_rl.jsonl", "samples.jsonl", "dropped.jsonl")
+OUTPUTS = ("held_out.jsonl", "problems_rl.jsonl", "samples.jsonl", "dropped.jsonl")
 
 
 def recipe(sources: list[dict[str, Any]], held_out: int, train: int, rl: int, **rest: Any) -> Recipe:
-    problems = {"sources": sources, "held_out": held_out, "train": train, "rl": rl}
-    return Recipe.model_validate({"name": "test", "problems": problems, "chat": {"system_prompt": ""}, **rest})
+    problems = {"held_out": held_out, "train": train, "rl": rl}
+    tree = {"name": "test", "problems": problems, "chat": {"system_prompt": ""}, "verify": {"workers": 1}, **rest}
+    return Recipe.model_validate({**tree, "corpus": {"sources": sources, "workers": 1, **rest.get("corpus", {})}})
 
 
 def generated(train: int = 60, **rest: Any) -> Recipe:
@@ -35,7 +39,7 @@ def file_source(path: Path, rows: list[dict[str, str] | str]) -> list[dict[str, 
     """A JSONL source of mathematical problems; a string is a raw line."""
     text = "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
     (path / "problems.jsonl").write_text(text)
-    source = {"kind": "jsonl", "path": str(path / "problems.jsonl"), "family": "sums"}
+    source = {"kind": "jsonl", "path": str(path / "problems.jsonl"), "name": "sums", "share": 1}
     return [{**source, "columns": {"solution": "solution"}}]
 
 
@@ -59,12 +63,12 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 
 def test_every_sample_has_thinking_and_a_boxed_answer_to_its_question(curated: tuple[dict[str, Any], Path]) -> None:
     _, stage = curated
-    questions = {item.id: item.question for item in read_jsonl(stage / "problems_train.jsonl", Problem)}
     samples = list(read_jsonl(stage / "samples.jsonl", Sample))
-    assert {sample.problem_id for sample in samples} == set(questions)
+    assert len({sample.problem_id for sample in samples}) == 60
     for sample in samples:
         user, assistant = sample.messages
-        assert (user.role, user.content) == ("user", questions[sample.problem_id])
+        assert user.role == "user"
+        assert content_id(user.content) == sample.problem_id
         assert assistant.role == "assistant"
         assert assistant.thinking
         assert r"\boxed{" in assistant.content
@@ -72,8 +76,9 @@ def test_every_sample_has_thinking_and_a_boxed_answer_to_its_question(curated: t
 
 def test_the_sets_of_problems_are_disjoint_by_content(curated: tuple[dict[str, Any], Path]) -> None:
     _, stage = curated
-    names = ("held_out", "problems_train", "problems_rl")
+    names = ("held_out", "problems_rl")
     sets = [{normalise_text(item.question) for item in read_jsonl(stage / f"{name}.jsonl", Problem)} for name in names]
+    sets.append({normalise_text(one.messages[0].content) for one in read_jsonl(stage / "samples.jsonl", Sample)})
     assert len(sets[0] | sets[1] | sets[2]) == sum(map(len, sets)) == 16 + 60 + 20
 
 
@@ -128,16 +133,12 @@ def test_the_traces_of_a_problem_do_not_depend_on_the_others(
 def test_malformed_lines_are_counted_and_set_aside(tmp_path: Path) -> None:
     lines: list[dict[str, str] | str] = ["{not json", "", *(row(n) for n in range(12)), '{"question": "no answer"}']
     summary, stage = run_in(tmp_path / "run", recipe(file_source(tmp_path, lines), 2, 6, 4))
-    rejected = [json.loads(line) for line in (stage / "rejected_lines.jsonl").read_text().splitlines()]
+    rejected = [one for one in dropped_of(stage) if one["step"] == "read"]
     assert summary["rejected_lines"] == len(rejected) == 3
-    assert [item["line"] for item in rejected] == [1, 2, 15]
-    assert all(item["path"].endswith("problems.jsonl") and item["why"] for item in rejected)
-    assert rejected[0]["text"] == "{not json"
-    assert summary["table"][0]["reasons"] == {"malformed line": 3}
-
-
-def test_clean_input_leaves_no_file_of_rejected_lines(curated: tuple[dict[str, Any], Path]) -> None:
-    assert not (curated[1] / "rejected_lines.jsonl").exists()
+    assert [one["id"] for one in rejected] == [f"problems.jsonl:{number}" for number in (1, 2, 15)]
+    assert rejected[0]["excerpt"].startswith("not JSON")
+    assert "{not json" in rejected[0]["excerpt"]
+    assert summary["table"][0]["reasons"] == {"malformed row": 3}
 
 
 def test_every_drop_in_the_table_is_in_the_file(tmp_path: Path) -> None:
@@ -156,9 +157,11 @@ def test_a_held_out_question_in_another_typesetting_is_not_trained_on(tmp_path: 
         question = rf"Add ${n}+{n + 1}$ pears, please"
         lines += [row(n, question=question), row(n, question=question.replace("$", " $ ").replace("+", " + "))]
     summary, stage = run_in(tmp_path / "run", recipe(file_source(tmp_path, lines), 8, 20, 12))
-    sums = {name: {item.answer for item in read_jsonl(stage / name, Problem)} for name in OUTPUTS[:3]}
-    assert not sums["held_out.jsonl"] & (sums["problems_train.jsonl"] | sums["problems_rl.jsonl"])
-    assert not sums["problems_train.jsonl"] & sums["problems_rl.jsonl"]
+    held, pool = ({item.answer for item in read_jsonl(stage / name, Problem)} for name in OUTPUTS[:2])
+    boxed = (last_boxed(one.messages[-1].content) for one in read_jsonl(stage / "samples.jsonl", Sample))
+    taught = {answer for answer in boxed if answer}
+    assert not held & (taught | pool)
+    assert not taught & pool
     reports = summary["contamination"]
     assert reports["sft"]["sums"]["exact"] + reports["rl"]["sums"]["exact"] > 0
 
@@ -168,19 +171,54 @@ def test_a_curation_that_leaves_nothing_names_the_step_and_keeps_its_records(tmp
     with pytest.raises(UserError, match=r"no training sample: step `over-long` dropped most, 6 of 6 \(too long\)"):
         run_in(tmp_path / "run", found)
     stage = tmp_path / "run" / "curate"
-    assert {item["step"] for item in dropped_of(stage)} == {"over-long"}
-    assert len(list(read_jsonl(stage / "held_out.jsonl", Problem))) == 2
+    assert {item["step"] for item in dropped_of(stage)} == {"over-long", "traces"}
     assert not (stage / "summary.json").exists()
 
 
-def test_a_late_failure_loses_nothing_that_was_written(tmp_path: Path) -> None:
-    found = recipe(file_source(tmp_path, [row(n) for n in range(12)]), 2, 6, 4, tokenizer={"vocab_size": 5})
-    with pytest.raises(UserError, match="vocab_size"):
-        run_in(tmp_path / "run", found)
-    stage = tmp_path / "run" / "curate"
+def lengths_file(path: Path, **rest: Any) -> Recipe:
+    """Problems whose solutions are of as many lengths."""
+    rows: list[dict[str, str] | str] = [{**row(n), "solution": "so " * n + str(2 * n + 1)} for n in range(1, 15)]
+    return recipe(file_source(path, rows), 2, 8, 4, **rest)
+
+
+def test_long_traces_weigh_more_and_short_ones_less_within_their_family(tmp_path: Path) -> None:
+    _, stage = run_in(tmp_path / "run", lengths_file(tmp_path, curate={"hard_weight": 1.75, "easy_weight": 0.5}))
+    samples = sorted(read_jsonl(stage / "samples.jsonl", Sample), key=lambda one: len(one.messages[-1].thinking or ""))
+    assert [one.weight for one in samples] == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.75, 1.75]
+    assert [one.difficulty_class for one in samples] == ["easy"] * 2 + ["medium"] * 4 + ["hard"] * 2
+
+
+def test_easy_samples_of_weight_zero_are_dropped_with_a_reason(tmp_path: Path) -> None:
+    summary, stage = run_in(tmp_path / "run", lengths_file(tmp_path, curate={"easy_weight": 0}))
     assert len(list(read_jsonl(stage / "samples.jsonl", Sample))) == 6
-    assert not (stage / "summary.json").exists()
-    assert "curate" in read_json(tmp_path / "run" / "stages.json")
+    assert {one["reason"] for one in dropped_of(stage) if one["step"] == "difficulty"} == {"easy, and easy weighs 0"}
+    assert summary["classes"] == {"hard": 2, "medium": 4}
+
+
+def test_of_a_generated_family_a_sample_is_examined(tmp_path: Path) -> None:
+    few, _ = run_in(tmp_path / "a", generated(train=24, controls={"generated": 8}))
+    assert {entry["items"] for entry in few["controls"]} == {8}
+    every, _ = run_in(tmp_path / "b", generated(train=24, controls={"generated": 0}))
+    assert sum(entry["items"] for entry in every["controls"]) == 16 + 24 + 20
+
+
+def test_where_a_sample_fails_all_of_its_family_are_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference that comes out wrong once in two."""
+    made = GeneratedProblems._problem
+
+    def spoilt(self: GeneratedProblems, entry: dict[str, Any]) -> Problem:
+        problem = made(self, entry)
+        wrong = self.family == "gcd" and int(problem.id, 16) % 2
+        return dataclasses.replace(problem, answer="12345678") if wrong else problem
+
+    monkeypatch.setattr(GeneratedProblems, "_problem", spoilt)
+    monkeypatch.setattr(GeneratedProblems, "_require_scorable", lambda self: None)
+    _, stage = run_in(tmp_path / "run", generated(train=24, controls={"generated": 8}))
+    wrong = [one for one in dropped_of(stage) if one["step"] == "reference answers"]
+    assert len(wrong) > 3
+    assert {one["source"] for one in wrong} == {"reasoning_gym/gcd"}
+    kept = [*read_jsonl(stage / "held_out.jsonl", Problem), *read_jsonl(stage / "problems_rl.jsonl", Problem)]
+    assert not [problem for problem in kept if problem.answer == "12345678"]
 
 
 def test_the_terminal_table_shows_steps_counts_and_reasons() -> None:

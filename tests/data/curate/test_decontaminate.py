@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from in_memory import decontaminate
 
 from h1r.config import GeneratedSource
-from h1r.data.curate.io.generated import open_source
-from h1r.data.curate.rules.decontaminate import HeldOutIndex, decontaminate
+from h1r.data.curate.io.generated import GeneratedProblems
+from h1r.data.curate.rules.decontaminate import HeldOutIndex
 from h1r.records import Problem
 
 DATA = Path(os.environ.get("H1R_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -94,7 +95,7 @@ def test_nothing_to_check_is_an_empty_report() -> None:
 
 @pytest.mark.parametrize("family", ["chain_sum", "aiw", "string_manipulation", "knights_knaves"])
 def test_fresh_problems_of_a_generator_are_clean_against_its_held_out_ones(family: str) -> None:
-    stream = open_source(GeneratedSource(family=family), 0, []).problems()
+    stream = GeneratedProblems(GeneratedSource(family=family), 0).problems()
     unique = list({item.id: item for item in itertools.islice(stream, 200)}.values())
     assert decontaminate(unique[40:], HeldOutIndex(unique[:40]))[1] == []
 

@@ -3,24 +3,21 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import drop_exact_duplicates, drop_near_duplicates
 
 from h1r.config import GeneratedSource
-from h1r.data.curate.io.generated import open_source
+from h1r.data.curate.io.generated import GeneratedProblems
 from h1r.data.curate.rules.dedup import (
     NUM_PERM,
     bands,
     bare_text,
-    drop_exact_duplicates,
-    drop_near_duplicates,
-    drop_repeated_traces,
     jaccard,
     number_signature,
     shingles,
     template,
     tokens,
 )
-from h1r.data.curate.rules.filters import Candidate
-from h1r.records import Message, Problem, Sample, Verdict
+from h1r.records import Problem
 
 STORY = (
     "A farmer walks to the market with 12 eggs and 7 apples, sells half of the eggs to a baker on the way, and then "
@@ -109,7 +106,7 @@ def test_a_content_threshold_of_zero_asks_nothing_of_the_content() -> None:
 
 @pytest.mark.parametrize("family", ["chain_sum", "spell_backward", "knights_knaves", "aiw", "shortest_path", "ab"])
 def test_real_generated_problems_are_not_near_duplicates(family: str) -> None:
-    stream = open_source(GeneratedSource(family=family), 0, []).problems()
+    stream = GeneratedProblems(GeneratedSource(family=family), 0).problems()
     kept, _ = drop_exact_duplicates(itertools.islice(stream, 300))
     assert drop_near_duplicates(kept, 0.9, 0.05)[1] == []
 
@@ -160,14 +157,3 @@ def test_template_is_what_its_definition_says(sets: list[set[str]], share: float
 
 def test_tokens_do_not_depend_on_the_space_between_digit_and_letter() -> None:
     assert tokens("2x^{4}") == tokens("2 x ^ 4") == ["2", "x", "^", "4"]
-
-
-def test_traces_that_differ_in_white_space_only_are_one() -> None:
-    def candidate(problem_id: str, thinking: str) -> Candidate:
-        messages = [Message("user", "q"), Message("assistant", "a", thinking)]
-        return Candidate(Problem(problem_id, "q", "a"), Sample(problem_id, messages), Verdict(1.0))
-
-    given_ones = [candidate("p", "1 + 1\n= 2"), candidate("p", "1 + 1 = 2 "), candidate("q", "1 + 1 = 2")]
-    kept, dropped = drop_repeated_traces(given_ones)
-    assert kept == [given_ones[0], given_ones[2]]
-    assert [item.id for item in dropped] == ["p#0"]

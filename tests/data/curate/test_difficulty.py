@@ -3,15 +3,14 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_memory import length_class
 
-from h1r.config import CurateSection, RLPoolSection
+from h1r.config import RLPoolSection
 from h1r.data.curate.rules.difficulty import (
     Rollouts,
     judge_for_rl,
-    length_class,
     pass_rate_class,
     select_for_rl,
-    weigh_samples,
 )
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
 
@@ -54,36 +53,6 @@ def test_a_family_of_one_length_is_medium() -> None:
 def test_pass_rate_classes() -> None:
     found = [pass_rate_class(rate, easy_share=0.25, hard_share=0.25) for rate in (0, 0.25, 0.3, 0.7, 0.75, 1)]
     assert found == ["hard", "hard", "medium", "medium", "easy", "easy"]
-
-
-def test_long_traces_weigh_more_and_short_ones_less_within_their_family() -> None:
-    samples = [
-        sample(f"{family}{n}", scale * (n + 1), family) for family, scale in (("a", 1), ("b", 100)) for n in range(4)
-    ]
-    kept, dropped = weigh_samples(samples, {}, CurateSection(hard_weight=1.75, easy_weight=0.5))
-    assert [item.difficulty_class for item in kept] == ["easy", "medium", "medium", "hard"] * 2
-    assert [item.weight for item in kept] == [0.5, 1.0, 1.0, 1.75] * 2
-    assert dropped == []
-
-
-def test_all_traces_of_a_problem_get_one_class() -> None:
-    samples = [sample("p", 1), sample("p", 99, trace=1), *(sample(f"q{n}", 40 + n) for n in range(9))]
-    kept, _ = weigh_samples(samples, {}, CurateSection())
-    assert kept[0].difficulty_class == kept[1].difficulty_class
-
-
-def test_a_known_pass_rate_decides_over_length() -> None:
-    samples = [sample(f"p{n}", n + 1) for n in range(8)]
-    kept, _ = weigh_samples(samples, {"p0": 0.0, "p7": 1.0}, CurateSection())
-    assert kept[0].difficulty_class == "hard"
-    assert kept[7].difficulty_class == "easy"
-
-
-def test_easy_samples_of_weight_zero_are_dropped_with_a_reason() -> None:
-    samples = [sample(f"p{n}", n + 1) for n in range(4)]
-    kept, dropped = weigh_samples(samples, {}, CurateSection(easy_weight=0))
-    assert [item.problem_id for item in kept] == ["p1", "p2", "p3"]
-    assert [(item.id, item.step) for item in dropped] == [("p0#0", "difficulty")]
 
 
 @pytest.mark.parametrize("solved", range(9))

@@ -5,9 +5,6 @@ from h1r.data.curate.rules.filters import (
     EXCERPT_CHARS,
     REASON_PHRASES,
     Candidate,
-    DropLog,
-    Dropped,
-    apply_rule,
     empty_rule,
     excerpt,
     incorrect_rule,
@@ -73,37 +70,8 @@ def test_a_trace_in_a_loop_is_dropped_and_a_long_regular_one_is_not() -> None:
     assert repetition_rule(candidate(thinking=regular)) is None
 
 
-def test_a_rule_keeps_order_and_accounts_for_every_candidate() -> None:
-    given_ones = [candidate(thinking=text) for text in ("a", "", "b", " ")]
-    kept, dropped = apply_rule(given_ones, "empty", empty_rule)
-    assert [item.answer.thinking for item in kept] == ["a", "b"]
-    assert dropped == [Dropped("p#3", "empty", "empty thinking", GOOD)] * 2
-
-
-def test_a_dropped_verifier_error_says_what_it_was() -> None:
-    _, dropped = apply_rule([candidate(verdict=Verdict(0.0, error="worker died"))], "incorrect", incorrect_rule)
-    assert dropped[0].excerpt == "worker died"
-
-
 @given(st.text(max_size=1000))
 def test_an_excerpt_is_short_and_keeps_both_ends(text: str) -> None:
     short = excerpt(text)
     assert len(short) <= EXCERPT_CHARS
     assert short == text if len(text) <= EXCERPT_CHARS else (text.startswith(short[:90]) and text.endswith(short[-90:]))
-
-
-def test_the_ledger_counts_reasons_and_names_the_worst_step() -> None:
-    drop_log = DropLog()
-    drop_log.record("empty", "trace", 10, [Dropped("a", "empty", "empty answer", "")])
-    wrong = [Dropped(str(n), "incorrect", "wrong answer" if n else "time limit", "") for n in range(3)]
-    drop_log.record("incorrect", "trace", 9, wrong)
-    assert drop_log.table[1] == {
-        "step": "incorrect",
-        "unit": "trace",
-        "in": 9,
-        "out": 6,
-        "reasons": {"wrong answer": 2, "time limit": 1},
-    }
-    assert list(drop_log.table[1]["reasons"]) == ["wrong answer", "time limit"]
-    assert drop_log.worst()["step"] == "incorrect"
-    assert len(drop_log.dropped) == 4

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from in_memory import drop_exact_duplicates, drop_near_duplicates, length_class
 
 from h1r.data.curate import passes
 from h1r.data.curate.io.files import write_rows
 from h1r.data.curate.joins import database as joins
 from h1r.data.curate.joins.database import Joins
 from h1r.data.curate.joins.keys import exact_keys, hash64
-from h1r.data.curate.rules.dedup import drop_exact_duplicates, drop_near_duplicates, shingles, template
-from h1r.data.curate.rules.difficulty import length_class
+from h1r.data.curate.rules.dedup import shingles, template
 from h1r.records import Problem
 
 FIRST = "the a farmer sells red green apples pears on monday market day"

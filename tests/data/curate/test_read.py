@@ -1,5 +1,7 @@
 import gzip
 import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import pytest
 from h1r.config import CorpusSource
 from h1r.data.curate.io.items import Item, chunks, read_items, write_items
 from h1r.data.curate.io.read import Reader, expand, files_of
+from h1r.data.solvers import traces
 from h1r.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+GSM8K = Path(os.environ.get("H1R_DATA") or SHARED) / "gsm8k" / "train.jsonl"
 
 
 def reader(path: Path, rows: list[Any], **section: Any) -> Reader:
@@ -203,3 +209,33 @@ def test_a_file_of_bad_rows_is_not_read_to_its_end(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("h1r.data.curate.io.read.MAX_BAD", 3)
     with pytest.raises(UserError, match=r"3 rows up to row 4 cannot be read, the first since no column `question`"):
         read(tmp_path, [{"question": "a"}, *[{"query": "b"}] * 9])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("2*3=6\n#### 6", "6"),
+        ("so \\boxed{1} or rather \\boxed{\\frac{1}{2}}, done", "\\frac{1}{2}"),
+        ("no idea", None),
+    ],
+)
+def test_the_answer_is_taken_from_a_solution_in_the_same_column(tmp_path: Path, text: str, answer: str | None) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "q", "sol": text}) + "\n")
+    section = CorpusSource(name="s", kind="jsonl", path=str(path), columns={"answer": "sol", "solution": "sol"})
+    found = list(Reader(section, str(path), 0).items())
+    assert [item.problem.answer for item in found] == [answer or ""]
+    assert found[0].problem.metadata["solution"] == text
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason="real data not present")
+def test_every_gsm8k_problem_is_read_with_a_numeric_answer_and_a_worked_trace() -> None:
+    columns = {"answer": "answer", "solution": "answer"}
+    reader = Reader(CorpusSource(name="g", kind="jsonl", path=str(GSM8K), columns=columns), str(GSM8K), 0)
+    items = list(reader.items())
+    assert len(items) == 7473
+    assert reader.bad == []
+    for item in items[:500]:
+        assert float(item.problem.answer.replace(",", "")) is not None
+        (message,) = traces(item.problem, 3, random.Random(0))
+        assert message.thinking

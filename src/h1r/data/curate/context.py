@@ -48,6 +48,11 @@ class Context:
         return {key: Refusal(**why) for key, why in read_json(self.work / "refused_families.json").items()}
 
     @functools.cached_property
+    def sampled_families(self) -> frozenset[str]:
+        """Keys of generated families of which a sample was examined and nothing refused."""
+        return frozenset(read_json(self.work / "sampled.json")["families"])
+
+    @functools.cached_property
     def tokenizer(self) -> Any:
         from h1r.data.tokenizer import load_tokenizer  # seconds of imports, which one pass of six needs
 

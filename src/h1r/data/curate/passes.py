@@ -6,6 +6,7 @@ as JSON. What a task needs besides its input is made once per process (`context.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -16,13 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from h1r.common.files import read_json
-from h1r.config import Recipe
+from h1r.common.progress import progress
+from h1r.config import CorpusSource, Recipe
 from h1r.data.chat import encode_samples
 from h1r.data.curate.context import context
 from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.generate import Generated
+from h1r.data.curate.io.drawn import BadRow, draw_problems, drawn_sources
 from h1r.data.curate.io.files import write_rows
-from h1r.data.curate.io.items import Item, read_items, write_items
+from h1r.data.curate.io.items import ROW_BITS, Item, read_items, write_items
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.data.curate.io.samples import READ_ROWS, SAMPLES, sample_row, write_packed
 from h1r.data.curate.joins.database import lookup
@@ -30,6 +33,7 @@ from h1r.data.curate.joins.keys import band_keys, content, exact_keys, hash64, s
 from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.decontaminate import Overlaps
 from h1r.data.curate.rules.difficulty import pass_rate_class
+from h1r.data.curate.rules.filters import num_chars
 from h1r.records import Problem
 from h1r.verify.controls import Tally
 
@@ -50,49 +54,77 @@ TEXT_ROWS = 1024
 PASS_RATE_BINS = 10
 
 
-def input_files(recipe: Recipe) -> list[tuple[int, str]]:
-    """(index of the source, path) of every input file, in the order of the recipe; its place is the file's number."""
+DRAWN = "drawn problems"
+"""Stands for the path where problems are drawn from the sources that have a share."""
+
+
+def input_files(recipe: Recipe) -> list[tuple[CorpusSource | None, str]]:
+    """(source, path) of every input file that is read whole, in the order of the recipe; its place is the file's
+    number. Before them, and without a source, what is drawn."""
     corpus = recipe.corpus
-    return [(at, path) for at, source in enumerate(corpus.sources) for path in files_of(source, corpus.root)]
+    found: list[tuple[CorpusSource | None, str]] = [(None, DRAWN)] if drawn_sources(corpus) else []
+    for source in corpus.sources:
+        if isinstance(source, CorpusSource) and source.share is None:
+            found += [(source, path) for path in files_of(source, corpus.root)]
+    return found
+
+
+def _input_items(recipe: Recipe, number: int, bad: list[BadRow]) -> Iterator[Item]:
+    """The items of an input file; `bad` gets its bad rows as they are met."""
+    source, path = input_files(recipe)[number]
+    if source is None:
+        section = recipe.problems
+        with progress("Problems", total=section.held_out + section.train + section.rl, unit="problem") as bar:
+            drawn = draw_problems(section, recipe.corpus, bad, bar)
+        for row, item in enumerate((*drawn.held_out, *drawn.train, *drawn.rl), 1):
+            item.ordinal = (number << ROW_BITS) + row
+            yield item
+        return
+    reader = Reader(source, path, number)
+    for item in reader.items():
+        bad.extend((source.name, line) for line in reader.bad)
+        reader.bad.clear()
+        yield item
+    bad.extend((source.name, line) for line in reader.bad)
 
 
 def read(work: Path, file: str) -> dict[str, Any]:
     """A whole input file -> read/FILE-SHARD.parquet. Shards that an earlier attempt finished are not written again."""
     recipe = context(work).recipe
     number = int(file)
-    at, path = input_files(recipe)[number]
-    reader = Reader(recipe.corpus.sources[at], path, number)
+    bad: list[BadRow] = []
     drop_log = DropLog(("read", "record"))
     families: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     shards: list[str] = []
-    rows = 0
-    items = reader.items()
-    while True:
+
+    def told() -> int:
+        for source, line in bad:
+            who = ((number << ROW_BITS) + line.line, f"{Path(line.path).name}:{line.line}", source)
+            drop_log.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
+        count = len(bad)
+        bad.clear()
+        return count
+
+    items = _input_items(recipe, number, bad)
+    while taken := list(itertools.islice(items, recipe.corpus.shard_records)):
         shard = f"{number:04d}-{len(shards):06d}"
         target = work / "read" / f"{shard}.parquet"
-        taken: list[Item] = []
-        for item in items:
-            taken.append(item)
-            families[item.problem.family] += 1
-            if len(taken) == recipe.corpus.shard_records:
-                break
-        if not taken:
-            break
         if not target.exists():
             write_items(target, taken)
-        rows += len(taken)
+        families.update(item.problem.family for item in taken)
+        sources.update(item.source for item in taken)
         shards.append(shard)
-        for line in reader.bad:
-            who = ((number << 32) + line.line, f"{Path(path).name}:{line.line}", reader.section.name)
-            drop_log.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
-        drop_log.take("read", len(taken) + len(reader.bad))
-        reader.bad.clear()
-    for line in reader.bad:
-        who = ((number << 32) + line.line, f"{Path(path).name}:{line.line}", reader.section.name)
-        drop_log.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
-    drop_log.take("read", len(reader.bad))
+        drop_log.take("read", len(taken) + told())
+    drop_log.take("read", told())
     drop_log.write(work / "drops" / f"read-{number:04d}.parquet")
-    return {"steps": drop_log.counts(), "shards": shards, "items": rows, "families": dict(sorted(families.items()))}
+    return {
+        "steps": drop_log.counts(),
+        "shards": shards,
+        "items": sources.total(),
+        "sources": dict(sorted(sources.items())),
+        "families": dict(sorted(families.items())),
+    }
 
 
 def sound(work: Path, shard: str) -> dict[str, Any]:
@@ -109,6 +141,9 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
         for item in items:
             problem = item.problem
             sources[item.source] += 1
+            if item.use == steps.HELD_OUT:
+                yield item
+                continue
             keys.append((item.ordinal, problem.id, *exact_keys(problem), hash64(problem.answer)))
             wanted = ctx.recipe.corpus.templates_from / sizes[problem.family]
             if wanted >= 1 or share_of("template", problem.id) < wanted:
@@ -116,10 +151,9 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
             yield item
 
     tally = Tally()
-    items = steps.references(
-        steps.normalise(read_items(work / "read" / f"{shard}.parquet"), drop_log), drop_log, ctx.verify
-    )
-    items = steps.controlled(items, drop_log, ctx.verify, ctx.recipe.controls, tally)
+    items = steps.normalise(read_items(work / "read" / f"{shard}.parquet"), drop_log)
+    items = steps.references(items, drop_log, ctx.verify, ctx.sampled_families)
+    items = steps.controlled(items, drop_log, ctx.verify, ctx.recipe.controls, tally, ctx.sampled_families)
     write_items(work / "sound" / f"{shard}.parquet", noted(items))
     write_rows(work / "keys" / f"{shard}.parquet", KEYS, keys)
     write_rows(work / "questions" / f"{shard}.parquet", FAMILY, questions)
@@ -194,7 +228,7 @@ def traced(work: Path, shard: str) -> dict[str, Any]:
     """distinct (with the traces made for it) -> traced: SFT problems with good traces; rl: the RL pool."""
     ctx = context(work)
     recipe, corpus = ctx.recipe, ctx.recipe.corpus
-    drop_log = DropLog(*steps.NEAR, *steps.RL, *steps.SIFTED)
+    drop_log = DropLog(*steps.NEAR, *steps.RL, *steps.sifted_steps(recipe.curate))
     pool: list[Item] = []
     lengths: list[tuple[str, float]] = []
     rates: dict[str, list[int]] = defaultdict(lambda: [0] * (PASS_RATE_BINS + 1))
@@ -219,8 +253,11 @@ def traced(work: Path, shard: str) -> dict[str, Any]:
     near = lookup(work / "near.parquet", *_range(work, shard))
     items = steps.without(read_items(work / "distinct" / f"{shard}.parquet"), drop_log, "near duplicates", near)
     items = Generated(work / "generated" / f"{shard}.jsonl").added_to(items)
-    trusted = frozenset(source.name for source in corpus.sources if source.trust_rewards)
-    items = rated(steps.verified(steps.with_solutions(items), ctx.verify, trusted))
+    trusted = frozenset(
+        source.name for source in corpus.sources if isinstance(source, CorpusSource) and source.trust_rewards
+    )
+    worked = steps.with_solutions(items, recipe.curate.traces_per_problem, recipe.problems.seed)
+    items = rated(steps.verified(worked, ctx.verify, trusted))
     items = steps.for_rl(items, drop_log, corpus, recipe.rl_pool, pool.append)
     items = measured(steps.sifted(items, drop_log, recipe.curate, corpus.traces.keep_wrong_if_hard))
     write_items(work / "traced" / f"{shard}.parquet", items)
@@ -250,6 +287,7 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
     cuts = read_json(work / "length_classes.json")
     sizes: list[tuple[Any, ...]] = []
     classes: Counter[str] = Counter()
+    families: dict[str, Counter[str]] = defaultdict(Counter)
     weights = {"hard": recipe.curate.hard_weight, "medium": 1.0, "easy": recipe.curate.easy_weight}
 
     def rows() -> Iterator[tuple[Any, ...]]:
@@ -274,6 +312,7 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
                     continue
                 sample.difficulty_class, sample.weight = found, weights[found]  # type: ignore[assignment]
                 classes[f"{item.source}|{item.domain}|{found}"] += 1
+                families[item.problem.family].update(samples=1, chars=num_chars(sample))
                 place = hash64("mixture", str(recipe.corpus.seed), name)
                 sizes.append((name, item.domain, len(one.token_ids), place))
                 yield sample_row(name, item.domain, place, sample, one)
@@ -281,7 +320,11 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
     write_rows(work / "samples" / f"{shard}.parquet", SAMPLES, rows(), batch=READ_ROWS)
     write_rows(work / "sample_sizes" / f"{shard}.parquet", SIZES, sizes)
     drop_log.write(work / "drops" / f"weighed-{shard}.parquet")
-    return {"steps": drop_log.counts(), "classes": dict(sorted(classes.items()))}
+    return {
+        "steps": drop_log.counts(),
+        "classes": dict(sorted(classes.items())),
+        "families": {name: dict(found) for name, found in sorted(families.items())},
+    }
 
 
 def packed(work: Path, shard: str) -> dict[str, Any]:

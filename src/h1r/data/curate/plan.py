@@ -1,4 +1,4 @@
-"""The order of the passes and joins of a corpus curation, and what it leaves behind.
+"""The order of the passes and joins of a curation, and what it leaves behind.
 
 run/curate/
   samples.jsonl  problems_rl.jsonl  held_out.jsonl  tokenizer/     what the later stages read
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.table import Table
 
 from h1r.common.files import atomic, read_json, replace_directory, write_json
 from h1r.common.progress import progress
-from h1r.config import Recipe
+from h1r.config import ControlsSection, CorpusBenchmark, Recipe
 from h1r.data.chat import render
 from h1r.data.curate import context, passes, summarise
 from h1r.data.curate.execute import Executor, TaskFunction
@@ -35,6 +36,7 @@ from h1r.data.curate.generate import (
     in_batches,
     wants_traces,
 )
+from h1r.data.curate.io.drawn import drawn_sources
 from h1r.data.curate.io.files import alone_in, write_rows
 from h1r.data.curate.io.items import Item, read_items
 from h1r.data.curate.io.read import Reader, files_of
@@ -42,18 +44,20 @@ from h1r.data.curate.joins.database import Joins
 from h1r.data.curate.joins.keys import exact_keys, share_of
 from h1r.data.curate.page import write_page
 from h1r.data.curate.rules.dedup import shingles, template
-from h1r.data.curate.rules.steps import clean
+from h1r.data.curate.rules.steps import HELD_OUT, clean
 from h1r.errors import UserError
 from h1r.records import Problem, read_jsonl, write_jsonl
 from h1r.run.directory import Run
-from h1r.verify import require
+from h1r.verify import open_backend, require
+from h1r.verify.controls import Refusal, Tally, examine, reference_text, sample_of_families
+from h1r.verify.controls.validate import Ask, family_key
 
 TOKENIZER_SAMPLES = 20_000
 """Conversations that a tokenizer is trained on, at most."""
 PASSES = ("read", "sound", "distinct", "traced", "weighed", "packed")
 
 
-def curate_corpus(
+def curate(
     recipe: Recipe, run: Run, engine: Callable[[], AbstractContextManager[GenerateBatch]] | None = None
 ) -> dict[str, Any]:
     """Runs what is not done yet and returns the summary (`summarise.py`); `engine` makes traces if the recipe says so.
@@ -93,20 +97,24 @@ class _Curation:
 
     def run(self) -> dict[str, Any]:
         recipe, section = self.recipe, self.recipe.corpus
+        if not section.sources:
+            raise UserError("corpus.sources is empty; add at least one [[corpus.sources]] table")
         for one in (*section.sources, *section.benchmarks):
-            if one.verifier:
+            if isinstance(one, CorpusBenchmark) and one.verifier:
                 require(one.verifier)
         files = passes.input_files(recipe)
         write_json(self.work / "recipe.json", recipe.model_dump(mode="json"))
-        self._once("held_out.jsonl", self._write_held_out)
+        self._once("benchmarks.jsonl", self._write_benchmarks)
         self._known_tokenizer()
 
         read = self._pass("read", [str(number) for number in range(len(files))], passes.read)
         self._check_read(files, read)
         self.shards = [shard for result in read for shard in result["shards"]]
         write_json(self.work / "families.json", dict(sum((Counter(r["families"]) for r in read), Counter())))
+        self._once("sampled.json", self._examine_samples)
         self._pass("sound", self.shards, passes.sound)
         self._once("refused_families.json", self._write_refused_families)
+        self._once("held_out.jsonl", self._write_held_out)
         self._once("templates.json", self._write_templates)
         with Joins(self.work, section.memory_mb) as joins:
             self._once("suspects.parquet", joins.exact)
@@ -147,7 +155,41 @@ class _Curation:
     def _held_out(self) -> list[Problem]:
         return list(read_jsonl(self.work / "held_out.jsonl", Problem))
 
+    def _drawn_shards(self) -> list[str]:
+        """The shards of problems that were drawn: those of the first input file, if any."""
+        return self.results["read"][0]["shards"] if drawn_sources(self.recipe.corpus) else []
+
+    def _examine_samples(self) -> None:
+        """References and controls of a sample of each generated family; those that pass stand for their family."""
+        section = self.recipe.controls
+        drawn = (item.problem for shard in self._drawn_shards() for item in read_items(
+            self.work / "read" / f"{shard}.parquet"))  # fmt: skip
+        sample = sample_of_families(drawn, section.generated) if section.generated else []
+        families: set[str] = set()
+        tally = Tally()
+        if sample:
+            with open_backend(self.recipe.verify, format_checks=False) as backend:
+                refusals, tally = _examined(sample, backend.verify_many, section)
+            failed = {family_key(problem) for problem, why in zip(sample, refusals, strict=True) if why}
+            families = {family_key(problem) for problem in sample} - failed
+        passed = Tally({key: tally[key] for key in sorted(families & tally.keys())})
+        write_json(self.work / "sampled.json", {"families": sorted(families), "controls": passed.to_json()})
+
     def _write_held_out(self) -> None:
+        """The problems of the benchmarks, and after them those that were drawn to be held out."""
+        refused = read_json(self.work / "refused_families.json")
+        drawn = (
+            item.problem
+            for shard in self._drawn_shards()
+            for item in read_items(self.work / "sound" / f"{shard}.parquet")
+            if item.use == HELD_OUT and family_key(item.problem) not in refused
+        )
+        held = [*read_jsonl(self.work / "benchmarks.jsonl", Problem), *drawn]
+        write_jsonl(self.work / "held_out.jsonl", held)
+        if not held and self._drawn_shards():
+            raise self._nothing_left("held-out problem")
+
+    def _write_benchmarks(self) -> None:
         """All problems of the benchmarks, one after the other. Their family is the benchmark's name."""
         problems: list[Problem] = []
         for section in self.recipe.corpus.benchmarks:
@@ -166,7 +208,7 @@ class _Curation:
                     )
             if len(problems) == before:
                 raise UserError(f"benchmark `{section.name}` has no problem; check its `path`")
-        write_jsonl(self.work / "held_out.jsonl", problems)
+        write_jsonl(self.work / "benchmarks.jsonl", problems)
 
     def _write_held_out_bands(self) -> None:
         """Keys, bands and texts of held-out questions, with negative ordinals, beside those of the shards."""
@@ -177,7 +219,7 @@ class _Curation:
 
     def _write_refused_families(self) -> None:
         """The families that their controls refuse. A copy of a dropped problem in another family is dropped with it."""
-        tally = summarise.controls(self.results["sound"])
+        tally = summarise.controls(self.work, self.results["sound"])
         refused = tally.refused_families(self.recipe.controls)
         write_json(self.work / "refused_families.json", {key: asdict(why) for key, why in refused.items()})
 
@@ -258,15 +300,25 @@ class _Curation:
         replace_directory(self.work / "tokenizer", tokenizer.save_pretrained)
 
     def _need_something(self) -> None:
-        parts = [self.work / name / f"{shard}.parquet" for name in ("traced", "rl") for shard in self.shards]
-        if not any(pq.read_metadata(part).num_rows for part in parts):
-            row = max(summarise.table(self.results), key=lambda row: row["in"] - row["out"])
-            reason = next(iter(row["reasons"]), "no reason")
-            raise UserError(
-                f"curation left neither a training sample nor an RL problem: step `{row['step']}` dropped most, "
-                f"{row['in'] - row['out']} of {row['in']} ({reason}); see {self.work / 'drops'}, mend the recipe and "
-                f"delete {self.stage}"
-            )
+        """Drawn problems must leave samples and RL problems; a corpus of files at least one of both."""
+        rows = {
+            name: sum(pq.read_metadata(self.work / name / f"{shard}.parquet").num_rows for shard in self.shards)
+            for name in ("traced", "rl")
+        }
+        if not any(rows.values()):
+            raise self._nothing_left("training sample and no RL problem")
+        if self._drawn_shards() and not all(rows.values()):
+            raise self._nothing_left("RL problem" if rows["traced"] else "training sample")
+
+    def _nothing_left(self, what: str) -> UserError:
+        """Names the step that dropped most; what was dropped is in the directory of the stage."""
+        write_jsonl(self.stage / "dropped.jsonl", summarise.dropped(self.work, self.results, self.shards))
+        row = max(summarise.table(self.results), key=lambda row: row["in"] - row["out"])
+        reason = next(iter(row["reasons"]), "no reason")
+        return UserError(
+            f"curation left no {what}: step `{row['step']}` dropped most, {row['in'] - row['out']} of {row['in']} "
+            f"({reason}); see {self.stage / 'dropped.jsonl'}, mend the recipe and delete {self.stage}"
+        )
 
     def _assemble(self) -> None:
         """The files of the stage, from those of the shards, in their order."""
@@ -289,3 +341,27 @@ class _Curation:
     def _rl_items(self) -> Iterator[Item]:
         for shard in self.shards:
             yield from read_items(self.work / "rl" / f"{shard}.parquet")
+
+
+def _examined(
+    problems: Sequence[Problem], ask: Ask, section: ControlsSection
+) -> tuple[Sequence[Refusal | None], Tally]:
+    """What is refused of a sample: by its references, and by its controls where these are enabled."""
+    if section.enabled:
+        found = examine(problems, ask, section, references=True)
+        return found.refusals, found.tally
+    verdicts = ask(problems, [reference_text(problem) for problem in problems])
+    return [None if one.reward >= 1 else Refusal("reference answer does not verify", "") for one in verdicts], Tally()
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The steps of a summary as a table for the terminal."""
+    table = Table("step", "unit", title="Curation", title_justify="left")
+    for heading in ("in", "out", "dropped"):
+        table.add_column(heading, justify="right")
+    table.add_column("why")
+    for row in summary["table"]:
+        why = "\n".join(f"{count:,} {reason}" for reason, count in row["reasons"].items())
+        counts = (f"{count:,}" for count in (row["in"], row["out"], row["in"] - row["out"]))
+        table.add_row(row["step"], row["unit"], *counts, why)
+    return table

@@ -12,6 +12,8 @@ classes        {easy, medium, hard} of the samples, sample_classes {source: ...}
 mixture        {domain: {samples, tokens, kept_samples, kept_tokens, sample_share, token_share, wanted_share}}
 lengths        {domain: samples in each bin}, length_bins upper ends in tokens
 packed         {rows, tokens, seq_len, filled}
+families       {family: {samples, mean_chars}}  before the mixture, of the largest
+problems       {held_out, train, rl}
 controls       rows by family: what its negative controls earned (`verify/controls/report.py`)
 """
 
@@ -28,12 +30,13 @@ from h1r.common.files import read_json
 from h1r.config import Recipe
 from h1r.data.curate.drop_log import add_up
 from h1r.data.curate.io.samples import LENGTH_BINS
-from h1r.data.curate.passes import input_files
 from h1r.data.curate.rules.decontaminate import report
 from h1r.records import Problem, read_jsonl
 from h1r.verify.controls import Tally
 from h1r.verify.controls.report import family_rows
 
+MOST_FAMILIES = 200
+"""Families that the summary counts."""
 Results = Mapping[str, Sequence[dict[str, Any]]]
 
 
@@ -42,9 +45,9 @@ def table(results: Results) -> list[dict[str, Any]]:
     return [row for found in results.values() for row in add_up(result["steps"] for result in found)]
 
 
-def controls(sound: Sequence[dict[str, Any]]) -> Tally:
-    """What the shards counted of the families' negative controls."""
-    tally = Tally()
+def controls(work: Path, sound: Sequence[dict[str, Any]]) -> Tally:
+    """What the controls of the families earned: in the shards, and in the samples of generated families."""
+    tally = Tally.from_json(read_json(work / "sampled.json")["controls"])
     for result in sound:
         tally.add(Tally.from_json(result["controls"]))
     return tally
@@ -115,23 +118,38 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
             "seq_len": seq_len,
             "filled": round(packed_tokens / (packed_rows * seq_len), 4) if packed_rows else 0.0,
         },
-        "controls": family_rows(controls(results["sound"]), recipe.controls),
-        "problems": {"held_out": len(held_out), "rl": sum(rl_pool.values())},
+        "controls": family_rows(controls(work, results["sound"]), recipe.controls),
+        "families": _families(results["weighed"]),
+        "problems": {"held_out": len(held_out), "train": _train_problems(work, results), "rl": sum(rl_pool.values())},
         "rejected_lines": sum(row["in"] - row["out"] for row in rows if row["step"] == "read"),
     }
 
 
 def _sources(recipe: Recipe, results: Results) -> dict[str, dict[str, Any]]:
-    rows: Counter[str] = Counter()
-    for (number, _), result in zip(input_files(recipe), results["read"], strict=True):
-        rows[recipe.corpus.sources[number].name] += result["items"]
+    rows = _total(results["read"], "sources")
     sound = _total(results["sound"], "sources")
     return {
         source.name: {
-            "domain": source.domain, "use": source.use, "records": rows[source.name], "sound": sound.get(source.name, 0)
+            "domain": source.domain, "use": "drawn" if source.share is not None else source.use,
+            "records": rows.get(source.name, 0), "sound": sound.get(source.name, 0),
         }
         for source in recipe.corpus.sources
     }  # fmt: skip
+
+
+def _families(weighed: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Samples and mean characters of the answer turn, of the `MOST_FAMILIES` families with most samples."""
+    found = _nested(weighed, "families")
+    most = sorted(sorted(found), key=lambda name: -found[name]["samples"])[:MOST_FAMILIES]
+    return {
+        name: {"samples": found[name]["samples"], "mean_chars": round(found[name]["chars"] / found[name]["samples"], 1)}
+        for name in sorted(most)
+    }
+
+
+def _train_problems(work: Path, results: Results) -> int:
+    shards = [shard for result in results["read"] for shard in result["shards"]]
+    return sum(int(pq.read_metadata(work / "traced" / f"{shard}.parquet").num_rows) for shard in shards)
 
 
 def _examples(work: Path, results: Results, most: int) -> list[dict[str, str]]:

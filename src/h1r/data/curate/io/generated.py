@@ -1,9 +1,8 @@
-"""Where problems come from: families of `reasoning-gym`, and JSONL, Parquet or hub data with a column mapping.
+"""Problems made on the spot, by families of `reasoning-gym`.
 
-    for problem in open_source(section, seed, bad).problems(): ...
+    for problem in GeneratedProblems(section, seed).problems(): ...
 
-A source is a stream that depends on nothing but its section and its seed. A generated one never ends; a file ends.
-What a person got wrong raises `UserError`; a line that cannot be read is appended to `bad` and the stream goes on.
+A stream depends on nothing but its section and its seed, and never ends. What a person got wrong raises `UserError`.
 
 A family is offered only if the scorer that grades it (`h1r.verify.reasoning_gym`) gives its own reference answer 1.0,
 and nonsense less; the rest are refused with the reason. Items whose reference is known to be wrong as a statement are
@@ -23,14 +22,14 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from h1r.config import FileSource, GeneratedSource
-from h1r.data.curate.io.file_sources import FileStream, nearest
+from h1r.config import GeneratedSource
+from h1r.data.curate.io.columns import nearest
 from h1r.errors import UserError
-from h1r.records import BadLine, Problem, content_id
+from h1r.records import Problem, content_id
 from h1r.verify.reasoning_gym.grade import FULL_SCORE, score
 
 BLOCK = 200
@@ -70,28 +69,8 @@ def _milliseconds(metadata: dict[str, Any]) -> int:
     return (end - start).microseconds // 1000
 
 
-class Source(Protocol):
-    """A named stream of problems. `problems` starts from the beginning at each call."""
-
-    name: str
-
-    def problems(self) -> Iterator[Problem]: ...
-
-
-def open_source(section: GeneratedSource | FileSource, seed: int, bad: list[BadLine]) -> Source:
-    """The source that a section of the recipe describes.
-
-    `seed` decides which items a family makes, and the order (within a window) in which a file is read. Unreadable lines
-    and rows are appended to `bad` while the stream is consumed. Raises `UserError` for an unknown or unsound family, a
-    bad knob, an unknown field in `columns`; missing files and columns raise it when the stream starts.
-    """
-    if isinstance(section, GeneratedSource):
-        return _Generated(section, seed)
-    return FileStream(section, seed, bad)
-
-
 def sound_families() -> tuple[str, ...]:
-    """Names of the `reasoning-gym` families that `open_source` accepts, sorted."""
+    """Names of the `reasoning-gym` families that `GeneratedProblems` accepts, sorted."""
     return tuple(sorted(set(_datasets()) - set(UNSOUND)))
 
 
@@ -103,9 +82,11 @@ def _datasets() -> dict[str, tuple[type, type]]:
     return dict(DATASETS)
 
 
-class _Generated:
+class GeneratedProblems:
+    """The problems of one family. `seed` decides which. `UserError` for an unknown or unsound family, or a bad knob."""
+
     def __init__(self, section: GeneratedSource, seed: int) -> None:
-        self.name = self.family = section.family
+        self.name, self.family = section.name, section.family
         self._seed = seed
         self._refuse_unusable()
         self._dataset_class, self._config_class = _datasets()[self.family]
@@ -115,6 +96,7 @@ class _Generated:
         self._require_scorable()
 
     def problems(self) -> Iterator[Problem]:
+        """The stream, from its beginning at each call."""
         trusted = _TRUSTED.get(self.family, lambda entry: True)
         skipped = 0
         for number in itertools.count():
@@ -134,14 +116,12 @@ class _Generated:
 
     def _refuse_unusable(self) -> None:
         if self.family in UNSOUND:
-            raise UserError(f"problems.sources: family `{self.family}` is refused: {UNSOUND[self.family]}")
+            raise UserError(f"corpus.sources: family `{self.family}` is refused: {UNSOUND[self.family]}")
         if self.family not in _datasets():
-            raise UserError(
-                f"problems.sources: unknown family `{self.family}`; {nearest(self.family, sound_families())}"
-            )
+            raise UserError(f"corpus.sources: unknown family `{self.family}`; {nearest(self.family, sound_families())}")
         if self.family in HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":
             raise UserError(
-                f"problems.sources: items of family `{self.family}` change with Python's hash seed; set the "
+                f"corpus.sources: items of family `{self.family}` change with Python's hash seed; set the "
                 f"environment variable PYTHONHASHSEED=0 so that a run can be repeated"
             )
 
@@ -151,17 +131,15 @@ class _Generated:
         for name in knobs:
             if name in ("seed", "size"):
                 raise UserError(
-                    f"problems.sources: `{name}` is no knob of family `{self.family}` here; "
+                    f"corpus.sources: `{name}` is no knob of family `{self.family}` here; "
                     f"set problems.seed and problems.train, rl, held_out instead"
                 )
             if name not in known:
-                raise UserError(
-                    f"problems.sources: family `{self.family}` has no knob `{name}`; {nearest(name, known)}"
-                )
+                raise UserError(f"corpus.sources: family `{self.family}` has no knob `{name}`; {nearest(name, known)}")
         try:
             return {name: _like(getattr(defaults, name), value) for name, value in knobs.items()}
         except (ValueError, TypeError) as error:
-            raise UserError(f"problems.sources: knobs {knobs} of family `{self.family}`: {error}") from None
+            raise UserError(f"corpus.sources: knobs {knobs} of family `{self.family}`: {error}") from None
 
     def _require_scorable(self) -> None:
         """The first problem's own reference, after a round trip through JSON, by the scorer the verifier uses."""
@@ -173,7 +151,7 @@ class _Generated:
             raise self._refused(error) from error
         if found is None or found < FULL_SCORE:
             raise UserError(
-                f"problems.sources: the scorer of family `{self.family}` gives its own reference answer "
+                f"corpus.sources: the scorer of family `{self.family}` gives its own reference answer "
                 f"{found or 0:g}, not 1, with knobs {self._plain_knobs}; change them"
             )
 
@@ -198,7 +176,7 @@ class _Generated:
     def _refused(self, error: Exception) -> UserError:
         why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return UserError(
-            f"problems.sources: family `{self.family}` refuses its knobs {self._plain_knobs} ({why}); change them"
+            f"corpus.sources: family `{self.family}` refuses its knobs {self._plain_knobs} ({why}); change them"
         )
 
     def _problem(self, entry: dict[str, Any]) -> Problem:
@@ -217,7 +195,7 @@ class _Generated:
             verifier="reasoning_gym",
             family=self.family,
             category=self._category,
-            source=f"reasoning_gym/{self.family}",
+            source=self.name,
             difficulty={**made_with, **self._plain_knobs},
             metadata={"dataset": self.family, "entry": kept},
         )

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from h1r.config import CorpusBenchmark, CorpusSource
-from h1r.data.curate.io.file_sources import BadRowError, final_answer, nearest, reach, value_text
+from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, reach, value_text
 from h1r.data.curate.io.items import ROW_BITS, Given, Item
 from h1r.errors import UserError
 from h1r.records import BadLine, Message, Problem, content_id

@@ -23,7 +23,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from h1r.data.curate.rules.dedup import DRESS, bare_text, number_signature, template, tokens, words
-from h1r.data.curate.rules.filters import Dropped, excerpt
 from h1r.records import Problem, normalise_text
 from h1r.verify import is_generated
 
@@ -174,21 +173,3 @@ def report(held_out: Sequence[Problem], counts: Iterable[dict[str, Any]]) -> dic
         }
         for name in sorted(sizes)
     }
-
-
-def decontaminate(
-    problems: Iterable[Problem], index: HeldOutIndex
-) -> tuple[list[Problem], list[Dropped], dict[str, dict[str, Any]]]:
-    """Drops every problem that overlaps a held-out one: (kept, dropped, `report`)."""
-    overlaps = Overlaps(index)
-    kept: list[Problem] = []
-    dropped: list[Dropped] = []
-    for problem in problems:
-        found = overlaps.check(problem)
-        if found is None:
-            kept.append(problem)
-            continue
-        evidence, twin = found
-        text = excerpt(f"as {twin.id}: {problem.question}")
-        dropped.append(Dropped(problem.id, "decontamination", f"{evidence} overlap with held-out", text))
-    return kept, dropped, report(index.held_out, [overlaps.counts()])

@@ -22,25 +22,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from h1r.config import CurateSection, RLPoolSection
-from h1r.data.curate.rules.filters import Dropped, excerpt, num_chars
-from h1r.records import DifficultyClass, FinishReason, Problem, Sample, Verdict, normalise_text
-
-
-def length_class(length: float, family: Sequence[float], easy_share: float, hard_share: float) -> DifficultyClass:
-    """The class of a trace length (characters) among its family's lengths, given in ascending order.
-
-    Hard: no more than `hard_share` of the family is as long; easy: no more than `easy_share` is as short. Equal lengths
-    get equal classes, so a family of one length is medium throughout.
-    """
-    if len(family) - bisect_left(family, length) <= hard_share * len(family):
-        return "hard"
-    return "easy" if bisect_right(family, length) <= easy_share * len(family) else "medium"
+from h1r.config import RLPoolSection
+from h1r.data.curate.rules.filters import Dropped, excerpt
+from h1r.records import DifficultyClass, FinishReason, Problem, Verdict, normalise_text
 
 
 def pass_rate_class(pass_rate: float, easy_share: float, hard_share: float) -> DifficultyClass:
@@ -48,46 +36,6 @@ def pass_rate_class(pass_rate: float, easy_share: float, hard_share: float) -> D
     if pass_rate <= hard_share:
         return "hard"
     return "easy" if pass_rate >= 1 - easy_share else "medium"
-
-
-def weigh_samples(
-    samples: Sequence[Sample], pass_rates: Mapping[str, float], section: CurateSection
-) -> tuple[list[Sample], list[Dropped]]:
-    """Sets `difficulty_class` and `weight` of every sample; easy ones are dropped when their weight is 0.
-
-    `pass_rates` (problem id -> [0, 1]) decides where it is known. Elsewhere the mean trace length of the problem does,
-    among the problems of its family.
-    """
-    lengths: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for sample in samples:
-        lengths[sample.family, sample.problem_id].append(num_chars(sample))
-    means = {key: sum(found) / len(found) for key, found in lengths.items()}
-    by_family: dict[str, list[float]] = defaultdict(list)
-    for (family, _), mean in sorted(means.items(), key=lambda pair: pair[1]):
-        by_family[family].append(mean)
-
-    weights = {"hard": section.hard_weight, "medium": 1.0, "easy": section.easy_weight}
-    kept: list[Sample] = []
-    dropped: list[Dropped] = []
-    for sample in samples:
-        rate = pass_rates.get(sample.problem_id)
-        found = (
-            length_class(
-                means[sample.family, sample.problem_id],
-                by_family[sample.family],
-                section.easy_share,
-                section.hard_share,
-            )
-            if rate is None
-            else pass_rate_class(rate, section.easy_share, section.hard_share)
-        )
-        if weights[found] > 0:
-            kept.append(dataclasses.replace(sample, difficulty_class=found, weight=weights[found]))
-        else:
-            question = next((turn.content for turn in sample.messages if turn.role == "user"), "")
-            name = f"{sample.problem_id}#{sample.metadata.get('trace', 0)}"
-            dropped.append(Dropped(name, "difficulty", "easy, and easy weighs 0", excerpt(question)))
-    return kept, dropped
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,13 @@ mathematical answer stands in `\\boxed{}`; its cap on length is in tokens. Two r
 characters, since curation comes before the tokenizer, and a trace that repeats itself is dropped even when its answer
 is right. Left out: the paper's exception for hard incorrect traces, its language-model judge, and its rules
 for code.
-
-Every curation step maps records to (kept, dropped). A `DropLog` collects the steps of one run into the table a person
-reads.
 """
 
 from __future__ import annotations
 
 import ast
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from h1r.records import Message, Problem, Reason, Sample, Verdict
 from h1r.verify.code.extract import Wanted, extract_code, language_of
@@ -150,23 +145,6 @@ def num_chars(sample: Sample) -> int:
     return len(sample.messages[-1].thinking or "") + len(sample.messages[-1].content)
 
 
-def apply_rule(candidates: Iterable[Candidate], step: str, rule: Rule) -> tuple[list[Candidate], list[Dropped]]:
-    """The candidates a rule lets through, in order, and those it drops."""
-    kept: list[Candidate] = []
-    dropped: list[Dropped] = []
-    for candidate in candidates:
-        reason = rule(candidate)
-        if reason is None:
-            kept.append(candidate)
-        else:
-            dropped.append(Dropped(candidate.id, step, reason, excerpt(candidate.verdict.error or _last(candidate))))
-    return kept, dropped
-
-
-def _last(candidate: Candidate) -> str:
-    return candidate.answer.content.strip() or (candidate.answer.thinking or "").strip()
-
-
 def trace_rules(max_chars: int) -> list[tuple[str, Rule]]:
     """The rules of this file with the names of their steps, in the order they are applied."""
     return [
@@ -176,23 +154,3 @@ def trace_rules(max_chars: int) -> list[tuple[str, Rule]]:
         ("over-long", overlong_rule(max_chars)),
         ("repetition", repetition_rule),
     ]
-
-
-@dataclass(slots=True)
-class DropLog:
-    """What each step took in and let out, and every record dropped."""
-
-    table: list[dict[str, Any]] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-
-    def record(self, step: str, unit: str, taken: int, dropped: Sequence[Dropped]) -> None:
-        """Adds a step that took `taken` records of a `unit` (problem, trace); reasons come most frequent first."""
-        counts = Counter(item.reason for item in dropped)
-        reasons = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-        row = {"step": step, "unit": unit, "in": taken, "out": taken - len(dropped), "reasons": reasons}
-        self.table.append(row)
-        self.dropped.extend(dropped)
-
-    def worst(self) -> dict[str, Any]:
-        """The step that dropped most records."""
-        return max(self.table, key=lambda row: row["in"] - row["out"])

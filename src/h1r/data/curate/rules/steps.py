@@ -22,15 +22,18 @@ from h1r.data.curate.joins.keys import share_of
 from h1r.data.curate.rules.decontaminate import Overlaps
 from h1r.data.curate.rules.difficulty import PoolDecision, Rollouts, judge_for_rl
 from h1r.data.curate.rules.filters import Candidate, Rule, code_rule, incomplete_rule, trace_rules
+from h1r.data.solvers import can_trace
 from h1r.data.solvers import traces as worked_traces
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
-from h1r.verify.controls import Refusal, Tally, examine, reference_text
+from h1r.verify.controls import Refusal, Tally, examine, from_generator, reference_text
 from h1r.verify.controls.validate import family_key
 from h1r.verify.response.extract import last_boxed
 
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256
 """Records handed to the verifier at a time, or fewer with long traces."""
+HELD_OUT = "held_out"
+"""The use of problems that were drawn for evaluation."""
 CONTROLS, FAMILIES = "negative controls", "families of negative controls"
 SOUND = (("normalise", "problem"), ("reference answers", "problem"), (CONTROLS, "problem"))
 DISTINCT = ((FAMILIES, "problem"), ("decontamination", "problem"), ("exact duplicates", "problem"))
@@ -38,7 +41,7 @@ NEAR = (("near duplicates", "problem"),)
 RL = (("RL pass rate", "problem"),)
 SIFTED = (
     ("complete", "trace"), ("empty", "trace"), ("unboxed", "trace"), ("code", "trace"), ("incorrect", "trace"),
-    ("repetition", "trace"), ("repeated traces", "trace"), ("traces", "problem"),
+    ("over-long", "trace"), ("repetition", "trace"), ("repeated traces", "trace"), ("traces", "problem"),
 )  # fmt: skip
 WEIGHED = (("difficulty", "trace"), ("over-long in tokens", "trace"))
 """The steps of each pass, for its drop_log."""
@@ -49,9 +52,15 @@ _INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u200b\u20
 
 
 def normalise(items: Iterable[Item], drop_log: DropLog) -> Iterator[Item]:
-    """Unicode in composed form, no control or zero-width characters, no blanks around. Empty questions go."""
+    """Unicode in composed form, no control or zero-width characters, no blanks around. Empty questions go.
+
+    What we generated stays as it is: its layout can be its content.
+    """
     for item in items:
         drop_log.take("normalise")
+        if from_generator(item.problem):
+            yield item
+            continue
         problem = dataclasses.replace(
             item.problem, question=clean(item.problem.question), answer=clean(item.problem.answer)
         )
@@ -66,11 +75,18 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))).strip()
 
 
-def references(items: Iterable[Item], drop_log: DropLog, verify: Verify) -> Iterator[Item]:
+def stands_for(item: Item, sampled: frozenset[str]) -> bool:
+    """Whether a problem needs no examination: it is generated, and a sample of its family, in `sampled`, passed."""
+    return from_generator(item.problem) and family_key(item.problem) in sampled
+
+
+def references(
+    items: Iterable[Item], drop_log: DropLog, verify: Verify, sampled: frozenset[str] = frozenset()
+) -> Iterator[Item]:
     """Drops problems whose reference does not score 1.0 under their own verifier; those without one pass unchecked."""
     step = "reference answers"
     for chunk in _chunks(items):
-        checked = [item for item in chunk if reference_text(item.problem)]
+        checked = [item for item in chunk if not stands_for(item, sampled) and reference_text(item.problem)]
         verdicts = verify([item.problem for item in checked], [reference_text(item.problem) for item in checked])
         wrong = {item.ordinal: one for item, one in zip(checked, verdicts, strict=True) if one.reward < 1}
         for item in chunk:
@@ -83,7 +99,12 @@ def references(items: Iterable[Item], drop_log: DropLog, verify: Verify) -> Iter
 
 
 def controlled(
-    items: Iterable[Item], drop_log: DropLog, verify: Verify, section: ControlsSection, tally: Tally
+    items: Iterable[Item],
+    drop_log: DropLog,
+    verify: Verify,
+    section: ControlsSection,
+    tally: Tally,
+    sampled: frozenset[str] = frozenset(),
 ) -> Iterator[Item]:
     """Drops problems that pay an answer which solves nothing, and adds what their families paid to `tally`."""
     for chunk in _chunks(items):
@@ -91,10 +112,12 @@ def controlled(
         if not section.enabled:
             yield from chunk
             continue
-        found = examine([item.problem for item in chunk], verify, section, families=False)
+        examined = [item for item in chunk if not stands_for(item, sampled)]
+        found = examine([item.problem for item in examined], verify, section, families=False)
         tally.add(found.tally)
-        for item, why in zip(chunk, found.refusals, strict=True):
-            if why is None:
+        refusals = {item.ordinal: why for item, why in zip(examined, found.refusals, strict=True)}
+        for item in chunk:
+            if (why := refusals.get(item.ordinal)) is None:
                 yield item
             else:
                 drop_log.drop(CONTROLS, item, why.reason, why.detail)
@@ -134,8 +157,13 @@ def decontaminated(items: Iterable[Item], drop_log: DropLog, by_source: dict[str
 
 
 def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
-    """SFT or RL for the problems of `split` sources: disjoint, and the same whatever else is in the corpus."""
+    """SFT or RL for the problems of `split` sources: disjoint, and the same whatever else is in the corpus.
+
+    Held-out problems end here.
+    """
     for item in items:
+        if item.use == HELD_OUT:
+            continue
         if item.use == "split":
             for_rl = share_of("use", str(section.seed), item.problem.id) < section.rl_share
             item.use = "rl" if for_rl else "sft"
@@ -143,17 +171,28 @@ def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
 
 
 def has_worked_solution(item: Item) -> bool:
-    """Whether the source brings a solution that can be taught. Code that passes its tests, without a word, is none."""
-    return bool(item.problem.metadata.get("solution")) and "tests" not in item.problem.metadata
+    """Whether there is a solution that can be taught: the source's, or one by a solver of ours. Code that passes its
+    tests, without a word, is none."""
+    return can_trace(item.problem) and "tests" not in item.problem.metadata
 
 
-def with_solutions(items: Iterable[Item]) -> Iterator[Item]:
-    """Worked solutions of the source as traces, for problems that have no other."""
+def with_solutions(items: Iterable[Item], count: int = 1, seed: int = 0) -> Iterator[Item]:
+    """Worked solutions as traces, `count` at most, for SFT problems that have no other.
+
+    They depend on the problem and `seed` alone, not on what else is in the corpus.
+    """
     for item in items:
-        if not item.traces and has_worked_solution(item):
-            found = worked_traces(item.problem, 1, random.Random(0))
+        if not item.traces and item.use == "sft" and has_worked_solution(item):
+            rng = random.Random(derive_seed(seed, "traces", item.problem.id))
+            found = worked_traces(item.problem, count, rng)
             item.traces = [Given([Message("user", item.problem.question), turn]) for turn in found]
         yield item
+
+
+def states_the_reference(item: Item, trace: Given) -> bool:
+    """Whether a trace of a generated problem boxes its reference, character for character. The reference is examined
+    with those of its family (`references`), so such a trace is right and needs no scorer."""
+    return from_generator(item.problem) and last_boxed(trace.answer.content) == item.problem.answer
 
 
 def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> Iterator[Item]:
@@ -164,7 +203,7 @@ def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> 
             for item in chunk
             if item.problem.verifier and (item.problem.answer or "tests" in item.problem.metadata)
             for trace in item.traces
-            if not (item.source in trusted and trace.reward is not None)
+            if not (item.source in trusted and trace.reward is not None) and not states_the_reference(item, trace)
         ]
         verdicts = verify([item.problem for item, _ in asked], [trace.text for _, trace in asked])
         for (_, trace), verdict in zip(asked, verdicts, strict=True):
@@ -173,6 +212,8 @@ def verified(items: Iterable[Item], verify: Verify, trusted: frozenset[str]) -> 
             trace.tested = "tests_total" in verdict.parts
         for item in chunk:
             for trace in item.traces:
+                if trace.reward is None and states_the_reference(item, trace):
+                    trace.reward = 1.0
                 trace.extracted = trace.extracted or last_boxed(trace.answer.content)
             rewards = [trace.reward for trace in item.traces if trace.reward is not None]
             if len(rewards) > 1:
@@ -263,9 +304,14 @@ def sifted(items: Iterable[Item], drop_log: DropLog, curate: CurateSection, keep
 
 
 def _rules(curate: CurateSection) -> list[tuple[str, Rule]]:
-    """The rules in order. Length is a matter of tokens here (`corpus.max_tokens`), and of a later pass."""
+    """The rules in order. Length in tokens (`corpus.max_tokens`) is a matter of a later pass."""
     rules = {"complete": incomplete_rule, "code": code_rule, **dict(trace_rules(curate.max_chars))}
-    return [(name, rules[name]) for name, unit in SIFTED if name in rules and unit == "trace"]
+    return [(name, rules[name]) for name, _ in sifted_steps(curate) if name in rules]
+
+
+def sifted_steps(curate: CurateSection) -> list[tuple[str, str]]:
+    """`SIFTED` without the cap on characters where there is none."""
+    return [step for step in SIFTED if curate.max_chars or step[0] != "over-long"]
 
 
 def _candidate(item: Item, trace: Given, number: int) -> Candidate:
