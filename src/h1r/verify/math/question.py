@@ -35,7 +35,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _OPERATORS = frozenset(("+", "-", "*", "/", "^", "**", "×", "÷", "·", "−", "⋅", "√", "!", "²", "³", "=", ":"))
-_MAY_OPERATE = re.compile("|".join(map(re.escape, sorted(_OPERATORS | _NAMES_OF_FUNCTIONS))))
+_OPERATOR = re.compile(r"[-+*/^×÷·−⋅√!²³=:]")
 _COMMAND = re.compile(r"\\[A-Za-z]{2}")
 _PIECE = re.compile(r"\S++")
 _WORD = re.compile(r"[(\"'“]?[A-Za-z]{2,}+[^\w\\({^=+*/-]*+\Z|[aAI]\Z")
@@ -130,8 +130,8 @@ def _plain_formulas(text: str) -> list[str]:
     found, text = _latex_formulas(text)
     found += worded_formulas(text)
     text = _OPERATION.sub(lambda match: f" {_OPERATIONS[match[1]]} ", text)
-    if not _MAY_OPERATE.search(text):  # prose, as most of a question is
-        return found
+    if not _OPERATOR.search(text) and not any(name in text for name in _NAMES_OF_FUNCTIONS):
+        return found  # prose, as most of a question is
     run: list[str] = []
     operand = blank = False
     for match in _TOKEN.finditer(text):
