@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_STOP = r"(?<![MD]r)(?<!Mrs)(?<!Ms)(?<!St)(?<!vs)(?<!i\.e)(?<!e\.g)\."
+_STOP = r"\.(?<![MD]r\.)(?<!Mrs\.)(?<!Ms\.)(?<!St\.)(?<!vs\.)(?<!i\.e\.)(?<!e\.g\.)"
 END = re.compile(rf"\n|{_STOP}(?:\s|$)|<\||[!?](?:\s|$)")
 SENTENCE_END = re.compile(rf"\n|{_STOP}\s|[?!]\s|\.\$\$?\s|\$\$\s|\\\]\s")
 BEGINS = re.compile(r"(?<=[\s$])(?:So|Thus|Therefore|Hence)\b")

@@ -86,11 +86,10 @@ def _last_boxes(text: str) -> tuple[str, int, int] | None:
     matches = (_BOX.match(text, start) for start in openings)
     found = deque((match for match in matches if match and not _is_prose(match)), maxlen=MAX_BOXES)
     last = found[-1].start() if found else 0
-    behind = _content_end(text, found[-1]) + 1 if found else 0
     if len(found) > 1 and (parts := _boxes_of_parts(text, list(found))):
-        return ", ".join(parts), last, behind
+        return ", ".join(parts), last, _content_end(text, found[-1]) + 1
     contents: list[str] = []
-    following = 0
+    following = behind = 0
     while found:
         box = found.pop()
         opening, start = box.start(), _content_start(box)
@@ -100,7 +99,7 @@ def _last_boxes(text: str) -> tuple[str, int, int] | None:
         if end < 0 or not (content := text[start:end].strip(_TEX_BLANKS)):
             break
         contents.append(content)
-        following = opening
+        following, behind = opening, behind or end + 1
         if found and opening - found[-1].end() > MAX_BOXED_CHARS:
             break
     return (", ".join(reversed(contents)), last, behind) if contents else None

@@ -40,22 +40,26 @@ _BEHIND = re.compile(
 )
 
 
-_HINTS_BEFORE = (
-    *("not", "n't", "n’t", "never", "nor", "neither", "than", "exceed", "least", "most", "but", "instead", "differ"),
-    *("example", "e.g", "wrong", "incorrect", "false", "mistaken", "naive", "over", "under", "above", "below"),
-    *("beyond", "near", "close", "almost"),
+_HINTED = frozenset(
+    (
+        *("never", "nor", "neither", "than", "exceed", "exceeds", "least", "most", "anything", "instead", "differ"),
+        *("differs", "example", "example,", "e.g.", "e.g.,", "wrong", "incorrect", "false", "mistaken", "naive"),
+        *("over", "under", "above", "below", "beyond", "near", "close", "almost", "nearly"),
+    )
 )
 _HINTS_BEHIND = (
     *("not", "n't", "n’t", "never", "hardly", "wrong", "incorrect", "false", "mistake", "invalid", "impossible"),
     *("error", "too ", "fail", "would", "contradiction", "?"),
 )
 """One of these stands in whatever the expressions match: looked for first, since they are seldom there."""
+_CLOSING = " \t\n$*)]}.\\,"
 
 
 def is_withdrawn(text: str, start: int, end: int) -> bool:
     """Whether the answer marked from `start` to `end` is denied, doubted, asked for or compared right beside it."""
-    behind = text[end : end + _BEHIND_CHARS].lower()
-    if any(hint in behind for hint in _HINTS_BEHIND) and _BEHIND.match(behind):
+    behind = text[end : end + _BEHIND_CHARS]
+    if behind.strip(_CLOSING) and any(hint in behind.lower() for hint in _HINTS_BEHIND) and _BEHIND.match(behind):
         return True
     before = text[max(0, start - _BEFORE_CHARS) : start].lower()
-    return any(hint in before for hint in _HINTS_BEFORE) and _BEFORE.search(before) is not None
+    is_hinted = "n't" in before or "n’t" in before or "not" in before or not _HINTED.isdisjoint(before.split())
+    return is_hinted and _BEFORE.search(before) is not None
