@@ -11,8 +11,8 @@
  * A unit is 16 indices by 32 terms k of the sum, as [3 parts][16][32]. Two forms: rows of one index with their 32 terms,
  * for left matrices; rows of two terms (2 j, 2 j + 1) for each of the 16 indices, for right ones.
  */
-#ifndef H1R_SPLIT_H
-#define H1R_SPLIT_H
+#ifndef H1R_AMX_H
+#define H1R_AMX_H
 
 #include "vector.h"
 

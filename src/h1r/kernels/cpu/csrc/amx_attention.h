@@ -8,8 +8,8 @@
  * P and dS can be right matrices as they come; each part of the heads has sums of its own, added up in order at the end.
  * q, out and their gradients are [T, H, E], k, v and theirs [T, J, E]; ld as in attention.c.
  */
-#ifndef H1R_SPLIT_ATTENTION_H
-#define H1R_SPLIT_ATTENTION_H
+#ifndef H1R_AMX_ATTENTION_H
+#define H1R_AMX_ATTENTION_H
 
 #include "amx.h"
 

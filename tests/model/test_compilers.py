@@ -1,0 +1,67 @@
+"""The C operators under other compilers and processors, and under the sanitizers: one program calls them all."""
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from h1r.kernels.cpu.build import _FLAGS, _SOURCES
+
+OPERATORS = [_SOURCES / f"{name}.c" for name in ("attention", "conv", "pointwise", "scan")]
+DRIVER = Path(__file__).parent / "csrc" / "driver.c"
+PORTABLE = [flag for flag in _FLAGS if not flag.startswith("-march") and flag != "-fopenmp"]
+
+
+def output(folder: Path, compiler: str, *flags: str, runner: tuple[str, ...] = ()) -> dict[str, list[float]]:
+    program = folder / "driver"
+    command = [compiler, *PORTABLE, *flags, *map(str, OPERATORS), str(DRIVER), "-lm", "-o", str(program)]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    done = subprocess.run([*runner, str(program)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.rsplit(" ", 4) for line in done.stdout.splitlines()]
+    return {f"{number} {name}": list(map(float, values)) for number, (name, *values) in enumerate(rows)}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc")
+    return output(tmp_path_factory.mktemp("gcc"), "gcc", "-march=native", "-fopenmp")
+
+
+def agree(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
+    assert found.keys() == expected.keys()
+    assert len(found) == 17
+    for name, values in found.items():
+        for one, other in zip(values, expected[name], strict=True):
+            assert math.isclose(one, other, rel_tol=2e-5, abs_tol=2e-5), name
+
+
+@pytest.mark.parametrize("processor", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_narrower_vectors_give_the_same(tmp_path: Path, expected: dict[str, list[float]], processor: str) -> None:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    needs = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512f"}[processor]
+    if needs not in flags:
+        pytest.skip(f"this processor has no {needs}")
+    agree(output(tmp_path, "gcc", f"-march={processor}", "-fopenmp"), expected)
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="no clang")
+def test_clang_gives_the_same(tmp_path: Path, expected: dict[str, list[float]]) -> None:
+    agree(output(tmp_path, "clang", "-march=native"), expected)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")), reason="no cross compiler or no qemu"
+)
+def test_an_arm_processor_gives_the_same(tmp_path: Path, expected: dict[str, list[float]]) -> None:
+    flags = ("-march=armv8-a", "-fopenmp", "-static")
+    agree(output(tmp_path, "aarch64-linux-gnu-gcc", *flags, runner=("qemu-aarch64",)), expected)
+
+
+def test_no_operator_steps_outside_its_arrays(tmp_path: Path, expected: dict[str, list[float]]) -> None:
+    """The sanitizers see it: each array in the program is as long as needed, and no longer."""
+    sanitize = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    agree(output(tmp_path, "gcc", "-march=native", "-fopenmp", *sanitize), expected)
