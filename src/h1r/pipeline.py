@@ -16,6 +16,7 @@ from h1r.config import Recipe
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
+from h1r.run.trackers.open import check_trackers, log_summary
 from h1r.verify import use_judge
 
 Summary = dict[str, Any]
@@ -103,12 +104,15 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
                 f"{directory} {state}; add --resume to go on, give another --out, or delete {directory} and "
                 f"{run.path / 'done' / f'{stage}.json'} to train again"
             )
+    check_trackers(recipe)
     _use_threads(recipe.threads)
     use_judge(recipe.judge)
     busy = f"another process runs {stage} in {run.path}; wait for it, or give another --out"
     with locked(run.path / f".{stage}.lock", busy):
         summary = STAGES[stage](recipe, run, resume)
         write_json(run.path / "done" / f"{stage}.json", summary)
+        if stage not in TRAINING:
+            log_summary(recipe, run, stage, summary)
     return summary
 
 

@@ -24,7 +24,8 @@ from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Problem, Verdict, read_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.run.metrics import Metrics, NoTracker, Tracker, read_metrics
+from h1r.run.metrics import Metrics, read_metrics
+from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.train.documents import read_samples
 from h1r.train.parallel.world import open_world
 from h1r.train.rl import train_rl

@@ -25,6 +25,14 @@ from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, Sc
 from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
 from h1r.config.rollout import RolloutSection
+from h1r.config.trackers import (
+    MlflowSection,
+    OwnTrackerSection,
+    TensorboardSection,
+    TrackerSection,
+    TrackioSection,
+    WandbSection,
+)
 from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
 
@@ -42,8 +50,10 @@ __all__ = [
     "GeneratedSource",
     "JudgeSection",
     "MixtureSection",
+    "MlflowSection",
     "ModelSection",
     "OptimizerSection",
+    "OwnTrackerSection",
     "ParallelSection",
     "ProblemsSection",
     "RLPoolSection",
@@ -54,9 +64,13 @@ __all__ = [
     "ScalingSection",
     "Section",
     "Source",
+    "TensorboardSection",
     "TokenizerSection",
     "TraceSection",
+    "TrackerSection",
+    "TrackioSection",
     "VerifySection",
+    "WandbSection",
     "load_recipe",
     "resolve",
 ]

@@ -24,6 +24,7 @@ from h1r.config.data import (
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.rollout import RolloutSection
+from h1r.config.trackers import TRACKER_KINDS, TrackerSection
 from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
 from h1r.errors import UserError
@@ -61,6 +62,9 @@ class Recipe(Section):
     verify: VerifySection = VerifySection()
     controls: ControlsSection = ControlsSection()
     judge: JudgeSection = JudgeSection()
+    trackers: list[TrackerSection] = []
+    """Services that get the numbers of every stage, besides the JSON lines that a run always has. May change within a
+    run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -172,6 +176,9 @@ def _known_keys(parts: list[str]) -> list[str]:
             continue
         if part in ("reasoning_gym", "jsonl", "json", "parquet", "hub"):
             found = GeneratedSource if part == "reasoning_gym" else CorpusSource
+            continue
+        if part in TRACKER_KINDS and parts[0] == "trackers":
+            found = TRACKER_KINDS[part]
             continue
         info = getattr(found, "model_fields", {}).get(part)
         if info is None:

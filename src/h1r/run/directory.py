@@ -49,7 +49,7 @@ def code_version() -> dict[str, str]:
 
 NO_RESULT = frozenset(
     {
-        *("name", "parallel", "engine", "rollout.max_failed_share"),
+        *("name", "trackers", "parallel", "engine", "rollout.max_failed_share"),
         *("corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"),
     }
 )  # fmt: skip

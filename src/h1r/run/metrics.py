@@ -1,4 +1,4 @@
-"""The measurements of a stage: where they go (`Tracker`), and the file of JSON lines that every run has."""
+"""The tracker that every run has: a file of JSON lines, one for each step of a stage."""
 
 from __future__ import annotations
 
@@ -7,29 +7,9 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from h1r.common.files import write_text
-
-
-class Tracker(Protocol):
-    """Takes the numbers of a stage."""
-
-    def log(self, step: int, values: Mapping[str, float | None]) -> None:
-        """The numbers of one step, which may be NaN, infinite or None. Steps come in order, each once."""
-        ...
-
-    def close(self) -> None:
-        """Writes what is still held back. Nothing is logged after it."""
-        ...
-
-
-class NoTracker:
-    """Takes numbers and does nothing with them: the tracker of processes that write no files."""
-
-    def log(self, step: int, values: Mapping[str, float | None]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Metrics:

@@ -29,7 +29,8 @@ from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.run.metrics import Metrics, NoTracker, Tracker
+from h1r.run.trackers.base import NoTracker, Tracker
+from h1r.run.trackers.open import open_trackers
 from h1r.train.algorithms import make_loss
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.memory import keep_freed_memory
@@ -79,7 +80,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
             tracker: Tracker = NoTracker()
             if world.main:
-                tracker = Metrics(directory / "metrics.jsonl", Checkpoints(directory).step_to_resume(resume))
+                tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
         try:
             return train_rl(
                 model,

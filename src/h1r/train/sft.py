@@ -32,7 +32,8 @@ from h1r.kernels.layout import Layout
 from h1r.models import CausalLM
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.run.metrics import Metrics, NoTracker, Tracker
+from h1r.run.trackers.base import NoTracker, Tracker
+from h1r.run.trackers.open import open_trackers
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
 from h1r.train.linear_logprobs import head_logprobs
@@ -60,7 +61,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             keep_freed_memory(model.device)
             tracker: Tracker = NoTracker()
             if world.main:
-                tracker = Metrics(directory / "metrics.jsonl", Checkpoints(directory).step_to_resume(resume))
+                tracker = open_trackers(recipe, run, "sft", Checkpoints(directory).step_to_resume(resume))
         try:
             return train_sft(
                 model,
