@@ -144,7 +144,7 @@ class _Curation:
         if not (self.work / name).exists():
             make()
 
-    def _check_read(self, files: Sequence[tuple[int, str]], read: Sequence[dict[str, Any]]) -> None:
+    def _check_read(self, files: Sequence[tuple[object, str]], read: Sequence[dict[str, Any]]) -> None:
         for (_, path), result in zip(files, read, strict=True):
             if not result["items"]:
                 raise UserError(
