@@ -51,7 +51,11 @@ class Problem:
 
 @dataclass(slots=True)
 class Trace:
-    """One generated answer. Per-token lists have the length of `token_ids`.
+    """One generated answer. Per-token lists have one entry for each token that the model sampled.
+
+    In a conversation with an environment `token_ids` hold the whole of it after the prompt, and `mask`, of the same
+    length, 1 for the model's own tokens and 0 for those of replies; None: all are the model's. `text` is then the
+    model's last turn, and `reward` what the environment gave for the trace, None where the verifier is to say.
 
     `logprobs` are nats under the sampling-free distribution (temperature 1, no filter). `sampling_logprobs` are nats
     under the temperature-scaled distribution that was sampled from, before any top-k/top-p/min-p filter; it equals
@@ -73,10 +77,13 @@ class Trace:
     seed: int = 0
     problem_id: str = ""
     error: str | None = None
+    mask: list[int] | None = None
+    reward: float | None = None
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        """Tokens that the model sampled."""
+        return len(self.token_ids) if self.mask is None else sum(self.mask)
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from h1r.config.data import (
 from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
-from h1r.config.rollout import RolloutSection
+from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import (
     MlflowSection,
     OwnTrackerSection,
@@ -46,6 +46,7 @@ __all__ = [
     "CorpusSource",
     "CurateSection",
     "EngineSection",
+    "EnvironmentSection",
     "EvalSection",
     "GeneratedSource",
     "JudgeSection",

@@ -23,7 +23,7 @@ from h1r.config.data import (
 )
 from h1r.config.generate import EngineSection, EvalSection, ScalingSection
 from h1r.config.judge import JudgeSection
-from h1r.config.rollout import RolloutSection
+from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import TRACKER_KINDS, TrackerSection
 from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
@@ -57,6 +57,7 @@ class Recipe(Section):
     parallel: ParallelSection = ParallelSection()
     engine: EngineSection = EngineSection()
     rollout: RolloutSection = RolloutSection()
+    environment: EnvironmentSection = EnvironmentSection()
     eval: EvalSection = EvalSection()
     scaling: ScalingSection = ScalingSection()
     verify: VerifySection = VerifySection()

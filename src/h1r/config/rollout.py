@@ -1,8 +1,10 @@
-"""How problems become graded traces: failures of the engine."""
+"""How problems become graded traces: failures of the engine, and conversations with an environment."""
 
 from __future__ import annotations
 
-from h1r.config.base import Fraction, Section
+from typing import Any
+
+from h1r.config.base import Fraction, Positive, PositiveFloat, Section
 
 
 class RolloutSection(Section):
@@ -13,3 +15,21 @@ class RolloutSection(Section):
     """A stage stops when the engine failed at more than this share of the traces that one call asked for. A trace that
     failed was tried again once, with its own seed. Those that stay failed are counted as errors, never as wrong
     answers. Our choice."""
+
+
+class EnvironmentSection(Section):
+    """What the model talks to, in RL and its pool, evaluation, test-time scaling, `generate` and `solve`. The default
+    is one turn: a question and its answer."""
+
+    kind: str = "single_turn"
+    """`single_turn`, `python_tool` (the model may run Python in the sandbox), or an environment of a plugin. A problem
+    whose metadata has `environment` names its own."""
+    options: dict[str, Any] = {}
+    """Arguments for the environment of this `kind`, by name."""
+    max_turns: Positive = 8
+    """Turns of the model in one conversation. Our choice. The tokens of a conversation, replies included, are limited
+    by the `max_tokens` of whoever asks."""
+    time_limit_s: PositiveFloat = 120.0
+    """Seconds that the environment's replies in one conversation may take together. Our choice."""
+    workers: Positive = 4
+    """Replies that are worked out at the same time. Our choice."""

@@ -149,6 +149,25 @@ def render_prompt(question: str, system_prompt: str | None = None) -> str:
     return render([Message("user", question)], system_prompt) + f"{IM_START}assistant\n"
 
 
+def conversation_ids(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    system_prompt: str | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> list[int]:
+    """The prompt of any conversation, up to where the model begins to write, as token ids."""
+    return _tokenise(tokenizer, [render(messages, system_prompt, tools) + f"{IM_START}assistant\n"])[0]
+
+
+def reply_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], closed: bool) -> list[int]:
+    """What follows a turn that the model has written, up to where it writes the next one: replies by a user or a tool.
+
+    closed: whether the model's turn ended with its own `<|im_end|>`. Earlier turns stay as they are, thinking included.
+    """
+    text = ("" if closed else IM_END) + "\n" + render(messages, "") + f"{IM_START}assistant\n"
+    return _tokenise(tokenizer, [text])[0]
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str, system_prompt: str | None = None) -> list[int]:
     """The prompt of a one-question conversation as token ids."""
     return _tokenise(tokenizer, [render_prompt(question, system_prompt)])[0]

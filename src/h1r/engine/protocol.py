@@ -28,6 +28,9 @@ class SamplingParams:
 
     DeepConf (arXiv 2508.15260): `confidence_top_k` tokens enter each token confidence; once `confidence_window` tokens
     exist, the trace ends when their mean confidence falls below `confidence_threshold` (nats; None: never).
+
+    keep_state: the trace may be gone on with in the next call, by a prompt that begins with this one and its tokens; an
+    engine may keep what spares it the prefill of these. It changes no result.
     """
 
     n: int = 1
@@ -42,6 +45,7 @@ class SamplingParams:
     confidence_top_k: int = 20
     confidence_window: int = 2048
     confidence_threshold: float | None = None
+    keep_state: bool = False
 
     def __post_init__(self) -> None:
         for name, one in (("stop", str), ("stop_token_ids", int)):

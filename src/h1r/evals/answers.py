@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import read_json
 from h1r.common.progress import note, progress
-from h1r.config import EngineSection, Recipe, load_recipe, resolve
+from h1r.config import EngineSection, EnvironmentSection, Recipe, load_recipe, resolve
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
@@ -103,7 +103,13 @@ def generate(
         _open(checkpoint, recipe.engine) as (engine, tokenizer),
         progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
     ):
-        pipeline = RolloutPipeline(engine, tokenizer, system_prompt=recipe.chat.system_prompt, section=recipe.rollout)
+        pipeline = RolloutPipeline(
+            engine,
+            tokenizer,
+            system_prompt=recipe.chat.system_prompt,
+            section=recipe.rollout,
+            environment=recipe.environment,
+        )
         for trace in pipeline.stream([_problem(question) for question in questions], params):
             traces.append(trace)
             bar.advance()
@@ -137,7 +143,9 @@ def solve(
             engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe.engine))
             params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
-            pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
+            pipeline = RolloutPipeline(
+                engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+            )
             journal = open_things.enter_context(Journal(pipeline.engine, results.traces)) if results else None
             open_things.callback(view.close)
             open_things.callback(engine.watch, None)
@@ -213,6 +221,7 @@ def _settings(checkpoint: str, recipe: Recipe, seed: int) -> str:
         json.dumps([str(source.resolve()), weight_files(source)]) if source.is_dir() else checkpoint,
         recipe.scaling.model_dump_json(exclude={"problems"}),
         recipe.chat.model_dump_json(),
+        *([] if recipe.environment == EnvironmentSection() else [recipe.environment.model_dump_json()]),
         str(seed),
     ]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()

@@ -49,7 +49,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         check_verifiers(benchmarks, pool.verify_many)
         usable = {name: accepted(name, own, pool.verify_many, recipe.controls) for name, own in benchmarks.items()}
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
-        pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
+        pipeline = RolloutPipeline(
+            engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+        )
 
         def measure(problems: list[Problem], section: EvalSection, name: str) -> dict[str, Any]:
             return evaluate(pipeline, problems, section, recipe.seed, name=name).to_dict()
@@ -75,7 +77,9 @@ def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
         open_backend(recipe.verify) as pool,
         _engine(recipe, run, which, tokenizer) as engine,
     ):
-        pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
+        pipeline = RolloutPipeline(
+            engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+        )
         result = study(pipeline, problems, recipe.scaling, recipe.seed, slots=recipe.engine.max_sequences)
         result["model"] = which
         write_json(run.stage("scaling") / "result.json", result)

@@ -1,8 +1,13 @@
 """Problems in, graded traces out: one road for RL, its pool, evaluation, test-time scaling and the teacher.
 
 problems --prompts--> token ids --engine--> traces --verify--> verdicts --rewards--> numbers
+                                  ^    |
+                        replies --+    +--> turns        where an environment answers the model
 
-prompts.py    what the model is asked, and which problem it is for
-retry.py      the policy for traces that the engine fails at
-pipeline.py   the parts put together
+environment.py     what the model talks to, and the registry of such
+python_tool.py     one of them: the model runs Python in the sandbox
+prompts.py         what the model is asked, for which problem, in which environment
+conversations.py   several turns over an engine that generates one at a time
+retry.py           the policy for traces that the engine fails at
+pipeline.py        the parts put together
 """

@@ -1,4 +1,4 @@
-"""The parts of a rollout put together: tokenizer, engine, verifier.
+"""The parts of a rollout put together: tokenizer, environment, engine, verifier.
 
 Everybody who generates traces does it through a `RolloutPipeline`: plain answers by `stream` and `graded`, DeepConf on
 its `engine`, which starts and cancels traces itself. So a trace that fails has the same fate everywhere (`retry.py`).
@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from h1r.config.rollout import RolloutSection
+from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.engine.protocol import Engine, Prompt, SamplingParams
 from h1r.records import Problem, Trace, Verdict
+from h1r.rollout.conversations import ConversationEngine
 from h1r.rollout.prompts import ProblemPrompt, prompts_for
 from h1r.rollout.retry import RetryingEngine
 
@@ -48,7 +49,7 @@ class RolloutPipeline:
     """Prompts of problems, traces of prompts, verdicts of traces (where there is a `verify_many`).
 
     tokenizer: that of the model behind `engine`. system_prompt: as in `data.chat.render`. `engine` is the one that was
-    given, with the policy for failures.
+    given, with conversations where problems have an environment, and the policy for failures.
     """
 
     def __init__(
@@ -58,16 +59,18 @@ class RolloutPipeline:
         verify_many: VerifyMany | None = None,
         system_prompt: str | None = None,
         section: RolloutSection | None = None,
+        environment: EnvironmentSection | None = None,
     ) -> None:
-        section = section or RolloutSection()
-        self.engine: Engine = RetryingEngine(engine, section.max_failed_share)
+        self._environment = environment or EnvironmentSection()
+        conversations = ConversationEngine(engine, tokenizer, self._environment)
+        self.engine: Engine = RetryingEngine(conversations, (section or RolloutSection()).max_failed_share)
         self.tokenizer = tokenizer
         self.verify_many: VerifyMany = verify_many or _no_verifier
         self.system_prompt = system_prompt
 
     def prompts(self, problems: Sequence[Problem]) -> list[ProblemPrompt]:
         """What the model is asked, one prompt per problem."""
-        return prompts_for(self.tokenizer, problems, self.system_prompt)
+        return prompts_for(self.tokenizer, problems, self.system_prompt, self._environment)
 
     def stream(self, problems: Sequence[Problem], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """`n` traces of each problem, in any order, each as soon as it ends, with its `problem_id`.
@@ -102,14 +105,21 @@ class RolloutPipeline:
         return [Graded(*parts) for parts in zip(owners, traces, verdicts, strict=True)]
 
     def verdicts(self, problems: Sequence[Problem], traces: Sequence[Trace]) -> list[Verdict]:
-        """What the verifiers say of the traces, one by one; "unscored" of one that the engine failed at."""
-        asked = [i for i, trace in enumerate(traces) if trace.finish_reason != "error"]
+        """What the verifiers say of the traces, one by one; "unscored" of one that the engine failed at.
+
+        A trace whose environment gave it a reward has that, as its part `correct`.
+        """
+        asked = [i for i, trace in enumerate(traces) if trace.finish_reason != "error" and trace.reward is None]
         found = self.verify_many([problems[i] for i in asked], [traces[i].text for i in asked])
         by_index = dict(zip(asked, found, strict=True))
-        return [
-            by_index[i] if i in by_index else Verdict(0.0, error=f"the engine: {trace.error}", reason="unscored")
-            for i, trace in enumerate(traces)
-        ]
+        return [by_index[i] if i in by_index else _without_verifier(trace) for i, trace in enumerate(traces)]
+
+
+def _without_verifier(trace: Trace) -> Verdict:
+    if trace.finish_reason == "error":
+        return Verdict(0.0, error=f"the engine: {trace.error}", reason="unscored")
+    reward = trace.reward or 0.0
+    return Verdict(reward, {"correct": reward, "format": 1.0})
 
 
 def _no_verifier(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:

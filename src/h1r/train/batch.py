@@ -20,6 +20,7 @@ class Rollout:
     """Prompt and response."""
     prompt_length: int
     sampling_logprobs: list[float]
+    """Of the tokens that the model sampled."""
     advantage: float
     positive: bool
     norm: float = 0.0
@@ -30,12 +31,21 @@ class Rollout:
     """Trainer log-probabilities before the first update on this batch; None while they are the current ones."""
     reference_logprobs: Tensor | None = None
     """Log-probabilities under the reference model; None without a KL term."""
+    mask: list[int] | None = None
+    """1 for each token behind the prompt that the model sampled, 0 for one of a reply; None: it sampled all."""
     valid: Tensor | None = None
     """[response] bool: tokens that enter the loss; None before the first forward pass: all of them."""
 
     @property
+    def is_response(self) -> list[bool]:
+        """Of each token in `ids`, whether the model sampled it, so that it may have a loss."""
+        behind = [True] * (len(self.ids) - self.prompt_length) if self.mask is None else [bool(m) for m in self.mask]
+        return [False] * self.prompt_length + behind
+
+    @property
     def response_length(self) -> int:
-        return len(self.ids) - self.prompt_length
+        """Tokens that the model sampled."""
+        return len(self.ids) - self.prompt_length if self.mask is None else sum(self.mask)
 
     @property
     def num_valid(self) -> int:
@@ -47,10 +57,13 @@ def to_rollouts(group: Group, section: RLSection) -> list[Rollout]:
     request), and one that was cut off where `mask_truncated` says so."""
     advantages = make_loss(section).advantages(group.rewards).tolist()
     return [
-        Rollout(group.prompt_ids + trace.token_ids, len(group.prompt_ids), trace.sampling_logprobs, advantage, correct)
+        Rollout(
+            group.prompt_ids + trace.token_ids, len(group.prompt_ids), trace.sampling_logprobs, advantage, correct,
+            mask=trace.mask,
+        )
         for trace, advantage, correct in zip(group.traces, advantages, group.correct, strict=True)
         if trace.token_ids and not (section.mask_truncated and trace.finish_reason == "length")
-    ]
+    ]  # fmt: skip
 
 
 def set_norms(rollouts: Sequence[Rollout], section: RLSection) -> None:

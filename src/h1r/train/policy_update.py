@@ -171,9 +171,6 @@ def response_hidden(model: CausalLM, rollouts: Sequence[Rollout]) -> tuple[Tenso
     T."""
     layout = Layout.of([len(rollout.ids) for rollout in rollouts], model.device)
     ids = torch.tensor([token for rollout in rollouts for token in rollout.ids], device=model.device)
-    is_response = torch.tensor(
-        [flag for r in rollouts for flag in [False] * r.prompt_length + [True] * r.response_length],
-        device=model.device,
-    )
+    is_response = torch.tensor([flag for r in rollouts for flag in r.is_response], device=model.device)
     target = is_response.nonzero().squeeze(-1)
     return model.model(ids, layout)[target - 1], ids[target], [rollout.response_length for rollout in rollouts]

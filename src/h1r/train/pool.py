@@ -48,7 +48,9 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         if not problems:
             why = refused[0].reason if refused else "there was none"
             raise UserError(f"no RL problem is left ({why}); see the table of `h1r curate` and mend [problems]")
-        pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout)
+        pipeline = RolloutPipeline(
+            engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+        )
         params = SamplingParams(
             n=section.rollouts,
             temperature=section.temperature,

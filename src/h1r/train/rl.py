@@ -20,7 +20,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note, progress
-from h1r.config import Recipe, RLSection, RolloutSection
+from h1r.config import EnvironmentSection, Recipe, RLSection, RolloutSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, Prompt
 from h1r.errors import UserError
@@ -93,6 +93,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 directory=directory,
                 system_prompt=recipe.chat.system_prompt,
                 rollout=recipe.rollout,
+                environment=recipe.environment,
                 seed=recipe.seed,
                 max_model_len=recipe.engine.max_model_len,
                 reference=reference,
@@ -115,6 +116,7 @@ def train_rl(
     directory: Path,
     system_prompt: str | None = None,
     rollout: RolloutSection | None = None,
+    environment: EnvironmentSection | None = None,
     seed: int = 0,
     max_model_len: int | None = None,
     reference: CausalLM | None = None,
@@ -126,7 +128,7 @@ def train_rl(
     engine: samples from `model` itself, so that it sees every update. verifier: grades the answer of each problem.
     tracker: gets the numbers of every step. tokenizer: writes the prompts, and is saved with the model.
     directory: gets rollouts.jsonl, checkpoints/ and model/. seed: of the order of problems and of sampling.
-    rollout: what becomes of traces that the engine fails at.
+    rollout: what becomes of traces that the engine fails at. environment: what answers the model; None: one turn.
     max_model_len: longest prompt and rollout together, where the engine takes less than the model's positions.
     reference: the model that the KL term holds `model` to, needed where `section.kl_coef` is not 0; it does not change.
     resume: go on from the newest checkpoint in `directory`.
@@ -141,7 +143,7 @@ def train_rl(
         model.train()
         optimizer = make_optimizer(model, section.optimizer)
         problems = [with_max_tests(problem, section.max_tests, seed, section.partial_credit) for problem in problems]
-        pipeline = RolloutPipeline(engine, tokenizer, verifier, system_prompt, rollout)
+        pipeline = RolloutPipeline(engine, tokenizer, verifier, system_prompt, rollout, environment)
         prompts: list[Prompt] = [*pipeline.prompts(problems)]
         positions = model.config.max_position_embeddings
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))

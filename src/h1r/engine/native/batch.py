@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from h1r.engine.confidence_window import recent_means
+from h1r.engine.native.kept_states import KeptState, KeptStates
 from h1r.engine.native.memory import MemoryPlan, group_of
 from h1r.engine.native.runner import BROKEN, DOUBTFUL, FULL, STOPPED, Runner
 from h1r.engine.native.slots import Request, Row, Slots
@@ -42,9 +43,11 @@ class Batch:
         prefill_tokens: int,
         eos_token_ids: Sequence[int],
         tokenizer: Any,
+        kept: KeptStates,
     ) -> None:
         self.model, self.runner, self.plan = model, runner, plan
         self.prefill_tokens, self.eos_token_ids, self.tokenizer = prefill_tokens, eos_token_ids, tokenizer
+        self.kept = kept
         self.waiting: deque[Request] = deque(requests)
         self.rows: list[Row] = []
         self._decoded = 0
@@ -102,7 +105,7 @@ class Batch:
                 chunk_taken = True
                 if self.prefilling is None or request not in self.prefilling.requests:
                     group = group_of(self.waiting, self.plan.sequences, self.prefill_tokens)
-                    self.prefilling = Prefill(self.model, group, self.prefill_tokens)
+                    self.prefilling = Prefill(self.model, group, self.prefill_tokens, self.kept)
                 if not self.prefilling.advance(self.runner):
                     continue
                 self.prefilling = None
@@ -148,6 +151,9 @@ class Batch:
     def _remove(self, leaving: list[int], reasons: Sequence[FinishReason]) -> list[Trace]:
         """Takes rows out as traces and closes the gaps with the last rows."""
         traces = [self._trace(i, reason) for i, reason in zip(leaving, reasons, strict=True)]
+        for i, trace in zip(leaving, traces, strict=True):
+            if self.rows[i].request.params.keep_state and trace.finish_reason == "stop":
+                self._keep(i, trace)
         n = len(self.rows) - len(leaving)
         gone = set(leaving)
         holes = [i for i in leaving if i < n]
@@ -162,6 +168,15 @@ class Batch:
         del self.rows[n:]
         self._base = max((row.base for row in self.rows), default=0)
         return traces
+
+    def _keep(self, i: int, trace: Trace) -> None:
+        """Copies a row's state, where there is room. Its last token has not been through the model."""
+        token_ids = self.rows[i].request.prompt + trace.token_ids[:-1]
+        num_bytes = self.plan.per_sequence  # at least what it takes
+        if token_ids and self.kept.has_room(num_bytes):
+            cache = self.model.new_cache(1, len(token_ids))
+            cache.fork_(0, 1, self.cache, i, len(token_ids))
+            self.kept.add(KeptState(token_ids, cache, num_bytes))
 
     def _trace(self, i: int, reason: FinishReason) -> Trace:
         row, slots = self.rows[i], self.slots
@@ -184,16 +199,25 @@ class Batch:
 
 
 class Prefill:
-    """Prompts that go through the model together, a chunk of their columns at a time, into a cache of their own."""
+    """Prompts that go through the model together, a chunk of their columns at a time, into a cache of their own.
 
-    def __init__(self, model: CausalLM, requests: list[Request], chunk_tokens: int) -> None:
+    Of a prompt whose beginning is `kept`, the columns are what follows.
+    """
+
+    def __init__(self, model: CausalLM, requests: list[Request], chunk_tokens: int, kept: KeptStates) -> None:
         self.requests = requests
-        device, longest = model.device, max(len(request.prompt) for request in requests)
-        self._cache = model.new_cache(len(requests), longest)
-        self._lengths = torch.tensor([len(request.prompt) for request in requests], device=device)
-        self._ids_BT = torch.zeros(len(requests), longest, dtype=torch.long, device=device)
+        device = model.device
+        self._cache = model.new_cache(len(requests), max(len(request.prompt) for request in requests))
+        rest = []
         for row, request in enumerate(requests):
-            self._ids_BT[row, : len(request.prompt)] = torch.tensor(request.prompt, device=device)
+            state = kept.take(request.prompt)
+            if state is not None:
+                self._cache.fork_(row, 1, state.cache, 0, len(state.token_ids))
+            rest.append(request.prompt[0 if state is None else len(state.token_ids) :])
+        self._lengths = torch.tensor([len(ids) for ids in rest], device=device)
+        self._ids_BT = torch.zeros(len(requests), max(map(len, rest)), dtype=torch.long, device=device)
+        for row, ids in enumerate(rest):
+            self._ids_BT[row, : len(ids)] = torch.tensor(ids, device=device)
         self._columns = max(1, chunk_tokens // len(requests))
         self._done = 0
 

@@ -16,6 +16,7 @@ from h1r.common.progress import note
 from h1r.config import EngineSection
 from h1r.engine.native.batch import Batch
 from h1r.engine.native.graphs import GraphRunner
+from h1r.engine.native.kept_states import KeptStates
 from h1r.engine.native.memory import MemoryPlan, budget_bytes, size_text, waves
 from h1r.engine.native.runner import Runner
 from h1r.engine.native.select_runner import runner_for
@@ -51,6 +52,7 @@ class NativeEngine:
         self.eos_token_ids = tuple(eos_token_ids if eos_token_ids is not None else model.config.eos_token_ids)
         self.memory: MemoryPlan | None = None
         """What the last call took."""
+        self.kept = KeptStates()
         self._runner: Runner | None = None
         self._batch: Batch | None = None
         self._look: Callable[[], None] | None = None
@@ -87,6 +89,9 @@ class NativeEngine:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
         held = self.memory.fixed if self.memory is not None else 0
         budget = budget_bytes(self.section, self.model.device, held)
+        self.kept.drop_all_but([request.prompt for request in good])
+        if any(request.params.keep_state for request in good):
+            budget = self.kept.limit = (budget + self.kept.num_bytes) / 2  # one half for what is kept
         self._later, refused = waves(self.model, self.section, good, budget, self._measured_graphs)
         for request, why in refused:
             yield from failed(request.index, request.params, why)
@@ -107,7 +112,14 @@ class NativeEngine:
             self._announced = plan.total
         self.memory = plan
         batch = self._batch = Batch(
-            self.model, runner, plan, requests, self.section.prefill_tokens, self.eos_token_ids, self.tokenizer
+            self.model,
+            runner,
+            plan,
+            requests,
+            self.section.prefill_tokens,
+            self.eos_token_ids,
+            self.tokenizer,
+            self.kept,
         )
         try:
             while batch.busy:
@@ -154,5 +166,6 @@ class NativeEngine:
         if not isinstance(weights, Mapping):
             weights = load(weights).state_dict()
         self.model.load_state_dict(weights)
+        self.kept.clear()
         if self._runner is not None:
             self._runner.refresh()

@@ -1,0 +1,61 @@
+"""States of traces that ended and may be gone on with in the next call (`SamplingParams.keep_state`).
+
+A state is one row of a cache of its own, of exactly the length that it holds: the prompt and all but the last token of
+the trace, which has not been through the model. A prompt that begins with these tokens is prefilled from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from h1r.models.cache import KVCache
+
+
+@dataclass(eq=False)
+class KeptState:
+    token_ids: list[int]
+    cache: KVCache
+    """One row, of len(token_ids) tokens."""
+    num_bytes: int
+
+
+class KeptStates:
+    """At most `limit` bytes; what would exceed them is not kept, and its prompt is prefilled as any other."""
+
+    def __init__(self) -> None:
+        self.limit = 0.0
+        self.reused_tokens = 0
+        """Prompt tokens of all calls so far that were not prefilled again."""
+        self._states: list[KeptState] = []
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(one.num_bytes for one in self._states)
+
+    def has_room(self, num_bytes: int) -> bool:
+        return self.num_bytes + num_bytes <= self.limit
+
+    def add(self, state: KeptState) -> None:
+        self._states.append(state)
+
+    def take(self, prompt: Sequence[int]) -> KeptState | None:
+        """The longest state that a prompt begins with and goes beyond; it is no longer kept."""
+        fitting = [one for one in self._states if _begins(prompt, one.token_ids)]
+        if not fitting:
+            return None
+        best = max(fitting, key=lambda one: len(one.token_ids))
+        self._states.remove(best)
+        self.reused_tokens += len(best.token_ids)
+        return best
+
+    def drop_all_but(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Forgets what none of these prompts goes on with: the weights may be others by now, and memory is short."""
+        self._states = [one for one in self._states if any(_begins(prompt, one.token_ids) for prompt in prompts)]
+
+    def clear(self) -> None:
+        self._states = []
+
+
+def _begins(prompt: Sequence[int], token_ids: list[int]) -> bool:
+    return len(prompt) > len(token_ids) and list(prompt[: len(token_ids)]) == token_ids

@@ -1,0 +1,254 @@
+"""Conversations of several turns over an engine that generates one turn at a time.
+
+`ConversationEngine` is an engine whose traces are whole conversations: those of prompts with an environment
+(`prompts.py`) go on until the environment replies nothing or a limit is reached; all others pass through as they are.
+
+    round 1   every prompt, n traces each           a turn that ends is answered in a thread while the others decode
+    round k   one prompt per conversation that goes on: all its tokens so far, and the reply
+
+The model's tokens are never tokenised again, so what the loss sees is what was sampled. A later turn's prompt begins
+with the earlier one's and its answer, whose state the engine may have kept (`SamplingParams.keep_state`; vLLM finds it
+in its prefix cache). A round ends with its longest turn: engines have no way yet to take a prompt into a running
+stream.
+
+Limits: `max_turns` of the model, `time_limit_s` of replies, and `max_tokens` of the request for the whole conversation;
+a conversation that reaches one ends with "length".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from h1r.config.rollout import EnvironmentSection
+from h1r.data.chat import IM_END, reply_ids
+from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
+from h1r.engine.requests import one_per_prompt
+from h1r.records import FinishReason, Message, Trace
+from h1r.rollout.environment import Environment, Reply
+from h1r.rollout.prompts import ProblemPrompt
+from h1r.verify.response.extract import split_response
+from h1r.verify.threads import DaemonThreads
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(eq=False)
+class Conversation:
+    """One trace in the making. `trace` grows by a turn and a reply at a time."""
+
+    prompt: ProblemPrompt
+    params: SamplingParams
+    trace: Trace
+    environment: Environment
+    mask: list[int] = field(default_factory=list)
+    turns: int = 0
+    seconds: float = 0.0
+    ended: bool = False
+
+    def request(self) -> tuple[list[int], SamplingParams]:
+        """The next turn as a request of its own."""
+        ids = [*self.prompt, *self.trace.token_ids]
+        left = self.params.max_tokens - len(self.trace.token_ids)
+        seed = turn_seed(self.params.seed + self.trace.sample_index, self.turns)
+        return ids, dataclasses.replace(self.params, n=1, max_tokens=left, seed=seed, keep_state=True)
+
+    def add_turn(self, turn: Trace) -> None:
+        trace = self.trace
+        self.turns += 1
+        self.mask += [1] * len(turn.token_ids)
+        for name in ("token_ids", "logprobs", "sampling_logprobs", "confidences"):
+            getattr(trace, name).extend(getattr(turn, name))
+        trace.text, trace.finish_reason, trace.error = turn.text, turn.finish_reason, turn.error
+
+    def add_reply(self, token_ids: Sequence[int]) -> None:
+        self.mask += [0] * len(token_ids)
+        self.trace.token_ids.extend(token_ids)
+
+    def end(self, reason: FinishReason | None = None, error: str | None = None) -> Trace:
+        """The whole trace; a reason takes the place of the last turn's."""
+        self.ended = True
+        trace = self.trace
+        trace.mask = self.mask if 0 in self.mask else None
+        trace.finish_reason, trace.error = reason or trace.finish_reason, error or trace.error
+        return trace
+
+
+class ConversationEngine:
+    """`engine`, with conversations. tokenizer: that of its model."""
+
+    def __init__(self, engine: Engine, tokenizer: Any, section: EnvironmentSection) -> None:
+        self._engine, self._tokenizer, self._section = engine, tokenizer, section
+        self._threads = DaemonThreads(section.workers, "h1r-environment")
+        self._single = True
+        """Whether nobody in the stream in progress has a conversation."""
+        self._running: list[Conversation | int] = []
+        """Of each prompt of a later round, its conversation."""
+        self._all: dict[tuple[int, int], Conversation] = {}
+        self._first = True
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
+        """See `Engine.generate`."""
+        return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
+
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
+        """See `Engine.stream`; a trace is a whole conversation."""
+        self._single = not any(isinstance(one, ProblemPrompt) and one.environment for one in prompts)
+        if self._single:
+            yield from self._engine.stream(prompts, params)
+            return
+        each = one_per_prompt(prompts, params)
+        self._all = {}
+        for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+            if isinstance(prompt, ProblemPrompt) and prompt.environment:
+                for sample in range(one.n):
+                    trace = Trace(index, sample, [], "", [], [], [], "stop", one.seed + sample)
+                    self._all[index, sample] = Conversation(prompt, one, trace, prompt.environment())
+        talking = {index for index, _ in self._all}
+        asked = [dataclasses.replace(one, keep_state=i in talking) for i, one in enumerate(each)]
+        self._first, self._running = True, []
+        going_on: list[Conversation] = []
+        yield from self._round(self._engine.stream(prompts, asked), going_on)
+        self._first = False
+        while going_on := [one for one in going_on if not one.ended]:
+            self._running = [*going_on]
+            requests = [one.request() for one in going_on]
+            turns = self._engine.stream([ids for ids, _ in requests], [one for _, one in requests])
+            going_on = []
+            yield from self._round(turns, going_on)
+        self._all = {}
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        """See `Engine.cancel`; conversations that wait for a reply are returned as they stand, too."""
+        if self._single:
+            return self._engine.cancel(prompt_index)
+        inner = [prompt_index]
+        if not self._first:
+            of = [one.trace.prompt_index for one in self._running if isinstance(one, Conversation)]
+            inner = [number for number, index in enumerate(of) if index == prompt_index]
+        traces = []
+        for turn in (turn for number in inner for turn in self._engine.cancel(number)):
+            conversation = self._conversation(turn)
+            if conversation is None:
+                traces.append(turn)
+            elif not conversation.ended:
+                conversation.add_turn(turn)
+        for (index, _), conversation in self._all.items():
+            if index == prompt_index and not conversation.ended:
+                trace = conversation.end("cancelled")
+                if trace.token_ids:
+                    traces.append(trace)
+        return traces
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """See `Engine.watch`."""
+        self._engine.watch(look)
+
+    def progress(self) -> list[Running]:
+        """See `Engine.progress`; traces count with the tokens of their earlier turns."""
+        found = []
+        for one in self._engine.progress():
+            conversation = None if self._single else self._conversation(one)
+            if conversation is not None:
+                trace = conversation.trace
+                one = dataclasses.replace(
+                    one, prompt_index=trace.prompt_index, sample_index=trace.sample_index,
+                    num_tokens=one.num_tokens + sum(conversation.mask),
+                )  # fmt: skip
+            found.append(one)
+        return found
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | str | Path) -> None:
+        """See `Engine.load_weights`."""
+        self._engine.load_weights(weights)
+
+    def _conversation(self, turn: Trace | Running) -> Conversation | None:
+        if self._first:
+            return self._all.get((turn.prompt_index, turn.sample_index))
+        found = self._running[turn.prompt_index]
+        return found if isinstance(found, Conversation) else None
+
+    def _round(self, turns: Iterator[Trace], going_on: list[Conversation]) -> Iterator[Trace]:
+        """The traces that end in this round; conversations that go on are appended to `going_on`, in order."""
+        waiting: list[tuple[Conversation, Future[tuple[Reply, float]]]] = []
+        for turn in turns:
+            conversation = self._conversation(turn)
+            if conversation is None:
+                yield turn
+                continue
+            if conversation.ended:
+                continue
+            conversation.add_turn(turn)
+            if turn.finish_reason == "error":
+                yield conversation.end()
+            else:
+                waiting.append((conversation, self._threads.submit(_answer, conversation)))
+        for conversation, future in sorted(waiting, key=_place):
+            if conversation.ended:
+                continue
+            trace = self._after(conversation, future)
+            if trace is None:
+                going_on.append(conversation)
+            else:
+                yield trace
+
+    def _after(self, conversation: Conversation, future: Future[tuple[Reply, float]]) -> Trace | None:
+        """The trace where a conversation ends with this reply; None when the model has another turn."""
+        section, trace = self._section, conversation.trace
+        try:
+            reply, seconds = future.result(section.time_limit_s - conversation.seconds)
+        except TimeoutError:
+            return conversation.end("length")  # the environment is not asked again: it still works on its reply
+        except Exception as error:  # an environment is a user's own code: its defects cost a trace, as an engine's do
+            return conversation.end("error", f"the environment failed: {type(error).__name__}: {error}")
+        conversation.seconds += seconds
+        if reply is None:
+            return _rewarded(conversation.end(), conversation.environment)
+        messages = [reply] if isinstance(reply, Message) else list(reply)
+        closed = bool(trace.token_ids) and trace.token_ids[-1] == self._tokenizer.convert_tokens_to_ids(IM_END)
+        ids = reply_ids(self._tokenizer, messages, closed)
+        room = conversation.params.max_tokens - len(trace.token_ids) - len(ids)
+        if room < 1 or conversation.turns >= section.max_turns or conversation.seconds >= section.time_limit_s:
+            return _rewarded(conversation.end("length"), conversation.environment)
+        conversation.add_reply(ids)
+        return None
+
+
+def _rewarded(trace: Trace, environment: Environment) -> Trace:
+    try:
+        trace.reward = environment.reward(trace)
+    except Exception as error:
+        trace.finish_reason, trace.error = "error", f"the environment failed: {type(error).__name__}: {error}"
+    return trace
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """The seed of a trace's later turn: a function of the trace's own and the number of turns before, 48 bits."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/turn {turn}".encode(), digest_size=6).digest(), "big")
+
+
+def message_of(text: str) -> Message:
+    """A turn of the model, its thinking apart."""
+    response = split_response(text)
+    return Message("assistant", (response.answer or "").strip(), response.thinking)
+
+
+def _answer(conversation: Conversation) -> tuple[Reply, float]:
+    """The reply, none to a turn that was cut off, and the seconds it took."""
+    started = time.monotonic()
+    trace, environment = conversation.trace, conversation.environment
+    if not conversation.turns > 1:
+        environment.start(conversation.prompt.problem)
+    reply = environment.step(message_of(trace.text)) if trace.finish_reason == "stop" else None
+    return reply, time.monotonic() - started
+
+
+def _place(waiting: tuple[Conversation, Any]) -> tuple[int, int]:
+    return waiting[0].trace.prompt_index, waiting[0].trace.sample_index
