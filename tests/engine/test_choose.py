@@ -10,8 +10,10 @@ import pytest
 import torch
 from geometries import SMALL, randomised
 
+from h1r.common.engines import ENGINES
 from h1r.config import EngineSection
-from h1r.engine.choose import Following, open_engine
+from h1r.engine.choose import open_engine
+from h1r.engine.following import Following
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
@@ -99,3 +101,28 @@ def test_a_server_needs_an_address_where_one_answers() -> None:
             open_engine(section, None, one, "somewhere"),
         ):
             pass
+
+
+def test_an_engine_that_registers_is_opened_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ENGINES, "_parts", dict(ENGINES._parts))
+
+    @ENGINES.register("mine")
+    class Mine(Recorder):
+        def __init__(self, model: Any, tokenizer: Any, section: EngineSection) -> None:
+            super().__init__()
+            self.model, self.section, self.closed = model, section, False
+
+        def close(self) -> None:
+            self.closed = True
+
+    model = randomised(SMALL)
+    with open_engine(EngineSection(kind="mine", options={"a": 1}), None, lambda: model) as engine:
+        mine = cast(Any, engine)
+        assert isinstance(mine, Mine)
+        assert (mine.model is model, mine.section.options, mine.closed) == (True, {"a": 1}, False)
+    assert mine.closed
+
+
+def test_an_engine_that_nobody_registered_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(UserError, match=r"unknown engine `nativ`; use one of `native`"):
+        EngineSection(kind="nativ")

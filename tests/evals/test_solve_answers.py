@@ -3,9 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from h1r.common.files import read_json
-from h1r.config import EngineSection, Recipe
+from h1r.config import EngineSection, JudgeSection, Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -16,6 +17,7 @@ from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, write_jsonl
 from h1r.report import collect
 from h1r.run.directory import Run
+from h1r.verify import use_judge
 
 RECIPE = Recipe.model_validate(
     {
@@ -150,3 +152,26 @@ def _without_time(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_time(inner) for inner in value]
     return round(value, 4) if isinstance(value, float) else value
+
+
+def test_answers_use_the_kernels_and_threads_of_the_recipe(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        given = {"model.kernels": "torch", "threads": before + 1}
+        generate(str(run.path), ["1 + 1?"], SamplingParams(max_tokens=1), given)
+        assert torch.get_num_threads() == before + 1
+        assert "kernels: torch (asked for)" in capsys.readouterr().err
+        solve(str(run.path), "1 + 1?", recipe_of(str(run.path), given | {"threads": before + 2}))
+        assert torch.get_num_threads() == before + 2
+        assert "kernels: torch (asked for)" in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_solve_keeps_the_judge_of_the_recipe(run: Run) -> None:
+    judge = {"judge.urls": ["http://127.0.0.1:9/v1"], "judge.model": "none", "verify.judge_on": "unread"}
+    try:
+        (solved,) = solve(str(run.path), "1 + 1?", recipe_of(str(run.path), judge))
+    finally:
+        use_judge(JudgeSection())
+    assert solved.correct is None

@@ -70,7 +70,7 @@ def build(
     tests = {"tests": ["assert say() == 'right'"]} if VERIFIER == "code" else {}
     problems = [Problem(name, f"Say {name}.", RIGHT, verifier=VERIFIER, metadata={**tests}) for name in SCRIPTS]
     write_jsonl(run.path / "curate" / "problems_rl.jsonl", problems)
-    monkeypatch.setattr("h1r.engine.choose.NativeEngine", ScriptedEngine)
+    monkeypatch.setattr("h1r.engine.native.open.NativeEngine", ScriptedEngine)
     return build_pool(recipe, run), run
 
 

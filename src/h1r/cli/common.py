@@ -26,7 +26,7 @@ Target = Annotated[
 ]
 Checkpoint = Annotated[
     str,
-    typer.Argument(metavar="CHECKPOINT", help="A falcon_h1 checkpoint directory, a hub id, or a run directory."),
+    typer.Argument(metavar="CHECKPOINT", help="A checkpoint directory, a hub id, or a run directory."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory. Default: runs/RECIPE-NAME.")]
 Set = Annotated[

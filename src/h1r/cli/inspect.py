@@ -53,7 +53,7 @@ def parity(
         str,
         typer.Argument(
             metavar="CHECKPOINT_OR_PRESET",
-            help="A falcon_h1 checkpoint directory, a hub id, or a preset, which gets random weights.",
+            help="A checkpoint directory, a hub id, or a preset, which gets random weights.",
         ),
     ],
     only: Annotated[

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from h1r.common.engines import ENGINES
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 from h1r.config.corpus import CorpusBenchmark
 
@@ -13,9 +14,12 @@ from h1r.config.corpus import CorpusBenchmark
 class EngineSection(Section):
     """How traces are generated."""
 
-    kind: Literal["native", "vllm", "server"] = "native"
-    """Which engine generates: our own, in this process; vLLM, which must be installed; or a vLLM server that runs on
-    the same checkpoint (docs/guide/vllm.md)."""
+    kind: str = "native"
+    """Which engine generates. `native`: our own, in this process. `vllm`: vLLM, which must be installed. `server`: a
+    vLLM server that runs on the same checkpoint (docs/guide/vllm.md). Or a name that a plugin registers
+    (docs/guide/add-an-engine.md)."""
+    options: dict[str, Any] = {}
+    """What a plugin's engine reads of its own; the engines above have none."""
     url: str | None = None
     """server: where it listens, such as "http://127.0.0.1:8000"."""
     weights_directory: str | None = None
@@ -34,6 +38,13 @@ class EngineSection(Section):
     """vllm: longest prompt and answer together, which its cache is made for. Unset: all positions of the model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """vllm: share of a GPU's memory that it takes, weights included. Lower it where a trainer shares the card."""
+
+    @field_validator("kind")
+    @classmethod
+    def _is_registered(cls, kind: str) -> str:
+        if kind not in ENGINES:
+            ENGINES.require(kind)
+        return kind
 
     @model_validator(mode="after")
     def _server_has_an_address(self) -> EngineSection:

@@ -10,7 +10,8 @@ from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloa
 
 
 class ModelSection(Section):
-    """Which model: a preset built from random weights, or a `falcon_h1` checkpoint (directory or hub id)."""
+    """Which model: a preset built from random weights, or a checkpoint (directory or hub id) of a known family:
+    `falcon_h1`, `qwen3` (dense), or one that a plugin registers (docs/guide/add-a-model.md)."""
 
     preset: str | None = None
     """A preset's name; `tiny` when no checkpoint is given either. "" unsets that of a recipe this one `extends`."""

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import read_json
 from h1r.common.progress import note, progress
-from h1r.config import EngineSection, EnvironmentSection, Recipe, load_recipe, resolve
+from h1r.config import EnvironmentSection, Recipe, load_recipe, resolve
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
 from h1r.evals.stages import last_trained, weight_files
+from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.run.directory import Run
@@ -33,7 +35,7 @@ from h1r.scaling.journal import Journal
 from h1r.scaling.lines import LineFile
 from h1r.scaling.parameters import DeepConf
 from h1r.train.start import loaded
-from h1r.verify import open_backend
+from h1r.verify import open_backend, use_judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def generate(
     recipe = recipe_of(checkpoint, overrides)
     traces = []
     with (
-        _open(checkpoint, recipe.engine) as (engine, tokenizer),
+        _open(checkpoint, recipe) as (engine, tokenizer),
         progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
     ):
         pipeline = RolloutPipeline(
@@ -140,7 +142,7 @@ def solve(
         left = [problem for problem in problems if problem.id not in solved]
         view = view or (open_view() if left else View())
         if left:
-            engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe.engine))
+            engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe))
             params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
             pipeline = RolloutPipeline(
@@ -304,11 +306,19 @@ def _directory(checkpoint: str) -> Path:
 
 
 @contextmanager
-def _open(checkpoint: str, section: EngineSection) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
-    """The engine and tokenizer of a checkpoint; a run directory stands for the last model trained in it."""
+def _open(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
+    """The engine and tokenizer of a checkpoint, with the recipe's threads, kernels and judge; a run directory stands
+    for the last model trained in it."""
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    use_judge(recipe.judge)
     found: str | Path = source if (source := _directory(checkpoint)).is_dir() else checkpoint
+
+    def model() -> CausalLM:
+        return loaded(found, recipe.model.kernels)
+
     # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
-    model = loaded(found, "auto") if section.kind == "native" else None
+    early = model() if recipe.engine.kind == "native" else None
     tokenizer = load_tokenizer(found)
-    with open_engine(section, tokenizer, model or (lambda: loaded(found, "auto")), found) as engine:
+    with open_engine(recipe.engine, tokenizer, early or model, found) as engine:
         yield engine, tokenizer

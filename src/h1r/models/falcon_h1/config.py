@@ -159,14 +159,17 @@ PRESETS: dict[str, HybridConfig] = {
         _size(2, 160, 320, 4, 2, 32, (8, 32), 1, 32, False, 768, 4096, 32), **_UNIT, initializer_range=0.08
     ),
 }  # fmt: skip
-"""Presets by name. "90m" has its multipliers folded into the weights, as released. "tiny" is ours, for a laptop: its
-multipliers are 1, since the closed form, tuned for widths of 1024 and more, learns far slower at 160
-(docs/log/training.md).
+PRESETS["smoke"] = PRESETS["tiny"].replaced(
+    hidden_size=64, intermediate_size=128, num_attention_heads=2, mamba_n_heads=4, mamba_d_ssm=128
+)
+"""Presets by name. "90m" has its multipliers folded into the weights, as released. "tiny" and "smoke" are ours, for a
+laptop and for checks: their multipliers are 1, since the closed form, tuned for widths of 1024 and more, learns far
+slower at 160 (docs/log/training.md).
 
 "0.5b" has the vocabulary of the released checkpoint, 32784; Table 1 of the report prints 32,778. "7b" is the base model
 and Falcon-H1R-7B; the instruction-tuned Falcon-H1-7B is `preset("7b", vocab_size=130049, mamba_chunk_size=256)`."""
 
-_FOLDED = ("90m", "tiny")
+_FOLDED = ("90m", "tiny", "smoke")
 
 
 def preset(name: str, **overrides: Any) -> HybridConfig:

@@ -1,0 +1,17 @@
+"""Engines by the name that `[engine] kind` gives them. What registers, and how it is called: `h1r.engine.choose`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from h1r.common.registry import Registry
+
+ENGINES: Registry[Any] = Registry(
+    "engine",
+    {
+        "native": "h1r.engine.native.open:open_native",
+        "vllm": "h1r.engine.vllm.open:open_vllm",
+        "server": "h1r.engine.server.open:open_server",
+    },
+)
+"""Functions that open an engine, or classes of engines (see `h1r.engine.choose.open_engine`)."""
