@@ -288,11 +288,14 @@ def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 def test_the_format_is_read_only_where_it_costs_reward(curated: Path, tmp_path: Path, penalty: float) -> None:
-    recipe = training_recipe(rl={**RL, "steps": 1, "format_penalty": penalty})
+    recipe = training_recipe(rl={**RL, "steps": 1, "rewards": {"format": penalty}})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     rl(recipe, run)
     (line,) = read_metrics(run.path / "rl" / "metrics.jsonl")
     assert ("format" in line) == (penalty > 0)
+    assert [key for key in line if key.startswith("reward/")] == ["reward/correct", "reward/format"][
+        : 1 + (penalty > 0)
+    ]
 
 
 def test_rewards_run_at_most_so_many_tests_of_a_code_problem(curated: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import rl_section
 
-from h1r.config import RLSection, RolloutSection
+from h1r.config import RolloutSection
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.pipeline import RolloutPipeline
-from h1r.train.rollouts import Collected, Group, GroupStream, score
+from h1r.train.rollouts import Collected, Group, GroupStream
 
 
 class HashEngine:
@@ -89,11 +89,16 @@ def first_stream(group: Group) -> tuple[str, int]:
     return group.problem_id, group.traces[0].seed
 
 
+def score(verdict: Verdict, format_penalty: float) -> float:
+    """The reward as the paper says it: correctness, less a penalty for the format."""
+    return verdict.parts["correct"] - (format_penalty if verdict.parts["format"] < 1 else 0.0)
+
+
 sections = st.fixed_dictionaries(
     {
         "batch_size": st.integers(1, 5),
         "num_generations": st.integers(2, 5),
-        "format_penalty": st.sampled_from([0.0, 0.1]),
+        "rewards": st.sampled_from([{"format": 0.0}, {"format": 0.1}]),
         "backfill": st.fixed_dictionaries(
             {
                 "mode": st.sampled_from(["backfill", "reject", "duplicate"]),
@@ -125,7 +130,7 @@ def test_every_group_of_a_batch_has_signal_and_belongs_to_its_problem(
             verdicts = verify_many([problem] * len(group.traces), [trace.text for trace in group.traces])
             assert group.correct == [verdict.reward == 1 for verdict in verdicts]
             assert group.well_formed == [verdict.parts["format"] == 1 for verdict in verdicts]
-            assert group.rewards == [score(verdict, changes["format_penalty"]) for verdict in verdicts]
+            assert group.rewards == [score(verdict, changes["rewards"]["format"]) for verdict in verdicts]
             assert len(set(group.rewards)) > 1
 
 
@@ -312,23 +317,6 @@ def test_rollouts_are_sampled_without_filters_at_the_recipes_temperature() -> No
     for params in engine.params:
         assert (params.n, params.temperature, params.max_tokens) == (5, 0.85, 77)
         assert not params.filters
-
-
-@pytest.mark.parametrize(("correct", "well_formed", "reward"), [(1, 1, 1.0), (1, 0, 0.9), (0, 1, 0.0), (0, 0, -0.1)])
-def test_the_reward_is_correctness_less_the_format_penalty(correct: int, well_formed: int, reward: float) -> None:
-    verdict = Verdict(correct, {"correct": correct, "format": well_formed})
-    assert score(verdict, 0.1) == pytest.approx(reward)
-
-
-def test_a_verdict_without_parts_scores_as_wrong_and_ill_formed() -> None:
-    assert score(Verdict(0.0, error="not graded"), 0.1) == pytest.approx(-0.1)
-
-
-def test_only_the_recipes_format_conditions_cost_the_penalty() -> None:
-    verdict = Verdict(1.0, {"correct": 1.0, "format": 0.0, "well_formed": 1.0, "coherent": 0.0, "one_script": 1.0})
-    assert score(verdict, 0.1, RLSection().format_conditions) == pytest.approx(0.9)
-    assert score(verdict, 0.1, ["well_formed", "one_script"]) == 1.0
-    assert score(verdict, 0.1, []) == 1.0
 
 
 def test_traces_without_any_sampling_logprob_are_refused_and_single_gaps_are_not() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from h1r.config import Recipe
 from h1r.errors import UserError
 
-_INLINE = ("overrides", "knobs", "columns", "shares")
+_INLINE = ("overrides", "knobs", "columns", "shares", "rewards")
 _ROWS = ("sources", "benchmarks")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 
@@ -110,6 +110,7 @@ ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What an algorithm's paper sets in [rl] where the recipe does not: `grpo` and losses of plugins have the defaults
 below."""
+DEFAULT_REWARDS = {"correct": 1.0, "format": 0.1}
 
 
 class RLSection(Section):
@@ -164,9 +165,11 @@ class RLSection(Section):
     value."""
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation, as printed in the paper."""
-    format_penalty: NonNegative = 0.1
-    """Subtracted from the reward of an answer that misses one of `format_conditions`; 0: the format is not looked at.
-    Our choice of size."""
+    rewards: dict[str, FiniteFloat] = DEFAULT_REWARDS
+    """Weight of each part of the reward, which is their weighted sum: `correct`, what the verifier says; `format`, -1
+    for an answer that misses one of `format_conditions` (the weight is our choice); and parts that a plugin registers.
+    Parts that are not named here keep these weights; 0 turns one off. Without another part than `correct`, the format
+    is not looked at."""
     format_conditions: list[Literal["well_formed", "coherent", "one_script"]] = [
         "well_formed",
         "coherent",
@@ -192,6 +195,17 @@ class RLSection(Section):
     def _defaults_of_algorithm(cls, data: Any) -> Any:
         algorithm = data.get("algorithm") if isinstance(data, dict) else None
         return {**ALGORITHM_DEFAULTS[algorithm], **data} if algorithm in [*ALGORITHM_DEFAULTS] else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_default_rewards(cls, data: Any) -> Any:
+        """Recipes of earlier versions, as they lie in run directories, have the weight of `format` in a key of its
+        own."""
+        if not isinstance(data, dict) or not isinstance(data.get("rewards", {}), dict):
+            return data
+        data = dict(data)
+        earlier = {"format": data.pop("format_penalty")} if "format_penalty" in data else {}
+        return {**data, "rewards": {**DEFAULT_REWARDS, **earlier, **data.get("rewards", {})}}
 
     @model_validator(mode="after")
     def _buffer_within_rollout(self) -> RLSection:

@@ -27,6 +27,7 @@ from h1r.errors import UserError
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
+from h1r.rollout.rewards import Rewards
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
@@ -67,7 +68,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                     f'rl on {world.data_degree} processes draws rollouts on engine.kind = "native" only, not '
                     f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
                 )
-            pool = stack.enter_context(open_backend(recipe.verify, format_checks=section.format_penalty > 0))
+            pool = stack.enter_context(open_backend(recipe.verify, Rewards(section.rewards).needs_format))
             tokenizer = saved_tokenizer(recipe, run.need("curate/tokenizer", "curate"))
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:

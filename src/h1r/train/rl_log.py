@@ -14,6 +14,7 @@ def rollout_metrics(collected: Collected) -> dict[str, float]:
     groups = collected.sampled or collected.groups
     traces = [trace for group in groups for trace in group.traces]
     n = max(1, len(traces))
+    parts = [named for group in groups for named in group.parts]
     formed = [one for group in groups for one in group.well_formed if one is not None]
     return {
         "reward": sum(sum(group.rewards) for group in groups) / n,
@@ -25,6 +26,7 @@ def rollout_metrics(collected: Collected) -> dict[str, float]:
         "groups_dropped": collected.dropped,
         "groups_from_cache": collected.from_cache,
         **({"format": sum(formed) / len(formed)} if formed else {}),
+        **{f"reward/{name}": sum(one[name] for one in parts) / n for name in (parts[0] if parts else {})},
     }
 
 
@@ -46,11 +48,11 @@ def keep_example(path: Path, step: int, collected: Collected) -> None:
     if not collected.sampled:
         return
     group = collected.sampled[0]
-    pairs = list(zip(group.traces, group.rewards, strict=True))
+    each = list(zip(group.traces, group.rewards, group.parts, strict=True))
     line = {
         "step": step,
         "problem_id": group.problem_id,
-        "rollouts": [{"text": trace.text, "reward": reward} for trace, reward in pairs],
+        "rollouts": [{"text": trace.text, "reward": reward, "parts": parts} for trace, reward, parts in each],
     }
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -24,8 +24,9 @@ from typing import Any
 from h1r.config import RLSection
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
-from h1r.records import Problem, Trace, Verdict
+from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.rollout.rewards import Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.parallel.world import ALONE, World
 
@@ -46,6 +47,8 @@ class Group:
     well_formed: list[bool | None]
     born: int
     """The optimiser step whose policy sampled it."""
+    parts: list[dict[str, float]] = field(default_factory=list)
+    """What each reward is the weighted sum of, by name."""
 
 
 @dataclass
@@ -60,16 +63,6 @@ class Collected:
     from_cache: int = 0
     sampled: list[Group] = field(default_factory=list)
     """All groups sampled in this step: the unbiased view of the policy, for metrics."""
-
-
-def score(verdict: Verdict, format_penalty: float, conditions: Sequence[str] = ("format",)) -> float:
-    """Binary correctness, less the penalty for an answer that misses one of the conditions on its format.
-
-    A verdict that does not tell the conditions apart speaks of all of them by its part `format`.
-    """
-    whole = verdict.parts.get("format", 0.0)
-    missed = any(verdict.parts.get(condition, whole) < 1.0 for condition in conditions)
-    return verdict.parts.get("correct", 0.0) - format_penalty * missed
 
 
 def refuse_untold(traces: Sequence[Trace]) -> None:
@@ -104,6 +97,7 @@ class GroupStream:
         self._problems, self._prompts = problems, prompts
         self._pipeline = pipeline
         self._section, self._seed = section, seed
+        self._rewards = Rewards(section.rewards, section.format_conditions)
         self._drawn = 0
         self._cache: list[Group] = []
         self._yield = 1.0
@@ -165,13 +159,15 @@ class GroupStream:
             )
             graded = [one for one in graded if one.scored]
             refuse_untold([one.trace for one in graded])
+            parts = [self._rewards.parts(one.problem, one.trace.text, one.verdict) for one in graded]
         groups = [Group(self._problems[i].id, list(self._prompts[i]), [], [], [], [], step) for i in indices]
-        for one in graded:
+        for one, named in zip(graded, parts, strict=True):
             group, verdict = groups[one.trace.prompt_index], one.verdict
             group.traces.append(one.trace)
-            reward = score(verdict, section.format_penalty, section.format_conditions)
             length = (one.trace.num_tokens, section.max_tokens, section.overlong_buffer)
-            group.rewards.append(reward - overlong_penalty(*length, section.overlong_penalty))
+            penalty = overlong_penalty(*length, section.overlong_penalty)
+            group.parts.append({**named, "overlong": -penalty} if section.overlong_buffer else named)
+            group.rewards.append(self._rewards.total(named) - penalty)
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts["format"] >= 1 if "format" in verdict.parts else None)
         return self._world.gather(groups)
