@@ -7,12 +7,12 @@ to 1, or a `Verdict` that also says which answer it read. Model output is hostil
 own, without files, network or other processes, and one that hangs or fails costs that answer only.
 """
 
+import h1r
 from h1r.records import Problem, Verdict
-from h1r.verify import verifier  # TMP
 from h1r.verify.response.extract import last_boxed
 
 
-@verifier("letter_set", answer_form=r"\boxed{%s}", confined=True)
+@h1r.verifier("letter_set", answer_form=r"\boxed{%s}", confined=True)
 def grade(problem: Problem, answer: str) -> Verdict:
     r"""The overlap of the two sets: |both| / |either|. `\boxed{c, a, b}` is as right as `\boxed{a, b, c}`."""
     found = last_boxed(answer)

@@ -1,1 +1,91 @@
-"""Open-H1R: train, study and serve small hybrid reasoning models."""
+"""Open-H1R: train, study and serve small hybrid reasoning models.
+
+The public API. Each name is imported from its module when it is first used, so that `import h1r` is quick and loads no
+torch. docs/reference/api.md describes them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from h1r.api import curate as curate
+    from h1r.api import evaluate as evaluate
+    from h1r.api import rl as rl
+    from h1r.api import sft as sft
+    from h1r.config import Recipe as Recipe
+    from h1r.config import load_recipe as load_recipe
+    from h1r.engine.choose import open_engine as open_engine
+    from h1r.engine.protocol import SamplingParams as SamplingParams
+    from h1r.errors import UserError as UserError
+    from h1r.evals.answers import solve as solve
+    from h1r.models import load as load
+    from h1r.models import save as save
+    from h1r.parity import run as parity  # noqa: F401 - a public name
+    from h1r.records import Message as Message
+    from h1r.records import Problem as Problem
+    from h1r.records import Sample as Sample
+    from h1r.records import Trace as Trace
+    from h1r.records import Verdict as Verdict
+    from h1r.records import read_jsonl as read_jsonl
+    from h1r.records import write_jsonl as write_jsonl
+    from h1r.report import write_report as report  # noqa: F401 - a public name
+    from h1r.rollout.rewards import reward as reward
+    from h1r.train.registry import loss as loss
+    from h1r.verify import VerifierPool as VerifierPool
+    from h1r.verify import verifier as verifier
+    from h1r.verify import verify as verify
+
+    __version__: str
+
+_MODULES = {
+    "Message": "h1r.records",
+    "Problem": "h1r.records",
+    "Recipe": "h1r.config",
+    "Sample": "h1r.records",
+    "SamplingParams": "h1r.engine.protocol",
+    "Trace": "h1r.records",
+    "UserError": "h1r.errors",
+    "Verdict": "h1r.records",
+    "VerifierPool": "h1r.verify",
+    "curate": "h1r.api",
+    "evaluate": "h1r.api",
+    "load": "h1r.models",
+    "load_recipe": "h1r.config",
+    "loss": "h1r.train.registry",
+    "open_engine": "h1r.engine.choose",
+    "read_jsonl": "h1r.records",
+    "reward": "h1r.rollout.rewards",
+    "rl": "h1r.api",
+    "save": "h1r.models",
+    "sft": "h1r.api",
+    "solve": "h1r.evals.answers",
+    "verifier": "h1r.verify",
+    "write_jsonl": "h1r.records",
+}
+"""Name -> the module that has it under this name."""
+_PACKAGES = ("parity", "report", "verify")
+"""Packages that can be called (`common.callable_package`)."""
+
+__all__ = ["__version__", *_MODULES, *_PACKAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("open-h1r")
+        except PackageNotFoundError:
+            return "unknown"
+    if name in _PACKAGES:
+        return importlib.import_module(f"h1r.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'h1r' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

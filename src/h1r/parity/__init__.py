@@ -12,6 +12,9 @@ Some checks start processes that import the calling script, so a script calls `r
 
 from __future__ import annotations
 
+from h1r.common.callable_package import make_callable
 from h1r.parity.report import Report, run
 
 __all__ = ["Report", "run"]
+
+make_callable(__name__, run)

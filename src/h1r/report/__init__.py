@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from h1r.common.callable_package import make_callable
 from h1r.common.files import write_json, write_text
 from h1r.errors import UserError
 from h1r.report import plots
@@ -71,3 +72,6 @@ def _write(page: Path, document: str, numbers: Any) -> None:
         write_json(page.with_suffix(".json"), numbers)
     except OSError as error:
         raise UserError(f"cannot write {page}: {error.strerror or error}; give another path") from None
+
+
+make_callable(__name__, write_report)

@@ -1,5 +1,6 @@
 """An answer in, a verdict out. Model output is hostile input: no verifier raises on it, hangs on it, or trusts it."""
 
+from h1r.common.callable_package import make_callable
 from h1r.verify.registry import Verifier, is_generated, register, require, verifier, verifier_names
 from h1r.verify.response.format import check_format
 from h1r.verify.workers.pool import VerifierPool, reference_scores, verify
@@ -23,3 +24,5 @@ __all__ = [
     "verify",
     "with_max_tests",
 ]
+
+make_callable(__name__, verify)
