@@ -21,12 +21,16 @@ from engine_subjects import CONFIG, SECTION, Letters
 from geometries import randomised
 from recorded import RecordedRunner
 
+from h1r.common.engines import ENGINES
+from h1r.common.plugins import import_file
 from h1r.engine.native import engine as native
 from h1r.engine.native.engine import NativeEngine
 from h1r.kernels.selection import select
 from h1r.models import save
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from serving import PACE_FILES, vllm_server
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +71,25 @@ def server_engine(served: str) -> Any:
 
 @pytest.fixture(
     scope="module",
-    params=["native", "native-torch", "native-graphs", "vllm", pytest.param("server", marks=pytest.mark.slow)],
-)
+    params=[
+        "native",
+        "native-torch",
+        "native-graphs",
+        "one_by_one",
+        "vllm",
+        pytest.param("server", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Iterator[Any]:
     """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type,
-    `native-graphs` replays recorded steps, as on CUDA. `server`: a client of vLLM's own server, which takes a minute to
-    start."""
+    `native-graphs` replays recorded steps, as on CUDA. `one_by_one`: an example's, by its registered name. `server`: a
+    client of vLLM's own server, which takes a minute to start."""
     if request.param in ("vllm", "server"):
         yield request.getfixturevalue(f"{request.param}_engine")
+        return
+    if request.param == "one_by_one":
+        import_file(EXAMPLES / "own_engine.py")
+        yield ENGINES.require(request.param)(copy.deepcopy(model), Letters(), SECTION)
         return
     kernels, patch = "native" if request.param == "native" else "torch", pytest.MonkeyPatch()
     subject = copy.deepcopy(model).use(select(kernels))

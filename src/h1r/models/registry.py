@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from h1r.common import plugins
 from h1r.errors import UserError
 from h1r.models.config import ModelConfig, replace_fields
 
@@ -77,9 +78,10 @@ def register(family: ModelFamily) -> ModelFamily:
 
 
 def families() -> dict[str, ModelFamily]:
-    """All families by name."""
+    """All families by name, those of installed plugins included."""
     for module in BUILTIN.values():
         importlib.import_module(module)
+    plugins.load_installed()
     return dict(_FAMILIES)
 
 
@@ -87,9 +89,10 @@ def family(name: str | None, where: str) -> ModelFamily:
     """The family of a config.json's `model_type`; `where` names the file in the `UserError` for an unknown one."""
     if name in BUILTIN:
         importlib.import_module(BUILTIN[name])
-    if name not in _FAMILIES:
-        known = ", ".join(families())
-        raise UserError(f"{where}: model_type is {name!r}; only checkpoints of these families load here: {known}")
+    if name not in _FAMILIES and name not in (known := families()):
+        raise UserError(
+            f"{where}: model_type is {name!r}; only checkpoints of these families load here: {', '.join(known)}"
+        )
     return _FAMILIES[name]
 
 
