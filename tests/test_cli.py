@@ -88,6 +88,8 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
         (["sft", "small.toml", "--set", "rl.steps"], "`rl.steps` sets nothing; write key=value"),
         (["sft", "small.toml", "--set", "rl.steps=0"], "`rl.steps` = 0 is refused"),
         (["sft", "small.toml", "--set", "rl.setps=1"], "unknown key `rl.setps`; did you mean `steps`?"),
+        (["sft", "small.toml", "--set", "rl.rewards.brief=1"], "unknown reward `brief`; use one of"),
+        (["sft", "small.toml", "--set", "plugins=['none.py']"], "none.py` cannot be imported (FileNotFoundError"),
         (["report", "nowhere"], "nowhere is not a run directory"),
         (
             ["sft", "small.toml", "--out", "small.toml/x"],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from h1r.api import evaluate as evaluate
     from h1r.api import rl as rl
     from h1r.api import sft as sft
+    from h1r.common.engines import engine as engine
     from h1r.config import Recipe as Recipe
     from h1r.config import load_recipe as load_recipe
     from h1r.engine.choose import open_engine as open_engine
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from h1r.evals.answers import solve as solve
     from h1r.models import load as load
     from h1r.models import save as save
+    from h1r.models.registry import register as model  # noqa: F401 - a public name
     from h1r.parity import run as parity  # noqa: F401 - a public name
     from h1r.records import Message as Message
     from h1r.records import Problem as Problem
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
     from h1r.records import read_jsonl as read_jsonl
     from h1r.records import write_jsonl as write_jsonl
     from h1r.report import write_report as report  # noqa: F401 - a public name
+    from h1r.rollout.environment import Environment as Environment
+    from h1r.rollout.environment import environment as environment
+    from h1r.rollout.pipeline import RolloutPipeline as RolloutPipeline
     from h1r.rollout.rewards import reward as reward
+    from h1r.run.trackers.registry import tracker as tracker
     from h1r.train.registry import loss as loss
     from h1r.verify import VerifierPool as VerifierPool
     from h1r.verify import verifier as verifier
@@ -40,9 +46,11 @@ if TYPE_CHECKING:
     __version__: str
 
 _MODULES = {
+    "Environment": "h1r.rollout.environment",
     "Message": "h1r.records",
     "Problem": "h1r.records",
     "Recipe": "h1r.config",
+    "RolloutPipeline": "h1r.rollout.pipeline",
     "Sample": "h1r.records",
     "SamplingParams": "h1r.engine.protocol",
     "Trace": "h1r.records",
@@ -50,10 +58,12 @@ _MODULES = {
     "Verdict": "h1r.records",
     "VerifierPool": "h1r.verify",
     "curate": "h1r.api",
+    "environment": "h1r.rollout.environment",
     "evaluate": "h1r.api",
     "load": "h1r.models",
     "load_recipe": "h1r.config",
     "loss": "h1r.train.registry",
+    "model": "h1r.models.registry",
     "open_engine": "h1r.engine.choose",
     "read_jsonl": "h1r.records",
     "reward": "h1r.rollout.rewards",
@@ -61,11 +71,13 @@ _MODULES = {
     "save": "h1r.models",
     "sft": "h1r.api",
     "solve": "h1r.evals.answers",
+    "tracker": "h1r.run.trackers.registry",
     "verifier": "h1r.verify",
     "write_jsonl": "h1r.records",
 }
-"""Name -> the module that has it under this name."""
-_PACKAGES = ("parity", "report", "verify")
+"""Name -> the module that has it under this name, or the one of `_RENAMED`."""
+_RENAMED = {"model": "register"}
+_PACKAGES = ("engine", "parity", "report", "verify")
 """Packages that can be called (`common.callable_package`)."""
 
 __all__ = ["__version__", *_MODULES, *_PACKAGES]
@@ -83,7 +95,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"h1r.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'h1r' has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), _RENAMED.get(name, name))
     return found
 
 

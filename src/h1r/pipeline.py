@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from h1r.common.files import locked, read_json, write_json
-from h1r.config import Recipe
+from h1r.config import CorpusBenchmark, Recipe
 from h1r.errors import UserError
+from h1r.rollout.rewards import Rewards
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.open import check_trackers, log_summary
-from h1r.verify import use_judge
+from h1r.verify import require, use_judge
 
 Summary = dict[str, Any]
 
@@ -105,6 +106,7 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
                 f"{run.path / 'done' / f'{stage}.json'} to train again"
             )
     check_trackers(recipe)
+    check_parts(recipe)
     _use_threads(recipe.threads)
     use_judge(recipe.judge)
     busy = f"another process runs {stage} in {run.path}; wait for it, or give another --out"
@@ -121,6 +123,14 @@ def run_all(recipe: Recipe, run: Run) -> Iterator[tuple[str, Summary, bool]]:
     for stage in STAGES:
         done = finished(run, stage)
         yield stage, run_stage(stage, recipe, run, resume=True) if done is None else done, done is None
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Refuses names of verifiers and rewards that nobody registered, hours before the stage that would miss them."""
+    Rewards(recipe.rl.rewards)
+    for one in (*recipe.corpus.sources, *recipe.corpus.benchmarks, *recipe.eval.benchmarks):
+        if isinstance(one, CorpusBenchmark) and one.verifier:
+            require(one.verifier)
 
 
 def _use_threads(threads: int) -> None:

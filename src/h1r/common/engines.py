@@ -15,3 +15,5 @@ ENGINES: Registry[Any] = Registry(
     },
 )
 """Functions that open an engine, or classes of engines (see `h1r.engine.choose.open_engine`)."""
+engine = ENGINES.register
+"""Decorator of such a function or class: `@h1r.engine("mine")`, then `kind = "mine"`."""
