@@ -46,8 +46,10 @@ class CurateSection(Section):
     """MinHash Jaccard similarity above which two questions with the same numbers count as one. Our choice."""
     near_duplicate_content: Fraction = 0.9
     """The same for their words without the template of their family, where a few words weigh more. Our choice."""
-    ngram: Positive = 13
-    """Word n-gram length for decontamination against the held-out problems."""
+    ngram: Positive = 10
+    """Tokens in a row that a problem must share with a held-out one to overlap it, beside `coverage`. Our choice."""
+    coverage: Fraction = 0.5
+    """Share of a held-out question that a problem must have, in runs of five tokens, to overlap it. Our choice."""
     boilerplate_share: Fraction = 0.05
     """An n-gram in more than this share of a family's held-out problems is its template, no evidence. Our choice."""
     hard_weight: PositiveFloat = 1.5

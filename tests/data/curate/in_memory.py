@@ -9,20 +9,20 @@ from typing import Any
 
 from datasketch import MinHash, MinHashLSH
 
+from h1r.data.curate.joins.keys import question_form
 from h1r.data.curate.rules.decontaminate import HeldOutIndex, Overlaps, report
 from h1r.data.curate.rules.dedup import (
     MIN_CONTENT,
     NUM_PERM,
     bands,
-    bare_text,
     jaccard,
     number_signature,
     shingles,
     template,
 )
 from h1r.data.curate.rules.filters import Dropped, excerpt
-from h1r.records import DifficultyClass, Problem, normalise_text
-from h1r.verify import is_generated
+from h1r.data.curate.rules.normal_form import normal_form
+from h1r.records import DifficultyClass, Problem
 
 
 def drop_exact_duplicates(problems: Iterable[Problem]) -> tuple[list[Problem], list[Dropped]]:
@@ -34,9 +34,7 @@ def drop_exact_duplicates(problems: Iterable[Problem]) -> tuple[list[Problem], l
     kept: list[Problem] = []
     dropped: list[Dropped] = []
     for problem in problems:
-        keys = [normalise_text(problem.question)]
-        if not is_generated(problem):
-            keys.append(f"{bare_text(problem.question)}\n{bare_text(problem.answer)}")
+        keys = [question_form(problem)]
         twin = next((first[key] for key in keys if key in first), None)
         # A copy hands its keys on, so that the copy of a copy is one too, whichever key it shares.
         for key in keys:
@@ -117,7 +115,7 @@ def _twins(
         for other in sorted(lsh.query(hashed)):
             if (
                 signatures[index] == signatures[other]
-                and bare_text(problems[index].answer) == bare_text(problems[other].answer)
+                and normal_form(problems[index].answer) == normal_form(problems[other].answer)
                 and jaccard(whole[index], whole[other]) >= thresholds[0]
                 and jaccard(content[index], content[other]) >= thresholds[1]
             ):
@@ -144,9 +142,9 @@ def decontaminate(
         if found is None:
             kept.append(problem)
             continue
-        evidence, twin = found
+        overlap, twin = found
         text = excerpt(f"as {twin.id}: {problem.question}")
-        dropped.append(Dropped(problem.id, "decontamination", f"{evidence} overlap with held-out", text))
+        dropped.append(Dropped(problem.id, "decontamination", f"{overlap.evidence} overlap with held-out", text))
     return kept, dropped, report(index.held_out, [overlaps.counts()])
 
 

@@ -26,7 +26,11 @@ def problems(questions: list[str], family: str = "f", verifier: str = "math") ->
 
 def evidence(question: str, held_out: str, **kwargs: str) -> str | None:
     index = HeldOutIndex(problems([held_out], **kwargs))
-    return index.overlaps(problems([question], **kwargs)[0]).get(0)
+    return evidences(index, problems([question], **kwargs)[0]).get(0)
+
+
+def evidences(index: HeldOutIndex, problem: Problem) -> dict[int, str]:
+    return {held: found.evidence for held, found in index.overlaps(problem).items()}
 
 
 def test_another_typesetting_of_a_question_is_exact() -> None:
@@ -45,19 +49,31 @@ def test_a_short_question_inside_a_longer_prompt_is_contained() -> None:
     assert evidence("Solve this. Compute 5 + 3 - 6 quickly.", held_out) is None
 
 
-def test_thirteen_words_in_a_row_are_evidence_and_twelve_are_not() -> None:
+def test_half_of_a_question_with_ten_tokens_in_a_row_is_evidence_and_less_is_not() -> None:
     words = [f"{chr(97 + n)}word" for n in range(20)]
     held_out = " ".join(words)
-    assert evidence(" ".join(["Begin", *words[2:15], "end"]), held_out) == "ngram"
-    assert evidence(" ".join(["Begin", *words[2:14], "end"]), held_out) is None
+    assert evidence(" ".join(["Begin", *words[2:12], "end"]), held_out) == "ngram"
+    assert evidence(" ".join(["Begin", *words[2:11], "end"]), held_out) is None
+    broken = [*words[:6], "other", *words[7:13]]
+    assert evidence(" ".join(broken), held_out) is None
+    index = HeldOutIndex(problems([held_out]))
+    (found,) = index.overlaps(problems([" ".join(["Begin", *words[2:14], "end"])])[0]).values()
+    assert found.coverage == 0.6
+    assert found.run == " ".join(words[2:14])
+
+
+def test_other_numbers_are_another_problem() -> None:
+    held_out = "A tank of 340 litres is filled by a pipe that gives 17 litres a minute; when will the tank be full?"
+    assert evidence(held_out.replace("340", "510").replace("17", "15"), held_out) is None
+    assert evidence(f"Think. {held_out} Say it in minutes.", held_out) == "contained"
 
 
 def test_a_habit_of_the_benchmark_is_no_evidence() -> None:
     held_out = problems([f"Alpha{n * 'x'} beta is a thing, {HABIT}" for n in range(10)])
     index = HeldOutIndex(held_out, boilerplate_share=0.05)
-    assert index.overlaps(problems([f"Something else, {HABIT}"])[0]) == {}
+    assert evidences(index, problems([f"Something else, {HABIT}"])[0]) == {}
     strict = HeldOutIndex(held_out, boilerplate_share=1.0)
-    assert set(strict.overlaps(problems([f"Something else, {HABIT}"])[0]).values()) == {"ngram"}
+    assert set(evidences(strict, problems([f"Something else, {HABIT}"])[0]).values()) == {"ngram"}
 
 
 def test_a_small_benchmark_does_not_blind_the_rule() -> None:
@@ -72,8 +88,8 @@ def test_one_generator_may_use_its_template_again_but_not_the_question() -> None
 
 def test_a_generator_does_not_excuse_another_source() -> None:
     index = HeldOutIndex(problems([LONG], family="a", verifier="reasoning_gym"))
-    assert index.overlaps(problems([LONG + " of rope"], family="b", verifier="reasoning_gym")[0]) == {0: "ngram"}
-    assert index.overlaps(problems([LONG + " of rope"], family="a")[0]) == {0: "ngram"}
+    assert evidences(index, problems([LONG + " of rope"], family="b", verifier="reasoning_gym")[0]) == {0: "contained"}
+    assert evidences(index, problems([LONG + " of rope"], family="a")[0]) == {0: "contained"}
 
 
 def test_the_report_counts_each_benchmark_by_its_strongest_evidence() -> None:
@@ -163,15 +179,50 @@ def test_a_formula_in_another_typesetting_is_found() -> None:
     over = r"Let $x={4\over{(\sqrt5+1)(\root 4\of5+1)(\root 8\of5+1)(\root{16}\of5+1)}}.$ Find $(x+1)^{48}$."
     frac = r"Let $x=\frac{4}{(\sqrt{5}+1)(\sqrt[4]{5}+1)(\sqrt[8]{5}+1)(\sqrt[16]{5}+1)}.$ Find $(x+1)^{48}$, Tom."
     index = HeldOutIndex([Problem("a", held, "1"), Problem("b", over, "1")])
-    assert index.overlaps(Problem("p", written, "1")) == {0: "ngram"}
-    assert index.overlaps(Problem("q", frac, "1")) == {1: "ngram"}
+    assert evidences(index, Problem("p", written, "1")) == {0: "contained"}
+    assert evidences(index, Problem("q", frac, "1")) == {1: "contained"}
 
 
-def test_a_phrase_of_ten_different_held_out_questions_is_no_leak() -> None:
+def test_a_phrase_of_three_different_held_out_questions_is_no_leak() -> None:
     close = "The answer can be written as m/n where m and n are relatively prime positive integers. Find m + n."
-    held = [
-        Problem(f"h{n}", f"Question {n * n} of another kind {n}. {close}", "1", family=f"b{n % 5}") for n in range(10)
-    ]
-    asked = Problem("p", f"How likely is a six? {close}", "7")
+    held = [Problem(f"h{n}", f"Question {n} of another kind. {close}", "1", family=f"b{n % 5}") for n in range(3)]
+    asked = Problem("p", f"How likely is the 1 of 2 of a die? {close}", "7")
     assert HeldOutIndex(held).overlaps(asked) == {}
-    assert set(HeldOutIndex(held[:9]).overlaps(asked).values()) == {"ngram"}
+    assert set(evidences(HeldOutIndex(held[1:]), asked).values()) == {"ngram"}
+
+
+def test_drawing_code_is_no_overlap() -> None:
+    code = "[asy] size(150); draw((0,0)--(4,0)--(4,3)--cycle); label(A, (0,0), SW); label(B, (4,0), SE); [/asy]"
+    assert evidence(f"How long is the third side? {code}", f"What is the area in square units? {code}") is None
+
+
+def test_scripts_without_spaces_and_full_width_digits_are_found() -> None:
+    held = "一个水池有三百四十升水，每分钟流出１７升，问多少分钟以后水池里还剩下一半的水？"
+    assert evidence(f"请回答：{held.replace('１７', '17')}请写出步骤。", held) == "contained"
+    assert evidence("一个农夫有三只羊和五只鸡，问他的动物一共有多少条腿？", held) is None
+
+
+@pytest.fixture(scope="module")
+def aime(benchmarks: HeldOutIndex) -> list[str]:
+    with gzip.open(DATA / "aime_1983_2023" / "aime.json.gz", "rt", encoding="utf-8") as handle:
+        return [row["problem"] for row in json.load(handle)]
+
+
+def test_the_history_of_aime_is_not_in_its_last_two_years(aime: list[str]) -> None:
+    recent = [*lines("aime24/test.jsonl"), *lines("aime25/test.jsonl")]
+    index = HeldOutIndex(problems([row["problem"] for row in recent], "aime"))
+    assert decontaminate(problems(aime), index)[1] == []
+
+
+def test_aime_problems_that_benchmarks_took_are_found(aime: list[str], benchmarks: HeldOutIndex) -> None:
+    _, dropped, _ = decontaminate(problems(aime), benchmarks)
+    exact = sum(one.reason.startswith("exact") for one in dropped)
+    assert exact >= 41
+    assert 97 <= len(dropped) <= 41 + 110
+
+
+def test_math_train_loses_few_problems_for_parts_of_benchmarks(benchmarks: HeldOutIndex) -> None:
+    with gzip.open(DATA / "math_train" / "math.json.gz", "rt", encoding="utf-8") as handle:
+        questions = [row["problem"] for row in json.load(handle)]
+    _, dropped, _ = decontaminate(problems(questions), benchmarks)
+    assert sum(one.reason.startswith("ngram") for one in dropped) < 100

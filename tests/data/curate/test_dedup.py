@@ -10,12 +10,10 @@ from h1r.data.curate.io.generated import GeneratedProblems
 from h1r.data.curate.rules.dedup import (
     NUM_PERM,
     bands,
-    bare_text,
     jaccard,
     number_signature,
     shingles,
     template,
-    tokens,
 )
 from h1r.records import Problem
 
@@ -41,12 +39,9 @@ def test_exact_duplicates_ignore_case_space_and_punctuation() -> None:
     assert "f0" in dropped[0].excerpt
 
 
-def test_exact_duplicates_ignore_typesetting_when_the_answers_agree() -> None:
+def test_exact_duplicates_ignore_typesetting() -> None:
     pair = [r"Find $\left(\dfrac{1}{2}\right)^2$.", r"find \( (\frac{1}{2})^{2} \)"]
     assert len(drop_exact_duplicates(problems(pair))[0]) == 1
-    brackets = problems(["What is $88 / 4 / 2$?", "What is $88 / (4 / 2)$?"])
-    brackets[1].answer = "44"
-    assert len(drop_exact_duplicates(brackets)[0]) == 2
 
 
 def test_layout_of_a_generated_problem_is_content() -> None:
@@ -54,15 +49,11 @@ def test_layout_of_a_generated_problem_is_content() -> None:
     assert len(drop_exact_duplicates(problems(drawings, verifier="reasoning_gym"))[0]) == 3
 
 
-def test_bare_text_keeps_operators_and_decimal_points() -> None:
-    assert bare_text("tan 22.5") != bare_text("tan 225")
-    assert bare_text("x - 2018") != bare_text("x + 2018")
-    assert bare_text("It is $5$.") == bare_text("it is 5")
-
-
 def test_number_signature_carries_the_operator() -> None:
     assert number_signature("Calculate 5 - 3 + 6.") == ("+6", "-3", "5")
     assert number_signature("Calculate 5 + 3 - 6.") != number_signature("Calculate 5 - 3 + 6.")
+    assert number_signature("at least six") != number_signature("at most six") != number_signature("at most nine")
+    assert number_signature("Tom has ３, Ann 5") == ("3", "5")
     assert number_signature("Tom has 3, Ann 5") == number_signature("Ann 5, Tom has 3")
 
 
@@ -153,7 +144,3 @@ def test_template_is_what_its_definition_says(sets: list[set[str]], share: float
         if sum(gram in found for found in sets) > share * len(sets) and sum(gram in found for found in sets) >= 5
     }
     assert template(sets, share) == slow
-
-
-def test_tokens_do_not_depend_on_the_space_between_digit_and_letter() -> None:
-    assert tokens("2x^{4}") == tokens("2 x ^ 4") == ["2", "x", "^", "4"]

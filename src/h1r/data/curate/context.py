@@ -36,7 +36,8 @@ class Context:
     @functools.cached_property
     def held_out(self) -> HeldOutIndex:
         problems = list(read_jsonl(self.work / "held_out.jsonl", Problem))
-        return HeldOutIndex(problems, self.recipe.curate.ngram, self.recipe.curate.boilerplate_share)
+        section = self.recipe.curate
+        return HeldOutIndex(problems, section.ngram, section.boilerplate_share, section.coverage)
 
     @functools.cached_property
     def templates(self) -> dict[str, frozenset[str]]:

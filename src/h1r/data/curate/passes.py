@@ -38,8 +38,8 @@ from h1r.records import Problem
 from h1r.verify.controls import Tally
 
 KEYS = pa.schema(
-    [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("bare", pa.int64()),
-     ("block", pa.int64()), ("answer", pa.int64())]
+    [("ordinal", pa.int64()), ("id", pa.string()), ("question", pa.int64()), ("block", pa.int64()),
+     ("answer", pa.int64())]
 )  # fmt: skip
 BANDS = pa.schema([("ordinal", pa.int64()), ("block", pa.int64()), ("band", pa.int32()), ("hash", pa.int64())])
 TEXTS = pa.schema(
@@ -201,7 +201,7 @@ def write_compared(
     Rows are in the order of blocks, and row groups small, so that the joins read a range of blocks without the rest.
     """
     found = [
-        (exact_keys(problem)[2], ordinal, problem, rest)
+        (exact_keys(problem)[1], ordinal, problem, rest)
         for ordinal, problem in problems
         if (rest := content(problem.question, templates.get(problem.family, frozenset()))) is not None
     ]

@@ -59,14 +59,13 @@ class Joins:
         self._view("held_keys")
         self._run("create or replace table twins (ordinal bigint, first bigint)")
         parts = self._parts("keys", KEY_BYTES)
-        for key, (low, high) in itertools.product(("question", "bare"), parts):
+        for low, high in parts:
             self._run(f"""
                 insert into twins
-                with here as (select {key}, ordinal from keys where {key} between {low} and {high}),
-                     same as (select {key}, min(ordinal) as first from here group by all having count(*) > 1)
-                select ordinal, first from here join same using ({key}) where first < ordinal
+                with here as (select question, ordinal from keys where question between {low} and {high}),
+                     same as (select question, min(ordinal) as first from here group by all having count(*) > 1)
+                select ordinal, first from here join same using (question) where first < ordinal
             """)
-        self._run("create or replace table twins as select ordinal, min(first) as first from twins group by ordinal")
         self._copy("exact", """
             select t.ordinal, f.id as twin,
                    case when k.answer = f.answer then 'same question'

@@ -1,8 +1,7 @@
 """Keys by which records are compared: 64-bit hashes, stable across machines and versions of Python.
 
-    question   the normalised question                  equal: the same question
-    bare       question and answer without their dress  equal: the same problem in another typesetting
-    block      numbers of the question, bare answer     different: no near duplicates, whatever the words
+    question   the normal form of the question          equal: the same question
+    block      numbers of the question, and the answer  different: no near duplicates, whatever the words
     bands      MinHash of the content shingles          one of them equal: worth comparing
 
 The definitions are those of `dedup.py`. Two different texts share a 64-bit key once in about 3,000 corpora of a hundred
@@ -16,8 +15,9 @@ from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 
-from h1r.data.curate.rules.dedup import MIN_CONTENT, NUM_PERM, bands, bare_text, number_signature, shingles
-from h1r.records import Problem, normalise_text
+from h1r.data.curate.rules.dedup import MIN_CONTENT, NUM_PERM, bands, number_signature, shingles
+from h1r.data.curate.rules.normal_form import normal_form
+from h1r.records import Problem
 from h1r.verify import is_generated
 
 
@@ -32,12 +32,16 @@ def share_of(*parts: str) -> float:
     return (hash64(*parts) + 2**63) / 2**64
 
 
-def exact_keys(problem: Problem) -> tuple[int, int | None, int]:
-    """(question, bare, block); a generated problem has no `bare`, since its layout can be its content."""
-    answer = bare_text(problem.answer)
-    bare = None if is_generated(problem) else hash64(bare_text(problem.question), answer)
-    block = hash64(*number_signature(problem.question), "answer", answer)
-    return hash64(normalise_text(problem.question)), bare, block
+def question_form(problem: Problem) -> str:
+    """What two copies of a question have in common: its normal form, or, since the layout of a generated problem can be
+    its content, its text."""
+    return " ".join(problem.question.split()) if is_generated(problem) else normal_form(problem.question)
+
+
+def exact_keys(problem: Problem) -> tuple[int, int]:
+    """(question, block)."""
+    block = hash64(*number_signature(problem.question), "answer", normal_form(problem.answer))
+    return hash64(question_form(problem)), block
 
 
 def content(question: str, template: Set[str]) -> frozenset[str] | None:

@@ -2,28 +2,31 @@
 
 A training question q overlaps a held-out question h when one of these holds, the strongest first:
 
-    exact      they are the same but for case, layout, punctuation and LaTeX dress; operators count
-    contained  h, shorter than n words, stands in q token for token, and both hold the same numbers
-    ngram      they share n = 13 words in a row that are not boilerplate
+    exact      they have one normal form (`normal_form.py`)
+    contained  h, shorter than `run` tokens, stands in q token for token, and both hold the same numbers; or nearly all
+               of h (`WHOLE`) is covered by q
+    ngram      at least `coverage` of h is covered by q, one run of it is `run` tokens long or longer, and q has
+               `NUMBERS` of the numbers of h
 
-N-grams are taken twice, without LaTeX's dress (`\\left`) and without any of its commands, since one formula has many
-typesettings. An n-gram is boilerplate when it stands in more than `boilerplate_share` of the held-out questions of h's
-benchmark (and in at least `dedup.TEMPLATE_MIN`), or in `HABIT` different ones of all benchmarks (a share of 1 calls
-nothing boilerplate): "where m and n are relatively prime positive integers" is a habit, no leak. When one generator
-wrote both questions it used one template on purpose, and only `exact` counts, strictly read; the rule of `dedup.py`
-looks for near duplicates among them. A benchmark is a family of the held-out set.
+The coverage of h by q is the share of h's tokens that stand in runs of `GRAM` tokens which q has too, in h's order. A
+run that `HABIT` different held-out questions have is a stock phrase and covers nothing: "where m and n are relatively
+prime positive integers" (`boilerplate_share = 1` calls nothing a stock phrase). Code of drawings is left out. Two
+questions with other numbers are two problems. When one generator wrote both questions it used one template on purpose,
+and only `exact` counts, strictly read; the rule of `dedup.py` looks for near duplicates among them. A benchmark is a
+family of the held-out set. A look-up takes time linear in q and in its matches.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from h1r.data.curate.rules.dedup import DRESS, bare_text, number_signature, template, tokens, words
-from h1r.records import Problem, normalise_text
+from h1r.data.curate.rules.dedup import number_signature
+from h1r.data.curate.rules.normal_form import normal_form, tokens, without_drawings
+from h1r.records import Problem
 from h1r.verify import is_generated
 
 Evidence = Literal["exact", "contained", "ngram"]
@@ -31,6 +34,24 @@ STRENGTH: tuple[Evidence, ...] = ("exact", "contained", "ngram")
 
 MIN_CONTAINED = 5
 """Tokens a held-out question must have before finding it inside another means anything. Our choice."""
+GRAM = 5
+"""Tokens of the runs that coverage is counted in. Our choice."""
+HABIT = 3
+"""Different held-out questions that make a run of `GRAM` tokens a stock phrase. Our choice, from MATH against its own
+test set: with ten, as GPT-3's filter had for 13 words, its templates count as copies."""
+WHOLE = 0.85
+"""Coverage from which a held-out question counts as contained. Our choice."""
+NUMBERS = 0.75
+"""Share of the numbers of a held-out question that its copy must have. Our choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What a training question has of a held-out one: evidence, share of it covered, and the longest run of it."""
+
+    evidence: Evidence
+    coverage: float
+    run: str
 
 
 def benchmark(problem: Problem) -> str:
@@ -38,78 +59,102 @@ def benchmark(problem: Problem) -> str:
     return problem.source if problem.family == "default" and problem.source else problem.family
 
 
-HABIT = 10
-"""Different held-out questions that make an n-gram a habit of the trade. Our choice; GPT-3's filter had ten, too."""
-
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+def _numbers(found: Iterable[str]) -> Counter[str]:
+    return Counter(token for token in found if token[0].isdigit())
 
 
 class HeldOutIndex:
     """Held-out questions, ready to be looked up. Memory grows with them only, training questions are streamed."""
 
-    def __init__(self, held_out: Sequence[Problem], ngram: int = 13, boilerplate_share: float = 0.05) -> None:
+    def __init__(
+        self, held_out: Sequence[Problem], run: int = 10, boilerplate_share: float = 0.05, coverage: float = 0.5
+    ) -> None:
         self.held_out = list(held_out)
-        self.ngram = ngram
-        self._signatures = [number_signature(problem.question) for problem in self.held_out]
+        self.run = run
+        self.coverage = coverage
         self._same: dict[str, list[int]] = defaultdict(list)
-        self._bare: dict[str, list[int]] = defaultdict(list)
+        self._forms: dict[str, list[int]] = defaultdict(list)
         self._short: dict[tuple[str, str], list[tuple[int, list[str]]]] = defaultdict(list)
-        self._grams: dict[str, list[int]] = defaultdict(list)
-        members: dict[str, list[int]] = defaultdict(list)
+        self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._tokens: list[list[str]] = []
+        forms = [normal_form(problem.question) for problem in self.held_out]
         for index, problem in enumerate(self.held_out):
-            members[benchmark(problem)].append(index)
-            self._same[normalise_text(problem.question)].append(index)
-            self._bare[bare_text(problem.question)].append(index)
-            found = tokens(problem.question)
-            if len(words(problem.question)) < ngram and len(found) >= MIN_CONTAINED:
+            found = tokens(without_drawings(problem.question))
+            self._tokens.append(found)
+            self._same[_verbatim(problem.question)].append(index)
+            self._forms[forms[index]].append(index)
+            if MIN_CONTAINED <= len(found) < run:
                 self._short[found[0], found[1]].append((index, found))
-        for indices in members.values():
-            boilerplate = template((set(self._ngrams(self.held_out[i])) for i in indices), boilerplate_share)
-            for index in indices:
-                for gram in set(self._ngrams(self.held_out[index])) - boilerplate:
-                    self._grams[gram].append(index)
-        habits = [gram for gram, indices in self._grams.items() if len(indices) >= HABIT and boilerplate_share < 1]
-        for gram in habits:
-            if len({bare_text(self.held_out[index].question) for index in self._grams[gram]}) >= HABIT:
-                del self._grams[gram]
+            for place, gram in enumerate(_grams(found)):
+                self._places[gram].append((index, place))
+        self._numbers = [_numbers(found) for found in self._tokens]
+        if boilerplate_share < 1:
+            common = [gram for gram, places in self._places.items() if len(places) >= HABIT]
+            for gram in common:
+                if len({forms[index] for index, _ in self._places[gram]}) >= HABIT:
+                    del self._places[gram]
 
-    def overlaps(self, problem: Problem) -> dict[int, Evidence]:
+    def overlaps(self, problem: Problem) -> dict[int, Overlap]:
         """Which held-out problems (by index) a training problem overlaps, each with its strongest evidence."""
-        found: dict[int, Evidence] = {}
-        found.update(dict.fromkeys(self._same.get(normalise_text(problem.question), ()), "exact"))
+        found = {index: Overlap("exact", 1.0, "") for index in self._same.get(_verbatim(problem.question), ())}
         if not is_generated(problem):
-            found.update(dict.fromkeys(self._bare.get(bare_text(problem.question), ()), "exact"))
-        for index in self._contained(problem.question):
+            for index in self._forms.get(normal_form(problem.question), ()):
+                found[index] = Overlap("exact", 1.0, "")
+        asked = tokens(without_drawings(problem.question))
+        numbers = _numbers(asked)
+        for index in self._contained(problem.question, asked):
             if not self._one_generator(problem, index):
-                found.setdefault(index, "contained")
-        for gram in set(self._ngrams(problem)):
-            for index in self._grams.get(gram, ()):
-                if not self._one_generator(problem, index):
-                    found.setdefault(index, "ngram")
+                found.setdefault(index, Overlap("contained", 1.0, " ".join(self._tokens[index])))
+        for index, (coverage, start, length) in self._covered(asked).items():
+            theirs = self._numbers[index]
+            if (
+                coverage >= self.coverage
+                and length >= self.run
+                and (numbers & theirs).total() >= NUMBERS * theirs.total()
+                and not self._one_generator(problem, index)
+            ):
+                evidence: Evidence = "contained" if coverage >= WHOLE else "ngram"
+                run = " ".join(self._tokens[index][start : start + length])
+                found.setdefault(index, Overlap(evidence, coverage, run))
         return found
 
-    def _ngrams(self, problem: Problem) -> Iterator[str]:
-        plain = DRESS.sub(" ", problem.question)
-        texts = [plain]
-        if "\\" in plain:
-            texts.append(_COMMAND.sub(" ", plain))
-        for text in texts:
-            found = words(text)
-            for start in range(len(found) - self.ngram + 1):
-                yield " ".join(found[start : start + self.ngram])
+    def _covered(self, asked: list[str]) -> dict[int, tuple[float, int, int]]:
+        """Held-out index -> (coverage, first token and length of its longest run) for those that share a run."""
+        covered: dict[int, set[int]] = defaultdict(set)
+        runs: dict[tuple[int, int], int] = {}
+        longest: dict[int, tuple[int, int]] = {}
+        for gram in _grams(asked):
+            now: dict[tuple[int, int], int] = {}
+            for index, place in self._places.get(gram, ()):
+                length = runs.get((index, place - 1), GRAM - 1) + 1
+                now[index, place] = length
+                covered[index].update(range(place, place + GRAM))
+                if length > longest.get(index, (0, 0))[1]:
+                    longest[index] = place + GRAM - length, length
+            runs = now
+        return {index: (len(spots) / len(self._tokens[index]), *longest[index]) for index, spots in covered.items()}
 
-    def _contained(self, question: str) -> Iterator[int]:
-        found = tokens(question)
+    def _contained(self, question: str, asked: list[str]) -> Iterator[int]:
         signature = number_signature(question)
-        for start, pair in enumerate(pairwise(found)):
+        for start, pair in enumerate(pairwise(asked)):
             for index, short in self._short.get(pair, ()):
-                if found[start : start + len(short)] == short and signature == self._signatures[index]:
+                if asked[start : start + len(short)] == short and signature == number_signature(
+                    self.held_out[index].question
+                ):
                     yield index
 
     def _one_generator(self, problem: Problem, index: int) -> bool:
         held = self.held_out[index]
         same = problem.verifier == held.verifier and problem.family == held.family
         return same and is_generated(problem)
+
+
+def _verbatim(question: str) -> str:
+    return " ".join(question.split())
+
+
+def _grams(found: Sequence[str]) -> Iterator[str]:
+    return (" ".join(found[start : start + GRAM]) for start in range(len(found) - GRAM + 1))
 
 
 class Overlaps:
@@ -121,21 +166,21 @@ class Overlaps:
         self._hit: set[int] = set()
         self.seen = 0
 
-    def check(self, problem: Problem) -> tuple[Evidence, Problem] | None:
-        """Counts a training problem; its strongest evidence of an overlap and the held-out problem, or None."""
+    def check(self, problem: Problem) -> tuple[Overlap, Problem] | None:
+        """Counts a training problem; its strongest overlap and the held-out problem, or None."""
         self.seen += 1
         found = self._index.overlaps(problem)
         if not found:
             return None
         self._hit.update(found)
         strongest: dict[str, Evidence] = {}
-        for held, evidence in found.items():
-            name = benchmark(self._index.held_out[held])
+        for held, overlap in found.items():
+            name, evidence = benchmark(self._index.held_out[held]), overlap.evidence
             strongest[name] = min(strongest.get(name, evidence), evidence, key=STRENGTH.index)
         for name, evidence in strongest.items():
             self._hits[name][evidence] += 1
-        twin, evidence = min(found.items(), key=lambda pair: (STRENGTH.index(pair[1]), pair[0]))
-        return evidence, self._index.held_out[twin]
+        twin, best = min(found.items(), key=lambda pair: (STRENGTH.index(pair[1].evidence), -pair[1].coverage, pair[0]))
+        return best, self._index.held_out[twin]
 
     def counts(self) -> dict[str, Any]:
         """What has been counted as JSON, for `report`: {seen, hits: {benchmark: {evidence: n}}, hit: [index]}."""

@@ -5,12 +5,12 @@ Two questions are near duplicates when
     numbers(a) = numbers(b)  and  answer(a) = answer(b)
     and  J(S_a, S_b) >= threshold  and  J(S_a - T, S_b - T) >= content threshold
 
-J is the Jaccard similarity |A and B| / |A or B|, S the set of word 3-grams (`SHINGLE`) of a question, T the template of
-its family: the 3-grams in more than `boilerplate_share` of the family's questions. `numbers` is the multiset of
-numbers, each with the operator before it. Procedural families write one sentence around other numbers or words: those
-are other problems, and the conditions on numbers and template keep them; the one on answers keeps what differs by a
-bracket. MinHash with locality-sensitive hashing proposes the pairs, the true similarities decide (`joins/`). Of several
-duplicates the first in the order of the recipe stays.
+J is the Jaccard similarity |A and B| / |A or B|, S the set of token 3-grams (`SHINGLE`) of a question, T the template
+of its family: the 3-grams in more than `boilerplate_share` of the family's questions. `numbers` is the multiset of
+numbers, each with the operator before it, and of words that compare or count (`_TELLING`). Procedural families write
+one sentence around other numbers or words: those are other problems, and the conditions on numbers and template keep
+them; the one on answers keeps what differs by a bracket. MinHash with locality-sensitive hashing proposes the pairs,
+the true similarities decide (`joins/`). Of several duplicates the first in the order of the recipe stays.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from collections.abc import Set as AbstractSet
+
+from h1r.data.curate.rules.normal_form import tokens, unified
 
 SHINGLE = 3
 """Tokens in a shingle. Our choice: questions are short, and one changed word touches three shingles."""
@@ -29,38 +31,31 @@ MIN_CONTENT = 8
 NUM_PERM = 128
 
 _NUMBER = re.compile(r"(?:([-+*/^<>=×÷])\s*)?(\d+(?:\.\d+)?)")
-DRESS = re.compile(r"\\(?:left|right|displaystyle|limits|[,;:!\s])")
-_FRACTION = re.compile(r"\\[dt]frac")
-_LAYOUT = re.compile(r"(?!(?<=\d)\.(?=\d))[^\w+\-*/^=<>%|~]|_")
-_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
-_WORD = r"\d+(?:\.\d+)?|[^\W\d_]+"
-_TOKEN = re.compile(_WORD + r"|[-+*/^<>=%!&|~]")
+_TELLING = re.compile(
+    r"\b(?:least|most|more|less|fewer|greater|larger|smaller|maximum|minimum|maximal|minimal|largest|smallest|greatest"
+    r"|highest|lowest|longest|shortest|first|last|odd|even|before|after|not|without|half|third|double|twice|triple|dozen"
+    r"|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|thousand"
+    r"|union|intersection|increasing|decreasing|inside|outside)\b"
+)
+"""Words that make another problem of the same sentence."""
+_WORDS = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 
 
 def words(text: str) -> list[str]:
     """Runs of letters, in lower case, and numbers: `2xy` and `2 xy` are both two words."""
-    return re.findall(_WORD, text.lower())
-
-
-def tokens(text: str) -> list[str]:
-    """Words and operators; other punctuation is layout."""
-    return _TOKEN.findall(text.lower())
-
-
-def bare_text(question: str) -> str:
-    """The letters, digits and operators of a question, dress removed: equal for two typesettings of one question."""
-    text = DRESS.sub("", question.lower().translate(_SIGNS))
-    return _LAYOUT.sub("", _FRACTION.sub(r"\\frac", text))
+    return _WORDS.findall(text.lower())
 
 
 def number_signature(question: str) -> tuple[str, ...]:
-    """The numbers of a question, each with the operator before it, sorted: `5 - 3 + 6` gives ('+6', '-3', '5')."""
-    return tuple(sorted(operator + digits for operator, digits in _NUMBER.findall(question)))
+    """The numbers of a question, each with the operator before it, and its words of number and comparison, sorted:
+    `5 - 3 + 6` gives ('+6', '-3', '5'), `at least six` gives ('least', 'six')."""
+    found = _NUMBER.findall(unified(question))
+    return tuple(sorted((*(operator + digits for operator, digits in found), *_TELLING.findall(question.lower()))))
 
 
 def shingles(question: str) -> frozenset[str]:
     """The word 3-grams of a question; a shorter question is one shingle."""
-    found = tokens(question)
+    found = [token.lower() for token in tokens(question)]
     return frozenset(" ".join(found[i : i + SHINGLE]) for i in range(max(1, len(found) - SHINGLE + 1)))
 
 

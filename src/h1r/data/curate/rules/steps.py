@@ -21,7 +21,7 @@ from h1r.data.curate.io.items import BATCH_CHARS, Given, Item, chunks
 from h1r.data.curate.joins.keys import share_of
 from h1r.data.curate.rules.decontaminate import Overlaps
 from h1r.data.curate.rules.difficulty import PoolDecision, Rollouts, judge_for_rl
-from h1r.data.curate.rules.filters import Candidate, Rule, code_rule, incomplete_rule, trace_rules
+from h1r.data.curate.rules.filters import Candidate, Rule, code_rule, excerpt, incomplete_rule, trace_rules
 from h1r.data.solvers import can_trace
 from h1r.data.solvers import traces as worked_traces
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
@@ -153,7 +153,10 @@ def decontaminated(items: Iterable[Item], drop_log: DropLog, by_source: dict[str
         if found is None:
             yield item
         else:
-            drop_log.drop(step, item, f"{found[0]} overlap with held-out", f"as {found[1].id}: {item.problem.question}")
+            overlap, twin = found
+            run = f", `{excerpt(overlap.run)}`" if overlap.run else ""
+            text = f"{overlap.coverage:.0%} of {twin.id}{run}: {item.problem.question}"
+            drop_log.drop(step, item, f"{overlap.evidence} overlap with held-out", text)
 
 
 def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
