@@ -288,7 +288,7 @@ def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 def test_the_format_is_read_only_where_it_costs_reward(curated: Path, tmp_path: Path, penalty: float) -> None:
-    recipe = training_recipe(rl={**RL, "steps": 1, "rewards": {"format": penalty}})
+    recipe = training_recipe(rl={**RL, "steps": 1, "rewards": {"format": penalty}, "max_idle_steps": 0})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     rl(recipe, run)
     (line,) = read_metrics(run.path / "rl" / "metrics.jsonl")
@@ -374,3 +374,26 @@ def test_an_empty_pool_is_refused_with_the_file(curated: Path, tmp_path: Path) -
     (run.path / "rl_pool" / "pool.jsonl").write_text("")
     with pytest.raises(UserError, match=r"rl_pool/pool\.jsonl is empty"):
         rl(recipe, run)
+
+
+def wrong(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+    """Every answer is wrong."""
+    return [Verdict(0.0, {"correct": 0.0, "format": 1.0}) for _ in texts]
+
+
+def test_rl_whose_rewards_are_all_equal_ends_with_an_error_and_no_model(curated: Path, tmp_path: Path) -> None:
+    changes = {"steps": 3, "checkpoint_every": 1, "backfill": {"max_rounds": 1}}
+    recipe = training_recipe(rl={**RL, **changes})
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    with pytest.raises(UserError, match="none of 3 rl steps changed a weight, the last since no group of rollouts"):
+        train_rl_in(run, recipe, verifier=wrong)
+    assert not (run.path / "rl" / "model").exists()
+    with pytest.raises(UserError, match="none of 3 rl steps changed a weight"):
+        train_rl_in(run, recipe, resume=True, verifier=wrong)
+    recipe = training_recipe(rl={**RL, **changes, "max_idle_steps": 2})
+    with pytest.raises(UserError, match=r"2 rl steps in a row changed no weight.*raise rl\.max_idle_steps"):
+        train_rl_in(ready_for_rl(curated, tmp_path / "limited", recipe), recipe, verifier=wrong)
+    recipe = training_recipe(rl={**RL, **changes, "max_idle_steps": 0})
+    ignored = ready_for_rl(curated, tmp_path / "ignored", recipe)
+    train_rl_in(ignored, recipe, verifier=wrong)
+    assert (ignored.path / "rl" / "model").exists()

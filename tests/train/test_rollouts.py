@@ -319,6 +319,21 @@ def test_rollouts_are_sampled_without_filters_at_the_recipes_temperature() -> No
         assert not params.filters
 
 
+def test_long_answers_cost_reward_over_the_buffer() -> None:
+    changes = {"batch_size": 3, "num_generations": 5, "max_tokens": 5}
+    plain, _ = stream_of([50, 50, 50], **changes)
+    penalised, _ = stream_of([50, 50, 50], overlong_buffer=4, overlong_penalty=0.5, **changes)
+    before = {first_stream(group): group for group in plain.collect(0).sampled}
+    groups = penalised.collect(0).sampled
+    assert {trace.num_tokens for group in groups for trace in group.traces} == {1, 2, 3, 4, 5}
+    for group in groups:
+        if first_stream(group) in before:
+            for trace, reward, old in zip(
+                group.traces, group.rewards, before[first_stream(group)].rewards, strict=True
+            ):
+                assert reward == pytest.approx(old - 0.5 * (trace.num_tokens - 1) / 4)
+
+
 def test_traces_without_any_sampling_logprob_are_refused_and_single_gaps_are_not() -> None:
     stream, engine = stream_of([50] * 4)
     whole = engine.generate

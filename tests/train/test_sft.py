@@ -271,3 +271,15 @@ def test_empty_samples_are_refused_with_the_file(curated: Path, tmp_path: Path) 
     (run.path / "curate" / "samples.jsonl").write_text("")
     with pytest.raises(UserError, match=r"curate/samples\.jsonl is empty"):
         sft(recipe, run)
+
+
+def test_sft_whose_weights_become_no_numbers_ends_with_an_error_and_no_model(curated: Path, tmp_path: Path) -> None:
+    recipe = training_recipe(sft={**SFT, "optimizer": {"learning_rate": 1e38}, "max_idle_steps": 3})
+    run = run_from(curated, tmp_path / "run", recipe)
+    with pytest.raises(UserError, match=r"3 sft steps in a row changed no weight, the last since its gradient was not"):
+        train_sft_in(run, recipe)
+    recipe = training_recipe(sft={**SFT, "epochs": 0.01, "warmup_ratio": 0, "optimizer": {"learning_rate": 1e39}})
+    run = run_from(curated, tmp_path / "short", recipe)
+    with pytest.raises(UserError, match=r"weights are not finite after sft"):
+        train_sft_in(run, recipe)
+    assert not (run.path / "sft" / "model").exists()

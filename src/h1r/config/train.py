@@ -75,6 +75,9 @@ class SFTSection(Section):
     keeps weights, gradients and optimiser in fp32."""
     checkpoint_every: Positive = 100
     """Optimiser steps between checkpoints to resume from."""
+    max_idle_steps: Count = 50
+    """Steps in a row whose gradient is not finite that end the run with an error. One with none but these, or whose
+    weights are not finite at its end, writes no model. 0: neither is looked at. Our choice."""
 
 
 class BackfillSection(Section):
@@ -189,6 +192,10 @@ class RLSection(Section):
     backfill: BackfillSection = BackfillSection()
     checkpoint_every: Positive = 10
     """Steps between checkpoints to resume from."""
+    max_idle_steps: Count = 50
+    """Steps in a row that change no weight (no group whose rewards differ, or a gradient that is not finite) that end
+    the run with an error. One with none but these, or whose weights are not finite at its end, writes no model. 0:
+    neither is looked at. Our choice."""
 
     @model_validator(mode="before")
     @classmethod

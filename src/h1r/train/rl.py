@@ -34,6 +34,7 @@ from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
 from h1r.train.algorithms import make_loss
 from h1r.train.checkpoint import publish, restore, save_checkpoint
+from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
 from h1r.train.parallel.launch import join
@@ -150,11 +151,12 @@ def train_rl(
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))
         stream = GroupStream(problems, prompts, pipeline, section, seed, world)
         checkpoints = Checkpoints(directory)
-        step = 0
+        step, state = 0, {}
         if resume and (found := checkpoints.latest()):
             state = restore(found[1], model, optimizer)
             step = state["step"]
             stream.restore(state["stream"])
+        idle = IdleSteps("rl", section.max_idle_steps, state.get("idle", (0, 0)))
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
     values: dict[str, float] = {}
@@ -174,12 +176,24 @@ def train_rl(
             if world.main:
                 keep_example(directory / "rollouts.jsonl", step, collected)
             step += 1
+            idle.add(_why_idle(values))
             if step % section.checkpoint_every == 0 and step < section.steps:
-                state = {"step": step, "stream": stream.state()}
+                state = {"step": step, "stream": stream.state(), "idle": idle.counts()}
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
+    with world.agreed():
+        idle.check_end(section.steps, model)
     publish(directory, model, tokenizer, world)
     return {"steps": section.steps, "reward": values.get("reward", math.nan)}
+
+
+def _why_idle(values: dict[str, float]) -> str | None:
+    """Why a step changed no weight; None if it did."""
+    if values["skipped"] == 1:
+        return "its gradient was not finite"
+    if values["grad_norm"] == 0:
+        return "no group of rollouts had rewards that differ" if values["groups"] == 0 else "its gradient was zero"
+    return None
 
 
 def _fitting(

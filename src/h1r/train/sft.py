@@ -36,6 +36,7 @@ from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
 from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
+from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
@@ -104,9 +105,11 @@ def train_sft(
         batches = Batches(documents, section, seed)
         optimizer = make_optimizer(model, section.optimizer)
         checkpoints = Checkpoints(directory)
-        step = 0
+        step, state = 0, {}
         if resume and (found := checkpoints.latest()):
-            step = restore(found[1], model, optimizer)["step"]
+            state = restore(found[1], model, optimizer)
+            step = state["step"]
+        idle = IdleSteps("sft", section.max_idle_steps, state.get("idle", (0, 0)))
     forward = model if wrapped is None else wrapped
     total, loss = batches.total_steps, math.nan
     with progress("SFT", total=total, unit="step") as bar:
@@ -128,8 +131,12 @@ def train_sft(
             tracker.log(step, values)
             step += 1
             bar.advance(1, loss=loss)
+            idle.add(None if stepped else "its gradient was not finite")
             if step % section.checkpoint_every == 0 and step < total:
-                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, {"step": step}, world)
+                state = {"step": step, "idle": idle.counts()}
+                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
+    with world.agreed():
+        idle.check_end(total, model)
     publish(directory, model, tokenizer, world)
     return {"steps": total, "documents": len(documents), "loss": loss}
 

@@ -1,0 +1,52 @@
+"""Steps that teach nothing are counted, and a run of nothing but these is no success."""
+
+from __future__ import annotations
+
+import torch
+
+from h1r.errors import UserError
+from h1r.models.shards import own_rows
+
+
+class IdleSteps:
+    """Counts the steps of a stage that changed no weight: all in a row, and all there were.
+
+    limit: so many in a row end the run; 0 turns this and `check_end` off.
+    """
+
+    def __init__(self, stage: str, limit: int, counts: tuple[int, int] | list[int] = (0, 0)) -> None:
+        self._stage, self._limit = stage, limit
+        self._in_a_row, self._total = counts
+        self._why = ""
+
+    def counts(self) -> tuple[int, int]:
+        """What a checkpoint keeps, and the constructor takes."""
+        return self._in_a_row, self._total
+
+    def add(self, why: str | None) -> None:
+        """One step: `why` it changed nothing, None if it did. `UserError` at the limit."""
+        if why is None:
+            self._in_a_row = 0
+            return
+        self._in_a_row, self._total, self._why = self._in_a_row + 1, self._total + 1, why
+        if self._limit and self._in_a_row >= self._limit:
+            raise UserError(
+                f"{self._in_a_row} {self._stage} steps in a row changed no weight, the last since {why}; mend that, or "
+                f"raise {self._stage}.max_idle_steps (0: never stop)"
+            )
+
+    def check_end(self, steps: int, model: torch.nn.Module) -> None:
+        """`UserError` for a model that must not be published: no step changed it, or its weights are not finite."""
+        if not self._limit:
+            return
+        if steps and self._total >= steps:
+            raise UserError(
+                f"none of {steps} {self._stage} steps changed a weight, the last since {self._why}; no model is "
+                f"written. {self._stage}.max_idle_steps = 0 writes it all the same"
+            )
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(own_rows(parameter.detach())[0]).all()):
+                raise UserError(
+                    f"weights are not finite after {self._stage} ({name}); no model is written: lower "
+                    f"{self._stage}.optimizer.learning_rate"
+                )
