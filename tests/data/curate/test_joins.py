@@ -193,7 +193,7 @@ def test_the_joins_end_in_a_memory_far_smaller_than_their_tables(tmp_path: Path)
     texts = [f"{' '.join(WORDS)} and {ordinal // 2} of them" for ordinal in ordinals]
     write_table(tmp_path / "texts" / "0.parquet", passes.TEXTS, [ordinals, blocks, ids, texts, ["a"] * 30_000])
     write_table(tmp_path / "keys" / "0.parquet", passes.KEYS, [ordinals, ids, pairs, blocks, pairs])
-    write_table(tmp_path / "held_keys" / "0.parquet", passes.KEYS, [[]] * 6)
+    write_table(tmp_path / "held_keys" / "0.parquet", passes.KEYS, [[]] * 5)
     with Joins(tmp_path, 16) as database:
         database.exact()
         database.near({}, 0.9, 0.9)
