@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from h1r.rollout.environment import Environment as Environment
     from h1r.rollout.environment import environment as environment
     from h1r.rollout.pipeline import RolloutPipeline as RolloutPipeline
+    from h1r.rollout.pipeline import rollout as rollout
     from h1r.rollout.rewards import reward as reward
     from h1r.run.trackers.registry import tracker as tracker
     from h1r.train.registry import loss as loss
@@ -77,7 +78,7 @@ _MODULES = {
 }
 """Name -> the module that has it under this name, or the one of `_RENAMED`."""
 _RENAMED = {"model": "register"}
-_PACKAGES = ("engine", "parity", "report", "verify")
+_PACKAGES = ("engine", "parity", "report", "rollout", "verify")
 """Packages that can be called (`common.callable_package`)."""
 
 __all__ = ["__version__", *_MODULES, *_PACKAGES]

@@ -11,3 +11,10 @@ conversations.py   several turns over an engine that generates one at a time
 retry.py           the policy for traces that the engine fails at
 pipeline.py        the parts put together
 """
+
+from h1r.common.callable_package import make_callable
+from h1r.rollout.pipeline import rollout
+
+make_callable(__name__, rollout)
+
+__all__ = ["rollout"]

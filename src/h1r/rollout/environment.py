@@ -48,8 +48,11 @@ SINGLE_TURN = "single_turn"
 ENVIRONMENTS: Registry[Callable[..., Environment]] = Registry(
     "environment", {SINGLE_TURN: f"{__name__}:Environment", "python_tool": "h1r.rollout.python_tool:PythonTool"}
 )
-environment = ENVIRONMENTS.register
-"""`@environment("name")` on a class makes it a `kind` of [environment]."""
+
+
+def environment(name: str, *, replace: bool = False) -> Callable[[type[Environment]], type[Environment]]:
+    """Registers the class that it decorates as the `kind` of that name in a recipe's [environment]."""
+    return ENVIRONMENTS.register(name, replace=replace)
 
 
 def environment_for(problem: Problem, section: EnvironmentSection) -> MakeEnvironment | None:

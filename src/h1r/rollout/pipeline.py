@@ -115,6 +115,22 @@ class RolloutPipeline:
         return [by_index[i] if i in by_index else _without_verifier(trace) for i, trace in enumerate(traces)]
 
 
+def rollout(
+    engine: Engine,
+    tokenizer: Any,
+    verify_many: VerifyMany,
+    problems: Sequence[Problem],
+    params: SamplingParams | Sequence[SamplingParams] | None = None,
+    *,
+    system_prompt: str | None = None,
+    section: RolloutSection | None = None,
+    environment: EnvironmentSection | None = None,
+) -> list[Graded]:
+    """`params.n` graded traces of each problem, by problem and sample. See `RolloutPipeline` for the parts."""
+    pipeline = RolloutPipeline(engine, tokenizer, verify_many, system_prompt, section, environment)
+    return pipeline.graded(problems, params or SamplingParams())
+
+
 def _without_verifier(trace: Trace) -> Verdict:
     if trace.finish_reason == "error":
         return Verdict(0.0, error=f"the engine: {trace.error}", reason="unscored")
