@@ -7,7 +7,7 @@
 
 #include "vector.h"
 
-/* Rows of all arrays are slots; `new` columns hold what each trace has said. Mirrors `h1r.engine.native_runner`. */
+/* Rows of all arrays are slots; `new` columns hold what each trace has said. Mirrors `h1r.engine.native.slots`. */
 typedef struct {
     float *logits;         /* [slots, V] */
     const uint8_t *ends;   /* [slots, V]: tokens that end the trace */
