@@ -101,3 +101,38 @@ def test_a_sample_keeps_arguments_beside_their_results():
     assert size(sampled(CheckTests(["a", "b", "c"], ["f"]), 2, "seed")) == 2
     with pytest.raises(ValueError, match="max_tests"):
         sampled(tests, 0, "seed")
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "@patch('random.randint', return_value=3)\ndef test_a(fake):\n    assert roll() == 3\n",
+        "from unittest import mock\n\ndef test_a():\n    with mock.patch('solution.now') as now:\n"
+        "        assert roll() == 3\n",
+        "import unittest\n\nclass T(unittest.TestCase):\n    @unittest.mock.patch.dict('os.environ', {'A': '1'})\n"
+        "    def test_a(self):\n        self.assertEqual(roll(), 1)\n",
+        "def test_a(monkeypatch):\n    monkeypatch.setenv('A', '1')\n    assert roll() == 1\n",
+        "def test_a(tmp_path):\n    assert roll(tmp_path) == 1\n",
+        "import unittest, tempfile\n\nclass T(unittest.TestCase):\n    def setUp(self):\n"
+        "        self.place = tempfile.mkdtemp()\n\n    def test_a(self):\n"
+        "        self.assertEqual(roll(self.place), 0)\n",
+        "def test_a():\n    with open('given.csv', 'w') as file:\n        file.write('1')\n"
+        "    assert roll('given.csv') == 1\n",
+    ],
+)
+def test_tests_that_share_a_process_or_files_with_the_tested_code_are_refused(test):
+    with pytest.raises(TestsError, match="another process"):
+        parse_tests({"test": test}, {"entry_point": "roll"})
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "from unittest import mock\n\ndef test_a():\n    assert roll(mock.Mock().value) is None\n",
+        "def test_a():\n    with open('/usr/share/dict/words') as file:\n        assert roll(file.read()) == 1\n",
+        "def test_patch():\n    assert roll('patch') == 1\n",
+        "def test_a():\n    assert roll([1]).copy() == [1]\n",
+    ],
+)
+def test_tests_that_share_calls_and_results_alone_are_taken(test):
+    assert isinstance(parse_tests({"test": test}, {"entry_point": "roll"}), CheckTests)

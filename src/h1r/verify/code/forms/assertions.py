@@ -19,6 +19,7 @@ from h1r.sandbox import structures
 from h1r.sandbox.prelude import prelude
 from h1r.verify.code.forms.collected import collected, without_guard
 from h1r.verify.code.forms.given import Given
+from h1r.verify.code.forms.shared_state import shared_state
 from h1r.verify.code.kinds import CheckTests, TestsError
 from h1r.verify.code.sources import complete
 
@@ -50,6 +51,8 @@ def _pieces(test: str, given: Given) -> list[str]:
     if not isinstance(test, str):
         raise TestsError("test code that is no text")
     tree = ast.parse(test)
+    if why := shared_state(tree):
+        raise TestsError(f"tests that need {why}, but that runs in another process")
     if found := collected(test, tree):
         return found
     test = without_guard(test, tree, run=True)
