@@ -51,5 +51,8 @@ def test_an_engine_of_one_file_gives_the_answers_of_the_native_one(tmp_path: Pat
     for recipe in ("own_engine.toml", "../recipes/smoke.toml"):
         out = h1r("solve", checkpoint, "What is 1 + 1?", "--recipe", EXAMPLES / recipe, "--json")
         told.append(json.loads(out))
-    assert told[0][0]["tokens"] > 0
-    assert told[0] == told[1]
+    own, native = told[0][0], told[1][0]
+    assert own["tokens"] > 0
+    # A mean of log-probabilities, which the two engines compute by different kernels in fp32.
+    assert own.pop("threshold") == pytest.approx(native.pop("threshold"), rel=1e-4)
+    assert own == native

@@ -99,7 +99,7 @@ MOST_CHARS = (
     ("verify.response.withdrawn:", 120, "what stands beside a box"),
     ("verify.response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
     ("verify.response.repetition:_PIECE", 180_000, "the end of a response"),
-    ("model.checkpoint:model.*", 255, "the name of a file"),
+    ("models.checkpoint:model.*", 255, "the name of a file"),
 )
 """The longest text that expressions meet: the first entry that their name begins with. Others may meet anything."""
 CURATED = ("data.", "verify.controls.", "report.", "model.", "records:", "recipe_text:", "config.", "engine.")
