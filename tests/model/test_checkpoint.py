@@ -18,6 +18,7 @@ from torch import Tensor
 
 from h1r.errors import UserError
 from h1r.models import checkpoint, load, save
+from h1r.models.checkpoint import read_config
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hf_config import from_hf, to_hf
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -256,7 +257,6 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 
 REFUSED: list[tuple[str, Any, str]] = [
-    ("model_type", "llama", "model_type is 'llama'"),
     ("hidden_act", "gelu", "hidden_act = 'gelu' is not supported: the gates are SiLU"),
     ("attn_layer_indices", [0, 2], r"attn_layer_indices = \[0, 2\] is not supported: every layer has attention"),
     ("mamba_use_mlp", False, "mamba_use_mlp = False is not supported: every layer has an MLP"),
@@ -286,6 +286,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("head_dim", 7, "head_dim must be even"),
     ("ssm_multipliers", [1.0, 2.0], "ssm_multipliers = .* must be 5 numbers"),
 ]
+
+
+def test_a_checkpoint_of_a_family_that_is_not_here_is_refused_by_name(tmp_path: Path) -> None:
+    raw = to_hf(SMALL, "float32") | {"model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(UserError, match="model_type is 'llama'; only checkpoints of these families load here"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize(("key", "value", "message"), REFUSED)
