@@ -110,7 +110,7 @@ def test_a_head_in_chunks_gives_the_same_loss_and_gradient(monkeypatch: pytest.M
     loss, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     whole = gradients(MODEL)
     monkeypatch.setattr("h1r.train.linear_logprobs.LOGITS_BYTES", 4 * MODEL.config.vocab_size * 3)
-    with mock.patch("h1r.models.HybridForCausalLM.logits", side_effect=AssertionError("all logits at once")):
+    with mock.patch("h1r.models.causal_lm.CausalLM.logits", side_effect=AssertionError("all logits at once")):
         chunked, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     assert chunked == pytest.approx(loss, rel=1e-12)
     assert gap(gradients(MODEL), whole) < 1e-10
