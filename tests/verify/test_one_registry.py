@@ -17,7 +17,7 @@ SOURCE = Path(h1r.__file__).parent
 GRADERS = {"exact", "math", "choice", "code", "instructions", "judge", "reasoning_gym", "registry"}
 INNER_WORKERS = {"dispatch", "worker", "child"}
 """What grades, or leads to what grades, without the pool's limits."""
-MAY_COMPARE = {"scaling/answers.py", "scaling/groups.py"}
+MAY_COMPARE = {"scaling/answers.py", "scaling/answer_groups.py"}
 """Voting compares answers with each other; it grades none."""
 
 
@@ -43,7 +43,7 @@ def test_no_room_grades_past_the_pool(room):
 )
 def test_each_stage_opens_the_backend_that_the_recipe_names(file):
     source = (SOURCE / file).read_text(encoding="utf-8")
-    assert re.search(r"open_backend\(recipe\.verify[,)]", source)
+    assert re.search(r"open_backend\((self\.)?recipe\.verify[,)]", source)
     assert "VerifierPool(" not in source
 
 
