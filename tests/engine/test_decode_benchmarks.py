@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from h1r.engine.native import graphs, memory_bytes, runner
+from h1r.engine.native import graphs, memory_bytes, select_runner
 from h1r.kernels.selection import select
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
@@ -67,7 +67,7 @@ def test_the_check_of_graphs_against_single_steps_passes_and_can_fail(
 
             return replay
 
-    for module in (runner, memory_bytes):
+    for module in (memory_bytes, select_runner):
         monkeypatch.setattr(module, "with_graphs", lambda model, enforce_eager: not enforce_eager)
     monkeypatch.setattr(graphs, "CudaCapture", Capture)
     bench, model = script("gpu_decode"), build(preset("tiny"), 0)

@@ -12,7 +12,7 @@ from recorded import HostWaitError, RecordedRunner, Recording
 
 from h1r.config import EngineSection
 from h1r.engine.native import engine as native
-from h1r.engine.native import graphs, memory_bytes, runner
+from h1r.engine.native import graphs, memory_bytes, select_runner
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
 from h1r.engine.native.memory_bytes import runner_bytes
@@ -218,7 +218,7 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> type:
         def __call__(self, step: Callable[[], None]) -> Callable[[], object]:
             return step
 
-    for module in (runner, memory_bytes):
+    for module in (memory_bytes, select_runner):
         monkeypatch.setattr(module, "with_graphs", lambda model, enforce_eager: not enforce_eager)
     monkeypatch.setattr(graphs, "CudaCapture", Capture)
     return Capture
