@@ -72,12 +72,18 @@ class RolloutPipeline:
         """What the model is asked, one prompt per problem."""
         return prompts_for(self.tokenizer, problems, self.system_prompt, self._environment)
 
-    def stream(self, problems: Sequence[Problem], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
+    def stream(
+        self,
+        problems: Sequence[Problem],
+        params: SamplingParams | Sequence[SamplingParams],
+        prompts: Sequence[Prompt] | None = None,
+    ) -> Iterator[Trace]:
         """`n` traces of each problem, in any order, each as soon as it ends, with its `problem_id`.
 
-        `params`: one for all problems, or one per problem. Raises `UserError` when the engine fails at too many.
+        `params`: one for all problems, or one per problem. prompts: those of the problems, where the caller has them
+        already. Raises `UserError` when the engine fails at too many.
         """
-        for trace in self.engine.stream(self.prompts(problems), params):
+        for trace in self.engine.stream(self.prompts(problems) if prompts is None else prompts, params):
             trace.problem_id = problems[trace.prompt_index].id
             yield trace
 
@@ -91,11 +97,10 @@ class RolloutPipeline:
         """`n` traces of each problem with their verdicts, by (prompt_index, sample_index).
 
         on_trace: called with each trace as it ends, before it is graded; it may empty lists that nobody will read.
-        prompts: those of the problems, where the caller has them already.
+        prompts: as in `stream`.
         """
         traces = []
-        for trace in self.engine.stream(self.prompts(problems) if prompts is None else prompts, params):
-            trace.problem_id = problems[trace.prompt_index].id
+        for trace in self.stream(problems, params, prompts):
             if on_trace is not None:
                 on_trace(trace)
             traces.append(trace)

@@ -54,7 +54,6 @@ from h1r.verify.controls.validate import Ask, family_key
 
 TOKENIZER_SAMPLES = 20_000
 """Conversations that a tokenizer is trained on, at most."""
-PASSES = ("read", "sound", "distinct", "traced", "weighed", "packed")
 
 
 def curate(

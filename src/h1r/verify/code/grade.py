@@ -22,7 +22,6 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 from h1r.common.progress import note
@@ -56,11 +55,6 @@ def grade(problem: Problem, answer: str) -> Verdict:
     here and the user has not said that it need not be.
     """
     return grade_in(_shared().pool, problem, answer)
-
-
-def grade_many(problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-    """`grade` of each pair, in order, as many at once as there are sandboxes."""
-    return [future.result() for future in [submit(*pair) for pair in zip(problems, answers, strict=True)]]
 
 
 def submit(problem: Problem, answer: str) -> Future[Verdict]:
