@@ -34,7 +34,12 @@ def test_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("import no_such_module", "ModuleNotFoundError: No module named"), ("1 +", "SyntaxError"), ("1 / 0", "ZeroDiv")],
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named"),
+        ("1 +", "SyntaxError"),
+        ("1 / 0", "ZeroDiv"),
+        ("raise SystemExit(0)", "SystemExit: 0"),  # or the command would end as if it had done its work
+    ],
 )
 def test_a_file_that_cannot_be_imported_is_one_sentence(tmp_path: Path, text: str, why: str) -> None:
     path = written(tmp_path, text)

@@ -34,7 +34,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
             import_file(plugin) if is_file(plugin) else importlib.import_module(plugin)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"plugin `{plugin}` cannot be imported ({_explained(error)}); mend it, or take it from `plugins`"
             ) from error
@@ -51,7 +51,7 @@ def load_installed() -> None:
             entry.load()
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             package = entry.dist.name if entry.dist else entry.value
             raise UserError(
                 f"plugin `{entry.value}` of the installed package `{package}` cannot be imported"
@@ -103,5 +103,5 @@ def importable(module: str) -> tuple[str, str | None]:
     return module, file if module.startswith(_PREFIX) else None
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
