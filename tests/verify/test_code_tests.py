@@ -112,7 +112,8 @@ def test_a_sample_keeps_arguments_beside_their_results():
         "import unittest\n\nclass T(unittest.TestCase):\n    @unittest.mock.patch.dict('os.environ', {'A': '1'})\n"
         "    def test_a(self):\n        self.assertEqual(roll(), 1)\n",
         "def test_a(monkeypatch):\n    monkeypatch.setenv('A', '1')\n    assert roll() == 1\n",
-        "def test_a(tmp_path):\n    assert roll(tmp_path) == 1\n",
+        "def test_a(mocker):\n    assert roll() == 1\n",
+        "def test_a(tmp_path):\n    (tmp_path / 'given').write_text('1')\n    assert roll(tmp_path / 'given') == 1\n",
         "import unittest, tempfile\n\nclass T(unittest.TestCase):\n    def setUp(self):\n"
         "        self.place = tempfile.mkdtemp()\n\n    def test_a(self):\n"
         "        self.assertEqual(roll(self.place), 0)\n",
@@ -131,6 +132,9 @@ def test_tests_that_share_a_process_or_files_with_the_tested_code_are_refused(te
         "from unittest import mock\n\ndef test_a():\n    assert roll(mock.Mock().value) is None\n",
         "def test_a():\n    with open('/usr/share/dict/words') as file:\n        assert roll(file.read()) == 1\n",
         "def test_patch():\n    assert roll('patch') == 1\n",
+        "def test_a(capsys):\n    roll()\n    assert capsys.readouterr().out == '1\\n'\n",
+        "@patch('sys.stdout', new_callable=io.StringIO)\ndef test_a(out):\n    roll()\n"
+        "    assert out.getvalue() == '1\\n'\n",
         "def test_a():\n    assert roll([1]).copy() == [1]\n",
     ],
 )
