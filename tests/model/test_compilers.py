@@ -1,6 +1,7 @@
 """The C operators under other compilers and processors, and under the sanitizers: one program calls them all."""
 
 import math
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,9 @@ def output(folder: Path, compiler: str, *flags: str, runner: tuple[str, ...] = (
     program = folder / "driver"
     command = [compiler, *PORTABLE, *flags, *map(str, OPERATORS), str(DRIVER), "-lm", "-o", str(program)]
     subprocess.run(command, check=True, capture_output=True, timeout=240)
-    done = subprocess.run([*runner, str(program)], capture_output=True, text=True, timeout=240)
+    # What a machine preloads would come before the sanitizers' own library, which must be the first.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run([*runner, str(program)], capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.rsplit(" ", 4) for line in done.stdout.splitlines()]
     return {f"{number} {name}": list(map(float, values)) for number, (name, *values) in enumerate(rows)}

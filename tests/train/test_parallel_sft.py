@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,6 +156,8 @@ def test_a_mistake_that_one_process_meets_ends_all_with_its_sentence(
 ) -> None:
     recipe = recipe_for(context=2)
     paths = directories(curated, tmp_path, recipe, 2)
+    for path in paths:
+        shutil.rmtree(Path(path) / "curate" / "packed")
     (Path(paths[1]) / "curate" / "samples.jsonl").write_text("")
     said = two.call(train, recipe, paths)
     assert said[0] == said[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,7 @@ def test_a_seq_len_that_cuts_off_every_answer_is_refused_with_the_key(curated: P
 def test_empty_samples_are_refused_with_the_file(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(sft=SFT)
     run = run_from(curated, tmp_path / "run", recipe)
+    shutil.rmtree(run.path / "curate" / "packed")
     (run.path / "curate" / "samples.jsonl").write_text("")
     with pytest.raises(UserError, match=r"curate/samples\.jsonl is empty"):
         sft(recipe, run)

@@ -170,12 +170,19 @@ def test_whatever_an_answer_does_to_its_process_the_next_hundred_get_their_true_
 
 
 @needs_landlock
-@pytest.mark.parametrize("name", ["a life after its worker", "a bomb of threads", "no memory"])
-def test_the_attacks_themselves_end_and_say_why(name):
+@pytest.mark.parametrize(
+    ("name", "reasons"),
+    [
+        ("a life after its worker", {"time"}),
+        ("a bomb of threads", {"crash", "time"}),  # a machine that starts threads slowly ends it by the clock
+        ("no memory", {"crash"}),
+    ],
+)
+def test_the_attacks_themselves_end_and_say_why(name, reasons):
     with VerifierPool() as pool:
         (verdict,) = pool.verify_many([owner("test-takeover")], [(INSIDE | OUTSIDE)[name]])
     assert verdict.reward == 0.0
-    assert verdict.reason == ("time" if name == "a life after its worker" else "crash")
+    assert verdict.reason in reasons
 
 
 @needs_filter
