@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.multipliers import scaled, scales_of
 from h1r.models.layers.attention import GroupedQueryAttention
 
 
@@ -20,10 +21,7 @@ class Attention(GroupedQueryAttention):
 
     def project(self, h: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """q [..., H, E], k and v [..., K, E] of [..., D], rotated and scaled."""
-        if self.config.attention_in_multiplier != 1.0:
-            h = h * self.config.attention_in_multiplier
-        e = self.config.head_dim
+        key = scales_of(self.config).key
+        h, e = scaled(h, key.before), self.config.head_dim  # the same for queries and values
         q, k, v = (p(h).unflatten(-1, (-1, e)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if self.config.key_multiplier != 1.0:
-            k = k * self.config.key_multiplier
-        return self.kernels.rotary(q, *table), self.kernels.rotary(k, *table), v
+        return self.kernels.rotary(q, *table), self.kernels.rotary(key.on_output(k), *table), v

@@ -18,6 +18,7 @@ from h1r.kernels.reference import REFERENCE
 from h1r.models.checks import FamilyChecks, Inputs, Operator, copies
 from h1r.models.falcon_h1.hybrid import Block, HybridForCausalLM
 from h1r.models.falcon_h1.mamba2 import Mamba2
+from h1r.models.falcon_h1.multipliers import scales_of
 
 _REFERENCE_BYTES = 2**31
 """What autograd may keep of the scan's definition: one state per token."""
@@ -97,7 +98,7 @@ def gate(model: HybridForCausalLM, inputs: Inputs) -> Operator:
 
 def unit_scale(model: HybridForCausalLM) -> None:
     """Divides weights by the multipliers that act on them, and lets the embedding come out at unit size."""
-    config = model.config
+    config, scales = model.config, scales_of(model.config)
     embedding = model.model.embed_tokens.weight
     embedding.mul_(math.sqrt(config.hidden_size) / config.embedding_multiplier)
     if not config.tie_word_embeddings:
@@ -105,14 +106,18 @@ def unit_scale(model: HybridForCausalLM) -> None:
     for layer in model.model.layers:
         layer = cast(Block, layer)
         mixer, attention, mlp = layer.mamba, layer.self_attn, layer.feed_forward
-        mixer.in_proj.weight.div_((mixer.mup_vector * config.ssm_in_multiplier)[:, None])
-        mixer.out_proj.weight.div_(config.ssm_out_multiplier)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
-            projection.weight.div_(config.attention_in_multiplier)
-        attention.k_proj.weight.div_(config.key_multiplier)
-        attention.o_proj.weight.div_(config.attention_out_multiplier)
-        mlp.gate_proj.weight.div_(config.mlp_multipliers[0])
-        mlp.down_proj.weight.div_(config.mlp_multipliers[1])
+        for linear, scale in (
+            (mixer.in_proj, mixer.in_scale),
+            (mixer.out_proj, scales.mixer_out),
+            (attention.q_proj, scales.query),
+            (attention.k_proj, scales.key),
+            (attention.v_proj, scales.value),
+            (attention.o_proj, scales.attention_out),
+            (mlp.gate_proj, scales.gate),
+            (mlp.down_proj, scales.down),
+        ):
+            by = scale.of_weight()
+            linear.weight.div_(by[:, None] if isinstance(by, Tensor) else by)
 
 
 CHECKS = FamilyChecks(

@@ -1,9 +1,9 @@
 """Generation in C for fp32 on a CPU: new tokens of many sequences go through the whole model in one call.
 
-The arithmetic is in `kernels/cpu/csrc` (`decode*.c`, `gemm.c`); this file packs the weights, folds every multiplier of
-the model into them, and hands over pointers. It reads and writes the same `HybridCache` as `HybridModel.cached`. A
-token's numbers do not depend, to the last bit, on which other tokens are in the call or on how a prompt is cut into
-calls.
+The arithmetic is in `kernels/cpu/csrc` (`decode*.c`, `gemm.c`); this file packs the weights, with every multiplier of
+the model (`multipliers`) folded in, and hands over pointers. It reads and writes the same `HybridCache` as
+`HybridModel.cached`. A token's numbers do not depend, to the last bit, on which other tokens are in the call or on how
+a prompt is cut into calls.
 
 Packed weights are a copy: `pack` takes the model's present values, and must be called again after they change.
 """
@@ -15,12 +15,13 @@ import math
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from h1r.kernels.cpu.build import library
 from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hybrid import Block, HybridForCausalLM
+from h1r.models.falcon_h1.multipliers import Scale, scales_of
 from h1r.models.layers.attention import rotary_table
 
 _WIDEST_HEAD = 256
@@ -137,7 +138,7 @@ class Decoder:
             assert isinstance(module, Block)
             layers.append(self._layer(index, module))
         self._layers = (_Layer * len(layers))(*layers)
-        self._head.put(self.model.lm_head.weight, alpha=config.lm_head_multiplier)
+        self._head.put(self.model.lm_head, Scale(after=self.model.logits_scale))
         low, high = config.time_step_limit
         self._model = _Model(
             config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
@@ -154,29 +155,20 @@ class Decoder:
         for packed in matrices.values():
             if packed.bias is not None:
                 packed.bias.zero_()
-        scale = mamba.mup_vector.float()
-        matrices["input"].put(mamba.in_proj.weight, scale=scale * config.ssm_in_multiplier)
-        matrices["input"].put_bias(mamba.in_proj.bias, scale)
-        row = mamba.in_proj.weight.shape[0]
-        for linear, factor in (
-            (attention.q_proj, 1.0),
-            (attention.k_proj, config.key_multiplier),
-            (attention.v_proj, 1.0),
+        scales, row = scales_of(config), 0
+        for linear, scale in (
+            (mamba.in_proj, mamba.in_scale),
+            (attention.q_proj, scales.query),
+            (attention.k_proj, scales.key),
+            (attention.v_proj, scales.value),
         ):
-            matrices["input"].put(linear.weight, alpha=factor * config.attention_in_multiplier, row=row)
-            matrices["input"].put_bias(linear.bias, factor, row)
-            row += linear.weight.shape[0]
-        matrices["out"].put(mamba.out_proj.weight, alpha=config.ssm_out_multiplier)
-        matrices["out"].put(attention.o_proj.weight, alpha=config.attention_out_multiplier, column=config.mamba_d_ssm)
-        matrices["out"].put_bias(mamba.out_proj.bias, config.ssm_out_multiplier)
-        matrices["out"].put_bias(attention.o_proj.bias, config.attention_out_multiplier)
-        gate, down = config.mlp_multipliers
-        matrices["gate_up"].put(mlp.gate_proj.weight, alpha=gate, side=0)
-        matrices["gate_up"].put_bias(mlp.gate_proj.bias, gate, side=0)
-        matrices["gate_up"].put(mlp.up_proj.weight, side=1)
-        matrices["gate_up"].put_bias(mlp.up_proj.bias, side=1)
-        matrices["down"].put(mlp.down_proj.weight, alpha=down)
-        matrices["down"].put_bias(mlp.down_proj.bias, down)
+            matrices["input"].put(linear, scale, row=row)
+            row += linear.out_features
+        matrices["out"].put(mamba.out_proj, scales.mixer_out)
+        matrices["out"].put(attention.o_proj, scales.attention_out, column=config.mamba_d_ssm)
+        matrices["gate_up"].put(mlp.gate_proj, scales.gate, side=0)
+        matrices["gate_up"].put(mlp.up_proj, Scale(), side=1)
+        matrices["down"].put(mlp.down_proj, scales.down)
         return _Layer(
             *(packed.struct for packed in matrices.values()),
             self._keep(block.input_layernorm.weight), self._keep(block.pre_ff_layernorm.weight),
@@ -245,24 +237,23 @@ class _Packed:
         self.bias = torch.zeros(panels, _panel()) if bias else None
         self.struct = _Matrix(self.weight.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, n, k)
 
-    def put(
-        self, weight: Tensor, scale: Tensor | None = None, alpha: float = 1.0, row: int = 0, column: int = 0,
-        side: int = 0,
-    ) -> None:  # fmt: skip
-        weight = weight.detach().contiguous()
+    def put(self, linear: nn.Linear, scale: Scale, row: int = 0, column: int = 0, side: int = 0) -> None:
+        """Takes over a linear layer's weight, from `row` and `column` on, and adds its bias to that of its rows. The
+        multipliers are folded in while weights are copied: a second copy of a large matrix would have to be paid for.
+        """
+        weight, factor = linear.weight.detach().contiguous(), scale.of_weight()
         rows, columns = weight.shape
+        by_row, alpha = (factor.float(), 1.0) if isinstance(factor, Tensor) else (None, factor)
         library().pack_rows(
-            weight.data_ptr(), columns, rows, columns, None if scale is None else scale.data_ptr(), alpha,
+            weight.data_ptr(), columns, rows, columns, None if by_row is None else by_row.data_ptr(), alpha,
             self.weight.data_ptr(), row, column, self.k, self.sides, side, torch.get_num_threads(),
         )  # fmt: skip
-
-    def put_bias(self, bias: Tensor | None, scale: Tensor | float = 1.0, row: int = 0, side: int = 0) -> None:
-        """Adds to the bias of rows from `row` on."""
+        bias = scale.bias(linear)
         if bias is None:
             return
         assert self.bias is not None
         flat = torch.zeros(len(self.bias) // self.sides * _panel())
-        flat[row : row + len(bias)] = bias * scale
+        flat[row : row + len(bias)] = bias
         self.bias[side :: self.sides] += flat.view(-1, _panel())
 
 

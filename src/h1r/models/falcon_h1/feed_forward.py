@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.multipliers import scales_of
 from h1r.models.layers.mlp import GatedMLP
 
 
@@ -14,13 +15,13 @@ class MLP(GatedMLP):
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config.hidden_size, config.intermediate_size, config.mlp_bias)
-        self.gate_multiplier = config.mlp_multipliers[0]
+        self.gate_scale = scales_of(config).gate
 
     def inner(self, u: Tensor, decoding: bool = False) -> Tensor:
         """[..., D] -> [..., F], before the down projection."""
+        scale = self.gate_scale
         if decoding:
-            return self.kernels.swiglu(self.gate_proj(u) * self.gate_multiplier, self.up_proj(u))
+            return self.kernels.swiglu(scale.on_output(self.gate_proj(u)), self.up_proj(u))
         # The multiplier scales the weight, not the activations: one product per parameter instead of one per token.
-        bias = None if self.gate_proj.bias is None else self.gate_proj.bias * self.gate_multiplier
-        gate = F.linear(u, self.gate_proj.weight * self.gate_multiplier, bias)
+        gate = F.linear(u, scale.weight(self.gate_proj), scale.bias(self.gate_proj))
         return self.kernels.swiglu(gate, self.up_proj(u))

@@ -25,8 +25,9 @@ from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.feed_forward import MLP
 from h1r.models.falcon_h1.folded_weights import folded_weights
-from h1r.models.falcon_h1.mamba2 import Mamba2, mup_vector
+from h1r.models.falcon_h1.mamba2 import Mamba2
 from h1r.models.falcon_h1.memory_bytes import prefill_bytes, step_bytes
+from h1r.models.falcon_h1.multipliers import Scale, mup_vector, scales_of
 from h1r.models.layers.attention import CachedStep, rotary_table
 from h1r.models.layers.norm import RMSNorm
 
@@ -61,11 +62,11 @@ class Block(nn.Module):
         return self._residual(x_BTD, mixed, attended, decoding=x_BTD.shape[1] == 1)
 
     def _residual(self, x: Tensor, mixed: Tensor, attended: Tensor, decoding: bool = False) -> Tensor:
-        config = self.config
-        x = _add_linear(x, mixed, self.mamba.out_proj, config.ssm_out_multiplier)
-        x = _add_linear(x, attended, self.self_attn.o_proj, config.attention_out_multiplier)
+        scales = scales_of(self.config)
+        x = _add_linear(x, mixed, self.mamba.out_proj, scales.mixer_out)
+        x = _add_linear(x, attended, self.self_attn.o_proj, scales.attention_out)
         inner = self.feed_forward.inner(self.pre_ff_layernorm(x), decoding)
-        return _add_linear(x, inner, self.feed_forward.down_proj, config.mlp_multipliers[1])
+        return _add_linear(x, inner, self.feed_forward.down_proj, scales.down)
 
 
 class HybridModel(Backbone):
@@ -153,7 +154,9 @@ class HybridForCausalLM(CausalLM):
         return prefill_bytes(self.config, self.dtype.itemsize, rows, columns, length)
 
 
-def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear, alpha: float) -> Tensor:
-    """x + alpha * linear(y), in one matrix product."""
+def _add_linear(x: Tensor, y: Tensor, linear: nn.Linear, scale: Scale) -> Tensor:
+    """x + scale * linear(y), in one matrix product."""
+    alpha = cast(float, scale.of_weight())
     out = torch.addmm(x.flatten(0, -2), y.flatten(0, -2), linear.weight.t(), alpha=alpha).view_as(x)
-    return out if linear.bias is None else out + alpha * linear.bias
+    bias = scale.bias(linear)
+    return out if bias is None else out + bias

@@ -22,6 +22,7 @@ from h1r.kernels.layout import Layout
 from h1r.kernels.torch.operators import TORCH, add_skip, at_least_fp32
 from h1r.kernels.torch.ssd import ssd_scan_rows
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.falcon_h1.multipliers import Scale, mup_vector, scales_of
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,19 @@ class Mamba2(nn.Module):
             if self.conv1d.bias is not None:
                 self.conv1d.bias.zero_()
 
+    @property
+    def in_scale(self) -> Scale:
+        """The multipliers of `in_proj`."""
+        return scales_of(self.config).mixer_in._replace(after=self.mup_vector)
+
     def project(self, h: Tensor, decoding: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """z [..., M], xBC [..., N] before the convolution, dt [..., heads] before softplus."""
-        config = self.config
-        scale = self.mup_vector.to(h.dtype)
+        config, scale = self.config, self.in_scale
         if decoding:
-            projected = self.in_proj(h * config.ssm_in_multiplier) * scale
+            projected = scale.on_output(self.in_proj(h * scale.before))
         else:
             # The multipliers scale the weight, not the activations: one product per parameter, not one per token.
-            weight = self.in_proj.weight * (scale * config.ssm_in_multiplier)[:, None]
-            bias = None if self.in_proj.bias is None else self.in_proj.bias * scale
-            projected = F.linear(h, weight, bias)
+            projected = F.linear(h, scale.weight(self.in_proj), scale.bias(self.in_proj))
         z, xBC, dt = projected.split([config.mamba_d_ssm, config.conv_dim, config.mamba_n_heads], dim=-1)
         return z, xBC, dt
 
@@ -178,10 +181,3 @@ class Mamba2(nn.Module):
 
 def _decay(A_log_H: Tensor) -> Tensor:
     return -torch.exp(at_least_fp32(A_log_H))
-
-
-def mup_vector(config: HybridConfig) -> Tensor:
-    """The fixed scale of in_proj's outputs: segments [z | x | B | C | dt] times `ssm_multipliers`."""
-    width = config.mamba_n_groups * config.mamba_d_state
-    sizes = (config.mamba_d_ssm, config.mamba_d_ssm, width, width, config.mamba_n_heads)
-    return torch.cat([torch.full((n,), scale) for n, scale in zip(sizes, config.ssm_multipliers, strict=True)])

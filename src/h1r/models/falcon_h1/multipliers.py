@@ -1,0 +1,85 @@
+"""The fixed multipliers of a layer's matrices, and how they are folded into weights: the only place that does either.
+
+    y = after * (W (before * x) + b)  =  (before * after * W) x + after * b
+
+PyTorch's forward, the weights of a fused layer (`folded_weights`) and the packing of the C decoder (`decode`) all read
+them here. Source: arXiv 2507.22448, section 3.2.3 (forward multipliers), and transformers' `falcon_h1`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from h1r.models.falcon_h1.config import HybridConfig
+
+
+class Scale(NamedTuple):
+    """The factors of one linear layer: `before` on its input, `after` on its output, one number or one a row [out]."""
+
+    before: float = 1.0
+    after: float | Tensor = 1.0
+
+    def of_weight(self) -> float | Tensor:
+        """The factor on the weight: a number, or one a row [out]."""
+        return self.after * self.before
+
+    def weight(self, linear: nn.Linear) -> Tensor:
+        """The weight with the factors folded in; itself where they are 1."""
+        if isinstance(self.after, Tensor):
+            return linear.weight * (self.after.to(linear.weight.dtype) * self.before)[:, None]
+        return scaled(linear.weight, self.after * self.before)
+
+    def bias(self, linear: nn.Linear) -> Tensor | None:
+        """The bias with its factor folded in; None without one."""
+        bias: Tensor | None = linear.bias
+        return None if bias is None else self.on_output(bias)
+
+    def on_output(self, y: Tensor) -> Tensor:
+        """after * y, for products that were not folded."""
+        return y * self.after.to(y.dtype) if isinstance(self.after, Tensor) else scaled(y, self.after)
+
+
+class Scales(NamedTuple):
+    """Of the matrices of one layer; those that are not here have none."""
+
+    query: Scale
+    key: Scale
+    value: Scale
+    attention_out: Scale
+    mixer_in: Scale
+    mixer_out: Scale
+    gate: Scale
+    down: Scale
+
+
+@functools.cache
+def scales_of(config: HybridConfig) -> Scales:
+    """The factors of every layer of a model; `mixer_in` without `mup_vector`, which `Mamba2.in_scale` adds."""
+    inward = config.attention_in_multiplier
+    gate, down = config.mlp_multipliers
+    return Scales(
+        query=Scale(inward),
+        key=Scale(inward, config.key_multiplier),
+        value=Scale(inward),
+        attention_out=Scale(after=config.attention_out_multiplier),
+        mixer_in=Scale(config.ssm_in_multiplier),
+        mixer_out=Scale(after=config.ssm_out_multiplier),
+        gate=Scale(after=gate),
+        down=Scale(after=down),
+    )
+
+
+def mup_vector(config: HybridConfig) -> Tensor:
+    """The fixed scale of in_proj's outputs: segments [z | x | B | C | dt] times `ssm_multipliers`."""
+    width = config.mamba_n_groups * config.mamba_d_state
+    sizes = (config.mamba_d_ssm, config.mamba_d_ssm, width, width, config.mamba_n_heads)
+    return torch.cat([torch.full((n,), scale) for n, scale in zip(sizes, config.ssm_multipliers, strict=True)])
+
+
+def scaled(tensor: Tensor, by: float) -> Tensor:
+    """tensor * by; itself where `by` is 1."""
+    return tensor if by == 1.0 else tensor * by
