@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(
     write_json("other/config.json", {"model_type": "llama"})
     found = h1r(command, "other", *(["-p", "1+1"] if command == "generate" else ["1+1"]))
     assert found.code == 2
-    assert "model_type is 'llama'; only checkpoints of these families load here: falcon_h1, qwen3" in found.err
+    assert "model_type: unknown model family `llama`; use one of `falcon_h1`, `qwen3`" in found.err
     assert found.err.count("\n") == 1
 
 

@@ -201,7 +201,7 @@ def test_a_geometry_that_cannot_be_is_refused_by_name(overrides: dict[str, objec
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'8b' is unknown; choose one of .*7b"):
+    with pytest.raises(UserError, match=r"model.preset: unknown preset `8b`; use one of .*`7b`"):
         registry.preset("8b")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from h1r.common import plugins
@@ -56,31 +56,41 @@ class Registry(Generic[Part]):
         if not isinstance(name, str) or not name:
             raise UserError(f'a {self.kind} is registered under a name; write ("name") after the decorator')
 
-    def require(self, name: str) -> Part:
+    def require(self, name: str | None, place: str = "") -> Part:
         """The part of that name; plugins of installed packages are loaded before a name counts as unknown.
 
-        `UserError` names the nearest known ones.
+        `UserError` names the nearest known ones, after `place`: the file and key that the name is from.
         """
-        if name not in self._parts and name in self._targets:
+        if name is not None and name not in self._parts and name in self._targets:
             module, _, attribute = self._targets[name].partition(":")
             part = getattr(importlib.import_module(module), attribute)
             self._parts.setdefault(name, part)
         if name not in self:
             plugins.load_installed()
-        if name in self._parts:
+        if name is not None and name in self._parts:
             return self._parts[name]
-        known = self.names()
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or known
-        raise UserError(f"unknown {self.kind} `{name}`; use one of {', '.join(f'`{one}`' for one in near)}")
+        raise unknown(self.kind, name, self.names(), place)
 
     def names(self) -> list[str]:
         """The known names, sorted, those of installed plugins included."""
         plugins.load_installed()
-        return sorted({*self._targets, *self._parts})
+        return list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """The known names, sorted, without loading anything."""
+        return iter(sorted({*self._targets, *self._parts}))
 
     def __contains__(self, name: object) -> bool:
         """Whether a part of that name is known, without loading anything."""
         return name in self._parts or name in self._targets
+
+
+def unknown(kind: str, name: object, known: Iterable[str], place: str = "") -> UserError:
+    """What to raise for a name that is none of `known`: a sentence with the nearest of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6) or known
+    said = f"unknown {kind} `{name}`; use one of {', '.join(f'`{one}`' for one in near)}"
+    return UserError(f"{place}: {said}" if place else said)
 
 
 def _origin(part: Any) -> str | None:

@@ -1,6 +1,6 @@
 """The model families: what each registers, and how the rest of the house finds it. Imports no torch.
 
-A family is a folder here and a line in `BUILTIN`, or a user's own with `register` (docs/guide/add-a-model.md).
+A family is a folder here and a line in `MODELS`, or a user's own with `register` (docs/guide/add-a-model.md).
 Whatever needs torch is named as "module:attribute" and imported on first use.
 
     family_of(config).model_class        from a configuration
@@ -15,12 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from h1r.common import plugins
+from h1r.common.registry import Registry, unknown
 from h1r.errors import UserError
 from h1r.models.config import ModelConfig, replace_fields
-
-BUILTIN = {"falcon_h1": "h1r.models.falcon_h1.family", "qwen3": "h1r.models.qwen3.family"}
-"""Family -> the module that registers it when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -63,37 +60,26 @@ class ModelFamily:
         return resolved(self.model)
 
 
-_FAMILIES: dict[str, ModelFamily] = {}
+MODELS: Registry[ModelFamily] = Registry(
+    "model family", {"falcon_h1": "h1r.models.falcon_h1.family:FAMILY", "qwen3": "h1r.models.qwen3.family:FAMILY"}
+)
+"""Families by the `model_type` of their config.json."""
 
 
 def register(family: ModelFamily) -> ModelFamily:
     """Adds a family. Raises `UserError` when another one has its name or one of its presets."""
-    for other in _FAMILIES.values():
-        if other is not family and other.name == family.name and resolved_name(other) != resolved_name(family):
-            raise UserError(f"two model families are called {family.name}; rename one")
-        if other.name != family.name and (both := sorted(other.presets.keys() & family.presets.keys())):
-            raise UserError(f"model families {other.name} and {family.name} both have a preset {both[0]}; rename one")
-    _FAMILIES[family.name] = family
+    for name in MODELS:
+        other = MODELS.require(name)
+        if name != family.name and (both := sorted(other.presets.keys() & family.presets.keys())):
+            raise UserError(f"model families {name} and {family.name} both have a preset {both[0]}; rename one")
+    again = family.name in MODELS and resolved_name(MODELS.require(family.name)) == resolved_name(family)
+    MODELS.add(family.name, family, replace=again)
     return family
-
-
-def families() -> dict[str, ModelFamily]:
-    """All families by name, those of installed plugins included."""
-    for module in BUILTIN.values():
-        importlib.import_module(module)
-    plugins.load_installed()
-    return dict(_FAMILIES)
 
 
 def family(name: str | None, where: str) -> ModelFamily:
     """The family of a config.json's `model_type`; `where` names the file in the `UserError` for an unknown one."""
-    if name in BUILTIN:
-        importlib.import_module(BUILTIN[name])
-    if name not in _FAMILIES and name not in (known := families()):
-        raise UserError(
-            f"{where}: model_type is {name!r}; only checkpoints of these families load here: {', '.join(known)}"
-        )
-    return _FAMILIES[name]
+    return MODELS.require(name, f"{where}: model_type")
 
 
 def family_of(config: ModelConfig) -> ModelFamily:
@@ -102,17 +88,18 @@ def family_of(config: ModelConfig) -> ModelFamily:
 
 
 def presets() -> dict[str, ModelConfig]:
-    """All presets by name."""
-    return {name: config for one in families().values() for name, config in one.presets.items()}
+    """All presets by name, those of installed plugins included."""
+    families = [MODELS.require(name) for name in MODELS.names()]
+    return {name: config for one in families for name, config in one.presets.items()}
 
 
 def preset(name: str, **overrides: Any) -> ModelConfig:
     """The preset `name` of any family with fields replaced; unknown names and fields raise `UserError`."""
-    for one in families().values():
-        if name in one.presets:
-            make = one.make_preset
-            return make(name, **overrides) if make else replace_fields(one.presets[name], overrides)
-    raise UserError(f"model.preset = {name!r} is unknown; choose one of {', '.join(presets())}")
+    known = presets()
+    if name not in known:
+        raise unknown("preset", name, known, "model.preset")
+    make = family_of(known[name]).make_preset
+    return make(name, **overrides) if make else replace_fields(known[name], overrides)
 
 
 def resolved(reference: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from h1r.models.qwen3.config import PRESETS, Qwen3Config
 from h1r.models.qwen3.hf_config import from_hf, to_hf
-from h1r.models.registry import ModelFamily, register
+from h1r.models.registry import ModelFamily
 
 
 def vllm_obstacle(config: Qwen3Config, on_cpu: bool, dtype: str) -> str | None:
@@ -12,16 +12,14 @@ def vllm_obstacle(config: Qwen3Config, on_cpu: bool, dtype: str) -> str | None:
     return None
 
 
-FAMILY = register(
-    ModelFamily(
-        name=Qwen3Config.model_type,
-        config=Qwen3Config,
-        model="h1r.models.qwen3.model:Qwen3ForCausalLM",
-        from_hf=from_hf,
-        to_hf=to_hf,
-        presets=PRESETS,
-        transformers_class="Qwen3ForCausalLM",
-        context_parallel="h1r.models.qwen3.context:CONTEXT_PARALLEL",
-        vllm_obstacle=vllm_obstacle,
-    )
+FAMILY = ModelFamily(
+    name=Qwen3Config.model_type,
+    config=Qwen3Config,
+    model="h1r.models.qwen3.model:Qwen3ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    presets=PRESETS,
+    transformers_class="Qwen3ForCausalLM",
+    context_parallel="h1r.models.qwen3.context:CONTEXT_PARALLEL",
+    vllm_obstacle=vllm_obstacle,
 )
