@@ -36,6 +36,8 @@ SURELY_TOO_SLOW_S = 3.0
 """For 100,000 characters; a linear one takes thousandths."""
 
 FROM_FUNCTIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("data.control_tokens", "f'({markers})'"): (r"(<\|im_start\|>|<\|im_end\|>|</s>|<s>)",),
+    ("data.control_tokens", "f'{markers}|{_ESCAPE}'"): (r"<\|im_start\|>|<\|im_end\|>|</s>|<s>|\U0010fffd",),
     ("data.curate.io.read", "self._pattern"): (),
     ("data.dedup", "_WORD"): (),
     ("data.solvers.stories", "pattern"): (

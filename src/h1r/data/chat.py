@@ -9,16 +9,23 @@ user turn is dropped and loss falls on the last turn; in a conversation with too
 every assistant turn (arXiv 2601.02346, section 2). A tool's result is a user turn in `<tool_response>`.
 
 Prompt and completion are tokenised apart, so that no merge crosses the border: what the trainer sees is what the engine
-was given, followed by what it should have sampled.
+was given, followed by what it should have sampled. Text that looks like a marker stays text (`control_tokens.py`).
+
+A tokenizer brings its checkpoint's template and, in it, the system prompt. Where the template is not the one below,
+conversations are written by it (`foreign_template.py`). docs/guide/chat-templates-and-prompts.md tells the whole.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from h1r.data import foreign_template
+from h1r.data.control_tokens import control_tokens, guard, token_ids
 from h1r.errors import UserError
 from h1r.records import Message, Sample
 
@@ -128,6 +135,37 @@ def chat_template(system_prompt: str | None = None) -> str:
     return CHAT_TEMPLATE.replace(json.dumps(SYSTEM_PROMPT), json.dumps(default, ensure_ascii=False), 1)
 
 
+@lru_cache(64)
+def own_system_prompt(template: str) -> str | None:
+    """The default system prompt of a jinja template that `chat_template` wrote, "" for none; None of another one."""
+    before, after = CHAT_TEMPLATE.split(json.dumps(SYSTEM_PROMPT), 1)
+    if not (template.startswith(before) and template.endswith(after)):
+        return None
+    try:
+        found = json.loads(template[len(before) : -len(after)])
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def is_foreign(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the tokenizer has a chat template that is not ours."""
+    template = getattr(tokenizer, "chat_template", None)
+    return bool(template) and (not isinstance(template, str) or own_system_prompt(template) is None)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that ends a turn of the model in the conversations that are written with this tokenizer.
+
+    `UserError` where its template ends a turn with no single token of the vocabulary.
+    """
+    name = foreign_template.end_of_turn(tokenizer) if is_foreign(tokenizer) else IM_END
+    _need_markers(tokenizer)
+    found = tokenizer.convert_tokens_to_ids(name)
+    assert isinstance(found, int)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids and, of the same length, 1 for a token that is to be predicted with loss, else 0."""
@@ -155,22 +193,37 @@ def conversation_ids(
     system_prompt: str | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
-    """The prompt of any conversation, up to where the model begins to write, as token ids."""
-    return _tokenise(tokenizer, [render(messages, system_prompt, tools) + f"{IM_START}assistant\n"])[0]
+    """The prompt of any conversation, up to where the model begins to write, as token ids.
+
+    A leading system message takes the place of `system_prompt`, and this that of the tokenizer's own template (None:
+    none given). "" asks our template for no system turn; another one then writes what it writes without. Raises
+    `UserError` for a tokenizer without the template's markers, and for a conversation that its template refuses.
+    """
+    messages, system_prompt, tools = _guarded(tokenizer, messages, system_prompt, tools)
+    if is_foreign(tokenizer):
+        text = foreign_template.prompt_text(tokenizer, messages, tools)
+    else:
+        text = render(messages, system_prompt, tools) + f"{IM_START}assistant\n"
+    return token_ids(tokenizer, [text])[0]
 
 
 def reply_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], closed: bool) -> list[int]:
     """What follows a turn that the model has written, up to where it writes the next one: replies by a user or a tool.
 
-    closed: whether the model's turn ended with its own `<|im_end|>`. Earlier turns stay as they are, thinking included.
+    closed: whether the model's turn ended with its own end token (`end_of_turn`). Earlier turns stay as they are,
+    thinking included.
     """
-    text = ("" if closed else IM_END) + "\n" + render(messages, "") + f"{IM_START}assistant\n"
-    return _tokenise(tokenizer, [text])[0]
+    messages, _, _ = _guarded(tokenizer, messages, "", None)
+    if is_foreign(tokenizer):
+        text = foreign_template.reply_text(tokenizer, messages, closed)
+    else:
+        text = ("" if closed else IM_END) + "\n" + render(messages, "") + f"{IM_START}assistant\n"
+    return token_ids(tokenizer, [text])[0]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, question: str, system_prompt: str | None = None) -> list[int]:
-    """The prompt of a one-question conversation as token ids."""
-    return _tokenise(tokenizer, [render_prompt(question, system_prompt)])[0]
+    """The prompt of a one-question conversation as token ids. See `conversation_ids`."""
+    return conversation_ids(tokenizer, [Message("user", question)], system_prompt)
 
 
 def encode_sample(tokenizer: PreTrainedTokenizerFast, sample: Sample, system_prompt: str | None = None) -> Encoded:
@@ -185,33 +238,64 @@ def encode_samples(
 
     Loss falls on the last assistant turn, with tool turns on each: its text and its `<|im_end|>`, not its header. The
     ids end with the last `<|im_end|>`, where generation ends. `sample.metadata["tools"]` are its tool schemas.
-    Raises `UserError` for a sample without a final assistant turn.
+    `system_prompt` as in `conversation_ids`, which says what raises, besides a sample without a final assistant turn.
     """
     segments: list[list[tuple[str, bool]]] = []
+    foreign = is_foreign(tokenizer)
     for sample in samples:
         if not sample.messages or sample.messages[-1].role != "assistant":
             raise UserError(f"sample `{sample.problem_id}` does not end with an assistant turn; add one or drop it")
-        pieces = _merged(_segments(sample.messages, system_prompt, sample.metadata.get("tools")))
+        parts = _guarded(tokenizer, sample.messages, system_prompt, sample.metadata.get("tools"))
+        if foreign:
+            pieces = _merged(foreign_template.segments(tokenizer, parts[0], parts[2]))
+        else:
+            pieces = _merged(_segments(*parts))
         if not pieces[-1][1]:
-            pieces.pop()  # the newline after the last turn: nobody samples it
+            pieces.pop()  # what follows the last turn: nobody samples it
         segments.append(pieces)
-    ids = iter(_tokenise(tokenizer, [text for pieces in segments for text, _ in pieces]))
+    ids = iter(token_ids(tokenizer, [text for pieces in segments for text, _ in pieces]))
     encoded = []
     for pieces in segments:
-        token_ids: list[int] = []
+        ids_of_sample: list[int] = []
         loss_mask: list[int] = []
         for (_, has_loss), piece_ids in zip(pieces, ids, strict=False):
-            token_ids += piece_ids
+            ids_of_sample += piece_ids
             loss_mask += [int(has_loss)] * len(piece_ids)
-        encoded.append(Encoded(token_ids, loss_mask))
+        encoded.append(Encoded(ids_of_sample, loss_mask))
     return encoded
 
 
-def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    return ids
+def _guarded(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    system_prompt: str | None,
+    tools: Sequence[dict[str, Any]] | None,
+) -> tuple[list[Message], str | None, Sequence[dict[str, Any]] | None]:
+    """The parts of a conversation with their text guarded, as the tokenizer's template is to write them."""
+    _need_markers(tokenizer)
+    messages = list(messages)
+    leading = bool(messages) and messages[0].role == "system"
+    if is_foreign(tokenizer):
+        if system_prompt and not leading:
+            messages.insert(0, Message("system", system_prompt))
+    elif system_prompt is None and not leading and (template := getattr(tokenizer, "chat_template", None)):
+        system_prompt = own_system_prompt(template)
+    guarded = [
+        dataclasses.replace(one, content=guard(tokenizer, one.content), thinking=guard(tokenizer, one.thinking))
+        for one in messages
+    ]
+    return guarded, guard(tokenizer, system_prompt), guard(tokenizer, tools)
+
+
+def _need_markers(tokenizer: PreTrainedTokenizerFast) -> None:
+    """`UserError` for a vocabulary in which our template's markers would fall into pieces."""
+    if not hasattr(type(tokenizer), "added_tokens_decoder") or is_foreign(tokenizer):
+        return
+    if missing := [name for name in (IM_START, IM_END) if name not in control_tokens(tokenizer).ids]:
+        raise UserError(
+            f"the tokenizer has no special token {missing[0]}, which the chat template is written with; `h1r curate` "
+            "adds it to the tokenizer of a run, and `h1r sft` to the model, or give a tokenizer that has it"
+        )
 
 
 def _merged(segments: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r.config.rollout import EnvironmentSection
-from h1r.data.chat import IM_END, reply_ids
+from h1r.data.chat import end_of_turn, reply_ids
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.engine.requests import one_per_prompt
 from h1r.records import FinishReason, Message, Trace
@@ -212,7 +212,7 @@ class ConversationEngine:
         if reply is None:
             return _rewarded(conversation.end(), conversation.environment)
         messages = [reply] if isinstance(reply, Message) else list(reply)
-        closed = bool(trace.token_ids) and trace.token_ids[-1] == self._tokenizer.convert_tokens_to_ids(IM_END)
+        closed = bool(trace.token_ids) and trace.token_ids[-1] == end_of_turn(self._tokenizer)
         ids = reply_ids(self._tokenizer, messages, closed)
         room = conversation.params.max_tokens - len(trace.token_ids) - len(ids)
         if room < 1 or conversation.turns >= section.max_turns or conversation.seconds >= section.time_limit_s:
