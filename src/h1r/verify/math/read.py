@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from h1r.verify.math.clean import OVER_REALS, clean
-from h1r.verify.math.digits import COMMAS_IN_NUMBERS, DECIMALS, REPEATING, SPACED_NUMBER, repeating, without_thousands
+from h1r.verify.math.digits import COMMAS_IN_NUMBERS, DECIMALS, SPACED_NUMBER, repeating, without_thousands, written
 from h1r.verify.math.layouts import cases, determinant_rows, matrix_sum, system
 from h1r.verify.math.names import is_quantity, labelled_parts, names
 from h1r.verify.math.notations import plainer
@@ -108,11 +108,11 @@ _EMPTY_SETS = frozenset((r"\emptyset", r"\{\}", "{}", r"\{ \}"))
 @lru_cache(maxsize=8192)
 def read(latex: str) -> Answer:
     """The answer that a LaTeX or plain text states."""
-    why = refusal(latex)
-    if why is not None:
+    if (number := written(latex)) is not None:
+        return number
+    if refusal(latex) is not None:
         return Opaque(latex, latex, readable=False)
-    text = clean(latex)
-    return _read(text, 0)
+    return _read(clean(latex), 0)
 
 
 def _read(text: str, depth: int) -> Answer:
@@ -251,8 +251,8 @@ def _value(text: str, flat: str) -> Answer:
         body = _MARKED.sub(" ", body)  # 130 \\text{ trees} - 39 \\text{ trees}: each number has its unit
         if not _ARITHMETIC.fullmatch(body):
             return Opaque(flat, text, readable=False)
-    if match := REPEATING.fullmatch(body):
-        return Value(flat, ("num", repeating(match)), unit)
+    if (number := repeating(body)) is not None:
+        return Value(flat, ("num", number), unit)
     if body.isalpha() and len(body) > 1 and body.isascii():
         return Words(flat, read_words(body))
     if _PROSE.search(body) or _DIGITS_APART.search(body):

@@ -16,6 +16,7 @@ from h1r.verify.response.withdrawn import is_withdrawn
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
+_TAG_END = "think>"
 MAX_BOXED_CHARS = 10_000
 MAX_BOXES = 16
 MAX_OPENINGS = 64
@@ -23,6 +24,7 @@ MAX_OPENINGS = 64
 _TEX_BLANKS = " \t\r\n"
 _MAX_WRAPPERS = 4
 
+_MAX_BEFORE_BOX = len(r"\frame")
 _OPENING = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![A-Za-z])")
 _BOX = re.compile(
     r"\\(?:f?boxed|fbox|framebox(?:\[[^\]\n]{0,20}\]){0,2})(?![A-Za-z])(?:\s*+\{|\s*+(?P<bare>(?![\s{])[^$\n]{1,60}?)(?=\s?(?:\$|\\\)|\\\]))"
@@ -52,8 +54,10 @@ class Response:
 
 def split_response(text: str) -> Response:
     """Splits a response at its last `</think>`. Without any tag the whole text is the answer."""
+    if _TAG_END not in text:  # one pass over a long text that has no tag
+        return Response(None, text)
     close = text.rfind(THINK_CLOSE)
-    if text.rfind(THINK_OPEN) > close:
+    if text.find(THINK_OPEN, close + 1) >= 0:
         return Response(text[text.find(THINK_OPEN) + len(THINK_OPEN) :], None)
     if close < 0:
         return Response(None, text)
@@ -82,10 +86,18 @@ def stated_box(text: str) -> str | None:
 
 def _last_boxes(text: str) -> tuple[str, int, int] | None:
     """What `last_boxed` returns, and where its last box begins and ends."""
-    openings = deque((match.start() for match in _OPENING.finditer(text)), maxlen=MAX_OPENINGS)
-    matches = (_BOX.match(text, start) for start in openings)
-    found = deque((match for match in matches if match and not _is_prose(match)), maxlen=MAX_BOXES)
-    last = found[-1].start() if found else 0
+    first = text.find("box")  # stands in every name of a box
+    if first < 0:
+        return None
+    openings = deque(_OPENING.finditer(text, max(0, first - _MAX_BEFORE_BOX)), maxlen=MAX_OPENINGS)
+    found: deque[re.Match[str]] = deque(maxlen=MAX_BOXES)
+    for name in openings:
+        made = _BOX.match(text, name.start())
+        if made and not _is_prose(made):
+            found.append(made)
+    if not found:
+        return None
+    last = found[-1].start()
     if len(found) > 1 and (parts := _boxes_of_parts(text, list(found))):
         return ", ".join(parts), last, _content_end(text, found[-1]) + 1
     contents: list[str] = []
@@ -107,12 +119,11 @@ def _last_boxes(text: str) -> tuple[str, int, int] | None:
 
 def _is_prose(box: re.Match[str]) -> bool:
     r"""Whether the word is only spoken of: put it in \boxed as $x$."""
-    return box["bare"] is not None and _PROSE.search(box["bare"]) is not None
+    return box.lastgroup == "bare" and _PROSE.search(box["bare"]) is not None
 
 
 def _content_start(box: re.Match[str]) -> int:
-    group = next((name for name in ("bare", "number") if box[name] is not None), None)
-    return box.start(group) if group else box.end()
+    return box.start(box.lastgroup) if box.lastgroup else box.end()
 
 
 def _content_end(text: str, box: re.Match[str]) -> int:

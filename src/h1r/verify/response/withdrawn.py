@@ -58,8 +58,10 @@ _CLOSING = " \t\n$*)]}.\\,"
 def is_withdrawn(text: str, start: int, end: int) -> bool:
     """Whether the answer marked from `start` to `end` is denied, doubted, asked for or compared right beside it."""
     behind = text[end : end + _BEHIND_CHARS]
-    if behind.strip(_CLOSING) and any(hint in behind.lower() for hint in _HINTS_BEHIND) and _BEHIND.match(behind):
-        return True
+    if behind.strip(_CLOSING):
+        lower = behind.lower()
+        if any(hint in lower for hint in _HINTS_BEHIND) and _BEHIND.match(behind):
+            return True
     before = text[max(0, start - _BEFORE_CHARS) : start].lower()
     is_hinted = "n't" in before or "n’t" in before or "not" in before or not _HINTED.isdisjoint(before.split())
     return is_hinted and _BEFORE.search(before) is not None
