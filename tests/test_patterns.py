@@ -101,10 +101,21 @@ MOST_CHARS = (
     ("verify.response.withdrawn:", 120, "what stands beside a box"),
     ("verify.response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
     ("verify.response.repetition:_PIECE", 180_000, "the end of a response"),
+    ("evals.gradable:", 20_000, "the beginning of a question or a reference (MAX_CHARS)"),
     ("models.checkpoint:model.*", 255, "the name of a file"),
 )
 """The longest text that expressions meet: the first entry that their name begins with. Others may meet anything."""
-CURATED = ("data.", "verify.controls.", "report.", "model.", "records:", "recipe_text:", "config.", "engine.")
+CURATED = (
+    "data.",
+    "evals.gradable:",
+    "verify.controls.",
+    "report.",
+    "model.",
+    "records:",
+    "recipe_text:",
+    "config.",
+    "engine.",
+)
 """These meet data sets and files of the user's own choice, no model's text: linear, and five times as long at most."""
 
 

@@ -2,7 +2,8 @@
 
     curate -> eval_base -> sft -> eval_sft -> pool -> rl -> eval_rl -> scaling
 
-A finished stage leaves `runs/NAME/done/STAGE.json`, the summary it returned. Rooms are imported when their stage
+A finished stage leaves `runs/NAME/done/STAGE.json`, the summary it returned; an evaluation with answers that have no
+verdict (the judge was down, the sandbox failed) is not finished. Rooms are imported when their stage
 starts, so that the command line answers at once.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from h1r.common.files import locked, read_json, write_json
+from h1r.common.progress import note
 from h1r.config import CorpusBenchmark, Recipe
 from h1r.errors import UserError
 from h1r.rollout.rewards import Rewards
@@ -112,7 +114,15 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
     busy = f"another process runs {stage} in {run.path}; wait for it, or give another --out"
     with locked(run.path / f".{stage}.lock", busy):
         summary = STAGES[stage](recipe, run, resume)
-        write_json(run.path / "done" / f"{stage}.json", summary)
+        place = run.path / "done" / f"{stage}.json"
+        if summary.get("unfinished"):
+            place.unlink(missing_ok=True)
+            note(
+                f"{stage}: {summary['unfinished']} answers have no verdict, so it is not finished; the same command "
+                "again asks for these alone"
+            )
+        else:
+            write_json(place, summary)
         if stage not in TRAINING:
             log_summary(recipe, run, stage, summary)
     return summary

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from h1r.cli.common import recipe_file
 from h1r.config import BenchmarkSection, ControlsSection, EvalSection, load_recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
+from h1r.evals.benchmarks import Benchmark, accepted, check_verifiers, load_benchmark, measured, settings
+from h1r.evals.gradable import why_ungradable
+from h1r.evals.stages import contents
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
+from h1r.records import Problem
 from h1r.verify import VerifierPool, require
 from h1r.verify.judge import grade as judge
 
@@ -30,7 +34,7 @@ def benchmark(path: Path, rows: list[dict[str, Any]], **keys: Any) -> BenchmarkS
 
 def test_options_in_a_list_are_lettered_and_the_letter_is_the_reference(tmp_path: Path) -> None:
     rows = [{"question": "Which?", "options": ["one", "two", "three"], "answer": "C"}]
-    (problem,) = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, options=["options"], **CHOICE))
+    (problem,) = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, options=["options"], **CHOICE)).problems
     assert problem.question == "Q: Which?\nA) one\nB) two\nC) three\nAnswer: X"
     assert problem.answer == "C"
     assert problem.metadata == {"options": ["one", "two", "three"]}
@@ -42,10 +46,10 @@ def test_options_in_columns_are_shuffled_the_same_way_every_time(tmp_path: Path)
         for n in range(40)
     ]
     section = benchmark(tmp_path / "f.jsonl", rows, options=["right", "w1", "w2", "w3"], **CHOICE)
-    problems = load_benchmark(section)
+    problems = load_benchmark(section).problems
     assert all(problem.metadata["options"]["ABCD".index(problem.answer)] == "r" for problem in problems)
     assert {problem.answer for problem in problems} == set("ABCD")
-    assert problems == load_benchmark(section)
+    assert problems == load_benchmark(section).problems
 
 
 def test_metadata_goes_to_the_verifier_and_into_the_prompt(tmp_path: Path) -> None:
@@ -55,7 +59,7 @@ def test_metadata_goes_to_the_verifier_and_into_the_prompt(tmp_path: Path) -> No
     ]
     columns = {"tests": "cases", "func_name": "more.name?", "code": "code"}
     prompt = r"{question} \boxed{} {unknown} {code}"
-    first, second = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, metadata=columns, prompt=prompt))
+    first, second = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, metadata=columns, prompt=prompt)).problems
     assert first.metadata == {"tests": [1], "func_name": "f", "code": "def f():"}
     assert second.metadata == {"tests": [2], "code": ""}
     assert first.question == r"q1 \boxed{} {unknown} def f():"
@@ -66,19 +70,19 @@ def test_rows_are_chosen_by_value_and_number(tmp_path: Path) -> None:
         {"question": f"q{n}", "right": "1", "kind": "number" if n % 2 else "text", "set": n // 4} for n in range(12)
     ]
     chosen = {"columns": {"answer": "right"}, "without": {"kind": "text", "absent": "x"}, "only": {"set": "1"}}
-    assert [p.question for p in load_benchmark(benchmark(tmp_path / "f.jsonl", rows, **chosen))] == ["q5", "q7"]
+    section = benchmark(tmp_path / "f.jsonl", rows, **chosen)
+    assert [p.question for p in load_benchmark(section).problems] == ["q5", "q7"]
     section = benchmark(tmp_path / "f.jsonl", rows, limit=3, columns={"answer": "right"})
-    assert [p.question for p in load_benchmark(section)] == ["q0", "q1", "q2"]
+    assert [p.question for p in load_benchmark(section).problems] == ["q0", "q1", "q2"]
 
 
-def test_unusable_rows_are_counted_and_a_benchmark_of_them_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_rows_are_kept_apart_and_a_benchmark_of_them_is_refused(tmp_path: Path) -> None:
     good = {"question": "Which?", "options": ["a", "b"], "answer": "A"}
     bad = {"question": "Which?", "options": "a or b", "answer": "A"}
     section = benchmark(tmp_path / "f.jsonl", [bad, good, bad], options=["options"], **CHOICE)
-    assert len(load_benchmark(section)) == 1
-    assert "2 rows cannot be used" in capsys.readouterr().err
+    found = load_benchmark(section)
+    assert (len(found.problems), len(found.unusable)) == (1, 2)
+    assert {row["detail"] for row in found.unusable} == {"its options are no list"}
     with pytest.raises(UserError, match=r"`b` has no usable problem .*no list"):
         load_benchmark(benchmark(tmp_path / "f.jsonl", [bad], options=["options"], **CHOICE))
     with pytest.raises(UserError, match="neither an answer nor"):
@@ -170,7 +174,7 @@ def test_a_verifier_that_cannot_work_is_found_before_anything_is_asked(
     rows = [{"question": "Why?", "answer": "because"}]
     section = benchmark(tmp_path / "f.jsonl", rows, verifier="judge", columns={"answer": "answer"})
     with VerifierPool() as pool, pytest.raises(UserError, match=r"judge\.urls"):
-        check_verifiers({"b": load_benchmark(section)}, pool.verify_many)
+        check_verifiers([load_benchmark(section)], pool.verify_many)
 
 
 def test_problems_that_pay_for_nothing_are_unusable_and_named(
@@ -179,13 +183,14 @@ def test_problems_that_pay_for_nothing_are_unusable_and_named(
     rows = [{"question": f"How many are {n} and 5?", "answer": str(n + 5), "wide": {}} for n in range(500, 504)]
     rows[2]["wide"] = {"tolerance": 0.9999}
     metadata = {"tolerance": "wide.tolerance?"}
-    problems = load_benchmark(
+    whole = load_benchmark(
         benchmark(tmp_path / "f.jsonl", rows, columns={"answer": "answer"}, metadata=metadata, prompt="{question} Box.")
     )
+    problems = whole.problems
     with VerifierPool(format_checks=False) as pool:
 
         def found(**keys: Any) -> tuple[list[str], list[str]]:
-            asked, bad = accepted("b", problems, pool.verify_many, ControlsSection(**keys))
+            asked, bad = accepted(whole, pool.verify_many, ControlsSection(**keys), allow_unusable=1)
             return [problem.question for problem in asked], [row["id"] for row in bad]
 
         questions = [problem.question for problem in problems]
@@ -198,24 +203,87 @@ def test_problems_that_pay_for_nothing_are_unusable_and_named(
         with pytest.raises(UserError, match="1 of 4 problems are unusable"):
             found(in_eval="stop")
         with pytest.raises(UserError, match="1 of 1 problems are unusable"):
-            accepted("b", problems[2:3], pool.verify_many, ControlsSection())
+            accepted(Benchmark("b", problems[2:3]), pool.verify_many, ControlsSection(), allow_unusable=1)
+        with pytest.raises(UserError, match="allow_unusable = 1"):
+            accepted(whole, pool.verify_many, ControlsSection())
 
 
 def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_path: Path) -> None:
-    rows = [{"question": "Why?", "answer": "because"}]
-    problems = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, columns={"answer": "answer"}))
-    others = [dataclasses.replace(problems[0], answer="no")]
-    runs: list[int] = []
+    runs: list[str] = []
 
-    def measure() -> dict[str, Any]:
-        runs.append(1)
-        return {"pass_at_1": len(runs)}
+    def measure(samples: Path) -> dict[str, Any]:
+        runs.append(samples.name)
+        return {"problems": 2, "samples_per_problem": 2, "unscored": 0.25 if len(runs) == 4 else 0.0, "error": 0.0}
 
-    for asked in (problems, problems, others, others):
-        measured(asked, EvalSection(samples=1), "w", tmp_path / "r.json", measure)
-    measured(others, EvalSection(samples=2), "w", tmp_path / "r.json", measure)
-    found = measured(others, EvalSection(samples=2), "x", tmp_path / "r.json", measure)
-    assert (len(runs), found["pass_at_1"]) == (4, 4)
+    for of in ({"seed": 1}, {"seed": 1}, {"seed": 2}, {"seed": 1}, {"seed": 3}, {"seed": 3}, {"seed": 3}):
+        found = measured(of, tmp_path / "r.json", measure)
+    assert len(runs) == 5  # the fourth has an answer without a verdict
+    assert len(set(runs)) == 3
+    assert runs[3] == runs[4] == found["samples"]
+
+
+def test_contents_tell_weights_apart_not_their_names_or_times(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"one")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    times = (tmp_path / "a" / "model.safetensors").stat()
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"two")
+    os.utime(tmp_path / "a" / "model.safetensors", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert contents(tmp_path / "a") != contents(tmp_path / "b")
+
+
+def test_an_index_answer_wants_to_be_called_one(tmp_path: Path) -> None:
+    rows = [{"question": f"Which, {n}?", "options": ["7", "2", "ten", "4"], "answer": n} for n in range(4)]
+    path = tmp_path / "f.jsonl"
+    found = load_benchmark(benchmark(path, rows, options=["options"], index_from=0, **CHOICE))
+    assert [problem.answer for problem in found.problems] == ["A", "B", "C", "D"]
+    assert [
+        row["detail"]
+        for row in load_benchmark(benchmark(path, rows, options=["options"], index_from=1, **CHOICE)).unusable
+    ] == ["its answer '0' is no index of 4 options from 1"]
+    unsaid = load_benchmark(benchmark(path, rows, options=["options"], **CHOICE))
+    assert [problem.answer for problem in unsaid.problems] == ["2"]  # the text of an option
+    assert len(unsaid.unusable) == 3
+    assert "index_from" in unsaid.unusable[0]["detail"]
+    with VerifierPool(format_checks=False) as pool, pytest.raises(UserError, match="allow_unusable = 3"):
+        accepted(unsaid, pool.verify_many, ControlsSection())
+
+
+def test_another_size_than_expected_is_refused(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"question": f"q{n}", "answer": str(n)} for n in range(4)] + [{"question": "none"}]
+    keys = {"columns": {"answer": "answer"}}
+    assert len(load_benchmark(benchmark(tmp_path / "f.jsonl", rows, expect=5, **keys)).problems) == 4
+    with pytest.raises(UserError, match="has 5 problems, and `expect` says 6"):
+        load_benchmark(benchmark(tmp_path / "f.jsonl", rows, expect=6, **keys))
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "why"),
+    [
+        ("Let n = 12. (a) What is 2n? (b) What is 3n?", "24", "several questions with one reference"),
+        ("Let n = 12. (a) What is 2n? (b) What is 3n?", "24, 36", None),
+        ("i) Add 3 to 4. ii) Double it.", "14", "several questions with one reference"),
+        ("Part A: find x. Part B: find y.", "3", "several questions with one reference"),
+        ("Which is odd: (A) 2 (B) 3?", "3", None),
+        ("Find f(a) + f(b) for f(x) = x.", "a+b", None),
+        ("What is the area of the triangle in the figure below?", "12", "a figure that is not there"),
+        ("As shown in the diagram, how long is AB?", "12", "a figure that is not there"),
+        ("[asy] draw((0,0)--(3,4)); [/asy] In the figure, how long is the line?", "5", None),
+        ("What is the least three-figure number?", "100", None),
+        ("How many are there?", "There are infinitely many, since each even n works.", "a reference of prose"),
+        ("How many are there?", r"7 \text{ square metres}", None),
+        ("When does it hold?", r"$n = 2^k$ for every positive $k$", None),
+    ],
+)
+def test_what_no_rule_can_grade_is_left_out_where_asked(
+    tmp_path: Path, question: str, answer: str, why: str | None
+) -> None:
+    assert why_ungradable(Problem("p", question, answer)) == why
+    rows = [{"question": "What is 1 plus 1?", "answer": "2"}, {"question": question, "answer": answer}]
+    keys = {"columns": {"answer": "answer"}, "only_gradable": True}
+    found = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, **keys))
+    assert (len(found.problems), found.ungradable) == ((2, 0) if why is None else (1, 1))
 
 
 def test_two_benchmarks_of_one_name_are_refused() -> None:

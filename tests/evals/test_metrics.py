@@ -4,13 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.evals.metrics import Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
-from h1r.records import Trace, Verdict
+from h1r.evals.metrics import Answer, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
+from h1r.records import Verdict
 from h1r.scaling.intervals import wilson
-
-
-def trace(reason, text="none"):
-    return Trace(0, 0, [1], text, [0.0], [0.0], [1.0], reason)
 
 
 @given(st.integers(1, 7), st.data())
@@ -38,17 +34,19 @@ def test_families_are_scored_apart():
 
 
 def test_the_three_faults_are_told_apart():
-    traces = [trace("length"), trace("stop"), trace("stop", r"\boxed{1}"), trace("stop"), trace("stop")]
-    verdicts = [
-        Verdict(0.0, error="no boxed answer", reason="not_extracted"),
-        Verdict(0.0, extracted="1", error="the server failed", reason="unscored"),
-        Verdict(0.0, error="time limit of 5 s exceeded", reason="time"),
-        Verdict(0.0, extracted="2"),
-        Verdict(1.0, extracted="3"),
+    answers = [
+        Answer(1, "length", False, 0.0, "not_extracted"),
+        Answer(1, "stop", True, 0.0, "unscored"),
+        Answer(1, "stop", True, 0.0, "time"),
+        Answer(1, "stop", True, 0.0, "wrong"),
+        Answer(1, "stop", True, 1.0),
+        Answer(1, "error", False, 0.0, "unscored"),
+        Answer(1, "stop", True),
+        *[Answer(1, "stop", True, 1.0)] * 3,
     ]
-    found = faults(traces, verdicts)
-    assert (found.truncated, found.no_answer, found.unscored) == (0.2, 0.2, 0.2)
-    assert found.reasons == {"not_extracted": 0.2, "wrong": 0.2, "time": 0.2, "unscored": 0.2}
+    found = faults(answers)
+    assert (found.truncated, found.no_answer, found.unscored, found.error) == pytest.approx((0.1, 0.1, 0.2, 0.1))
+    assert found.reasons == {"not_extracted": 0.1, "wrong": 0.1, "time": 0.1, "unscored": 0.1}
 
 
 def test_partial_credit_is_not_correct():

@@ -118,15 +118,17 @@ def eval_(
     results = {stage: run_stage(stage, resolved, run, False, as_json, resumable=False) for stage in stages}
     if as_json:
         print_json(results)
-        return
-    if any("pass_at_1" in result for result in results.values()):
-        print_report(run.path, as_json)
-    if any("benchmarks" in result for result in results.values()):
-        from rich.console import Console
+    else:
+        if any("pass_at_1" in result for result in results.values()):
+            print_report(run.path, as_json)
+        if any("benchmarks" in result for result in results.values()):
+            from rich.console import Console
 
-        from h1r.evals.summary import benchmark_table
+            from h1r.evals.summary import benchmark_table
 
-        Console().print(benchmark_table(results))
+            Console().print(benchmark_table(results))
+    if any(result.get("unfinished") for result in results.values()):
+        raise typer.Exit(1)
 
 
 def _train(

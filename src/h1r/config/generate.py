@@ -69,8 +69,18 @@ class BenchmarkSection(CorpusBenchmark):
     """Column -> value: rows that have another are left out."""
     without: dict[str, str] = {}
     """Column -> value: rows that have it are left out."""
+    index_from: Literal[0, 1] | None = None
+    """What the first option has as its number, where the answers of a list of options are numbers (MMLU: 0)."""
+    only_gradable: bool = False
+    """Leave out what no rule can grade: several questions with one reference, a figure that is not there, a reference
+    that is prose. How many is said. Our choice of rules."""
     limit: Count = 0
     """Problems asked, the first ones; 0: all."""
+    expect: Count = 0
+    """Problems that the benchmark has, those that cannot be used among them; 0: any number."""
+    allow_unusable: Count = 0
+    """Problems that may be left out: rows that cannot be read or asked, references that do not score, problems that pay
+    an answer which solves nothing. With more the evaluation stops before anything is asked."""
 
     @model_validator(mode="after")
     def _asks_the_question(self) -> BenchmarkSection:

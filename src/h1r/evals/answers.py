@@ -23,7 +23,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
-from h1r.evals.stages import last_trained, weight_files
+from h1r.evals.stages import contents, last_trained
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
@@ -220,7 +220,7 @@ def _settings(checkpoint: str, recipe: Recipe, seed: int) -> str:
     """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
     source = _directory(checkpoint)
     parts = [
-        json.dumps([str(source.resolve()), weight_files(source)]) if source.is_dir() else checkpoint,
+        json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
         recipe.scaling.model_dump_json(exclude={"problems"}),
         recipe.chat.model_dump_json(),
         *([] if recipe.environment == EnvironmentSection() else [recipe.environment.model_dump_json()]),

@@ -7,23 +7,31 @@ checkpoints, or two subsets of a benchmark, are compared on the same draws.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from h1r.common.progress import progress as show_progress
 from h1r.config import EvalSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.evals.metrics import Faults, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
+from h1r.evals.metrics import Answer, Faults, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
+from h1r.evals.samples import Place, Samples
 from h1r.records import Problem, Trace
-from h1r.rollout.pipeline import Graded, RolloutPipeline
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.scaling.deepconf import problem_seed
 from h1r.scaling.examples import example
 from h1r.scaling.study import ProgressOf
+from h1r.verify.threads import DaemonThreads
 
 EXAMPLES_PER_FAMILY = 4
 """Problems a family whose first answer is shown, the first ones in the file: the same for every checkpoint."""
+GRADED_AT_ONCE = 64
+"""Answers whose verdicts are asked for together, while others are generated."""
 
 
 @dataclass(slots=True)
@@ -57,24 +65,111 @@ def evaluate(
     seed: int,
     progress: ProgressOf = show_progress,
     name: str = "eval",
+    path: Path | None = None,
 ) -> EvalResult:
     """Asks every problem `section.samples` times and grades all answers. `name` heads the progress display.
 
-    Traces without a verdict are in no accuracy: a problem counts by its others, and not at all without any. Raises
-    `UserError` without problems, without any verdict, and when the engine fails at too many traces.
+    `path`: where the answers are kept (`samples.py`). What lies there already is not asked for again, so the file has
+    to be of these problems, settings and weights. Answers without a verdict are in no accuracy: a problem counts by its
+    others, and not at all without any. Raises `UserError` without problems, without any verdict, and when the engine
+    fails at too many traces.
     """
     if not problems:
         raise UserError("there is no held-out problem to evaluate on; raise problems.held_out or mend corpus.sources")
     started = time.monotonic()
-    graded = _graded(pipeline, problems, section, seed, progress, name)
-    n = section.samples
-    outcomes = []
-    for i, problem in enumerate(problems):
-        scored = [one.verdict for one in graded[i * n : (i + 1) * n] if one.scored]
+    with ExitStack() as stack:
+        if path is None:
+            path = Path(stack.enter_context(TemporaryDirectory())) / "samples.jsonl"
+        samples = stack.enter_context(Samples(path, problems, section.samples))
+        _generate(pipeline, samples, section, seed, progress, name)
+        samples.finish()
+        return _result(pipeline, samples, section, seed, time.monotonic() - started)
+
+
+def _generate(
+    pipeline: RolloutPipeline, samples: Samples, section: EvalSection, seed: int, progress: ProgressOf, name: str
+) -> None:
+    """Asks for what is missing. Answers are graded in a thread while others are generated."""
+    missing, problems = samples.missing(), samples.problems
+    parts = list(_consecutive(missing))
+    params = [
+        SamplingParams(
+            n=count, temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_tokens,
+            seed=problem_seed(seed, problems[index].id) + first,
+        )
+        for (index, first), count in parts
+    ]  # fmt: skip
+    grader = _Grader(pipeline, samples)
+    grader.grade([samples.trace(place) for place in samples.unscored()])
+    total, tokens = len(problems) * section.samples, 0
+    with progress(name, total, "trace") as bar:
+        bar.advance(total - len(missing))
+        for trace in pipeline.stream([problems[index] for (index, _), _ in parts], params) if parts else ():
+            (index, first), _ = parts[trace.prompt_index]
+            trace.prompt_index, trace.sample_index = index, first + trace.sample_index
+            samples.add([trace])
+            grader.add(trace)
+            tokens += trace.num_tokens
+            bar.advance(tokens=tokens)
+        grader.finish()
+
+
+class _Grader:
+    """Has answers graded by the batch in a thread, and their verdicts kept."""
+
+    def __init__(self, pipeline: RolloutPipeline, samples: Samples) -> None:
+        self._pipeline, self._samples = pipeline, samples
+        self._thread = DaemonThreads(1, "h1r-eval")
+        self._waiting: list[Trace] = []
+        self._batches: list[Future[None]] = []
+
+    def add(self, trace: Trace) -> None:
+        self._waiting.append(trace)
+        if len(self._waiting) >= GRADED_AT_ONCE:
+            while self._batches and self._batches[0].done():
+                self._batches.pop(0).result()  # what went wrong is told now, not after the last trace
+            self.grade(self._waiting)
+            self._waiting = []
+
+    def grade(self, traces: list[Trace]) -> None:
+        self._batches.append(self._thread.submit(self._graded, traces))
+
+    def finish(self) -> None:
+        """Waits for all verdicts; raises what a batch raised."""
+        self.grade(self._waiting)
+        for batch in self._batches:
+            batch.result()
+
+    def _graded(self, traces: list[Trace]) -> None:
+        owners = [self._samples.problems[trace.prompt_index] for trace in traces]
+        places = [(trace.prompt_index, trace.sample_index) for trace in traces]
+        self._samples.grade(places, self._pipeline.verdicts(owners, traces))
+
+
+def _consecutive(places: Sequence[Place]) -> Iterator[tuple[Place, int]]:
+    """(first place, count) of each run of samples of one problem that follow each other."""
+    start = count = 0
+    for number, (index, sample) in enumerate(places):
+        if count and places[start][0] == index and places[start][1] + count == sample:
+            count += 1
+            continue
+        if count:
+            yield places[start], count
+        start, count = number, 1
+    if count:
+        yield places[start], count
+
+
+def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, seed: int, seconds: float) -> EvalResult:
+    found = dict(samples.answers())
+    outcomes, n = [], section.samples
+    for index, problem in enumerate(samples.problems):
+        scored = [answer for sample in range(n) if (answer := found[index, sample]).scored]
         if scored:
             outcomes.append(Outcome(problem.id, problem.family, sum(map(is_correct, scored)), len(scored)))
     if not outcomes:
-        raise UserError(f"no answer could be scored: {graded[0].verdict.error}")
+        first = samples.verdict((0, 0))
+        raise UserError(f"no answer could be scored: {first.error if first else 'no verdict came'}")
     estimate = pass_at_1(outcomes, section.confidence_level)
     fewest = min(outcome.samples for outcome in outcomes)
     powers = [2**i for i in range(fewest.bit_length())]
@@ -83,55 +178,30 @@ def evaluate(
         interval=estimate.interval,
         per_family=per_family(outcomes, section.confidence_level),
         pass_at_k={str(k): pass_at_k(outcomes, k) for k in powers},
-        mean_tokens=sum(one.trace.num_tokens for one in graded) / len(graded),
-        faults=faults([one.trace for one in graded], [one.verdict for one in graded]),
+        mean_tokens=sum(answer.tokens for answer in found.values()) / len(found),
+        faults=faults(list(found.values())),
         samples_per_problem=n,
-        problems=len(problems),
+        problems=len(samples.problems),
         confidence_level=section.confidence_level,
         seed=seed,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         outcomes=outcomes,
-        examples=_examples(pipeline.tokenizer, problems, graded, n),
+        examples=_examples(pipeline.tokenizer, samples, found),
     )
 
 
-def _graded(
-    pipeline: RolloutPipeline,
-    problems: Sequence[Problem],
-    section: EvalSection,
-    seed: int,
-    progress: ProgressOf,
-    name: str,
-) -> list[Graded]:
-    """All traces in order of (problem, sample)."""
-    params = [
-        SamplingParams(
-            n=section.samples, temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_tokens,
-            seed=problem_seed(seed, problem.id),
-        )
-        for problem in problems
-    ]  # fmt: skip
-    tokens = 0
-    with progress(name, len(problems) * section.samples, "trace") as bar:
-
-        def on_trace(trace: Trace) -> None:
-            nonlocal tokens
-            trace.logprobs, trace.sampling_logprobs = [], []  # half of what a long benchmark would hold in memory
-            tokens += trace.num_tokens
-            bar.advance(tokens=tokens)
-
-        return pipeline.graded(problems, params, on_trace)
-
-
-def _examples(tokenizer: Any, problems: Sequence[Problem], graded: Sequence[Graded], n: int) -> list[dict[str, Any]]:
+def _examples(tokenizer: Any, samples: Samples, found: dict[Place, Answer]) -> list[dict[str, Any]]:
     """Per family the first answers to its first problems, then, when all of these came out alike, one that did not."""
     shown = []
-    for family in sorted({problem.family for problem in problems}):
-        members = [i for i, problem in enumerate(problems) if problem.family == family]
-        chosen = [i * n for i in members[:EXAMPLES_PER_FAMILY]]
+    for family in sorted({problem.family for problem in samples.problems}):
+        members = [i for i, problem in enumerate(samples.problems) if problem.family == family]
+        chosen = [(i, 0) for i in members[:EXAMPLES_PER_FAMILY]]
         for kind in (True, False):
-            if all(is_correct(graded[k].verdict) != kind for k in chosen):
-                every = (k for i in members for k in range(i * n, (i + 1) * n))
-                chosen += [k for k in every if is_correct(graded[k].verdict) == kind][:1]
-        shown += [example(tokenizer, problems[k // n], graded[k].trace, graded[k].verdict) for k in chosen]
+            if all(is_correct(found[place]) != kind for place in chosen):
+                every = ((i, sample) for i in members for sample in range(samples.n))
+                chosen += [place for place in every if is_correct(found[place]) == kind][:1]
+        shown += [
+            example(tokenizer, samples.problems[place[0]], samples.trace(place), samples.verdict(place))
+            for place in chosen
+        ]
     return shown

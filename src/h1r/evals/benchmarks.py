@@ -11,10 +11,12 @@ SciCode need environments of their own and are not here.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from h1r.common.progress import note
 from h1r.config import BenchmarkSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
-from h1r.records import Problem, to_json
+from h1r.evals.gradable import why_ungradable
+from h1r.records import Problem
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify.controls import examine
 
@@ -33,89 +36,133 @@ _OPTION, _ONLY, _WITHOUT = "option ", "only ", "without "
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
-def load_benchmark(section: BenchmarkSection, root: str = ".") -> list[Problem]:
-    """The problems in the order of the file, with the prompt as their question.
+@dataclass(slots=True)
+class Benchmark:
+    """The problems of a benchmark in the order of the file, with the prompt as their question, and {id, reason, detail}
+    of each row that cannot be used. `ungradable`: rows that `only_gradable` left out."""
 
-    Rows that cannot be used are counted in a note; a benchmark without one usable row is a `UserError`.
-    """
+    name: str
+    problems: list[Problem]
+    unusable: list[dict[str, str]] = field(default_factory=list)
+    ungradable: int = 0
+
+
+def load_benchmark(section: BenchmarkSection, root: str = ".") -> Benchmark:
+    """Reads a benchmark. `UserError` when it has another size than `expect`, or not one usable row."""
     wanted = {
         **section.metadata,
         **{f"{_OPTION}{number}": column for number, column in enumerate(section.options)},
         **{f"{_ONLY}{column}": column for column in section.only},
         **{f"{_WITHOUT}{column}": f"{column}?" for column in section.without},
     }
-    found: list[Problem] = []
-    bad: list[str] = []
+    found = Benchmark(section.name, [])
     for number, path in enumerate(files_of(section, root)):
         reader = Reader(section.model_copy(update={"metadata": wanted}), path, number)
         for item in reader.items():
-            problem = item.problem
-            if not _is_wanted(problem, section):
-                continue
-            try:
-                found.append(_asked(problem, section))
-            except ValueError as error:
-                bad.append(f"{problem.id}: {error}")
-            if section.limit and len(found) >= section.limit:
+            if _is_wanted(item.problem, section):
+                _take(found, item.problem, section)
+            if section.limit and len(found.problems) >= section.limit:
                 break
-        bad += [f"line {line.line}: {line.why}" for line in reader.bad]
-        if section.limit and len(found) >= section.limit:
+        found.unusable += [
+            {"id": f"line {line.line}", "reason": "cannot be read", "detail": line.why} for line in reader.bad
+        ]
+        if section.limit and len(found.problems) >= section.limit:
             break
-    if not found:
+    size = len(found.problems) + len(found.unusable) + found.ungradable
+    first = f" ({_named(found.unusable[:1])})" if found.unusable else ""
+    if section.expect and not section.limit and size != section.expect:
         raise UserError(
-            f"benchmark `{section.name}` has no usable problem{f' ({bad[0]})' if bad else ''}; check its columns"
+            f"benchmark `{section.name}` has {size} problems, and `expect` says {section.expect}; is the file whole, "
+            "and the right one?"
         )
-    if bad:
-        note(f"benchmark {section.name}: {len(bad)} rows cannot be used, the first at {bad[0]}")
+    if not found.problems:
+        raise UserError(f"benchmark `{section.name}` has no usable problem{first}; check its columns")
+    if found.ungradable:
+        note(
+            f"benchmark {section.name}: {found.ungradable} of {size} problems are left out, since no rule can grade "
+            "them (only_gradable)"
+        )
     return found
 
 
-def check_verifiers(benchmarks: Mapping[str, Sequence[Problem]], verify_many: VerifyMany) -> None:
+def _take(found: Benchmark, problem: Problem, section: BenchmarkSection) -> None:
+    if section.only_gradable and why_ungradable(problem):
+        found.ungradable += 1
+        return
+    try:
+        found.problems.append(_asked(problem, section))
+    except ValueError as error:
+        found.unusable.append({"id": problem.id, "reason": "cannot be asked", "detail": str(error)})
+
+
+def _named(rows: Sequence[Mapping[str, str]]) -> str:
+    return "; ".join(f"{row['id']}: {row['detail']}" for row in rows[:NAMED])
+
+
+def check_verifiers(benchmarks: Sequence[Benchmark], verify_many: VerifyMany) -> None:
     """Grades one answer to each benchmark; `UserError` for a verifier that cannot work, before anything is asked."""
-    firsts = [problems[0] for problems in benchmarks.values()]
+    firsts = [benchmark.problems[0] for benchmark in benchmarks]
     verify_many(firsts, ["This is no answer."] * len(firsts))
 
 
 def accepted(
-    name: str, problems: Sequence[Problem], verify_many: VerifyMany, section: ControlsSection
+    found: Benchmark, verify_many: VerifyMany, section: ControlsSection, allow_unusable: int = 0
 ) -> tuple[list[Problem], list[dict[str, str]]]:
     """The problems of a benchmark that are asked, and {id, reason, detail} of those that cannot be trusted.
 
-    These are problems whose reference does not score, or that pay an answer which solves nothing. `controls.in_eval`
-    says what becomes of them: left out, or asked all the same. `UserError` where it is to stop, or nothing is left.
+    These are rows that cannot be used, problems whose reference does not score, and those that pay an answer which
+    solves nothing; `controls.in_eval` says what becomes of the last two: left out, or asked all the same. `UserError`
+    where more are left out than `allow_unusable`, where `controls.in_eval` is to stop, or where nothing is left.
     """
-    if not section.enabled:
-        return list(problems), []
-    found = examine(problems, verify_many, section, references=True)
-    pairs = list(zip(problems, found.refusals, strict=True))
-    bad = [{"id": one.id, "reason": why.reason, "detail": why.detail} for one, why in pairs if why]
+    problems, bad = found.problems, list(found.unusable)
+    kept = list(problems)
+    if section.enabled:
+        refusals = examine(problems, verify_many, section, references=True).refusals
+        pairs = list(zip(problems, refusals, strict=True))
+        bad += [{"id": one.id, "reason": why.reason, "detail": why.detail} for one, why in pairs if why]
+        if section.in_eval != "report":
+            kept = [one for one, why in pairs if not why]
+    left_out = len(problems) - len(kept) + len(found.unusable)
     if not bad:
-        return list(problems), []
-    named = "; ".join(f"{row['id']}: {row['reason']}" for row in bad[:NAMED])
-    sentence = f"benchmark {name}: {len(bad)} of {len(problems)} problems are unusable ({named})"
-    kept = [one for one, why in pairs if not why]
-    if section.in_eval == "stop" or (section.in_eval == "refuse" and not kept):
+        return kept, []
+    named = "; ".join(f"{row['id']}: {row['reason']}, {row['detail']}" for row in bad[:NAMED])
+    total = len(problems) + len(found.unusable)
+    sentence = f"benchmark {found.name}: {len(bad)} of {total} problems are unusable ({named})"
+    if section.in_eval == "stop" or not kept:
         raise UserError(f"{sentence}; mend the benchmark, or set controls.in_eval to `report`")
-    note(sentence if section.in_eval == "refuse" else f"{sentence} and asked all the same")
-    return (kept if section.in_eval == "refuse" else list(problems)), bad
+    if left_out > allow_unusable:
+        raise UserError(
+            f"{sentence}; mend its columns or its file, or set allow_unusable = {left_out} to leave them out"
+        )
+    note(sentence if left_out == len(bad) else f"{sentence}; {len(bad) - left_out} of them are asked all the same")
+    return kept, bad
 
 
-def measured(
-    problems: Sequence[Problem], asked: EvalSection, weights: Any, path: Path, measure: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """What `measure` returns, kept in `path` with what it depends on: problems, settings, and which `weights`."""
-    contents = "\0".join(to_json(problem) for problem in problems)
-    of = {
-        "problems": hashlib.sha256(contents.encode("utf-8", "surrogatepass")).hexdigest(),
-        "settings": asked.model_dump(exclude={"benchmarks"}),
-        "weights": weights,
-    }
-    if path.exists() and (kept := read_json(path)).get("of") == of:
-        note(f"{path} is finished; delete it to measure again")
+def measured(of: Mapping[str, Any], path: Path, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` returns, kept in `path` with what it depends on, `of`. It is given the file of its answers.
+
+    What was measured of the same is returned as it is, unless it lacks verdicts.
+    """
+    key = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=4).hexdigest()
+    samples = path.with_name(f"{path.stem}.{key}.samples.jsonl")
+    if path.exists() and (kept := read_json(path)).get("of") == of and not unfinished(kept):
+        note(f"{path} is finished; delete it and {samples.name} to measure again")
         return dict(kept)
-    result = {**measure(), "of": of}
+    result = {**measure(samples), "of": of, "samples": samples.name}
     write_json(path, result)
     return result
+
+
+def contents_of(problems: Sequence[Problem]) -> str:
+    """A digest of problems, references and what their verifiers need."""
+    text = "\0".join(json.dumps(asdict(problem), sort_keys=True, default=str) for problem in problems)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def unfinished(result: Mapping[str, Any]) -> int:
+    """Answers of a result that have no verdict: not scored, or failed in the engine."""
+    answers = result.get("problems", 0) * result.get("samples_per_problem", 0)
+    return round(answers * (result.get("unscored", 0.0) + result.get("error", 0.0)))
 
 
 def settings(section: BenchmarkSection, defaults: EvalSection) -> EvalSection:
@@ -136,7 +183,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     """The problem with its options in order and its prompt put together; `ValueError` when it cannot be graded."""
     values: dict[str, Any] = {"question": problem.question}
     if section.options:
-        options, answer = _options(problem, len(section.options))
+        options, answer = _options(problem, len(section.options), section.index_from)
         problem.metadata["options"] = options
         problem.answer = answer
         if answer not in [*string.ascii_uppercase[: len(options)], *options]:
@@ -150,7 +197,20 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     return problem
 
 
-def _options(problem: Problem, columns: int) -> tuple[list[str], str]:
+def _lettered(answer: str, options: Sequence[str], index_from: int | None) -> str:
+    """The letter of an index; what is no index stays as it is. `ValueError` where it may be one."""
+    if index_from is None:
+        if answer.isdecimal() and answer not in options:
+            raise ValueError(
+                f"its answer {answer[:40]!r} is a number and none of the options; an index wants index_from"
+            )
+        return answer
+    if not answer.isdecimal() or not 0 <= int(answer) - index_from < len(options):
+        raise ValueError(f"its answer {answer[:40]!r} is no index of {len(options)} options from {index_from}")
+    return string.ascii_uppercase[int(answer) - index_from]
+
+
+def _options(problem: Problem, columns: int, index_from: int | None) -> tuple[list[str], str]:
     """The options and the right letter. Several columns hold the right option first, and are shuffled by the id."""
     given = [problem.metadata.pop(f"{_OPTION}{number}") for number in range(columns)]
     if columns == 1:
@@ -161,7 +221,7 @@ def _options(problem: Problem, columns: int) -> tuple[list[str], str]:
     if not 2 <= len(options) <= len(string.ascii_uppercase):
         raise ValueError(f"{len(options)} options")
     if columns == 1:
-        return options, problem.answer
+        return options, _lettered(problem.answer.strip(), options, index_from)
     order = list(range(len(options)))
     random.Random(problem.id).shuffle(order)
     return [options[place] for place in order], string.ascii_uppercase[order.index(0)]

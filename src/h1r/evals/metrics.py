@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from h1r.records import REASONS, Trace, Verdict
-from h1r.scaling.answers import extract_answer
+from h1r.records import REASONS, Verdict
 from h1r.scaling.intervals import Estimate, mean_accuracy
 
 
@@ -36,6 +35,24 @@ class Outcome:
             raise ValueError(f"problem {self.problem_id}: {self.correct} of {self.samples} answers cannot be correct")
 
 
+@dataclass(slots=True)
+class Answer:
+    """What the accuracy and the shares need of one answer. `tokens`: those the model sampled. `answered`: the text, or
+    the verifier, states an answer (a verifier that was killed cannot say what it had read). `reward`: 0 to 1, None
+    before a verdict; `reason`: why it is below 1 (`records.Verdict`)."""
+
+    tokens: int
+    finish_reason: str
+    answered: bool
+    reward: float | None = None
+    reason: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a verdict that says anything of the answer."""
+        return self.reward is not None and self.reason != "unscored"
+
+
 @dataclass(frozen=True, slots=True)
 class Faults:
     """Shares of all traces, 0 to 1."""
@@ -47,9 +64,9 @@ class Faults:
     reasons: dict[str, float] = field(default_factory=dict)
 
 
-def is_correct(verdict: Verdict) -> bool:
+def is_correct(graded: Verdict | Answer) -> bool:
     """Full reward, and nothing less."""
-    return verdict.reward >= 1.0
+    return graded.reward is not None and graded.reward >= 1.0
 
 
 def pass_at_1(outcomes: Sequence[Outcome], level: float = 0.95) -> Estimate:
@@ -79,20 +96,16 @@ def per_family(outcomes: Sequence[Outcome], level: float = 0.95) -> dict[str, di
     return table
 
 
-def faults(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> Faults:
-    """The shares; verdicts belong to the traces one by one. Raises `ValueError` without traces."""
-    if not traces:
-        raise ValueError("shares of traces need at least one trace")
-    pairs = list(zip(traces, verdicts, strict=True))
-    # A verifier that was killed cannot say what it had read, so the text is asked too.
-    failed = [trace.finish_reason == "error" for trace, _ in pairs]
-    answered = [(trace, v) for (trace, v), error in zip(pairs, failed, strict=True) if not error]
-    unanswered = [v.extracted is None and extract_answer(trace.text) is None for trace, v in answered]
-    reasons = Counter(v.reason for _, v in answered)
+def faults(answers: Sequence[Answer]) -> Faults:
+    """The shares. Raises `ValueError` without answers."""
+    if not answers:
+        raise ValueError("shares of answers need at least one answer")
+    ended = [answer for answer in answers if answer.finish_reason != "error"]
+    reasons = Counter(answer.reason for answer in ended)
     return Faults(
-        truncated=sum(trace.finish_reason == "length" for trace in traces) / len(pairs),
-        no_answer=sum(unanswered) / len(pairs),
-        unscored=reasons["unscored"] / len(pairs),
-        error=sum(failed) / len(pairs),
-        reasons={reason: reasons[reason] / len(pairs) for reason in REASONS if reasons[reason]},
+        truncated=sum(answer.finish_reason == "length" for answer in answers) / len(answers),
+        no_answer=sum(not answer.answered for answer in ended) / len(answers),
+        unscored=sum(not answer.scored for answer in ended) / len(answers),
+        error=1 - len(ended) / len(answers),
+        reasons={reason: reasons[reason] / len(answers) for reason in REASONS if reasons[reason]},
     )

@@ -1,14 +1,20 @@
 """The stages of a run that evaluate: pass@1 of one of its models, and test-time scaling of the last one.
 
-    eval/base.json  eval/sft.json  eval/rl.json  eval/benchmarks/MODEL/NAME.json      scaling/result.json
+    eval/MODEL.json  eval/benchmarks/MODEL/NAME.json       the scores ("base", "sft", "rl")
+    eval/MODEL.KEY.samples.jsonl  ...NAME.KEY.samples.jsonl  every answer (`samples.py`); the key stands for all that
+                                                           they depend on
+    scaling/result.json
+
+An evaluation that was stopped goes on where it was. One with answers that have no verdict is not finished: the next
+attempt asks for these alone.
 
 Only this file and `answers.py` build engines here; the benchmarks themselves know them by the protocol.
 """
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +27,15 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
-from h1r.evals.benchmarks import accepted, check_verifiers, load_benchmark, measured, settings
+from h1r.evals.benchmarks import (
+    accepted,
+    check_verifiers,
+    contents_of,
+    load_benchmark,
+    measured,
+    settings,
+    unfinished,
+)
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
@@ -31,6 +45,8 @@ from h1r.train.start import loaded, starting_model
 from h1r.verify import open_backend
 
 TRAINED = ("sft", "rl")
+_LONG = ("outcomes", "examples", "of")
+"""What a result has and its summary leaves out."""
 
 
 def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
@@ -40,32 +56,42 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     base model. Returns the result without the outcome of each problem and without the examples, and that of each
     benchmark under "benchmarks". `UserError` when an earlier stage is missing, or a benchmark cannot be read.
     """
-    benchmarks = {section.name: load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks}
+    benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks]
     curated = (run.path / "curate" / "tokenizer").is_dir() or not benchmarks
     problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, curated)
-    result: dict[str, Any] = {}
-    weights = _weights(recipe, run, which)
+    found: dict[str, dict[str, Any]] = {}
+    same = _depends_on(recipe, run, which)
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
-        usable = {name: accepted(name, own, pool.verify_many, recipe.controls) for name, own in benchmarks.items()}
+        usable = {
+            section.name: accepted(one, pool.verify_many, recipe.controls, section.allow_unusable)
+            for section, one in zip(recipe.eval.benchmarks, benchmarks, strict=True)
+        }
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
         pipeline = RolloutPipeline(
             engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
         )
 
-        def measure(problems: list[Problem], section: EvalSection, name: str) -> dict[str, Any]:
-            return evaluate(pipeline, problems, section, recipe.seed, name=name).to_dict()
+        def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
+            of = {**same, "problems": contents_of(problems), "settings": section.model_dump(exclude={"benchmarks"})}
+            return measured(
+                of,
+                path,
+                lambda samples: evaluate(pipeline, problems, section, recipe.seed, name=name, path=samples).to_dict(),
+            )
 
+        result: dict[str, Any] = {}
         if problems:
-            result = measure(problems, recipe.eval, f"Evaluate {which}")
-            write_json(run.stage("eval") / f"{which}.json", result)
-        found = {}
-        for section in recipe.eval.benchmarks:
-            asked, (own, unusable) = settings(section, recipe.eval), usable[section.name]
+            path = run.stage("eval") / f"{which}.json"
+            result = measure(problems, recipe.eval, f"Evaluate {which}", path)
+        for section, one in zip(recipe.eval.benchmarks, benchmarks, strict=True):
+            own, unusable = usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
-            one = measured(own, asked, weights, path, partial(measure, own, asked, f"{section.name}, {which}"))
-            found[section.name] = {**_without(one, "outcomes", "examples", "of"), "unusable": unusable}
-    return {**_without(result, "outcomes", "examples"), **({"benchmarks": found} if found else {})}
+            measured_now = measure(own, settings(section, recipe.eval), f"{section.name}, {which}", path)
+            found[section.name] = {**_without(measured_now, *_LONG), "unusable": unusable, "ungradable": one.ungradable}
+    summary = {**_without(result, *_LONG), **({"benchmarks": found} if found else {})}
+    without = sum(map(unfinished, (result, *found.values())))
+    return {**summary, "unfinished": without} if without else summary
 
 
 def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -83,7 +109,7 @@ def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
         result = study(pipeline, problems, recipe.scaling, recipe.seed, slots=recipe.engine.max_sequences)
         result["model"] = which
         write_json(run.stage("scaling") / "result.json", result)
-    return _without(result, "outcomes", "examples")
+    return _without(result, *_LONG)
 
 
 def models_of(run: Run) -> list[str]:
@@ -112,17 +138,30 @@ def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
     return loaded(run.need(f"{which}/model", which), recipe.model.kernels)
 
 
-def _weights(recipe: Recipe, run: Run, which: str) -> Any:
-    """What tells the weights of a model apart: the recipe of the base model, the files of a trained one."""
-    if which == "base":
-        return {"seed": recipe.seed, **recipe.model.model_dump()}
-    return weight_files(run.path / which / "model")
+def _depends_on(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
+    """What a result depends on beside its problems: the contents of the weights, the prompt, the engine, the judge."""
+    checkpoint = recipe.model.checkpoint
+    directories = [run.path / "curate" / "tokenizer", Path(recipe.tokenizer.path or ""), Path(checkpoint or "")]
+    if which != "base":
+        directories.append(run.path / which / "model")
+    return {
+        "model": recipe.model.model_dump(),
+        "files": [contents(one) for one in directories if one.is_dir() and one != Path()],
+        "chat": recipe.chat.model_dump(),
+        "environment": recipe.environment.model_dump(),
+        "engine": {"kind": recipe.engine.kind, "dtype": getattr(recipe.engine, "dtype", None)},
+        "judge": [recipe.judge.model, recipe.verify.judge_on],
+        "seed": recipe.seed,
+    }
 
 
-def weight_files(directory: Path) -> list[list[Any]]:
-    """What tells the weights in a checkpoint directory from others that lay or will lie there."""
-    files = sorted(directory.glob("*.safetensors"))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+def contents(directory: Path) -> str:
+    """A digest of the names and contents of the files in a directory, such as a checkpoint's."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(one for one in directory.iterdir() if one.is_file()):
+        with open(file, "rb") as handle:
+            digest.update(file.name.encode() + hashlib.file_digest(handle, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def _tokenizer(recipe: Recipe, run: Run, curated: bool) -> PreTrainedTokenizerFast:

@@ -36,7 +36,9 @@ def result_table(report: Mapping[str, Any]) -> Table:
 
 def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """pass@1 on each benchmark, a row for each model of `results`, which has stage names as its keys."""
-    table = Table("benchmark", "model", "pass@1", "interval", "answers", "tokens", "cut off", "no answer", "unusable")
+    table = Table(
+        "benchmark", "model", "pass@1", "interval", "answers", "tokens", "cut off", "no answer", "unscored", "unusable"
+    )
     for stage, result in results.items():
         for name, found in result.get("benchmarks", {}).items():
             table.add_row(
@@ -48,6 +50,7 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
                 _number(found["mean_tokens"]),
                 _percent(found["truncated"]),
                 _percent(found["no_answer"]),
+                _percent(found["unscored"] + found["error"]),
                 str(len(found.get("unusable", [])) or ""),
             )
     return table

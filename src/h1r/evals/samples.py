@@ -1,0 +1,190 @@
+"""Every answer of an evaluation, kept in a file as it ends: what a person reads, and what a stopped evaluation goes on
+from.
+
+    NAME.samples.jsonl     while it runs      a line per answer as it ends, and a line per verdict as it comes
+                           when it is whole   a line per answer with its verdict, in order of (problem, sample)
+
+Of a (problem, sample) the last line counts. An answer that the engine failed at is asked for again by the next attempt;
+one that could not be scored is kept, and only its verdict is asked for again. In memory stand a few numbers per answer,
+never its text.
+
+    problem_id sample question text tokens finish_reason seed error reward     of the answer; reward: an environment's
+    token_ids confidences                                                      base64 of little-endian int32, float32
+    verdict                                                                    see `records.Verdict`
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from h1r.common.files import atomic
+from h1r.evals.metrics import Answer
+from h1r.records import Problem, Trace, Verdict
+from h1r.scaling.answers import extract_answer
+from h1r.scaling.lines import LineFile
+
+Place = tuple[int, int]
+"""Problem (its index) and sample."""
+_ARRAYS = {"token_ids": "<i4", "confidences": "<f4"}
+
+
+class Samples:
+    """The answers to `problems`, `n` each, in the file at `path`; what is there already is taken over.
+
+    Raises `UserError` when the file cannot be written, or another process writes it. Threads may add at once.
+    """
+
+    def __init__(self, path: Path, problems: Sequence[Problem], n: int) -> None:
+        self.problems, self.n = problems, n
+        self._path = path
+        self._file = LineFile(path)
+        self._lock = threading.Lock()
+        self._answers: dict[Place, Answer] = {}
+        self._offsets: dict[Place, int] = {}
+        self._verdicts: dict[Place, int] = {}
+        """Where the line of an answer begins, and that of its verdict: the same, once the file is whole."""
+        self._end = 0
+        number = {problem.id: index for index, problem in enumerate(problems)}
+        for line in self._file.lines():
+            row = json.loads(line)
+            place = number.get(row["problem_id"], -1), row["sample"]
+            if place[0] >= 0 and place[1] < n:
+                self._take(place, row)
+            self._end += len(line.encode()) + 1
+
+    def __enter__(self) -> Samples:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def missing(self) -> list[Place]:
+        """What has no answer yet, or one that the engine failed at; in order."""
+        every = ((index, sample) for index in range(len(self.problems)) for sample in range(self.n))
+        return [place for place in every if place not in self._answers or self._answers[place].finish_reason == "error"]
+
+    def unscored(self) -> list[Place]:
+        """Answers whose verdict did not come about, in order."""
+        kept = ((place, answer) for place, answer in self._answers.items() if answer.finish_reason != "error")
+        return sorted(place for place, answer in kept if not answer.scored)
+
+    def add(self, traces: Sequence[Trace]) -> None:
+        """Keeps answers that have ended; they have no verdict yet. `trace.prompt_index` is the problem's index."""
+        for trace in traces:
+            problem = self.problems[trace.prompt_index]
+            row = {
+                "problem_id": problem.id,
+                "sample": trace.sample_index,
+                "question": problem.question,
+                "text": trace.text,
+                "tokens": trace.num_tokens,
+                "finish_reason": trace.finish_reason,
+                "seed": trace.seed,
+                "error": trace.error,
+                "reward": trace.reward,
+                **{name: _encoded(getattr(trace, name), kind) for name, kind in _ARRAYS.items()},
+            }
+            self._append((trace.prompt_index, trace.sample_index), row)
+
+    def grade(self, places: Sequence[Place], verdicts: Sequence[Verdict]) -> None:
+        """Keeps the verdicts of answers that are there."""
+        for place, verdict in zip(places, verdicts, strict=True):
+            row = {
+                "problem_id": self.problems[place[0]].id,
+                "sample": place[1],
+                "verdict": dataclasses.asdict(verdict),
+            }
+            self._append(place, row)
+
+    def answers(self) -> Iterator[tuple[Place, Answer]]:
+        """What is known of every answer, in order."""
+        yield from sorted(self._answers.items())
+
+    def trace(self, place: Place) -> Trace:
+        """An answer as it was generated, but for its log-probabilities, which are not kept."""
+        row = self._row(self._offsets[place])
+        arrays = {
+            name: np.frombuffer(base64.b64decode(row[name]), dtype=kind).tolist() for name, kind in _ARRAYS.items()
+        }
+        return Trace(
+            prompt_index=place[0],
+            sample_index=place[1],
+            text=row["text"],
+            logprobs=[],
+            sampling_logprobs=[],
+            finish_reason=row["finish_reason"],
+            seed=row["seed"],
+            problem_id=row["problem_id"],
+            error=row["error"],
+            reward=row["reward"],
+            **arrays,
+        )
+
+    def verdict(self, place: Place) -> Verdict | None:
+        """The verdict of an answer, None before it has one."""
+        return Verdict(**self._row(self._verdicts[place])["verdict"]) if place in self._verdicts else None
+
+    def finish(self) -> None:
+        """Writes the file anew, an answer a line with its verdict, in order; nothing can be added after it."""
+        end = 0
+        with atomic(self._path) as partial, open(partial, "wb") as handle, open(self._path, "rb") as source:
+            for place in sorted(self._answers):
+                row = _read(source, self._offsets[place])
+                verdict = _read(source, self._verdicts[place])["verdict"] if place in self._verdicts else None
+                self._offsets[place] = end
+                if verdict:
+                    self._verdicts[place] = end
+                end += handle.write(f"{_line({**row, 'verdict': verdict})}\n".encode())
+
+    def _append(self, place: Place, row: dict[str, Any]) -> None:
+        line = _line(row)
+        with self._lock:
+            self._file.append([line])
+            self._take(place, row)
+            self._end += len(line.encode()) + 1
+
+    def _take(self, place: Place, row: dict[str, Any]) -> None:
+        """Takes over a line that begins at the present end."""
+        if "text" in row:
+            answered = extract_answer(row["text"]) is not None
+            self._answers[place] = Answer(row["tokens"], row["finish_reason"], answered)
+            self._offsets[place] = self._end
+            self._verdicts.pop(place, None)
+        verdict = row.get("verdict")
+        if verdict and place in self._answers:
+            answer = self._answers[place]
+            answer.reward, answer.reason = verdict["reward"], verdict["reason"]
+            answer.answered |= verdict["extracted"] is not None
+            self._verdicts[place] = self._end
+
+    def _row(self, offset: int) -> dict[str, Any]:
+        with open(self._path, "rb") as handle:
+            return _read(handle, offset)
+
+
+def _read(handle: BinaryIO, offset: int) -> dict[str, Any]:
+    handle.seek(offset)
+    row: dict[str, Any] = json.loads(handle.readline())
+    return row
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Text as it is, so that a person can read it; escaped where it holds half a character, which no file can."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line
+
+
+def _encoded(values: Sequence[float], kind: str) -> str:
+    return base64.b64encode(np.asarray(values, dtype=kind).tobytes()).decode()

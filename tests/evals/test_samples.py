@@ -1,0 +1,151 @@
+"""Answers of an evaluation in a file: it goes on from what a kill leaves, and asks for verdicts that did not come."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from h1r.common.progress import quiet
+from h1r.config import EvalSection, RolloutSection
+from h1r.data.tokenizer import train_tokenizer
+from h1r.evals.benchmark import evaluate
+from h1r.evals.benchmarks import unfinished
+from h1r.evals.samples import Samples
+from h1r.records import Problem, Trace, Verdict
+from h1r.rollout.pipeline import RolloutPipeline
+
+TOKENIZER = train_tokenizer(["what is 3 plus 4 " * 4], 300)
+PROBLEMS = [Problem(f"p{i}", f"what is {i} plus 4", str(i + 4)) for i in range(5)]
+SECTION = EvalSection(samples=4, temperature=1.0, top_p=1.0, max_tokens=32)
+
+
+class CountingEngine:
+    """Answers a function of the seed, and counts what it was asked; `fails` says which (number, seed) it fails at."""
+
+    def __init__(self, fails=lambda number, seed: False):
+        self.asked, self.fails = [], fails
+
+    def stream(self, prompts, params):
+        for i in reversed(range(len(prompts))):
+            number = int(TOKENIZER.decode(prompts[i]).split("what is ")[1].split()[0])
+            for j in range(params[i].n):
+                seed = params[i].seed + j
+                self.asked.append((number, seed))
+                text = rf"<think> so \u2028 </think> \boxed{{{number + random.Random(seed).choice([4, 5])}}}"
+                ids = TOKENIZER.encode(text, add_special_tokens=False)
+                reason = "error" if self.fails(number, seed) else "stop"
+                yield Trace(i, j, ids, text, [], [], [seed % 7 / 8] * len(ids), reason, seed=seed, error="broke")
+
+
+def exact(problems, texts):
+    right = [text.endswith(f"{{{problem.answer}}}") for problem, text in zip(problems, texts, strict=True)]
+    return [Verdict(float(one), extracted="n") for one in right]
+
+
+def run(path, engine, verify_many=exact):
+    quiet()
+    pipeline = RolloutPipeline(engine, TOKENIZER, verify_many, section=RolloutSection(max_failed_share=1.0))
+    found = evaluate(pipeline, PROBLEMS, SECTION, 3, path=path).to_dict()
+    return {key: value for key, value in found.items() if key != "seconds"}
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def test_every_answer_is_a_line_with_its_verdict_in_order(tmp_path: Path) -> None:
+    found = run(tmp_path / "s.jsonl", CountingEngine())
+    kept = rows(tmp_path / "s.jsonl")
+    assert [(row["problem_id"], row["sample"]) for row in kept] == [(f"p{i}", j) for i in range(5) for j in range(4)]
+    assert sum(row["verdict"]["reward"] for row in kept) / 20 == pytest.approx(found["pass_at_1"])
+    assert {row["question"] for row in kept} == {problem.question for problem in PROBLEMS}
+    assert found == run(None, CountingEngine())
+
+
+def test_what_is_there_is_not_asked_for_again(tmp_path: Path) -> None:
+    first = CountingEngine()
+    whole = run(tmp_path / "s.jsonl", first)
+    lines = (tmp_path / "s.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    kept = [number for number in range(20) if number % 3]
+    (tmp_path / "s.jsonl").write_text(
+        "".join(f"{lines[number]}\n" for number in reversed(kept)) + '{"cut', encoding="utf-8"
+    )
+    second = CountingEngine()
+    assert run(tmp_path / "s.jsonl", second) == whole
+    every = sorted(first.asked)  # by problem and sample: the seeds of a problem follow each other
+    assert sorted(second.asked) == [asked for number, asked in enumerate(every) if number not in kept]
+    third = CountingEngine()
+    assert run(tmp_path / "s.jsonl", third) == whole
+    assert third.asked == []
+
+
+def test_a_verdict_that_did_not_come_is_asked_for_again_without_the_answer(tmp_path: Path) -> None:
+    def broken(problems, texts):
+        return [Verdict(0.0, error="the judge is down", reason="unscored") if p.id == "p1" else v
+                for p, v in zip(problems, exact(problems, texts), strict=True)]  # fmt: skip
+
+    found = run(tmp_path / "s.jsonl", CountingEngine(), broken)
+    assert (found["unscored"], found["error"], unfinished(found)) == (0.2, 0.0, 4)
+    assert [outcome["problem_id"] for outcome in found["outcomes"]] == ["p0", "p2", "p3", "p4"]
+    again = CountingEngine()
+    assert run(tmp_path / "s.jsonl", again) == run(None, CountingEngine())
+    assert again.asked == []
+
+
+def test_an_answer_that_the_engine_failed_at_is_asked_for_again(tmp_path: Path) -> None:
+    found = run(tmp_path / "s.jsonl", CountingEngine(lambda number, seed: number == 2))
+    assert (found["error"], unfinished(found)) == (pytest.approx(0.2), 4)
+    again = CountingEngine()
+    assert run(tmp_path / "s.jsonl", again) == run(None, CountingEngine())
+    assert {number for number, _ in again.asked} == {2}
+
+
+def test_half_a_character_in_a_question_is_kept(tmp_path: Path) -> None:
+    with Samples(tmp_path / "s.jsonl", [Problem("p", "what \ud835 is", "1")], 1) as samples:
+        samples.add([Trace(0, 0, [1], "π \u2028", [], [], [0.5], "stop")])
+        samples.grade([(0, 0)], [Verdict(1.0)])
+        samples.finish()
+        assert samples.trace((0, 0)).text == "π \u2028"
+    with Samples(tmp_path / "s.jsonl", [Problem("p", "what \ud835 is", "1")], 1) as samples:
+        assert samples.missing() == samples.unscored() == []
+        assert samples.trace((0, 0)).confidences == [0.5]
+        assert samples.verdict((0, 0)) == Verdict(1.0)
+
+
+KILLED = """
+import os, random, signal, sys
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from test_samples import CountingEngine, run
+engine = CountingEngine()
+left = int(sys.argv[2])
+def fails(number, seed):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+engine.fails = fails
+run(Path(sys.argv[1]), engine)
+"""
+
+
+def test_kills_at_any_answer_leave_the_scores_of_an_unbroken_run(tmp_path: Path) -> None:
+    """Every attempt but the last is killed after a few answers; none of those that had ended is generated again."""
+    path, random_number = tmp_path / "s.jsonl", random.Random(0)
+    for attempt in range(6):
+        after = random_number.randint(1, 5)
+        before = len(rows(path)) if path.exists() else 0
+        command = [sys.executable, "-c", KILLED, str(path), str(after), str(Path(__file__).parent)]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+        assert done.returncode in (0, -signal.SIGKILL)
+        if done.returncode == 0:
+            break
+        answers = [row for row in rows(path)[before:] if "text" in row]
+        assert len(answers) == after, attempt
+    assert run(path, CountingEngine()) == run(None, CountingEngine())
