@@ -25,9 +25,10 @@ help:
 demo: $(READY)
 	$(RUN)/h1r demo $(if $(SEED),--seed $(SEED) --out runs/demo-seed$(SEED))
 
-# One process per core, each with one thread; a file's tests stay together, since engines are built once per file.
+# One process more than there are cores, each with one thread; a file's tests stay together, since engines are built once
+# per file, and long files come first (tests/conftest.py).
 test: $(READY)
-	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every test starts from.
+"""What every test starts from, and how `pytest -n auto --dist loadfile` shares the files out among processes.
 
 Property-based tests explore new examples on a developer's machine and repeat the same ones in the checks.
 """
@@ -6,9 +6,12 @@ Property-based tests explore new examples on a developer's machine and repeat th
 from __future__ import annotations
 
 import os
+from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from h1r.common import progress
 
@@ -22,3 +25,33 @@ settings.load_profile("checks" if os.environ.get("CI") else "exploring")
 def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command run with `--json` turns progress off for its whole process; no test inherits that from another."""
     monkeypatch.setattr(progress, "_quiet", False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are processors: many tests wait, for a server to start, a time limit, or a sleep."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, then those with many tests, so that no process is left with a long file at the
+    end while the others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-slow[item.path], -count[item.path]))
+
+
+ONE_SERVER = ("tests/engine/test_conformance.py", "tests/engine/test_vllm_server_")
+"""Files whose tests ask vLLM's server. It takes a minute to start and belongs to one process, which runs them all."""
+
+
+class FilesTogether(LoadFileScheduling):  # type: ignore[misc]
+    """As `--dist loadfile`, with some files as one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ONE_SERVER[0] if nodeid.startswith(ONE_SERVER) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return FilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
