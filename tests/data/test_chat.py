@@ -183,6 +183,6 @@ def test_sample_without_a_final_assistant_turn_is_refused(tokenizer):
 def test_thousands_of_samples_encode_in_seconds(tokenizer):
     thinking = "Two and three make five; 12 + 13 = 25.\n" * 10
     samples = [sample(QUESTION, Message("assistant", f"\\boxed{{{n}}}", thinking)) for n in range(3000)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(encode_samples(tokenizer, samples)) == 3000
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10

@@ -160,7 +160,7 @@ def train_rl_in(
 ) -> dict[str, Any]:
     """`train_rl` on the pool and sft/model of a run, with all processes that torch.distributed knows."""
     world = open_world(recipe.parallel.model_copy(update={"shard": False}))
-    tokenizer = saved_tokenizer(recipe, run.path / "curate" / "tokenizer")
+    tokenizer = saved_tokenizer(recipe, run)
     model = loaded(run.path / "sft" / "model", recipe.model.kernels)
     stage = run.stage("rl")
     with open_engine(recipe.engine, tokenizer, model) as engine:
@@ -193,7 +193,7 @@ def train_sft_in(
         documents,
         recipe.sft,
         metrics_for(stage, resume, dies_after),
-        tokenizer=saved_tokenizer(recipe, directory / "tokenizer"),
+        tokenizer=saved_tokenizer(recipe, run),
         directory=stage,
         seed=recipe.seed,
         resume=resume,

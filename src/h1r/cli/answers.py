@@ -68,7 +68,7 @@ def solve(
     resolved = load_recipe(recipe_file(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
     go_on = "run it again" if out is None else f"the same command goes on from {out}"
     with stopping(go_on):
-        solutions = answer(checkpoint, question, resolved, seed, out)
+        solutions = answer(checkpoint, question, resolved, seed, out, system_prompt=overrides.get("chat.system_prompt"))
     if as_json:
         print_json([dataclasses.asdict(solution) for solution in solutions])
         return

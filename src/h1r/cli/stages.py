@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,6 +86,16 @@ def sft(
 
 def rl(
     recipe: Target,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="CHECKPOINT", help="Start from this checkpoint, not from the run's SFT model."),
+    ] = None,
+    problems: Annotated[
+        str | None,
+        typer.Option(
+            "--problems", metavar="FILE.jsonl", help="Train on these problems, not on the run's curated ones."
+        ),
+    ] = None,
     out: Out = None,
     set_: Set = None,
     seed: Seed = None,
@@ -93,6 +104,8 @@ def rl(
     as_json: AsJson = False,
 ) -> None:
     """Reinforcement learning (GRPO) from the SFT model. Selects the RL problems first when that was not done."""
+    given = {"rl.checkpoint": model, "rl.problems": problems}
+    set_ = [*(f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None), *(set_ or [])]
     _train("rl", recipe, out, set_, seed, resume, dry_run, as_json)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 
 
@@ -17,8 +19,13 @@ class TokenizerSection(Section):
 class ChatSection(Section):
     """How a problem becomes a prompt."""
 
+    template: Literal["checkpoint", "h1r"] = "checkpoint"
+    """Who writes conversations: the chat template of the tokenizer that the run starts from, or ours (Falcon-H1R's),
+    which also stands where that tokenizer has none."""
     system_prompt: str | None = None
-    """Unset: the paper's system prompt (sections 3.4, 4.1). Empty string: no system turn."""
+    """What the template is trained and asked with, and stored with. Unset: the tokenizer's own; the paper's (sections
+    3.4, 4.1) with our template where there is none. Empty string: no system turn, or, with another's template, what
+    that writes."""
 
 
 class ProblemsSection(Section):
@@ -65,8 +72,8 @@ class CurateSection(Section):
 class RLPoolSection(Section):
     """Pass-rate filter for RL problems (section 3.1)."""
 
-    rollouts: Positive = 8
-    """Rollouts of the SFT model per candidate."""
+    rollouts: Count = 8
+    """Rollouts per candidate of the model that RL starts from. 0: none is measured, and all enter the pool."""
     temperature: PositiveFloat = 0.6
     """Sampling temperature of these rollouts."""
     top_p: Fraction = 0.95

@@ -31,6 +31,7 @@ from h1r.errors import UserError
 
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
+_KINDS = ("reasoning_gym", "jsonl", "json", "parquet", "hub")
 
 
 class Recipe(Section):
@@ -97,7 +98,8 @@ def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        wrong = ".".join(str(part) for part in error.errors()[0]["loc"])
+        # Without the `kind` of a source, which names its union and is no key.
+        wrong = ".".join(str(part) for part in error.errors()[0]["loc"] if part not in _KINDS)
         # An override holds the wrong key, or is one of a table whose keys do not go together.
         given = next((k for k in overrides or () if f"{wrong}.".startswith(f"{k}.") or k.startswith(f"{wrong}.")), None)
         raise UserError(f"{place if given is None else f'--set {given}'}: {_explain(error)}") from None
@@ -138,13 +140,26 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    for depth, key in enumerate(keys[:-1], 1):
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise UserError(
-                f"`{'.'.join(keys)}` cannot be set: `{'.'.join(keys[:depth])}` is no table; set that key whole"
-            )
-    tree[keys[-1]] = value
+    """Sets one key of a tree; a number reaches into a list of tables, as in `corpus.sources.0.share`."""
+    at: Any = tree
+    for depth, key in enumerate(keys, 1):
+        name, whole = ".".join(keys), ".".join(keys[: depth - 1])
+        place: str | int = key
+        if isinstance(at, list):
+            if not key.isdecimal() or int(key) >= len(at):
+                raise UserError(
+                    f"`{name}` cannot be set: `{whole}` is a list of {len(at)}; take a number below that, counted from "
+                    "0, or set the list whole"
+                )
+            place = int(key)
+        elif not isinstance(at, dict):
+            raise UserError(f"`{name}` cannot be set: `{whole}` is no table; set that key whole")
+        if depth == len(keys):
+            at[place] = value
+        elif isinstance(place, int):
+            at = at[place]
+        else:
+            at = at.setdefault(place, {})
 
 
 def _explain(error: ValidationError) -> str:
@@ -175,7 +190,7 @@ def _known_keys(parts: list[str]) -> list[str]:
     for part in parts:
         if part.isdigit() or (part == "sources" and found is CorpusSection):
             continue
-        if part in ("reasoning_gym", "jsonl", "json", "parquet", "hub"):
+        if part in _KINDS:
             found = GeneratedSource if part == "reasoning_gym" else CorpusSource
             continue
         if part in TRACKER_KINDS and parts[0] == "trackers":

@@ -128,6 +128,11 @@ class RLSection(Section):
     registers (docs/guide/add-a-loss.md)."""
     algorithm_options: dict[str, Any] = {}
     """Numbers that a plugin's loss reads; the losses above have none."""
+    checkpoint: str | None = None
+    """Start from this checkpoint (directory or hub id). Unset: this run's SFT model."""
+    problems: str | None = None
+    """Train on the problems in this file (docs/guide/rl-from-a-checkpoint.md). Unset: those of this run's curation.
+    Which of them enter the pool, `[rl_pool]` says."""
     optimizer: OptimizerSection = OptimizerSection(learning_rate=2e-6)
     steps: Positive = 100
     """Rollout batches."""

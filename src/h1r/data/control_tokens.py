@@ -68,6 +68,15 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
     return found
 
 
+def add_control_tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
+    """Makes each of `texts` a special token of the vocabulary where it is none yet."""
+    from tokenizers import AddedToken
+
+    if missing := [text for text in texts if text not in control_tokens(tokenizer).ids]:
+        tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in missing], True)
+        _KNOWN.pop(tokenizer, None)
+
+
 def guard(tokenizer: PreTrainedTokenizerFast, value: Any) -> Any:
     """`value` with its text guarded: text, or lists and objects (keys included) that hold some."""
     known = control_tokens(tokenizer)

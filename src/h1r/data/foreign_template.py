@@ -7,6 +7,7 @@ it; a template that leaves it, or any of the answer, out is refused, since the l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,18 @@ from h1r.records import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_OURS = "{#- the system prompt of the recipe -#}\n"
 Tools = Sequence[dict[str, Any]] | None
 MEND = "set chat.template to `h1r` to train with our own"
+
+
+def with_system_prompt(template: str, system_prompt: str) -> str:
+    """The template with a system turn for conversations that bring none; it takes the place of an earlier one."""
+    if template.startswith(_OURS):
+        template = template.removeprefix(_OURS).partition("\n")[2]
+    turn = json.dumps({"role": "system", "content": system_prompt}, ensure_ascii=False)
+    condition = "{%- if not messages or messages[0].role != 'system' %}"
+    return f"{_OURS}{condition}{{%- set messages = [{turn}] + messages %}}{{%- endif -%}}\n{template}"
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], tools: Tools) -> str:

@@ -17,7 +17,9 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from h1r.data.chat import CHAT_TEMPLATE, IM_END, IM_START, THINK_CLOSE, THINK_OPEN
+from h1r.config import ChatSection
+from h1r.data.chat import CHAT_TEMPLATE, IM_END, IM_START, THINK_CLOSE, THINK_OPEN, chat_template, is_foreign
+from h1r.data.foreign_template import with_system_prompt
 from h1r.errors import UserError
 
 PAD = "<|pad|>"
@@ -79,6 +81,20 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
         raise UserError(f"no tokenizer at {path_or_id} ({reason}); check tokenizer.path") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"the tokenizer at {path_or_id} has no tokenizer.json; give one that has in tokenizer.path")
+    return tokenizer
+
+
+def with_chat_format(tokenizer: PreTrainedTokenizerFast, section: ChatSection) -> PreTrainedTokenizerFast:
+    """The same tokenizer, with the template and system prompt that the recipe's [chat] asks for as its own: whoever
+    writes a conversation with it, or with a copy of its directory, writes the same. `UserError` for a tokenizer with
+    several templates that is to get a system prompt."""
+    if section.template == "checkpoint" and is_foreign(tokenizer):
+        if section.system_prompt:
+            if not isinstance(tokenizer.chat_template, str):
+                raise UserError("chat.system_prompt cannot be given to several chat templates; leave it out")
+            tokenizer.chat_template = with_system_prompt(tokenizer.chat_template, section.system_prompt)
+    elif section.system_prompt is not None or is_foreign(tokenizer) or not tokenizer.chat_template:
+        tokenizer.chat_template = chat_template(section.system_prompt)
     return tokenizer
 
 

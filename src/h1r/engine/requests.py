@@ -11,6 +11,15 @@ from h1r.records import Trace
 ONE_STREAM = "another stream of this engine is in progress; read it to its end, or close it, before the next one"
 
 
+_EMPTY, _OUTSIDE, _TOO_LONG = "the prompt is empty", "the prompt holds token ids outside", "prompt ("
+
+
+def is_unanswerable(error: str | None) -> bool:
+    """Whether a trace's error says that its prompt itself is one that no engine of this model can answer: asking again
+    is no use, and it says nothing of the engine."""
+    return error is not None and error.startswith((_EMPTY, _OUTSIDE, _TOO_LONG))
+
+
 def one_per_prompt(
     prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
 ) -> list[SamplingParams]:
@@ -24,15 +33,15 @@ def one_per_prompt(
 def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: int, positions: int) -> str | None:
     """Why no engine of this vocabulary, with so many positions, could meet a request; None when one can."""
     if len(prompt) == 0:
-        return "the prompt is empty"
+        return _EMPTY
     if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-        return f"the prompt holds token ids outside the vocabulary of {vocab_size}"
+        return f"{_OUTSIDE} the vocabulary of {vocab_size}"
     if max(params.stop_token_ids, default=0) >= vocab_size:
         return f"stop_token_ids holds ids outside the vocabulary of {vocab_size}"
     if len(prompt) + params.max_tokens > positions:
         return (
-            f"prompt ({len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} positions; "
-            "shorten the prompt, or lower max_tokens"
+            f"{_TOO_LONG}{len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} "
+            "positions; shorten the prompt, or lower max_tokens"
         )
     if params.stop and tokenizer is None:
         return "stop strings need an engine with a tokenizer"

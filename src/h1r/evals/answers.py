@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,10 @@ from h1r.scaling.lines import LineFile
 from h1r.scaling.parameters import DeepConf
 from h1r.train.start import loaded
 from h1r.verify import open_backend, use_judge
+
+_READ = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_FILES = (*_READ, ".json", ".gz", ".zst", ".zip", ".parquet", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
+"""What a word ends with that is the name of a file, and no question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ def generate(
         pipeline = RolloutPipeline(
             engine,
             tokenizer,
-            system_prompt=recipe.chat.system_prompt,
+            system_prompt=(overrides or {}).get("chat.system_prompt"),
             section=recipe.rollout,
             environment=recipe.environment,
         )
@@ -119,13 +124,20 @@ def generate(
 
 
 def solve(
-    checkpoint: str, question: str, recipe: Recipe, seed: int = 0, out: Path | None = None, view: View | None = None
+    checkpoint: str,
+    question: str,
+    recipe: Recipe,
+    seed: int = 0,
+    out: Path | None = None,
+    view: View | None = None,
+    system_prompt: str | None = None,
 ) -> list[Solved]:
     """DeepConf, as the recipe's [scaling] has it at its largest budget, on a question or on a JSONL file of problems.
 
     With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
     line is not solved again. Traces that ended are kept in OUT.traces until their problem has its line, so that a kill
-    costs only those that were running. Returns all results, old and new, in the order of the problems.
+    costs only those that were running. system_prompt: another one than the checkpoint's own. Returns all
+    results, old and new, in the order of the problems.
 
     `UserError` for a checkpoint or a file that cannot be read, a problem id that stands for two problems, or results in
     `out` that other settings made.
@@ -134,7 +146,9 @@ def solve(
     if not recipe.scaling.budgets:
         raise UserError("scaling.budgets is empty; give it at least one budget, as in --set scaling.budgets=[64]")
     with ExitStack() as open_things:
-        results = open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed))) if out else None
+        results = (
+            open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed, system_prompt))) if out else None
+        )
         solved: dict[str, Solved] = dict(results.solved) if results else {}
         for problem in problems:
             if problem.id in solved and solved[problem.id].question != problem.question:
@@ -146,7 +160,7 @@ def solve(
             params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
             pipeline = RolloutPipeline(
-                engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+                engine, tokenizer, pool.verify_many, system_prompt, recipe.rollout, recipe.environment
             )
             journal = open_things.enter_context(Journal(pipeline.engine, results.traces)) if results else None
             open_things.callback(view.close)
@@ -216,13 +230,14 @@ class Results:
         self._file.sync()
 
 
-def _settings(checkpoint: str, recipe: Recipe, seed: int) -> str:
+def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | None) -> str:
     """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
     source = _directory(checkpoint)
     parts = [
         json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
         recipe.scaling.model_dump_json(exclude={"problems"}),
-        recipe.chat.model_dump_json(),
+        recipe.chat.model_dump_json(include={"system_prompt"}),
+        *([] if system_prompt is None else [system_prompt]),
         *([] if recipe.environment == EnvironmentSection() else [recipe.environment.model_dump_json()]),
         str(seed),
     ]
@@ -286,7 +301,14 @@ def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pipeline: Ro
 
 
 def _problems(question: str) -> list[Problem]:
-    if question.endswith(".jsonl"):
+    is_file = question.split() == [question] and question.endswith(_FILES)
+    if is_file and not question.endswith(_READ):
+        kind = "a file" if os.path.exists(question) else "no file, but looks like the name of one"
+        raise UserError(
+            f"{question} is {kind}, and problems are read from a JSONL file ({', '.join(_READ)}); convert it, or ask "
+            "the question in words"
+        )
+    if is_file:
         problems = list(read_jsonl(question, Problem))
         twice = [one for one, count in Counter(problem.id for problem in problems).items() if count > 1]
         if twice:

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import write_json
 from h1r.config import EvalSection, Recipe
-from h1r.data.tokenizer import load_tokenizer
+from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
@@ -41,7 +41,7 @@ from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.scaling.study import study
-from h1r.train.start import loaded, starting_model
+from h1r.train.start import loaded, saved_tokenizer, starting_model, tokenizer_of
 from h1r.verify import open_backend
 
 TRAINED = ("sft", "rl")
@@ -58,7 +58,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     """
     benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks]
     curated = (run.path / "curate" / "tokenizer").is_dir() or not benchmarks
-    problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, curated)
+    problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, which, curated)
     found: dict[str, dict[str, Any]] = {}
     same = _depends_on(recipe, run, which)
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
@@ -69,7 +69,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         }
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
         pipeline = RolloutPipeline(
-            engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+            engine, tokenizer, pool.verify_many, section=recipe.rollout, environment=recipe.environment
         )
 
         def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
@@ -97,14 +97,14 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
 def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Majority and DeepConf at the recipe's budgets, on the last model trained; writes scaling/result.json."""
     which = last_trained(run)
-    problems, tokenizer = _held_out(run), load_tokenizer(run.need("curate/tokenizer", "curate"))
+    problems, tokenizer = _held_out(run), tokenizer_of(recipe, run, which)
     with (
         run.timed("scaling", add=False),
         open_backend(recipe.verify) as pool,
         _engine(recipe, run, which, tokenizer) as engine,
     ):
         pipeline = RolloutPipeline(
-            engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+            engine, tokenizer, pool.verify_many, section=recipe.rollout, environment=recipe.environment
         )
         result = study(pipeline, problems, recipe.scaling, recipe.seed, slots=recipe.engine.max_sequences)
         result["model"] = which
@@ -164,12 +164,14 @@ def contents(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def _tokenizer(recipe: Recipe, run: Run, curated: bool) -> PreTrainedTokenizerFast:
-    """The run's own, else that of the checkpoint under evaluation."""
+def _tokenizer(recipe: Recipe, run: Run, which: str, curated: bool) -> PreTrainedTokenizerFast:
+    """That of the model under evaluation; of a base model, the one that it is to be trained with."""
+    if which != "base":
+        return tokenizer_of(recipe, run, which)
     given = recipe.tokenizer.path or recipe.model.checkpoint
     if curated or given is None:
-        return load_tokenizer(run.need("curate/tokenizer", "curate"))
-    return load_tokenizer(given)
+        return saved_tokenizer(recipe, run)
+    return with_chat_format(load_tokenizer(given), recipe.chat)
 
 
 def _held_out(run: Run) -> list[Problem]:

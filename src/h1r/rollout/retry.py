@@ -4,6 +4,8 @@
 2. What fails twice is handed out as it is and counts as an error: no part of a score, a vote or a gradient.
 3. When more than `max_failed_share` of the traces of one call fail twice, the call raises `UserError` with the reason
    of the first one.
+4. A prompt that no engine of the model can answer (too long, or with ids outside the vocabulary) is not asked again,
+   and does not count in that share: the others go on. A call with nothing else raises `UserError`, too.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from h1r.common.progress import note
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
-from h1r.engine.requests import one_per_prompt
+from h1r.engine.requests import is_unanswerable, one_per_prompt
 from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.rollout.prompts import ProblemPrompt
@@ -49,6 +52,8 @@ class RetryingEngine:
         if not failed:
             return
         each = one_per_prompt(prompts, params)
+        unanswerable = [trace for trace in failed if is_unanswerable(trace.error)]
+        failed = [trace for trace in failed if not is_unanswerable(trace.error)]
         twice = [trace for trace in failed if trace.prompt_index in self._cancelled]
         self._again = [trace for trace in failed if trace.prompt_index not in self._cancelled]
         try:
@@ -63,8 +68,14 @@ class RetryingEngine:
                         yield trace
         finally:
             self._again = []
-        self._refuse(twice, sum(one.n for one in each), prompts)
-        yield from twice
+        total = sum(one.n for one in each)
+        if len(unanswerable) + len(twice) == total:
+            self._refuse([*unanswerable, *twice], total, prompts)
+        self._refuse(twice, total - len(unanswerable), prompts)
+        if unanswerable:
+            found = len({trace.prompt_index for trace in unanswerable})
+            note(f"{found} of {len(prompts)} prompts cannot be answered, the first since {unanswerable[0].error}")
+        yield from (*unanswerable, *twice)
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Failed traces of that prompt are not asked for again."""

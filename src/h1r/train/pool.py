@@ -1,55 +1,81 @@
 """The RL pool: which problems the SFT model sometimes solves (arXiv 2601.02346, section 3.1, Figure 9).
 
-curate/problems_rl.jsonl -> negative controls -> 8 rollouts each -> verdicts -> keep or drop -> rl_pool/pool.jsonl
+curate/problems_rl.jsonl, or the file of rl.problems
+-> references -> negative controls -> 8 rollouts each -> verdicts -> keep or drop -> rl_pool/pool.jsonl
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from h1r.common.files import write_json
-from h1r.common.progress import progress
+from h1r.common.progress import note, progress
 from h1r.config import ControlsSection, Recipe
 from h1r.data.curate.rules.difficulty import Rollouts, select_for_rl
 from h1r.data.curate.rules.filters import Dropped, excerpt
-from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
-from h1r.train.start import loaded
+from h1r.train.problems import check_ids, read_problems
+from h1r.train.start import loaded, rl_start
 from h1r.verify import Backend, open_backend, with_max_tests
 from h1r.verify.controls import examine_sampled
+from h1r.verify.controls.answers import lacks_reference
 from h1r.verify.controls.report import family_rows
+
+_CURATED = "curate/problems_rl.jsonl"
 
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Measures pass rates with sft/model and writes rl_pool/{pool.jsonl, dropped.jsonl, summary.json}."""
-    tokenizer, source = load_tokenizer(run.need("curate/tokenizer", "curate")), run.need("sft/model", "sft")
+    """Measures pass rates with the model that RL starts from and writes rl_pool/{pool.jsonl, dropped.jsonl,
+    summary.json}. `UserError` for a file of problems that cannot be read, two problems with one id, and where none is
+    left."""
+    source, tokenizer = rl_start(recipe, run)
+    given, without = _candidates(recipe, run)
     with (
         run.timed("rl_pool", add=False),
         open_backend(recipe.verify, format_checks=False) as pool,
-        open_engine(recipe.engine, tokenizer, lambda: loaded(source, recipe.model.kernels), source) as engine,
+        ExitStack() as stack,
     ):
         section = recipe.rl_pool
-        problems = list(read_jsonl(run.need("curate/problems_rl.jsonl", "curate"), Problem))
+        problems = given
         tested = [
             with_max_tests(problem, recipe.rl.max_tests, recipe.seed, recipe.rl.partial_credit) for problem in problems
         ]
         refused, controls = _refused(tested, pool, recipe.controls)
         taken = len(problems)
+        if refused or without:
+            note(f"RL pool: {len(without)} problems without a reference answer and {len(refused)} that negative "
+                 "controls refuse are left out; rl_pool/dropped.jsonl names them")  # fmt: skip
         out = {one.id for one in refused}
         problems = [problem for problem in problems if problem.id not in out]
         tested = [problem for problem in tested if problem.id not in out]
         if not problems:
-            why = refused[0].reason if refused else "there was none"
+            why = refused[0].reason if refused else without[0].reason if without else "there was none"
             raise UserError(f"no RL problem is left ({why}); see the table of `h1r curate` and mend [problems]")
+        stage = run.stage("rl_pool")
+        table = [_row("reference answers", taken + len(without), without)] if without else []
+        table.append(_row("negative controls", taken, refused))
+        if not section.rollouts:
+            write_jsonl(stage / "pool.jsonl", problems)
+            write_jsonl(stage / "dropped.jsonl", [*without, *refused])
+            summary = {"table": table, "controls": controls, "pass_rate_histogram": []}
+            write_json(stage / "summary.json", summary)
+            return summary
+        engine = stack.enter_context(
+            open_engine(
+                recipe.engine, tokenizer, lambda: loaded(source, recipe.model.kernels, tokenizer, recipe.seed),
+                source if recipe.rl.checkpoint is None else None,
+            )
+        )  # fmt: skip
         pipeline = RolloutPipeline(
-            engine, tokenizer, pool.verify_many, recipe.chat.system_prompt, recipe.rollout, recipe.environment
+            engine, tokenizer, pool.verify_many, section=recipe.rollout, environment=recipe.environment
         )
         params = SamplingParams(
             n=section.rollouts,
@@ -76,19 +102,26 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
             )
         kept, dropped = select_for_rl(problems, rollouts, section)
         solved = Counter(one.solved for one in rollouts.values())
-        stage = run.stage("rl_pool")
         write_jsonl(stage / "pool.jsonl", kept)
-        write_jsonl(stage / "dropped.jsonl", [*refused, *dropped])
+        write_jsonl(stage / "dropped.jsonl", [*without, *refused, *dropped])
         summary = {
-            "table": [
-                _row("negative controls", taken, refused),
-                _row("pass rate", len(problems), dropped),
-            ],
+            "table": [*table, _row("pass rate", len(problems), dropped)],
             "controls": controls,
             "pass_rate_histogram": [solved.get(k, 0) for k in range(section.rollouts + 1)],
         }
         write_json(stage / "summary.json", summary)
     return summary
+
+
+def _candidates(recipe: Recipe, run: Run) -> tuple[list[Problem], list[Dropped]]:
+    """The problems of `rl.problems`, or of the run's curation, that can be graded, and those that cannot."""
+    path = recipe.rl.problems
+    found = read_problems(path) if path else list(read_jsonl(run.need(_CURATED, "curate"), Problem))
+    check_ids(found, path or str(run.path / _CURATED))
+    missing = [problem for problem in found if lacks_reference(problem)]
+    gone = {problem.id for problem in missing}
+    dropped = [Dropped(one.id, "reference answers", "no reference answer", excerpt(one.question)) for one in missing]
+    return [problem for problem in found if problem.id not in gone], dropped
 
 
 def _refused(

@@ -42,12 +42,14 @@ from h1r.train.parallel.world import ALONE, World
 from h1r.train.policy_update import train_on
 from h1r.train.rl_log import cut_examples, keep_example, rollout_metrics
 from h1r.train.rollouts import GroupStream
-from h1r.train.start import loaded, saved_tokenizer
+from h1r.train.start import loaded, rl_start
 from h1r.verify import open_backend, with_max_tests
 
 
 def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
-    """Trains sft/model on the RL pool; writes rl/metrics.jsonl, rl/rollouts.jsonl, rl/checkpoints and rl/model.
+    """Trains sft/model, or `rl.checkpoint`, on the RL pool.
+
+    Writes rl/metrics.jsonl, rl/rollouts.jsonl, rl/checkpoints and rl/model.
 
     Builds the parts of `train_rl` from the recipe and the run directory. resume: go on from the newest checkpoint, to
     the same bits as an unbroken run. Returns steps and the last reward. Several processes draw prompts and train on
@@ -70,15 +72,15 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                     f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
                 )
             pool = stack.enter_context(open_backend(recipe.verify, Rewards(section.rewards).needs_format))
-            tokenizer = saved_tokenizer(recipe, run.need("curate/tokenizer", "curate"))
+            source, tokenizer = rl_start(recipe, run)
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-            model = loaded(run.need("sft/model", "sft"), recipe.model.kernels)
+            model = loaded(source, recipe.model.kernels, tokenizer, recipe.seed)
             keep_freed_memory(model.device)
             reference = None
             if section.kl_coef:
-                reference = loaded(run.need("sft/model", "sft"), recipe.model.kernels).requires_grad_(False)
+                reference = loaded(source, recipe.model.kernels, tokenizer, recipe.seed).requires_grad_(False)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
             tracker: Tracker = NoTracker()
             if world.main:
@@ -93,7 +95,6 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 tracker,
                 tokenizer=tokenizer,
                 directory=directory,
-                system_prompt=recipe.chat.system_prompt,
                 rollout=recipe.rollout,
                 environment=recipe.environment,
                 seed=recipe.seed,
@@ -170,6 +171,11 @@ def train_rl(
             model.train()
             values = train_on(model, optimizer, collected.groups, section, step, world, reference)
             values |= rollout_metrics(collected)
+            if step == 0 and values["truncated"] == 1:
+                note(
+                    f"every rollout of the first step was cut off at rl.max_tokens = {section.max_tokens}: the model "
+                    f"ended none with a token of {list(model.config.eos_token_ids)}"
+                )
             values["rollout_seconds"] = round(sampled - start, 3)
             values["train_seconds"] = round(time.monotonic() - sampled, 3)
             tracker.log(step, values)

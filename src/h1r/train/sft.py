@@ -43,7 +43,7 @@ from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.parallel.gradients import Sharded, call
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.start import data_directory, saved_tokenizer, start, tokenizer_directory
+from h1r.train.start import data_directory, saved_tokenizer, start
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     with run.timed("sft") if world.main else nullcontext():
         directory = run.stage("sft")
         with world.agreed():
-            tokenizer = saved_tokenizer(recipe, tokenizer_directory(recipe, run))
+            tokenizer = saved_tokenizer(recipe, run)
             documents = _documents(recipe, run, tokenizer, world)
             model, wrapped = start(recipe, run, world, _compute_dtype(recipe, world))
             keep_freed_memory(model.device)
@@ -158,7 +158,7 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
     packed = data_directory(recipe, run) / "packed"
     if not section.data and not packed.is_dir():
         samples = run.need("curate/samples.jsonl", "curate")
-        return read_samples(samples, tokenizer, recipe.chat.system_prompt, section.seq_len)
+        return read_samples(samples, tokenizer, None, section.seq_len)
     documents = PackedDocuments(packed, section.seq_len)
     known = run.path / "sft" / "data.json"
     if known.exists() and read_json(known) != documents.fingerprint():
@@ -231,7 +231,13 @@ def weighted_cross_entropy(model: CausalLM, documents: Documents, world: World =
     process predicts: all of them, or those after its share of the flat tokens."""
     device = model.device
     layout = Layout.of([document.length for document in documents], device)
-    ids_T = torch.tensor([token for document in documents for token in document.ids], device=device)
+    ids = [token for document in documents for token in document.ids]
+    if not 0 <= min(ids) <= max(ids) < model.config.vocab_size:
+        raise UserError(
+            f"a document holds token ids from {min(ids)} to {max(ids)}, and the model has {model.config.vocab_size}; "
+            "curate the data with the model's own tokenizer"
+        )
+    ids_T = torch.tensor(ids, device=device)
     weight_T = torch.tensor(
         [document.weight * flag for document in documents for flag in (0, *document.loss[1:])], device=device
     )

@@ -9,14 +9,16 @@ from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note
 from h1r.config import Recipe
-from h1r.data.chat import chat_template
-from h1r.data.tokenizer import load_tokenizer
+from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
+from h1r.data.control_tokens import add_control_tokens
+from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.errors import UserError
 from h1r.kernels.selection import select
 from h1r.models import CausalLM, build, load
 from h1r.models.checkpoint import load_weights, skeleton
 from h1r.models.device import default_device
 from h1r.models.registry import family_of, preset
+from h1r.models.resize import with_rows
 from h1r.models.shards import own_rows
 from h1r.run.directory import Run
 from h1r.train.parallel.gradients import Sharded
@@ -44,17 +46,12 @@ def start(
     A preset takes vocabulary size and special tokens from the run's tokenizer. Raises `UserError` when a checkpoint's
     or the overrides' vocabulary is too small for the tokenizer, or a preset meets a tokenizer without an end token.
     """
-    tokenizer = load_tokenizer(tokenizer_directory(recipe, run))
+    tokenizer = saved_tokenizer(recipe, run)
     master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
         source = recipe.model.checkpoint
         model = skeleton(source, master) if world.mesh else load(source, device=default_device())
-        if len(tokenizer) > model.config.vocab_size:
-            raise UserError(
-                f"tokenizer has {len(tokenizer)} tokens but {source} only {model.config.vocab_size}; "
-                "set tokenizer.path to the checkpoint's own tokenizer"
-            )
-        return _placed(model, recipe, world, compute_dtype)
+        return _placed(for_chat(model, tokenizer, source, recipe.seed), recipe, world, compute_dtype)
     assert recipe.model.preset is not None
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
     if len(tokenizer) > config.vocab_size:
@@ -88,12 +85,78 @@ def tokenizer_directory(recipe: Recipe, run: Run) -> Path:
     return found
 
 
-def saved_tokenizer(recipe: Recipe, directory: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `directory` as it is saved with the model: its chat template writes the prompts that the recipe
-    trains on, so that transformers and vLLM ask the model as we do."""
+def saved_tokenizer(recipe: Recipe, run: Run) -> PreTrainedTokenizerFast:
+    """The tokenizer of the data that are trained on, as it is saved with the model: its chat template writes the
+    prompts that the model is trained on, and its end token ends a turn, so that whoever reads the checkpoint asks the
+    model as we do and stops where it was taught to.
+
+    Raises as `tokenizer_directory` does, and for data that were encoded with another template or system prompt.
+    """
+    directory = tokenizer_directory(recipe, run)
     tokenizer = load_tokenizer(directory)
-    tokenizer.chat_template = chat_template(recipe.chat.system_prompt)
+    encoded_with = tokenizer.chat_template
+    if with_chat_format(tokenizer, recipe.chat).chat_template != encoded_with and recipe.sft.data:
+        raise UserError(
+            f"{recipe.sft.data} was encoded with another chat template or system prompt than [chat] asks for; leave "
+            "chat.system_prompt and chat.template out to keep its own, or curate it anew"
+        )
+    return ending_turns(tokenizer)
+
+
+def tokenizer_of(recipe: Recipe, run: Run, which: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in the checkpoint of a trained model of the run ("sft", "rl"); where it was saved without one, that
+    of the data."""
+    directory = run.need(f"{which}/model", which)
+    return load_tokenizer(directory) if (directory / "tokenizer.json").exists() else saved_tokenizer(recipe, run)
+
+
+def rl_start(recipe: Recipe, run: Run) -> tuple[str | Path, PreTrainedTokenizerFast]:
+    """The checkpoint that RL starts from, and its tokenizer: `rl.checkpoint` with the recipe's [chat], or the run's SFT
+    model as it was saved. `UserError` where neither is there."""
+    source = recipe.rl.checkpoint
+    if source is None:
+        return run.need("sft/model", "sft"), tokenizer_of(recipe, run, "sft")
+    tokenizer = with_chat_format(load_tokenizer(source), recipe.chat)
+    if not is_foreign(tokenizer):
+        add_control_tokens(tokenizer, (IM_START, IM_END))
+    return source, ending_turns(tokenizer)
+
+
+def ending_turns(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokenizer, whose end token is the one that ends a turn of the model."""
+    if tokenizer.eos_token_id is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
     return tokenizer
+
+
+def for_chat(model: CausalLM, tokenizer: PreTrainedTokenizerFast, source: str | Path, seed: int) -> CausalLM:
+    """The model as it is trained on conversations of this tokenizer: a row for each of its tokens, and the end of a
+    turn among what ends a sequence. Before kernels are chosen.
+
+    The chat template's markers get rows where the model has none; `UserError` for any other token without one.
+    """
+    size = 1 + max(tokenizer.get_vocab().values())
+    rows = model.config.vocab_size
+    if size > rows:
+        extra = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
+        if not extra <= {IM_START, IM_END}:
+            raise UserError(
+                f"tokenizer has {size} tokens but {source} only {rows}; set tokenizer.path to the checkpoint's own "
+                "tokenizer"
+            )
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UserError(
+                f"{source} has no rows for {', '.join(sorted(extra))}, and weights in shards cannot get any; run "
+                "without parallel.shard, or save a checkpoint that has them"
+            )
+        note(f"{', '.join(sorted(extra))} get rows in the embedding and the head of {source}, near the mean of others")
+        model = with_rows(model, -(-size // 16) * 16, seed)
+    end, known = end_of_turn(tokenizer), model.config.eos_token_ids
+    if end not in known:
+        name = tokenizer.convert_ids_to_tokens(end)
+        note(f"{name} ({end}) ends a turn, and is added to what ends a sequence of {source}")
+        model.config = model.config.replaced(eos_token_id=(end, *known) if known else end)
+    return model
 
 
 def _placed(
@@ -126,9 +189,13 @@ def fill_random(model: CausalLM, seed: int) -> None:
                 local.copy_(weight if rows is None else weight[rows])
 
 
-def loaded(path_or_id: str | Path, kernels: str) -> CausalLM:
-    """A checkpoint's model on the default device, with kernels by name (`equip`). Raises as `load` and `equip` do."""
-    return equip(load(path_or_id, device=default_device()), kernels)
+def loaded(
+    path_or_id: str | Path, kernels: str, tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0
+) -> CausalLM:
+    """A checkpoint's model on the default device, with kernels by name (`equip`); with a tokenizer, as it is trained on
+    its conversations (`for_chat`). Raises as `load`, `for_chat` and `equip` do."""
+    model = load(path_or_id, device=default_device())
+    return equip(model if tokenizer is None else for_chat(model, tokenizer, path_or_id, seed), kernels)
 
 
 def equip(model: CausalLM, kernels: str, dtype: torch.dtype | None = None) -> CausalLM:
@@ -145,10 +212,10 @@ def _tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     eos = tokenizer.eos_token_id
     if eos is None:
         raise UserError("the tokenizer has no end token; set eos_token in the tokenizer_config.json of tokenizer.path")
-    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id
+    pad, bos, end = tokenizer.pad_token_id, tokenizer.bos_token_id, end_of_turn(tokenizer)
     return {
         "vocab_size": -(-len(tokenizer) // 16) * 16,
         "pad_token_id": int(eos if pad is None else pad),
         "bos_token_id": int(eos if bos is None else bos),
-        "eos_token_id": int(eos),
+        "eos_token_id": end,
     }

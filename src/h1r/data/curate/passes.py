@@ -298,7 +298,7 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
             if item.pass_rate is not None:
                 found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
             samples = [steps.sample_of(item, trace, number) for number, trace in enumerate(item.traces)]
-            encoded = encode_samples(ctx.tokenizer, samples, recipe.chat.system_prompt)
+            encoded = encode_samples(ctx.tokenizer, samples)
             for number, (sample, one) in enumerate(zip(samples, encoded, strict=True)):
                 name = f"{item.problem.id}#{number}"
                 drop_log.take("difficulty")

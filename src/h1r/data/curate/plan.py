@@ -23,9 +23,9 @@ from rich.table import Table
 
 from h1r.common.files import atomic, read_json, replace_directory, write_json
 from h1r.common.progress import progress
-from h1r.common.reading import clean
 from h1r.config import ControlsSection, CorpusBenchmark, Recipe
-from h1r.data.chat import render
+from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign, render
+from h1r.data.control_tokens import add_control_tokens
 from h1r.data.curate import context, passes, summarise
 from h1r.data.curate.execute import Executor, TaskFunction
 from h1r.data.curate.generate import (
@@ -45,7 +45,7 @@ from h1r.data.curate.joins.database import Joins
 from h1r.data.curate.joins.keys import exact_keys, share_of
 from h1r.data.curate.page import write_page
 from h1r.data.curate.rules.dedup import shingles, template
-from h1r.data.curate.rules.steps import HELD_OUT
+from h1r.data.curate.rules.steps import HELD_OUT, clean
 from h1r.errors import UserError
 from h1r.records import Problem, read_jsonl, write_jsonl
 from h1r.run.directory import Run
@@ -297,6 +297,13 @@ class _Curation:
         self._save_tokenizer(train_tokenizer(texts(), self.recipe.tokenizer.vocab_size))
 
     def _save_tokenizer(self, tokenizer: Any) -> None:
+        """With the template that samples are encoded by, and its markers."""
+        from h1r.data.tokenizer import with_chat_format  # as above
+
+        tokenizer = with_chat_format(tokenizer, self.recipe.chat)
+        if not is_foreign(tokenizer):
+            add_control_tokens(tokenizer, (IM_START, IM_END))
+        end_of_turn(tokenizer)
         replace_directory(self.work / "tokenizer", tokenizer.save_pretrained)
 
     def _need_something(self) -> None:

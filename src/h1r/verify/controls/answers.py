@@ -76,6 +76,18 @@ def reference_text(problem: Problem) -> str:
     return verifier.answer_form % problem.answer
 
 
+NO_ANSWER = frozenset({"", "nan", "null", "n/a"})
+"""What stands in data for an answer that is not there, in lower case."""
+
+
+def lacks_reference(problem: Problem) -> bool:
+    """Whether the problem's verifier compares with a reference answer, or runs tests, and there is none."""
+    verifier = require(problem.verifier)
+    if verifier.answer_kind == "program" and problem.metadata.get("tests"):
+        return False
+    return verifier.answer_form is not None and problem.answer.strip().lower() in NO_ANSWER
+
+
 def controls_of(problem: Problem, others: Sequence[str], judge: bool = False) -> list[Control]:
     """The controls of a problem. `others` are reference answers of other items of its family, the nearest first.
 

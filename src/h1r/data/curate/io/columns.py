@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterable
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
+
+_NOWHERE = object()
 
 
 class BadRowError(Exception):
@@ -17,25 +22,56 @@ class BadRowError(Exception):
 def reach(row: Any, column: str) -> Any:
     """The value that a dotted column name leads to: keys of objects, and numbers (from 0, or from the end) of lists.
 
-    Text on the way is read as JSON.
+    A key may hold dots itself: of several ways the one with the longest first key counts. Text on the way is read as
+    JSON.
     """
-    for part in column.split("."):
-        if isinstance(row, str):
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(row)
-        if isinstance(row, dict) and part in row:
-            row = row[part]
-        elif isinstance(row, list) and re.fullmatch(r"-?\d+", part) and -len(row) <= int(part) < len(row):
-            row = row[int(part)]
-        else:
-            raise BadRowError(f"no column `{column}`")
-    return row
+    found = _reached(row, column)
+    if found is _NOWHERE:
+        raise BadRowError(f"no column `{column}`")
+    return found
+
+
+def _reached(row: Any, column: str) -> Any:
+    if isinstance(row, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(row)
+    if isinstance(row, dict):
+        for key in prefixes(column):
+            if key in row:
+                rest = column[len(key) + 1 :]
+                found = _reached(row[key], rest) if rest else row[key]
+                if found is not _NOWHERE:
+                    return found
+        return _NOWHERE
+    part, _, rest = column.partition(".")
+    if isinstance(row, list) and re.fullmatch(r"-?\d+", part) and -len(row) <= int(part) < len(row):
+        return _reached(row[int(part)], rest) if rest else row[int(part)]
+    return _NOWHERE
+
+
+def prefixes(column: str) -> list[str]:
+    """The keys that a dotted name may begin with, the longest first."""
+    parts = column.split(".")
+    return [".".join(parts[:number]) for number in range(len(parts), 0, -1)]
+
+
+def plain(value: Any) -> Any:
+    """A value of a file as JSON has it: decimal numbers as whole ones or floats, dates and times as text."""
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return {key: plain(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def value_text(value: Any, column: str) -> str:
-    """A column's value as text; None is empty."""
-    if value is None:
+    """A column's value as text; None, and a number that is none (NaN), are empty. Decimal numbers keep their digits."""
+    if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return ""
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadRowError(f"column `{column}` is {type(value).__name__}, not text or a number")
     return str(value)
