@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from h1r.engine.protocol import is_doubtful
+
 
 def recent_means(confidences_ST: Tensor, slot_B: Tensor, count_B: Tensor, window_B: Tensor) -> Tensor:
     """Mean [B], fp64, of the last `window_B` of the first `count_B` confidences of each slot, of all when there are
@@ -65,7 +67,7 @@ class Windows:
         self.sums_SR[slot_B, position_B % R] = sum_B
         start_B = count_B - window_B
         left_B = torch.where(start_B > first_B, self.sums_SR[slot_B, (start_B - 1) % R], 0.0)
-        now_B = (start_B >= first_B) & ((sum_B - left_B) / window_B < threshold_B)
+        now_B = is_doubtful((sum_B - left_B) / window_B, count_B - first_B, window_B, threshold_B)
         old_B = self.below_S[slot_B]
         earlier_B = (old_B > 0) & (old_B < count_B)
         below_B = torch.where(earlier_B, old_B, torch.where(now_B, count_B, 0))

@@ -76,6 +76,15 @@ class SamplingParams:
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
+def is_doubtful(mean: Any, count: Any, window: Any, threshold: Any) -> Any:
+    """DeepConf's stop rule: whether a trace of `count` tokens ends, the last `window` of which have that `mean`
+    confidence. Numbers, or arrays of numpy or torch of one shape; before a window is full, `mean` may be anything.
+
+    What runs in Python decides by this function; the C sampler has the rule once more (`verdict` in `sample.c`).
+    """
+    return (count >= window) & (mean < threshold)
+
+
 def _is_int(value: Any, least: int | None = None) -> bool:
     """Numpy's whole numbers are some, too; `True` is none."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from h1r.engine.protocol import is_doubtful
+
 Array = NDArray[np.float64]
 
 BOTTOM_SHARE = 0.10
@@ -107,7 +109,9 @@ def stop_length(confidences: Sequence[float] | Array, window: int, limit: float)
 
     None when no full window is, which is always so for a trace shorter than the window.
     """
-    if len(confidences) < window:
+    if not len(confidences):
         return None
-    below = np.flatnonzero(group_confidences(confidences, window) < limit)
-    return int(below[0]) + window if below.size else None
+    groups = group_confidences(confidences, window)
+    counts = np.arange(groups.size) + min(window, len(confidences))
+    below = np.flatnonzero(is_doubtful(groups, counts, window, limit))
+    return int(counts[below[0]]) if below.size else None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from h1r.engine.native.c_decoder import CDecoder, decoder_class, obstacle
 from h1r.engine.native.slots import FLOATS, INTEGERS, Slots
-from h1r.engine.protocol import SamplingParams
+from h1r.engine.protocol import SamplingParams, is_doubtful
 from h1r.engine.sampling import choose, uniform
 from h1r.kernels.cpu.build import library
 from h1r.models import CausalLM
@@ -140,7 +140,8 @@ class TorchRunner:
         held = self.slots.confidences[: len(count)]
         old = held.gather(1, leaving.clamp_min(0)[:, None]).squeeze(1).double()
         state["group_sum"] += confidence_B - torch.where(leaving >= 0, old, torch.zeros_like(old))
-        return (count + 1 >= window) & (state["group_sum"] / window < state["threshold"])
+        doubtful: Tensor = is_doubtful(state["group_sum"] / window, count + 1, window, state["threshold"])
+        return doubtful
 
 
 _FILTERS = (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))

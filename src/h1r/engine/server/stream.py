@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from h1r.config import EngineSection
-from h1r.engine.protocol import Running, SamplingParams
+from h1r.engine.protocol import Running, SamplingParams, is_doubtful
 from h1r.engine.sampling import stream_key
 from h1r.engine.server.events import Refused, ServerRequest
 from h1r.engine.stop_strings import holds_stop_string, text_of
@@ -226,7 +226,7 @@ class Stream:
     def _trace(self, live: Live, cancelled: bool = False) -> Trace:
         # Its thread may be adding a token of a cancelled trace, whose id comes last.
         n, reason = len(live.ids), live.reason
-        low = self._low(live, n)
+        low = _low(live, n)
         if cancelled:
             reason = "cancelled"
         elif low is not None and live.ids[low - 1] not in live.ends and not (live.by_string and low == n):
@@ -246,16 +246,14 @@ class Stream:
             error=None if cancelled else live.error,
         )
 
-    def _low(self, live: Live, n: int) -> int | None:
-        """After how many tokens the threshold was first missed; the token after them is the end that was forced."""
-        params = live.params
-        if params.confidence_threshold is None or not n:
-            return None
-        for count in (n - 1, n):
-            window = live.confidences[max(0, count - params.confidence_window) : count]
-            low = len(window) == params.confidence_window and (
-                sum(window) / len(window) < params.confidence_threshold + _TOLERANCE
-            )
-            if low and (count == n or live.ids[-1] == live.ends[0]):
-                return count
+
+def _low(live: Live, n: int) -> int | None:
+    """After how many tokens the threshold was first missed; the token after them is the end that was forced."""
+    threshold, window = live.params.confidence_threshold, live.params.confidence_window
+    if threshold is None or not n:
         return None
+    for count in (n - 1, n):
+        mean = sum(live.confidences[max(0, count - window) : count]) / window
+        if is_doubtful(mean, count, window, threshold + _TOLERANCE) and (count == n or live.ids[-1] == live.ends[0]):
+            return count
+    return None

@@ -199,7 +199,7 @@ static void choose_token(const sampler *s, int64_t slot, float *e)
     s->confidences[at] = (float)(top + log_total - likely / (double)k);
 }
 
-/* Why the trace ends with the token just chosen, if it does. */
+/* Why the trace ends with the token just chosen, if it does. DOUBTFUL is `is_doubtful` of `h1r.engine.protocol`. */
 static int verdict(const sampler *s, int64_t slot)
 {
     int64_t count = s->count[slot], window = s->window[slot];
