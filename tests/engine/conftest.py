@@ -17,7 +17,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
 
-from engine_subjects import CONFIG, SECTION, Letters
+from engine_subjects import CONFIG, QWEN3, SECTION, Letters
 from geometries import randomised
 from recorded import RecordedRunner
 
@@ -26,7 +26,7 @@ from h1r.common.plugins import import_file
 from h1r.engine.native import engine as native
 from h1r.engine.native.engine import NativeEngine
 from h1r.kernels.selection import select
-from h1r.models import save
+from h1r.models import CausalLM, build, save
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from serving import PACE_FILES, vllm_server
 
@@ -36,6 +36,11 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 @pytest.fixture(scope="session")
 def model() -> HybridForCausalLM:
     return randomised(CONFIG, seed=3)
+
+
+@pytest.fixture(scope="session")
+def qwen3() -> CausalLM:
+    return build(QWEN3, seed=2)
 
 
 @pytest.fixture(scope="session")
@@ -75,21 +80,25 @@ def server_engine(served: str) -> Any:
         "native",
         "native-torch",
         "native-graphs",
+        "native-qwen3",
         "one_by_one",
         "vllm",
         pytest.param("server", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Iterator[Any]:
-    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type,
-    `native-graphs` replays recorded steps, as on CUDA. `one_by_one`: an example's, by its registered name. `server`: a
-    client of vLLM's own server, which takes a minute to start."""
+    """`native` decodes in C, `native-torch` with PyTorch, as on any other device or type, `native-graphs` replays
+    recorded steps, as on CUDA, and `native-qwen3` has a model of another family. `one_by_one`: an example's, by its
+    registered name. `server`: a client of vLLM's own server, which takes a minute to start."""
     if request.param in ("vllm", "server"):
         yield request.getfixturevalue(f"{request.param}_engine")
         return
     if request.param == "one_by_one":
         import_file(EXAMPLES / "own_engine.py")
         yield ENGINES.require(request.param)(copy.deepcopy(model), Letters(), SECTION)
+        return
+    if request.param == "native-qwen3":
+        yield NativeEngine(copy.deepcopy(request.getfixturevalue("qwen3")), Letters(), SECTION)
         return
     kernels, patch = "native" if request.param == "native" else "torch", pytest.MonkeyPatch()
     subject = copy.deepcopy(model).use(select(kernels))
@@ -98,6 +107,12 @@ def engine(request: pytest.FixtureRequest, model: HybridForCausalLM) -> Iterator
         patch.setattr(native, "runner_for", lambda m, *rest: runner if m is subject else plain(m, *rest))
     yield NativeEngine(subject, Letters(), SECTION)
     patch.undo()
+
+
+@pytest.fixture
+def engine_model(request: pytest.FixtureRequest, engine: Any) -> CausalLM:
+    """The model whose traces `engine` gives."""
+    return request.getfixturevalue("qwen3" if request.node.callspec.params["engine"] == "native-qwen3" else "model")
 
 
 @pytest.fixture

@@ -10,10 +10,16 @@ from geometries import SMALL
 
 from h1r.config import EngineSection
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models.qwen3.config import Qwen3Config
 from h1r.records import Trace
 
 CONFIG = dataclasses.replace(SMALL, head_dim=32, mamba_rms_norm=True, eos_token_id=7, max_position_embeddings=256)
 """A geometry that vLLM's CPU attention has a kernel for (head_dim)."""
+QWEN3 = Qwen3Config(
+    vocab_size=61, hidden_size=48, intermediate_size=56, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
+    initializer_range=0.3, max_position_embeddings=256, eos_token_id=7,
+)  # fmt: skip
+"""A second family: attention alone, and no decoder in C."""
 SECTION = EngineSection(max_sequences=6, prefill_tokens=256)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from h1r.engine.protocol import Engine, Running, SamplingParams
 from h1r.engine.sampling import filter_logprobs, stream_key, uniform
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.models import CausalLM
 from h1r.records import Trace
 
 PROMPTS = [[5, 9, 11], [12, 3, 4, 4, 21, 30, 8] * 10, [2], [33, 1, 17, 9, 25]]
@@ -25,7 +25,7 @@ ENDLESS = [3]
 
 
 @torch.no_grad()
-def obvious(model: HybridForCausalLM, prompt: list[int], params: SamplingParams, sample: int) -> dict[str, list[Any]]:
+def obvious(model: CausalLM, prompt: list[int], params: SamplingParams, sample: int) -> dict[str, list[Any]]:
     """One trace by a full forward pass per token; the fields of `Trace` that are lists."""
     ids = list(prompt)
     said: dict[str, list[Any]] = {"token_ids": [], "logprobs": [], "sampling_logprobs": [], "confidences": []}
@@ -60,7 +60,7 @@ def obvious(model: HybridForCausalLM, prompt: list[int], params: SamplingParams,
     ids=["greedy", "plain", "temperature", "top_k", "top_p", "min_p"],
 )
 def test_traces_are_those_of_full_forward_passes(
-    engine: Engine, model: HybridForCausalLM, params: SamplingParams
+    engine: Engine, engine_model: CausalLM, params: SamplingParams
 ) -> None:
     params = dataclasses.replace(params, n=3, max_tokens=20, seed=11)
     traces = engine.generate(PROMPTS, params)
@@ -68,7 +68,7 @@ def test_traces_are_those_of_full_forward_passes(
         (i, j, 11 + j) for i, j in itertools.product(range(4), range(3))
     ]
     for trace in traces:
-        expected = obvious(model, PROMPTS[trace.prompt_index], params, trace.sample_index)
+        expected = obvious(engine_model, PROMPTS[trace.prompt_index], params, trace.sample_index)
         assert trace.token_ids == expected.pop("token_ids")
         for name, values in expected.items():
             np.testing.assert_allclose(getattr(trace, name), values, atol=2e-5, err_msg=name)
