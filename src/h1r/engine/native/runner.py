@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import Structure, c_int64, c_void_p
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from h1r.engine.native.c_decoder import CDecoder, decoder_class, obstacle
-from h1r.engine.native.slots import FLOATS, INTEGERS, Slots
+from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams, is_doubtful
 from h1r.engine.sampling import choose, uniform
 from h1r.kernels.cpu.build import library
+from h1r.kernels.cpu.structs import Sampler
 from h1r.models import CausalLM
 from h1r.models.cache import KVCache
 
@@ -152,17 +152,6 @@ def is_filtered(params: SamplingParams) -> bool:
     return any(getattr(params, name) != off for name, off in _FILTERS)
 
 
-class _Sampler(Structure):
-    """Mirrors `sampler` of `kernels/cpu/csrc/sample.c`."""
-
-    _fields_ = [
-        *((name, c_void_p) for name in ("logits", "ends", "tokens", "logprobs", "sampling_logprobs", "confidences")),
-        *((name, c_void_p) for name in (*INTEGERS, *FLOATS)),
-        *((name, c_int64) for name in ("vocab", "new_tokens", "confidence_top_k")),
-        *((name, c_void_p) for name in ("reason", "scratch")),
-    ]
-
-
 class NativeRunner:
     """fp32 on a CPU: a call into C for the model, and one for all that follows it."""
 
@@ -181,13 +170,17 @@ class NativeRunner:
         self._scratch = torch.empty(torch.get_num_threads(), scratch_width(self._vocab))
         self._ones = torch.ones(rows, dtype=torch.long)
         self._rows = torch.arange(rows)
-        self._sampler = _Sampler(
-            *(t.data_ptr() for t in (slots.logits, slots.ends, slots.tokens, slots.logprobs)),
-            *(t.data_ptr() for t in (slots.sampling_logprobs, slots.confidences)),
-            *(slots.state[name].data_ptr() for name in (*INTEGERS, *FLOATS)),
-            self._vocab, slots.tokens.shape[1], max(one.confidence_top_k for one in params),
-            slots.reason.data_ptr(), self._scratch.data_ptr(),
-        )  # fmt: skip
+        tensors = {
+            "logits": slots.logits, "ends": slots.ends, "tokens": slots.tokens, "logprobs": slots.logprobs,
+            "sampling_logprobs": slots.sampling_logprobs, "confidences": slots.confidences, "reason": slots.reason,
+            "scratch": self._scratch, **slots.state,
+        }  # fmt: skip
+        self._sampler = Sampler(
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+            vocab=self._vocab,
+            new_tokens=slots.tokens.shape[1],
+            confidence_top_k=max(one.confidence_top_k for one in params),
+        )
 
     def refresh(self) -> None:
         self._decoder.pack()

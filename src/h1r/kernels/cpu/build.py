@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from h1r.kernels.cpu.structs import check_sizes
+
 _SOURCES = Path(__file__).parent / "csrc"
 # No -ffast-math: rounding tricks in vexp must stay as written, and a NaN must stay one.
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno",
@@ -70,7 +72,8 @@ def obstacle() -> str | None:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded library. Raises `OSError` or `subprocess.SubprocessError` when it cannot be built or loaded."""
+    """The loaded library. Raises `OSError` or `subprocess.SubprocessError` when it cannot be built or loaded, and
+    `RuntimeError` when a struct that Python fills in has another size there."""
     import torch  # its libgomp must be in the process first
 
     assert torch.get_num_threads() > 0
@@ -78,6 +81,7 @@ def library() -> ctypes.CDLL:
     for name, signature in _SIGNATURES.items():
         getattr(loaded, name).argtypes = [_TYPES[letter] for letter in signature.replace(" ", "")]
     loaded.sample_rows.restype = ctypes.c_int64
+    check_sizes(loaded)
     return loaded
 
 

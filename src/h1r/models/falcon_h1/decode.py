@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import ctypes
 import math
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import c_void_p
 
 import torch
 from torch import Tensor, nn
 
 from h1r.kernels.cpu.build import library
+from h1r.kernels.cpu.structs import Cache, Layer, Matrix, Model, Scratch
 from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hybrid import Block, HybridForCausalLM
@@ -25,48 +26,6 @@ from h1r.models.falcon_h1.multipliers import Scale, scales_of
 from h1r.models.layers.attention import rotary_table
 
 _WIDEST_HEAD = 256
-
-
-class _Matrix(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("n", c_int64), ("k", c_int64)]
-
-
-class _Layer(Structure):
-    _fields_ = [
-        *((name, _Matrix) for name in ("input", "out", "gate_up", "down")),
-        *((name, c_void_p) for name in ("input_norm", "mlp_norm", "gate_norm", "conv_weight", "conv_bias")),
-        *((name, c_void_p) for name in ("dt_bias", "A", "skip")),
-    ]
-
-
-class _Model(Structure):
-    _fields_ = [
-        *((name, c_int64) for name in ("layers", "hidden", "ff", "vocab", "heads", "kv_heads", "head_dim")),
-        *((name, c_int64) for name in ("ssm_heads", "ssm_head_dim", "groups", "d_state", "taps", "norm_before_gate")),
-        *((name, c_float) for name in ("eps", "dt_low", "dt_high", "embedding_scale")),
-        *((name, c_void_p) for name in ("embedding", "final_norm")),
-        ("layer", POINTER(_Layer)),
-        ("head", _Matrix),
-    ]
-
-
-class _Cache(Structure):
-    _fields_ = [
-        *((name, POINTER(c_void_p)) for name in ("keys", "values", "conv", "ssm")),
-        *((name, c_void_p) for name in ("cos", "sin", "lengths")),
-        ("max_length", c_int64),
-    ]
-
-
-_WIDTHS = ("hidden", "projected", "conv", "mixed", "inner")
-
-
-class _Scratch(Structure):
-    _fields_ = [
-        *((name, c_void_p) for name in ("x", "h", "projected", "conv", "mixed", "inner", "gathered")),
-        *((f"ld_{name}", c_int64) for name in _WIDTHS),
-        *((name, c_void_p) for name in ("row", "position")),
-    ]
 
 
 class Decoder:
@@ -110,7 +69,7 @@ class Decoder:
         self._scratch = [torch.empty(max_tokens, _whole(width)) for width in _scratch_widths(self.config)]
         self._places = torch.empty(2, max_tokens, dtype=torch.long)
         x, _, projected, conv, mixed, inner, _ = self._scratch
-        self._scratch_struct = _Scratch(
+        self._scratch_struct = Scratch(
             *(t.data_ptr() for t in self._scratch),
             *(t.shape[1] for t in (x, projected, conv, mixed, inner)),
             *(t.data_ptr() for t in self._places),
@@ -137,10 +96,10 @@ class Decoder:
         for index, module in enumerate(self.model.model.layers):
             assert isinstance(module, Block)
             layers.append(self._layer(index, module))
-        self._layers = (_Layer * len(layers))(*layers)
+        self._layers = (Layer * len(layers))(*layers)
         self._head.put(self.model.lm_head, Scale(after=self.model.logits_scale))
         low, high = config.time_step_limit
-        self._model = _Model(
+        self._model = Model(
             config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.mamba_n_heads,
             config.mamba_d_head, config.mamba_n_groups, config.mamba_d_state, config.mamba_d_conv,
@@ -149,7 +108,7 @@ class Decoder:
             self._layers, self._head.struct,
         )  # fmt: skip
 
-    def _layer(self, index: int, block: Block) -> _Layer:
+    def _layer(self, index: int, block: Block) -> Layer:
         config, mamba, attention, mlp = self.config, block.mamba, block.self_attn, block.feed_forward
         matrices = {name: self._matrices[index, name] for name in _shapes(config)}
         for packed in matrices.values():
@@ -169,7 +128,7 @@ class Decoder:
         matrices["gate_up"].put(mlp.gate_proj, scales.gate, side=0)
         matrices["gate_up"].put(mlp.up_proj, Scale(), side=1)
         matrices["down"].put(mlp.down_proj, scales.down)
-        return _Layer(
+        return Layer(
             *(packed.struct for packed in matrices.values()),
             self._keep(block.input_layernorm.weight), self._keep(block.pre_ff_layernorm.weight),
             self._keep(mamba.norm.weight) if config.mamba_rms_norm else None,
@@ -222,9 +181,7 @@ class BoundCache:
         if not all(tensor.is_contiguous() for group in groups for tensor in group):
             raise ValueError("a cache that is decoded in C must be dense")
         self._pointers = [(c_void_p * len(group))(*(t.data_ptr() for t in group)) for group in groups]
-        self.struct = _Cache(
-            *self._pointers, *(t.data_ptr() for t in table), cache.lengths.data_ptr(), cache.max_length
-        )
+        self.struct = Cache(*self._pointers, *(t.data_ptr() for t in table), cache.lengths.data_ptr(), cache.max_length)
 
 
 class _Packed:
@@ -235,7 +192,7 @@ class _Packed:
         panels = _panels(n, pairs)
         self.weight = torch.zeros(panels, k, _panel())
         self.bias = torch.zeros(panels, _panel()) if bias else None
-        self.struct = _Matrix(self.weight.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, n, k)
+        self.struct = Matrix(self.weight.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, n, k)
 
     def put(self, linear: nn.Linear, scale: Scale, row: int = 0, column: int = 0, side: int = 0) -> None:
         """Takes over a linear layer's weight, from `row` and `column` on, and adds its bias to that of its rows. The

@@ -6,6 +6,9 @@
  */
 #include "decode.h"
 
+const int64_t sizeof_matrix = sizeof(matrix), sizeof_layer = sizeof(layer), sizeof_model = sizeof(model),
+              sizeof_cache = sizeof(cache), sizeof_scratch = sizeof(scratch);
+
 #define FOR_SHARE(i, n) for (int64_t i = (n) * id / team; i < (n) * (id + 1) / team; i++)
 
 typedef struct {

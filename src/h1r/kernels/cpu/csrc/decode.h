@@ -2,7 +2,7 @@
  *
  * Letters: M new tokens of all rows, D hidden, H query heads, J key/value heads, E head width, N convolution channels,
  * W = H_ssm * P, S d_state, G groups, F feed-forward width, V vocabulary, L cache length. The structs mirror
- * `h1r.models.falcon_h1.decode`, field by field.
+ * `h1r.kernels.cpu.structs`, field by field; Python compares their sizes when it loads the library.
  *
  * Every number of a token is computed by the same operations in the same order, whatever else is in the call and however
  * its sequence was cut into calls: results do not depend on the batch, to the last bit.

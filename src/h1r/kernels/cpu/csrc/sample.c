@@ -7,7 +7,7 @@
 
 #include "vector.h"
 
-/* Rows of all arrays are slots; `new` columns hold what each trace has said. Mirrors `h1r.engine.native.slots`. */
+/* Rows of all arrays are slots; `new` columns hold what each trace has said. Mirrored by `h1r.kernels.cpu.structs`, for `engine/native/slots.py`. */
 typedef struct {
     float *logits;         /* [slots, V] */
     const uint8_t *ends;   /* [slots, V]: tokens that end the trace */
@@ -19,6 +19,8 @@ typedef struct {
     uint8_t *reason; /* [slots]: 0 goes on */
     float *scratch;  /* [threads, 2, V up to whole blocks] */
 } sampler;
+
+const int64_t sizeof_sampler = sizeof(sampler);
 
 #define BLOCK 64
 
