@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.config import Recipe, load_recipe
+from h1r.config import Recipe, load_recipe, resolve
 from h1r.config.text import parse_override, to_toml
 from h1r.errors import UserError
 
@@ -187,3 +187,26 @@ def test_every_recipe_key_is_in_the_documentation_as_it_is_now() -> None:
 def test_every_recipe_key_has_a_meaning() -> None:
     page = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (`\w+`) \|.*\|  \|$", page, flags=re.MULTILINE) == []
+
+
+def test_a_number_in_a_key_reaches_into_a_list_of_tables():
+    tree = {"name": "lists", "corpus": {"sources": [{"kind": "reasoning_gym", "family": "chain_sum"} for _ in "ab"]}}
+    recipe = resolve(tree, {"corpus.sources.1.share": 2, "corpus.sources.0.knobs.min_terms": 3}, "here")
+    assert [source.share for source in recipe.corpus.sources] == [1.0, 2.0]
+    assert recipe.corpus.sources[0].knobs == {"min_terms": 3}
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("corpus.sources.2.share", r"`corpus.sources` is a list of 1; take a number below that"),
+        ("corpus.sources.first.share", r"`corpus.sources` is a list of 1"),
+        ("corpus.sources.0.shar", r"^--set corpus.sources.0.shar: unknown key .*did you mean `share`"),
+        ("corpus.sources.0.share", r"^--set corpus.sources.0.share: .*share` = -1 is refused"),
+        ("name.0", r"`name` is no table"),
+    ],
+)
+def test_a_number_that_leads_nowhere_is_one_sentence(key, sentence):
+    tree = {"name": "lists", "corpus": {"sources": [{"kind": "reasoning_gym", "family": "chain_sum"}]}}
+    with pytest.raises(UserError, match=sentence):
+        resolve(tree, {key: -1}, "here")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.engine.requests import refusal
 from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.rollout.retry import RetryingEngine
@@ -100,3 +101,32 @@ def test_a_prompt_that_is_cancelled_while_it_is_tried_again_has_its_own_numbers(
         pass
     assert [(one.prompt_index, one.sample_index) for one in engine.cancel(2)] == [(2, 2), (2, 3)]
     assert inner.cancelled == [1, 2]
+
+
+class TooLong(Flaky):
+    """No prompt that begins with 20 can be answered, as one that is too long; its traces fail at every call."""
+
+    def stream(self, prompts: Sequence[Prompt], params: Any) -> Iterator[Trace]:
+        for trace in super().stream(prompts, params):
+            if prompts[trace.prompt_index][0] == 20:
+                why = refusal([20] * 90, SamplingParams(max_tokens=20), None, vocab_size=50, positions=100)
+                trace = Trace(trace.prompt_index, trace.sample_index, [], "", [], [], [], "error", error=why)
+            yield trace
+
+
+def test_a_prompt_that_cannot_be_answered_is_asked_once_and_stops_nobody() -> None:
+    inner = TooLong({})
+    traces = RetryingEngine(inner, 0.0).generate(PROMPTS, PARAMS)  # type: ignore[arg-type]
+    assert inner.calls == [12]
+    assert [trace.finish_reason for trace in traces] == ["stop"] * 4 + ["error"] * 4 + ["stop"] * 4
+
+
+def test_an_engine_that_fails_beside_such_a_prompt_is_judged_by_the_other_prompts() -> None:
+    inner = TooLong({(10, 100): 9, (10, 101): 9})
+    with pytest.raises(UserError, match=r"failed at 2 of 8 traces"):
+        RetryingEngine(inner, 0.2).generate(PROMPTS, PARAMS)  # type: ignore[arg-type]
+
+
+def test_a_call_of_nothing_else_says_why() -> None:
+    with pytest.raises(UserError, match=r"generated nothing: prompt \(90\) and max_tokens"):
+        RetryingEngine(TooLong({}), 0.1).generate([[20]], PARAMS[:1])  # type: ignore[arg-type]

@@ -38,14 +38,13 @@ def _reached(row: Any, column: str) -> Any:
     if isinstance(row, dict):
         for key in prefixes(column):
             if key in row:
-                rest = column[len(key) + 1 :]
-                found = _reached(row[key], rest) if rest else row[key]
+                found = row[key] if key == column else _reached(row[key], column[len(key) + 1 :])
                 if found is not _NOWHERE:
                     return found
         return _NOWHERE
-    part, _, rest = column.partition(".")
+    part, dot, rest = column.partition(".")
     if isinstance(row, list) and re.fullmatch(r"-?\d+", part) and -len(row) <= int(part) < len(row):
-        return _reached(row[int(part)], rest) if rest else row[int(part)]
+        return _reached(row[int(part)], rest) if dot else row[int(part)]
     return _NOWHERE
 
 

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from h1r.config import CorpusBenchmark, CorpusSource
-from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, reach, value_text
+from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, plain, prefixes, reach, value_text
 from h1r.data.curate.io.items import ROW_BITS, Given, Item
 from h1r.errors import UserError
 from h1r.records import BadLine, Message, Problem, content_id
+from h1r.verify.controls.answers import NO_ANSWER
 from h1r.verify.response.extract import split_response
 
 FIELDS = (
@@ -123,6 +124,7 @@ class Reader:
     def _read(self, number: int, row: dict[str, Any]) -> Item:
         columns, section = self.section.columns, self.section
         values = {field: reach(row, column) for field, column in columns.items()}
+        values |= {field: plain(values[field]) for field in ("pass_rate", "reward", "tests") if field in values}
         text = {field: value_text(values[field], columns[field]) for field in _TEXTS if field in values}
         prompt = _messages(values["prompt"], "user") if "prompt" in values else []
         question = text.get("question") or _asked(prompt)
@@ -136,6 +138,8 @@ class Reader:
         if prompt and prompt[-1].role == "user" and not self._pattern:
             prompt[-1] = Message("user", self._stripped(prompt[-1].content))
         answer = text.get("answer", "")
+        if answer.strip().lower() in NO_ANSWER:
+            answer = ""
         if answer.strip():
             answer = final_answer(answer, columns.get("solution") == columns["answer"])
         metadata: dict[str, Any] = {}
@@ -225,7 +229,7 @@ def _metadata(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
     found = {}
     for name, column in columns.items():
         try:
-            found[name] = reach(row, column.removesuffix("?"))
+            found[name] = plain(reach(row, column.removesuffix("?")))
         except BadRowError:
             if not column.endswith("?"):
                 raise
@@ -323,13 +327,13 @@ def _parquet(section: CorpusBenchmark, path: str) -> Iterator[Row]:
 
     wanted = [*section.columns.values(), *filter(None, [getattr(section, "group_by", None)])]
     wanted += [column.removesuffix("?") for column in section.metadata.values()]
-    roots = sorted({column.split(".")[0] for column in wanted})
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error}); check the path and `kind`") from None
     with file:
         names = file.schema_arrow.names
+        roots = sorted({next((p for p in prefixes(c) if p in names), c.split(".")[0]) for c in wanted})
         if missing := [root for root in roots if root not in names]:
             raise UserError(f"{path}: no column `{missing[0]}`; {nearest(missing[0], names)} in `columns`")
         number = 0
