@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from h1r.records import Problem, Verdict
+from h1r.verify.reasoning_gym.library import families, library
 from h1r.verify.reasoning_gym.scorers import OWN
 from h1r.verify.response.extract import stated_box, unwrap
 
@@ -45,9 +46,7 @@ _GRID_FAMILIES = frozenset(("arc_agi", "rearc"))
 
 def warm() -> None:
     """Imports the library and makes the scorers of all families, so that no answer is charged for them."""
-    from reasoning_gym.factory import DATASETS
-
-    for family in DATASETS:
+    for family in families():
         if family not in OWN:
             with contextlib.suppress(Exception):  # a family that cannot be made says so where it is asked for
                 _scorer(family)
@@ -94,9 +93,8 @@ def evaluates(family: str) -> bool:
     """Whether the scorer of a family of the library may evaluate the answer: its module names a way to do it."""
     if family in EVALUATES_ITS_OWN:
         return False
-    from reasoning_gym.factory import DATASETS
-
-    module = sys.modules[DATASETS[family][0].__module__] if family in DATASETS else None
+    made = families().get(family)
+    module = sys.modules[made[0].__module__] if made else None
     return bool(module and _EVALUATION.search(inspect.getsource(module)))
 
 
@@ -107,6 +105,5 @@ def is_inert(answer: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _scorer(family: str) -> Callable[..., Any]:
-    import reasoning_gym
-
-    return reasoning_gym.get_score_answer_fn(family)
+    scorer: Callable[..., Any] = library().get_score_answer_fn(family)
+    return scorer

@@ -31,6 +31,7 @@ from h1r.data.curate.io.columns import nearest
 from h1r.errors import UserError
 from h1r.records import Problem, content_id
 from h1r.verify.reasoning_gym.grade import FULL_SCORE, score
+from h1r.verify.reasoning_gym.library import families
 
 BLOCK = 200
 """Items per generated data set: some families prepare all their items at construction, so a block must stay small."""
@@ -76,10 +77,7 @@ def sound_families() -> tuple[str, ...]:
 
 @functools.cache
 def _datasets() -> dict[str, tuple[type, type]]:
-    import reasoning_gym  # noqa: F401 - fills the registry; imported late because it takes a second
-    from reasoning_gym.factory import DATASETS
-
-    return dict(DATASETS)
+    return families()
 
 
 class GeneratedProblems:
