@@ -6,6 +6,8 @@ import pytest
 from h1r.common.progress import quiet
 from h1r.config import EvalSection, RolloutSection
 from h1r.data.tokenizer import train_tokenizer
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.requests import refusal
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.records import Problem, Trace
@@ -141,3 +143,26 @@ def test_the_report_reads_the_result():
     read = ReportedEval.model_validate(result.to_dict())
     assert (read.pass_at_1, read.per_family["small"].n, read.truncated) == (0.5, 3, 0.0)
     assert read.examples[0].tokens
+
+
+class ShortEngine(ScriptedEngine):
+    """Has no room for problem 5."""
+
+    def stream(self, prompts, params):
+        for trace in super().stream(prompts, params):
+            if "what is 5" in TOKENIZER.decode(prompts[trace.prompt_index]):
+                why = refusal([1] * 90, SamplingParams(max_tokens=32), TOKENIZER, 300, 100)
+                trace = Trace(trace.prompt_index, trace.sample_index, [], "", [], [], [], "error", error=why)
+            yield trace
+
+
+def test_a_prompt_that_is_too_long_is_unscored_and_the_others_go_on(tmp_path):
+    with VerifierPool() as pool:
+        for _ in range(2):  # a second time, when only that one is asked for again
+            pipeline = RolloutPipeline(ShortEngine(right_when_small), TOKENIZER, pool.verify_many)
+            result = evaluate(pipeline, PROBLEMS, SECTION, 0, path=tmp_path / "samples.jsonl")
+            assert [outcome.problem_id for outcome in result.outcomes] == [f"p{i}" for i in range(5)]
+            assert result.pass_at_1 == pytest.approx(3 / 5)
+            assert result.faults.error == pytest.approx(1 / 6)
+        with pytest.raises(UserError, match=r"generated nothing: prompt \(90\)"):
+            evaluate(pipeline, PROBLEMS[5:], SECTION, 0)

@@ -10,7 +10,7 @@ from h1r.config import EngineSection, JudgeSection, Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.evals.answers import generate, recipe_of, solve
+from h1r.evals.answers import _problems, generate, recipe_of, solve
 from h1r.evals.stages import evaluate_stage, last_trained, models_of, scaling_stage
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
@@ -175,3 +175,27 @@ def test_solve_keeps_the_judge_of_the_recipe(run: Run) -> None:
     finally:
         use_judge(JudgeSection())
     assert solved.correct is None
+
+
+@pytest.mark.parametrize("name", ["problems.json", "rows.parquet", "notes.txt", "a/b.gz"])
+@pytest.mark.parametrize("there", [True, False])
+def test_the_name_of_a_file_that_is_not_read_is_no_question(tmp_path, name, there):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if there:
+        path.write_text("[]")
+    with pytest.raises(UserError, match=r"JSONL file .*ask the question in words"):
+        _problems(str(path))
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "none.jsonl.zst"])
+def test_a_file_of_problems_that_is_missing_is_said(tmp_path, name):
+    with pytest.raises(UserError, match="cannot read"):
+        _problems(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "question", ["What is in data.json?", "Explain x.txt", "Is 1.5 > 1.25", "e.g.", "3+4", "\0" * 9]
+)
+def test_a_question_is_a_question(question):
+    assert [one.question for one in _problems(question)] == [question]

@@ -25,7 +25,8 @@ from h1r.evals.answers import generate
 from h1r.models import load
 from h1r.records import Message, Sample, write_jsonl
 from h1r.run.directory import Run
-from h1r.train.sft import sft
+from h1r.train.documents import Document
+from h1r.train.sft import sft, weighted_cross_entropy
 from h1r.train.start import loaded, rl_start, saved_tokenizer, starting_model
 
 CHATML = (
@@ -118,6 +119,36 @@ def test_our_engine_stops_at_the_end_of_the_turn(trained):
     trace = NativeEngine(loaded(trained, "torch"), tokenizer).generate([prompt], GREEDY)[0]
     assert trace.finish_reason == "stop"
     assert tokenizer.decode(trace.token_ids) == "ccc<|im_end|>"
+
+
+@pytest.mark.parametrize(("stop", "text"), [("c", ""), (("x", "c"), ""), ("cc", ""), ("cd", "ccc"), ((), "ccc")])
+def test_stop_strings_of_one_character_end_a_trace_as_longer_ones_do(trained, stop, text):
+    tokenizer, prompt = asked(trained)
+    params = SamplingParams(temperature=0.0, max_tokens=24, stop=stop)
+    trace = NativeEngine(loaded(trained, "torch"), tokenizer).generate([prompt], params)[0]
+    assert (trace.text, trace.finish_reason) == (text, "stop")
+
+
+@pytest.mark.parametrize("wrong", [{"stop": ""}, {"stop": ("a", "")}, {"stop_token_ids": (-1,)}])
+def test_stops_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"SamplingParams\.stop.* is out of range"):
+        SamplingParams(**wrong)
+
+
+@pytest.mark.parametrize(("prompt", "more"), [([-1], {}), ([10**9], {}), ([1], {"stop_token_ids": (10**9,)})])
+def test_token_ids_out_of_range_are_said_of_their_own_trace(trained, prompt, more):
+    tokenizer, ids = asked(trained)
+    params = [GREEDY, SamplingParams(temperature=0.0, max_tokens=4, **more)]
+    good, bad = NativeEngine(loaded(trained, "torch"), tokenizer).generate([ids, prompt], params)
+    assert good.finish_reason == "stop"
+    assert bad.finish_reason == "error"
+    assert "outside the vocabulary" in (bad.error or "")
+
+
+def test_documents_with_token_ids_that_the_model_has_not_are_refused(trained):
+    model = loaded(trained, "torch")
+    with pytest.raises(UserError, match=r"token ids from 1 to 99999, and the model has"):
+        weighted_cross_entropy(model, [Document([1, 99999, 2], [0, 1, 1], 1.0)])
 
 
 def test_transformers_stops_at_the_end_of_the_turn(trained):

@@ -23,6 +23,7 @@ from h1r.evals.metrics import Answer, Faults, Outcome, faults, is_correct, pass_
 from h1r.evals.samples import Place, Samples
 from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.rollout.retry import UnanswerableError
 from h1r.scaling.deepconf import problem_seed
 from h1r.scaling.examples import example
 from h1r.scaling.study import ProgressOf
@@ -104,13 +105,17 @@ def _generate(
     total, tokens = len(problems) * section.samples, 0
     with progress(name, total, "trace") as bar:
         bar.advance(total - len(missing))
-        for trace in pipeline.stream([problems[index] for (index, _), _ in parts], params) if parts else ():
-            (index, first), _ = parts[trace.prompt_index]
-            trace.prompt_index, trace.sample_index = index, first + trace.sample_index
-            samples.add([trace])
-            grader.add(trace)
-            tokens += trace.num_tokens
-            bar.advance(tokens=tokens)
+        try:
+            for trace in pipeline.stream([problems[index] for (index, _), _ in parts], params) if parts else ():
+                (index, first), _ = parts[trace.prompt_index]
+                trace.prompt_index, trace.sample_index = index, first + trace.sample_index
+                samples.add([trace])
+                grader.add(trace)
+                tokens += trace.num_tokens
+                bar.advance(tokens=tokens)
+        except UnanswerableError:
+            if len(missing) == total:  # else what is kept says the same of these, and the others have their answers
+                raise
         grader.finish()
 
 

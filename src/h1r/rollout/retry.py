@@ -5,7 +5,7 @@
 3. When more than `max_failed_share` of the traces of one call fail twice, the call raises `UserError` with the reason
    of the first one.
 4. A prompt that no engine of the model can answer (too long, or with ids outside the vocabulary) is not asked again,
-   and does not count in that share: the others go on. A call with nothing else raises `UserError`, too.
+   and does not count in that share: the others go on. A call with nothing else raises `UnanswerableError`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from h1r.rollout.prompts import ProblemPrompt
 
 if TYPE_CHECKING:
     import torch
+
+
+class UnanswerableError(UserError):
+    """None of the prompts of a call can be answered."""
 
 
 class RetryingEngine:
@@ -69,8 +73,8 @@ class RetryingEngine:
         finally:
             self._again = []
         total = sum(one.n for one in each)
-        if len(unanswerable) + len(twice) == total:
-            self._refuse([*unanswerable, *twice], total, prompts)
+        if len(unanswerable) == total:
+            raise UnanswerableError(_nothing(unanswerable[0], prompts))
         self._refuse(twice, total - len(unanswerable), prompts)
         if unanswerable:
             found = len({trace.prompt_index for trace in unanswerable})
@@ -112,14 +116,21 @@ class RetryingEngine:
         if len(failed) <= self._max_failed_share * total:
             return
         first = failed[0]
-        prompt = prompts[first.prompt_index]
-        about = f" (asked {reprlib.repr(prompt.problem.question)})" if isinstance(prompt, ProblemPrompt) else ""
         if len(failed) == total:
-            raise UserError(f"the engine generated nothing: {first.error}{about}")
+            raise UserError(_nothing(first, prompts))
         raise UserError(
             f"the engine failed at {len(failed)} of {total} traces, twice each, and rollout.max_failed_share = "
-            f"{self._max_failed_share:g} allows fewer; the first: {first.error}{about}"
+            f"{self._max_failed_share:g} allows fewer; the first: {first.error}{_about(first, prompts)}"
         )
+
+
+def _nothing(first: Trace, prompts: Sequence[Prompt]) -> str:
+    return f"the engine generated nothing: {first.error}{_about(first, prompts)}"
+
+
+def _about(trace: Trace, prompts: Sequence[Prompt]) -> str:
+    prompt = prompts[trace.prompt_index]
+    return f" (asked {reprlib.repr(prompt.problem.question)})" if isinstance(prompt, ProblemPrompt) else ""
 
 
 def _alone(each: Sequence[SamplingParams], trace: Trace) -> SamplingParams:
