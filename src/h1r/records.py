@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from h1r.common.files import atomic
+from h1r.common.reading import DamagedError, lines
 from h1r.errors import UserError
 
 FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
@@ -172,33 +174,44 @@ class BadLine:
 
 
 def read_jsonl(path: str | Path, kind: type[Record], bad: list[BadLine] | None = None) -> Iterator[Record]:
-    """Yields the records of a JSONL file in order.
+    """Yields the records of a JSONL file in order; it may be compressed, and bytes that are not UTF-8 become U+FFFD.
 
-    A malformed line is appended to `bad`; with `bad=None` it raises `UserError` naming the file and the line. A missing
-    file always raises.
+    A malformed line is appended to `bad`, and so is the end of a file that is cut off; with `bad=None` it raises
+    `UserError` naming the file and the line. A missing file always raises.
     """
     adapter = TypeAdapter(kind)
-    for number, text in read_lines(path):
+    for number, line in lines_or_end(path):
         try:
-            yield adapter.validate_json(text)
-        except ValidationError as error:
-            line = BadLine(str(path), number, first_problem(error), text[:2000])
+            if isinstance(line, DamagedError):
+                raise line
+            yield adapter.validate_json(line.decode("utf-8", errors="replace"))
+        except (ValidationError, DamagedError) as error:
+            why = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            text = b"" if isinstance(line, DamagedError) else line[:8000]
             if bad is None:
                 raise UserError(
-                    f"{path}, line {number}: {line.why}; mend or delete the line (a {kind.__name__} is expected)"
+                    f"{path}, line {number}: {why}; mend or delete the line (a {kind.__name__} is expected)"
                 ) from None
-            bad.append(line)
+            bad.append(BadLine(str(path), number, why, text.decode(errors="replace")[:2000]))
+
+
+def lines_or_end(path: str | Path) -> Iterator[tuple[int, bytes | DamagedError]]:
+    """(number from 1, bytes) of every line; where a file ends before its time, (the next number, why) is last."""
+    number = 0
+    try:
+        for number, line in lines(path):
+            yield number, line.removeprefix(BOM_UTF8)
+    except DamagedError as error:
+        yield number + 1, error
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of every line of a UTF-8 file; bytes that are not UTF-8 become U+FFFD."""
-    try:
-        handle = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by the with below
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from None
-    with handle:
-        for number, text in enumerate(handle, 1):
-            yield number, text.rstrip("\r\n")
+    """(line number from 1, text) of every line of a file; bytes that are not UTF-8 become U+FFFD. `UserError` for a
+    file that cannot be read to its end."""
+    for number, line in lines_or_end(path):
+        if isinstance(line, DamagedError):
+            raise UserError(f"{path}, line {number}: {line}; give the whole file")
+        yield number, line.decode("utf-8", errors="replace")
 
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> int:

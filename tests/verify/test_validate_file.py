@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from h1r.cli import main
+from h1r.common.reading import BLOCK_BYTES
 from h1r.config import ControlsSection
-from h1r.verify.batch import BLOCK_BYTES
 from h1r.verify.controls.file import Validation
 
 GOOD = {"reference": "1234", "problem": "How many?", "id": "good"}

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from h1r.cli import main
+from h1r.common.reading import BLOCK_BYTES
 from h1r.errors import UserError
 from h1r.verify import Verifier, register
-from h1r.verify.batch import BLOCK_BYTES, IN_FLIGHT, MAX_LINE_BYTES, chunks, verify_file
+from h1r.verify.batch import IN_FLIGHT, MAX_LINE_BYTES, chunks, verify_file
 
 
 def verdicts(tmp_path: Path, *lines: object, **options: object) -> list[dict]:

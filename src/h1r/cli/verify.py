@@ -73,6 +73,8 @@ def verify(
         reasons = _print(verify_file(file, verifier, workers, time_limit), as_json)
     seconds = time.perf_counter() - start
     note(f"{reasons.total()} answers in {seconds:.1f} s: {counts(reasons)}")
+    if reasons.total() and reasons["unscored"] == reasons.total():
+        raise UserError(f"{file}: no line could be graded; the verdicts say why")
 
 
 def counts(reasons: Counter[str | None]) -> str:

@@ -10,6 +10,9 @@ not boxed. `math` takes a box and nothing else, here too; for `exact` and `reaso
 one. Lines with `tests` are code unless they say otherwise.
 
 A line that cannot be read gets a verdict in its place: reward 0, and the reason as its error. Blank lines have none.
+Compressed files and those with a byte order mark are read (`common/reading.py`); one that is cut off gives the verdicts
+of its whole lines, and then a `UserError`. References lose the characters that nobody sees, as in curation; predictions
+are graded as they stand, as in RL.
 
 Memory is bounded whatever the file: a chunk is one block of lines or one long line, a thread reads at most one chunk
 ahead, and at most IN_FLIGHT chunks wait for their verdicts. A chunk ends where the input pauses, so that a pipe gets
@@ -30,6 +33,7 @@ from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
+from h1r.common.reading import DamagedError, blocks, clean, json_value
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify.registry import require
@@ -38,7 +42,6 @@ from h1r.verify.workers.pool import PendingVerdicts, VerifierPool
 DEFAULT_VERIFIER = "math_lenient"
 CODE_VERIFIER = "code"
 STDIN = "-"
-BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 32 << 20
 IN_FLIGHT = 4
 
@@ -66,6 +69,7 @@ def verify_file(
                         yield from waiting[0].rows()
                         waiting.popleft()
                     else:
+                        ahead.refuse_damage(path)
                         return
         finally:
             for chunk in waiting:
@@ -88,7 +92,8 @@ class ReadAhead:
 
     def __init__(self, handle: RawIOBase) -> None:
         self._handle = handle
-        self._chunks: queue.Queue[list[Line] | OSError | None] = queue.Queue(maxsize=1)
+        self._chunks: queue.Queue[list[Line] | OSError | DamagedError | None] = queue.Queue(maxsize=1)
+        self._damage: DamagedError | None = None
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="h1r-verify-read", daemon=True)
 
@@ -109,10 +114,18 @@ class ReadAhead:
             chunk = self._chunks.get(block=wait)
         except queue.Empty:
             return None
-        self._ended = chunk is None
+        self._ended = chunk is None or isinstance(chunk, DamagedError)
         if isinstance(chunk, OSError):
             raise UserError(f"cannot read on: {chunk.strerror or chunk}; check the file")
+        if isinstance(chunk, DamagedError):
+            self._damage = chunk
+            return None
         return chunk
+
+    def refuse_damage(self, path: str | Path) -> None:
+        """`UserError` when the lines ended before the file did."""
+        if self._damage:
+            raise UserError(f"{path}: {self._damage}; what stands above is of its whole lines, give the whole file")
 
     def _run(self) -> None:
         try:
@@ -121,14 +134,14 @@ class ReadAhead:
                 if self._ended:
                     return
             self._chunks.put(None)
-        except OSError as error:
+        except (OSError, DamagedError) as error:
             self._chunks.put(error)
 
 
 def chunks(handle: RawIOBase) -> Iterator[list[Line]]:
     """The lines that are not blank, some at a time: what one read of at most BLOCK_BYTES completes."""
     number, partial, overlong = 1, bytearray(), False
-    while block := handle.read(BLOCK_BYTES):
+    for block in blocks(handle.read):
         *ends, rest = block.split(b"\n")
         lines: list[Line] = []
         for end in ends:
@@ -190,9 +203,9 @@ def read_line(content: bytes | None, number: int, default: str | None, needs_pre
     if content is None:
         return f"longer than {MAX_LINE_BYTES} bytes"
     try:
-        line = json.loads(content.decode("utf-8", errors="replace"))
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
+        line = json_value(content)
+    except ValueError as error:
+        return str(error)
     if not isinstance(line, dict):
         return "not a JSON object"
     tests, metadata = line.get("tests"), line.get("metadata") or {}
@@ -218,7 +231,7 @@ def read_line(content: bytes | None, number: int, default: str | None, needs_pre
     problem = Problem(
         id=str(line.get("id", number)),
         question=_text(line.get("problem", "")),
-        answer=_text(reference),
+        answer=clean(_text(reference)),
         verifier=verifier.name,
         family=str(line.get("family") or "default"),
         metadata=metadata if tests is None else {**metadata, "tests": tests},

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from h1r.common.files import atomic, read_json, replace_directory, write_json
 from h1r.common.progress import progress
+from h1r.common.reading import clean
 from h1r.config import ControlsSection, CorpusBenchmark, Recipe
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign, render
 from h1r.data.control_tokens import add_control_tokens
@@ -45,7 +46,7 @@ from h1r.data.curate.joins.database import Joins
 from h1r.data.curate.joins.keys import exact_keys, share_of
 from h1r.data.curate.page import write_page
 from h1r.data.curate.rules.dedup import shingles, template
-from h1r.data.curate.rules.steps import HELD_OUT, clean
+from h1r.data.curate.rules.steps import HELD_OUT
 from h1r.errors import UserError
 from h1r.records import Problem, read_jsonl, write_jsonl
 from h1r.run.directory import Run

@@ -55,7 +55,8 @@ class Given:
     """A trace of a problem: the whole conversation, which ends with an assistant turn.
 
     `reward` is None until a verifier, or the source, has said something; `finish_reason` is "" where nobody recorded
-    it; `error` and `reason` are a verifier's, and `tested` says that it ran tests to find them.
+    it; `error` and `reason` are a verifier's, and `tested` says that it ran tests to find them. `turn_weights` has 1 or
+    0 for each message, where the source says which carry loss.
     """
 
     messages: list[Message]
@@ -65,6 +66,7 @@ class Given:
     error: str | None = None
     tested: bool = False
     reason: Reason | None = None
+    turn_weights: list[int] | None = None
 
     @property
     def num_chars(self) -> int:
@@ -151,8 +153,15 @@ def _row(item: Item) -> dict[str, Any]:
         "language": item.language,
         "difficulty": _json(problem.difficulty),
         "metadata": _json(problem.metadata),
-        "traces": _json([dataclasses.asdict(trace) for trace in item.traces]) if item.traces else "[]",
+        "traces": _json([_tree(trace) for trace in item.traces]) if item.traces else "[]",
     }
+
+
+def _tree(trace: Given) -> dict[str, Any]:
+    tree = dataclasses.asdict(trace)
+    if trace.turn_weights is None:
+        del tree["turn_weights"]
+    return tree
 
 
 def _json(value: Any) -> str:

@@ -8,29 +8,29 @@ array and is read whole. What a person got wrong in the recipe raises `UserError
 from __future__ import annotations
 
 import glob
-import gzip
 import itertools
 import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 from h1r.config import CorpusBenchmark, CorpusSource
-from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, plain, prefixes, reach, value_text
+from h1r.data.curate.io.chats import Turn, conversation, shape_of, tool_schemas, turns, with_thinking, without_nulls
+from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, plain, reach, value_text
 from h1r.data.curate.io.items import ROW_BITS, Given, Item
+from h1r.data.curate.io.rows import rows_of
 from h1r.errors import UserError
 from h1r.records import BadLine, Message, Problem, content_id
 from h1r.verify.controls.answers import NO_ANSWER
-from h1r.verify.response.extract import split_response
 
 FIELDS = (
-    "question", "answer", "id", "family", "category", "solution", "pass_rate", "prompt", "completion", "reward",
-    "finish_reason", "tools", "tests", "language",
+    "question", "answer", "id", "family", "category", "solution", "pass_rate", "prompt", "messages", "system",
+    "completion", "reasoning", "reward", "finish_reason", "tools", "tests", "language",
 )  # fmt: skip
-ROLES = ("system", "user", "assistant", "tool")
+ASKED = frozenset({"question", "prompt", "messages"})
+"""Fields of which a row needs one."""
 
-Row = tuple[int, dict[str, Any] | BadLine]
 MAX_BAD = 100_000
 """Bad rows among the rows of one shard at which reading stops: then the mapping is wrong, not the rows."""
 
@@ -61,7 +61,13 @@ class Reader:
         if unknown := sorted(set(section.columns) - set(FIELDS)):
             raise UserError(f"corpus source `{section.name}`: `columns` has no field `{unknown[0]}`; "
                             f"{nearest(unknown[0], FIELDS)}")  # fmt: skip
-        if not {"question", "prompt"} & set(section.columns):
+        if "messages" in section.columns and {"prompt", "completion"} & set(section.columns):
+            raise UserError(
+                f"corpus source `{section.name}`: `columns` names `messages`, which are whole conversations, and parts "
+                "of one; leave out one or the other"
+            )
+        self._finds_shape = isinstance(section, CorpusSource) and not ASKED & set(section.columns)
+        if not self._finds_shape and not ASKED & set(section.columns):
             section = section.model_copy(update={"columns": {"question": "question", **section.columns}})
         self.section = section
         self.path = path
@@ -102,8 +108,7 @@ class Reader:
                 yield found[0]
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        reader = {"jsonl": _jsonl, "json": _json_array, "parquet": _parquet, "hub": _hub}[self.section.kind]
-        for number, row in reader(self.section, self.path):
+        for number, row in rows_of(self.section, self.path, self._finds_shape):
             if isinstance(row, BadLine):
                 self.bad.append(row)
             else:
@@ -122,21 +127,22 @@ class Reader:
             return None
 
     def _read(self, number: int, row: dict[str, Any]) -> Item:
-        columns, section = self.section.columns, self.section
-        values = {field: reach(row, column) for field, column in columns.items()}
+        section = self.section
+        columns = {**shape_of(row), **section.columns} if self._finds_shape else section.columns
+        values = {field: without_nulls(reach(row, column)) for field, column in columns.items()}
         values |= {field: plain(values[field]) for field in ("pass_rate", "reward", "tests") if field in values}
         text = {field: value_text(values[field], columns[field]) for field in _TEXTS if field in values}
-        prompt = _messages(values["prompt"], "user") if "prompt" in values else []
+        prompt, answered = self._turns(values, text.get("system", ""))
         question = text.get("question") or _asked(prompt)
         if self._pattern:
             match = re.search(self._pattern, question)
             if match is None:
                 raise BadRowError("the question does not match `question_pattern`")
             question = match.group(1)
-            prompt = [Message("user", question)] if prompt else []
+            prompt = [Turn(Message("user", question))] if prompt else []
         question = self._stripped(question)
-        if prompt and prompt[-1].role == "user" and not self._pattern:
-            prompt[-1] = Message("user", self._stripped(prompt[-1].content))
+        if prompt and prompt[-1].message.role == "user" and not self._pattern:
+            prompt[-1] = Turn(Message("user", self._stripped(prompt[-1].message.content)))
         answer = text.get("answer", "")
         if answer.strip().lower() in NO_ANSWER:
             answer = ""
@@ -166,9 +172,24 @@ class Reader:
             item.domain, item.use, item.language = self._source.domain, self._source.use, language
             item.pass_rate, item.rollouts = self._pass_rate(values.get("pass_rate")), self._source.rollouts
             if values.get("tools") not in (None, "", "[]", []):
-                metadata["tools"] = _tools(values["tools"])
-            item.traces = self._traces(prompt or [Message("user", question)], values)
+                metadata["tools"] = tool_schemas(values["tools"])
+            if not prompt:
+                prompt = [*_system(text.get("system", "")), Turn(Message("user", question))]
+            item.traces = self._traces(prompt, answered, values)
         return item
+
+    def _turns(self, values: dict[str, Any], system: str) -> tuple[list[Turn], list[Turn]]:
+        """The turns before the answer, and the answer's where these are one conversation."""
+        if "messages" in values:
+            found = conversation([*_system(system), *turns(values["messages"], None)])
+            if found[-1].message.role == "assistant":
+                return found[:-1], found[-1:]
+            if self._source and self._source.use == "sft":
+                raise BadRowError(f"the conversation ends with a {found[-1].message.role} turn")
+            return found, []
+        if "prompt" not in values:
+            return [], []
+        return conversation([*_system(system), *turns(values["prompt"], "user")]), []
 
     def _stripped(self, question: str) -> str:
         question = question.strip()
@@ -188,16 +209,28 @@ class Reader:
             raise BadRowError(f"pass rate {value!r} is out of range for `pass_rate_as` = {kind}")
         return 1 - rate if kind.startswith("failed") else rate
 
-    def _traces(self, prompt: list[Message], values: dict[str, Any]) -> list[Given]:
+    def _traces(self, prompt: list[Turn], answered: list[Turn], values: dict[str, Any]) -> list[Given]:
         """The traces of a row: none, one, or one for each entry of a list of completions."""
-        completion = values.get("completion")
+        completion, rewards, reasons = values.get("completion"), [values.get("reward")], [values.get("finish_reason")]
+        if answered:
+            return [_given(prompt, answered, rewards[0], reasons[0])]
         if completion is None:
             return []
+        thoughts = [values.get("reasoning")]
         if isinstance(completion, list) and not (completion and isinstance(completion[0], dict)):
             rewards, reasons = (_for_each(values.get(name), name, completion) for name in ("reward", "finish_reason"))
+            thoughts = _for_each(values.get("reasoning"), "reasoning", completion)
         else:
-            completion, rewards, reasons = [completion], [values.get("reward")], [values.get("finish_reason")]
-        return [_given(prompt, *one) for one in zip(completion, rewards, reasons, strict=True)]
+            completion = [completion]
+        found = []
+        for one, thought, reward, reason in zip(completion, thoughts, rewards, reasons, strict=True):
+            said = turns(one, "assistant")
+            if said[0].message.role != "assistant":
+                raise BadRowError(
+                    f"the completion begins with a {said[0].message.role} turn; name a whole conversation as `messages`"
+                )
+            found.append(_given(prompt, [*said[:-1], with_thinking(said[-1], thought)], reward, reason))
+        return found
 
 
 def _for_each(value: Any, field: str, completions: list[Any]) -> list[Any]:
@@ -209,19 +242,27 @@ def _for_each(value: Any, field: str, completions: list[Any]) -> list[Any]:
     return value
 
 
-def _given(prompt: list[Message], completion: Any, reward: Any, finish_reason: Any) -> Given:
-    turns = [*prompt, *_messages(completion, "assistant")]
-    if not turns or turns[-1].role != "assistant":
+def _given(prompt: list[Turn], answer: list[Turn], reward: Any, finish_reason: Any) -> Given:
+    found = conversation([*prompt, *answer])
+    messages = [turn.message for turn in found]
+    if messages[-1].role != "assistant":
         raise BadRowError("the completion does not end with an assistant turn")
     if reward is not None and not isinstance(reward, bool | int | float):
         raise BadRowError(f"reward {reward!r} is no number")
     reason = value_text(finish_reason, "finish_reason")
-    if turns[-1].thinking is not None and not turns[-1].content:
+    if messages[-1].thinking is not None and not messages[-1].content:
         reason = reason or "unclosed"
-    return Given(turns, None if reward is None else float(reward), reason)
+    weights = None
+    if any(turn.weight is not None for turn in found):
+        weights = [int(turn.message.role == "assistant" and turn.weight != 0) for turn in found]
+    return Given(messages, None if reward is None else float(reward), reason, turn_weights=weights)
 
 
-_TEXTS = ("question", "answer", "id", "family", "category", "solution", "language")
+def _system(text: str) -> list[Turn]:
+    return [Turn(Message("system", text))] if text.strip() else []
+
+
+_TEXTS = ("question", "answer", "id", "family", "category", "solution", "language", "system")
 
 
 def _metadata(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -229,7 +270,7 @@ def _metadata(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
     found = {}
     for name, column in columns.items():
         try:
-            found[name] = plain(reach(row, column.removesuffix("?")))
+            found[name] = plain(without_nulls(reach(row, column.removesuffix("?"))))
         except BadRowError:
             if not column.endswith("?"):
                 raise
@@ -243,119 +284,6 @@ def _get(row: dict[str, Any], column: str) -> Any:
         return None
 
 
-def _asked(prompt: list[Message]) -> str:
+def _asked(prompt: list[Turn]) -> str:
     """What the person of a conversation said: the text by which it is compared with others."""
-    return "\n\n".join(message.content for message in prompt if message.role == "user")
-
-
-def _messages(value: Any, role: str) -> list[Message]:
-    """Chat turns of a column: text is one turn of `role`. Thinking in an assistant turn is taken apart."""
-    if isinstance(value, str):
-        value = [{"role": role, "content": value}]
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        raise BadRowError("a prompt or completion is text or a list of turns")
-    return [_message(turn) for turn in value]
-
-
-def _message(turn: dict[str, Any]) -> Message:
-    role, content = turn.get("role"), turn.get("content") or ""
-    if role not in ROLES or not isinstance(content, str):
-        raise BadRowError(f"a turn needs a role ({', '.join(ROLES)}) and text as its content")
-    if role != "assistant":
-        return Message(role, content)
-    thinking = turn.get("thinking") or turn.get("reasoning_content")
-    if not thinking and ("<think>" in content or "</think>" in content):
-        response = split_response(content)
-        thinking, content = response.thinking or "", response.answer or ""
-    for call in turn.get("tool_calls") or []:
-        content = f"{content}\n{_call(call)}".strip()
-    return Message("assistant", content.strip(), None if thinking is None else str(thinking).strip())
-
-
-def _call(call: Any) -> str:
-    """A tool call as the chat template writes it."""
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRowError("a tool call needs a function with a name")
-    arguments = function.get("arguments") or {}
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return f'<tool_call>\n{{"name": {json.dumps(function["name"])}, "arguments": {text}}}\n</tool_call>'
-
-
-def _tools(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise BadRowError("`tools` is no JSON") from None
-
-
-def _open(path: str) -> TextIO:
-    try:
-        if path.endswith(".gz"):
-            return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-        return open(path, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from None
-
-
-def _jsonl(section: CorpusBenchmark, path: str) -> Iterator[Row]:
-    with _open(path) as handle:
-        for number, text in enumerate(handle, 1):
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield number, BadLine(path, number, f"not JSON ({error})" if text.strip() else "empty", text[:2000])
-                continue
-            yield number, row if isinstance(row, dict) else BadLine(path, number, "not an object", text[:2000])
-
-
-def _json_array(section: CorpusBenchmark, path: str) -> Iterator[Row]:
-    with _open(path) as handle:
-        try:
-            rows = json.load(handle)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not JSON ({error}); is its `kind` jsonl?") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: not an array but {type(rows).__name__}; a `json` source is an array of objects")
-    for number, row in enumerate(rows, 1):
-        yield number, row if isinstance(row, dict) else BadLine(path, number, "not an object", str(row)[:2000])
-
-
-def _parquet(section: CorpusBenchmark, path: str) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    wanted = [*section.columns.values(), *filter(None, [getattr(section, "group_by", None)])]
-    wanted += [column.removesuffix("?") for column in section.metadata.values()]
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({error}); check the path and `kind`") from None
-    with file:
-        names = file.schema_arrow.names
-        roots = sorted({next((p for p in prefixes(c) if p in names), c.split(".")[0]) for c in wanted})
-        if missing := [root for root in roots if root not in names]:
-            raise UserError(f"{path}: no column `{missing[0]}`; {nearest(missing[0], names)} in `columns`")
-        number = 0
-        for batch in file.iter_batches(batch_size=512, columns=roots):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-
-
-def _hub(section: CorpusBenchmark, path: str) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"corpus source `{section.name}`: the hub needs `datasets`; run `pip install open-h1r[hub]`"
-        ) from None
-    try:
-        rows = datasets.load_dataset(path, section.subset, split=section.split, streaming=True)
-    except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot open hub data set {path} (subset {section.subset}, split {section.split}): {first}; check path, "
-            f"subset, split and the network"
-        ) from error
-    yield from enumerate(rows, 1)
+    return "\n\n".join(turn.message.content for turn in prompt if turn.message.role == "user")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from h1r.common.reading import clean, clean_inside
 from h1r.config import ControlsSection, CorpusSection, CurateSection, RLPoolSection
 from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.io.generated import derive_seed
@@ -48,13 +47,12 @@ WEIGHED = (("difficulty", "trace"), ("over-long in tokens", "trace"))
 CUT_OFF = frozenset({"length", "unclosed"})
 """Finish reasons of traces that did not come to an end."""
 
-_INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u200b\u2060\ufeff]")
-
 
 def normalise(items: Iterable[Item], drop_log: DropLog) -> Iterator[Item]:
     """Unicode in composed form, no control or zero-width characters, no blanks around. Empty questions go.
 
-    What we generated stays as it is: its layout can be its content.
+    Questions, answers and the turns of traces are cleaned alike, so that RL asks what SFT taught. What we generated
+    stays as it is: its layout can be its content.
     """
     for item in items:
         drop_log.take("normalise")
@@ -65,14 +63,17 @@ def normalise(items: Iterable[Item], drop_log: DropLog) -> Iterator[Item]:
             item.problem, question=clean(item.problem.question), answer=clean(item.problem.answer)
         )
         if problem.question:
+            for trace in item.traces:
+                trace.messages = [_cleaned(message) for message in trace.messages]
             yield dataclasses.replace(item, problem=problem)
         else:
             drop_log.drop("normalise", item, "empty question", item.problem.answer)
 
 
-def clean(text: str) -> str:
-    """A text in composed Unicode with plain line ends, without characters that nobody sees."""
-    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))).strip()
+def _cleaned(message: Message) -> Message:
+    """A tool's result keeps the blanks around it."""
+    content = (clean_inside if message.role == "tool" else clean)(message.content)
+    return Message(message.role, content, None if message.thinking is None else clean(message.thinking))
 
 
 def stands_for(item: Item, sampled: frozenset[str]) -> bool:
