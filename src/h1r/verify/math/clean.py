@@ -188,6 +188,7 @@ _ESCAPED_DOLLARS = re.compile(r"\A\s*\\\$([^$]+)\\\$\s*\Z", re.DOTALL)
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _TRAILING = re.compile(r"(?<![ .;,:])(?![ ;,:]*\.\.\.)[ .;,:]+\Z")
 """Punctuation at the end; three dots are none."""
+_PUNCTUATION = (" ", ".", ";", ",", ":")
 _SCALES = {
     **{name: f"10^{{{power}}}" for name, power in (("hundred", 2), ("thousand", 3), ("million", 6), ("billion", 9))},
     "mil": "10^{6}",
@@ -203,6 +204,8 @@ _SCALES = {
     **{name: f"10^{{{power}}}" for name, power in (("mn", 6), ("mln", 6), ("bn", 9), ("tn", 12))},
 }
 _SCALED = re.compile(rf"(?<=[\d}}])[ {WORD_OPEN}]*+\b({'|'.join(_SCALES)})s?\b(?!-)(?: of\b)?", re.IGNORECASE)
+_WORD_BEHIND = re.compile(rf"[\d}}.,][ {WORD_OPEN}]*+[^\W\d_]")
+"""A letter behind a number or a group, as what `_SCALED`, `_THOUSANDS` and `_MILLIONS` match has it."""
 _THOUSANDS = re.compile(rf"(?<=\d) ?{WORD_OPEN} ?k ?{WORD_CLOSE} ?\Z")
 _MILLIONS = re.compile(rf"(?<![\d.,])([1-9][\d.,]*+){WORD_OPEN}([MB]){WORD_CLOSE} ?\Z")
 """Letters set close to a number are millions and billions: with a blank, M is molar, and B a byte."""
@@ -233,46 +236,81 @@ def _statement(text: str) -> tuple[str, str | None]:
     if half := _HALF_LINE.fullmatch(text):
         return (r"(0,\infty)" if half[1] == "+" else r"(-\infty,0)"), stated
     text = OVER_REALS.sub("", text)
-    text = _TRAILING.sub("", text.replace("{}", "").lstrip(" ;,:"))
-    return _outer_braces(text), stated
+    return _outer_braces(_without_end(text.replace("{}", "").lstrip(" ;,:"))), stated
 
 
 def _typeset(latex: str) -> str:
-    text = mark_unit_vectors(_OPEN_CONSTANT.sub("+ C", expand(latex)))
+    """One spelling of signs, numbers, and commands. An expression is asked only where a sign that it needs is there."""
+    text = mark_unit_vectors(_OPEN_CONSTANT.sub("+ C", expand(latex)) if "onst" in latex else expand(latex))
     if "'" in text or "′" in text or "’" in text or r"\prime" in text:
         text = _FEET_INCHES.sub(r"\1 \\text{ft} \2 \\text{in}", text)
         text = _APOSTROPHES.sub(lambda match: re.sub("['’]", "", match[1]), _MINUTES_OF_ARC.sub("'", text))
-    text = _RAISED_RUN.sub(lambda match: f"^{{{match[0].translate(_PLAIN)}}}", _AREA.sub(r" \\text{\1}", text))
-    text = _LOWERED_RUN.sub(lambda match: f"_{{{match[0].translate(_PLAIN)}}}", text)
-    text = _LETTER_TIMES.sub(r"\\cdot ", text.translate(_UNICODE).replace("\x0c", r"\f"))
-    text = _BARRED_MATRIX.sub(r"\\begin{vmatrix}\1\\end{vmatrix}", text) if "matrix}" in text else text
-    text = _ANGLED.sub(lambda match: f"({match[1] or match[2]})", _ANGSTROM.sub("Å", text))
+    text = (text.replace('"', " ") if text.isascii() else _in_ascii(text)).replace("\x0c", r"\f")
+    if "10" in text:
+        text = _LETTER_TIMES.sub(r"\\cdot ", text)
+    if "matrix}" in text:
+        text = _BARRED_MATRIX.sub(r"\\begin{vmatrix}\1\\end{vmatrix}", text)
+    if r"\AA" in text or "ring" in text:
+        text = _ANGSTROM.sub("Å", text)
+    if "<" in text:
+        text = _ANGLED.sub(lambda match: f"({match[1] or match[2]})", text)
     if "^" in text:
         text = _NESTED.sub(lambda match: match[1] + _EXPONENT_INSIDE.sub(r"^\1", match[2]), text)
-    if "matrix}" not in text and "array}" not in text and "cases}" not in text:
+    if r"\\" in text and "matrix}" not in text and "array}" not in text and "cases}" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
-    text = _THOUSANDS_SPACE.sub("", _ESCAPED_DOLLARS.sub(r"\1", text).replace("$$", "$"))
-    text = _without_infix(_UNDERLINED.sub(r"\1", _COLOUR.sub("", text)))
-    for _ in range(3):
-        text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
-    text = _EMPTY_MARK.sub("", _SCALED.sub(_scaled, _SCALED.sub(_scaled, _abbreviated(text))))
-    text = _DEGREE.sub(r"\\degree ", text)
-    if r"\degree" in text:
-        text = _TEMPERATURE.sub(_temperature, text)
-    if "begin" not in text:
+    if "$" in text:
+        text = _ESCAPED_DOLLARS.sub(r"\1", text).replace("$$", "$")
+    if "," in text or r"\!" in text:
+        text = _THOUSANDS_SPACE.sub("", text)
+    if "\\" in text:
+        text = _without_styles(text)
+    if _WORD_BEHIND.search(text):
+        text = _SCALED.sub(_scaled, _SCALED.sub(_scaled, _abbreviated(text)))
+    if WORD_OPEN in text:
+        text = _EMPTY_MARK.sub("", text)
+    if r"\circ" in text or r"\degree" in text:
+        text = _TEMPERATURE.sub(_temperature, _DEGREE.sub(r"\\degree ", text))
+    if "=" in text and "begin" not in text:
         text = _ASSIGNMENTS_APART.sub(", ", text)
     text = _COMMAND.sub(lambda match: _SYNONYMS.get(match[0], " " if match[0] == "~" else match[0]), text)
-    text = _TUPLES_SIDE_BY_SIDE.sub(r"\1, ", _BRACED_FIGURE.sub(r"\1 \2", text))
-    text = _BARE_FUNCTION.sub(r"\\\1 ", text)
-    text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
-    text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
-    text = _UNIT_FRACTION.sub(r"\1/\2", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
-    text = _TRAILING.sub("", " ".join(text.split()))
+    text = _BRACED_FIGURE.sub(lambda match: f"{match[1]} {match[2]}", text)
+    if text.count("(") > 1:
+        text = _TUPLES_SIDE_BY_SIDE.sub(r"\1, ", text)
+    text = _BARE_FUNCTION.sub(lambda match: f"\\{match[1]} ", text)
+    if "/" in text:
+        text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
+    if "e" in text or "E" in text:
+        text = _SCIENTIFIC.sub(lambda match: f"{match[1]}*10^{{{match[2]}}}", text)
+    text = _SHORT_FRACTION.sub(lambda match: rf"\frac{{{match[1]}}}{{{match[2]}}}", text)
+    if WORD_OPEN in text:
+        text = _UNIT_FRACTION.sub(r"\1/\2", text)
+    text = _without_end(" ".join(text.split()))
     if "mu" in text or "µ" in text or r"\Omega" in text:
         text = _OHM.sub(
             lambda match: f" {WORD_OPEN}{match[1] or match[2] or ''}Ω{WORD_CLOSE}", _MICRO.sub(_micro, text)
         )
-    return _LEADING_IN.sub("", text)
+    return _LEADING_IN.sub("", text) if "=" in text else text
+
+
+def _in_ascii(text: str) -> str:
+    text = _RAISED_RUN.sub(lambda match: f"^{{{match[0].translate(_PLAIN)}}}", _AREA.sub(r" \\text{\1}", text))
+    return _LOWERED_RUN.sub(lambda match: f"_{{{match[0].translate(_PLAIN)}}}", text).translate(_UNICODE)
+
+
+def _without_styles(text: str) -> str:
+    if "color" in text or "underline" in text:
+        text = _UNDERLINED.sub(r"\1", _COLOUR.sub("", text))
+    text = _without_infix(text)
+    for _ in range(3):
+        before = text
+        text = _STYLED.sub(_mark, _PHANTOM.sub("", text))
+        if text == before:
+            break
+    return text
+
+
+def _without_end(text: str) -> str:
+    return _TRAILING.sub("", text) if text.endswith(_PUNCTUATION) else text
 
 
 def _mark(match: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 Node = tuple[Any, ...]
@@ -25,7 +26,7 @@ MAX_DIGITS = 1_000
 WORD_OPEN, WORD_CLOSE = "\ue000", "\ue001"
 """Private marks around what stood in `\\text{}` and its relatives: words, no product of letters."""
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\\(?:[A-Za-z]+|.))|([A-Za-z]'*)|(\*\*|\S))", re.DOTALL)
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\(?:[A-Za-z]+|.)|[A-Za-z]'*|\*\*|\S)", re.DOTALL)
 
 FUNCTIONS = {
     **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "exp")},
@@ -81,13 +82,11 @@ def mentions(node: Node, name: str) -> bool:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        for match in _TOKEN.finditer(text):
-            if match[1] and len(match[1]) > MAX_DIGITS:
-                raise UnreadableError("a number is too long")
-            self.tokens.append(match[0].strip())
-            if len(self.tokens) > MAX_TOKENS:
-                raise UnreadableError("the formula is too long")
+        self.tokens = [match[1].strip() for match in islice(_TOKEN.finditer(text), MAX_TOKENS + 1)]
+        if len(self.tokens) > MAX_TOKENS:
+            raise UnreadableError("the formula is too long")
+        if len(text) > MAX_DIGITS and any(len(token) > MAX_DIGITS and _is_number(token) for token in self.tokens):
+            raise UnreadableError("a number is too long")
         self.position = 0
         self.bars = 0
 
@@ -273,6 +272,10 @@ class _Parser:
                 break
             node = ("mul", node, self.factor(depth))
         return node
+
+
+def _is_number(token: str) -> bool:
+    return token[0] == "." or token[0].isdecimal()
 
 
 def _is_proper(token: str, node: Node) -> bool:

@@ -24,6 +24,7 @@ _FIGURE = re.compile(r"\\(triangle|angle|parallel|perp|sim|cong|circ|odot|square
 _SAID_OF_FIGURES = re.compile(r"[A-Z] ?\}?+ ?\\(?:parallel|perp|sim|cong)(?![A-Za-z])")
 _OVERLINED = re.compile(r"\\(?:overline|overleftrightarrow|overrightarrow|widehat) ?\{? ?([A-Z]{1,3}'*) ?\}?")
 _BRACED = re.compile(r"(?<![A-Za-z^_}])\{ ?([A-Z]{1,4}+'*+) ?\}")
+_FORMULA_SIGN = re.compile(r"[=<>^_+*/\\|{}()\[\]0-9]")
 _REALS = re.compile(r"\\mathbb ?\{? ?([RNZQC]) ?\}?")
 
 
@@ -37,7 +38,7 @@ def words_of(text: str) -> tuple[str, ...]:
     letters = text.translate(MARKS)
     if _CIRCLED.fullmatch(text):
         return tuple(sorted(sign for sign in text if sign >= "①"))
-    if not any(sign in letters for sign in "=<>^_+*/\\|{}()[]0123456789"):
+    if not _FORMULA_SIGN.search(letters):
         words = read_words(letters) if RUN.search(letters) and not _is_list_of_letters(letters) else ()
         return NONE if is_none(words, letters) else words
     runs = [run for run in RUN.findall(letters) if len(run) > 2 and run not in ("and", "per")]

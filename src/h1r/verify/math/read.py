@@ -50,6 +50,7 @@ _MEMBER = re.compile(rf"\(?{_COORDINATE.pattern}(?: ?\([a-z]\))?(?: ?, ?{_COORDI
 """What is in a set: a name, a value of a function, or some names."""
 _BASED = re.compile(r"(-?[0-9A-F]+(?:\.[0-9A-F]+)?) ?_ ?(?:\{ ?\(?(\d\d?)\)? ?\}|(\d\d?))")
 _SIGN = r"\\(?:le|ge|ne|approx|in)(?![A-Za-z])|<=|>=|!=|==|<|>|="
+_HAS_SIGN = re.compile(r"[<>=]|\\(?:le|ge|ne|approx|in)(?![A-Za-z])")
 _SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\approx": "=", "==": "=", "=>": ">=", "=<": "<="}
 _FLIPPED = {">": "<", ">=": "<="}
 _JOIN = (
@@ -143,7 +144,7 @@ def _read(text: str, depth: int) -> Answer:
         return _layout(text, flat, depth)
     if parts := labelled_parts(text):
         return Group(flat, "", tuple(_part(label, _read(part, depth + 1)) for label, part in parts), "")
-    if match := _BASED.fullmatch(text.replace(WORD_OPEN, "").replace(WORD_CLOSE, "")):
+    if "_" in text and (match := _BASED.fullmatch(text.translate(MARKS))):
         return _based(text, flat, match[1], int(match[2] or match[3]))
     if "," in text or ";" in text or "and" in text.lower() or "or" in text.lower():
         alternatives = [piece for piece in split_top(text, _ALTERNATIVE) if piece]
@@ -155,7 +156,7 @@ def _read(text: str, depth: int) -> Answer:
             return _group(flat, "", items, "", depth, either=any(map(_OR.search, joints)))
     if text.startswith(r"\{") and (group := bracketed(text)) and (match := _SET_BUILDER.fullmatch(group[1])):
         return _read(OVER_REALS.sub("", match[1]), depth + 1)
-    pieces, signs = split_with(text, _SIGN)
+    pieces, signs = split_with(text, _SIGN) if _HAS_SIGN.search(text) else ([], [])
     if signs == ["="] and is_quantity(pieces[0]) and all(pieces):
         return _relation(text, flat, pieces, signs, depth)
     if r"\cup" in text or r"\setminus" in text or r"\backslash" in text or REALS in text:
@@ -264,7 +265,7 @@ def _value(text: str, flat: str) -> Answer:
         return Opaque(flat, text)
     if unit and not unit.known and variables(node):
         return Opaque(flat, text, readable=False)  # "n even" is no quantity of n
-    if vector := components(node):
+    if "!" in body and (vector := components(node)):  # it stands in the names of unit vectors
         return Group(flat, "(", tuple(Value(f"{flat}[{place}]", part) for place, part in enumerate(vector)), ")")
     decimals = max((len(match[1] or match[2]) for match in DECIMALS.finditer(body)), default=0)
     return Value(flat, node, unit, decimals)

@@ -10,6 +10,7 @@ import re
 from h1r.verify.math.unit_table import PREFIX_NAMES
 
 _GROUP = r" ?(?:\[[^\[\]{}]*+\] ?)?\{((?:[^{}]|\{[^{}]*+\})*+)\}"
+_MACROS = re.compile(r"\\(?:SI|si\{|qty|unit|num|ang\{)")
 _QUANTITY = re.compile(rf"\\(?:SI|qty){_GROUP}{_GROUP}")
 _UNIT = re.compile(rf"\\(?:si|unit){_GROUP}")
 _NUMBER = re.compile(rf"\\num{_GROUP}")
@@ -72,7 +73,7 @@ _POWERS_BEFORE = {"square": "^2", "cubic": "^3"}
 
 def expand(latex: str) -> str:
     """The text with the macros of siunitx written out."""
-    if not any(macro in latex for macro in (r"\SI", r"\si{", r"\qty", r"\unit", r"\num", r"\ang{")):
+    if not _MACROS.search(latex):
         return latex
     text = _QUANTITY.sub(lambda match: rf"{_number(match[1])} \text{{ {_units(match[2])} }}", latex)
     text = _UNIT.sub(lambda match: rf"\text{{ {_units(match[1])} }}", text)

@@ -25,19 +25,23 @@ def refusal(text: str) -> str | None:
     """Why a text is no answer worth reading: too long, too deep, a tower of exponents; None when it may be read."""
     if len(text) > MAX_CHARS:
         return f"longer than {MAX_CHARS} characters"
-    if _LONG_NUMBER.search(text):
+    if len(text) > MAX_NUMBER_DIGITS and _LONG_NUMBER.search(text):
         return f"a number of more than {MAX_NUMBER_DIGITS} digits"
-    if _LONG_EXPONENT.search(text):
+    if ("^" in text or "**" in text) and _LONG_EXPONENT.search(text):
         return f"an exponent of more than {MAX_EXPONENT_DIGITS} digits"
-    depth = deepest = 0
-    for match in _OPEN_OR_CLOSE.finditer(text):
-        depth += 1 if match[0] in "{([" else -1 if match[0] in "})]" else 0
-        deepest = max(deepest, depth)
-    if deepest > MAX_NESTING:
+    if text.count("{") + text.count("(") + text.count("[") > MAX_NESTING and _depth(text) > MAX_NESTING:
         return f"nested deeper than {MAX_NESTING}"
     if text.count("^") + text.count("**") > MAX_NESTING * 4 or text.count("!") > MAX_NESTING:
         return "too many powers or factorials"
     return None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for match in _OPEN_OR_CLOSE.finditer(text):
+        depth += 1 if match[0] in "{([" else -1 if match[0] in "})]" else 0
+        deepest = max(deepest, depth)
+    return deepest
 
 
 _BLANK_BESIDE_SIGN = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9\\])")
@@ -90,9 +94,9 @@ def _pattern(separator: str) -> re.Pattern[str]:
 
 def bracketed(text: str) -> tuple[str, str, str] | None:
     """(opening, content, closing) of a text that is one bracketed group as a whole; `[0,1)` counts."""
-    opening = next((bracket for bracket in ("(", "[", r"\{") if text.startswith(bracket)), None)
-    if opening is None:
+    if not text.startswith(("(", "[", r"\{")):
         return None
+    opening = text[: 2 if text[0] == "\\" else 1]
     depth = 0
     for match in _BRACKET.finditer(text):
         if match[0] in ("(", "[", r"\{", "{"):

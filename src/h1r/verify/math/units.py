@@ -105,6 +105,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
 
 
 def _split_end(text: str) -> tuple[str, Unit | None]:
+    if not (text and (text[-1].isalpha() or text[-1] in _LAST_OF_UNIT or "^" in text[-_MAX_POWER_CHARS:])):
+        return text, None
     window = max(0, len(text) - MAX_UNIT_CHARS)
     pieces = list(_PIECE.finditer(text, window))
     for kinds in (_ANY, _IN_TEXT):
@@ -119,6 +121,9 @@ def _split_end(text: str) -> tuple[str, Unit | None]:
     return text, None
 
 
+_LAST_OF_UNIT = frozenset((WORD_CLOSE, " ", "%", *"¢€£₹¥"))
+"""With letters and powers, what a unit ends with."""
+_MAX_POWER_CHARS = len("^ { -2 }")
 _ANY = frozenset(("marked", "bare", "sign", "degree"))
 _IN_TEXT = frozenset(("marked",))
 _JOINTS = frozenset(("slash", "times"))

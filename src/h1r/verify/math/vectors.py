@@ -19,6 +19,7 @@ _MARKED = re.compile(
     rf"\\{_STYLES}(?![A-Za-z]) ?\{{? ?"
     rf"(?:\\(?P<inner>hat|vec|mathbf|boldsymbol|bm|bf|rm|mathrm)(?![A-Za-z]) ?\{{? ?)?{_AXIS} ?\}}{{0,2}}"
 )
+_HINT = re.compile("hat|vec|bf|bold|arrow|bm|[îĵ]")
 _BOLD = frozenset(("mathbf", "boldsymbol", "textbf", "bm", "bf"))
 _HATS = str.maketrans({"î": r"\hat{i}", "ĵ": r"\hat{j}"})
 _NAMES = {"i": "i", "imath": "i", "x": "i", "j": "j", "jmath": "j", "y": "j", "k": "k", "z": "k"}
@@ -29,7 +30,7 @@ MAX_DETERMINANT = 4
 
 def mark_unit_vectors(text: str) -> str:
     """The text with its unit vectors as unknowns of their own, which `components` finds again."""
-    if not any(sign in text for sign in ("hat", "vec", "bf", "bold", "arrow", "bm", "î", "ĵ")):
+    if not _HINT.search(text):
         return text
     text = text.translate(_HATS).replace("k\u0302", r"\hat{k}")
     found = list(_MARKED.finditer(text))
