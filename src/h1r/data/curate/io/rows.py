@@ -13,7 +13,7 @@ from typing import Any
 from h1r.common.reading import DamagedError, json_value, refuse_half_pairs, whole
 from h1r.config import CorpusBenchmark
 from h1r.data.curate.io.chats import SHAPE_COLUMNS
-from h1r.data.curate.io.columns import nearest
+from h1r.data.curate.io.columns import nearest, prefixes
 from h1r.errors import UserError
 from h1r.records import BadLine, lines_or_end
 
@@ -71,10 +71,10 @@ def _parquet(section: CorpusBenchmark, path: str, finds_shape: bool) -> Iterator
 
     wanted = [*section.columns.values(), *filter(None, [getattr(section, "group_by", None)])]
     wanted += [column.removesuffix("?") for column in section.metadata.values()]
-    roots = sorted({column.split(".")[0] for column in wanted})
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            roots = sorted({next((key for key in prefixes(one) if key in names), one.split(".")[0]) for one in wanted})
             if missing := [root for root in roots if root not in names]:
                 raise UserError(f"{path}: no column `{missing[0]}`; {nearest(missing[0], names)} in `columns`")
             if finds_shape:
