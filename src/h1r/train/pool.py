@@ -65,7 +65,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         if not section.rollouts:
             write_jsonl(stage / "pool.jsonl", problems)
             write_jsonl(stage / "dropped.jsonl", [*without, *refused])
-            summary = {"table": table, "controls": controls, "pass_rate_histogram": []}
+            summary: dict[str, Any] = {"table": table, "controls": controls, "pass_rate_histogram": []}
             write_json(stage / "summary.json", summary)
             return summary
         engine = stack.enter_context(
