@@ -14,6 +14,7 @@ from h1r.common.progress import quiet
 from h1r.common.terminal import shown
 from h1r.config import load_recipe
 from h1r.config.text import parse_override
+from h1r.errors import UserError
 
 
 def generate(
@@ -37,12 +38,16 @@ def generate(
         traces = answer(checkpoint, prompt, params, dict(map(parse_override, set_ or [])))
     if as_json:
         print_json([dataclasses.asdict(trace) for trace in traces])
-        return
-    for trace in traces:
+    for trace in () if as_json else traces:
         if len(traces) > 1:
             print(f"--- question {trace.prompt_index + 1}, trace {trace.sample_index + 1} ---")
         print(shown(trace.text))
         print(f"[{trace.num_tokens} tokens, ended by {trace.finish_reason}]", file=sys.stderr)
+    failed = [trace.error or "no reason" for trace in traces if trace.finish_reason == "error"]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(traces)} traces failed, the first: {failed[0]}; mend that and run it again"
+        )
 
 
 def solve(

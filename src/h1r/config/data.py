@@ -49,6 +49,11 @@ class CurateSection(Section):
     """Worked traces of a problem that we have a solver for; one with a single form of solution gives fewer."""
     max_chars: Count = 0
     """Traces of more characters are dropped; 0: none for its characters. `corpus.max_tokens` caps tokens."""
+    thinking: Literal["required", "optional"] = "required"
+    """Whether a trace without thinking is dropped, as in the paper; `optional` keeps it."""
+    loss: Literal["last", "all", "weights"] = "last"
+    """Assistant turns that carry loss: `last`, or all where tools are called (paper); `all`; or `weights`, those to
+    which the data give weight 1 (`last` where they give none)."""
     near_duplicate_threshold: Fraction = 0.9
     """MinHash Jaccard similarity above which two questions with the same numbers count as one. Our choice."""
     near_duplicate_content: Fraction = 0.9

@@ -65,7 +65,12 @@ class SFTSection(Section):
     micro_batch_size: Positive = 4
     """Packed rows per forward pass; the loss does not depend on it."""
     seq_len: Positive = 36864
-    """Tokens per packed row; longer samples are right-trimmed."""
+    """Tokens per packed row; `overlong` says what becomes of longer samples."""
+    overlong: Literal["trim", "drop", "refuse"] = "trim"
+    """Samples longer than `seq_len`: trimmed on the right, end token and all (paper); left out; or an error."""
+    max_overlong: Fraction = 0.5
+    """Share of such samples beyond which nothing is trained: a model of trimmed answers never learns to end one. 1: no
+    limit. Our choice."""
     warmup_ratio: Fraction = 0.04
     """Share of all steps over which the learning rate rises linearly."""
     min_lr_ratio: Fraction = 0.0

@@ -237,7 +237,8 @@ def encode_samples(
     r"""Samples as ids and loss masks, in one batched call of the tokenizer.
 
     Loss falls on the last assistant turn, with tool turns on each: its text and its `<|im_end|>`, not its header. The
-    ids end with the last `<|im_end|>`, where generation ends. `sample.metadata["tools"]` are its tool schemas.
+    ids end with the last `<|im_end|>`, where generation ends. `sample.metadata["tools"]` are its tool schemas, and
+    `["loss_turns"]`, where given, has 1 for each message that carries loss, else 0; the ids end with the last of these.
     `system_prompt` as in `conversation_ids`, which says what raises, besides a sample without a final assistant turn.
     """
     segments: list[list[tuple[str, bool]]] = []
@@ -246,10 +247,11 @@ def encode_samples(
         if not sample.messages or sample.messages[-1].role != "assistant":
             raise UserError(f"sample `{sample.problem_id}` does not end with an assistant turn; add one or drop it")
         parts = _guarded(tokenizer, sample.messages, system_prompt, sample.metadata.get("tools"))
+        loss = sample.metadata.get("loss_turns")
         if foreign:
-            pieces = _merged(foreign_template.segments(tokenizer, parts[0], parts[2]))
+            pieces = _merged(foreign_template.segments(tokenizer, parts[0], parts[2], loss))
         else:
-            pieces = _merged(_segments(*parts))
+            pieces = _merged(_segments(*parts, loss))
         if not pieces[-1][1]:
             pieces.pop()  # what follows the last turn: nobody samples it
         segments.append(pieces)
@@ -310,9 +312,13 @@ def _merged(segments: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
 
 
 def _segments(
-    messages: Sequence[Message], system_prompt: str | None, tools: Sequence[dict[str, Any]] | None
+    messages: Sequence[Message],
+    system_prompt: str | None,
+    tools: Sequence[dict[str, Any]] | None,
+    loss: Sequence[int] | None = None,
 ) -> list[tuple[str, bool]]:
-    """(text, carries loss) in order; the texts joined are the rendered conversation."""
+    """(text, carries loss) in order; the texts joined are the rendered conversation. loss: of the messages from the
+    last one backwards; a leading system message may have none."""
     system = SYSTEM_PROMPT if system_prompt is None else system_prompt
     if messages and messages[0].role == "system":
         system, messages = messages[0].content, messages[1:]
@@ -327,7 +333,8 @@ def _segments(
         if message.role == "assistant":
             body = _assistant_text(message, keep_thinking=has_tools or index > last_user)
             segments.append((f"{IM_START}assistant\n", False))
-            segments.append((body + IM_END, has_tools or index == len(messages) - 1))
+            from_end = index - len(messages)
+            segments.append((body + IM_END, bool(loss[from_end]) if loss else has_tools or from_end == -1))
             segments.append(("\n", False))
         elif message.role == "tool":
             opening = "" if index and roles[index - 1] == "tool" else f"{IM_START}user"

@@ -37,7 +37,9 @@ def prompt_text(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message],
     return _rendered(tokenizer, messages, tools, True)
 
 
-def segments(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], tools: Tools) -> list[tuple[str, bool]]:
+def segments(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], tools: Tools, loss: Sequence[int] | None = None
+) -> list[tuple[str, bool]]:
     """(text, carries loss) in order, as `chat._segments`. The last turn is the assistant's.
 
     `UserError` where what the model is to write cannot be told from what it is given.
@@ -48,7 +50,8 @@ def segments(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], to
     found: list[tuple[str, bool]] = []
     at = 0
     for index, message in enumerate(messages):
-        if message.role != "assistant" or not (has_tools or index == last):
+        carries = loss[index - len(messages)] if loss else has_tools or index == last
+        if message.role != "assistant" or not carries:
             continue
         before = _rendered(tokenizer, messages[:index], tools, True)
         after = whole if index == last else _rendered(tokenizer, messages[: index + 1], tools, False)

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from h1r.common.progress import note
 from h1r.data.chat import Encoded, encode_samples
 from h1r.errors import UserError
 from h1r.records import Sample, read_jsonl
@@ -85,6 +86,7 @@ def read_samples(
     documents = to_documents(encoded, [sample.weight for sample in samples], seq_len)
     if not documents:
         raise UserError(f"sft.seq_len = {seq_len} cuts off every answer in {path}; raise it")
+    _tell_left_out(len(samples) - len(documents), len(samples), seq_len)
     return documents
 
 
@@ -96,6 +98,11 @@ def to_documents(encoded: Sequence[Encoded], weights: Sequence[float], seq_len: 
         if any(document.loss[1:]):
             documents.append(document)
     return documents
+
+
+def _tell_left_out(count: int, of: int, seq_len: int) -> None:
+    if count:
+        note(f"{count} of {of} samples are left out: none of their first {seq_len} tokens (sft.seq_len) carries loss")
 
 
 class PackedDocuments(Sequence[StoredDocument]):
@@ -119,6 +126,7 @@ class PackedDocuments(Sequence[StoredDocument]):
         self._index = index[index["targets"] > 0]
         if not len(self._index):
             raise UserError(f"sft.seq_len = {seq_len} cuts off every answer in {directory}; raise it")
+        _tell_left_out(len(index) - len(self._index), len(index), seq_len)
 
     def __len__(self) -> int:
         return len(self._index)

@@ -14,14 +14,18 @@ class IdleSteps:
     limit: so many in a row end the run; 0 turns this and `check_end` off.
     """
 
-    def __init__(self, stage: str, limit: int, counts: tuple[int, int] | list[int] = (0, 0)) -> None:
+    def __init__(
+        self, stage: str, limit: int, model: torch.nn.Module, counts: tuple[int, ...] | list[int] = (0, 0)
+    ) -> None:
+        """model: as the stage found it, or a checkpoint of its, which then has the `counts` of what came before."""
         self._stage, self._limit = stage, limit
-        self._in_a_row, self._total = counts
+        self._in_a_row, self._total, *known = counts
+        self._first = known[0] if known else fingerprint(model) if limit else 0
         self._why = ""
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self) -> tuple[int, int, int]:
         """What a checkpoint keeps, and the constructor takes."""
-        return self._in_a_row, self._total
+        return self._in_a_row, self._total, self._first
 
     def add(self, why: str | None) -> None:
         """One step: `why` it changed nothing, None if it did. `UserError` at the limit."""
@@ -44,9 +48,29 @@ class IdleSteps:
                 f"none of {steps} {self._stage} steps changed a weight, the last since {self._why}; no model is "
                 f"written. {self._stage}.max_idle_steps = 0 writes it all the same"
             )
+        if steps and fingerprint(model) == self._first:
+            raise UserError(
+                f"the weights after {steps} {self._stage} steps are those before, bit for bit; no model is written: "
+                f"raise {self._stage}.optimizer.learning_rate, or store the checkpoint in float32, where smaller "
+                "updates count"
+            )
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(own_rows(parameter.detach())[0]).all()):
                 raise UserError(
                     f"weights are not finite after {self._stage} ({name}); no model is written: lower "
                     f"{self._stage}.optimizer.learning_rate"
                 )
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def fingerprint(model: torch.nn.Module) -> int:
+    """A number made of the bits of every weight that this process holds: equal weights have equal ones."""
+    total = 0
+    for parameter in model.parameters():
+        weight = own_rows(parameter.detach())[0].contiguous()
+        bits = weight.view(_BITS[weight.element_size()]).reshape(-1)
+        for part in (bits, bits[::3]):
+            total = (total * 1_000_003 + int(part.sum(dtype=torch.int64))) % (1 << 61)
+    return total

@@ -157,7 +157,7 @@ def train_rl(
             state = restore(found[1], model, optimizer)
             step = state["step"]
             stream.restore(state["stream"])
-        idle = IdleSteps("rl", section.max_idle_steps, state.get("idle", (0, 0)))
+        idle = IdleSteps("rl", section.max_idle_steps, model, state.get("idle", (0, 0)))
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
     values: dict[str, float] = {}

@@ -40,6 +40,7 @@ from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
+from h1r.train.overlong import without_overlong
 from h1r.train.parallel.gradients import Sharded, call
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
@@ -109,7 +110,7 @@ def train_sft(
         if resume and (found := checkpoints.latest()):
             state = restore(found[1], model, optimizer)
             step = state["step"]
-        idle = IdleSteps("sft", section.max_idle_steps, state.get("idle", (0, 0)))
+        idle = IdleSteps("sft", section.max_idle_steps, model, state.get("idle", (0, 0)))
     forward = model if wrapped is None else wrapped
     total, loss = batches.total_steps, math.nan
     with progress("SFT", total=total, unit="step") as bar:
@@ -158,7 +159,8 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
     packed = data_directory(recipe, run) / "packed"
     if not section.data and not packed.is_dir():
         samples = run.need("curate/samples.jsonl", "curate")
-        return read_samples(samples, tokenizer, None, section.seq_len)
+        found = read_samples(samples, tokenizer, None, section.seq_len)
+        return without_overlong(found, section, tokenizer, world.main)
     documents = PackedDocuments(packed, section.seq_len)
     known = run.path / "sft" / "data.json"
     if known.exists() and read_json(known) != documents.fingerprint():
@@ -166,7 +168,7 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
                         "another --out")  # fmt: skip
     if world.main:
         write_json(known, documents.fingerprint())
-    return documents
+    return without_overlong(documents, section, tokenizer, world.main)
 
 
 class Batches:

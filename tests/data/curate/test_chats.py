@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from h1r.config import CorpusSource
+from h1r.common.files import write_json
+from h1r.config import CorpusSource, Recipe
+from h1r.data.curate import passes
 from h1r.data.curate.io.items import Item
 from h1r.data.curate.io.read import Reader
+from h1r.data.curate.plan import told_of
 from h1r.errors import UserError
 
 USER, REPLY = "How many legs have three hens?", "Three hens have \\boxed{6} legs."
@@ -213,3 +216,29 @@ def test_lines_parquet_and_the_hub_give_the_same_items(tmp_path: Path, kind: str
     reader = Reader(section("hub" if kind == "saved" else kind, path, columns={"answer": "answer"}), str(path), 0)
     assert list(reader.items()) == expected
     assert reader.bad == []
+
+
+def test_the_terminal_says_how_many_rows_of_a_file_are_set_aside_and_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(
+        b'{"question": "How many legs have two cats and a hen?", "answer": "10"}\n{"question": \n'
+        b'{"question": "caf\xe9", "answer": "1"}\n{"question": "\\ud800", "answer": "1"}\n[1]\n{"question": \n'
+    )
+    recipe = Recipe.model_validate(
+        {
+            "name": "told",
+            "corpus": {
+                "root": str(tmp_path),
+                "sources": [section("jsonl", tmp_path / "rows.jsonl", use="rl").model_dump()],
+            },
+        }
+    )
+    work = tmp_path / "work"
+    write_json(work / "recipe.json", recipe.model_dump(mode="json"))
+    result = passes.read(work, "0")
+    told_of(tmp_path / "rows.jsonl", result)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "5 rows set aside; 2: not JSON (Expecting value: line 1 column 14 (char 13)) (row 2 first)" in said
+    for why in ("not UTF-8 (byte 0xe9 at 17) (row 3 first)", "half a surrogate pair", "not an object (row 5 first)"):
+        assert why in said

@@ -57,6 +57,21 @@ def test_number_signature_carries_the_operator() -> None:
     assert number_signature("Tom has 3, Ann 5") == number_signature("Ann 5, Tom has 3")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("at least", "at most"), ("six", "nine"), ("increase", "decrease"), ("rises", "falls"), ("above", "below")],
+)
+def test_a_word_that_counts_or_compares_makes_another_problem(one: str, other: str) -> None:
+    asked = f"{STORY} Tell how much they {{}} when the farmer has carried all of it to the market and back."
+    assert near([asked.format(one), asked.format(other)]) == [asked.format(one), asked.format(other)]
+
+
+def test_chinese_words_that_count_or_compare_do_too() -> None:
+    asked = "一个农夫带着鸡蛋和苹果走到市场，在路上把一半的鸡蛋卖给了面包师，请问他到达市场的时候手里{}有多少件东西？"
+    assert near([asked.format("至少"), asked.format("至多")]) == [asked.format("至少"), asked.format("至多")]
+    assert near([asked.format("大约"), asked.format("大约") + "请回答"]) == [asked.format("大约")]
+
+
 def test_a_slightly_edited_copy_is_a_near_duplicate() -> None:
     assert near([STORY, STORY.replace("A farmer", "The farmer")]) == [STORY]
 

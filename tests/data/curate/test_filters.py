@@ -7,6 +7,7 @@ from h1r.data.curate.rules.filters import (
     Candidate,
     empty_rule,
     excerpt,
+    format_rule,
     incorrect_rule,
     num_chars,
     overlong_rule,
@@ -75,3 +76,25 @@ def test_an_excerpt_is_short_and_keeps_both_ends(text: str) -> None:
     short = excerpt(text)
     assert len(short) <= EXCERPT_CHARS
     assert short == text if len(text) <= EXCERPT_CHARS else (text.startswith(short[:90]) and text.endswith(short[-90:]))
+
+
+def test_a_tag_of_thinking_inside_a_turn_is_not_well_formed_as_rl_has_it() -> None:
+    assert format_rule(candidate()) is None
+    assert format_rule(candidate(thinking="one </think> two")) == "not well-formed"
+    assert format_rule(candidate(content="<think>again</think> " + GOOD)) == "not well-formed"
+    before = candidate()
+    before.sample.messages[:0] = [Message("user", "What does <think> mean?"), Message("assistant", "It is <think>.")]
+    assert format_rule(before) == "not well-formed"
+
+
+def test_data_without_thinking_pass_where_it_is_optional() -> None:
+    rules = dict(trace_rules(0, needs_thinking=False))
+    assert rules["empty"](candidate(thinking=None)) is None
+    assert rules["empty"](candidate(thinking=None, content=" ")) == "empty answer"
+    assert rules["empty"](candidate(thinking=None, content="<think>half")) == "not well-formed"
+
+
+def test_a_conversation_without_a_turn_that_carries_loss_is_dropped() -> None:
+    silent = candidate()
+    silent.sample.metadata["loss_turns"] = [0, 0]
+    assert dict(trace_rules(0))["empty"](silent) == "no turn carries loss"

@@ -54,6 +54,8 @@ TEXT_ROWS = 1024
 PASS_RATE_BINS = 10
 
 
+MOST_REASONS = 100
+"""Different reasons to set a row aside that are counted for each file."""
 DRAWN = "drawn problems"
 """Stands for the path where problems are drawn from the sources that have a share."""
 
@@ -97,9 +99,12 @@ def read(work: Path, file: str) -> dict[str, Any]:
     families: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     shards: list[str] = []
+    reasons: dict[str, list[int]] = {}
 
     def told() -> int:
         for source, line in bad:
+            if (why := line.why[:200]) in reasons or len(reasons) < MOST_REASONS:
+                reasons.setdefault(why, [0, line.line])[0] += 1
             who = ((number << ROW_BITS) + line.line, f"{Path(line.path).name}:{line.line}", source)
             drop_log.drop_row("read", who, "malformed row", f"{line.why}: {line.text}")
         count = len(bad)
@@ -122,6 +127,7 @@ def read(work: Path, file: str) -> dict[str, Any]:
         "steps": drop_log.counts(),
         "shards": shards,
         "items": sources.total(),
+        "bad": reasons,
         "sources": dict(sorted(sources.items())),
         "families": dict(sorted(families.items())),
     }
@@ -297,7 +303,9 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
             found = "hard" if length >= hard else "easy" if length <= easy else "medium"
             if item.pass_rate is not None:
                 found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
-            samples = [steps.sample_of(item, trace, number) for number, trace in enumerate(item.traces)]
+            samples = [
+                steps.sample_of(item, trace, number, recipe.curate.loss) for number, trace in enumerate(item.traces)
+            ]
             encoded = encode_samples(ctx.tokenizer, samples)
             for number, (sample, one) in enumerate(zip(samples, encoded, strict=True)):
                 name = f"{item.problem.id}#{number}"

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from h1r.common.files import atomic, read_json, replace_directory, write_json
-from h1r.common.progress import progress
+from h1r.common.progress import note, progress
 from h1r.common.reading import clean
 from h1r.config import ControlsSection, CorpusBenchmark, Recipe
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign, render
@@ -54,6 +54,8 @@ from h1r.verify import open_backend, require
 from h1r.verify.controls import Refusal, Tally, examine, reference_text, sample_of_families
 from h1r.verify.controls.validate import Ask, family_key
 
+TOLD = 5
+"""Reasons to set rows of a file aside that the terminal shows."""
 TOKENIZER_SAMPLES = 20_000
 """Conversations that a tokenizer is trained on, at most."""
 
@@ -147,9 +149,10 @@ class _Curation:
 
     def _check_read(self, files: Sequence[tuple[object, str]], read: Sequence[dict[str, Any]]) -> None:
         for (_, path), result in zip(files, read, strict=True):
+            named = told_of(path, result)
             if not result["items"]:
                 raise UserError(
-                    f"{path}: no usable row; {self.work / 'drops'} says why, mend the file or `columns` and delete "
+                    f"{path}: no usable row{f' ({named})' if named else ''}; mend the file or `columns` and delete "
                     f"{self.stage} to read it again"
                 )
 
@@ -349,6 +352,16 @@ class _Curation:
     def _rl_items(self) -> Iterator[Item]:
         for shard in self.shards:
             yield from read_items(self.work / "rl" / f"{shard}.parquet")
+
+
+def told_of(path: str | Path, result: dict[str, Any]) -> str:
+    """Prints how many rows of a file were set aside and why, from what `passes.read` returned; returns the reasons."""
+    reasons = sorted(result["bad"].items(), key=lambda pair: -pair[1][0])
+    named = "; ".join(f"{count:,}: {why} (row {row:,} first)" for why, (count, row) in reasons[:TOLD])
+    if named:
+        more = f"; and {len(reasons) - TOLD} other reasons" if len(reasons) > TOLD else ""
+        note(f"{path}: {sum(count for _, (count, _) in reasons):,} rows set aside; {named}{more}")
+    return named
 
 
 def _examined(

@@ -35,7 +35,9 @@ _TELLING = re.compile(
     r"\b(?:least|most|more|less|fewer|greater|larger|smaller|maximum|minimum|maximal|minimal|largest|smallest|greatest"
     r"|highest|lowest|longest|shortest|first|last|odd|even|before|after|not|without|half|third|double|twice|triple|dozen"
     r"|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|thousand"
-    r"|union|intersection|increasing|decreasing|inside|outside)\b"
+    r"|union|intersection|increas(?:e|es|ed|ing)|decreas(?:e|es|ed|ing)|rises?|falls?|gains?|loses?|above|below"
+    r"|inside|outside|every|none|never|always|even|earlier|later|left|right|clockwise|counterclockwise)\b"
+    "|至少|至多|最多|最少|以上|以下|以内|超过|不足|大于|小于|增加|减少|奇数|偶数|[一二三四五六七八九十百千万半两]"
 )
 """Words that make another problem of the same sentence."""
 _WORDS = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from h1r.records import Message, Problem, Reason, Sample, Verdict
 from h1r.verify.code.extract import Wanted, extract_code, language_of
 from h1r.verify.registry import require
-from h1r.verify.response.extract import last_boxed
+from h1r.verify.response.extract import THINK_CLOSE, THINK_OPEN, last_boxed
+from h1r.verify.response.format import is_well_formed
 from h1r.verify.response.repetition import is_degenerate
 
 REASON_PHRASES: dict[Reason, str] = {
@@ -76,7 +77,34 @@ def empty_rule(candidate: Candidate) -> str | None:
     """Reasoning or answer of white space only."""
     if not (candidate.answer.thinking or "").strip():
         return "empty thinking"
+    return empty_answer_rule(candidate)
+
+
+def empty_answer_rule(candidate: Candidate) -> str | None:
+    """An answer of white space only."""
     return None if candidate.answer.content.strip() else "empty answer"
+
+
+def format_rule(candidate: Candidate) -> str | None:
+    """An answer that the format reward of RL would refuse, by the same function; one without thinking, and a turn
+    before it, must have no tag of thinking in it."""
+    for turn in candidate.sample.messages:
+        if turn.role != "assistant":
+            continue
+        if (turn.thinking or "").strip():
+            # A turn that only calls a tool, or thinks, has no text of its own.
+            text = f"{THINK_OPEN}\n{turn.thinking}\n{THINK_CLOSE}\n\n{turn.content.strip() or '.'}"
+            if not is_well_formed(text):
+                return "not well-formed"
+        elif THINK_OPEN in turn.content or THINK_CLOSE in turn.content:
+            return "not well-formed"
+    return None
+
+
+def loss_rule(candidate: Candidate) -> str | None:
+    """A conversation of which no turn carries loss."""
+    turns = candidate.sample.metadata.get("loss_turns")
+    return "no turn carries loss" if turns is not None and not any(turns) else None
 
 
 def incorrect_rule(candidate: Candidate) -> str | None:
@@ -145,10 +173,11 @@ def num_chars(sample: Sample) -> int:
     return len(sample.messages[-1].thinking or "") + len(sample.messages[-1].content)
 
 
-def trace_rules(max_chars: int) -> list[tuple[str, Rule]]:
+def trace_rules(max_chars: int, needs_thinking: bool = True) -> list[tuple[str, Rule]]:
     """The rules of this file with the names of their steps, in the order they are applied."""
+    emptiness = empty_rule if needs_thinking else empty_answer_rule
     return [
-        ("empty", empty_rule),
+        ("empty", lambda one: emptiness(one) or format_rule(one) or loss_rule(one)),
         ("incorrect", incorrect_rule),
         ("unboxed", unboxed_rule),
         ("over-long", overlong_rule(max_chars)),

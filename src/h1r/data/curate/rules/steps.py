@@ -286,7 +286,7 @@ def sifted(items: Iterable[Item], drop_log: DropLog, curate: CurateSection, keep
         kept: list[Given] = []
         seen: set[tuple[str, str]] = set()
         for number, trace in enumerate(item.traces):
-            candidate = _candidate(item, trace, number)
+            candidate = _candidate(item, trace, number, curate.loss)
             for name, rule in rules:
                 drop_log.take(name)
                 reason = None if name == "incorrect" and unsolved else rule(candidate)
@@ -309,7 +309,11 @@ def sifted(items: Iterable[Item], drop_log: DropLog, curate: CurateSection, keep
 
 def _rules(curate: CurateSection) -> list[tuple[str, Rule]]:
     """The rules in order. Length in tokens (`corpus.max_tokens`) is a matter of a later pass."""
-    rules = {"complete": incomplete_rule, "code": code_rule, **dict(trace_rules(curate.max_chars))}
+    rules = {
+        "complete": incomplete_rule,
+        "code": code_rule,
+        **dict(trace_rules(curate.max_chars, curate.thinking == "required")),
+    }
     return [(name, rules[name]) for name, _ in sifted_steps(curate) if name in rules]
 
 
@@ -318,21 +322,25 @@ def sifted_steps(curate: CurateSection) -> list[tuple[str, str]]:
     return [step for step in SIFTED if curate.max_chars or step[0] != "over-long"]
 
 
-def _candidate(item: Item, trace: Given, number: int) -> Candidate:
+def _candidate(item: Item, trace: Given, number: int, loss: str) -> Candidate:
     """A trace in the shape that the rules know. One that nobody could judge counts as right."""
     reward = 1.0 if trace.reward is None else trace.reward
     parts = {"tests_total": 1.0} if trace.tested else {}
     verdict = Verdict(reward, parts, extracted=trace.extracted, error=trace.error, reason=trace.reason)
-    return Candidate(item.problem, sample_of(item, trace, number), verdict)
+    return Candidate(item.problem, sample_of(item, trace, number, loss), verdict)
 
 
-def sample_of(item: Item, trace: Given, number: int) -> Sample:
-    """A trace as a training conversation, without weight yet."""
+def sample_of(item: Item, trace: Given, number: int, loss: str = "last") -> Sample:
+    """A trace as a training conversation, without weight yet. loss: `curate.loss`."""
     metadata: dict[str, Any] = {"trace": number, "source": item.source, "domain": item.domain}
     if trace.finish_reason:
         metadata["finish_reason"] = trace.finish_reason
     if "tools" in item.problem.metadata:
         metadata["tools"] = item.problem.metadata["tools"]
+    if loss == "all":
+        metadata["loss_turns"] = [int(message.role == "assistant") for message in trace.messages]
+    elif loss == "weights" and trace.turn_weights is not None:
+        metadata["loss_turns"] = trace.turn_weights
     return Sample(item.problem.id, trace.messages, item.problem.family, item.problem.category, metadata=metadata)
 
 
