@@ -20,6 +20,8 @@ _NUMBERS = tuple(("num", Fraction(value)) for value in (0, 1, 2))
 def same_but_for_constants(left: Node, right: Node) -> bool:
     """Whether two formulas are equal once the open constants of one are named as those of the other."""
     names = variables(left), variables(right)
+    if names[0] == names[1]:
+        return False
     only = sorted(names[0] - names[1]), sorted(names[1] - names[0])
     if not 0 < len(only[0]) == len(only[1]) <= _MAX_CONSTANTS or not names[0] & names[1]:
         return False

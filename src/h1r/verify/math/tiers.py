@@ -144,10 +144,10 @@ def _first_tier(problem: Problem, found: str | None) -> Verdict | None:
         return _equal(problem, equal, found, options)
     if None in verdicts and is_readable(found) and any(is_readable(_known(reference)) for reference in references):
         return None
-    if why := refusal(_unboxed(found)):
-        return Verdict(0.0, extracted=found, error=why, reason="not_readable")
-    is_read = not isinstance(read(_unboxed(found)), Opaque)
-    return Verdict(0.0, extracted=found, reason="wrong" if is_read else "not_readable")
+    answer = _unboxed(found)
+    if not isinstance(read(answer), Opaque):
+        return Verdict(0.0, extracted=found, reason="wrong")
+    return Verdict(0.0, extracted=found, error=refusal(answer), reason="not_readable")
 
 
 def _both_tiers(problem: Problem, found: str | None) -> Verdict:
