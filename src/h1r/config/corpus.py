@@ -27,7 +27,8 @@ class CorpusBenchmark(Section):
     split: str = "train"
     """Split of a hub data set."""
     columns: dict[str, str] = {}
-    """Our field ("question", "answer", "id", "family") -> column; dots reach into objects and, by number, lists."""
+    """Our field ("question", "answer", "id", "family") -> column; dots reach into objects and, by number, lists, and a
+    name that holds dots itself is found as it is. An answer of null, NaN or N/A is none."""
     verifier: str = "math"
     """The verifier that can read the reference answers; "" where nothing can be verified, as in chats."""
     metadata: dict[str, str] = {}
