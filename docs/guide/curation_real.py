@@ -27,12 +27,15 @@ from h1r.data.curate.io.read import Reader, files_of
 from h1r.data.curate.plan import curate
 from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.dedup import words
+from h1r.data.curate.rules.filters import excerpt
 from h1r.run.directory import Run
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "curation-real.toml"
 PAGE = Path(__file__).with_name("curation-real.md")
 NGRAM = 13
-PARTS = ("90 % and more", "50 to 90 %", "less than 50 %", "none: unsound, or the same but for signs of layout")
+PARTS = ("90 % and more", "50 to 90 %", "less than 50 %", "none: a short question, or the same but for signs of layout")
+GONE = frozenset(("reference answers", steps.CONTROLS, steps.FAMILIES, "decontamination"))
+"""The steps after which no question of a benchmark may be left."""
 KNOWN = {
     ("deepscaler", "math500"): 5, ("deepscaler", "math_test"): 50, ("deepscaler", "comp_math_24_25"): 34,
     ("aime_1983_2023", "math500"): 6, ("math_train", "math_test"): 10, ("gsm8k_train", "gsm8k_test"): 0,
@@ -151,16 +154,21 @@ def recorded_rollouts(recipe: Recipe) -> list[list[str]]:
     return rows
 
 
-def dropped_by_source(stage: Path) -> dict[str, set[str]]:
+def dropped_by_source(stage: Path, at: frozenset[str]) -> dict[str, set[str]]:
+    """Ids of what was dropped at one of these steps, by source."""
     import json
 
     found: dict[str, set[str]] = defaultdict(set)
     with open(stage / "dropped.jsonl", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if row["step"] in ("decontamination", "reference answers"):
+            if row["step"] in at:
                 found[row["source"]].add(row["id"])
     return found
+
+
+def one_line(text: str) -> str:
+    return " ".join(excerpt(text).split())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -170,10 +178,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def page(recipe: Recipe, summary: dict[str, Any], stage: Path) -> str:
     """The Markdown of the page."""
-    dropped = dropped_by_source(stage)
-    overlaps, missed = plain_overlaps(recipe, dropped)
-    parts, phrases = shared_parts(recipe, dropped)
-    left = "".join(f"- `{ours}` and `{theirs}`\n" for ours, theirs in missed.values()) or "- none\n"
+    overlaps, missed = plain_overlaps(recipe, dropped_by_source(stage, GONE))
+    parts, phrases = shared_parts(recipe, dropped_by_source(stage, frozenset(("decontamination",))))
+    left = "".join(f"- `{one_line(ours)}` and `{one_line(theirs)}`\n" for ours, theirs in missed.values()) or "- none\n"
     by_source = summary["contamination_by_source"]
     step_rows = [
         [row["step"], row["unit"], row["in"], row["in"] - row["out"], row["out"],
@@ -260,16 +267,17 @@ problems, and it contains most of AIME 1983-2023.
 As the paper reports it (section 4), by set; percentages are of all sound records of the set, copies included.
 
 {table(["set", "benchmark", "problems", "same text", "overlap", "% overlap"], whole)}
-By source. *Hit* is how many problems of the benchmark are overlapped; *same text* and *13-gram* count records, copies
-included, by their strongest evidence. *Plain rule* is the check: distinct questions equal to one of the benchmark in
-letters and digits alone, found by code that shares nothing with the pipeline; *known* what was known of these data
-before (its way of counting is not recorded). What the plain rule finds and the pipeline kept, to be judged by eye:
+By source. *Hit* is how many problems of the benchmark are overlapped; *same text* and *part* count records, copies
+included, by their strongest evidence; *part* is most of the question, or all of it within a longer one. *Plain rule* is
+the check: distinct questions equal to one of the benchmark in letters and digits alone, found by code that shares
+nothing with the pipeline; *known* what was known of these data before (its way of counting is not recorded). What the
+plain rule finds and the pipeline kept, to be judged by eye:
 
 {left}
-{table(["source", "benchmark", "problems", "hit", "same text", "13-gram", "plain rule", "known"], contamination)}
+{table(["source", "benchmark", "problems", "hit", "same text", "part", "plain rule", "known"], contamination)}
 **Why more overlap than equal text.** {
         sum(parts.values()):,} distinct questions are no benchmark's by the plain rule and were
-dropped, most for 13 words in a row. By how much of the benchmark question such runs cover:
+dropped. By how much of the benchmark question runs of 13 words cover that both have:
 
 {
         table(
@@ -277,9 +285,9 @@ dropped, most for 13 words in a row. By how much of the benchmark question such 
             [[name, parts[name]] for name in PARTS if parts[name]],
         )
     }
-90 % and more is reworded copies, other typesettings and the same problem with other numbers; less than 50 % is phrases
-and drawing commands that fewer than ten benchmark questions share. They are dropped all the same: a false alarm costs
-one problem of thousands, a leak costs the benchmark. The runs shared most:
+90 % and more is reworded copies and other typesettings; less than 50 % is questions that are worded otherwise every few
+words, which the rule finds since it counts runs of five words (`decontaminate.py`). They are dropped all the same: a
+false alarm costs one problem of thousands, a leak costs the benchmark. The runs shared most:
 
 {common}
 ## Difficulty

@@ -123,6 +123,13 @@ def test_one_answer_that_is_right_for_nearly_all_items_refuses_the_family(pool):
             assert whole["math|f"].reason == "its family is refused: one constant wins (7)"
 
 
+def test_problems_without_a_reference_are_no_family_that_an_empty_answer_solves(pool):
+    """Their traces come with rewards that are trusted."""
+    without = [Problem(str(n), f"Item {n}?", "", "math", "f") for n in range(40)]
+    assert reasons(without, pool, ControlsSection()) == [None] * 40
+    assert not examine(without, pool.verify_many, ALL).tally.refused_families(ALL)
+
+
 def test_the_shares_are_settings(pool):
     problems = numbers(40, "math", [7] * 27 + [100 + n for n in range(13)])
     strict = ControlsSection(constant_share=0.4)

@@ -221,6 +221,25 @@ def test_where_a_sample_fails_all_of_its_family_are_examined(tmp_path: Path, mon
     assert not [problem for problem in kept if problem.answer == "12345678"]
 
 
+def test_held_out_problems_of_a_refused_family_have_their_line_and_their_count(tmp_path: Path) -> None:
+    sums = file_source(tmp_path, [row(n) for n in range(60)])
+    rows = [row(n, "7", f"Crate {n} was sold {n + 2} days ago; what number is on its lid?") for n in range(60)]
+    (tmp_path / "sevens.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    sevens = {**sums[0], "name": "sevens", "path": str(tmp_path / "sevens.jsonl")}
+    summary, stage = run_in(tmp_path / "run", recipe([*sums, sevens], 12, 60, 12))
+    gone = [one for one in dropped_of(stage) if one["step"] == "families of negative controls"]
+    reason = "its family is refused: one constant wins (7)"
+    assert Counter(one["reason"] for one in gone) == {reason: 36, f"held out, and {reason}": 6}
+    assert {one["source"] for one in gone} == {"sevens"}
+    held_out = list(read_jsonl(stage / "held_out.jsonl", Problem))
+    assert len(held_out) == 6
+    assert not {problem.id for problem in held_out} & {one["id"] for one in gone}
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(summary_table(summary))
+    assert f"6 held out, and {reason}" in captured.get()
+
+
 def test_the_terminal_table_shows_steps_counts_and_reasons() -> None:
     rows = [{"step": "incorrect", "unit": "trace", "in": 1200, "out": 1100, "reasons": {"wrong answer": 100}}]
     console = Console(width=100)

@@ -185,8 +185,8 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
                 compared.append((item.ordinal, item.problem))
             yield item
 
-    items = steps.assigned(read_items(work / "sound" / f"{shard}.parquet"), ctx.recipe.corpus)
-    items = steps.of_accepted_families(items, drop_log, ctx.refused_families)
+    items = steps.of_accepted_families(read_items(work / "sound" / f"{shard}.parquet"), drop_log, ctx.refused_families)
+    items = steps.assigned(items, ctx.recipe.corpus)
     items = steps.decontaminated(items, drop_log, overlaps)
     items = noted(steps.without(items, drop_log, "exact duplicates", lookup(work / "exact.parquet", first, last)))
     write_items(work / "distinct" / f"{shard}.parquet", items)

@@ -161,8 +161,9 @@ def examine(
     """Grades the controls of `problems` through `ask`, in two or three batches, and decides.
 
     `references`: grade the reference answers too, where there are any. `families`: refuse the items of refused families
-    too; without it the caller adds up tallies and decides. Problems without a verifier are accepted. `UserError` for
-    unknown verifiers, and whatever else `ask` raises.
+    too; without it the caller adds up tallies and decides. Problems without a verifier are accepted, and so are those
+    without a reference that theirs could compare with (traces whose rewards are trusted): nothing of them is asked.
+    `UserError` for unknown verifiers, and whatever else `ask` raises.
     """
     return _Examiner(problems, ask, section).run(references, families)
 
@@ -185,7 +186,7 @@ class _Examiner:
         checked = [number for number, problem in enumerate(self.problems) if problem.verifier]
         if references:
             self._references(checked)
-        checked = [number for number in checked if self.refusals[number] is None]
+        checked = [n for n in checked if self.refusals[n] is None and not _has_no_answer(self.problems[n])]
         controls = {number: self._controls(number) for number in checked}
         first = {n: chosen(found, self.problems[n].id, self._per_item(n)) for n, found in controls.items()}
         earned = self._ask((n, control) for n, found in first.items() for control in found)
@@ -298,6 +299,11 @@ class _Examiner:
             shown = " ".join(control.answer.split())[:100]
             detail = f"{shown!r} earns 1; the reference is {self.problems[number].answer[:100]!r}"
             self.refusals[number] = Refusal(f"a control earns: {control.name}", detail)
+
+
+def _has_no_answer(problem: Problem) -> bool:
+    verifier = require(problem.verifier)
+    return verifier.answer_kind != "program" and verifier.answer_form is not None and not problem.answer.strip()
 
 
 def _has_tests(problem: Problem) -> bool:

@@ -125,14 +125,18 @@ def controlled(
 
 
 def of_accepted_families(items: Iterable[Item], drop_log: DropLog, refused: dict[str, Refusal]) -> Iterator[Item]:
-    """Drops the problems of families that are refused as a whole, which only the counts of all shards tell."""
+    """Drops the problems of families that are refused as a whole, which only the counts of all shards tell.
+
+    Held-out problems among them are counted apart: what a model is evaluated on has become smaller.
+    """
     for item in items:
         drop_log.take(FAMILIES)
         why = refused.get(family_key(item.problem)) if item.problem.verifier else None
         if why is None:
             yield item
         else:
-            drop_log.drop(FAMILIES, item, why.reason, f"{why.detail}: {item.problem.question}")
+            reason = f"held out, and {why.reason}" if item.use == HELD_OUT else why.reason
+            drop_log.drop(FAMILIES, item, reason, f"{why.detail}: {item.problem.question}")
 
 
 def without(items: Iterable[Item], drop_log: DropLog, step: str, twins: dict[int, tuple[Any, ...]]) -> Iterator[Item]:
