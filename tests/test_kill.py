@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from h1r.cli import main
+
 RECIPE = """
 name = "kill"
 threads = 1
+[verify]
+workers = 1
 [model]
 overrides = { hidden_size = 32, intermediate_size = 64, num_hidden_layers = 2, num_attention_heads = 2 }
 [tokenizer]
@@ -55,6 +59,13 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, check=True)
 
 
+def run_here(*arguments: str | Path) -> None:
+    """In this process, which need not import torch and all else again."""
+    with pytest.raises(SystemExit) as end:
+        raise SystemExit(main([str(one) for one in arguments]))
+    assert not end.value.code
+
+
 def kill_after_first_checkpoint(stage: str, path: Path) -> None:
     """Starts a stage, waits for a whole checkpoint, and kills it without warning."""
     process = subprocess.Popen(command(stage, path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -79,10 +90,10 @@ def weights(path: Path, stage: str) -> bytes:
 def test_training_that_was_killed_resumes_to_the_bits_of_an_unbroken_run(tmp_path: Path) -> None:
     recipe, unbroken, killed = tmp_path / "kill.toml", tmp_path / "unbroken", tmp_path / "killed"
     recipe.write_text(RECIPE)
-    run("curate", recipe, "--out", unbroken)
+    run_here("curate", recipe, "--out", unbroken)
     shutil.copytree(unbroken, killed)
     for stage in ("sft", "rl"):
-        run(stage, unbroken)
+        run_here(stage, unbroken)
         kill_after_first_checkpoint(stage, killed)
         run(stage, "--resume", killed)
         assert weights(unbroken, stage) == weights(killed, stage), stage

@@ -16,7 +16,7 @@ from h1r.models.registry import preset
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ["problems.train=60", "problems.rl=8", "problems.held_out=4", "sft.epochs=2", "eval.samples=1",
-         "eval.max_tokens=16"]  # fmt: skip
+         "eval.max_tokens=16", "verify.workers=1", "corpus.workers=1"]  # fmt: skip
 
 
 def h1r(*arguments: str | Path) -> str:

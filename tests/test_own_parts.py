@@ -15,9 +15,13 @@ from h1r.run.metrics import read_metrics
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+ONE_WORKER = ("--set", "verify.workers=1", "--set", "corpus.workers=1")
+"""Each worker imports the scorers anew, which takes longer than what they do here."""
+
+
 def h1r(*arguments: str | Path) -> None:
     with pytest.raises(SystemExit) as end:
-        raise SystemExit(main([str(one) for one in arguments]))
+        raise SystemExit(main([str(one) for one in (*arguments, *ONE_WORKER)]))
     assert not end.value.code
 
 
