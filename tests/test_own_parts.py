@@ -12,6 +12,8 @@ from h1r.cli import main
 from h1r.common.files import read_json
 from h1r.run.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 

@@ -76,6 +76,7 @@ def test_the_native_engine_reads_the_model_in_training_itself() -> None:
         assert engine.model is model
 
 
+@pytest.mark.slow
 def test_vllm_reads_the_directory_and_loads_no_second_model(vllm_installed: None, tmp_path: Path) -> None:
     model = randomised(SMALL.__class__(**{**vars(SMALL), "head_dim": 32, "eos_token_id": None}))
     section = EngineSection(kind="vllm", max_model_len=32)

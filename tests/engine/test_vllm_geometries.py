@@ -94,6 +94,7 @@ def worst_gap(model: HybridForCausalLM, lengths: list[int], section: EngineSecti
     prefix_caching=st.booleans(),
     seed=st.integers(0, 99),
 )
+@pytest.mark.slow
 def test_logprobs_are_those_of_the_training_forward(
     put_off_collections: None,
     config: HybridConfig,

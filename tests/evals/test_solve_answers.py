@@ -137,6 +137,7 @@ def test_vllm_gives_the_answers_of_the_native_engine(run: Run) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
+@pytest.mark.slow
 def test_stages_evaluate_and_scale_with_vllm(run: Run) -> None:
     recipe = RECIPE.model_copy(update={"engine": EngineSection(kind="vllm", max_model_len=64, max_sequences=8)})
     results = [[evaluate_stage(one, run, "sft"), scaling_stage(one, run)] for one in (RECIPE, recipe)]

@@ -159,6 +159,7 @@ def test_rollouts_run_at_most_so_many_tests_and_the_pool_keeps_them_all(
     assert all("max_tests" not in problem.metadata for problem in pool)
 
 
+@pytest.mark.slow
 def test_a_real_model_gives_the_same_pool_twice(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(
         rl_pool={"rollouts": 2, "keep_unsolved_share": 0.5, "keep_overlong_share": 0.5}, rl={"max_tokens": 8}

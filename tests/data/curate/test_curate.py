@@ -61,6 +61,16 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     return run_in(tmp_path_factory.mktemp("run") / "a", generated())
 
 
+@pytest.fixture(scope="module")
+def fewer(
+    curated: tuple[dict[str, Any], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    """Fewer of the same problems, all of them examined, with the tokenizer of `curated`."""
+    given = {"path": str(curated[1] / "tokenizer")}
+    found = generated(train=24, tokenizer=given, controls={"generated": 0})
+    return run_in(tmp_path_factory.mktemp("run") / "b", found)
+
+
 def test_every_sample_has_thinking_and_a_boxed_answer_to_its_question(curated: tuple[dict[str, Any], Path]) -> None:
     _, stage = curated
     samples = list(read_jsonl(stage / "samples.jsonl", Sample))
@@ -102,11 +112,11 @@ def test_the_tokenizer_reads_the_samples(curated: tuple[dict[str, Any], Path]) -
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_a_tokenizer_that_is_given_is_kept(curated: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    _, stage = curated
-    given = load_tokenizer(stage / "tokenizer")
-    found = generated(train=24, tokenizer={"path": str(stage / "tokenizer")})
-    assert load_tokenizer(run_in(tmp_path / "b", found)[1] / "tokenizer").get_vocab() == given.get_vocab()
+def test_a_tokenizer_that_is_given_is_kept(
+    curated: tuple[dict[str, Any], Path], fewer: tuple[dict[str, Any], Path]
+) -> None:
+    given, kept = (load_tokenizer(stage / "tokenizer") for _, stage in (curated, fewer))
+    assert kept.get_vocab() == given.get_vocab()
 
 
 def test_the_same_recipe_gives_the_same_files(curated: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_the_same_recipe_gives_the_same_files(curated: tuple[dict[str, Any], Pat
 
 
 def test_the_traces_of_a_problem_do_not_depend_on_the_others(
-    curated: tuple[dict[str, Any], Path], tmp_path: Path
+    curated: tuple[dict[str, Any], Path], fewer: tuple[dict[str, Any], Path]
 ) -> None:
     def by_problem(stage: Path) -> dict[str, list[list[Message]]]:
         found: dict[str, list[list[Message]]] = {}
@@ -125,7 +135,7 @@ def test_the_traces_of_a_problem_do_not_depend_on_the_others(
             found.setdefault(sample.problem_id, []).append(sample.messages)
         return found
 
-    few, many = by_problem(run_in(tmp_path / "b", generated(train=24))[1]), by_problem(curated[1])
+    few, many = by_problem(fewer[1]), by_problem(curated[1])
     assert len(few) == 24
     assert few == {problem_id: many[problem_id] for problem_id in few}
 
@@ -195,11 +205,10 @@ def test_easy_samples_of_weight_zero_are_dropped_with_a_reason(tmp_path: Path) -
     assert summary["classes"] == {"hard": 2, "medium": 4}
 
 
-def test_of_a_generated_family_a_sample_is_examined(tmp_path: Path) -> None:
+def test_of_a_generated_family_a_sample_is_examined(fewer: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     few, _ = run_in(tmp_path / "a", generated(train=24, controls={"generated": 8}))
     assert {entry["items"] for entry in few["controls"]} == {8}
-    every, _ = run_in(tmp_path / "b", generated(train=24, controls={"generated": 0}))
-    assert sum(entry["items"] for entry in every["controls"]) == 16 + 24 + 20
+    assert sum(entry["items"] for entry in fewer[0]["controls"]) == 16 + 24 + 20
 
 
 def test_where_a_sample_fails_all_of_its_family_are_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
