@@ -10,6 +10,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.engine.requests import refusal
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
+from h1r.evals.benchmarks import unfinished
 from h1r.records import Problem, Trace
 from h1r.report.collect import EvalResult as ReportedEval
 from h1r.rollout.pipeline import RolloutPipeline
@@ -158,11 +159,12 @@ class ShortEngine(ScriptedEngine):
 
 def test_a_prompt_that_is_too_long_is_unscored_and_the_others_go_on(tmp_path):
     with VerifierPool() as pool:
-        for _ in range(2):  # a second time, when only that one is asked for again
+        for _ in range(2):  # a second time, when nothing is asked for
             pipeline = RolloutPipeline(ShortEngine(right_when_small), TOKENIZER, pool.verify_many)
             result = evaluate(pipeline, PROBLEMS, SECTION, 0, path=tmp_path / "samples.jsonl")
             assert [outcome.problem_id for outcome in result.outcomes] == [f"p{i}" for i in range(5)]
             assert result.pass_at_1 == pytest.approx(3 / 5)
-            assert result.faults.error == pytest.approx(1 / 6)
+            assert result.faults.error == result.faults.unanswerable == pytest.approx(1 / 6)
+            assert unfinished(result.to_dict()) == 0  # nothing that asking again could mend
         with pytest.raises(UserError, match=r"generated nothing: prompt \(90\)"):
             evaluate(pipeline, PROBLEMS[5:], SECTION, 0)

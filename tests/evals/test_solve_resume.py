@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from h1r.config import Recipe
 from h1r.data.tokenizer import train_tokenizer
@@ -158,8 +159,9 @@ def test_results_of_the_weights_before_are_refused(run: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="other weights in it"):
         solve(str(copy), "What is 1 + 1?", RECIPE, out=out)
     shutil.rmtree(copy / "rl")
+    assert len(solve(str(copy), "What is 1 + 1?", RECIPE, out=out)) == 1
     file = copy / "sft" / "model" / "model.safetensors"
-    file.write_bytes(file.read_bytes())
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
     with pytest.raises(UserError, match="other weights in it"):
         solve(str(copy), "What is 1 + 1?", RECIPE, out=out)
 

@@ -160,9 +160,10 @@ def contents_of(problems: Sequence[Problem]) -> str:
 
 
 def unfinished(result: Mapping[str, Any]) -> int:
-    """Answers of a result that have no verdict: not scored, or failed in the engine."""
+    """Answers of a result that have no verdict and may get one: not scored, or failed in the engine."""
     answers = result.get("problems", 0) * result.get("samples_per_problem", 0)
-    return round(answers * (result.get("unscored", 0.0) + result.get("error", 0.0)))
+    without = result.get("unscored", 0.0) + result.get("error", 0.0) - result.get("unanswerable", 0.0)
+    return round(answers * without)
 
 
 def settings(section: BenchmarkSection, defaults: EvalSection) -> EvalSection:

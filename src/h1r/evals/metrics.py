@@ -39,13 +39,15 @@ class Outcome:
 class Answer:
     """What the accuracy and the shares need of one answer. `tokens`: those the model sampled. `answered`: the text, or
     the verifier, states an answer (a verifier that was killed cannot say what it had read). `reward`: 0 to 1, None
-    before a verdict; `reason`: why it is below 1 (`records.Verdict`)."""
+    before a verdict; `reason`: why it is below 1 (`records.Verdict`). `unanswerable`: no engine could, the prompt is
+    too long."""
 
     tokens: int
     finish_reason: str
     answered: bool
     reward: float | None = None
     reason: str | None = None
+    unanswerable: bool = False
 
     @property
     def scored(self) -> bool:
@@ -61,6 +63,8 @@ class Faults:
     no_answer: float
     unscored: float
     error: float
+    unanswerable: float = 0.0
+    """Those of `error` whose prompts are too long for the model: asking again is of no use."""
     reasons: dict[str, float] = field(default_factory=dict)
 
 
@@ -106,6 +110,7 @@ def faults(answers: Sequence[Answer]) -> Faults:
         truncated=sum(answer.finish_reason == "length" for answer in answers) / len(answers),
         no_answer=sum(not answer.answered for answer in ended) / len(answers),
         unscored=sum(not answer.scored for answer in ended) / len(answers),
-        error=1 - len(ended) / len(answers),
+        error=(len(answers) - len(ended)) / len(answers),
+        unanswerable=sum(answer.unanswerable for answer in answers) / len(answers),
         reasons={reason: reasons[reason] / len(answers) for reason in REASONS if reasons[reason]},
     )

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from h1r.common.files import atomic
+from h1r.engine.requests import is_unanswerable
 from h1r.evals.metrics import Answer
 from h1r.records import Problem, Trace, Verdict
 from h1r.scaling.answers import extract_answer
@@ -155,7 +156,8 @@ class Samples:
         """Takes over a line that begins at the present end."""
         if "text" in row:
             answered = extract_answer(row["text"]) is not None
-            self._answers[place] = Answer(row["tokens"], row["finish_reason"], answered)
+            unanswerable = row["finish_reason"] == "error" and is_unanswerable(row["error"])
+            self._answers[place] = Answer(row["tokens"], row["finish_reason"], answered, unanswerable=unanswerable)
             self._offsets[place] = self._end
             self._verdicts.pop(place, None)
         verdict = row.get("verdict")
