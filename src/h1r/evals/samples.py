@@ -26,9 +26,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from h1r.common.files import atomic
-from h1r.engine.requests import is_unanswerable
 from h1r.evals.metrics import Answer
 from h1r.records import Problem, Trace, Verdict
+from h1r.rollout.retry import is_unanswerable
 from h1r.scaling.answers import extract_answer
 from h1r.scaling.lines import LineFile
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 
+__all__ = ["RetryingEngine", "UnanswerableError", "is_unanswerable"]
+
+
 class UnanswerableError(UserError):
     """None of the prompts of a call can be answered."""
 
