@@ -296,6 +296,22 @@ def test_whole_numbers_are_the_same_answer_when_they_are_equal(one, other):
         assert not any(same_answer(text, str(other)) for text in spelled)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1", r"100\%", True),
+        ("0", "0%", True),
+        ("0.5", "50 %", True),
+        ("1", r"10\%", False),
+        ("0", "0_{10}", True),
+        ("1", r"1_{\text{two}}", True),
+        ("1", "10_2", False),
+    ],
+)
+def test_a_share_and_a_number_in_a_base_are_the_numbers_that_they_say(one, other, same):
+    assert same_answer(one, other) == same_answer(other, one) == same
+
+
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_being_the_same_answer_is_symmetric(one, other):
     assert same_answer(one, other) == same_answer(other, one)

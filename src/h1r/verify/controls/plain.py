@@ -1,8 +1,9 @@
 """When a control is the reference after all: told from the two texts alone, never by the scorer that is on trial.
 
 Two texts are the same answer when they are equal but for case, blanks and typesetting, as numbers, as lists in another
-order, as the right side of an equation, or when each holds one number only and it is the same ("0", "0 cm"). That is
-generous on purpose: a control too few weakens the gate for one item, and one too many refuses an honest item.
+order, as the right side of an equation, or when each holds one number only and it is the same ("0", "0 cm", "0_{10}";
+"1" and "100%"). That is generous on purpose: a control too few weakens the gate for one item, and one too many refuses
+an honest item.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _DROPPED = re.compile(r"[\s{}$\\*'\"`]++")
 _NUMBER = re.compile(r"\d++(?:\.\d++)?+|\.\d++")
 _RATIO = re.compile(r"\\frac\{([-+]?\d{1,400})\}\{(\d{1,400})\}")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_BASE = re.compile(r"(?<=\d)_(?:\{(?:\\text\{)?(?:\d{1,2}|[a-z]{1,9})\}{1,2}|\d)")
+"""The base that a number is written in."""
 _WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
@@ -35,12 +38,14 @@ _UNDEFINED = re.compile(r"nan|undefined|not defined|indeterminate|does not exist
 
 @dataclass(frozen=True, slots=True)
 class _Forms:
-    """What an answer is compared by: its plain text, the parts of a list, its value, all numbers in it, and words."""
+    """What an answer is compared by: its plain text, the parts of a list, its value, all numbers in it, what it is as a
+    share where it is one percentage, and words."""
 
     text: str
     parts: tuple[str, ...]
     value: Fraction | None
     numbers: tuple[Fraction | str, ...]
+    share: Fraction | None
     words: tuple[bool, ...]
 
 
@@ -66,7 +71,13 @@ def _same(one: str, other: str) -> bool:
         return ours.value == theirs.value
     if len(ours.numbers) == 1 and ours.numbers == theirs.numbers:
         return True
+    if _is_share(ours, theirs) or _is_share(theirs, ours):
+        return True
     return any(here and there for here, there in zip(ours.words, theirs.words, strict=True))
+
+
+def _is_share(one: _Forms, other: _Forms) -> bool:
+    return one.share is not None and other.share is None and other.numbers == (one.share,)
 
 
 @lru_cache(maxsize=8192)
@@ -75,12 +86,15 @@ def _forms(text: str) -> _Forms:
     shortened = folded.replace("dfrac", "frac").replace("tfrac", "frac")
     bare = _DROPPED.sub("", _RATIO.sub(r"\1/\2", _TYPESETTING.sub("", shortened))).rstrip(".")
     number = parse_number(bare)
-    counted = _WORD.sub(lambda match: str(_WORDS.index(match[0])), _THOUSANDS.sub("", folded))
+    counted = _WORD.sub(lambda match: str(_WORDS.index(match[0])), _THOUSANDS.sub("", _BASE.sub("", folded)))
+    numbers = tuple(_value(match[0]) for match in _NUMBER.finditer(counted))
+    share = numbers[0] / 100 if len(numbers) == 1 and "%" in bare and isinstance(numbers[0], Fraction) else None
     return _Forms(
         bare,
         tuple(sorted(bare.strip("[]()").split(","))),
         number[0] if number else None,
-        tuple(_value(match[0]) for match in _NUMBER.finditer(counted)),
+        numbers,
+        share,
         tuple(bool(pattern.search(folded)) for pattern in (_INFINITE, _UNDEFINED)),
     )
 
