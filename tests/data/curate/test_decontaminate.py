@@ -196,10 +196,35 @@ def test_drawing_code_is_no_overlap() -> None:
     assert evidence(f"How long is the third side? {code}", f"What is the area in square units? {code}") is None
 
 
-def test_scripts_without_spaces_and_full_width_digits_are_found() -> None:
-    held = "一个水池有三百四十升水，每分钟流出１７升，问多少分钟以后水池里还剩下一半的水？"
-    assert evidence(f"请回答：{held.replace('１７', '17')}请写出步骤。", held) == "contained"
-    assert evidence("一个农夫有三只羊和五只鸡，问他的动物一共有多少条腿？", held) is None
+@pytest.mark.parametrize(
+    ("held", "before", "behind", "other"),
+    [
+        (
+            "一个水池有三百四十升水，每分钟流出１７升，问多少分钟以后水池里还剩下一半的水？",
+            "请回答：",
+            "请写出步骤。",
+            "一个农夫有三只羊和五只鸡，问他的动物一共有多少条腿？",
+        ),
+        (
+            "水そうに三百四十リットルの水があり、毎分１７リットル流れ出ます。水が半分になるのは何分後ですか。",
+            "次の問いに答えなさい。",
+            "途中の式も書きなさい。",
+            "農夫は羊を三頭とにわとりを五羽飼っています。足は全部で何本ありますか。",
+        ),
+        (
+            "ถังใบหนึ่งมีน้ำสามร้อยสี่สิบลิตรและน้ำไหลออกนาทีละ１７ลิตรอีกกี่นาทีน้ำจึงจะเหลือครึ่งถัง",
+            "จงตอบคำถามต่อไปนี้",
+            "พร้อมแสดงวิธีทำ",
+            "ชาวนาคนหนึ่งมีแกะสามตัวและไก่ห้าตัวสัตว์ทั้งหมดมีกี่ขา",
+        ),
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+def test_scripts_without_spaces_and_full_width_digits_are_found(
+    held: str, before: str, behind: str, other: str
+) -> None:
+    assert evidence(f"{before}{held.replace('１７', '17')}{behind}", held) == "contained"
+    assert evidence(other, held) is None
 
 
 @pytest.fixture(scope="module")
