@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import resource
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from h1r import pipeline
+from h1r import __version__, pipeline
 from h1r.cli import main
 from h1r.cli.common import print_json
 from h1r.common.files import locked, read_json, write_json
@@ -130,7 +131,8 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(
     found = h1r(command, "other", *(["-p", "1+1"] if command == "generate" else ["1+1"]))
     assert found.code == 2
     assert "model_type: unknown model family `llama`; use one of `falcon_h1`, `qwen3`" in found.err
-    assert found.err.count("\n") == 1
+    assert found.err.startswith("loading other\n")
+    assert found.err.count("\n") == 2
 
 
 def test_a_defect_of_ours_keeps_its_traceback(
@@ -301,6 +303,52 @@ def test_help_answers_within_a_second_and_without_torch() -> None:
     assert all(
         command in done.stdout for command in ("demo", "curate", "sft", "rl", "generate", "solve", "eval", "report")
     )
+
+
+def test_version_and_short_help(h1r: Callable[..., SimpleNamespace]) -> None:
+    assert h1r("--version").out == f"h1r {__version__}\n"
+    assert h1r("-h").out == h1r("--help").out
+    assert h1r("solve", "-h").out == h1r("solve", "--help").out
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./model", "~/no such model", "here/model"])
+@pytest.mark.parametrize("command", [("generate", "-p", "hi"), ("solve", "hi")])
+def test_a_directory_that_is_not_there_is_told_before_anything_is_loaded(
+    h1r: Callable[..., SimpleNamespace], command: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("here").mkdir()
+    for module in ("h1r.evals.answers", "h1r.engine.protocol"):
+        monkeypatch.setitem(sys.modules, module, None)  # importing it would raise
+    found = h1r(command[0], name, *command[1:])
+    assert (found.code, found.err) == (
+        2,
+        f"h1r: no checkpoint directory {name}; check the path, or give a hub id as owner/name\n",
+    )
+
+
+def test_a_prompt_can_come_from_standard_input(
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def generate(checkpoint: str, prompts: list[str], *rest: object) -> list[object]:
+        asked.extend(prompts)
+        return []
+
+    Path("model").mkdir()
+    monkeypatch.setattr("h1r.evals.answers.generate", generate)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is\n1 + 1?\n"))
+    found = h1r("generate", "model", "-p", "-", "-p", "hi")
+    assert (found.code, asked) == (0, ["What is\n1 + 1?", "hi"])
+    assert found.err.startswith("loading model\n")
+
+
+def test_a_file_without_problems_is_refused(h1r: Callable[..., SimpleNamespace]) -> None:
+    Path("model").mkdir()
+    Path("none.jsonl").write_text("")
+    found = h1r("solve", "model", "none.jsonl")
+    assert found.code == 2
+    assert "none.jsonl holds no problem" in found.err
 
 
 def test_json_for_programs_says_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,9 @@ from h1r.common.files import locked, read_json, write_json
 from h1r.common.progress import note
 from h1r.config import CorpusBenchmark, Recipe
 from h1r.errors import UserError
-from h1r.rollout.rewards import Rewards
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.open import check_trackers, log_summary
-from h1r.verify import require, use_judge
 
 Summary = dict[str, Any]
 
@@ -107,6 +105,8 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
                 f"{directory} {state}; add --resume to go on, give another --out, or delete {directory} and "
                 f"{run.path / 'done' / f'{stage}.json'} to train again"
             )
+    from h1r.verify import use_judge
+
     check_trackers(recipe)
     check_parts(recipe)
     _use_threads(recipe.threads)
@@ -137,6 +137,9 @@ def run_all(recipe: Recipe, run: Run) -> Iterator[tuple[str, Summary, bool]]:
 
 def check_parts(recipe: Recipe) -> None:
     """Refuses names of verifiers and rewards that nobody registered, hours before the stage that would miss them."""
+    from h1r.rollout.rewards import Rewards
+    from h1r.verify import require
+
     Rewards(recipe.rl.rewards)
     for one in (*recipe.corpus.sources, *recipe.corpus.benchmarks, *recipe.eval.benchmarks):
         if isinstance(one, CorpusBenchmark) and one.verifier:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from h1r.cli.common import AsJson, Checkpoint, Set, print_json, recipe_file, stopping
+from h1r.cli.common import AsJson, Checkpoint, Set, check_checkpoint, print_json, recipe_file, stopping
 from h1r.common.progress import quiet
 from h1r.common.terminal import shown
 from h1r.config import load_recipe
@@ -19,7 +19,7 @@ from h1r.errors import UserError
 
 def generate(
     checkpoint: Checkpoint,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A question. Repeat for more.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A question; - reads it. Repeat for more.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Traces per question.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
     top_p: Annotated[float, typer.Option(min=0.001, max=1, help="Nucleus: mass of the likeliest tokens kept.")] = 1.0,
@@ -30,6 +30,8 @@ def generate(
 ) -> None:
     """Answer questions on the terminal."""
     quiet(as_json)
+    check_checkpoint(checkpoint)
+    prompt = [sys.stdin.read().strip() if one == "-" else one for one in prompt]
     from h1r.engine.protocol import SamplingParams
     from h1r.evals.answers import generate as answer
 
@@ -66,6 +68,7 @@ def solve(
 ) -> None:
     """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""
     quiet(as_json)
+    check_checkpoint(checkpoint)
     from h1r.evals.answers import recipe_of, summary
     from h1r.evals.answers import solve as answer
 

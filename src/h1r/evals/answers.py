@@ -310,6 +310,8 @@ def _problems(question: str) -> list[Problem]:
         )
     if is_file:
         problems = list(read_jsonl(question, Problem))
+        if not problems:
+            raise UserError(f"{question} holds no problem; give a file with one JSON object a line")
         twice = [one for one, count in Counter(problem.id for problem in problems).items() if count > 1]
         if twice:
             raise UserError(f"{question}: two lines have the id `{twice[0]}`; give every problem an id of its own")
