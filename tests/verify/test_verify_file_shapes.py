@@ -31,6 +31,7 @@ RIGHT = json.dumps({"prediction": "42", "reference": "42\u200b"}) + "\n"
         (RIGHT * 2).encode("utf-16"),
         (RIGHT * 2).replace("\n", "\r").encode(),
     ],
+    ids=["gzip", "zstd", "a mark", "UTF-16", "bare CR"],
 )
 def test_files_of_every_encoding_are_graded(tmp_path: Path, data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x").write_bytes(data)
