@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def test_shards_are_named_by_an_index_that_counts_their_bytes(tmp_path: Path) ->
     assert len(files) > 2
     assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_files_are_as_readable_as_the_user_wants_files_to_be(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        save(HybridForCausalLM(SMALL), tmp_path / "model", max_shard_size=10_000)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()}
+    assert len(modes) > 4
+    assert set(modes.values()) == {0o666 & ~mask}
 
 
 def test_a_save_over_shards_leaves_none_of_them_and_keeps_what_is_not_its_own(tmp_path: Path) -> None:

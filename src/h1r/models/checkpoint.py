@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -119,6 +120,8 @@ def save(
             )
         for name, content in (("config.json", config), ("generation_config.json", generation)):
             (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        for file in directory.glob("*.safetensors"):  # safetensors lets nobody else read them, whatever the umask
+            shutil.copymode(directory / "config.json", file)
         if tokenizer is not None:
             tokenizer.save_pretrained(directory)
 
