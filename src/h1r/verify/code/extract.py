@@ -54,7 +54,7 @@ _FENCE_BEHIND_TEXT = re.compile(r"\A[^`]*+(`{3,}+)([^\s`]++)[ \t]*+(\d\d)?\s*+\Z
 """A fence behind words on its line, which has to name a language: Sure! ```python"""
 _QUOTED_FENCE = re.compile(r"^[ \t]{0,3}>[ \t]{0,3}(?:`{3}|~{3})", re.MULTILINE)
 _QUOTED = re.compile(r"^[ \t]{0,3}>(?: |$)", re.MULTILINE)
-_TAGS = re.compile(r"\[(/?)(PYTHON|CODE|SOLUTION)\]|<(/?)(code|python)(?: [^<>\n]{0,60})?>", re.IGNORECASE)
+_TAGS = re.compile(r"\[(/?)(PYTHON|CODE|SOLUTION)\]|<(/?)(code|python)(?: [^<>\n]{0,60}+)?+>", re.IGNORECASE)
 _CLOSING = re.compile(r"\A(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
 _ENDS_ANSWER = re.compile(r"\A[ \t]*+</answer>", re.IGNORECASE)
 _TAG = re.compile(r"\A[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
