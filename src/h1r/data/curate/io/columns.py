@@ -70,7 +70,8 @@ def value_text(value: Any, column: str) -> str:
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return ""
     if isinstance(value, Decimal):
-        return format(value.normalize(), "f")
+        text = format(value, "f")  # `normalize` would round to the digits of whoever has set the context
+        return text.rstrip("0").rstrip(".") if "." in text else text
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadRowError(f"column `{column}` is {type(value).__name__}, not text or a number")
     return str(value)
