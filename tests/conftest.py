@@ -6,6 +6,7 @@ Property-based tests explore new examples on a developer's machine and repeat th
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,10 @@ from h1r.common import progress
 # No deadline: on a busy machine any example can take long, and that says nothing about the code.
 settings.register_profile("exploring", deadline=None)
 settings.register_profile("checks", derandomize=True, deadline=None)
+# A suite that a shell started in the background ignores Ctrl-C, and so would every program that its tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.load_profile("checks" if os.environ.get("CI") else "exploring")
 
 
