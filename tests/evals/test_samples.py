@@ -1,11 +1,10 @@
 """Answers of an evaluation in a file: it goes on from what a kill leaves, and asks for verdicts that did not come."""
 
+import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -117,35 +116,34 @@ def test_half_a_character_in_a_question_is_kept(tmp_path: Path) -> None:
         assert samples.verdict((0, 0)) == Verdict(1.0)
 
 
-KILLED = """
-import os, random, signal, sys
-sys.path.insert(0, sys.argv[3])
-from pathlib import Path
-from test_samples import CountingEngine, run
-engine = CountingEngine()
-left = int(sys.argv[2])
-def fails(number, seed):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return False
-engine.fails = fails
-run(Path(sys.argv[1]), engine)
-"""
+def killed_after(path: Path, answers: int) -> bool:
+    """Evaluates in a fork of this process, which is killed before it gives the next answer; whether it was."""
+
+    def fails(number: int, seed: int) -> bool:
+        nonlocal answers
+        answers -= 1
+        if answers < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            run(path, CountingEngine(fails))
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
+    return status != 0
 
 
 def test_kills_at_any_answer_leave_the_scores_of_an_unbroken_run(tmp_path: Path) -> None:
     """Every attempt but the last is killed after a few answers; none of those that had ended is generated again."""
     path, random_number = tmp_path / "s.jsonl", random.Random(0)
-    for attempt in range(6):
-        after = random_number.randint(1, 5)
+    while True:
+        after = random_number.randint(1, 3)
         before = len(rows(path)) if path.exists() else 0
-        command = [sys.executable, "-c", KILLED, str(path), str(after), str(Path(__file__).parent)]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
-        assert done.returncode in (0, -signal.SIGKILL)
-        if done.returncode == 0:
+        if not killed_after(path, after):
             break
-        answers = [row for row in rows(path)[before:] if "text" in row]
-        assert len(answers) == after, attempt
+        assert len([row for row in rows(path)[before:] if "text" in row]) == after
     assert run(path, CountingEngine()) == run(None, CountingEngine())

@@ -59,7 +59,7 @@ def lines(folder: Path, line: dict[str, object], count: int) -> str:
 @needs_sandbox
 def test_the_command_ends_with_programs_queued(tmp_path):
     line = {"prediction": SLOW_CODE, "tests": [{"input": "1", "output": "1"}], "metadata": {"limits": {"time_s": 60}}}
-    command = [sys.executable, "-m", "h1r", "verify", lines(tmp_path, line, 50), "--json"]
+    command = [sys.executable, "-m", "h1r", "verify", lines(tmp_path, line, 50)]
     assert seconds_to_end(command, "isolation by", tmp_path) < LIMIT_S
 
 
