@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import inspect
 import json
 import sys
@@ -11,14 +12,16 @@ import pytest
 import reasoning_gym
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
 from h1r.records import Problem
 from h1r.verify import VerifierPool, reference_scores
 from h1r.verify.math.value import same_value
-from h1r.verify.reasoning_gym import score
+from h1r.verify.reasoning_gym import grade, score
 from h1r.verify.reasoning_gym.formula import derivative, numbers_of, read_formula, value_of
 from h1r.verify.reasoning_gym.grade import _EVALUATION, EVALUATES_ITS_OWN, evaluates, is_inert
+from h1r.verify.reasoning_gym.plain import BY_DEFAULT, quick
 from h1r.verify.reasoning_gym.scorers import OWN
 
 FAMILIES = ["chain_sum", "countdown", "spell_backward", "knights_knaves", "polynomial_multiplication", "binary_matrix"]
@@ -51,6 +54,29 @@ def pool():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reference_answers_score(pool, family):
     assert all(reference_scores(problem, pool) for problem in problems(family))
+
+
+@pytest.mark.parametrize("family", sorted({*BY_DEFAULT, "chain_sum", "spell_backward"}))
+def test_what_a_comparison_decides_is_what_the_scorer_says(family):
+    if family in BY_DEFAULT:
+        assert DATASETS[family][0].score_answer is ProceduralDataset.score_answer
+        assert not evaluates(family)
+    decided = 0
+    for problem in problems(family, 3):
+        right = problem.answer
+        texts = [
+            *(right, right.upper(), f" {right}", f"${right}$", f"{right}{right}", right[:-1], right[::-1]),
+            *("", "0", "nan", "1,000", "-1", "1e3", "\u0661", "x" * 300),
+            *(f"+0{right}.00", f"{right}.5", f"so {right} it is"),
+        ]
+        for text in texts:
+            found = quick(problem, rf"\boxed{{{text}}}")
+            if found is not None:
+                decided += 1
+                assert found == grade(problem, rf"\boxed{{{text}}}"), text
+    assert decided > 12
+    assert quick(problem, "no box") is None
+    assert quick(dataclasses.replace(problem, metadata={}), r"\boxed{1}") is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -261,6 +261,7 @@ for _built_in in (
     Verifier(
         "reasoning_gym",
         "h1r.verify.reasoning_gym:grade",
+        quick="h1r.verify.reasoning_gym.plain:quick",
         warm="h1r.verify.reasoning_gym:warm",
         needs_box=True,
         boxes_predictions=True,
