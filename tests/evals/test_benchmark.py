@@ -159,12 +159,19 @@ class ShortEngine(ScriptedEngine):
 
 def test_a_prompt_that_is_too_long_is_unscored_and_the_others_go_on(tmp_path):
     with VerifierPool() as pool:
-        for _ in range(2):  # a second time, when nothing is asked for
-            pipeline = RolloutPipeline(ShortEngine(right_when_small), TOKENIZER, pool.verify_many)
+        asked = []
+        for attempt in range(3):
+            engine = ShortEngine(right_when_small)
+            pipeline = RolloutPipeline(engine, TOKENIZER, pool.verify_many)
+            if attempt == 2:  # a kill before that one could be told
+                kept = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines(True)
+                (tmp_path / "samples.jsonl").write_text("".join(kept[:-4]), encoding="utf-8")
             result = evaluate(pipeline, PROBLEMS, SECTION, 0, path=tmp_path / "samples.jsonl")
             assert [outcome.problem_id for outcome in result.outcomes] == [f"p{i}" for i in range(5)]
             assert result.pass_at_1 == pytest.approx(3 / 5)
             assert result.faults.error == result.faults.unanswerable == pytest.approx(1 / 6)
             assert unfinished(result.to_dict()) == 0  # nothing that asking again could mend
+            asked.append(len(engine.params or []))
+        assert asked == [6, 0, 1]
         with pytest.raises(UserError, match=r"generated nothing: prompt \(90\)"):
             evaluate(pipeline, PROBLEMS[5:], SECTION, 0)

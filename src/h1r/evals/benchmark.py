@@ -105,17 +105,24 @@ def _generate(
     total, tokens = len(problems) * section.samples, 0
     with progress(name, total, "trace") as bar:
         bar.advance(total - len(missing))
+
+        def take(trace: Trace) -> None:
+            nonlocal tokens
+            (index, first), _ = parts[trace.prompt_index]
+            trace.prompt_index, trace.sample_index = index, first + trace.sample_index
+            samples.add([trace])
+            grader.add(trace)
+            tokens += trace.num_tokens
+            bar.advance(tokens=tokens)
+
         try:
             for trace in pipeline.stream([problems[index] for (index, _), _ in parts], params) if parts else ():
-                (index, first), _ = parts[trace.prompt_index]
-                trace.prompt_index, trace.sample_index = index, first + trace.sample_index
-                samples.add([trace])
-                grader.add(trace)
-                tokens += trace.num_tokens
-                bar.advance(tokens=tokens)
-        except UnanswerableError:
-            if len(missing) == total:  # else what is kept says the same of these, and the others have their answers
+                take(trace)
+        except UnanswerableError as error:
+            if len(missing) == total:
                 raise
+            for trace in error.traces:  # the others have their answers from an earlier attempt
+                take(trace)
         grader.finish()
 
 

@@ -68,9 +68,13 @@ class Samples:
         self._file.close()
 
     def missing(self) -> list[Place]:
-        """What has no answer yet, or one that the engine failed at; in order."""
+        """What has no answer yet, or one that the engine failed at and may not fail at again; in order."""
+
+        def is_missing(answer: Answer | None) -> bool:
+            return answer is None or (answer.finish_reason == "error" and not answer.unanswerable)
+
         every = ((index, sample) for index in range(len(self.problems)) for sample in range(self.n))
-        return [place for place in every if place not in self._answers or self._answers[place].finish_reason == "error"]
+        return [place for place in every if is_missing(self._answers.get(place))]
 
     def unscored(self) -> list[Place]:
         """Answers whose verdict did not come about, in order."""

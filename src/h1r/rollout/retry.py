@@ -31,7 +31,11 @@ __all__ = ["RetryingEngine", "UnanswerableError", "is_unanswerable"]
 
 
 class UnanswerableError(UserError):
-    """None of the prompts of a call can be answered."""
+    """None of the prompts of a call can be answered; `traces` says so of each."""
+
+    def __init__(self, sentence: str, traces: Sequence[Trace]) -> None:
+        super().__init__(sentence)
+        self.traces = traces
 
 
 class RetryingEngine:
@@ -77,7 +81,7 @@ class RetryingEngine:
             self._again = []
         total = sum(one.n for one in each)
         if len(unanswerable) == total:
-            raise UnanswerableError(_nothing(unanswerable[0], prompts))
+            raise UnanswerableError(_nothing(unanswerable[0], prompts), unanswerable)
         self._refuse(twice, total - len(unanswerable), prompts)
         if unanswerable:
             found = len({trace.prompt_index for trace in unanswerable})
