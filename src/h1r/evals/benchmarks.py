@@ -16,7 +16,7 @@ import random
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from h1r.config import BenchmarkSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
 from h1r.evals.gradable import why_ungradable
-from h1r.records import Problem
+from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify.controls import examine
 
@@ -155,8 +155,8 @@ def measured(of: Mapping[str, Any], path: Path, measure: Callable[[Path], dict[s
 
 def contents_of(problems: Sequence[Problem]) -> str:
     """A digest of problems, references and what their verifiers need."""
-    text = "\0".join(json.dumps(asdict(problem), sort_keys=True, default=str) for problem in problems)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = "\0".join(map(to_json, problems))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def unfinished(result: Mapping[str, Any]) -> int:

@@ -15,7 +15,6 @@ never its text.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import threading
@@ -23,18 +22,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from h1r.common.files import atomic
 from h1r.evals.metrics import Answer
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.retry import is_unanswerable
 from h1r.scaling.answers import extract_answer
 from h1r.scaling.lines import LineFile
+from h1r.scaling.trace_arrays import decoded, encoded
 
 Place = tuple[int, int]
 """Problem (its index) and sample."""
-_ARRAYS = {"token_ids": "<i4", "confidences": "<f4"}
+_ARRAYS = ("token_ids", "confidences")
 
 
 class Samples:
@@ -95,7 +93,7 @@ class Samples:
                 "seed": trace.seed,
                 "error": trace.error,
                 "reward": trace.reward,
-                **{name: _encoded(getattr(trace, name), kind) for name, kind in _ARRAYS.items()},
+                **encoded(trace, _ARRAYS),
             }
             self._append((trace.prompt_index, trace.sample_index), row)
 
@@ -116,9 +114,6 @@ class Samples:
     def trace(self, place: Place) -> Trace:
         """An answer as it was generated, but for its log-probabilities, which are not kept."""
         row = self._row(self._offsets[place])
-        arrays = {
-            name: np.frombuffer(base64.b64decode(row[name]), dtype=kind).tolist() for name, kind in _ARRAYS.items()
-        }
         return Trace(
             prompt_index=place[0],
             sample_index=place[1],
@@ -130,7 +125,7 @@ class Samples:
             problem_id=row["problem_id"],
             error=row["error"],
             reward=row["reward"],
-            **arrays,
+            **decoded(row, _ARRAYS),
         )
 
     def verdict(self, place: Place) -> Verdict | None:
@@ -190,7 +185,3 @@ def _line(row: dict[str, Any]) -> str:
     except UnicodeEncodeError:
         return json.dumps(row)
     return line
-
-
-def _encoded(values: Sequence[float], kind: str) -> str:
-    return base64.b64encode(np.asarray(values, dtype=kind).tobytes()).decode()

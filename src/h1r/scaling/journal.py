@@ -17,7 +17,6 @@ A last line that a kill cut short is dropped.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import itertools
@@ -26,16 +25,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.records import Trace
 from h1r.scaling.lines import LineFile
+from h1r.scaling.trace_arrays import decoded, encoded
 
 if TYPE_CHECKING:
     import torch
-
-_ARRAYS = {"token_ids": "<i4", "logprobs": "<f4", "sampling_logprobs": "<f4", "confidences": "<f4"}
 
 
 class Journal:
@@ -173,15 +169,9 @@ def _gaps(there: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def _encode(trace: Trace) -> dict[str, Any]:
-    """Arrays in the 32 bits that engines compute in, which loses nothing."""
     fields = {field.name: getattr(trace, field.name) for field in dataclasses.fields(trace)}
-    for name, kind in _ARRAYS.items():
-        fields[name] = base64.b64encode(np.asarray(fields[name], dtype=kind).tobytes()).decode()
-    return fields
+    return {**fields, **encoded(trace)}
 
 
 def _decode(fields: dict[str, Any]) -> Trace:
-    arrays = {
-        name: np.frombuffer(base64.b64decode(fields[name]), dtype=kind).tolist() for name, kind in _ARRAYS.items()
-    }
-    return Trace(**{**fields, **arrays})
+    return Trace(**{**fields, **decoded(fields)})
