@@ -134,3 +134,13 @@ def test_a_long_line_costs_time_and_memory_linear_in_its_length(tmp_path: Path) 
     assert memory < 5 * 32_000_000
     small, large = (min(cost(size)[0] for _ in range(3)) for size in (4_000_000, 32_000_000))
     assert large < 8 * 4 * max(small, 0.005)
+
+
+@pytest.mark.parametrize("depth", [120, 600, 900, 5000])
+@pytest.mark.parametrize("around", ["[{}]", '{{"a": {}}}'])
+def test_what_is_nested_deeper_than_data_are_is_a_bad_line(depth: int, around: str) -> None:
+    before, after = around.format("|").split("|")
+    with pytest.raises(ValueError, match="nested too deep"):
+        json_value(f"{before * depth}1{after * depth}".encode())
+    shallow = json_value(f"[{', '.join(['{}'] * 500)}, {before * 50}1{after * 50}]".encode())
+    assert len(shallow) == 501

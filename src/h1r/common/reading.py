@@ -23,6 +23,9 @@ from typing import Any
 from h1r.errors import UserError
 
 BLOCK_BYTES = 1 << 20
+MAX_NESTING = 100
+"""Lists and objects in each other; the deepest of known data sets have about ten."""
+NESTED = "nested too deep"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -93,16 +96,36 @@ def decoded(line: bytes) -> str:
 
 
 def json_value(line: bytes) -> Any:
-    """The JSON value of a line. `ValueError` says in a phrase why there is none; half a surrogate pair is no text."""
+    """The JSON value of a line. `ValueError` says in a phrase why there is none; half a surrogate pair is no text, and
+    what is nested deeper than MAX_NESTING no data."""
     try:
         value = json.loads(decoded(line.removeprefix(codecs.BOM_UTF8)))
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error})" if line.strip() else "empty") from None
     except RecursionError:
-        raise ValueError("not JSON (nested too deep)") from None
+        raise ValueError(f"not JSON ({NESTED})") from None
+    if line.count(b"[") + line.count(b"{") > MAX_NESTING and is_deep(value):
+        raise ValueError(NESTED)
     if _HALF_PAIR.search(line):
         refuse_half_pairs(json.dumps(value, ensure_ascii=False))
     return value
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects stand in each other beyond MAX_NESTING: code that walks them would end in the middle of
+    a run, with a traceback."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, list | dict)
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, list | dict)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def refuse_half_pairs(text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from h1r.common.reading import json_value
 from h1r.errors import UserError
 from h1r.records import Problem, content_id, first_problem, read_lines
 
@@ -25,7 +25,7 @@ def read_problems(path: str | Path) -> list[Problem]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
+            row = json_value(text.encode())
             if isinstance(row, dict):
                 answer = row.get("answer")
                 numeric = isinstance(answer, int | float) and not isinstance(answer, bool)
@@ -35,8 +35,8 @@ def read_problems(path: str | Path) -> list[Problem]:
                 elif isinstance(row.get("id"), int):
                     row["id"] = str(row["id"])
             found.append(_PROBLEM.validate_python(row))
-        except (ValueError, RecursionError) as error:
-            why = first_problem(error) if isinstance(error, ValidationError) else f"not JSON ({error})"
+        except ValueError as error:
+            why = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise UserError(
                 f"{path}, line {number}: {why}; a problem has `question` and `answer`, and may have `id`, `verifier` "
                 "and `metadata`; files of other shapes are read by [[corpus.sources]]"

@@ -239,3 +239,18 @@ def test_every_gsm8k_problem_is_read_with_a_numeric_answer_and_a_worked_trace() 
         assert float(item.problem.answer.replace(",", "")) is not None
         (message,) = traces(item.problem, 3, random.Random(0))
         assert message.thinking
+
+
+@pytest.mark.parametrize("depth", [120, 450, 900])
+def test_text_that_holds_deep_json_is_set_aside(tmp_path: Path, depth: int) -> None:
+    """A column of text, as Parquet has it, out of which a value is taken."""
+    (tmp_path / "f.jsonl").write_text(
+        json.dumps(
+            {"question": "q", "answer": "1", "more": json.dumps({"tests": 0}).replace("0", "[" * depth + "]" * depth)}
+        )
+        + "\n"
+    )
+    section = CorpusSource(name="s", kind="jsonl", path="f", columns={"answer": "answer"}, metadata={"t": "more.tests"})
+    reader = Reader(section, str(tmp_path / "f.jsonl"), 0)
+    assert list(reader.items()) == []
+    assert [bad.why for bad in reader.bad] == ["nested too deep"]

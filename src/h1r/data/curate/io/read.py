@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from h1r.common.reading import NESTED, is_deep
 from h1r.config import CorpusBenchmark, CorpusSource
 from h1r.data.curate.io.chats import Turn, conversation, shape_of, tool_schemas, turns, with_thinking, without_nulls
 from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, plain, reach, value_text
@@ -121,9 +122,13 @@ class Reader:
 
     def _item(self, number: int, row: dict[str, Any]) -> Item | None:
         try:
-            return self._read(number, row)
-        except BadRowError as error:
-            self.bad.append(BadLine(self.path, number, str(error), json.dumps(row, default=str)[:2000]))
+            item = self._read(number, row)
+            if is_deep(item.problem.metadata):  # which may have come out of text
+                raise BadRowError(NESTED)
+            return item
+        except (BadRowError, RecursionError) as error:
+            why = NESTED if isinstance(error, RecursionError) else str(error)
+            self.bad.append(BadLine(self.path, number, why, json.dumps(row, default=str)[:2000]))
             return None
 
     def _read(self, number: int, row: dict[str, Any]) -> Item:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from h1r.common.reading import DamagedError, json_value, refuse_half_pairs, whole
+from h1r.common.reading import NESTED, DamagedError, is_deep, json_value, refuse_half_pairs, whole
 from h1r.config import CorpusBenchmark
 from h1r.data.curate.io.chats import SHAPE_COLUMNS
 from h1r.data.curate.io.columns import nearest, prefixes
@@ -58,6 +58,9 @@ def _json_array(section: CorpusBenchmark, path: str) -> Iterator[Row]:
         try:
             if not isinstance(row, dict):
                 raise ValueError("not an object")
+            if is_deep(row):
+                yield number, BadLine(path, number, NESTED, "")
+                continue
             if has_escapes:
                 refuse_half_pairs(json.dumps(row, ensure_ascii=False))
             yield number, row
