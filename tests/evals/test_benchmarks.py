@@ -59,7 +59,8 @@ def test_metadata_goes_to_the_verifier_and_into_the_prompt(tmp_path: Path) -> No
     ]
     columns = {"tests": "cases", "func_name": "more.name?", "code": "code"}
     prompt = r"{question} \boxed{} {unknown} {code}"
-    first, second = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, metadata=columns, prompt=prompt)).problems
+    section = benchmark(tmp_path / "f.jsonl", rows, metadata=columns, prompt=prompt, verifier="code")
+    first, second = load_benchmark(section).problems
     assert first.metadata == {"tests": [1], "func_name": "f", "code": "def f():"}
     assert second.metadata == {"tests": [2], "code": ""}
     assert first.question == r"q1 \boxed{} {unknown} def f():"
@@ -87,6 +88,11 @@ def test_unusable_rows_are_kept_apart_and_a_benchmark_of_them_is_refused(tmp_pat
         load_benchmark(benchmark(tmp_path / "f.jsonl", [bad], options=["options"], **CHOICE))
     with pytest.raises(UserError, match="neither an answer nor"):
         load_benchmark(benchmark(tmp_path / "f.jsonl", [{"question": "q"}]))
+    for none in (None, "", "NaN", "n/a"):  # whatever else the row has, mathematics needs a reference
+        rows = [{"question": "q", "answer": none, "more": 1}]
+        section = benchmark(tmp_path / "f.jsonl", rows, columns={"answer": "answer"}, metadata={"more": "more"})
+        with pytest.raises(UserError, match="neither an answer nor"):
+            load_benchmark(section)
     for answer in ("E", "", "AB"):
         with pytest.raises(UserError, match="none of the options"):
             load_benchmark(benchmark(tmp_path / "f.jsonl", [{**good, "answer": answer}], options=["options"], **CHOICE))

@@ -29,6 +29,7 @@ from h1r.evals.gradable import why_ungradable
 from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify.controls import examine
+from h1r.verify.controls.answers import lacks_reference
 
 NAMED = 5
 """Unusable problems that a note names; the result has them all."""
@@ -191,7 +192,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
             raise ValueError(f"its answer {answer[:40]!r} is none of the options")
         pairs = zip(string.ascii_uppercase, options, strict=False)
         values["options"] = "\n".join(f"{letter}) {text}" for letter, text in pairs)
-    if not problem.answer.strip() and not problem.metadata:
+    if lacks_reference(problem) or not (problem.answer.strip() or problem.metadata):
         raise ValueError("it has neither an answer nor what its verifier needs instead")
     values = {**problem.metadata, **values}
     problem.question = _PLACE.sub(lambda match: str(values.get(match[1], match[0])), section.prompt)
