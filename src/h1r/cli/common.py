@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from h1r.common.hub import local_directory
 from h1r.common.progress import note
 from h1r.common.terminal import shown_json
 from h1r.config import Recipe, load_recipe
@@ -45,14 +46,9 @@ class StoppedError(Exception):
 
 
 def check_checkpoint(name: str) -> None:
-    """Says at once that a directory is not there, or that loading begins, since the imports take seconds.
-
-    `UserError` for a name that can be none of the hub's: OWNER/NAME, whose owner is no directory here.
-    """
-    path = Path(name)
-    is_here = path.is_absolute() or name.startswith((".", "~")) or (path.parent != Path() and path.parent.is_dir())
-    if is_here and not path.exists():
-        raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
+    """Says at once what is wrong with a name (`local_directory`), or that loading begins, since the imports take
+    seconds."""
+    local_directory(name)
     note(f"loading {name}")
 
 

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from h1r.common.files import replace_directory
+from h1r.common.hub import local_directory
 from h1r.errors import UserError
 from h1r.models.causal_lm import CausalLM
 from h1r.models.config import ModelConfig
@@ -283,14 +284,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _directory(path_or_id: str | Path, revision: str | None) -> Path:
     """The local directory, downloaded when it is a hub id. Nothing that looks like a path is asked of the network."""
-    path, name = Path(path_or_id).expanduser(), str(path_or_id)
-    if path.is_dir():
+    if (path := local_directory(path_or_id)) is not None:
         if revision is not None:
             raise UserError(f"revision {revision!r} is for hub ids, and {path} is a directory; leave it out")
         return path
-    owner = name.partition("/")[0]
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or owner.startswith(".") or Path(owner).is_dir():
-        raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
+    name = str(path_or_id)
     try:
         wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
