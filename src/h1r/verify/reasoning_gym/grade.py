@@ -15,7 +15,7 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -62,13 +62,28 @@ def grade(problem: Problem, answer: str) -> Verdict:
         return Verdict(
             0.0, extracted=boxed, error="the problem has no metadata.entry for its scorer", reason="unscored"
         )
-    family = str(entry.get("metadata", {}).get("source_dataset", problem.family))
-    scores = [score(family, candidate, entry) for candidate in dict.fromkeys((boxed, unwrap(boxed)))]
-    readable = [value for value in scores if value is not None]
+    family = family_of(problem, entry)
+    readable = [value for one in candidates(boxed) if (value := score(family, one, entry)) is not None]
     if not readable:
         why = f"not an answer that family `{family}` reads"
         return Verdict(0.0, {"score": 0.0}, extracted=boxed, error=why, reason="not_readable")
-    best = max(readable)
+    return best_of(readable, boxed)
+
+
+def family_of(problem: Problem, entry: dict[str, Any]) -> str:
+    """The family whose scorer an item wants."""
+    metadata = entry.get("metadata")
+    return str(metadata.get("source_dataset", problem.family)) if isinstance(metadata, dict) else problem.family
+
+
+def candidates(boxed: str) -> list[str]:
+    """What a box may have meant to state: its content, and that without what only typesets it."""
+    return list(dict.fromkeys((boxed, unwrap(boxed))))
+
+
+def best_of(scores: Sequence[float], boxed: str) -> Verdict:
+    """The verdict on a box from the scores of its candidates."""
+    best = max(scores)
     return Verdict(float(best >= FULL_SCORE), {"score": best}, extracted=boxed)
 
 

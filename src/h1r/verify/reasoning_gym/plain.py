@@ -15,8 +15,8 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from h1r.records import Problem, Verdict
-from h1r.verify.reasoning_gym.grade import FULL_SCORE, MAX_CHARS
-from h1r.verify.response.extract import stated_box, unwrap
+from h1r.verify.reasoning_gym.grade import MAX_CHARS, best_of, candidates, family_of
+from h1r.verify.response.extract import stated_box
 
 BY_DEFAULT = frozenset(
     (
@@ -36,18 +36,14 @@ def quick(problem: Problem, answer: str) -> Verdict | None:
     entry = problem.metadata.get("entry")
     if not isinstance(entry, dict) or not isinstance(entry.get("answer"), str):
         return None
-    metadata = entry.get("metadata")
-    family = str(metadata.get("source_dataset", problem.family)) if isinstance(metadata, dict) else problem.family
+    family = family_of(problem, entry)
     compare = _by_default if family in BY_DEFAULT else _COMPARE.get(family)
     boxed = stated_box(answer) if compare else None
-    if compare is None or boxed is None or len(boxed) > MAX_CHARS or len(entry["answer"]) > MAX_CHARS:
+    if compare is None or boxed is None or max(len(boxed), len(entry["answer"])) > MAX_CHARS:
         return None
-    scores = [compare(candidate, entry["answer"]) for candidate in dict.fromkeys((boxed, unwrap(boxed)))]
-    found = [score for score in scores if score is not None]
-    if len(found) < len(scores):
-        return None
-    best = max(found)
-    return Verdict(float(best >= FULL_SCORE), {"score": best}, extracted=boxed)
+    scores = [compare(one, entry["answer"]) for one in candidates(boxed)]
+    decided = [value for value in scores if value is not None]
+    return best_of(decided, boxed) if len(decided) == len(scores) else None
 
 
 def _by_default(answer: str, reference: str) -> float:
