@@ -12,6 +12,7 @@ import pytest
 from h1r.common.progress import quiet
 from h1r.config import EvalSection, RolloutSection
 from h1r.data.tokenizer import train_tokenizer
+from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import unfinished
 from h1r.evals.samples import Samples
@@ -102,6 +103,19 @@ def test_an_answer_that_the_engine_failed_at_is_asked_for_again(tmp_path: Path) 
     again = CountingEngine()
     assert run(tmp_path / "s.jsonl", again) == run(None, CountingEngine())
     assert {number for number, _ in again.asked} == {2}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "[]", "1", "no json", '{"problem_id": "p0", "sample": "0", "text": 1}', '{"problem_id": [], "sample": 0}'],
+)
+def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
+    run(tmp_path / "s.jsonl", CountingEngine())
+    with open(tmp_path / "s.jsonl", "a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
+    for _ in range(2):  # the file is not left locked
+        with pytest.raises(UserError, match="line 21: no answer of an evaluation"):
+            run(tmp_path / "s.jsonl", CountingEngine())
 
 
 def test_half_a_character_in_a_question_is_kept(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from h1r.common.files import atomic
+from h1r.errors import UserError
 from h1r.evals.metrics import Answer
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.retry import is_unanswerable
@@ -38,7 +39,7 @@ _ARRAYS = ("token_ids", "confidences")
 class Samples:
     """The answers to `problems`, `n` each, in the file at `path`; what is there already is taken over.
 
-    Raises `UserError` when the file cannot be written, or another process writes it. Threads may add at once.
+    Raises `UserError` when the file cannot be written or read, or another process writes it. Threads may add at once.
     """
 
     def __init__(self, path: Path, problems: Sequence[Problem], n: int) -> None:
@@ -52,11 +53,17 @@ class Samples:
         """Where the line of an answer begins, and that of its verdict: the same, once the file is whole."""
         self._end = 0
         number = {problem.id: index for index, problem in enumerate(problems)}
-        for line in self._file.lines():
-            row = json.loads(line)
-            place = number.get(row["problem_id"], -1), row["sample"]
-            if place[0] >= 0 and place[1] < n:
-                self._take(place, row)
+        for count, line in enumerate(self._file.lines(), 1):
+            try:
+                row = json.loads(line)
+                place = number.get(row["problem_id"], -1), row["sample"]
+                if place[0] >= 0 and place[1] < n:
+                    self._take(place, row)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self._file.close()
+                raise UserError(
+                    f"{path}, line {count}: no answer of an evaluation; delete the line, or the file to ask again"
+                ) from None
             self._end += len(line.encode()) + 1
 
     def __enter__(self) -> Samples:

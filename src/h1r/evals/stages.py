@@ -140,13 +140,13 @@ def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
 
 def _depends_on(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     """What a result depends on beside its problems: the contents of the weights, the prompt, the engine, the judge."""
-    checkpoint = recipe.model.checkpoint
-    directories = [run.path / "curate" / "tokenizer", Path(recipe.tokenizer.path or ""), Path(checkpoint or "")]
+    given = [Path(one) for one in (recipe.tokenizer.path, recipe.model.checkpoint) if one]
+    directories = [run.path / "curate" / "tokenizer", *given]
     if which != "base":
         directories.append(run.path / which / "model")
     return {
         "model": recipe.model.model_dump(),
-        "files": [contents(one) for one in directories if one.is_dir() and one != Path()],
+        "files": [contents(one) for one in directories if one.is_dir()],
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),
         "engine": {"kind": recipe.engine.kind, "dtype": getattr(recipe.engine, "dtype", None)},
