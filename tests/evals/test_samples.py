@@ -107,7 +107,7 @@ def test_an_answer_that_the_engine_failed_at_is_asked_for_again(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "line",
-    ["{}", "[]", "1", "no json", '{"problem_id": "p0", "sample": "0", "text": 1}', '{"problem_id": [], "sample": 0}'],
+    ["{}", "[]", "1", "no json", '{"problem": 0, "sample": "0", "text": 1}', '{"problem": 99, "sample": 0}'],
 )
 def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
     run(tmp_path / "s.jsonl", CountingEngine())
@@ -116,6 +116,19 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: str) -> None:
     for _ in range(2):  # the file is not left locked
         with pytest.raises(UserError, match="line 21: no answer of an evaluation"):
             run(tmp_path / "s.jsonl", CountingEngine())
+
+
+def test_problems_of_one_id_keep_their_own_answers(tmp_path: Path) -> None:
+    problems = [Problem("p", "what is 1", "1"), Problem("p", "what is 2", "2")]
+    for _ in range(2):
+        with Samples(tmp_path / "s.jsonl", problems, 1) as samples:
+            if missing := samples.missing():
+                samples.add([Trace(index, 0, [1], str(index), [], [], [0.5], "stop") for index, _ in missing])
+                samples.grade(missing, [Verdict(1.0), Verdict(0.0)])
+            found = dict(samples.answers())
+            assert [samples.trace((index, 0)).text for index in (0, 1)] == ["0", "1"]
+            assert (found[0, 0].reward, found[1, 0].reward) == (1.0, 0.0)
+            samples.finish()
 
 
 def test_half_a_character_in_a_question_is_kept(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ Of a (problem, sample) the last line counts. An answer that the engine failed at
 one that could not be scored is kept, and only its verdict is asked for again. In memory stand a few numbers per answer,
 never its text.
 
-    problem_id sample question text tokens finish_reason seed error reward     of the answer; reward: an environment's
-    token_ids confidences                                                      base64 of little-endian int32, float32
-    verdict                                                                    see `records.Verdict`
+    problem sample                              the problem's place among the problems, and the answer's among its own
+    problem_id question text tokens finish_reason seed error reward     of the answer; reward: an environment's
+    token_ids confidences                       base64 of little-endian int32, float32
+    verdict                                     see `records.Verdict`
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ class Samples:
         self._verdicts: dict[Place, int] = {}
         """Where the line of an answer begins, and that of its verdict: the same, once the file is whole."""
         self._end = 0
-        number = {problem.id: index for index, problem in enumerate(problems)}
         for count, line in enumerate(self._file.lines(), 1):
             try:
                 row = json.loads(line)
-                place = number.get(row["problem_id"], -1), row["sample"]
-                if place[0] >= 0 and place[1] < n:
-                    self._take(place, row)
+                place = row["problem"], row["sample"]
+                if not (0 <= place[0] < len(problems) and 0 <= place[1] < n):
+                    raise ValueError(place)
+                self._take(place, row)
             except (ValueError, TypeError, KeyError, AttributeError):
                 self._file.close()
                 raise UserError(
@@ -91,6 +92,7 @@ class Samples:
         for trace in traces:
             problem = self.problems[trace.prompt_index]
             row = {
+                "problem": trace.prompt_index,
                 "problem_id": problem.id,
                 "sample": trace.sample_index,
                 "question": problem.question,
@@ -107,11 +109,7 @@ class Samples:
     def grade(self, places: Sequence[Place], verdicts: Sequence[Verdict]) -> None:
         """Keeps the verdicts of answers that are there."""
         for place, verdict in zip(places, verdicts, strict=True):
-            row = {
-                "problem_id": self.problems[place[0]].id,
-                "sample": place[1],
-                "verdict": dataclasses.asdict(verdict),
-            }
+            row = {"problem": place[0], "sample": place[1], "verdict": dataclasses.asdict(verdict)}
             self._append(place, row)
 
     def answers(self) -> Iterator[tuple[Place, Answer]]:
