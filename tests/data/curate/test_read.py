@@ -254,3 +254,20 @@ def test_text_that_holds_deep_json_is_set_aside(tmp_path: Path, depth: int) -> N
     reader = Reader(section, str(tmp_path / "f.jsonl"), 0)
     assert list(reader.items()) == []
     assert [bad.why for bad in reader.bad] == ["nested too deep"]
+
+
+def test_nulls_and_floats_of_tests_mean_what_they_say(tmp_path: Path) -> None:
+    tests = [
+        [{"input": [1], "output": None}],
+        {"fn_name": "f", "inputs": [[{"a": None}, 6.0]], "outputs": [2.0]},
+    ]
+    rows = [{"question": f"q{n}", "answer": 3.0, "tests": one, "more": {"kept": one}} for n, one in enumerate(tests)]
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = CorpusSource(
+        name="s", kind="jsonl", path="f", verifier="code",
+        columns={"question": "question", "answer": "answer", "tests": "tests"}, metadata={"more": "more.kept"},
+    )  # fmt: skip
+    found = [item.problem for item in Reader(section, str(tmp_path / "f.jsonl"), 0).items()]
+    assert [json.dumps(one.metadata["tests"]) for one in found] == list(map(json.dumps, tests))
+    assert [json.dumps(one.metadata["more"]) for one in found] == list(map(json.dumps, tests))
+    assert {one.answer for one in found} == {"3"}  # text, as where Parquet has made floats of all

@@ -134,7 +134,7 @@ class Reader:
     def _read(self, number: int, row: dict[str, Any]) -> Item:
         section = self.section
         columns = {**shape_of(row), **section.columns} if self._finds_shape else section.columns
-        values = {field: without_nulls(reach(row, column)) for field, column in columns.items()}
+        values = {field: _number(reach(row, column)) for field, column in columns.items()}
         values |= {field: plain(values[field]) for field in ("pass_rate", "reward", "tests") if field in values}
         text = {field: value_text(values[field], columns[field]) for field in _TEXTS if field in values}
         prompt, answered = self._turns(values, text.get("system", ""))
@@ -270,12 +270,18 @@ def _system(text: str) -> list[Turn]:
 _TEXTS = ("question", "answer", "id", "family", "category", "solution", "language", "system")
 
 
+def _number(value: Any) -> Any:
+    """A column's value; a whole number as such, whatever other rows have. Lists and objects stay as they are: nulls and
+    floats in tests mean what they say, and of chats and tools their own readers remove what Arrow filled in."""
+    return value if isinstance(value, list | dict) else without_nulls(value)
+
+
 def _metadata(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
     """The values by the names that a verifier knows; those of optional columns may be missing."""
     found = {}
     for name, column in columns.items():
         try:
-            found[name] = plain(without_nulls(reach(row, column.removesuffix("?"))))
+            found[name] = plain(_number(reach(row, column.removesuffix("?"))))
         except BadRowError:
             if not column.endswith("?"):
                 raise
