@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -80,14 +82,14 @@ def test_weights_in_another_order_are_other_weights() -> None:
 
 
 def test_generate_says_how_many_traces_failed_and_why(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answered(*_: object) -> list[Trace]:
         good = Trace(0, 0, [1], "hello", [0.0], [0.0], [0.0], "stop")
         return [good, Trace(0, 1, [], "", [], [], [], "error", error="the model's logits are not finite numbers")]
 
     monkeypatch.setattr("h1r.evals.answers.generate", answered)
-    assert main(["generate", "somewhere", "-p", "Hello?"]) == 2
+    assert main(["generate", str(tmp_path), "-p", "Hello?"]) == 2
     told = capsys.readouterr()
     assert "hello" in told.out
     assert "1 of 2 traces failed, the first: the model's logits are not finite numbers" in told.err
