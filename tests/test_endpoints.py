@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chat_server import breaks, chat_server, drips, fails, says
-from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
+from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply, Usage
 from h1r.errors import UserError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -70,11 +70,63 @@ def test_a_server_that_is_not_there_is_no_traceback() -> None:
         ask(["http://127.0.0.1:9/v1"], attempts=2)
 
 
-@pytest.mark.parametrize(("status", "why"), [(401, "key is refused"), (404, "no such path or model")])
+@pytest.mark.parametrize(
+    ("status", "why"), [(401, "key is refused"), (402, "out of credit"), (404, "no such path or model")]
+)
 def test_what_a_person_has_to_mend_is_said_at_once(status: int, why: str) -> None:
     with chat_server(fails(status)) as server, pytest.raises(UserError, match=why):
         ask([server.url])
     assert len(server.requests) == 1
+
+
+def test_a_key_that_the_server_repeats_is_in_no_message() -> None:
+    with chat_server(fails(401, b"bad key secret-123")) as server, pytest.raises(UserError, match=r"bad key \[key\]"):
+        ask([server.url], api_key="secret-123")
+
+
+def test_rate_limits_count_as_no_attempt_while_there_is_patience() -> None:
+    limits = [fails(429, headers={"Retry-After": "0"})] * 6
+    with chat_server(says("x"), *limits) as server:
+        assert ask([server.url], attempts=2, patience_s=60.0)[0].text == "x"
+    with chat_server(says("x"), *limits) as server, pytest.raises(EndpointError, match=r"2 attempts.*429"):
+        ask([server.url], attempts=2)
+
+
+def test_while_a_server_asks_to_wait_no_other_request_goes_to_it() -> None:
+    with chat_server(says("x"), fails(429, headers={"Retry-After": "0.4"})) as server:
+
+        async def run() -> tuple[float, int]:
+            endpoints = Endpoints([server.url], "model", backoff_s=0.01)
+            first = asyncio.ensure_future(endpoints.chat(HELLO))
+            while not endpoints._servers.all[0].closed_until:
+                await asyncio.sleep(0.005)
+            started = time.monotonic()
+            await endpoints.chat(HELLO)
+            waited = time.monotonic() - started
+            await first
+            await endpoints.close()
+            return waited, len(server.requests)
+
+        waited, requests = asyncio.run(run())
+    assert waited > 0.3
+    assert requests == 3
+
+
+def test_the_tokens_of_a_request_are_read_as_servers_state_them() -> None:
+    content = {
+        "choices": [{"message": {"content": "four"}, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 11, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5},
+            "prompt_tokens_details": {"cached_tokens": 4},
+        },
+    }  # fmt: skip
+    with chat_server(fails(200, json.dumps(content).encode())) as server:
+        (reply,) = ask([server.url])
+    assert reply.usage == Usage(11, 7, 5, 4)
+    content["usage"] = {"prompt_tokens": "many", "completion_tokens_details": None}
+    with chat_server(fails(200, json.dumps(content).encode())) as server:
+        (reply,) = ask([server.url])
+    assert reply.usage == Usage()
 
 
 def test_a_refused_prompt_is_not_tried_again() -> None:

@@ -43,6 +43,8 @@ def sections(kind: type[Section], place: str, defaults: Section | None = None) -
             inner += [line for kind in TRACKER_KINDS.values() for line in sections(kind, f"[{path}]")]
         elif (rows := get_args(field.annotation)) and isinstance(rows[0], type) and issubclass(rows[0], Section):
             inner += sections(rows[0], f"[{path}]")
+        elif rows and isinstance(rows[-1], type) and issubclass(rows[-1], Section):
+            inner += sections(rows[-1], f"{path}.NAME")
         else:
             default = default_of(getattr(defaults, key, field.default))
             lines.append(f"| `{key}` | {type_of(field)} | {default} | {meaning(field)} |")

@@ -6,11 +6,12 @@
 
 The judge of answers and the teacher of curation both talk to servers through it.
 
-Requests go round the servers, at most `concurrency` at once on each. A server that fails to answer is passed over for
-a while. What may pass (no connection, a broken or late or unreadable reply, statuses 408, 409, 429 and 5xx) is tried
-again, `attempts` times in all, after a wait that doubles with each attempt, or the one that the server asks for. What a
-person has to mend (401, 403, 404) raises `UserError` at once; any other refusal raises `RefusedError`, since it may be
-the fault of that one prompt. The time limit is on a whole attempt, so a server that drips bytes does not hold it.
+Each request goes to the server with the fewest outstanding, at most `concurrency` at once on each (`servers.py`). A
+server that fails to answer is passed over for a while. What may pass (no connection, a broken or late or unreadable
+reply, statuses 408, 409, 425, 429 and 5xx) is tried again, `attempts` times in all, after a wait that doubles with each
+attempt, or the one that the server asks for. What a person has to mend (401, 402, 403, 404, no credit) raises
+`UserError` at once; any other refusal raises `RefusedError`, since it may be the fault of that one prompt. The time
+limit is on a whole attempt, so a server that drips bytes does not hold it.
 
 Uses `httpx2`. One object belongs to one event loop.
 """
@@ -18,24 +19,20 @@ Uses `httpx2`. One object belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import json
-import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from h1r.common.servers import Retries, Server, Servers, authorization, failure_of, retry_after, to_mend
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
     import httpx2
 
 MAX_REPLY_BYTES = 32 << 20
-COOLDOWN_S = 5.0
-_PASSING = frozenset((408, 409, 429))
-_TO_MEND = {401: "the API key is refused", 403: "the API key may not do this", 404: "there is no such path or model"}
 
 
 class EndpointError(Exception):
@@ -47,60 +44,70 @@ class RefusedError(EndpointError):
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request, None where the server does not say. `reasoning` are among `completion`, and `cached`
+    among `prompt`."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    reasoning: int | None = None
+    cached: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What the model said. `finish_reason` is "stop", "length" or the server's own word; `tokens` were generated (None
     where the server does not say, or counts several replies together). `thinking` is what the server returned apart
-    from the answer, as `reasoning_content` or `reasoning`."""
+    from the answer, as `reasoning_content` or `reasoning`. `usage` is that of the request, all its replies together."""
 
     text: str
     finish_reason: str | None
     tokens: int | None
     url: str
     thinking: str | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Server:
-    url: str
-    slots: asyncio.Semaphore
-    client: httpx2.AsyncClient | None = None
-    """Each server has its own: a pool of connections takes time linear in their number for every request."""
-    rests_until: float = 0.0
-    failures: int = 0
+    usage: Usage = Usage()
 
 
 class _PassingError(Exception):
-    """A failure that may pass; `wait_s` is what the server asks for."""
+    """A failure that may pass; `wait_s` is what the server asks for, `limited` whether it is a rate limit."""
 
-    def __init__(self, why: str, wait_s: float | None = None) -> None:
+    def __init__(self, why: str, wait_s: float | None = None, limited: bool = False) -> None:
         super().__init__(why)
         self.wait_s = wait_s
+        self.limited = limited
+
+
+@dataclass(slots=True, eq=False)
+class _Connections:
+    """Each server has its own: a pool of connections takes time linear in their number for every request."""
+
+    slots: asyncio.Semaphore
+    client: httpx2.AsyncClient | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Endpoints:
-    """Servers at `urls` (with their `/v1`) that all serve `model`. Times are seconds; see the module for the rules."""
+    """Servers at `urls` (with their `/v1`) that all serve `model`. Times are seconds; see the module for the rules, and
+    `servers.Retries` for `patience_s`."""
 
     urls: Sequence[str]
     model: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     concurrency: int = 32
     timeout_s: float = 60.0
     attempts: int = 5
     backoff_s: float = 0.5
     max_wait_s: float = 30.0
-    _servers: list[_Server] = field(init=False, default_factory=list)
-    _turn: int = field(init=False, default=0)
+    patience_s: float = 0.0
+    _servers: Servers = field(init=False)
+    _connections: dict[str, _Connections] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.urls or not self.model:
             raise UserError("a chat endpoint needs at least one URL and a model name")
         if importlib.util.find_spec("httpx2") is None:
             raise UserError("asking a chat server needs httpx2; run `pip install 'open-h1r[judge]'`")
-        for url in self.urls:
-            if not url.startswith(("http://", "https://")):
-                raise UserError(f"the endpoint `{url}` is no URL; it looks like http://host:8000/v1")
-            self._servers.append(_Server(url.rstrip("/"), asyncio.Semaphore(self.concurrency)))
+        self._servers = Servers(self.urls)
 
     async def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Reply:
         """One reply with text; `params` are further keys of the request.
@@ -114,50 +121,92 @@ class Endpoints:
         content, as when thinking met the token limit, has the text "". Raises as `chat` does."""
         return await self._replies({"model": self.model, "messages": list(messages), **params}, text_needed=False)
 
+    async def models(self) -> list[dict[str, Any]]:
+        """What `/models` of the first server lists; empty where it lists nothing. Raises `UserError` for a setting."""
+        server = self._servers.all[0]
+        try:
+            status, content, _ = await self._fetch(server, "GET", "/models")
+        except _PassingError:
+            return []
+        if status in (401, 402, 403):
+            raise self._to_mend(server, status, content)
+        try:
+            return [one for one in json.loads(content)["data"] if isinstance(one, dict)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return []
+
     async def _replies(self, body: dict[str, Any], text_needed: bool) -> list[Reply]:
-        why = ""
-        for attempt in range(self.attempts):
-            server = self._next()
-            async with server.slots:
-                try:
-                    replies = await self._ask(server, body, text_needed)
-                except _PassingError as failure:
-                    server.failures += 1
-                    server.rests_until = time.monotonic() + COOLDOWN_S
-                    why, wait_s = f"{server.url}: {failure}", failure.wait_s
-                else:
-                    server.failures, server.rests_until = 0, 0.0
-                    return replies
-            if attempt + 1 < self.attempts:
-                await asyncio.sleep(self._wait(attempt, wait_s))
-        raise EndpointError(f"no reply after {self.attempts} attempts, the last at {why}")
+        retries = Retries(self.attempts, self.backoff_s, self.max_wait_s, self.patience_s)
+        started, failures, tried = time.monotonic(), 0, 0
+        while True:
+            server = self._servers.take()
+            failed, asked_s = False, None
+            try:
+                async with self._connections_to(server).slots:
+                    if (pause := min(server.pause_s, self.max_wait_s)) > 0:
+                        await asyncio.sleep(pause)
+                    return await self._ask(server, body, text_needed)
+            except _PassingError as error:
+                failed, asked_s, failures = True, error.wait_s, failures + 1
+                if not (error.limited and time.monotonic() - started < self.patience_s):
+                    tried += 1
+                if tried >= self.attempts:
+                    why = f"no reply after {failures} attempts, the last at {server.url}: {error}"
+                    raise EndpointError(why) from None
+            finally:
+                self._servers.give_back(server, failed, asked_s)
+            await asyncio.sleep(retries.wait_s(failures, asked_s))
 
     async def close(self) -> None:
         """Closes the connections."""
-        for server in self._servers:
-            client, server.client = server.client, None
+        for connections in self._connections.values():
+            client, connections.client = connections.client, None
             if client is not None:
                 await client.aclose()
 
-    def _next(self) -> _Server:
-        """The servers in turn: first those with a free slot, and those that failed just now last."""
-        now = time.monotonic()
-        order = self._servers[self._turn :] + self._servers[: self._turn]
-        server = min(order, key=lambda one: (one.rests_until > now, one.slots.locked()))
-        self._turn = (self._servers.index(server) + 1) % len(self._servers)
-        return server
+    def _connections_to(self, server: Server) -> _Connections:
+        if server.url not in self._connections:
+            self._connections[server.url] = _Connections(asyncio.Semaphore(self.concurrency))
+        return self._connections[server.url]
 
-    def _wait(self, attempt: int, asked_s: float | None) -> float:
-        """Doubling, with a random part so that what failed together does not come back together."""
-        wait = self.backoff_s * 2**attempt * random.uniform(0.5, 1.0) if asked_s is None else asked_s
-        return min(wait, self.max_wait_s)
+    async def _ask(self, server: Server, body: dict[str, Any], text_needed: bool) -> list[Reply]:
+        status, content, wait_s = await self._fetch(server, "POST", "/chat/completions", body)
+        failure = failure_of(status, content[:2000])
+        if failure == "to mend":
+            raise self._to_mend(server, status, content)
+        if failure in ("passing", "limited"):
+            raise _PassingError(f"status {status}{self._detail(content)}", wait_s, failure == "limited")
+        if status != 200:
+            raise RefusedError(f"{server.url}: status {status}{self._detail(content)}")
+        return _read(content, server.url, text_needed)
 
-    async def _ask(self, server: _Server, body: dict[str, Any], text_needed: bool) -> list[Reply]:
+    def _to_mend(self, server: Server, status: int, content: bytes) -> UserError:
+        return UserError(f"{server.url} with model `{self.model}`: {to_mend(status)}{self._detail(content)}")
+
+    def _detail(self, content: bytes) -> str:
+        """What the server said, but for the key, which some repeat."""
+        text = " ".join(content[:2000].decode(errors="replace").split())
+        if self.api_key:
+            text = text.replace(self.api_key, "[key]")
+        return f": {text[:200]}" if text else ""
+
+    async def _fetch(
+        self, server: Server, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, bytes, float | None]:
+        """Status, content and the wait that is asked for; what may pass raises `_PassingError`."""
         import httpx2
 
+        connections = self._connections_to(server)
+        if connections.client is None:
+            limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+            headers = authorization(self.api_key)
+            connections.client = httpx2.AsyncClient(timeout=None, limits=limits, headers=headers)
         try:
-            async with asyncio.timeout(self.timeout_s), self._post(server, body) as response:
-                content = b""
+            async with (
+                asyncio.timeout(self.timeout_s),
+                connections.client.stream(method, f"{server.url}{path}", json=body) as response,
+            ):
+                content = bytearray()
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > MAX_REPLY_BYTES:
@@ -166,25 +215,7 @@ class Endpoints:
             raise _PassingError(f"no whole reply within {self.timeout_s:g} s") from None
         except httpx2.HTTPError as error:
             raise _PassingError(f"{type(error).__name__}: {error}"[:200]) from None
-        if response.status_code in _TO_MEND:
-            detail = _detail(content)
-            raise UserError(f"{server.url} with model `{self.model}`: {_TO_MEND[response.status_code]}{detail}")
-        if response.status_code in _PASSING or response.status_code >= 500:
-            raise _PassingError(f"status {response.status_code}{_detail(content)}", _retry_after(response))
-        if response.status_code != 200:
-            raise RefusedError(f"{server.url}: status {response.status_code}{_detail(content)}")
-        return _read(content, server.url, text_needed)
-
-    @contextlib.asynccontextmanager
-    async def _post(self, server: _Server, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:
-        import httpx2
-
-        if server.client is None:
-            headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-            limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-            server.client = httpx2.AsyncClient(timeout=None, limits=limits, headers=headers)
-        async with server.client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
-            yield response
+        return response.status_code, bytes(content), retry_after(response.headers.get("retry-after"))
 
 
 def _read(content: bytes, url: str, text_needed: bool) -> list[Reply]:
@@ -194,7 +225,7 @@ def _read(content: bytes, url: str, text_needed: bool) -> list[Reply]:
         choices = [(choice["message"], choice.get("finish_reason")) for choice in found["choices"]]
         parts = [(message.get("content"), message.get("reasoning_content") or message.get("reasoning"), reason)
                  for message, reason in choices]  # fmt: skip
-        tokens = (found.get("usage") or {}).get("completion_tokens")
+        usage = _usage(found.get("usage") or {})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _PassingError("the reply is no chat completion") from None
     if not parts:
@@ -207,20 +238,22 @@ def _read(content: bytes, url: str, text_needed: bool) -> list[Reply]:
             Reply(
                 text or "",
                 reason if isinstance(reason, str) else None,
-                tokens if isinstance(tokens, int) and len(parts) == 1 else None,
+                usage.completion if len(parts) == 1 else None,
                 url,
                 thinking if isinstance(thinking, str) else None,
+                usage,
             )
         )
     return replies
 
 
-def _detail(content: bytes) -> str:
-    text = " ".join(content[:2000].decode(errors="replace").split())[:200]
-    return f": {text}" if text else ""
+def _usage(found: dict[str, Any]) -> Usage:
+    def number(value: Any) -> int | None:
+        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """The seconds of a Retry-After header; a date is not read."""
-    value = response.headers.get("retry-after", "").strip()
-    return float(value) if value.replace(".", "", 1).isdigit() else None
+    of_prompt, of_answer = (found.get(f"{part}_tokens_details") or {} for part in ("prompt", "completion"))
+    # DeepSeek and xAI say it at the top level.
+    reasoning = of_answer.get("reasoning_tokens", found.get("reasoning_tokens"))
+    cached = of_prompt.get("cached_tokens", found.get("prompt_cache_hit_tokens"))
+    prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens")
+    return Usage(number(prompt), number(completion), number(reasoning), number(cached))

@@ -21,7 +21,14 @@ from h1r.config.data import (
     RLPoolSection,
     TokenizerSection,
 )
-from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, ScalingSection
+from h1r.config.generate import (
+    BenchmarkSection,
+    EndpointSection,
+    EngineSection,
+    EvalSection,
+    PriceSection,
+    ScalingSection,
+)
 from h1r.config.judge import JudgeSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
 from h1r.config.rollout import EnvironmentSection, RolloutSection
@@ -45,6 +52,7 @@ __all__ = [
     "CorpusSection",
     "CorpusSource",
     "CurateSection",
+    "EndpointSection",
     "EngineSection",
     "EnvironmentSection",
     "EvalSection",
@@ -56,6 +64,7 @@ __all__ = [
     "OptimizerSection",
     "OwnTrackerSection",
     "ParallelSection",
+    "PriceSection",
     "ProblemsSection",
     "RLPoolSection",
     "RLSection",

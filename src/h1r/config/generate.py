@@ -11,22 +11,61 @@ from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloa
 from h1r.config.corpus import CorpusBenchmark
 
 
+class PriceSection(Section):
+    """Prices of a model, each for a million tokens."""
+
+    prompt: NonNegative
+    """Of the prompt."""
+    completion: NonNegative
+    """Of the answer, its reasoning included."""
+    cached: NonNegative | None = None
+    """Of prompt tokens that the provider had cached. Unset: as others of the prompt."""
+
+
+class EndpointSection(Section):
+    """A model behind the chat completions of an OpenAI-compatible API (`engine.kind = "endpoint"`)."""
+
+    model: str | None = None
+    """The model's name there. Unset: the one that the API lists, where it lists one alone."""
+    parameters: dict[str, Any] = {}
+    """Further keys of every request, such as `reasoning_effort = "high"`. They replace ours of the same name."""
+    leave_out: list[str] = []
+    """Keys of ours that the API refuses, such as `seed` or `top_p`."""
+    timeout_s: PositiveFloat = 3600.0
+    """Of one attempt, which is a whole answer. Our choice."""
+    attempts: Positive = 8
+    """Tries of one answer: after a connection that broke, a status of 5xx or an unreadable reply. Waits between them
+    double. Our choice."""
+    patience_s: NonNegative = 3600.0
+    """For so long rate limits do not count as tries of an answer. Our choice."""
+    prices: dict[str, PriceSection] = {}
+    """Of each model, by its name; what an evaluation cost is told where its model has one."""
+    currency: str = "USD"
+    """Of the prices."""
+
+
 class EngineSection(Section):
     """How traces are generated."""
 
     kind: str = "native"
     """Which engine generates. `native`: our own, in this process. `vllm`: vLLM, which must be installed. `server`: a
-    vLLM server that runs on the same checkpoint (docs/guide/vllm.md). Or a name that a plugin registers
+    vLLM server that runs on the same checkpoint (docs/guide/vllm.md). `endpoint`: chat completions of any
+    OpenAI-compatible API, for benchmarks alone (docs/guide/evaluate.md). Or a name that a plugin registers
     (docs/guide/add-an-engine.md)."""
     options: dict[str, Any] = {}
     """What a plugin's engine reads of its own; the engines above have none."""
     url: str | None = None
-    """server: where it listens, such as "http://127.0.0.1:8000"."""
+    """server: where it listens, such as "http://127.0.0.1:8000". endpoint: with its `/v1`."""
+    urls: list[str] = []
+    """endpoint: several servers of one model, instead of `url`; the one with the fewest requests is asked next."""
+    key_variable: str | None = None
+    """endpoint: the environment variable that holds the API key, which is written to no file."""
+    endpoint: EndpointSection = EndpointSection()
     weights_directory: str | None = None
     """server: directory that it and this process both see, for a trainer's weights on their way. Unset: the memory of
     this machine, which a server elsewhere does not see."""
     max_sequences: Positive = 64
-    """Sequences decoded together."""
+    """Sequences decoded together. server and endpoint: requests at a time."""
     prefill_tokens: Positive = 1024
     """Prompt tokens prefilled in one forward pass; a longer prompt is cut, and running sequences decode in between."""
     memory_gib: PositiveFloat | None = None
@@ -50,7 +89,16 @@ class EngineSection(Section):
     def _server_has_an_address(self) -> EngineSection:
         if self.kind == "server" and not self.url:
             raise ValueError('kind = "server" needs url, such as "http://127.0.0.1:8000"')
+        if self.kind == "endpoint" and not self.addresses:
+            raise ValueError('kind = "endpoint" needs url, such as "http://127.0.0.1:8000/v1"')
+        if self.url and self.urls:
+            raise ValueError("url and urls are two ways to say one thing; keep one")
         return self
+
+    @property
+    def addresses(self) -> list[str]:
+        """`urls`, or `url` as the only one."""
+        return self.urls or ([self.url] if self.url else [])
 
 
 class BenchmarkSection(CorpusBenchmark):

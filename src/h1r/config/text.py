@@ -10,7 +10,7 @@ from typing import Any
 from h1r.config import Recipe
 from h1r.errors import UserError
 
-_INLINE = ("overrides", "knobs", "columns", "shares", "rewards")
+_INLINE = ("overrides", "knobs", "columns", "shares", "rewards", "parameters", "prices")
 _ROWS = ("sources", "benchmarks")
 
 
@@ -46,7 +46,7 @@ def _table(name: str, fields: dict[str, Any]) -> list[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     return repr(value) if isinstance(value, float) else _string(value)

@@ -1,0 +1,151 @@
+"""What every client of a group of servers needs, over whatever transport: which server is asked next, whether a failure
+may pass and how long to wait after it, and the key that the servers want. Opens no connection itself.
+
+    servers = Servers(["http://a:8000/v1", "http://b:8000/v1"])
+    server = servers.take()                          # the one with the fewest requests outstanding
+    ...
+    servers.give_back(server)                        # or give_back(server, failed=True, asked_s=20.0)
+
+Threads and one event loop may use it alike. The chat client `common/http.py` is built on it.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from h1r.errors import UserError
+
+COOLDOWN_S = 5.0
+"""For so long a server that failed is passed over, where there is another."""
+Failure = Literal["passing", "limited", "to mend", "refused"]
+"""`passing` may pass: ask again. `limited`: a rate limit, which passes with time. `to mend`: a person has to, for all
+requests alike. `refused`: asking the same again is of no use, another request may be answered."""
+_PASSING = frozenset((408, 409, 425))
+_TO_MEND = {
+    401: "the API key is refused",
+    402: "the account is out of credit",
+    403: "the API key may not do this",
+    404: "there is no such path or model",
+}
+_NO_CREDIT = re.compile(rb"insufficient_quota|billing_hard_limit|credit balance|insufficient (?:credit|balance)", re.I)
+"""How providers say, under other statuses than 402, that asking again is of no use before somebody pays."""
+
+
+@dataclass(slots=True, eq=False)
+class Server:
+    """`outstanding`: requests that were taken and not given back. `rests_until`: passed over until then where there is
+    another; `closed_until`: nothing is to be sent to it before (times of `time.monotonic`)."""
+
+    url: str
+    outstanding: int = 0
+    rests_until: float = 0.0
+    closed_until: float = 0.0
+    failures: int = 0
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until the server takes requests again, by its own word; 0 where it does now."""
+        return max(0.0, self.closed_until - time.monotonic())
+
+
+class Servers:
+    """Servers at `urls` that answer the same. Raises `UserError` for what is no URL."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise UserError(f"the endpoint `{url}` is no URL; it looks like http://host:8000/v1")
+        self.all = [Server(url.rstrip("/")) for url in urls]
+        self._turn = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> Server:
+        """The server with the fewest requests outstanding, in turns where several have; one that failed just now or
+        asked to wait only where there is no other."""
+        now = time.monotonic()
+        with self._lock:
+            order = self.all[self._turn :] + self.all[: self._turn]
+            server = min(order, key=lambda one: (one.closed_until > now, one.rests_until > now, one.outstanding))
+            self._turn = (self.all.index(server) + 1) % len(self.all)
+            server.outstanding += 1
+        return server
+
+    def give_back(self, server: Server, failed: bool = False, asked_s: float | None = None) -> None:
+        """Ends a request. `asked_s`: for how long the server asks not to be asked (`retry_after`)."""
+        now = time.monotonic()
+        with self._lock:
+            server.outstanding -= 1
+            if failed:
+                server.failures += 1
+                server.rests_until = now + COOLDOWN_S
+                server.closed_until = max(server.closed_until, now + (asked_s or 0.0))
+            else:
+                server.failures, server.rests_until = 0, 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often one request is tried, and the wait between two tries in seconds: it doubles from `backoff_s`, with a
+    random part so that what failed together does not come back together; never more than `max_wait_s`.
+
+    patience_s: for so long after its first try rate limits do not count among a request's tries.
+    """
+
+    attempts: int = 5
+    backoff_s: float = 0.5
+    max_wait_s: float = 30.0
+    patience_s: float = 0.0
+
+    def wait_s(self, failures: int, asked_s: float | None = None) -> float:
+        """The wait after so many failures, or the one that the server asks for."""
+        own = self.backoff_s * 2 ** min(failures - 1, 20) * random.uniform(0.5, 1.0)
+        return min(own if asked_s is None else asked_s + random.uniform(0, self.backoff_s), self.max_wait_s)
+
+
+def failure_of(status: int, content: bytes = b"") -> Failure | None:
+    """What an HTTP status, with the beginning of the reply, says of asking again; None for success."""
+    if status < 300:
+        return None
+    if status in _TO_MEND or (400 <= status < 500 and _NO_CREDIT.search(content)):
+        return "to mend"
+    if status == 429:
+        return "limited"
+    return "passing" if status in _PASSING or status >= 500 else "refused"
+
+
+def to_mend(status: int) -> str:
+    """What a person has to know of a status that `failure_of` calls `to mend`."""
+    return _TO_MEND.get(status, _TO_MEND[402])
+
+
+def retry_after(value: str | None) -> float | None:
+    """The seconds from now of a Retry-After header: a number, or a date; None where it says neither."""
+    text = (value or "").strip()
+    if text.replace(".", "", 1).isdecimal():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def api_key(variable: str | None) -> str | None:
+    """The key in an environment variable; None without a name. `UserError` where it is not set."""
+    if not variable:
+        return None
+    if key := os.environ.get(variable, "").strip():
+        return key
+    raise UserError(f"the environment variable {variable}, which holds the API key, is not set; export it")
+
+
+def authorization(key: str | None) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
