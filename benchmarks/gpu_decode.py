@@ -204,7 +204,7 @@ class Native:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         taken = seconds(partial(self.generate, prompts, SamplingParams(max_tokens=new_tokens)), device)
-        plan, runner = self.engine.memory, self.engine._runner
+        plan, runner = self.engine.memory, self.engine.runner
         assert plan is not None
         self.memory = {"foretold_mib": round((plan.total - plan.graphs) / 2**20, 1)}
         if on_card:

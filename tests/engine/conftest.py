@@ -23,7 +23,7 @@ from recorded import RecordedRunner
 
 from h1r.common.engines import ENGINES
 from h1r.common.plugins import import_file
-from h1r.engine.native import engine as native
+from h1r.engine.native import scheduler as native
 from h1r.engine.native.engine import NativeEngine
 from h1r.kernels.selection import select
 from h1r.models import CausalLM, build, save

@@ -11,8 +11,8 @@ from geometries import SMALL, randomised
 from recorded import HostWaitError, RecordedRunner, Recording
 
 from h1r.config import EngineSection
-from h1r.engine.native import engine as native
 from h1r.engine.native import graphs, memory_bytes, select_runner
+from h1r.engine.native import scheduler as native
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.graphs import GraphRunner, graph_bytes, length_bucket, rows_bucket
 from h1r.engine.native.memory_bytes import runner_bytes
@@ -129,7 +129,7 @@ def test_new_weights_reach_the_replayed_steps(model: HybridForCausalLM, recorded
             looks += 1
             if looks == 6 and assign:
                 subject.load_state_dict(other, assign=True)
-                running._runner.refresh()
+                running.runner.refresh()
             elif looks == 6:
                 running.load_weights(other)
 

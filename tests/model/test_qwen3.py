@@ -140,9 +140,9 @@ def test_the_native_engine_says_what_it_runs_on_and_its_log_probabilities_are_th
     engine = NativeEngine(model, section=EngineSection(max_sequences=3))
     prompts = [ids(9).tolist(), ids(3, seed=2).tolist()]
     traces = engine.generate(prompts, SamplingParams(n=2, max_tokens=12, seed=4))
-    assert engine._runner is not None
-    assert "the family qwen3 has no decoder in C" in engine._runner.how
-    assert model.kernels.name in engine._runner.how
+    assert engine.runner is not None
+    assert "the family qwen3 has no decoder in C" in engine.runner.how
+    assert model.kernels.name in engine.runner.how
     for trace in traces:
         prompt = prompts[trace.prompt_index]
         with torch.no_grad():

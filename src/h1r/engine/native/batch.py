@@ -7,13 +7,19 @@
 
 While rows run, an iteration prefills one chunk at most, so a long prompt does not hold them up. Sampling, confidence
 and stopping work on the whole batch; Python touches single traces only when they start and when they end (and at every
-token of a trace with stop strings).
+token of a trace with stop strings, or that somebody listens to).
+
+**Fair admission.** Prompts go through the model in order of arrival, with one exception. While the oldest needs more
+than one chunk, every second chunk goes to later prompts that are no longer than a chunk, as many as fit into it
+together, and these start at once where slots are free. So a short prompt waits for a long one no longer than a chunk
+takes, and a long one is delayed to twice its chunks at most, since nothing overtakes it once it has been prefilled.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +39,19 @@ _REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FU
 _BROKEN_LOGITS = "the model's logits are not finite numbers; its weights may hold NaN or infinite values"
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token of trace `sample_index` of a request, as in the `Trace` later."""
+
+    sample_index: int
+    token_id: int
+    logprob: float
+    confidence: float
+
+
 class Batch:
+    """The requests of one plan; others may be added where the plan covers them."""
+
     def __init__(
         self,
         model: CausalLM,
@@ -54,14 +72,55 @@ class Batch:
         self._base = 0
         """The largest of `Row.base`: a row grows by one token a step, so the host knows the longest without asking."""
         self.prefilling: Prefill | None = None
+        self.overtaking: list[Request] = []
+        """Short prompts that were prefilled before an older one, and have traces that did not start yet."""
+        self._overtaken = False
+        """Whether the last chunk was one of these."""
+        self.drawn: list[tuple[int, Drawn]] = []
+        """Of requests that somebody listens to: number and token, until they are taken."""
         self.cache = model.new_cache(plan.sequences, plan.tokens)
         self.slots = Slots(plan.sequences, model.config.vocab_size, plan.new_tokens, model.device)
-        self.has_stop_strings = any(request.params.stop for request in requests)
+        self._look_at(requests)
         self.runner.begin(self.cache, self.slots, [request.params for request in requests])
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.rows)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Those with traces that did not end."""
+        return list({id(one): one for one in (*(row.request for row in self.rows), *self.waiting)}.values())
+
+    @property
+    def traces(self) -> int:
+        """How many did not end."""
+        return len(self.rows) + sum(request.params.n - request.started for request in self.waiting)
+
+    def add(self, request: Request) -> None:
+        """A request that the plan covers comes last."""
+        self.waiting.append(request)
+        self._look_at(self.requests)
+        self.runner.widen([request.params])
+
+    @torch.inference_mode()
+    def move(self, plan: MemoryPlan) -> None:
+        """Takes what runs into a larger cache and more slots, those of `plan`."""
+        n = len(self.rows)
+        cache = self.model.new_cache(plan.sequences, plan.tokens)
+        slots = Slots(plan.sequences, self.model.config.vocab_size, plan.new_tokens, self.model.device)
+        if n:
+            rows = torch.arange(n, device=self.model.device)
+            cache.copy_rows_(rows, self.cache, rows, int(self.cache.lengths[:n].max()))
+            slots.take_over(self.slots, n)
+        self.runner.end()
+        self.plan, self.cache, self.slots = plan, cache, slots
+        self.runner.reserve(plan.call_tokens)
+        self.runner.begin(cache, slots, [request.params for request in self.requests])
+
+    def _look_at(self, requests: Sequence[Request]) -> None:
+        self.has_stop_strings = any(request.params.stop for request in requests)
+        self.has_listeners = any(request.listen for request in requests)
 
     @torch.inference_mode()
     def step(self) -> list[Trace]:
@@ -78,6 +137,7 @@ class Batch:
     @torch.inference_mode()
     def cancel(self, prompt_index: int) -> list[Trace]:
         self.waiting = deque(request for request in self.waiting if request.index != prompt_index)
+        self.overtaking = [request for request in self.overtaking if request.index != prompt_index]
         rows = [i for i, row in enumerate(self.rows) if row.request.index == prompt_index]
         return self._remove(rows, ["cancelled"] * len(rows))
 
@@ -98,22 +158,45 @@ class Batch:
         """Starts waiting traces while slots are free."""
         chunk_taken = False
         while self.waiting and len(self.rows) < self.plan.sequences:
-            request = self.waiting[0]
-            if request.prefix is None:
+            request = self._prefilled()
+            if request is None:
                 if chunk_taken and self.rows:
                     return
                 chunk_taken = True
-                if self.prefilling is None or request not in self.prefilling.requests:
-                    group = group_of(self.waiting, self.plan.sequences, self.prefill_tokens)
-                    self.prefilling = Prefill(self.model, group, self.prefill_tokens, self.kept)
-                if not self.prefilling.advance(self.runner):
-                    continue
-                self.prefilling = None
+                self._prefill()
+                continue
             free = self.plan.sequences - len(self.rows)
             self._start(request, min(free, request.params.n - request.started))
             if request.started == request.params.n:
-                self.waiting.popleft()
+                self.waiting.remove(request)
+                if request in self.overtaking:
+                    self.overtaking.remove(request)
                 request.prefix = request.logits = None
+
+    def _prefilled(self) -> Request | None:
+        """The request whose traces start next, if it has been through the model."""
+        if self.waiting[0].prefix is not None:
+            return self.waiting[0]
+        return next(iter(self.overtaking), None)
+
+    def _prefill(self) -> None:
+        """One chunk; see the module for whose."""
+        oldest = self.waiting[0]
+        if self.prefilling is not None and oldest in self.prefilling.requests:
+            if not self._overtaken and (short := [one for one in self.waiting if self._may_overtake(one)]):
+                self.overtaking = group_of(short, self.plan.sequences, self.prefill_tokens)
+                Prefill(self.model, self.overtaking, self.prefill_tokens, self.kept).advance(self.runner)
+                self._overtaken = True
+                return
+        else:
+            group = group_of(self.waiting, self.plan.sequences, self.prefill_tokens)
+            self.prefilling = Prefill(self.model, group, self.prefill_tokens, self.kept)
+        self._overtaken = False
+        if self.prefilling.advance(self.runner):
+            self.prefilling = None
+
+    def _may_overtake(self, request: Request) -> bool:
+        return request.prefix is None and request is not self.waiting[0] and len(request.prompt) <= self.prefill_tokens
 
     def _start(self, request: Request, count: int) -> None:
         assert request.prefix is not None
@@ -128,6 +211,8 @@ class Batch:
     def _sample(self) -> list[Trace]:
         n = len(self.rows)
         ended = self.runner.sample(n)
+        if self.has_listeners:
+            self._tell()
         stopped = self._stop_strings() if self.has_stop_strings else ()
         if not (ended or any(stopped)):
             return []
@@ -137,6 +222,18 @@ class Batch:
                 codes[i] = STOPPED
         leaving = [i for i, code in enumerate(codes) if code]
         return self._remove(leaving, [_REASONS[codes[i]] for i in leaving])
+
+    def _tell(self) -> None:
+        """Keeps the tokens just drawn of rows that somebody listens to."""
+        slots = self.slots
+        for i, row in enumerate(self.rows):
+            if row.request.listen and int(slots.reason[i]) != BROKEN:
+                at = int(slots.state["count"][i]) - 1
+                token = Drawn(
+                    row.sample_index, int(slots.tokens[i, at]), float(slots.logprobs[i, at]),
+                    float(slots.confidences[i, at]),
+                )  # fmt: skip
+                self.drawn.append((row.request.index, token))
 
     def _stop_strings(self) -> list[bool]:
         found = []
@@ -173,7 +270,7 @@ class Batch:
         """Copies a row's state, where there is room. Its last token has not been through the model."""
         token_ids = self.rows[i].request.prompt + trace.token_ids[:-1]
         num_bytes = self.plan.per_sequence  # at least what it takes
-        if token_ids and self.kept.has_room(num_bytes):
+        if token_ids and self.kept.make_room(num_bytes):
             cache = self.model.new_cache(1, len(token_ids))
             cache.fork_(0, 1, self.cache, i, len(token_ids))
             self.kept.add(KeptState(token_ids, cache, num_bytes))

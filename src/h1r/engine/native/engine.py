@@ -1,7 +1,17 @@
 """The native engine: continuous batching over the slots of a cache, in the trainer's own process.
 
-`batch.py` is its loop, `runner.py` computes the steps, `memory.py` says beforehand what a call
-takes and how many sequences fit.
+`scheduler.py` knows which requests run and in how much memory, `batch.py` is the loop of those that run, `runner.py`
+computes its steps, `memory.py` says beforehand what they take and how many sequences fit.
+
+Two ways in, over the same `add` and `step`:
+
+    for trace in engine.stream(prompts, params): ...       the protocol of all engines
+
+    number = engine.add(prompt, params, listen=True)        requests that come and go while others run
+    for token in engine.tokens(number): ...                 each token as it is drawn; the others go on meanwhile
+    while engine.busy:
+        traces = engine.step()                              those that ended
+    engine.cancel(number)
 """
 
 from __future__ import annotations
@@ -12,17 +22,14 @@ from typing import Any
 
 from torch import Tensor
 
-from h1r.common.progress import note
 from h1r.config import EngineSection
-from h1r.engine.native.batch import Batch
-from h1r.engine.native.graphs import GraphRunner
+from h1r.engine.native.batch import Drawn
 from h1r.engine.native.kept_states import KeptStates
-from h1r.engine.native.memory import MemoryPlan, budget_bytes, size_text, waves
+from h1r.engine.native.memory import MemoryPlan
 from h1r.engine.native.runner import Runner
-from h1r.engine.native.select_runner import runner_for
-from h1r.engine.native.slots import Request
+from h1r.engine.native.scheduler import Scheduler
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
+from h1r.engine.requests import ONE_STREAM, one_per_prompt
 from h1r.models import CausalLM, load
 from h1r.records import Trace
 
@@ -50,16 +57,24 @@ class NativeEngine:
         if enforce_eager is not None:
             self.section = self.section.model_copy(update={"enforce_eager": enforce_eager})
         self.eos_token_ids = tuple(eos_token_ids if eos_token_ids is not None else model.config.eos_token_ids)
-        self.memory: MemoryPlan | None = None
-        """What the last call took."""
-        self.kept = KeptStates()
-        self._runner: Runner | None = None
-        self._batch: Batch | None = None
+        self._scheduler = Scheduler(model, self.section, tokenizer, self.eos_token_ids)
         self._look: Callable[[], None] | None = None
-        self._later: list[tuple[MemoryPlan, list[Request]]] = []
         self._streaming = False
-        self._announced = 0
-        self._measured_graphs = 0
+
+    @property
+    def memory(self) -> MemoryPlan | None:
+        """What the present batch takes, or the last one took."""
+        return self._scheduler.memory
+
+    @property
+    def kept(self) -> KeptStates:
+        """States of traces that may be gone on with."""
+        return self._scheduler.kept
+
+    @property
+    def runner(self) -> Runner | None:
+        """What computes the steps; None before the first."""
+        return self._scheduler.runner
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """All traces, ordered by (prompt_index, sample_index)."""
@@ -67,91 +82,51 @@ class NativeEngine:
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """The same traces, each as soon as it ends. Raises `ValueError` when params do not match prompts in number, or
-        differ in `confidence_top_k`, `RuntimeError` while another stream of this engine is in progress. A request that
-        cannot be met gives traces that say why (`Trace.error`)."""
+        differ in `confidence_top_k`, `RuntimeError` while another stream of this engine is in progress, or requests of
+        `add` are. A request that cannot be met gives traces that say why (`Trace.error`)."""
         each = one_per_prompt(prompts, params)
-        if self._streaming:
+        if self._streaming or self.busy:
             raise RuntimeError(ONE_STREAM)
         self._streaming = True
         try:
-            yield from self._serve(prompts, each)
-        finally:
-            self._streaming = False
-
-    def _serve(self, prompts: Sequence[Prompt], each: list[SamplingParams]) -> Iterator[Trace]:
-        config, good = self.model.config, list[Request]()
-        for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-            if why := refusal(prompt, one, self.tokenizer, config.vocab_size, config.max_position_embeddings):
-                yield from failed(index, one, why)
-            else:
-                good.append(Request(index, [int(token) for token in prompt], one))
-        if len({request.params.confidence_top_k for request in good}) > 1:
-            raise ValueError("confidence_top_k must be the same for all requests of one call")
-        held = self.memory.fixed if self.memory is not None else 0
-        budget = budget_bytes(self.section, self.model.device, held)
-        self.kept.drop_all_but([request.prompt for request in good])
-        if any(request.params.keep_state for request in good):
-            budget = self.kept.limit = (budget + self.kept.num_bytes) / 2  # one half for what is kept
-        self._later, refused = waves(self.model, self.section, good, budget, self._measured_graphs)
-        for request, why in refused:
-            yield from failed(request.index, request.params, why)
-        try:
-            while self._later:
-                yield from self._run(*self._later.pop(0))
-        finally:
-            self._later = []
-
-    def _run(self, plan: MemoryPlan, requests: list[Request]) -> Iterator[Trace]:
-        if not requests:
-            return
-        runner = self._runner = runner_for(self.model, plan.call_tokens, self._runner, self.section.enforce_eager)
-        if plan.total > self._announced:
-            if not self._announced:
-                note(f"decoding: {runner.how}{self._nothing_to_enforce()}")
-            note(plan.sentence())
-            self._announced = plan.total
-        self.memory = plan
-        batch = self._batch = Batch(
-            self.model,
-            runner,
-            plan,
-            requests,
-            self.section.prefill_tokens,
-            self.eos_token_ids,
-            self.tokenizer,
-            self.kept,
-        )
-        try:
-            while batch.busy:
-                yield from batch.step()
+            self._scheduler.restart()
+            for prompt, one in zip(prompts, each, strict=True):
+                self.add(prompt, one)
+            while self.busy:
+                yield from self._scheduler.step()
                 if self._look is not None:
                     self._look()
         finally:
-            if self._batch is batch:
-                # Cache and slots are gone before the next ones come.
-                self._batch = None
-                self._measure(runner, plan)
-                runner.end()
+            self._streaming = False
+            self._scheduler.close()
 
-    def _measure(self, runner: Runner, plan: MemoryPlan) -> None:
-        """What the graphs of a call took counts in the next ones, and is told when it is more than ever."""
-        if isinstance(runner, GraphRunner) and runner.graph_bytes > self._measured_graphs:
-            self._measured_graphs = runner.graph_bytes
-            note(
-                f"CUDA graphs: {runner.recorded} recorded in {runner.seconds:.1f} s, they took "
-                f"{size_text(runner.graph_bytes)} where {size_text(plan.graphs)} were counted"
-            )
+    @property
+    def busy(self) -> bool:
+        """Whether a trace of any request has not been handed out yet."""
+        return self._scheduler.busy
 
-    def _nothing_to_enforce(self) -> str:
-        if self.section.enforce_eager and self.model.device.type != "cuda":
-            return "; engine.enforce_eager changes nothing, since CUDA graphs need a GPU"
-        return ""
+    def add(self, prompt: Prompt, params: SamplingParams, listen: bool = False) -> int:
+        """Adds a request to what runs, a stream or earlier requests, and returns its number: the `prompt_index` of its
+        traces. One that cannot be met gives traces that say why. Numbers count from the last `stream` on. listen:
+        `tokens` will be asked for its tokens. Raises `ValueError` where `confidence_top_k` is not that of what runs."""
+        return self._scheduler.add(prompt, params, listen)
+
+    def step(self) -> list[Trace]:
+        """One token more for every trace that runs, and a chunk of the prompts that wait; the traces that ended.
+        Raises `RuntimeError` while a stream is in progress, which takes the steps itself."""
+        if self._streaming:
+            raise RuntimeError(ONE_STREAM)
+        return self._scheduler.step()
+
+    def tokens(self, number: int) -> Iterator[Drawn]:
+        """The tokens of all traces of a request as they are drawn, taking steps where there is none to give; what other
+        requests ended meanwhile, `step` returns. A stop string's own tokens are among them. Raises `KeyError` for a
+        request that was not added with `listen`."""
+        return self._scheduler.tokens(number)
 
     def cancel(self, prompt_index: int) -> list[Trace]:
-        """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
-        for _, requests in self._later:
-            requests[:] = [request for request in requests if request.index != prompt_index]
-        return self._batch.cancel(prompt_index) if self._batch is not None else []
+        """See `Engine.cancel`. Of what does not run there is nothing to cancel."""
+        return self._scheduler.cancel(prompt_index)
 
     def watch(self, look: Callable[[], None] | None) -> None:
         """See `Engine.watch`."""
@@ -159,7 +134,11 @@ class NativeEngine:
 
     def progress(self) -> list[Running]:
         """See `Engine.progress`."""
-        return self._batch.progress() if self._batch is not None else []
+        return self._scheduler.progress()
+
+    def close(self) -> None:
+        """Drops what runs and gives its memory back. The engine may be used again."""
+        self._scheduler.close()
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Takes a state dict, or a checkpoint directory of the same configuration."""
@@ -167,5 +146,5 @@ class NativeEngine:
             weights = load(weights).state_dict()
         self.model.load_state_dict(weights)
         self.kept.clear()
-        if self._runner is not None:
-            self._runner.refresh()
+        if self._scheduler.runner is not None:
+            self._scheduler.runner.refresh()

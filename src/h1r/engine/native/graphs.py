@@ -77,6 +77,12 @@ class GraphRunner(TorchRunner):
         self.recorded, self.seconds = 0, 0.0
         self._forget()
 
+    def widen(self, params: Sequence[SamplingParams]) -> None:
+        before = (self._filtered, self._may_stop_early, self._scaled)
+        super().widen(params)
+        if before != (self._filtered, self._may_stop_early, self._scaled):
+            self._forget()  # they were recorded without what is needed now
+
     def end(self) -> None:
         super().end()
         self._forget()

@@ -1,4 +1,4 @@
-"""States of traces that ended and may be gone on with in the next call (`SamplingParams.keep_state`).
+"""States of traces that ended and may be gone on with by a later prompt (`SamplingParams.keep_state`).
 
 A state is one row of a cache of its own, of exactly the length that it holds: the prompt and all but the last token of
 the trace, which has not been through the model. A prompt that begins with these tokens is prefilled from there.
@@ -21,7 +21,7 @@ class KeptState:
 
 
 class KeptStates:
-    """At most `limit` bytes; what would exceed them is not kept, and its prompt is prefilled as any other."""
+    """At most `limit` bytes: the oldest make room for a new one. A prompt whose state is gone is prefilled whole."""
 
     def __init__(self) -> None:
         self.limit = 0.0
@@ -33,8 +33,13 @@ class KeptStates:
     def num_bytes(self) -> int:
         return sum(one.num_bytes for one in self._states)
 
-    def has_room(self, num_bytes: int) -> bool:
-        return self.num_bytes + num_bytes <= self.limit
+    def make_room(self, num_bytes: int) -> bool:
+        """Forgets the oldest states until so many bytes are free; forgets none, and is False, where they never are."""
+        if num_bytes > self.limit:
+            return False
+        while self.num_bytes + num_bytes > self.limit:
+            del self._states[0]
+        return True
 
     def add(self, state: KeptState) -> None:
         self._states.append(state)

@@ -8,7 +8,7 @@
     fixed         in C: packed weights, scratch, rotary table (`runner_bytes`)
     prompts       caches of the prompts prefilled together, and their logits; in PyTorch also the temporaries of their
                   prefill (`CausalLM.prefill_bytes`) as far as they are more than those of a step, which does not
-                  run then
+                  run then; the same again for short prompts, where they may overtake a long one
     graphs        on CUDA: the temporaries of a step again, in the graphs' own pool, and what the driver keeps of the
                   graphs; what an earlier call measured where that is more (`graphs.py`)
 
@@ -51,6 +51,11 @@ class MemoryPlan:
     def total(self) -> int:
         return self.fixed + self.sequences * self.per_sequence + self.prompts + self.graphs
 
+    def covers(self, other: MemoryPlan) -> bool:
+        """Whether what was allocated by this plan does for `other`, a plan of as many sequences."""
+        names = ("tokens", "new_tokens", "call_tokens", "fixed", "per_sequence", "prompts", "graphs")
+        return all(getattr(self, name) >= getattr(other, name) for name in names)
+
     def sentence(self) -> str:
         limit = "" if self.budget == float("inf") else f" of {size_text(self.budget)}"
         return (
@@ -73,28 +78,29 @@ def group_of(waiting: Sequence[Request], slots: int, prefill_tokens: int) -> lis
     return group
 
 
-def plan(
+def plan_for(
     model: CausalLM,
     section: EngineSection,
     requests: Sequence[Request],
     budget: float,
     measured_graphs: int = 0,
+    sequences: int = 0,
 ) -> MemoryPlan:
     """For these requests: as many sequences as `budget` allows, perhaps none. measured_graphs: bytes that the graphs of
-    earlier calls took."""
-    most = min(section.max_sequences, sum(request.params.n for request in requests))
-    found = _plan(model, section, requests, budget, most, measured_graphs)
+    earlier calls took. sequences: as many as this are of use, even where the requests have fewer traces."""
+    most = min(section.max_sequences, max(sequences, sum(request.params.n for request in requests)))
+    found = plan_of(model, section, requests, budget, most, measured_graphs)
     fits, too_many = 0, most
     while found.total > budget and too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if _plan(model, section, requests, budget, middle, measured_graphs).total <= budget:
+        if plan_of(model, section, requests, budget, middle, measured_graphs).total <= budget:
             fits = middle
         else:
             too_many = middle
-    return found if found.total <= budget else _plan(model, section, requests, budget, fits, measured_graphs)
+    return found if found.total <= budget else plan_of(model, section, requests, budget, fits, measured_graphs)
 
 
-def _plan(
+def plan_of(
     model: CausalLM,
     section: EngineSection,
     requests: Sequence[Request],
@@ -102,30 +108,43 @@ def _plan(
     sequences: int,
     measured_graphs: int,
 ) -> MemoryPlan:
+    """For these requests and so many sequences, whatever the budget."""
     config, dtype = model.config, model.dtype
     tokens = max(request.budget for request in requests)
     new_tokens = max(request.params.max_tokens for request in requests)
-    groups: list[tuple[int, int]] = []
-    at = 0
-    while at < len(requests):
-        group = group_of(requests[at:], sequences, section.prefill_tokens)
-        groups.append((len(group), max(len(request.prompt) for request in group)))
-        at += len(group)
+    groups = _groups(requests, sequences, section.prefill_tokens)
     chunk = min(section.prefill_tokens, max(rows * longest for rows, longest in groups))
     call_tokens = max(chunk, sequences)
     filtered = any(is_filtered(request.params) for request in requests)
     runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager)
     steps = sequences * runner.per_slot
-    prompts = max(
-        rows * (model.cache_type.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size)
-        + max(0, prefill_bytes(model, rows, min(longest, max(1, section.prefill_tokens // rows)), longest) - steps)
-        for rows, longest in groups
-    )
+
+    def prompt_bytes(rows: int, longest: int) -> int:
+        columns = min(longest, max(1, section.prefill_tokens // rows))
+        return rows * (model.cache_type.bytes_per_slot(config, longest, dtype) + 4 * config.vocab_size) + max(
+            0, prefill_bytes(model, rows, columns, longest) - steps
+        )
+
+    prompts = max(prompt_bytes(*group) for group in groups)
+    overtaking = [request for request in requests if len(request.prompt) <= section.prefill_tokens]
+    if overtaking and len(overtaking) < len(requests):
+        prompts += max(prompt_bytes(*group) for group in _groups(overtaking, sequences, section.prefill_tokens))
     each = model.cache_type.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
     return MemoryPlan(
         sequences, tokens, new_tokens, call_tokens, runner.fixed, each + runner.per_slot, prompts,
         max(runner.graphs + sequences * runner.graphs_per_slot, measured_graphs), budget,
     )  # fmt: skip
+
+
+def _groups(requests: Sequence[Request], sequences: int, prefill_tokens: int) -> list[tuple[int, int]]:
+    """Rows and longest prompt of each group of `group_of`, in order."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    while at < len(requests):
+        group = group_of(requests[at:], sequences, prefill_tokens)
+        found.append((len(group), max(len(request.prompt) for request in group)))
+        at += len(group)
+    return found
 
 
 def waves(
@@ -139,11 +158,11 @@ def waves(
     with a sentence. One group when all fit together; else the longest requests wait for the next."""
     fitting, refused = [], []
     for request in requests:
-        alone = plan(model, section, [request], budget, measured_graphs)
+        alone = plan_for(model, section, [request], budget, measured_graphs)
         if alone.sequences:
             fitting.append(request)
         else:
-            needed = _plan(model, section, [request], budget, 1, measured_graphs).total
+            needed = plan_of(model, section, [request], budget, 1, measured_graphs).total
             refused.append((
                 request,
                 f"prompt ({len(request.prompt)}) and max_tokens ({request.params.max_tokens}) need "
@@ -152,7 +171,7 @@ def waves(
     result = []
     while fitting:
         wave, later = list(fitting), []
-        while not (found := plan(model, section, wave, budget, measured_graphs)).sequences:
+        while not (found := plan_for(model, section, wave, budget, measured_graphs)).sequences:
             longest = max(wave, key=lambda request: request.budget)
             wave.remove(longest)
             later.append(longest)
@@ -162,8 +181,8 @@ def waves(
 
 
 def budget_bytes(section: EngineSection, device: torch.device, held: int) -> float:
-    """The recipe's `engine.memory_gib`, or 0.8 of what is free on the device plus what this engine holds already;
-    infinite where the system does not say."""
+    """The recipe's `engine.memory_gib`, or 0.8 of what is free on the device plus the bytes that this engine holds
+    already; infinite where the system does not say."""
     if section.memory_gib is not None:
         return section.memory_gib * 2**30
     if device.type == "cuda":

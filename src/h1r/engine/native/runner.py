@@ -39,8 +39,16 @@ class Runner(Protocol):
         """For traces with any of these params; `confidence_top_k` is the same in all."""
         ...
 
+    def widen(self, params: Sequence[SamplingParams]) -> None:
+        """Traces with these params come, too."""
+        ...
+
     def refresh(self) -> None:
         """The model's weights have new values."""
+        ...
+
+    def reserve(self, max_tokens: int) -> None:
+        """Scratch for calls of so many tokens."""
         ...
 
     def prefill(self, cache: KVCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
@@ -78,13 +86,23 @@ class TorchRunner:
 
     def begin(self, cache: KVCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         self.cache, self.slots = cache, slots
-        self._confidence_top_k = max(one.confidence_top_k for one in params)
-        self._filtered = [any(getattr(one, name) != off for one in params) for name, off in _FILTERS]
-        self._may_stop_early = any(one.confidence_threshold is not None for one in params)
-        self._scaled = any(one.temperature != 1 for one in params)
+        self._confidence_top_k = params[0].confidence_top_k
+        self._filtered, self._may_stop_early, self._scaled = [False for _ in _FILTERS], False, False
+        self.widen(params)
+
+    def widen(self, params: Sequence[SamplingParams]) -> None:
+        self._filtered = [
+            on or any(getattr(one, name) != off for one in params)
+            for on, (name, off) in zip(self._filtered, _FILTERS, strict=True)
+        ]
+        self._may_stop_early |= any(one.confidence_threshold is not None for one in params)
+        self._scaled |= any(one.temperature != 1 for one in params)
 
     def refresh(self) -> None:
         """Nothing to do: the model's own tensors are read."""
+
+    def reserve(self, max_tokens: int) -> None:
+        """Nothing to do: PyTorch allocates what it needs."""
 
     def prefill(self, cache: KVCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:
         hidden = self.model.model.cached(ids_BT, cache, counts_B)
@@ -179,14 +197,16 @@ class NativeRunner:
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             vocab=self._vocab,
             new_tokens=slots.tokens.shape[1],
-            confidence_top_k=max(one.confidence_top_k for one in params),
+            confidence_top_k=params[0].confidence_top_k,
         )
+
+    def widen(self, params: Sequence[SamplingParams]) -> None:
+        """Nothing to do: C reads the numbers of each row."""
 
     def refresh(self) -> None:
         self._decoder.pack()
 
     def reserve(self, max_tokens: int) -> None:
-        """Scratch for calls of so many tokens."""
         self._decoder.reserve(max_tokens)
 
     def prefill(self, cache: KVCache, ids_BT: Tensor, counts_B: Tensor, ending: Tensor) -> Tensor:

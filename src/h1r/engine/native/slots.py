@@ -22,6 +22,8 @@ class Request:
     index: int
     prompt: list[int]
     params: SamplingParams
+    listen: bool = False
+    """Whether somebody reads its tokens as they are drawn."""
     prefix: KVCache | None = None
     """The prefilled state, in row `prefix_row`; shared by all requests of one prefill."""
     prefix_row: int = 0
@@ -87,6 +89,16 @@ class Slots:
         inside = [token for token in end_tokens if token < self.ends.shape[1]]
         if inside:
             self.ends[first:end, inside] = True
+
+    def take_over(self, other: Slots, n: int) -> None:
+        """Copies the first n rows of `other`; the tokens in use fit into both."""
+        width = min(self.tokens.shape[1], other.tokens.shape[1])
+        for name in ("tokens", "logprobs", "sampling_logprobs", "confidences"):
+            getattr(self, name)[:n, :width] = getattr(other, name)[:n, :width]
+        for mine, theirs in ((self.logits, other.logits), (self.ends, other.ends)):
+            mine[:n] = theirs[:n]
+        for name, tensor in self.state.items():
+            tensor[:n] = other.state[name][:n]
 
     def move(self, target: Tensor, source: Tensor) -> None:
         """Copies rows `source` over rows `target`."""

@@ -1,0 +1,232 @@
+"""Requests of the native engine from the moment they are added until their traces are handed out.
+
+They run in one `Batch`, whose cache and slots are as large as `memory.py` finds room for. A request that is added while
+a batch runs joins it. Where the batch is too small (shorter slots, or fewer of them than could be used now), its rows
+move to a larger one if both fit the memory side by side for the moment of copying. Where they do not, the request waits
+until the batch has ended, and so do all that come after it: nothing that fits overtakes what does not for ever.
+
+When nothing is left, cache and slots are given back; the next request reads the model's weights anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from h1r.common.progress import note
+from h1r.config import EngineSection
+from h1r.engine.native.batch import Batch, Drawn
+from h1r.engine.native.graphs import GraphRunner
+from h1r.engine.native.kept_states import KeptStates
+from h1r.engine.native.memory import MemoryPlan, budget_bytes, plan_for, plan_of, size_text, waves
+from h1r.engine.native.runner import Runner
+from h1r.engine.native.select_runner import runner_for
+from h1r.engine.native.slots import Request
+from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.requests import ONE_TOP_K, failed, refusal
+from h1r.models import CausalLM
+from h1r.records import Trace
+
+
+@dataclass
+class _Listener:
+    """Tokens of a request that nobody has read yet, and how many of its traces are still to end."""
+
+    left: int
+    tokens: deque[Drawn] = field(default_factory=deque)
+
+
+class Scheduler:
+    """See `NativeEngine`, whose `add`, `step`, `cancel` and `tokens` these are."""
+
+    def __init__(self, model: CausalLM, section: EngineSection, tokenizer: Any, eos_token_ids: Sequence[int]) -> None:
+        self.model, self.section, self.tokenizer, self.eos_token_ids = model, section, tokenizer, eos_token_ids
+        self.memory: MemoryPlan | None = None
+        self.kept = KeptStates()
+        self.runner: Runner | None = None
+        self._batch: Batch | None = None
+        self._count = 0
+        self._waiting: list[Request] = []
+        """What is in no batch yet, in order of arrival."""
+        self._ended: list[Trace] = []
+        """Traces that ended without a step: of requests that cannot be met."""
+        self._listeners: dict[int, _Listener] = {}
+        self._passed_by: list[Trace] = []
+        """Traces that ended while `tokens` took the steps."""
+        self._confidence_top_k: int | None = None
+        self._budget = 0.0
+        self._announced = 0
+        self._measured_graphs = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a trace has not been handed out yet."""
+        return bool(self._passed_by) or self._running
+
+    @property
+    def _running(self) -> bool:
+        return bool(self._ended or self._waiting or self._batch is not None)
+
+    def restart(self) -> None:
+        """The next request is number 0."""
+        self._count = 0
+
+    def add(self, prompt: Prompt, params: SamplingParams, listen: bool = False) -> int:
+        config = self.model.config
+        why = refusal(prompt, params, self.tokenizer, config.vocab_size, config.max_position_embeddings)
+        if why is None:
+            if self._confidence_top_k not in (None, params.confidence_top_k):
+                raise ValueError(ONE_TOP_K)
+            self._confidence_top_k = params.confidence_top_k
+        number, self._count = self._count, self._count + 1
+        if listen:
+            self._listeners[number] = _Listener(params.n)
+        if why is None:
+            self._waiting.append(Request(number, [int(token) for token in prompt], params, listen=listen))
+        else:
+            self._ended += failed(number, params, why)
+        return number
+
+    def step(self) -> list[Trace]:
+        """One iteration of the batch; the traces that ended since the last one."""
+        before, self._passed_by = self._passed_by, []
+        return before + self._step()
+
+    def _step(self) -> list[Trace]:
+        try:
+            if self._waiting:
+                self._place()
+            ended, self._ended = self._ended, []
+            if self._batch is not None:
+                ended += self._batch.step()
+                self._hear(self._batch)
+                if not self._batch.busy:
+                    self._end_batch()
+        except BaseException:
+            self.close()
+            raise
+        for trace in ended:
+            self._one_less(trace.prompt_index)
+        if not self._running:
+            self._confidence_top_k = None
+        return ended
+
+    def tokens(self, number: int) -> Iterator[Drawn]:
+        """The tokens of a request that was added with `listen`, as they are drawn; takes steps where there is none."""
+        listener = self._listeners.get(number)
+        if listener is None:
+            raise KeyError(f"request {number} was not added with listen=True, or its tokens have been read")
+        while True:
+            while listener.tokens:
+                yield listener.tokens.popleft()
+            if not listener.left or not self._running:
+                self._listeners.pop(number, None)
+                return
+            self._passed_by += self._step()
+
+    def cancel(self, number: int) -> list[Trace]:
+        self._waiting = [request for request in self._waiting if request.index != number]
+        traces: list[Trace] = []
+        if self._batch is not None:
+            traces = self._batch.cancel(number)
+            if not self._batch.busy:
+                self._end_batch()
+        if number in self._listeners:
+            self._listeners[number].left = 0
+        return traces
+
+    def progress(self) -> list[Running]:
+        return self._batch.progress() if self._batch is not None else []
+
+    def close(self) -> None:
+        """Drops whatever runs and waits."""
+        self._waiting, self._ended, self._passed_by, self._listeners = [], [], [], {}
+        self._confidence_top_k = None
+        self._end_batch()
+
+    def _place(self) -> None:
+        """Takes waiting requests into the batch that runs, or into a new one."""
+        if self._batch is None:
+            self._begin_batch()
+            return
+        while self._waiting and self._joins(self._batch, self._waiting[0]):
+            self._batch.add(self._waiting.pop(0))
+
+    def _joins(self, batch: Batch, request: Request) -> bool:
+        """Whether a request fits the batch, which may become larger for it and for those that wait behind it."""
+        there, old = batch.requests, batch.plan
+        alike = plan_of(self.model, self.section, [*there, request], self._budget, old.sequences, self._measured_graphs)
+        fits = old.covers(alike)
+        traces = batch.traces + sum(one.params.n for one in self._waiting)
+        if fits and min(traces, self.section.max_sequences) <= old.sequences:
+            return True
+        # Twice as many, so that requests that come one by one are not copied for each of them.
+        larger = plan_for(
+            self.model, self.section, [*there, *self._waiting], self._budget - old.total + old.fixed,
+            self._measured_graphs, 2 * old.sequences,
+        )  # fmt: skip
+        if larger.sequences > old.sequences or (not fits and larger.sequences >= max(1, len(batch.rows))):
+            batch.move(larger)
+            self._announce(larger)
+            return True
+        return fits
+
+    def _begin_batch(self) -> None:
+        held = self.memory.fixed if self.memory is not None else 0
+        self.kept.drop_all_but([request.prompt for request in self._waiting])
+        self._budget = budget_bytes(self.section, self.model.device, held + self.kept.num_bytes)
+        self.kept.limit = 0.0
+        if any(request.params.keep_state for request in self._waiting):
+            self._budget = self.kept.limit = self._budget / 2  # one half for what is kept
+        found, refused = waves(self.model, self.section, self._waiting, self._budget, self._measured_graphs)
+        for request, why in refused:
+            self._ended += failed(request.index, request.params, why)
+        self._waiting = [request for _, later in found[1:] for request in later]
+        if not found:
+            return
+        plan, requests = found[0]
+        self.runner = runner_for(self.model, plan.call_tokens, self.runner, self.section.enforce_eager)
+        self._announce(plan)
+        self._batch = Batch(
+            self.model, self.runner, plan, requests, self.section.prefill_tokens, self.eos_token_ids, self.tokenizer,
+            self.kept,
+        )  # fmt: skip
+
+    def _announce(self, plan: MemoryPlan) -> None:
+        self.memory = plan
+        assert self.runner is not None
+        if plan.total > self._announced:
+            if not self._announced:
+                note(f"decoding: {self.runner.how}{self._nothing_to_enforce()}")
+            note(plan.sentence())
+            self._announced = plan.total
+
+    def _end_batch(self) -> None:
+        """Cache and slots are gone before the next ones come. What the graphs of a batch took counts from then on."""
+        if self._batch is None:
+            return
+        runner, plan, self._batch = self._batch.runner, self._batch.plan, None
+        if isinstance(runner, GraphRunner) and runner.graph_bytes > self._measured_graphs:
+            self._measured_graphs = runner.graph_bytes
+            note(
+                f"CUDA graphs: {runner.recorded} recorded in {runner.seconds:.1f} s, they took "
+                f"{size_text(runner.graph_bytes)} where {size_text(plan.graphs)} were counted"
+            )
+        runner.end()
+
+    def _nothing_to_enforce(self) -> str:
+        if self.section.enforce_eager and self.model.device.type != "cuda":
+            return "; engine.enforce_eager changes nothing, since CUDA graphs need a GPU"
+        return ""
+
+    def _hear(self, batch: Batch) -> None:
+        for number, token in batch.drawn:
+            if number in self._listeners:
+                self._listeners[number].tokens.append(token)
+        batch.drawn.clear()
+
+    def _one_less(self, number: int) -> None:
+        if number in self._listeners:
+            self._listeners[number].left -= 1
