@@ -64,6 +64,9 @@ class Trace:
     `logprobs` at temperature 1. `confidences` is DeepConf's token confidence: the negative mean log-probability of the
     top-k tokens (arXiv 2508.15260), nats. `finish_reason`: "stop" an end token or stop string, "length" the token
     limit, "confidence" DeepConf's early stop, "cancelled" by the caller, "error" see `error`.
+
+    `usage`: what a server states of a request whose tokens it does not give: prompt_tokens, completion_tokens,
+    reasoning_tokens (among completion_tokens), cached_tokens (among prompt_tokens); all other lists are empty then.
     """
 
     __pydantic_config__ = _STRICT
@@ -81,11 +84,14 @@ class Trace:
     error: str | None = None
     mask: list[int] | None = None
     reward: float | None = None
+    usage: dict[str, int] | None = None
 
     @property
     def num_tokens(self) -> int:
         """Tokens that the model sampled."""
-        return len(self.token_ids) if self.mask is None else sum(self.mask)
+        if self.mask is None:
+            return len(self.token_ids) or (self.usage or {}).get("completion_tokens", 0)
+        return sum(self.mask)
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ ENGINES: Registry[Any] = Registry(
         "native": "h1r.engine.native.open:open_native",
         "vllm": "h1r.engine.vllm.open:open_vllm",
         "server": "h1r.engine.server.open:open_server",
+        "endpoint": "h1r.engine.endpoint.open:open_endpoint",
     },
 )
 """Functions that open an engine, or classes of engines (see `h1r.engine.choose.open_engine`)."""

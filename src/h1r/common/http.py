@@ -40,7 +40,11 @@ class EndpointError(Exception):
 
 
 class RefusedError(EndpointError):
-    """The server will not answer this request, however often it is asked."""
+    """The server will not answer this request, however often it is asked. `said`: its own words."""
+
+    def __init__(self, sentence: str, said: str = "") -> None:
+        super().__init__(sentence)
+        self.said = said
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,13 @@ class Reply:
     url: str
     thinking: str | None = None
     usage: Usage = Usage()
+
+    @property
+    def whole(self) -> str:
+        """Thinking and answer as one text, as a model writes it; the thinking of a reply without an answer is open."""
+        if not self.thinking:
+            return self.text
+        return f"<think>\n{self.thinking}" + (f"\n</think>\n\n{self.text}" if self.text else "")
 
 
 class _PassingError(Exception):
@@ -177,7 +188,8 @@ class Endpoints:
         if failure in ("passing", "limited"):
             raise _PassingError(f"status {status}{self._detail(content)}", wait_s, failure == "limited")
         if status != 200:
-            raise RefusedError(f"{server.url}: status {status}{self._detail(content)}")
+            said = content[:4000].decode(errors="replace")
+            raise RefusedError(f"{server.url}: status {status}{self._detail(content)}", said)
         return _read(content, server.url, text_needed)
 
     def _to_mend(self, server: Server, status: int, content: bytes) -> UserError:

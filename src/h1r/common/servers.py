@@ -14,7 +14,6 @@ from __future__ import annotations
 import email.utils
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -35,7 +34,9 @@ _TO_MEND = {
     403: "the API key may not do this",
     404: "there is no such path or model",
 }
-_NO_CREDIT = re.compile(rb"insufficient_quota|billing_hard_limit|credit balance|insufficient (?:credit|balance)", re.I)
+_NO_CREDIT = (
+    b"insufficient_quota", b"billing_hard_limit", b"credit balance", b"insufficient credit", b"insufficient balance",
+)  # fmt: skip
 """How providers say, under other statuses than 402, that asking again is of no use before somebody pays."""
 
 
@@ -114,7 +115,7 @@ def failure_of(status: int, content: bytes = b"") -> Failure | None:
     """What an HTTP status, with the beginning of the reply, says of asking again; None for success."""
     if status < 300:
         return None
-    if status in _TO_MEND or (400 <= status < 500 and _NO_CREDIT.search(content)):
+    if status in _TO_MEND or (400 <= status < 500 and any(words in content.lower() for words in _NO_CREDIT)):
         return "to mend"
     if status == 429:
         return "limited"

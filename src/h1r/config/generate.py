@@ -154,6 +154,8 @@ class EvalSection(Section):
     """Longest answer."""
     confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of the bootstrap intervals."""
+    held_out: bool = True
+    """Ask the run's held-out problems, where it has curated data. Benchmarks are asked either way."""
     benchmarks: list[BenchmarkSection] = []
 
     @model_validator(mode="after")

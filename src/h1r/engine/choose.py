@@ -3,6 +3,7 @@
 native    reads the weights of the model in this process
 vllm      reads a checkpoint directory; beside a trainer it takes the model's weights again when they have changed
 server    is told to read the checkpoint's weights where it has others; beside a trainer it takes them as `vllm` does
+endpoint  asks a model that somebody else serves; for callers without a tokenizer, which send messages
 
 A further engine is a class or a function that registers with `h1r.common.engines` (docs/guide/add-an-engine.md):
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -93,6 +93,15 @@ def _is_int(value: Any, least: int | None = None) -> bool:
 
 Prompt = Sequence[int]
 """A prompt is its token ids: the chat template is applied once, by whoever knows the tokenizer."""
+
+
+class ChatPrompt(list[int]):
+    """A prompt that may have its `messages` ({role, content}), for engines that take these: without a tokenizer it has
+    no token ids."""
+
+    def __init__(self, token_ids: Iterable[int] = (), messages: Sequence[dict[str, str]] = ()) -> None:
+        super().__init__(token_ids)
+        self.messages = tuple(messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,18 @@ def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: 
     if max(params.stop_token_ids, default=0) >= vocab_size:
         return f"stop_token_ids holds ids outside the vocabulary of {vocab_size}"
     if len(prompt) + params.max_tokens > positions:
-        return (
-            f"{_TOO_LONG}{len(prompt)}) and max_tokens ({params.max_tokens}) exceed the engine's {positions} "
-            "positions; shorten the prompt, or lower max_tokens"
-        )
+        return too_long(len(prompt), params.max_tokens, positions)
     if params.stop and tokenizer is None:
         return "stop strings need an engine with a tokenizer"
     return None
+
+
+def too_long(prompt_tokens: int, max_tokens: int, positions: int) -> str:
+    """Why a prompt of so many tokens cannot be answered, in words that `is_unanswerable` knows."""
+    return (
+        f"{_TOO_LONG}{prompt_tokens}) and max_tokens ({max_tokens}) exceed the engine's {positions} positions; shorten "
+        "the prompt, or lower max_tokens"
+    )
 
 
 def failed(prompt_index: int, params: SamplingParams, why: str) -> Iterator[Trace]:

@@ -19,7 +19,18 @@ from h1r.common.progress import progress as show_progress
 from h1r.config import EvalSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.evals.metrics import Answer, Faults, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
+from h1r.evals.consensus import cons_at_n
+from h1r.evals.metrics import (
+    Answer,
+    Faults,
+    Outcome,
+    faults,
+    is_correct,
+    pass_at_1,
+    pass_at_k,
+    per_family,
+    total_usage,
+)
 from h1r.evals.samples import Place, Samples
 from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
@@ -43,7 +54,13 @@ class EvalResult:
     interval: tuple[float, float]
     per_family: dict[str, dict[str, Any]]
     pass_at_k: dict[str, float]
+    per_repeat: list[float]
+    """Accuracy of the first answer to each problem, of the second, and so on."""
+    cons_at_n: float | None
+    """See `consensus.py`; None with one answer a problem, and where answers have no majority."""
     mean_tokens: float
+    usage: dict[str, int] | None
+    """Tokens that a server stated, over all answers (`metrics.USAGE`)."""
     faults: Faults
     samples_per_problem: int
     problems: int
@@ -175,10 +192,14 @@ def _consecutive(places: Sequence[Place]) -> Iterator[tuple[Place, int]]:
 def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, seed: int, seconds: float) -> EvalResult:
     found = dict(samples.answers())
     outcomes, n = [], section.samples
+    repeats: list[list[bool]] = [[] for _ in range(n)]
     for index, problem in enumerate(samples.problems):
-        scored = [answer for sample in range(n) if (answer := found[index, sample]).scored]
+        scored = [(sample, answer) for sample in range(n) if (answer := found[index, sample]).scored]
+        for sample, answer in scored:
+            repeats[sample].append(is_correct(answer))
         if scored:
-            outcomes.append(Outcome(problem.id, problem.family, sum(map(is_correct, scored)), len(scored)))
+            right = sum(is_correct(answer) for _, answer in scored)
+            outcomes.append(Outcome(problem.id, problem.family, right, len(scored)))
     if not outcomes:
         first = samples.verdict((0, 0))
         raise UserError(f"no answer could be scored: {first.error if first else 'no verdict came'}")
@@ -190,7 +211,10 @@ def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, s
         interval=estimate.interval,
         per_family=per_family(outcomes, section.confidence_level),
         pass_at_k={str(k): pass_at_k(outcomes, k) for k in powers},
+        per_repeat=[sum(repeat) / len(repeat) for repeat in repeats if repeat],
+        cons_at_n=cons_at_n(samples.problems, samples.verdicts(), pipeline.verify_many) if n > 1 else None,
         mean_tokens=sum(answer.tokens for answer in found.values()) / len(found),
+        usage=total_usage(found.values()),
         faults=faults(list(found.values())),
         samples_per_problem=n,
         problems=len(samples.problems),

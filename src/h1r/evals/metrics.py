@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.records import REASONS, Verdict
 from h1r.scaling.intervals import Estimate, mean_accuracy
+
+USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
+"""Tokens that a server states (`records.Trace.usage`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Answer:
     """What the accuracy and the shares need of one answer. `tokens`: those the model sampled. `answered`: the text, or
     the verifier, states an answer (a verifier that was killed cannot say what it had read). `reward`: 0 to 1, None
     before a verdict; `reason`: why it is below 1 (`records.Verdict`). `unanswerable`: no engine could, the prompt is
-    too long."""
+    too long. `usage`: the counts of `USAGE`, where a server stated them."""
 
     tokens: int
     finish_reason: str
@@ -48,6 +51,7 @@ class Answer:
     reward: float | None = None
     reason: str | None = None
     unanswerable: bool = False
+    usage: tuple[int, ...] | None = None
 
     @property
     def scored(self) -> bool:
@@ -114,3 +118,9 @@ def faults(answers: Sequence[Answer]) -> Faults:
         unanswerable=sum(answer.unanswerable for answer in answers) / len(answers),
         reasons={reason: reasons[reason] / len(answers) for reason in REASONS if reasons[reason]},
     )
+
+
+def total_usage(answers: Iterable[Answer]) -> dict[str, int] | None:
+    """Tokens over all answers, by the names of `USAGE`; None where no server stated any."""
+    stated = [answer.usage for answer in answers if answer.usage is not None]
+    return dict(zip(USAGE, map(sum, zip(*stated, strict=True)), strict=True)) if stated else None

@@ -10,6 +10,7 @@ never its text.
 
     problem sample                              the problem's place among the problems, and the answer's among its own
     problem_id question text tokens finish_reason seed error reward     of the answer; reward: an environment's
+    usage                                       tokens as a server states them (`records.Trace.usage`)
     token_ids confidences                       base64 of little-endian int32, float32
     verdict                                     see `records.Verdict`
 """
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO
 
 from h1r.common.files import atomic
 from h1r.errors import UserError
-from h1r.evals.metrics import Answer
+from h1r.evals.metrics import USAGE, Answer
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.retry import is_unanswerable
 from h1r.scaling.answers import extract_answer
@@ -102,6 +103,7 @@ class Samples:
                 "seed": trace.seed,
                 "error": trace.error,
                 "reward": trace.reward,
+                **({"usage": trace.usage} if trace.usage else {}),
                 **encoded(trace, _ARRAYS),
             }
             self._append((trace.prompt_index, trace.sample_index), row)
@@ -130,12 +132,19 @@ class Samples:
             problem_id=row["problem_id"],
             error=row["error"],
             reward=row["reward"],
+            usage=row.get("usage"),
             **decoded(row, _ARRAYS),
         )
 
     def verdict(self, place: Place) -> Verdict | None:
         """The verdict of an answer, None before it has one."""
         return Verdict(**self._row(self._verdicts[place])["verdict"]) if place in self._verdicts else None
+
+    def verdicts(self) -> Iterator[tuple[Place, Verdict]]:
+        """Every verdict in order of its place, read from the file one by one."""
+        with open(self._path, "rb") as handle:
+            for place in sorted(self._verdicts):
+                yield place, Verdict(**_read(handle, self._verdicts[place])["verdict"])
 
     def finish(self) -> None:
         """Writes the file anew, an answer a line with its verdict, in order; nothing can be added after it."""
@@ -161,7 +170,13 @@ class Samples:
         if "text" in row:
             answered = extract_answer(row["text"]) is not None
             unanswerable = row["finish_reason"] == "error" and is_unanswerable(row["error"])
-            self._answers[place] = Answer(row["tokens"], row["finish_reason"], answered, unanswerable=unanswerable)
+            self._answers[place] = Answer(
+                row["tokens"],
+                row["finish_reason"],
+                answered,
+                unanswerable=unanswerable,
+                usage=_counts(row.get("usage")),
+            )
             self._offsets[place] = self._end
             self._verdicts.pop(place, None)
         verdict = row.get("verdict")
@@ -174,6 +189,10 @@ class Samples:
     def _row(self, offset: int) -> dict[str, Any]:
         with open(self._path, "rb") as handle:
             return _read(handle, offset)
+
+
+def _counts(usage: dict[str, int] | None) -> tuple[int, ...] | None:
+    return tuple(int(usage.get(name, 0)) for name in USAGE) if usage else None
 
 
 def _read(handle: BinaryIO, offset: int) -> dict[str, Any]:

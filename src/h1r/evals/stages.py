@@ -24,6 +24,7 @@ from h1r.common.files import write_json
 from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
+from h1r.engine.endpoint.engine import ONLY_BENCHMARKS, EndpointEngine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
@@ -56,11 +57,14 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     base model. Returns the result without the outcome of each problem and without the examples, and that of each
     benchmark under "benchmarks". `UserError` when an earlier stage is missing, or a benchmark cannot be read.
     """
+    remote = recipe.engine.kind == "endpoint"
+    if remote and which != "base":
+        raise UserError(f'engine.kind = "endpoint" asks a model of somebody else, not `{which}`; take another engine')
     benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks]
     curated = (run.path / "curate" / "tokenizer").is_dir() or not benchmarks
-    problems, tokenizer = _held_out(run) if curated else [], _tokenizer(recipe, run, which, curated)
+    problems = _held_out(run) if curated and recipe.eval.held_out else []
+    tokenizer = None if remote else _tokenizer(recipe, run, which, curated)
     found: dict[str, dict[str, Any]] = {}
-    same = _depends_on(recipe, run, which)
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
         usable = {
@@ -69,11 +73,21 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         }
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
         pipeline = RolloutPipeline(
-            engine, tokenizer, pool.verify_many, section=recipe.rollout, environment=recipe.environment
+            engine,
+            tokenizer,
+            pool.verify_many,
+            recipe.chat.system_prompt if remote else None,
+            section=recipe.rollout,
+            environment=recipe.environment,
         )
+        same = _depends_on(recipe, run, which, engine)
 
         def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
-            of = {**same, "problems": contents_of(problems), "settings": section.model_dump(exclude={"benchmarks"})}
+            of = {
+                **same,
+                "problems": contents_of(problems),
+                "settings": section.model_dump(exclude={"benchmarks", "held_out"}),
+            }
             return measured(
                 of,
                 path,
@@ -88,7 +102,11 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             own, unusable = usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
             measured_now = measure(own, settings(section, recipe.eval), f"{section.name}, {which}", path)
-            found[section.name] = {**_without(measured_now, *_LONG), "unusable": unusable, "ungradable": one.ungradable}
+            left_out = {"unusable": unusable, "ungradable": one.ungradable}
+            if any(measured_now.get(key) != value for key, value in left_out.items()):
+                measured_now |= left_out
+                write_json(path, measured_now)
+            found[section.name] = _without(measured_now, *_LONG)
     summary = {**_without(result, *_LONG), **({"benchmarks": found} if found else {})}
     without = sum(map(unfinished, (result, *found.values())))
     return {**summary, "unfinished": without} if without else summary
@@ -96,6 +114,8 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
 
 def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Majority and DeepConf at the recipe's budgets, on the last model trained; writes scaling/result.json."""
+    if recipe.engine.kind == "endpoint":
+        raise UserError(ONLY_BENCHMARKS)
     which = last_trained(run)
     problems, tokenizer = _held_out(run), tokenizer_of(recipe, run, which)
     with (
@@ -138,8 +158,15 @@ def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
     return loaded(run.need(f"{which}/model", which), recipe.model.kernels)
 
 
-def _depends_on(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
-    """What a result depends on beside its problems: the contents of the weights, the prompt, the engine, the judge."""
+def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[str, Any]:
+    """What a result depends on beside its problems: the contents of the weights, or the model of an API; the prompt,
+    the engine, the judge."""
+    kind = {"kind": recipe.engine.kind, "dtype": getattr(recipe.engine, "dtype", None)}
+    judge = [recipe.judge.model, recipe.verify.judge_on]
+    if isinstance(engine, EndpointEngine):
+        own = recipe.engine.endpoint.model_dump(include={"parameters", "leave_out"})
+        asked = {"engine": {**kind, **own, "model": engine.model}, "system_prompt": recipe.chat.system_prompt}
+        return {**asked, "judge": judge, "seed": recipe.seed}
     given = [Path(one) for one in (recipe.tokenizer.path, recipe.model.checkpoint) if one]
     directories = [run.path / "curate" / "tokenizer", *given]
     if which != "base":
@@ -149,8 +176,8 @@ def _depends_on(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         "files": [contents(one) for one in directories if one.is_dir()],
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),
-        "engine": {"kind": recipe.engine.kind, "dtype": getattr(recipe.engine, "dtype", None)},
-        "judge": [recipe.judge.model, recipe.verify.judge_on],
+        "engine": kind,
+        "judge": judge,
         "seed": recipe.seed,
     }
 

@@ -39,9 +39,14 @@ def token_strings(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]) 
 
 
 def example(
-    tokenizer: PreTrainedTokenizerFast, problem: Problem, trace: Trace, verdict: Verdict | None = None, **more: Any
+    tokenizer: PreTrainedTokenizerFast | None,
+    problem: Problem,
+    trace: Trace,
+    verdict: Verdict | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """One answer, ready for JSON. `verdict=None`: it was not graded (a trace that was cut short)."""
+    """One answer, ready for JSON. `verdict=None`: it was not graded (a trace that was cut short). Without a tokenizer
+    it has no tokens to show."""
     return {
         "problem_id": problem.id,
         "family": problem.family,
@@ -53,7 +58,7 @@ def example(
         "finish_reason": trace.finish_reason,
         "text": trace.text,
         "token_ids": list(trace.token_ids),
-        "tokens": token_strings(tokenizer, trace.token_ids),
+        "tokens": [] if tokenizer is None else token_strings(tokenizer, trace.token_ids),
         "confidences": [round(confidence, 3) for confidence in trace.confidences],
         **more,
     }

@@ -217,8 +217,7 @@ class Endpoint:
 
 
 def _trace(problem: Problem, reply: Reply) -> Given:
-    text = f"<think>\n{reply.thinking}\n</think>\n\n{reply.text}" if reply.thinking else reply.text
-    return given_from(problem.question, text, reply.finish_reason or "stop")
+    return given_from(problem.question, reply.whole, reply.finish_reason or "stop")
 
 
 def in_batches(generate: GenerateBatch, size: int) -> Generate:
