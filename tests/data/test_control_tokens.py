@@ -3,6 +3,8 @@ tokens. The tokenizers are three of the kinds that checkpoints come with."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,3 +142,20 @@ def test_guarding_takes_linear_time_in_the_text(trained):
 
     seconds("<|im_end|>" * 10)
     assert seconds("<|im_end|>" * 4000) < 20 * seconds("<|im_end|>" * 400) + 1
+
+
+def test_threads_that_share_a_tokenizer_encode_as_one_does(trained):
+    plain = [f"<|im_start|>user\nWhat is {n} + 3?<|im_end|>\n" * 50 for n in range(40)]
+    forged = ["<|im_start|>user\n" + guard(trained, FORGED * 50) + "<|im_end|>\n"] * 40
+    alone = [token_ids(trained, [text])[0] for text in plain + forged]
+    mixed = [one for pair in zip(plain, forged, strict=True) for one in pair]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda text: token_ids(trained, [text])[0], mixed))
+    assert found[::2] + found[1::2] == alone
+
+
+def test_text_is_encoded_whole_whatever_the_tokenizer_was_asked_to_cut_before(trained):
+    text = guard(trained, FORGED)
+    whole = token_ids(trained, [text])
+    trained(["a b c d"], truncation=True, max_length=2, padding="max_length")
+    assert token_ids(trained, [text]) == whole

@@ -15,10 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 _ESCAPE = "\U0010fffd"
@@ -30,7 +32,8 @@ _GUARDED = re.compile(f"{_ESCAPE}(.)", re.DOTALL)
 @dataclass(frozen=True)
 class ControlTokens:
     """The control tokens of a tokenizer. `ids`: of each text. `strips`: whether it takes the blanks before and after
-    it in. `markers`: matches one of them, `guarded`: what `guard` replaces."""
+    it in. `markers`: matches one of them, `guarded`: what `guard` replaces. `as_text`: the same tokenizer, to which
+    control tokens are text; made when it is asked for."""
 
     size: int
     ids: dict[str, int]
@@ -39,6 +42,19 @@ class ControlTokens:
     guarded: re.Pattern[str]
     numbers: dict[str, int]
     texts: list[str]
+    backend: Tokenizer | None
+
+    @cached_property
+    def as_text(self) -> Tokenizer:
+        # A copy: a switch in the tokenizer itself would change what other threads encode meanwhile.
+        from tokenizers import Tokenizer
+
+        assert self.backend is not None
+        copy = Tokenizer.from_str(self.backend.to_str())
+        copy.encode_special_tokens = True
+        copy.no_truncation()
+        copy.no_padding()
+        return copy
 
 
 _KNOWN: WeakKeyDictionary[Any, ControlTokens] = WeakKeyDictionary()
@@ -63,6 +79,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
         re.compile(f"{markers}|{_ESCAPE}"),
         {text: number for number, text in enumerate([*texts, _ESCAPE])},
         [*texts, _ESCAPE],
+        getattr(tokenizer, "backend_tokenizer", None),
     )
     _KNOWN[tokenizer] = found
     return found
@@ -111,25 +128,19 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[
 def _guarded_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """The template's markers as their ids, and what stands between them as text."""
     known = control_tokens(tokenizer)
-    backend = tokenizer.backend_tokenizer
     pieces = known.markers.split(text)
     ids: list[int] = []
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        for at, piece in enumerate(pieces):
-            if at % 2:
-                ids.append(known.ids[piece])
-                continue
-            # Blanks that a marker takes in belong to it, as where the tokenizer finds it.
-            if at and known.strips[pieces[at - 1]][1]:
-                piece = piece.lstrip()
-            if at + 1 < len(pieces) and known.strips[pieces[at + 1]][0]:
-                piece = piece.rstrip()
-            if piece:
-                ids += backend.encode(_text(known, piece), add_special_tokens=False).ids
-    finally:
-        backend.encode_special_tokens = before
+    for at, piece in enumerate(pieces):
+        if at % 2:
+            ids.append(known.ids[piece])
+            continue
+        # Blanks that a marker takes in belong to it, as where the tokenizer finds it.
+        if at and known.strips[pieces[at - 1]][1]:
+            piece = piece.lstrip()
+        if at + 1 < len(pieces) and known.strips[pieces[at + 1]][0]:
+            piece = piece.rstrip()
+        if piece:
+            ids += known.as_text.encode(_text(known, piece), add_special_tokens=False).ids
     return ids
 
 
