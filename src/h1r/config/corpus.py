@@ -148,6 +148,9 @@ class CorpusSection(Section):
     """Published pass rates in the RL rule: `draw` takes `rl_pool.rollouts` of the rollouts at random, `rate` all."""
     max_tokens: Positive = 49152
     """Longer samples are dropped; the paper trims at 48K."""
+    max_question_chars: Count = 500_000
+    """Rows whose question has more characters are set aside as they are read, before anything is computed from them;
+    0: none. Our choice: ten characters for each of `max_tokens`."""
     pack_tokens: Count = 0
     """Tokens of a packed row; 0: `sft.seq_len`."""
     executor: Literal["local", "ray"] = "local"

@@ -11,6 +11,7 @@ Left out: multilingual corpus mixing and the injected LaTeX commands of the publ
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,6 +33,11 @@ THINK_TOKENS = (THINK_OPEN, THINK_CLOSE)
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + len(THINK_TOKENS)
 
 _PRE_TOKEN = r"\n| ?\p{N}| ?[\p{P}\p{S}]| ?[\p{L}\p{M}]+|[^\S\n]+(?= [\p{N}\p{P}\p{S}\p{L}\p{M}])|[^\S\n]+"
+
+_ENDLESS = re.compile(r"\S{1000}|[^\S\n]{1000}")
+"""A stretch in which a word may have no end."""
+_PART = re.compile(r"[\s\S]{1,65535}(?:(?=\n)|(?<=\S)(?= \S)|\Z)|[\s\S]{1,65536}")
+"""Text up to where two pre-tokens meet."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -99,11 +105,12 @@ def with_chat_format(tokenizer: PreTrainedTokenizerFast, section: ChatSection) -
 
 
 def _without_markers(texts: Iterable[str]) -> Iterable[str]:
-    """The stretches between special tokens, which a trainer would otherwise read as text."""
+    """The stretches between special tokens, which a trainer would otherwise read as text. Long texts come in parts,
+    since a character takes hundreds of bytes, and endless words too, since a word takes time quadratic in it."""
     for text in texts:
         for marker in (*SPECIAL_TOKENS, *THINK_TOKENS):
             text = text.replace(marker, "\n")
-        yield text
+        yield from _PART.findall(_ENDLESS.sub("\\g<0>\n", text))
 
 
 def _with_think_as_text(tokenizer: Tokenizer) -> Tokenizer:

@@ -34,7 +34,7 @@ from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.decontaminate import Overlaps
 from h1r.data.curate.rules.difficulty import pass_rate_class
 from h1r.data.curate.rules.filters import num_chars
-from h1r.records import Problem
+from h1r.records import Problem, Sample
 from h1r.verify.controls import Tally
 
 KEYS = pa.schema(
@@ -56,6 +56,8 @@ PASS_RATE_BINS = 10
 
 MOST_REASONS = 100
 """Different reasons to set a row aside that are counted for each file."""
+MAX_TOKEN_CHARS = 32
+"""Characters for each of `corpus.max_tokens` beyond which a sample is dropped without being encoded. Our choice."""
 DRAWN = "drawn problems"
 """Stands for the path where problems are drawn from the sources that have a share."""
 
@@ -82,7 +84,7 @@ def _input_items(recipe: Recipe, number: int, bad: list[BadRow]) -> Iterator[Ite
             item.ordinal = (number << ROW_BITS) + row
             yield item
         return
-    reader = Reader(source, path, number)
+    reader = Reader(source, path, number, recipe.corpus.max_question_chars)
     for item in reader.items():
         bad.extend((source.name, line) for line in reader.bad)
         reader.bad.clear()
@@ -285,6 +287,11 @@ def mean_chars(item: Item) -> float:
     return total / len(item.traces)
 
 
+def num_chars_written(sample: Sample) -> int:
+    """Characters that a chat template writes of a conversation, at least: thinking of earlier turns may go."""
+    return sum(len(turn.content) for turn in sample.messages) + len(sample.messages[-1].thinking or "")
+
+
 def weighed(work: Path, shard: str) -> dict[str, Any]:
     """traced -> samples: a conversation a row, with class, weight, token ids and loss mask."""
     ctx = context(work)
@@ -306,16 +313,20 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
             samples = [
                 steps.sample_of(item, trace, number, recipe.curate.loss) for number, trace in enumerate(item.traces)
             ]
-            encoded = encode_samples(ctx.tokenizer, samples)
-            for number, (sample, one) in enumerate(zip(samples, encoded, strict=True)):
+            # What cannot fit is not encoded: ids cost a hundred times the memory of their text.
+            fitting = [num_chars_written(sample) <= MAX_TOKEN_CHARS * recipe.corpus.max_tokens for sample in samples]
+            encoded = iter(encode_samples(ctx.tokenizer, itertools.compress(samples, fitting)))
+            for number, (sample, fits) in enumerate(zip(samples, fitting, strict=True)):
                 name = f"{item.problem.id}#{number}"
+                one = next(encoded) if fits else None
                 drop_log.take("difficulty")
                 if not weights[found]:
                     drop_log.drop("difficulty", item, "easy, and easy weighs 0", item.problem.question, name)
                     continue
                 drop_log.take("over-long in tokens")
-                if len(one.token_ids) > recipe.corpus.max_tokens:
-                    text = f"{len(one.token_ids)} tokens: {item.problem.question}"
+                if one is None or len(one.token_ids) > recipe.corpus.max_tokens:
+                    size = f"{len(one.token_ids)} tokens" if one else f"{num_chars_written(sample)} characters"
+                    text = f"{size}: {item.problem.question}"
                     drop_log.drop("over-long in tokens", item, "too many tokens", text, name)
                     continue
                 sample.difficulty_class, sample.weight = found, weights[found]  # type: ignore[assignment]

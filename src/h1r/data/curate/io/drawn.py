@@ -54,7 +54,7 @@ def draw_problems(section: ProblemsSection, corpus: CorpusSection, bad: list[Bad
     if not sources:
         raise UserError("corpus.sources has no source to draw from; add at least one [[corpus.sources]] with a share")
     streams = [
-        _Stream(source, _items(source, corpus.root, derive_seed(section.seed, "source", number), bad))
+        _Stream(source, _items(source, corpus, derive_seed(section.seed, "source", number), bad))
         for number, source in enumerate(sources)
     ]
     seen: set[str] = set()
@@ -95,19 +95,21 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
     return counts
 
 
-def _items(source: GeneratedSource | CorpusSource, root: str, seed: int, bad: list[BadRow]) -> Iterator[Item]:
+def _items(
+    source: GeneratedSource | CorpusSource, corpus: CorpusSection, seed: int, bad: list[BadRow]
+) -> Iterator[Item]:
     if isinstance(source, GeneratedSource):
         stream = GeneratedProblems(source, seed)
         return (Item(0, problem, source.name, source.domain, "sft") for problem in stream.problems())
-    return _shuffled(_rows(source, root, bad), seed)
+    return _shuffled(_rows(source, corpus, bad), seed)
 
 
-def _rows(source: CorpusSource, root: str, bad: list[BadRow]) -> Iterator[Item]:
+def _rows(source: CorpusSource, corpus: CorpusSection, bad: list[BadRow]) -> Iterator[Item]:
     """The usable rows of a source's files. `UserError` for a file without any."""
     asked = {"question", "prompt"} & set(source.columns)
     columns = {"answer": "answer", **({} if asked else {"question": "question"}), **source.columns}
-    for path in files_of(source, root):
-        reader = Reader(source.model_copy(update={"columns": columns}), path, 0)
+    for path in files_of(source, corpus.root):
+        reader = Reader(source.model_copy(update={"columns": columns}), path, 0, corpus.max_question_chars)
         usable = 0
         for item in reader.items():
             if item.problem.question.strip() and (item.problem.answer.strip() or "tests" in item.problem.metadata):

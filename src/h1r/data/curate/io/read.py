@@ -56,9 +56,10 @@ def expand(path: str) -> str:
 
 
 class Reader:
-    """Reads one file of a source. Bad rows go to `bad`, in order, as they are met."""
+    """Reads one file of a source. Bad rows go to `bad`, in order, as they are met; those with a question of more than
+    `max_question_chars` (0: none) among them."""
 
-    def __init__(self, section: CorpusBenchmark, path: str, number: int) -> None:
+    def __init__(self, section: CorpusBenchmark, path: str, number: int, max_question_chars: int = 0) -> None:
         if unknown := sorted(set(section.columns) - set(FIELDS)):
             raise UserError(f"corpus source `{section.name}`: `columns` has no field `{unknown[0]}`; "
                             f"{nearest(unknown[0], FIELDS)}")  # fmt: skip
@@ -74,6 +75,7 @@ class Reader:
         self.path = path
         self.bad: list[BadLine] = []
         self._first = number << ROW_BITS
+        self._max_chars = max_question_chars
         self._source = section if isinstance(section, CorpusSource) else None
         self._pattern = self._source and self._source.question_pattern
         if self._pattern:
@@ -139,6 +141,8 @@ class Reader:
         text = {field: value_text(values[field], columns[field]) for field in _TEXTS if field in values}
         prompt, answered = self._turns(values, text.get("system", ""))
         question = text.get("question") or _asked(prompt)
+        if self._max_chars and len(question) > self._max_chars:
+            raise BadRowError(f"a question of more than {self._max_chars:,} characters (`corpus.max_question_chars`)")
         if self._pattern:
             match = re.search(self._pattern, question)
             if match is None:

@@ -25,7 +25,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from h1r.data.curate.rules.dedup import number_signature
-from h1r.data.curate.rules.normal_form import normal_form, tokens, without_drawings
+from h1r.data.curate.rules.normal_form import joined, normal_form, tokens, without_drawings
 from h1r.records import Problem
 from h1r.verify import is_generated
 
@@ -97,10 +97,12 @@ class HeldOutIndex:
     def overlaps(self, problem: Problem) -> dict[int, Overlap]:
         """Which held-out problems (by index) a training problem overlaps, each with its strongest evidence."""
         found = {index: Overlap("exact", 1.0, "") for index in self._same.get(_verbatim(problem.question), ())}
+        asked = tokens(problem.question)
         if not is_generated(problem):
-            for index in self._forms.get(normal_form(problem.question), ()):
+            for index in self._forms.get(joined(asked), ()):
                 found[index] = Overlap("exact", 1.0, "")
-        asked = tokens(without_drawings(problem.question))
+        if (text := without_drawings(problem.question)) != problem.question:
+            asked = tokens(text)
         numbers = _numbers(asked)
         for index in self._contained(problem.question, asked):
             if not self._one_generator(problem, index):
@@ -135,13 +137,14 @@ class HeldOutIndex:
         return {index: (len(spots) / len(self._tokens[index]), *longest[index]) for index, spots in covered.items()}
 
     def _contained(self, question: str, asked: list[str]) -> Iterator[int]:
-        signature = number_signature(question)
-        for start, pair in enumerate(pairwise(asked)):
-            for index, short in self._short.get(pair, ()):
-                if asked[start : start + len(short)] == short and signature == number_signature(
-                    self.held_out[index].question
-                ):
-                    yield index
+        found = {
+            index
+            for start, pair in enumerate(pairwise(asked))
+            for index, short in self._short.get(pair, ())
+            if asked[start : start + len(short)] == short
+        }
+        signature = number_signature(question) if found else ()
+        return (index for index in sorted(found) if signature == number_signature(self.held_out[index].question))
 
     def _one_generator(self, problem: Problem, index: int) -> bool:
         held = self.held_out[index]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _ALIASES = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
@@ -93,9 +94,14 @@ def tokens(text: str) -> list[str]:
 
 
 def normal_form(text: str) -> str:
-    """The normal form of a text; numbers that stand side by side stay apart."""
+    """The normal form of a text."""
+    return joined(tokens(text))
+
+
+def joined(found: Iterable[str]) -> str:
+    """Tokens as a normal form; numbers that stand side by side stay apart."""
     parts: list[str] = []
-    for token in tokens(text):
+    for token in found:
         if parts and token[0].isdigit() and parts[-1][-1].isdigit():
             parts.append(" ")
         parts.append(token)
