@@ -18,7 +18,7 @@ from torch import Tensor
 from h1r.common.engines import ENGINES
 from h1r.config import EngineSection
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
+from h1r.engine.requests import NO_STREAM, ONE_STREAM, failed, one_per_prompt, refusal
 from h1r.engine.sampling import choose, stream_key, uniform
 from h1r.engine.stop_strings import holds_stop_string, text_of
 from h1r.models import CausalLM, load
@@ -50,25 +50,26 @@ class OneByOne:
     def __init__(self, model: CausalLM, tokenizer: Any = None, section: EngineSection | None = None) -> None:
         self.model, self.tokenizer, self.section = model, tokenizer, section or EngineSection()
         self._rows: list[Row] | None = None
+        self._refused: list[Trace] = []
+        self._count = 0
         self._look: Callable[[], None] | None = None
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
-        each, config = one_per_prompt(prompts, params), self.model.config
+        each = one_per_prompt(prompts, params)
         if self._rows is not None:
             raise RuntimeError(ONE_STREAM)
         if len({one.confidence_top_k for one in each}) > 1:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
-        self._rows = []
+        self._rows, self._refused, self._count = [], [], 0
         try:
-            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-                if why := refusal(prompt, one, self.tokenizer, config.vocab_size, config.max_position_embeddings):
-                    yield from failed(index, one, why)
-                else:
-                    self._rows += [Row(index, sample, [int(t) for t in prompt], one) for sample in range(one.n)]
-            while self._rows:
+            for prompt, one in zip(prompts, each, strict=True):
+                self.add(prompt, one)
+            while self._rows or self._refused:
+                while self._refused:
+                    yield self._refused.pop()
                 for row in list(self._rows):
                     if row in self._rows and (reason := self._step(row)):  # it may have been cancelled meanwhile
                         self._rows.remove(row)
@@ -77,6 +78,16 @@ class OneByOne:
                     self._look()
         finally:
             self._rows = None
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        if self._rows is None:
+            raise RuntimeError(NO_STREAM)
+        index, self._count, config = self._count, self._count + 1, self.model.config
+        if why := refusal(prompt, params, self.tokenizer, config.vocab_size, config.max_position_embeddings):
+            self._refused += failed(index, params, why)
+        else:
+            self._rows += [Row(index, sample, [int(t) for t in prompt], params) for sample in range(params.n)]
+        return index
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """Ends the traces of a prompt; those that had begun are returned as they stand."""

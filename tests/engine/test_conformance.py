@@ -292,3 +292,25 @@ def test_stop_tokens_outside_the_vocabulary_fail_their_request_alone(engine: Eng
     assert refused.finish_reason == "error"
     assert "stop_token_ids holds ids outside the vocabulary" in str(refused.error)
     assert answered.finish_reason != "error"
+
+
+def test_a_prompt_joins_a_stream_between_two_of_its_traces(engine: Engine) -> None:
+    """Also one that cannot be answered, and one that is cancelled."""
+    params = SamplingParams(n=2, max_tokens=8, seed=5)
+    alone = [trace.token_ids for trace in engine.generate([PROMPTS[3]], dataclasses.replace(params, seed=9))]
+    stream = engine.stream([PROMPTS[0], ENDLESS], [params, SamplingParams(temperature=0.0, max_tokens=60)])
+    seen = [next(stream)]
+    added = [
+        engine.add(PROMPTS[3], dataclasses.replace(params, seed=9)),
+        engine.add([], params),
+        engine.add(ENDLESS, dataclasses.replace(params, n=1, temperature=0.0, max_tokens=100)),
+    ]
+    assert added == [2, 3, 4]
+    for trace in stream:
+        seen.append(trace)
+        if trace.prompt_index == 1:
+            engine.cancel(4)
+    found = sorted(seen, key=lambda trace: (trace.prompt_index, trace.sample_index))
+    assert [trace.prompt_index for trace in found] == [0, 0, 1, 2, 2, 3, 3]
+    assert [trace.token_ids for trace in found[3:5]] == alone
+    assert [trace.finish_reason for trace in found[5:]] == ["error", "error"]

@@ -105,7 +105,7 @@ def test_running_traces_are_counted_over_the_whole_run(engine: NativeEngine) -> 
         nonlocal checked
         for one in run.running():
             assert one.sample_index not in run.ballots[one.prompt_index].entries
-            assert (one.sample_index < 4) == run.warming_up
+            assert (one.sample_index < 4) == run.warming_up(one.prompt_index)
             checked += 1
 
     run = frames(engine, PROBLEMS, look)

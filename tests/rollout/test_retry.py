@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from h1r.config import RolloutSection
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.engine.requests import refusal
 from h1r.errors import UserError
@@ -43,9 +44,13 @@ PROMPTS = [[10], [20], [30]]
 PARAMS = [SamplingParams(n=4, seed=seed) for seed in (100, 200, 300)]
 
 
+def section(share: float, **more: Any) -> RolloutSection:
+    return RolloutSection(max_failed_share=share, **{"backoff_s": 0.0, **more})
+
+
 def generate(failures: dict[tuple[int, int], int], share: float = 0.1) -> tuple[list[Trace], Flaky]:
     inner = Flaky(failures)
-    engine = RetryingEngine(inner, share)  # type: ignore[arg-type]
+    engine = RetryingEngine(inner, section(share))  # type: ignore[arg-type]
     return engine.generate(PROMPTS, PARAMS), inner
 
 
@@ -83,7 +88,7 @@ def test_an_engine_that_fails_at_everything_has_generated_nothing() -> None:
 
 def test_a_cancelled_prompt_is_not_tried_again() -> None:
     inner = Flaky({(20, 201): 1, (30, 303): 1})
-    engine = RetryingEngine(inner, 1.0)  # type: ignore[arg-type]
+    engine = RetryingEngine(inner, section(1.0))  # type: ignore[arg-type]
     stream = engine.stream(PROMPTS, PARAMS)
     found = [next(stream)]
     engine.cancel(1)
@@ -95,7 +100,7 @@ def test_a_cancelled_prompt_is_not_tried_again() -> None:
 
 def test_a_prompt_that_is_cancelled_while_it_is_tried_again_has_its_own_numbers() -> None:
     inner = Flaky({(20, 201): 1, (30, 302): 1, (30, 303): 1})
-    engine = RetryingEngine(inner, 1.0)  # type: ignore[arg-type]
+    engine = RetryingEngine(inner, section(1.0))  # type: ignore[arg-type]
     stream = engine.stream(PROMPTS, PARAMS)
     while next(stream).token_ids != [20, 201]:
         pass
@@ -116,7 +121,7 @@ class TooLong(Flaky):
 
 def test_a_prompt_that_cannot_be_answered_is_asked_once_and_stops_nobody() -> None:
     inner = TooLong({})
-    traces = RetryingEngine(inner, 0.0).generate(PROMPTS, PARAMS)  # type: ignore[arg-type]
+    traces = RetryingEngine(inner, section(0.0)).generate(PROMPTS, PARAMS)  # type: ignore[arg-type]
     assert inner.calls == [12]
     assert [trace.finish_reason for trace in traces] == ["stop"] * 4 + ["error"] * 4 + ["stop"] * 4
 
@@ -124,9 +129,9 @@ def test_a_prompt_that_cannot_be_answered_is_asked_once_and_stops_nobody() -> No
 def test_an_engine_that_fails_beside_such_a_prompt_is_judged_by_the_other_prompts() -> None:
     inner = TooLong({(10, 100): 9, (10, 101): 9})
     with pytest.raises(UserError, match=r"failed at 2 of 8 traces"):
-        RetryingEngine(inner, 0.2).generate(PROMPTS, PARAMS)  # type: ignore[arg-type]
+        RetryingEngine(inner, section(0.2)).generate(PROMPTS, PARAMS)  # type: ignore[arg-type]
 
 
 def test_a_call_of_nothing_else_says_why() -> None:
     with pytest.raises(UserError, match=r"generated nothing: prompt \(90\) and max_tokens"):
-        RetryingEngine(TooLong({}), 0.1).generate([[20]], PARAMS[:1])  # type: ignore[arg-type]
+        RetryingEngine(TooLong({}), section(0.1)).generate([[20]], PARAMS[:1])  # type: ignore[arg-type]

@@ -32,12 +32,9 @@ class LockstepEngine:
 
     def stream(self, prompts, params):
         self.requests.append(list(params))
-        self.waiting = deque(
-            {"prompt": i, "j": j, "script": self.problems[prompt[0]][p.seed + j - prompt[0] * STRIDE], "p": p, "n": 0}
-            for i, (prompt, p) in enumerate(zip(prompts, params, strict=True))
-            for j in range(p.n)
-        )
-        self.running = []
+        self.waiting, self.running, self.count = deque(), [], 0
+        for prompt, p in zip(prompts, params, strict=True):
+            self.enter(prompt, p)
         while self.waiting or self.running:
             while self.waiting and (self.slots is None or len(self.running) < self.slots):
                 self.running.append(self.waiting.popleft())
@@ -51,6 +48,16 @@ class LockstepEngine:
             self.running = [r for r in self.running if all(r is not e for e, _ in ended)]
             for request, reason in ended:
                 yield self.trace(request, reason)
+
+    def enter(self, prompt, p):
+        scripts = self.problems[prompt[0]][p.seed - prompt[0] * STRIDE :]
+        self.waiting.extend({"prompt": self.count, "j": j, "script": scripts[j], "p": p, "n": 0} for j in range(p.n))
+        self.count += 1
+        return self.count - 1
+
+    def add(self, prompt, p):
+        self.requests.append([p])
+        return self.enter(prompt, p)
 
     def end_of(self, request):
         script, p, n = request["script"], request["p"], request["n"]

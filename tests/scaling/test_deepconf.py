@@ -11,7 +11,7 @@ from lockstep import STRIDE, LockstepEngine, Scripted, cases, deepconf, extract,
 from h1r.engine.protocol import SamplingParams
 from h1r.scaling.confidence import TIE_SLACK
 from h1r.scaling.deepconf import majority_baseline, problem_seed, solve_many
-from h1r.scaling.replay import simulate, simulate_many
+from h1r.scaling.replay import ReplayEngine, simulate, simulate_many
 
 
 def online(problems, params, slots=None):
@@ -142,7 +142,8 @@ def test_engine_is_told_each_problems_own_threshold_and_seeds():
     low = [Scripted([2.0, 2.0]), Scripted([4.0, 4.0]), Scripted([9.0] * 3), Scripted([9.0] * 3)]
     high = [Scripted([6.0, 6.0]), Scripted([8.0, 8.0]), Scripted([9.0] * 3), Scripted([9.0] * 3)]
     solutions, engine = online([low, high], deepconf(4, keep_top=0.5))
-    warm, later = engine.requests
+    warm, *later = engine.requests
+    later = [request for requests in later for request in requests]
     assert [(p.n, p.seed, p.confidence_threshold) for p in warm] == [(2, 0, None), (2, STRIDE, None)]
     assert [(p.n, p.seed) for p in later] == [(2, 2), (2, STRIDE + 2)]
     assert [p.confidence_threshold for p in later] == pytest.approx([3.0, 7.0], abs=2 * TIE_SLACK)
@@ -252,3 +253,44 @@ def test_replay_refuses_traces_that_cannot_be_replayed():
 def test_parameters_that_cannot_work_are_refused(wrong):
     with pytest.raises(ValueError, match="out of range"):
         deepconf(**{"budget": 8, **wrong})
+
+
+class BarrierEngine(ReplayEngine):
+    """Begins no added prompt before all that came earlier has ended, as two streams would."""
+
+    def add(self, prompt, params):
+        index = super().add(prompt, params)
+        if self._running:
+            self.held = [self._waiting.pop() for _ in range(params.n)] + self.held
+        return index
+
+    def stream(self, prompts, params):
+        self.held = []
+        for trace in super().stream(prompts, params):
+            yield trace
+            if not self._running:
+                self._waiting.extend(reversed(self.held))
+                self.held = []
+
+
+def test_no_problem_waits_for_the_warmup_of_another():
+    """Eight problems of sixty-four traces in as many slots, lengths spread as of a reasoning model."""
+    random = np.random.default_rng(3)
+    problems = [
+        [
+            Scripted([5.0] * int(n), "a")
+            for n in np.minimum(random.lognormal(4.0, 0.8, 64), 600) + 1
+        ]
+        for _ in range(8)
+    ]
+    params = deepconf(64, warmup=16, window=16)
+    traces, outcomes, busy = recorded(problems, 64), [], []
+    for kind in (BarrierEngine, ReplayEngine):
+        engine = kind(traces, slots=64)
+        solutions = solve_many(
+            engine, [[i] for i in range(8)], params, seeds=[0] * 8, extract=extract, groups=groups(8)
+        )
+        outcomes.append([solution.to_dict() for solution in solutions])
+        busy.append(sum(solution.tokens_total for solution in solutions) / (64 * engine.steps))
+    assert outcomes[0] == outcomes[1]  # what a problem comes to does not depend on it
+    assert busy[1] > 1.1 * busy[0]

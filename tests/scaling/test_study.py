@@ -34,11 +34,12 @@ class SequentialEngine:
 
     def stream(self, prompts, params):
         self.generated.append(0)
-        self.waiting = deque((i, j, p) for i, p in enumerate(params) for j in range(p.n))
-        numbers = [int(TOKENIZER.decode(prompt).split("what is ")[1].split()[0]) for prompt in prompts]
+        self.waiting, self.numbers = deque(), []
+        for prompt, p in zip(prompts, params, strict=True):
+            self.add(prompt, p)
         while self.waiting:
             i, j, p = self.waiting.popleft()
-            answer, confidences = self.model(numbers[i], np.random.default_rng(p.seed + j))
+            answer, confidences = self.model(self.numbers[i], np.random.default_rng(p.seed + j))
             text = rf"<think> so </think> \boxed{{{answer}}}"
             reason, n = "stop", len(confidences)
             if p.confidence_threshold is not None:
@@ -49,6 +50,10 @@ class SequentialEngine:
             self.generated[-1] += n
             ids = list(range(7, 7 + n))
             yield Trace(i, j, ids, text, [-1.0] * n, [-1.0] * n, confidences[:n], reason)
+
+    def add(self, prompt, p):
+        self.waiting.extend((len(self.numbers), j, p) for j in range(p.n))
+        self.numbers.append(int(TOKENIZER.decode(prompt).split("what is ")[1].split()[0]))
 
     def cancel(self, prompt_index):
         self.waiting = deque(entry for entry in self.waiting if entry[0] != prompt_index)
@@ -145,7 +150,7 @@ class Refusing(SequentialEngine):
     def stream(self, prompts, params):
         for trace in super().stream(prompts, params):
             index, sample = trace.prompt_index, trace.sample_index
-            failed = "what is 2 " in TOKENIZER.decode(prompts[index])
+            failed = self.numbers[index] == 2
             yield Trace(index, sample, [], "", [], [], [], "error", error="too long") if failed else trace
 
 

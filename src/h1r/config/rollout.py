@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from h1r.config.base import Fraction, Positive, PositiveFloat, Section
+from h1r.config.base import Fraction, NonNegative, Positive, PositiveFloat, Section
 
 
 class RolloutSection(Section):
@@ -13,8 +13,12 @@ class RolloutSection(Section):
 
     max_failed_share: Fraction = 0.1
     """A stage stops when the engine failed at more than this share of the traces that one call asked for. A trace that
-    failed was tried again once, with its own seed. Those that stay failed are counted as errors, never as wrong
-    answers. Our choice."""
+    failed was tried again with its own seed. Those that stay failed are counted as errors, never as wrong answers. Our
+    choice."""
+    attempts: Positive = 2
+    """How often a trace is tried in all. Our choice."""
+    backoff_s: NonNegative = 0.5
+    """Seconds before the second attempt, at most; they double with each further one, up to 30. Our choice."""
 
 
 class EnvironmentSection(Section):

@@ -38,6 +38,10 @@ class Following:
         self._take()
         return self.engine.stream(prompts, params)
 
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `Engine.add`."""
+        return self.engine.add(prompt, params)
+
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`."""
         return self.engine.cancel(prompt_index)

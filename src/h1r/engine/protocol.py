@@ -127,6 +127,12 @@ class Engine(Protocol):
         another stream of this engine has not been read to its end or closed."""
         ...
 
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Adds a prompt to the stream in progress, between two of its traces, and returns its `prompt_index`: how many
+        prompts came before it. `RuntimeError` without a stream in progress, unless the engine takes requests of its
+        own (`NativeEngine.add`); `ValueError` where `confidence_top_k` is not the stream's."""
+        ...
+
     def cancel(self, prompt_index: int) -> list[Trace]:
         """Ends the running and waiting traces of one prompt of the stream in progress and returns the running ones
         as they stand (finish_reason "cancelled"), so that every token spent is counted. They are not yielded again."""

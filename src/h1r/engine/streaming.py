@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import ONE_STREAM, failed, one_per_prompt, refusal
+from h1r.engine.requests import NO_STREAM, ONE_STREAM, ONE_TOP_K, failed, one_per_prompt, refusal
 from h1r.records import Trace
 
 LOOK_SECONDS = 0.1
@@ -56,6 +56,10 @@ class StreamingEngine(ABC):
         self.vocab_size = vocab_size
         self.max_model_len = positions
         self._stream: TraceStream | None = None
+        self._count = 0
+        self._confidence_top_k: int | None = None
+        self._refused: list[Trace] = []
+        """Traces of requests that cannot be met, until the stream hands them out."""
         self._look: Callable[[], None] | None = None
 
     @abstractmethod
@@ -76,23 +80,38 @@ class StreamingEngine(ABC):
         cannot be met gives traces that say why (`Trace.error`)."""
         each = one_per_prompt(prompts, params)
         if len({one.confidence_top_k for one in each}) > 1:
-            raise ValueError("confidence_top_k must be the same for all requests of one call")
+            raise ValueError(ONE_TOP_K)
         if self._stream is not None:
             raise RuntimeError(ONE_STREAM)
         stream = self._stream = self._open()
+        self._count, self._refused, self._confidence_top_k = 0, [], None
         try:
-            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-                if why := self._refusal(prompt, one):
-                    yield from failed(index, one, why)
-                else:
-                    stream.submit(index, [int(token) for token in prompt], one, self._ends(one))
-            while stream.busy:
-                yield from stream.step(None if self._look is None else LOOK_SECONDS)
+            for prompt, one in zip(prompts, each, strict=True):
+                self.add(prompt, one)
+            while stream.busy or self._refused:
+                refused, self._refused = self._refused, []
+                yield from refused
+                if stream.busy:
+                    yield from stream.step(None if self._look is None else LOOK_SECONDS)
                 if self._look is not None:
                     self._look()
         finally:
             self._stream = None
             stream.close()
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `Engine.add`."""
+        if self._stream is None:
+            raise RuntimeError(NO_STREAM)
+        if self._confidence_top_k not in (None, params.confidence_top_k):
+            raise ValueError(ONE_TOP_K)
+        self._confidence_top_k = params.confidence_top_k
+        index, self._count = self._count, self._count + 1
+        if why := self._refusal(prompt, params):
+            self._refused += failed(index, params, why)
+        else:
+            self._stream.submit(index, [int(token) for token in prompt], params, self._ends(params))
+        return index
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""

@@ -156,16 +156,18 @@ def frame(
     parts.append(_spending(run.ballots[focus], of_problem[focus], "tokens"))
     if several:
         parts.append(_all_spending(run, running, totals))
-    phase = "warm-up" if run.warming_up else "until agreed" if run.params.tau is not None else "to the budget"
+    phase = "warm-up" if run.warming_up(focus) else "until agreed" if run.params.tau is not None else "to the budget"
     finished = totals.finished + len(problems) - len(going)
     head = f"DeepConf, {run.params.budget} traces, {phase}" + (f", {finished}/{totals.problems} problems" * several)
     return Group(Text(f"{head}, {seconds:.0f} s", style="dim", no_wrap=True, overflow="ellipsis"), *parts)
 
 
 def full_budget(budget: int, ballot: Ballot) -> float | None:
-    """What the whole budget would cost at the mean length of the traces that ran to their end; None when none did."""
-    whole = [e.trace.num_tokens for e in ballot.entries.values() if e.trace.finish_reason in ("stop", "length")]
-    return budget * sum(whole) / len(whole) if whole else None
+    """What the whole budget would cost at the mean length of the warm-up's traces, which all ran to their end. None
+    before they have. Of the later ones the long are stopped more often, so their lengths say less."""
+    warmup = [e.trace for e in ballot.entries.values() if e.trace.sample_index < ballot.params.warmup]
+    whole = [trace.num_tokens for trace in warmup if trace.finish_reason in ("stop", "length")]
+    return budget * sum(whole) / len(whole) if whole and len(warmup) == ballot.params.warmup else None
 
 
 def _problem_table(

@@ -8,8 +8,7 @@
 
 The model's tokens are never tokenised again, so what the loss sees is what was sampled. A later turn's prompt begins
 with the earlier one's and its answer, whose state the engine may have kept (`SamplingParams.keep_state`; vLLM finds it
-in its prefix cache). A round ends with its longest turn: engines have no way yet to take a prompt into a running
-stream.
+in its prefix cache). A round ends with its longest turn.
 
 Limits: `max_turns` of the model, `time_limit_s` of replies, and `max_tokens` of the request for the whole conversation;
 a conversation that reaches one ends with "length".
@@ -20,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.engine.requests import one_per_prompt
 from h1r.records import FinishReason, Message, Trace
 from h1r.rollout.environment import Environment, Reply
+from h1r.rollout.open_stream import OpenStream
 from h1r.rollout.prompts import ProblemPrompt
 from h1r.verify.response.extract import split_response
 from h1r.verify.threads import DaemonThreads
@@ -87,12 +87,11 @@ class ConversationEngine:
     def __init__(self, engine: Engine, tokenizer: Any, section: EnvironmentSection) -> None:
         self._engine, self._tokenizer, self._section = engine, tokenizer, section
         self._threads = DaemonThreads(section.workers, "h1r-environment")
-        self._single = True
-        """Whether nobody in the stream in progress has a conversation."""
-        self._running: list[Conversation | int] = []
-        """Of each prompt of a later round, its conversation."""
+        self._stream = OpenStream(engine)
+        self._owners: list[int | Conversation] = []
+        """Of each prompt of that stream, whose traces they are: a prompt's, or a later turn of a conversation."""
+        self._count = 0
         self._all: dict[tuple[int, int], Conversation] = {}
-        self._first = True
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """See `Engine.generate`."""
@@ -100,46 +99,44 @@ class ConversationEngine:
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """See `Engine.stream`; a trace is a whole conversation."""
-        self._single = not any(isinstance(one, ProblemPrompt) and one.environment for one in prompts)
-        if self._single:
-            yield from self._engine.stream(prompts, params)
-            return
         each = one_per_prompt(prompts, params)
+        self._stream, self._owners, self._count, self._all = OpenStream(self._engine), [], 0, {}
+        for prompt, one in zip(prompts, each, strict=True):
+            self.add(prompt, one)
+        while self._stream.waits:
+            going_on: list[Conversation] = []
+            yield from self._round(self._stream, going_on)
+            for conversation in going_on:
+                if not conversation.ended:
+                    self._owners.append(conversation)
+                    self._stream.add(*conversation.request())
         self._all = {}
-        for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-            if isinstance(prompt, ProblemPrompt) and prompt.environment:
-                for sample in range(one.n):
-                    trace = Trace(index, sample, [], "", [], [], [], "stop", one.seed + sample)
-                    self._all[index, sample] = Conversation(prompt, one, trace, prompt.environment())
-        talking = {index for index, _ in self._all}
-        asked = [dataclasses.replace(one, keep_state=i in talking) for i, one in enumerate(each)]
-        self._first, self._running = True, []
-        going_on: list[Conversation] = []
-        yield from self._round(self._engine.stream(prompts, asked), going_on)
-        self._first = False
-        while going_on := [one for one in going_on if not one.ended]:
-            self._running = [*going_on]
-            requests = [one.request() for one in going_on]
-            turns = self._engine.stream([ids for ids, _ in requests], [one for _, one in requests])
-            going_on = []
-            yield from self._round(turns, going_on)
-        self._all = {}
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `Engine.add`."""
+        index, self._count = self._count, self._count + 1
+        self._owners.append(index)
+        if isinstance(prompt, ProblemPrompt) and prompt.environment:
+            for sample in range(params.n):
+                trace = Trace(index, sample, [], "", [], [], [], "stop", params.seed + sample)
+                self._all[index, sample] = Conversation(prompt, params, trace, prompt.environment())
+            params = dataclasses.replace(params, keep_state=True)
+        self._stream.add(prompt, params)
+        return index
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`; conversations that wait for a reply are returned as they stand, too."""
-        if self._single:
-            return self._engine.cancel(prompt_index)
-        inner = [prompt_index]
-        if not self._first:
-            of = [one.trace.prompt_index for one in self._running if isinstance(one, Conversation)]
-            inner = [number for number, index in enumerate(of) if index == prompt_index]
         traces = []
-        for turn in (turn for number in inner for turn in self._engine.cancel(number)):
-            conversation = self._conversation(turn)
-            if conversation is None:
-                traces.append(turn)
-            elif not conversation.ended:
-                conversation.add_turn(turn)
+        for number, owner in enumerate(self._owners):
+            if prompt_index != (owner.trace.prompt_index if isinstance(owner, Conversation) else owner):
+                continue
+            for turn in self._stream.cancel(number):
+                conversation = self._conversation(turn)
+                if conversation is None:
+                    turn.prompt_index = prompt_index
+                    traces.append(turn)
+                elif not conversation.ended:
+                    conversation.add_turn(turn)
         for (index, _), conversation in self._all.items():
             if index == prompt_index and not conversation.ended:
                 trace = conversation.end("cancelled")
@@ -154,14 +151,16 @@ class ConversationEngine:
     def progress(self) -> list[Running]:
         """See `Engine.progress`; traces count with the tokens of their earlier turns."""
         found = []
-        for one in self._engine.progress():
-            conversation = None if self._single else self._conversation(one)
+        for one in self._stream.progress():
+            owner, conversation = self._owners[one.prompt_index], self._conversation(one)
             if conversation is not None:
                 trace = conversation.trace
                 one = dataclasses.replace(
                     one, prompt_index=trace.prompt_index, sample_index=trace.sample_index,
                     num_tokens=one.num_tokens + sum(conversation.mask),
                 )  # fmt: skip
+            elif isinstance(owner, int):
+                one = dataclasses.replace(one, prompt_index=owner)
             found.append(one)
         return found
 
@@ -170,17 +169,19 @@ class ConversationEngine:
         self._engine.load_weights(weights)
 
     def _conversation(self, turn: Trace | Running) -> Conversation | None:
-        if self._first:
-            return self._all.get((turn.prompt_index, turn.sample_index))
-        found = self._running[turn.prompt_index]
-        return found if isinstance(found, Conversation) else None
+        """Whose turn it is; None for a trace of a prompt without an environment."""
+        owner = self._owners[turn.prompt_index]
+        return owner if isinstance(owner, Conversation) else self._all.get((owner, turn.sample_index))
 
-    def _round(self, turns: Iterator[Trace], going_on: list[Conversation]) -> Iterator[Trace]:
+    def _round(self, turns: Iterable[Trace], going_on: list[Conversation]) -> Iterator[Trace]:
         """The traces that end in this round; conversations that go on are appended to `going_on`, in order."""
         waiting: list[tuple[Conversation, Future[tuple[Reply, float]]]] = []
         for turn in turns:
             conversation = self._conversation(turn)
             if conversation is None:
+                owner = self._owners[turn.prompt_index]
+                assert isinstance(owner, int)
+                turn.prompt_index = owner
                 yield turn
                 continue
             if conversation.ended:

@@ -63,7 +63,7 @@ class RolloutPipeline:
     ) -> None:
         self._environment = environment or EnvironmentSection()
         conversations = ConversationEngine(engine, tokenizer, self._environment)
-        self.engine: Engine = RetryingEngine(conversations, (section or RolloutSection()).max_failed_share)
+        self.engine: Engine = RetryingEngine(conversations, section or RolloutSection())
         self.tokenizer = tokenizer
         self.verify_many: VerifyMany = verify_many or _no_verifier
         self.system_prompt = system_prompt

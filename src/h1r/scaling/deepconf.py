@@ -57,12 +57,13 @@ def problem_seed(seed: int, problem_id: str) -> int:
 
 
 class DeepConfRun:
-    """Online DeepConf on all prompts together: one `engine.stream` for every warm-up, one for everything after it.
+    """Online DeepConf on all prompts together, in one stream of the engine. The warm-ups begin it; the rest of a
+    problem joins as soon as its own warm-up has ended, behind what waits already, and no problem waits for another's.
 
     `seeds` holds one base seed per prompt (`problem_seed`); `groups` one `AnswerGroups` per prompt (default: the first
     tier of mathematical equivalence); `extract` one function, or one per prompt. `on_trace` sees each trace as it ends,
     with `prompt_index` and `sample_index` counted over the whole run. A display that is called while `solve` runs
-    (from `on_trace`, or `engine.watch`) may read `ballots`, `running` and `warming_up`.
+    (from `on_trace`, or `engine.watch`) may read `ballots`, `running`, `warming_up` and `finished`.
     """
 
     def __init__(
@@ -84,73 +85,76 @@ class DeepConfRun:
         self.seeds = seeds
         self.on_trace = on_trace
         self.ballots = [Ballot(params, one, of) for one, of in zip(each, groups, strict=True)]
-        self.warming_up = True
-        self._going = list(range(len(prompts)))
-        """Problem of each prompt of the stream in progress."""
+        self._warming_up = set(range(len(prompts)))
+        self._requests: list[tuple[int, int]] = []
+        """Of each prompt of the stream, its problem, and the number of its first trace in that."""
 
     def solve(self) -> list[Solution]:
         """Runs to the end; solutions are in the order of the prompts."""
         warm = dataclasses.replace(self.params.sampling, n=self.params.warmup, confidence_threshold=None)
+        self._requests = [(index, 0) for index in range(len(self.prompts))]
         for trace in self.engine.stream(self.prompts, [dataclasses.replace(warm, seed=seed) for seed in self.seeds]):
-            self.ballots[trace.prompt_index].collect(trace)
-            self._tell(trace)
-        self.warming_up = False
-        self._going = []
-        for index, ballot in enumerate(self.ballots):
-            ballot.close_warmup()
-            if self.params.budget == self.params.warmup:
-                continue
-            if ballot.agreed():
-                ballot.stop_reason = "warmup consensus"
+            local = trace.prompt_index
+            ballot, first = self._renumber(trace)
+            if first == 0:
+                ballot.collect(trace)
+                self._tell(trace)
+                if len(ballot.entries) == self.params.warmup:
+                    self._go_on(trace.prompt_index)
+            elif ballot.stop_reason == "consensus":
+                ballot.add_late(trace)
+                self._tell(trace)
             else:
-                self._going.append(index)
-        if self._going:
-            self._online()
+                reached = ballot.add(trace) and ballot.agreed()
+                self._tell(trace)
+                if reached:
+                    ballot.stop_reason = "consensus"
+                    for cancelled in self.engine.cancel(local):
+                        self._renumber(cancelled)
+                        ballot.add_late(cancelled)
+                        self._tell(cancelled)
         return [ballot.solution(index) for index, ballot in enumerate(self.ballots)]
+
+    def warming_up(self, index: int) -> bool:
+        """Whether a warm-up trace of a problem has not ended yet."""
+        return index in self._warming_up
 
     def finished(self, index: int) -> bool:
         """Whether nothing more will be generated for a problem."""
         ballot = self.ballots[index]
         done = ballot.stop_reason != "budget" or len(ballot.entries) == self.params.budget
-        return done and not self.warming_up
+        return done and not self.warming_up(index)
 
     def running(self) -> list[Running]:
         """The traces that are being decoded now, as `Engine.progress` has them, counted over the whole run."""
-        first = 0 if self.warming_up else self.params.warmup
-        return [
-            dataclasses.replace(
-                one, prompt_index=self._going[one.prompt_index], sample_index=one.sample_index + first
-            )
-            for one in self.engine.progress()
-        ]  # fmt: skip
+        found = []
+        for one in self.engine.progress():
+            index, first = self._requests[one.prompt_index]
+            found.append(dataclasses.replace(one, prompt_index=index, sample_index=one.sample_index + first))
+        return found
 
-    def _online(self) -> None:
-        requests = [
-            dataclasses.replace(
-                self.params.sampling, n=self.params.budget - self.params.warmup,
-                seed=self.seeds[index] + self.params.warmup, confidence_threshold=self.ballots[index].limit,
-            )
-            for index in self._going
-        ]  # fmt: skip
-        for trace in self.engine.stream([self.prompts[index] for index in self._going], requests):
-            local = trace.prompt_index
-            ballot = self._renumber(trace)
-            if ballot.stop_reason == "consensus":
-                ballot.add_late(trace)
-                self._tell(trace)
-                continue
-            reached = ballot.add(trace) and ballot.agreed()
-            self._tell(trace)
-            if reached:
-                ballot.stop_reason = "consensus"
-                for cancelled in self.engine.cancel(local):
-                    self._renumber(cancelled).add_late(cancelled)
-                    self._tell(cancelled)
+    def _go_on(self, index: int) -> None:
+        """The warm-up of a problem has ended: its other traces are asked for, with the threshold that it gave."""
+        params, ballot = self.params, self.ballots[index]
+        self._warming_up.remove(index)
+        ballot.close_warmup()
+        if params.budget == params.warmup:
+            return
+        if ballot.agreed():
+            ballot.stop_reason = "warmup consensus"
+            return
+        request = dataclasses.replace(
+            params.sampling, n=params.budget - params.warmup, seed=self.seeds[index] + params.warmup,
+            confidence_threshold=ballot.limit,
+        )  # fmt: skip
+        self._requests.append((index, params.warmup))
+        self.engine.add(self.prompts[index], request)
 
-    def _renumber(self, trace: Trace) -> Ballot:
-        trace.prompt_index = self._going[trace.prompt_index]
-        trace.sample_index += self.params.warmup
-        return self.ballots[trace.prompt_index]
+    def _renumber(self, trace: Trace) -> tuple[Ballot, int]:
+        """Counts a trace over the whole run; its ballot, and the number of the first trace of its request."""
+        trace.prompt_index, first = self._requests[trace.prompt_index]
+        trace.sample_index += first
+        return self.ballots[trace.prompt_index], first
 
     def _tell(self, trace: Trace) -> None:
         if self.on_trace is not None:

@@ -1,10 +1,10 @@
 """A journal of every trace that ended, so that a run that was killed goes on without generating one of them again.
 
 `Journal` is an engine over another engine. What is asked for is looked up first: a trace is a function of the prompt,
-the sampling parameters and its seed, so one that the journal holds is given back as it was, in the order in which the
-traces ended before. `DeepConfRun` on top of it walks through the same states again (threshold, votes, consensus) and
-only then reaches what must still be generated. Traces that were running at the kill start again from their first token;
-what they had spent is lost, and counted by nobody.
+the sampling parameters and its seed, so one that the journal holds is given back as it was, those of a prompt in the
+order in which they ended before. `DeepConfRun` on top of it walks through the same states again (threshold, votes,
+consensus) and only then reaches what must still be generated. Traces that were running at the kill start again from
+their first token; what they had spent is lost, and counted by nobody.
 
 With a fixed budget (no tau) the outcome is that of an unbroken run, to the last digit where the engine's own do not
 depend on what else is in the batch (a vLLM server's do, by about 1e-7 nats). With tau, the traces that start again may
@@ -21,12 +21,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.records import Trace
+from h1r.rollout.open_stream import OpenStream
 from h1r.scaling.lines import LineFile
 from h1r.scaling.trace_arrays import decoded, encoded
 
@@ -47,13 +49,19 @@ class Journal:
         for line in self._file.lines():
             entry = json.loads(line)
             self._known[entry["key"]] = _decode(entry["trace"])
+        self._rank = {key: place for place, key in enumerate(self._known)}
+        self._live = OpenStream(engine)
+        self._parts: list[tuple[int, int]] = []
+        """Prompt and first sample of each prompt of the engine's own stream."""
         self._keys: dict[tuple[int, int], str] = {}
         """Of (prompt, sample) of the stream in progress."""
-        self._parts: list[tuple[int, int]] = []
-        """Prompt and first sample of each prompt of the engine's own stream, once that is in progress."""
+        self._recorded: deque[Trace] = deque()
+        """Traces that ended in an earlier attempt, until they are handed out."""
+        self._unasked: dict[int, tuple[Prompt, SamplingParams, list[tuple[int, int]]]] = {}
+        """Prompts that wait for these to be handed out: (first sample, count) of what must be generated."""
         self._cut: dict[int, list[Trace]] = {}
         """Recorded cancelled traces of each prompt, until somebody cancels it."""
-        self._cancelled: set[int] = set()
+        self._count = 0
 
     def __enter__(self) -> Journal:
         return self
@@ -67,7 +75,7 @@ class Journal:
 
     def forget(self) -> None:
         """Empties the journal: what it holds has become a result that is safe elsewhere."""
-        self._known = {}
+        self._known, self._rank = {}, {}
         self._file.clear()
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
@@ -75,48 +83,45 @@ class Journal:
         return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
-        """The traces that ended in an earlier attempt, in that order, then the others as they end."""
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        self._keys = {
-            (index, sample): key
-            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
-            for sample, key in enumerate(_request_keys(prompt, one))
-        }
-        place = {key: where for where, key in self._keys.items()}
-        self._parts, self._cut, self._cancelled = [], {}, set()
-        ended: list[Trace] = []
-        for key, trace in self._known.items():
-            if key in place:
-                index, sample = place[key]
-                again = dataclasses.replace(trace, prompt_index=index, sample_index=sample)
-                (self._cut.setdefault(index, []) if trace.finish_reason == "cancelled" else ended).append(again)
-        found = {(trace.prompt_index, trace.sample_index) for trace in ended}
-        yield from ended
-        asked: list[SamplingParams] = []
-        for index, one in enumerate(each):
-            if index not in self._cancelled:
-                for first, count in _gaps([(index, sample) in found for sample in range(one.n)]):
-                    self._parts.append((index, first))
-                    asked.append(dataclasses.replace(one, n=count, seed=one.seed + first))
-        if not asked:
-            return
-        live = self._engine.stream([prompts[index] for index, _ in self._parts], asked)
-        try:
-            for trace in live:
+        """The traces that ended in an earlier attempt, in that order for each prompt, then the others as they end."""
+        self._live, self._parts, self._keys, self._count = OpenStream(self._engine), [], {}, 0
+        self._recorded, self._unasked, self._cut = deque(), {}, {}
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        for prompt, one in zip(prompts, each, strict=True):
+            self.add(prompt, one)
+        yield from self._before()
+        while self._live.waits:
+            for trace in self._live:
                 self._take([trace])
                 yield trace
-        finally:
-            self._parts = []
-            if isinstance(live, Generator):
-                live.close()
+                yield from self._before()
+            yield from self._before()
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `Engine.add`. What is recorded of the prompt comes before the rest of it is asked for."""
+        index, self._count = self._count, self._count + 1
+        keys = list(_request_keys(prompt, params))
+        self._keys |= {(index, sample): key for sample, key in enumerate(keys)}
+        there = sorted((self._rank[key], sample) for sample, key in enumerate(keys) if key in self._known)
+        ended = set[int]()
+        for _, sample in there:
+            again = dataclasses.replace(self._known[keys[sample]], prompt_index=index, sample_index=sample)
+            if again.finish_reason == "cancelled":
+                self._cut.setdefault(index, []).append(again)
+            else:
+                ended.add(sample)
+                self._recorded.append(again)
+        self._unasked[index] = prompt, params, list(_gaps([sample in ended for sample in range(params.n)]))
+        if not self._recorded:
+            self._ask()
+        return index
 
     def cancel(self, prompt_index: int) -> list[Trace]:
-        """See `Engine.cancel`. Before anything is generated: what was cancelled in an earlier attempt."""
-        if not self._parts:
-            self._cancelled.add(prompt_index)
+        """See `Engine.cancel`. Of a prompt that was not asked for yet: what was cancelled in an earlier attempt."""
+        if self._unasked.pop(prompt_index, None) is not None:
             return self._cut.pop(prompt_index, [])
         own = [number for number, (index, _) in enumerate(self._parts) if index == prompt_index]
-        traces = [trace for number in own for trace in self._engine.cancel(number)]
+        traces = [trace for number in own for trace in self._live.cancel(number)]
         self._take(traces)
         return traces
 
@@ -126,11 +131,9 @@ class Journal:
 
     def progress(self) -> list[Running]:
         """See `Engine.progress`."""
-        if not self._parts:
-            return []
         return [
             dataclasses.replace(one, prompt_index=index, sample_index=first + one.sample_index)
-            for one in self._engine.progress()
+            for one in self._live.progress()
             for index, first in [self._parts[one.prompt_index]]
         ]
 
@@ -138,6 +141,19 @@ class Journal:
         """Passes them on, and forgets the traces of the old ones."""
         self._engine.load_weights(weights)
         self.forget()
+
+    def _before(self) -> Iterator[Trace]:
+        """Recorded traces; then what is missing of their prompts is asked for, unless it was cancelled meanwhile."""
+        while self._recorded:
+            yield self._recorded.popleft()
+        self._ask()
+
+    def _ask(self) -> None:
+        for index, (prompt, params, gaps) in self._unasked.items():
+            for first, count in gaps:
+                self._parts.append((index, first))
+                self._live.add(prompt, dataclasses.replace(params, n=count, seed=params.seed + first))
+        self._unasked = {}
 
     def _take(self, traces: Sequence[Trace]) -> None:
         """Counts the engine's traces as the caller does, and writes them, all or (after a kill) a first part."""

@@ -1,7 +1,7 @@
 """Recorded complete traces played back as if an engine were generating them, to price other budgets and settings.
 
-The concurrency model: `slots` sequences are decoded together, one token each per step; requests wait in the order of
-(prompt, sample) and enter a slot as soon as one is free; prefill takes no time. A trace ends at its recorded end, or
+The concurrency model: `slots` sequences are decoded together, one token each per step; requests wait in the order in
+which they came and enter a slot as soon as one is free; prefill takes no time. A trace ends at its recorded end, or
 earlier at the first full window below its request's threshold. At a cancellation, traces in slots have spent the tokens
 of the steps since they entered, and waiting ones have spent nothing. `slots=None`: every request starts at once.
 """
@@ -99,20 +99,24 @@ class ReplayEngine:
         self._recorded = recorded
         self._slots = slots
         self._now = 0
+        self._count = 0
         self._waiting: deque[_Request] = deque()
         self._running: list[tuple[int, int, int, _Request]] = []
+
+    @property
+    def steps(self) -> int:
+        """Steps since the stream began, each a token for every slot in use."""
+        return self._now
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         every = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        self._now, self._running = 0, []
-        self._waiting = deque(
-            _Request(index, j, self._recorded[prompt[0]][of.seed + j], of)
-            for index, (prompt, of) in enumerate(zip(prompts, every, strict=True))
-            for j in range(of.n)
-        )
+        self._now, self._running, self._count = 0, [], 0
+        self._waiting = deque()
+        for prompt, of in zip(prompts, every, strict=True):
+            self.add(prompt, of)
         while self._waiting or self._running:
             self._admit()
             self._now = self._running[0][0]
@@ -121,6 +125,12 @@ class ReplayEngine:
                 ended.append(heapq.heappop(self._running)[-1])
             for request in ended:
                 yield request.result(request.length, "confidence" if request.stopped else request.trace.finish_reason)
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        index, self._count = self._count, self._count + 1
+        recorded = self._recorded[prompt[0]]
+        self._waiting.extend(_Request(index, j, recorded[params.seed + j], params) for j in range(params.n))
+        return index
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         self._waiting = deque(request for request in self._waiting if request.prompt_index != prompt_index)
