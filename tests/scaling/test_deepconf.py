@@ -277,11 +277,7 @@ def test_no_problem_waits_for_the_warmup_of_another():
     """Eight problems of sixty-four traces in as many slots, lengths spread as of a reasoning model."""
     random = np.random.default_rng(3)
     problems = [
-        [
-            Scripted([5.0] * int(n), "a")
-            for n in np.minimum(random.lognormal(4.0, 0.8, 64), 600) + 1
-        ]
-        for _ in range(8)
+        [Scripted([5.0] * int(n), "a") for n in np.minimum(random.lognormal(4.0, 0.8, 64), 600) + 1] for _ in range(8)
     ]
     params = deepconf(64, warmup=16, window=16)
     traces, outcomes, busy = recorded(problems, 64), [], []
