@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -25,7 +26,7 @@ from h1r.common.servers import api_key
 from h1r.config import EngineSection
 from h1r.engine.endpoint.limits import Limits
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams
-from h1r.engine.requests import ONE_STREAM, one_per_prompt
+from h1r.engine.requests import NO_STREAM, ONE_STREAM, one_per_prompt
 from h1r.engine.streaming import LOOK_SECONDS
 from h1r.errors import UserError
 from h1r.records import FinishReason, Trace
@@ -78,6 +79,9 @@ class EndpointEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="h1r-endpoint", daemon=True)
         self._thread.start()
         self._live: set[_Live] | None = None
+        self._prompts: list[Prompt] = []
+        self._coming: deque[_Live] = deque()
+        """Requests that were not sent yet."""
         self._ended: queue.SimpleQueue[_Live] = queue.SimpleQueue()
         self._look: Callable[[], None] | None = None
         self._answered, self._failed = False, 0
@@ -108,21 +112,17 @@ class EndpointEngine:
         the account's credit, the name of the model), or nothing is answered at all: after the traces of what was on
         its way."""
         each = one_per_prompt(prompts, params)
-        if any(not isinstance(prompt, ChatPrompt) or not prompt.messages for prompt in prompts):
-            raise UserError(ONLY_BENCHMARKS)
-        if any(one.confidence_threshold is not None or one.stop_token_ids for one in each):
-            raise UserError(ONLY_BENCHMARKS)
         if self._live is not None:
             raise RuntimeError(ONE_STREAM)
-        self._live, self._ended = set(), queue.SimpleQueue()
-        coming = (_Live(index, sample, one) for index, one in enumerate(each) for sample in range(one.n))
+        self._live, self._ended, self._prompts, self._coming = set(), queue.SimpleQueue(), [], deque()
         stopped: UserError | None = None
         try:
+            for prompt, one in zip(prompts, each, strict=True):
+                self.add(prompt, one)
             while True:
-                while stopped is None and len(self._live) < self.section.max_sequences:
-                    if (live := next(coming, None)) is None:
-                        break
-                    self._start(live, prompts[live.index])
+                while stopped is None and self._coming and len(self._live) < self.section.max_sequences:
+                    live = self._coming.popleft()
+                    self._start(live, self._prompts[live.index])
                 if not self._live:
                     break
                 if (ended := self._next()) is None:
@@ -143,8 +143,22 @@ class EndpointEngine:
                 if live.future is not None:
                     live.future.cancel()
 
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `Engine.add`. Raises as `stream`."""
+        if self._live is None:
+            raise RuntimeError(NO_STREAM)
+        if not isinstance(prompt, ChatPrompt) or not prompt.messages:
+            raise UserError(ONLY_BENCHMARKS)
+        if params.confidence_threshold is not None or params.stop_token_ids:
+            raise UserError(ONLY_BENCHMARKS)
+        index = len(self._prompts)
+        self._prompts.append(prompt)
+        self._coming.extend(_Live(index, sample, params) for sample in range(params.n))
+        return index
+
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. What an API has written so far it does not say."""
+        self._coming = deque(live for live in self._coming if live.index != prompt_index)
         for live in self._live or ():
             if live.index == prompt_index and live.future is not None:
                 live.cancelled = True
