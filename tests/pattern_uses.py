@@ -46,6 +46,12 @@ class Call:
     deferred: bool
 
 
+def names_of_modules() -> list[str]:
+    """The modules whose text mentions an engine of expressions, without importing or parsing any."""
+    mention = re.compile(r"^\s*(?:import|from)\b.*\b(?:re|regex|re2)\b", re.MULTILINE)
+    return [_module(path) for path in _paths() if mention.search(path.read_text(encoding="utf-8"))]
+
+
 @cache
 def modules() -> dict[str, types.ModuleType | None]:
     """The modules that use `re`; None for one that does not import here (an engine or a compiler is missing)."""
@@ -189,7 +195,11 @@ def hidden_engines() -> list[str]:
 
 @cache
 def _trees() -> list[tuple[Path, ast.AST]]:
-    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in _paths()]
+
+
+def _paths() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def _module(path: Path) -> str:
