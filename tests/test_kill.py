@@ -1,16 +1,12 @@
 """What a person does after `kill -9`: the same command with --resume, through the real program."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from h1r.cli import main
+import warm
 
 RECIPE = """
 name = "kill"
@@ -51,31 +47,19 @@ checkpoint_every = 2
 """
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "h1r.cli", *map(str, arguments)]
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, check=True)
-
-
-def run_here(*arguments: str | Path) -> None:
-    """In this process, which need not import torch and all else again."""
-    with pytest.raises(SystemExit) as end:
-        raise SystemExit(main([str(one) for one in arguments]))
-    assert not end.value.code
+def run(*arguments: str | Path) -> None:
+    warm.run(*arguments).check_returncode()
 
 
 def kill_after_first_checkpoint(stage: str, path: Path) -> None:
     """Starts a stage, waits for a whole checkpoint, and kills it without warning."""
-    process = subprocess.Popen(command(stage, path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.start(stage, path)
     try:
         deadline = time.monotonic() + 200
         while not list((path / stage / "checkpoints").glob("step_*")):
             assert process.poll() is None, f"{stage} ended before it could be killed"
             assert time.monotonic() < deadline, f"{stage} wrote no checkpoint"
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
     finally:
         process.kill()
         process.wait()
@@ -90,10 +74,10 @@ def weights(path: Path, stage: str) -> bytes:
 def test_training_that_was_killed_resumes_to_the_bits_of_an_unbroken_run(tmp_path: Path) -> None:
     recipe, unbroken, killed = tmp_path / "kill.toml", tmp_path / "unbroken", tmp_path / "killed"
     recipe.write_text(RECIPE)
-    run_here("curate", recipe, "--out", unbroken)
+    run("curate", recipe, "--out", unbroken)
     shutil.copytree(unbroken, killed)
     for stage in ("sft", "rl"):
-        run_here(stage, unbroken)
+        run(stage, unbroken)
         kill_after_first_checkpoint(stage, killed)
         run(stage, "--resume", killed)
         assert weights(unbroken, stage) == weights(killed, stage), stage

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import warm
 from h1r.data.tokenizer import train_tokenizer
 from h1r.models import build, save
 from h1r.models.registry import preset
@@ -20,9 +19,7 @@ SMALL = ["problems.train=60", "problems.rl=8", "problems.held_out=4", "sft.epoch
 
 
 def h1r(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "h1r", *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = warm.run(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

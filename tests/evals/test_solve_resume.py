@@ -1,17 +1,14 @@
 """`h1r solve` on a file of problems: killed without warning and started again, through the real program."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+import warm
 from h1r.config import Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
@@ -48,17 +45,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(run: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "h1r.cli", "solve", str(run), str(run / "problems.jsonl"), "--out", str(out)]
+    return ["solve", str(run), str(run / "problems.jsonl"), "--out", str(out)]
 
 
-def kill_when(process: subprocess.Popen[bytes], file: Path, lines: int) -> None:
+def kill_when(process: warm.Process, file: Path, lines: int) -> None:
     deadline = time.monotonic() + 120
     while not (file.exists() and file.read_bytes().count(b"\n") >= lines):
         assert time.monotonic() < deadline
         if process.poll() is not None:
             return
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
 
 
@@ -68,10 +65,9 @@ def test_a_kill_loses_nothing_and_doubles_nothing(run: Path, tmp_path: Path) -> 
     out = tmp_path / "out.jsonl"
     traces = tmp_path / "out.jsonl.traces"
     for file, lines in ((traces, 5), (out, 2)):  # in the first batch of problems, then in a later one
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        kill_when(subprocess.Popen(command(run, out), **silent), file, lines)
+        kill_when(warm.start(*command(run, out)), file, lines)
         before = out.read_bytes()
-    done = subprocess.run([*command(run, out), "--json"], capture_output=True, text=True, timeout=200, check=True)
+    done = warm.run(*command(run, out), "--json")
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert [row["problem_id"] for row in json.loads(done.stdout)] == [one.problem_id for one in whole]
@@ -82,12 +78,12 @@ def test_a_kill_loses_nothing_and_doubles_nothing(run: Path, tmp_path: Path) -> 
 def test_traces_that_ended_are_not_generated_again(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     traces = tmp_path / "out.jsonl.traces"
-    process = subprocess.Popen(command(run, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.start(*command(run, out))
     kill_when(process, traces, 7)
     kept = traces.read_bytes()
     kept = kept[: kept.rfind(b"\n") + 1]
     assert kept.count(b"\n") >= 7
-    again = subprocess.Popen(command(run, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    again = warm.start(*command(run, out))
     kill_when(again, traces, kept.count(b"\n") + 1)
     assert traces.read_bytes().startswith(kept)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from h1r.common.files import read_json
 from h1r.common.plugins import load_plugins
 from h1r.config import EnvironmentSection
@@ -25,7 +24,7 @@ def test_the_command_line_evaluates_in_the_environment_that_the_recipe_names(tmp
         ["curate", str(EXAMPLES / "own_environment.toml"), "--out", str(tmp_path / "run"), *sizes],
         ["eval", str(tmp_path / "run"), "--model", "base", "--no-scaling"],
     ):
-        done = subprocess.run([sys.executable, "-m", "h1r", *command], capture_output=True, text=True, timeout=300)
+        done = warm.run(*command)
         assert done.returncode == 0, done.stderr
     result = read_json(tmp_path / "run" / "eval" / "base.json")
     # The mathematical verifier would say of random text that it holds no answer; the environment gives it a reward.

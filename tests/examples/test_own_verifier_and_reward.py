@@ -1,12 +1,10 @@
 """The examples of a verifier and of a reward, each run from its recipe through the command line."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from h1r.common.files import read_json
 from h1r.records import Problem, read_jsonl
 from h1r.run.metrics import read_metrics
@@ -16,11 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def demo(recipe: str, out: Path) -> None:
     """`h1r demo` from the root of the checkout, where the recipes say that their files are."""
-    done = subprocess.run(
-        [sys.executable, "-m", "h1r", "demo", f"examples/{recipe}", "--out", str(out)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
-        timeout=900,
-    )  # fmt: skip
+    done = warm.run("demo", f"examples/{recipe}", "--out", out, cwd=ROOT, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from unittest import mock
@@ -33,6 +30,7 @@ from tiny_training import (
 )
 from torch import Tensor
 
+import warm
 from h1r.config import SFTSection
 from h1r.data.chat import Encoded, encode_samples
 from h1r.data.packing import pack
@@ -237,9 +235,7 @@ def test_kill_9_and_resume_equals_an_unbroken_run_bit_for_bit(curated: Path, tmp
     assert summary["steps"] > 60
     broken = run_from(curated, tmp_path / "broken", recipe)
     stage = broken.path / "sft"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "h1r.cli", "sft", str(broken.path)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.start("sft", broken.path, env={"OMP_NUM_THREADS": "1"})
     try:
         metrics = stage / "metrics.jsonl"
         until = time.monotonic() + 120
@@ -248,12 +244,10 @@ def test_kill_9_and_resume_equals_an_unbroken_run_bit_for_bit(curated: Path, tmp
             assert time.monotonic() < until
             time.sleep(0.001)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         assert process.wait() == -signal.SIGKILL
     assert not (stage / "model").exists()
-    resumed = subprocess.run(
-        [*command[:-1], "--resume", "--json", str(broken.path)], env=environment, capture_output=True, text=True
-    )
+    resumed = warm.run("sft", "--resume", "--json", broken.path, env={"OMP_NUM_THREADS": "1"})
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout) == summary
     assert_same_stage(stage, unbroken.path / "sft")

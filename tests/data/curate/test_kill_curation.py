@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +12,7 @@ import pytest
 from corpora import answer, corpus_recipe, curated, outputs, question
 from teacher import Teacher, running
 
+import warm
 from h1r.common.files import atomic
 from h1r.config import Recipe
 from h1r.config.text import to_toml
@@ -75,31 +72,26 @@ def test_killed_in_every_stage_it_ends_in_the_bytes_of_an_unbroken_run(
         server.wait_s = 0.02
         found = recipe(tmp_path, server)
         (tmp_path / "corpus.toml").write_text(to_toml(found))
-        command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml")]
+        command = ["curate", tmp_path / "corpus.toml"]
         unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-        subprocess.run([*command, "--out", str(unbroken)], check=True, capture_output=True, timeout=PATIENCE_S)
-        command += ["--set", f"corpus.executor={executor}"]
+        warm.run(*command, "--out", unbroken, timeout=PATIENCE_S).check_returncode()
+        command += ["--out", broken, "--set", f"corpus.executor={executor}"]
         assert set(server.asked.values()) == {1}
         server.asked.clear()
 
         work = broken / "curate" / "work"
         for what, count in moments:
-            process = subprocess.Popen(
-                [*command, "--out", str(broken)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            process = warm.start(*command)
             deadline = time.monotonic() + PATIENCE_S
             while reached(work, what) < count:
                 assert process.poll() is None, f"it ended before {count} {what}"
                 assert time.monotonic() < deadline
                 time.sleep(0.0005)
             time.sleep(rng.uniform(0.0, 0.02))
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
             assert not (broken / "curate" / "summary.json").exists(), f"killed too late after {count} {what}"
-        subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, timeout=PATIENCE_S)
+        warm.run(*command, timeout=PATIENCE_S).check_returncode()
 
     assert told(broken / "curate") == told(unbroken / "curate")
     generated = [json.loads(line) for path in work.glob("generated/*.jsonl") for line in path.read_text().splitlines()]
@@ -125,8 +117,7 @@ def alive(group: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_killed_curation_leaves_no_process_behind(tmp_path: Path) -> None:
     (tmp_path / "corpus.toml").write_text(to_toml(corpus_recipe(tmp_path, workers=2)))
-    command = [sys.executable, "-m", "h1r.cli", "curate", str(tmp_path / "corpus.toml"), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = warm.start("curate", tmp_path / "corpus.toml", "--out", tmp_path / "run")
     deadline = time.monotonic() + PATIENCE_S
     while not reached(tmp_path / "run" / "curate" / "work", "read/*.json"):
         assert time.monotonic() < deadline
