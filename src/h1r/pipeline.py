@@ -86,12 +86,13 @@ def finished(run: Run, stage: str) -> Summary | None:
     return read_json(path) if path.exists() else None
 
 
-def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Summary:
+def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False, partial: bool = False) -> Summary:
     """Runs one stage and returns its summary.
 
     Training that has begun is never started over by accident: without `resume` it raises `UserError`, with it the
     stage goes on from its newest checkpoint, and a finished one returns its summary again. Other stages run anew. A
-    stage that another process is running in this directory raises `UserError`: they would mix their files.
+    stage that another process is running in this directory raises `UserError`: they would mix their files. `partial`:
+    it is asked for a part of its work (some benchmarks of an evaluation), and does not count as finished by it.
     """
     if stage in TRAINING:
         done = finished(run, stage)
@@ -121,7 +122,7 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False) -> Sum
                 f"{stage}: {summary['unfinished']} answers have no verdict, so it is not finished; the same command "
                 "again asks for these alone"
             )
-        else:
+        elif not partial:
             write_json(place, summary)
         if stage not in TRAINING:
             log_summary(recipe, run, stage, summary)

@@ -15,8 +15,9 @@ import typer
 
 from h1r.cli.answers import generate, solve
 from h1r.cli.common import StoppedError
+from h1r.cli.evaluate import eval_
 from h1r.cli.inspect import parity, report
-from h1r.cli.stages import curate, demo, eval_, rl, sft
+from h1r.cli.stages import curate, demo, rl, sft
 from h1r.cli.verify import verify
 from h1r.common.terminal import shown
 from h1r.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ import typer
 from h1r.common.hub import local_directory
 from h1r.common.progress import note
 from h1r.common.terminal import shown_json
-from h1r.config import Recipe, load_recipe
+from h1r.config import Recipe, load_recipe, resolve
 from h1r.config.text import parse_override, to_toml
 from h1r.errors import UserError
 from h1r.run.directory import Run
@@ -53,14 +53,24 @@ def check_checkpoint(name: str) -> None:
 
 
 def open_run(
-    target: str, out: Path | None, set_: list[str] | None, seed: int | None, dry_run: bool, as_json: bool
+    target: str | dict[str, Any],
+    out: Path | None,
+    set_: list[str] | None,
+    seed: int | None,
+    dry_run: bool,
+    as_json: bool,
+    keys: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, Run]:
-    """The resolved recipe and its run directory. A run directory stands for its own recipe. A dry run ends here."""
-    overrides = dict(map(parse_override, set_ or []))
+    """The resolved recipe and its run directory. A run directory stands for its own recipe; a table of keys is one.
+    `keys` are laid over it, and `--set` over these. A dry run ends here."""
+    overrides = {**(keys or {}), **dict(map(parse_override, set_ or []))}
     if seed is not None:
         overrides["seed"] = seed
-    directory = Path(target)
-    if directory.is_dir():
+    directory = Path() if isinstance(target, dict) else Path(target)
+    if isinstance(target, dict):
+        recipe = resolve(target, overrides, "the command line")
+        default = Path("runs") / recipe.name
+    elif directory.is_dir():
         recipe, default = load_recipe(directory / "recipe.json", overrides), directory
     else:
         recipe = load_recipe(recipe_file(target), overrides)

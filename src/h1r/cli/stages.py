@@ -1,4 +1,4 @@
-"""Commands that run stages of a recipe: demo, curate, sft, rl, eval."""
+"""Commands that run stages of a recipe: demo, curate, sft, rl."""
 
 from __future__ import annotations
 
@@ -17,12 +17,6 @@ from h1r.run.directory import Run
 
 
 class Pool(StrEnum):
-    SFT = "sft"
-    RL = "rl"
-
-
-class Model(StrEnum):
-    BASE = "base"
     SFT = "sft"
     RL = "rl"
 
@@ -109,41 +103,6 @@ def rl(
     _train("rl", recipe, out, set_, seed, resume, dry_run, as_json)
 
 
-def eval_(
-    recipe: Target,
-    model: Annotated[
-        list[Model] | None,
-        typer.Option("--model", help="Which model of the run. Repeat. Default: all that exist."),
-    ] = None,
-    scaling: Annotated[bool, typer.Option(help="Also majority and DeepConf at the recipe's budgets.")] = True,
-    out: Out = None,
-    set_: Set = None,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Held-out accuracy and benchmarks: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
-    resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json)
-    from h1r.evals.stages import models_of
-
-    existing = models_of(run)
-    stages = [f"eval_{which}" for which in model or existing] + ["scaling"] * (scaling and existing != ["base"])
-    results = {stage: run_stage(stage, resolved, run, False, as_json, resumable=False) for stage in stages}
-    if as_json:
-        print_json(results)
-    else:
-        if any("pass_at_1" in result for result in results.values()):
-            print_report(run.path, as_json)
-        if any("benchmarks" in result for result in results.values()):
-            from rich.console import Console
-
-            from h1r.evals.summary import benchmark_table
-
-            Console().print(benchmark_table(results))
-    if any(result.get("unfinished") for result in results.values()):
-        raise typer.Exit(1)
-
-
 def _train(
     stage: str,
     target: str,
@@ -164,8 +123,10 @@ def _train(
         print(f"{stage} is finished; the model is {run.path / stage / 'model'}")
 
 
-def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool, as_json: bool, resumable: bool) -> dict[str, Any]:
+def run_stage(
+    stage: str, recipe: Recipe, run: Run, resume: bool, as_json: bool, resumable: bool, partial: bool = False
+) -> dict[str, Any]:
     quiet(as_json)
     how = f"`h1r {stage} --resume {run.path}` goes on" if resumable else "run it again; what was finished is kept"
     with stopping(how):
-        return pipeline.run_stage(stage, recipe, run, resume)
+        return pipeline.run_stage(stage, recipe, run, resume, partial)

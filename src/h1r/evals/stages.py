@@ -47,7 +47,7 @@ from h1r.verify import open_backend
 
 TRAINED = ("sft", "rl")
 _LONG = ("outcomes", "examples", "of")
-"""What a result has and its summary leaves out."""
+"""What a result has and its summary leaves out, but for the engine among `of`."""
 
 
 def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             if any(measured_now.get(key) != value for key, value in left_out.items()):
                 measured_now |= left_out
                 write_json(path, measured_now)
-            found[section.name] = _without(measured_now, *_LONG)
+            found[section.name] = {**_without(measured_now, *_LONG), "of": {"engine": same["engine"]}}
     summary = {**_without(result, *_LONG), **({"benchmarks": found} if found else {})}
     without = sum(map(unfinished, (result, *found.values())))
     return {**summary, "unfinished": without} if without else summary

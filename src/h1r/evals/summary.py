@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from h1r.config import Recipe
+from h1r.evals.cost import cost_of, model_name, money
+
 
 def result_table(report: Mapping[str, Any]) -> Table:
     """What each step gained: accuracy on held-out problems, and tokens. Stages that have not run are left out.
@@ -34,24 +37,28 @@ def result_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """pass@1 on each benchmark, a row for each model of `results`, which has stage names as its keys."""
+def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Table:
+    """Each benchmark of each model of `results`, which has stage names as its keys; what it cost where the recipe has
+    the model's prices."""
     table = Table(
-        "benchmark", "model", "pass@1", "interval", "answers", "tokens", "cut off", "no answer", "unscored", "unusable"
-    )
+        "benchmark", "model", "pass@1", "interval", "cons@n", "answers", "tokens", "cut off", "no answer", "unscored",
+        "unusable", "cost",
+    )  # fmt: skip
     for stage, result in results.items():
         for name, found in result.get("benchmarks", {}).items():
             table.add_row(
                 name,
-                stage.removeprefix("eval_"),
+                model_name(found) or stage.removeprefix("eval_"),
                 _percent(found["pass_at_1"]),
                 _interval(found["interval"]),
+                "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
                 f"{found['problems']} x {found['samples_per_problem']}",
                 _number(found["mean_tokens"]),
                 _percent(found["truncated"]),
                 _percent(found["no_answer"]),
                 _percent(found["unscored"] + found["error"]),
                 str(len(found.get("unusable", [])) or ""),
+                money(cost_of(found, recipe.engine.endpoint)),
             )
     return table
 

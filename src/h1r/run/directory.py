@@ -50,6 +50,7 @@ def code_version() -> dict[str, str]:
 NO_RESULT = frozenset(
     {
         *("name", "trackers", "parallel", "engine", "rollout.max_failed_share"),
+        *("eval.benchmarks", "eval.held_out"),  # a result is filed with all that it depends on
         *("corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"),
     }
 )  # fmt: skip
