@@ -192,3 +192,16 @@ def test_the_key_is_in_the_header_and_nowhere_else(monkeypatch: pytest.MonkeyPat
     assert server.headers[0]["authorization"] == "Bearer secret-9"
     assert "secret" not in str(refused.value)
     assert "secret" not in repr(engine._endpoints)
+
+
+def test_a_prompt_joins_the_stream_in_progress_and_another_leaves_it() -> None:
+    with chat_server(says("x")) as server, engine_of(server, max_sequences=1) as engine:
+        found = []
+        for trace in engine.stream(ASKED[:2], SamplingParams(n=2)):
+            found.append((trace.prompt_index, trace.sample_index))
+            if found == [(0, 0)]:
+                assert engine.add(ASKED[2], SamplingParams()) == 2
+                assert engine.cancel(1) == []
+        assert found == [(0, 0), (0, 1), (2, 0)]
+        with pytest.raises(RuntimeError, match="no stream"):
+            engine.add(ASKED[2], SamplingParams())

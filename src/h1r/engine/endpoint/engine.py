@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -79,10 +78,11 @@ class EndpointEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="h1r-endpoint", daemon=True)
         self._thread.start()
         self._live: set[_Live] | None = None
-        self._prompts: list[Prompt] = []
-        self._coming: deque[_Live] = deque()
-        """Requests that were not sent yet."""
         self._ended: queue.SimpleQueue[_Live] = queue.SimpleQueue()
+        self._asked: list[tuple[ChatPrompt, SamplingParams]] = []
+        self._place = 0, 0
+        """Which prompt, and which of its samples, is sent next."""
+        self._cancelled: set[int] = set()
         self._look: Callable[[], None] | None = None
         self._answered, self._failed = False, 0
         try:
@@ -114,15 +114,16 @@ class EndpointEngine:
         each = one_per_prompt(prompts, params)
         if self._live is not None:
             raise RuntimeError(ONE_STREAM)
-        self._live, self._ended, self._prompts, self._coming = set(), queue.SimpleQueue(), [], deque()
+        self._live, self._ended = set(), queue.SimpleQueue()
+        self._asked, self._place, self._cancelled = [], (0, 0), set()
         stopped: UserError | None = None
         try:
             for prompt, one in zip(prompts, each, strict=True):
                 self.add(prompt, one)
             while True:
-                while stopped is None and self._coming and len(self._live) < self.section.max_sequences:
-                    live = self._coming.popleft()
-                    self._start(live, self._prompts[live.index])
+                while stopped is None and len(self._live) < self.section.max_sequences:
+                    if not self._start_next():
+                        break
                 if not self._live:
                     break
                 if (ended := self._next()) is None:
@@ -144,21 +145,19 @@ class EndpointEngine:
                     live.future.cancel()
 
     def add(self, prompt: Prompt, params: SamplingParams) -> int:
-        """See `Engine.add`. Raises as `stream`."""
+        """See `Engine.add`. `UserError` for what a chat API cannot be asked."""
         if self._live is None:
             raise RuntimeError(NO_STREAM)
         if not isinstance(prompt, ChatPrompt) or not prompt.messages:
             raise UserError(ONLY_BENCHMARKS)
         if params.confidence_threshold is not None or params.stop_token_ids:
             raise UserError(ONLY_BENCHMARKS)
-        index = len(self._prompts)
-        self._prompts.append(prompt)
-        self._coming.extend(_Live(index, sample, params) for sample in range(params.n))
-        return index
+        self._asked.append((prompt, params))
+        return len(self._asked) - 1
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. What an API has written so far it does not say."""
-        self._coming = deque(live for live in self._coming if live.index != prompt_index)
+        self._cancelled.add(prompt_index)
         for live in self._live or ():
             if live.index == prompt_index and live.future is not None:
                 live.cancelled = True
@@ -180,13 +179,22 @@ class EndpointEngine:
     def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def _start(self, live: _Live, prompt: Prompt) -> None:
-        assert isinstance(prompt, ChatPrompt)
+    def _start_next(self) -> bool:
+        """Sends the next request; whether there was one."""
         assert self._live is not None
-        ended = self._ended
+        index, sample = self._place
+        while index < len(self._asked) and (index in self._cancelled or sample >= self._asked[index][1].n):
+            index, sample = index + 1, 0
+        if index >= len(self._asked):
+            self._place = index, 0
+            return False
+        self._place = index, sample + 1
+        (prompt, params), ended = self._asked[index], self._ended
+        live = _Live(index, sample, params)
         live.future = self._run(self._ask(live, prompt.messages))
         live.future.add_done_callback(lambda _: ended.put(live))
         self._live.add(live)
+        return True
 
     def _next(self) -> _Live | None:
         """The next request that ended; None when it is time to look."""
