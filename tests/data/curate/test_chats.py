@@ -15,8 +15,9 @@ from h1r.config import CorpusSource, Recipe
 from h1r.data.curate import passes
 from h1r.data.curate.io.items import Item
 from h1r.data.curate.io.read import Reader
-from h1r.data.curate.plan import told_of
+from h1r.data.curate.plan import curate, told_of
 from h1r.errors import UserError
+from h1r.run.directory import Run
 
 USER, REPLY = "How many legs have three hens?", "Three hens have \\boxed{6} legs."
 THOUGHT = "Two legs a hen, and three hens."
@@ -198,22 +199,44 @@ def varied() -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("kind", ["parquet", "hub", "saved"])
+def test_lines_parquet_and_the_hub_give_the_same_samples_and_packed_rows_in_bits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {**row, "messages": [{**turn, "content": f"{number} {turn['content'] or ''}"} for turn in row["messages"]]}
+        for number, row in enumerate(varied() * 4)
+    ]
+    (tmp_path / "jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "hub")
+
+    def curated(kind: str) -> dict[str, bytes]:
+        corpus = {"sources": [section(kind, tmp_path / kind).model_dump()], "workers": 1}
+        keys = {"chat": {"system_prompt": ""}, "sft": {"seq_len": 96}, "curate": {"thinking": "optional"}}
+        recipe = Recipe.model_validate({"name": "bits", "corpus": corpus, **keys})
+        curate(recipe, Run.open(tmp_path / f"run-{kind}", recipe))
+        stage = tmp_path / f"run-{kind}" / "curate"
+        files = [*stage.glob("*.jsonl"), *stage.glob("packed/*"), *stage.glob("tokenizer/*")]
+        return {str(path.relative_to(stage)): path.read_bytes() for path in files}
+
+    lines = curated("jsonl")
+    assert lines["samples.jsonl"].count(b"\n") == len(rows)
+    assert pq.read_table(tmp_path / "run-jsonl" / "curate" / "packed").num_rows > 3
+    assert curated("parquet") == lines
+    assert curated("hub") == lines
+
+
+@pytest.mark.parametrize("kind", ["parquet", "hub"])
 def test_lines_parquet_and_the_hub_give_the_same_items(tmp_path: Path, kind: str) -> None:
     rows = varied()
     expected, bad = read(tmp_path, rows, columns={"answer": "answer"})
     assert bad == []
     assert len(expected) == 3
     (tmp_path / "set").mkdir()
-    if kind == "saved":
-        datasets = pytest.importorskip("datasets")
-        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
-    else:
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "train.parquet")
     if kind == "hub":
         pytest.importorskip("datasets")
     path = tmp_path / "set" / "train.parquet" if kind == "parquet" else tmp_path / "set"
-    reader = Reader(section("hub" if kind == "saved" else kind, path, columns={"answer": "answer"}), str(path), 0)
+    reader = Reader(section(kind, path, columns={"answer": "answer"}), str(path), 0)
     assert list(reader.items()) == expected
     assert reader.bad == []
 
