@@ -1,4 +1,7 @@
-"""Options that several commands share, and what every command does with a recipe, Ctrl-C and JSON."""
+"""Options that several commands share, and what every command does with a recipe, Ctrl-C and JSON.
+
+What `h1r --help` does not need is imported where it is used, here and in the commands.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from h1r.common.hub import local_directory
 from h1r.common.progress import note
 from h1r.common.terminal import shown_json
-from h1r.config import Recipe, load_recipe, resolve
-from h1r.config.text import parse_override, to_toml
 from h1r.errors import UserError
-from h1r.run.directory import Run
+
+if TYPE_CHECKING:
+    from h1r.config import Recipe
+    from h1r.run.directory import Run
 
 Target = Annotated[
     str,
@@ -63,6 +67,10 @@ def open_run(
 ) -> tuple[Recipe, Run]:
     """The resolved recipe and its run directory. A run directory stands for its own recipe; a table of keys is one.
     `keys` are laid over it, and `--set` over these. A dry run ends here."""
+    from h1r.config import load_recipe, resolve
+    from h1r.config.text import parse_override, to_toml
+    from h1r.run.directory import Run
+
     overrides = {**(keys or {}), **dict(map(parse_override, set_ or []))}
     if seed is not None:
         overrides["seed"] = seed

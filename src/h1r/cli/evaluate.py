@@ -7,15 +7,17 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from h1r.cli.common import AsJson, DryRun, Out, Seed, Set, open_run, print_json, print_report
 from h1r.cli.stages import run_stage
 from h1r.common.reading import lines
-from h1r.config import EvalSection, Recipe
 from h1r.errors import UserError
+
+if TYPE_CHECKING:
+    from h1r.config import EvalSection, Recipe
 
 MODELS = ("base", "sft", "rl")
 QUESTION = ("question", "problem", "prompt")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from h1r import pipeline
 from h1r.cli.common import AsJson, DryRun, Out, Resume, Seed, Set, Target, open_run, print_json, print_report, stopping
 from h1r.common.progress import note, quiet
-from h1r.config import Recipe
-from h1r.run.directory import Run
+
+if TYPE_CHECKING:
+    from h1r.config import Recipe
+    from h1r.run.directory import Run
 
 
 class Pool(StrEnum):
@@ -33,6 +34,8 @@ def demo(
     resolved, run = open_run(
         recipe, Path("runs/demo") if out is None and recipe == "tiny" else out, set_, seed, dry_run, as_json
     )
+    from h1r import pipeline
+
     quiet(as_json)
     with stopping(f"`h1r demo {recipe} --out {run.path}` with the same options goes on where it was"):
         for stage, _, ran in pipeline.run_all(resolved, run):
@@ -113,6 +116,8 @@ def _train(
     dry_run: bool,
     as_json: bool,
 ) -> None:
+    from h1r import pipeline
+
     resolved, run = open_run(target, out, set_, seed, dry_run, as_json)
     if stage == "rl" and pipeline.finished(run, "pool") is None:
         run_stage("pool", resolved, run, False, as_json, resumable=False)
@@ -126,6 +131,8 @@ def _train(
 def run_stage(
     stage: str, recipe: Recipe, run: Run, resume: bool, as_json: bool, resumable: bool, partial: bool = False
 ) -> dict[str, Any]:
+    from h1r import pipeline
+
     quiet(as_json)
     how = f"`h1r {stage} --resume {run.path}` goes on" if resumable else "run it again; what was finished is kept"
     with stopping(how):

@@ -16,7 +16,6 @@ from h1r.cli.common import AsJson, stopping
 from h1r.common.progress import note, quiet
 from h1r.common.terminal import shown, shown_json
 from h1r.errors import UserError
-from h1r.records import REASONS
 
 if TYPE_CHECKING:
     from h1r.verify.controls.file import Validation
@@ -79,6 +78,8 @@ def verify(
 
 def counts(reasons: Counter[str | None]) -> str:
     """How many answers are right, and how many are not for each reason that occurs: "3 right, 1 wrong, 2 time"."""
+    from h1r.records import REASONS
+
     return ", ".join(
         f"{reasons[reason]} {reason or 'right'}" for reason in (None, *REASONS) if reasons[reason] or not reason
     )

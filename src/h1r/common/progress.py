@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Task
+    from rich.text import Text
 
 PLAIN_PERIOD = 10.0
 """Seconds between plain lines."""
@@ -132,22 +133,22 @@ class PlainBar(Bar):
         print(self.line(), file=self._stream, flush=True)
 
 
-class _StatusColumn(ProgressColumn):
-    def __init__(self, bar: Bar) -> None:
-        super().__init__()
-        self._bar = bar
-
-    def render(self, task: Task) -> Text:
-        return Text(self._bar.status(), style="dim")
-
-
 class RichBar(Bar):
     """A live bar on a terminal."""
 
     def __init__(self, name: str, total: int | None, unit: str, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+        from rich.text import Text
+
+        bar = self
+
+        class Status(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(bar.status(), style="dim")
+
         super().__init__(name, total, unit)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[count]}"), _StatusColumn(self),
+            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[count]}"), Status(),
             console=console, refresh_per_second=4,
         )  # fmt: skip
         self._task = self._progress.add_task(name, total=total, count=f"0 {unit}")
@@ -164,6 +165,8 @@ class RichBar(Bar):
 @contextmanager
 def progress(name: str, total: int | None = None, unit: str = "it") -> Iterator[Bar]:
     """A progress display for the block, of the kind that suits standard error."""
+    from rich.console import Console  # which --help, and whoever shows no progress, does without
+
     console = Console(stderr=True)
     if _quiet:
         bar = Bar(name, total, unit)
