@@ -9,7 +9,8 @@ one that could not be scored is kept, and only its verdict is asked for again. I
 never its text.
 
     problem sample                              the problem's place among the problems, and the answer's among its own
-    problem_id question text tokens finish_reason seed error reward     of the answer; reward: an environment's
+    problem_id question reference               of the problem
+    text tokens finish_reason seed error reward of the answer; reward: an environment's
     usage                                       tokens as a server states them (`records.Trace.usage`)
     token_ids confidences                       base64 of little-endian int32, float32
     verdict                                     see `records.Verdict`
@@ -97,6 +98,7 @@ class Samples:
                 "problem_id": problem.id,
                 "sample": trace.sample_index,
                 "question": problem.question,
+                "reference": problem.answer,
                 "text": trace.text,
                 "tokens": trace.num_tokens,
                 "finish_reason": trace.finish_reason,

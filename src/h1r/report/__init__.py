@@ -1,6 +1,7 @@
 """One HTML page and one JSON file from a run directory; and one page that compares several runs.
 
-The page is a single file: no script, no network, nothing beside it. It follows the reader's light or dark scheme.
+The page is a single file: no script, no network, nothing beside it. It follows the reader's light or dark scheme. A run
+with benchmarks has a second page beside it, `samples.html`, to read their answers on (`samples.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from h1r.report.collect import RunReport, collect, summarise
 from h1r.report.compare import comparison_page
 from h1r.report.page import run_page
 from h1r.report.results import confidence_level, tokens_unit
+from h1r.report.samples import write_browser
 
 __all__ = ["RunReport", "collect", "save_main_plot", "summarise", "write_comparison", "write_report"]
 
@@ -29,8 +31,13 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     """
     page = Path(out) if out is not None else Path(run) / "report.html"
     report = collect(run)
+    browser = page.with_name("samples.html" if out is None else f"{page.stem}-samples.html")
+    try:
+        readable = write_browser(browser, report.name, report.benchmarks)
+    except OSError as error:
+        raise UserError(f"cannot write {browser}: {error.strerror or error}; give another path") from None
     with plots.style():
-        document = run_page(report)
+        document = run_page(report, browser.name if readable else None)
     _write(page, document, summarise(report))
     return page
 

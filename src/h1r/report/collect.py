@@ -11,37 +11,34 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from h1r.common.files import read_json
 from h1r.errors import UserError
-from h1r.records import first_problem, read_lines
+from h1r.records import read_lines
+from h1r.report.benchmarks import Benchmark, benchmark_numbers, read_benchmarks
+from h1r.report.shapes import Interval, Kind, Shape, validated
 from h1r.run.metrics import read_metrics
 
 EVAL_STAGES = ("base", "sft", "rl")
 DROPPED_PER_REASON = 3
 """Dropped samples kept of each (step, reason), drawn evenly from all of them."""
 
-Interval = tuple[float, float]
 Metrics = list[dict[str, Any]]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
-
-
-class StageCost(_Shape):
+class StageCost(Shape):
     """What one stage took. `peak_rss_bytes` is the process's high-water mark when the stage ended."""
 
     wall_seconds: float
     peak_rss_bytes: int
 
 
-class Attempt(_Shape):
+class Attempt(Shape):
     """One start of a stage: when, with which code and command line."""
 
     stage: str
@@ -51,7 +48,7 @@ class Attempt(_Shape):
     commit: str = ""
 
 
-class FilterStep(_Shape):
+class FilterStep(Shape):
     """One curation step: how many records of a `unit` went in and out, and how many were dropped for which reason."""
 
     step: str
@@ -61,12 +58,12 @@ class FilterStep(_Shape):
     reasons: dict[str, int] = {}
 
 
-class FamilyCount(_Shape):
+class FamilyCount(Shape):
     samples: int = 0
     mean_chars: float | None = None
 
 
-class Overlap(_Shape):
+class Overlap(Shape):
     """Training problems that overlapped one held-out benchmark, and were dropped, by their strongest evidence."""
 
     held_out: int = 0
@@ -77,7 +74,7 @@ class Overlap(_Shape):
     percent: float = 0.0
 
 
-class CurateSummary(_Shape):
+class CurateSummary(Shape):
     """`contamination`: {training set: {benchmark: overlap}}. `problems`: problems left of each set."""
 
     table: list[FilterStep] = []
@@ -88,27 +85,27 @@ class CurateSummary(_Shape):
     rejected_lines: int = 0
 
 
-class Dropped(_Shape):
+class Dropped(Shape):
     id: str = ""
     step: str
     reason: str
     excerpt: str = ""
 
 
-class PoolSummary(_Shape):
+class PoolSummary(Shape):
     """`pass_rate_histogram[k]`: candidate RL problems that k of the rollouts solved."""
 
     table: list[FilterStep] = []
     pass_rate_histogram: list[int] = []
 
 
-class FamilyScore(_Shape):
+class FamilyScore(Shape):
     pass_at_1: float
     interval: Interval | None = None
     n: int | None = None
 
 
-class Example(_Shape):
+class Example(Shape):
     """One recorded answer with the text of each token and its DeepConf confidence (nats).
 
     `state` and `threshold` (nats) stand on the scaling study's examples: what became of the trace in the vote.
@@ -126,7 +123,7 @@ class Example(_Shape):
     threshold: float | None = None
 
 
-class EvalResult(_Shape):
+class EvalResult(Shape):
     """Held-out accuracy of one checkpoint: pass@1 averaged over `samples_per_problem` answers to each problem."""
 
     pass_at_1: float
@@ -142,7 +139,7 @@ class EvalResult(_Shape):
     examples: list[Example] = []
 
 
-class Score(_Shape):
+class Score(Shape):
     """Accuracy and the tokens it cost. `simulated`: replayed on recorded traces, none generated anew.
 
     `tokens_by_state`: tokens by what became of their trace ("voted", "stopped", ...).
@@ -155,13 +152,13 @@ class Score(_Shape):
     tokens_by_state: dict[str, float] = {}
 
 
-class BudgetScore(_Shape):
+class BudgetScore(Shape):
     budget: int
     majority: Score | None = None
     deepconf: Score | None = None
 
 
-class Paired(_Shape):
+class Paired(Shape):
     """DeepConf minus majority on the same problems; `token_saving` is the share of majority's tokens not spent."""
 
     accuracy_difference: float | None = None
@@ -170,13 +167,13 @@ class Paired(_Shape):
     token_saving_interval: Interval | None = None
 
 
-class Separation(_Shape):
+class Separation(Shape):
     """`auroc`: the chance that a correct trace is more confident than a wrong one of the same problem."""
 
     auroc: float | None = None
 
 
-class ScalingResult(_Shape):
+class ScalingResult(Shape):
     """The study at its largest `budget` (traces per problem) and below; tokens are summed over `problems`."""
 
     budget: int
@@ -221,6 +218,7 @@ class RunReport:
     evals: dict[str, EvalResult]
     scaling: ScalingResult | None
     missing: list[Missing]
+    benchmarks: list[Benchmark] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -247,11 +245,15 @@ def collect(run: str | Path) -> RunReport:
         raise UserError(f"{path} is not a run directory (it has no recipe.json); give a directory that `h1r` wrote")
     reader = _Reader(path)
     costs = reader.json("stages.json", "time and memory") or {}
+    recipe = read_json(path / "recipe.json")
+    benchmarks = read_benchmarks(path, recipe)
+    trains = any((path / stage).exists() for stage in ("curate", "sft", "rl_pool", "rl", "scaling"))
     return RunReport(
         path=path,
-        recipe=read_json(path / "recipe.json"),
-        attempts=[_validate(Attempt, line, path / "attempts.jsonl") for line in reader.metrics("attempts.jsonl")],
-        stages={name: _validate(StageCost, cost, path / "stages.json") for name, cost in costs.items()},
+        recipe=recipe,
+        benchmarks=benchmarks,
+        attempts=[validated(Attempt, line, path / "attempts.jsonl") for line in reader.metrics("attempts.jsonl")],
+        stages={name: validated(StageCost, cost, path / "stages.json") for name, cost in costs.items()},
         curate=reader.shape("curate/summary.json", CurateSummary, "curation"),
         dropped=_sample_dropped(path / "curate" / "dropped.jsonl"),
         sft=reader.metrics("sft/metrics.jsonl", "the SFT learning curve"),
@@ -263,7 +265,8 @@ def collect(run: str | Path) -> RunReport:
             if (found := reader.shape(f"eval/{stage}.json", EvalResult, f"{STAGE_TITLES[stage]} accuracy"))
         },
         scaling=reader.shape("scaling/result.json", ScalingResult, "test-time scaling"),
-        missing=reader.missing,
+        # A run that only evaluates lacks nothing.
+        missing=reader.missing if trains or not benchmarks else [],
     )
 
 
@@ -285,6 +288,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
             for stage, result in report.evals.items()
         },
         "mean_tokens": {stage: _of(report.evals.get(stage), "mean_tokens") for stage in EVAL_STAGES},
+        "benchmarks": benchmark_numbers(report.benchmarks),
         "scaling": None,
         "wall_seconds": report.wall_seconds,
         "peak_rss_bytes": report.peak_rss_bytes,
@@ -314,9 +318,6 @@ def total(metrics: Metrics, key: str) -> float:
     return sum(series(metrics, key)[1])
 
 
-Kind = TypeVar("Kind", bound=_Shape)
-
-
 class _Reader:
     """Reads the files of one run and remembers which were not there."""
 
@@ -335,17 +336,10 @@ class _Reader:
         return read_json(self.run / file) if self._present(file, what) else None
 
     def shape(self, file: str, kind: type[Kind], what: str) -> Kind | None:
-        return _validate(kind, self.json(file, what), self.run / file) if self._present(file, what) else None
+        return validated(kind, self.json(file, what), self.run / file) if self._present(file, what) else None
 
     def metrics(self, file: str, what: str = "") -> Metrics:
         return read_metrics(self.run / file) if self._present(file, what) else []
-
-
-def _validate(kind: type[Kind], value: Any, path: Path) -> Kind:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}; delete the file and run its stage again") from None
 
 
 def _sample_dropped(path: Path) -> list[Dropped]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from h1r.report import plots
+from h1r.report.benchmarks import comparison_html
 from h1r.report.collect import RunReport, series
 from h1r.report.page import code_text, page
 from h1r.report.results import confidence_level
@@ -35,7 +36,8 @@ def comparison_page(reports: Sequence[RunReport]) -> str:
         "The last two rows are the mean over these runs and the standard deviation between them.</p>"
     )
     body = (
-        section("numbers", "Numbers", _numbers(names, reports), _accuracy(names, reports))
+        section("benchmarks", "Benchmarks", comparison_html(names, [report.benchmarks for report in reports]))
+        + section("numbers", "Numbers", _numbers(names, reports), _accuracy(names, reports))
         + section("reward", "RL reward", _reward(names, reports))
         + section("settings", "What differs", _differences(names, reports))
     )

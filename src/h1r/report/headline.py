@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from h1r.report.collect import Interval, RunReport, ScalingResult
+from h1r.report.collect import RunReport, ScalingResult
+from h1r.report.shapes import Interval
 from h1r.report.text import count, duration, esc, listing, percent, percent_interval, plural, points, size
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from h1r.config import Recipe
 from h1r.config.text import to_toml
+from h1r.report.benchmarks import benchmarks_html
 from h1r.report.collect import RunReport, total
 from h1r.report.data import curation_html, pool_html
 from h1r.report.headline import headline_html
@@ -43,9 +44,10 @@ def page(title: str, body: str) -> str:
     )
 
 
-def run_page(report: RunReport) -> str:
-    """The report of one run as HTML."""
+def run_page(report: RunReport, browser: str | None = None) -> str:
+    """The report of one run as HTML. `browser`: the address of the page of its answers, where there is one."""
     sections = {
+        "benchmarks": ("Benchmarks", benchmarks_html(report.benchmarks, browser)),
         "result": ("Accuracy", accuracy_html(report)),
         "learning": ("How it learnt", learning_html(report)),
         "answers": ("Read its answers", _answers(report)),

@@ -1,0 +1,244 @@
+"""The benchmarks of a run: each result that `h1r eval` left in eval/benchmarks/MODEL/NAME.json, as tables, as numbers,
+and as the difference between two runs on the same problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from h1r.common.files import read_json
+from h1r.config import EndpointSection
+from h1r.evals.cost import Cost, cost_of, model_name, money
+from h1r.report.shapes import Interval, Shape, validated
+from h1r.report.text import NONE, count, duration, esc, percent, percent_interval, points, table
+from h1r.scaling.intervals import paired_difference
+
+STAGES = ("base", "sft", "rl")
+FEW = 4
+"""Scores of repeats that are all shown; of more, the lowest and the highest."""
+
+
+class ProblemOutcome(Shape):
+    """How many of a problem's scored answers were right."""
+
+    problem_id: str
+    correct: int
+    samples: int
+
+
+class BenchmarkResult(Shape):
+    """See `h1r.evals.benchmark.EvalResult`; older runs lack some of it."""
+
+    pass_at_1: float
+    interval: Interval | None = None
+    pass_at_k: dict[str, float] = {}
+    per_repeat: list[float] = []
+    cons_at_n: float | None = None
+    mean_tokens: float | None = None
+    usage: dict[str, int] | None = None
+    truncated: float | None = None
+    no_answer: float | None = None
+    unscored: float | None = None
+    error: float | None = None
+    samples_per_problem: int = 1
+    problems: int = 0
+    confidence_level: float = 0.95
+    seconds: float | None = None
+    unusable: list[dict[str, str]] = []
+    ungradable: int = 0
+    outcomes: list[ProblemOutcome] = []
+    samples: str | None = None
+    of: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A result: the benchmark's `name`, the `stage` of the run's model ("base", "sft", "rl"), and where its answers
+    lie. `model`: its name at an API, else the stage."""
+
+    name: str
+    stage: str
+    model: str
+    result: BenchmarkResult
+    cost: Cost | None
+    answers: Path | None
+
+
+def read_benchmarks(run: Path, recipe: dict[str, Any]) -> list[Benchmark]:
+    """In order of stage and of the recipe, then by name. `UserError` for a file that does not read."""
+    order = [one.get("name") for one in recipe.get("eval", {}).get("benchmarks", [])]
+    try:
+        prices = EndpointSection.model_validate(recipe.get("engine", {}).get("endpoint", {}))
+    except ValidationError:  # of another version
+        prices = EndpointSection()
+    found = []
+    for path in (run / "eval" / "benchmarks").glob("*/*.json"):
+        raw = read_json(path)
+        result = validated(BenchmarkResult, raw, path)
+        stage, answers = path.parent.name, path.parent / (result.samples or "none")
+        named = Benchmark(
+            path.stem,
+            stage,
+            model_name(raw) or stage,
+            result,
+            cost_of(raw, prices),
+            answers if answers.is_file() else None,
+        )
+        found.append(named)
+    return sorted(
+        found,
+        key=lambda one: (
+            STAGES.index(one.stage) if one.stage in STAGES else len(STAGES),
+            order.index(one.name) if one.name in order else len(order),
+            one.name,
+        ),
+    )
+
+
+def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
+    """Scores, and what they took; `browser` is the address of the page of answers."""
+    if not found:
+        return ""
+    level = found[0].result.confidence_level
+    scores = table(
+        ["benchmark", "model", "pass@1", f"{100 * level:g}% interval", "each repeat", "cons@n", "pass@k", "answers"],
+        [
+            [
+                esc(one.name), esc(one.model), f"<b>{percent(one.result.pass_at_1)}</b>",
+                percent_interval(one.result.interval), _repeats(one.result.per_repeat), percent(one.result.cons_at_n),
+                _most(one.result.pass_at_k), f"{one.result.problems:,} x {one.result.samples_per_problem}",
+            ]
+            for one in found
+        ],
+        range(2, 8),
+    )  # fmt: skip
+    took = table(
+        ["benchmark", "model", "no answer found", "cut off", "not scored", "unusable", "tokens an answer", "tokens",
+         "reasoning", "cost", "time"],
+        [
+            [
+                esc(one.name), esc(one.model), percent(one.result.no_answer), percent(one.result.truncated),
+                percent(_unscored(one.result)), str(len(one.result.unusable) + one.result.ungradable),
+                count(one.result.mean_tokens), count(_tokens(one.result)), _reasoning(one.result),
+                esc(money(one.cost)) or NONE, duration(one.result.seconds),
+            ]
+            for one in found
+        ],
+        range(2, 11),
+    )  # fmt: skip
+    link = f'<p><a href="{esc(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
+    return (
+        f"{scores}{link}<h3>What the scores do not say, and what they took</h3>{took}"
+        '<p class="small soft">cons@n: the most frequent of a problem\'s answers is right. No answer found, cut off '
+        "and not scored are shares of all answers; what was not scored is in no accuracy. Time is that of the last "
+        "start.</p>"
+    )
+
+
+def benchmark_numbers(found: Sequence[Benchmark]) -> list[dict[str, Any]]:
+    """The rows of report.json."""
+    return [
+        {
+            "name": one.name,
+            "model": one.model,
+            "stage": one.stage,
+            **one.result.model_dump(exclude={"outcomes", "of", "samples", "unusable"}),
+            "unusable": len(one.result.unusable),
+            "cost": None if one.cost is None else {"amount": one.cost.amount, "currency": one.cost.currency},
+        }
+        for one in found
+    ]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A later run's accuracy minus the first one's, on the problems that both have scores of."""
+
+    value: float
+    interval: Interval
+    problems: int
+
+
+def difference(first: Benchmark | None, second: Benchmark | None) -> Difference | None:
+    """None where one is missing, or the two did not ask the same problems."""
+    if first is None or second is None or first.result.of.get("problems") != second.result.of.get("problems"):
+        return None
+    before, after = (
+        {one.problem_id: one.correct / one.samples for one in each.result.outcomes} for each in (first, second)
+    )
+    both = [name for name in before if name in after]
+    if not both:
+        return None
+    found = paired_difference([before[n] for n in both], [after[n] for n in both], first.result.confidence_level)
+    return Difference(found.value, found.interval, len(both))
+
+
+def by_name(found: Sequence[Benchmark]) -> dict[tuple[str, str], Benchmark]:
+    """Results by (benchmark, stage)."""
+    return {(one.name, one.stage): one for one in found}
+
+
+def comparison_html(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) -> str:
+    """One row a benchmark: the score of each run, and how each later one differs from the first."""
+    each = [by_name(found) for found in runs]
+    keys = list(dict.fromkeys(key for found in each for key in found))
+    if not keys:
+        return ""
+    rows = []
+    for key in keys:
+        cells = [esc(key[0] if key[1] == "base" else f"{key[0]}, {key[1]}")]
+        first = each[0].get(key)
+        for place, found in enumerate(each):
+            one = found.get(key)
+            cells.append(NONE if one is None else f"<b>{percent(one.result.pass_at_1)}</b>")
+            if place:
+                cells.append(_signed(difference(first, one)))
+        rows.append(cells)
+    head = ["benchmark", esc(names[0])]
+    for name in names[1:]:
+        head += [esc(name), f"{esc(name)} minus {esc(names[0])}"]
+    return table(head, rows, range(1, len(head))) + (
+        '<p class="small soft">Differences are paired: the same problems on both sides, resampled together. An '
+        "interval without 0 tells two runs apart; no difference is shown where the problems are not the same.</p>"
+    )
+
+
+def _signed(found: Difference | None) -> str:
+    if found is None:
+        return NONE
+    low, high = found.interval
+    inside = f"{points(low).removesuffix(' points')} to {points(high).removesuffix(' points')}"
+    return f'{points(found.value)} <span class="soft">({inside})</span>'
+
+
+def _repeats(scores: Sequence[float]) -> str:
+    if len(scores) < 2:
+        return NONE
+    if len(scores) <= FEW:
+        return ", ".join(percent(score) for score in scores)
+    return f"{percent(min(scores))} to {percent(max(scores))}"
+
+
+def _most(pass_at_k: dict[str, float]) -> str:
+    if len(pass_at_k) < 2:
+        return NONE
+    k = max(pass_at_k, key=int)
+    return f"{percent(pass_at_k[k])} <span class='soft'>(k = {esc(k)})</span>"
+
+
+def _unscored(result: BenchmarkResult) -> float | None:
+    return None if result.unscored is None else result.unscored + (result.error or 0.0)
+
+
+def _tokens(result: BenchmarkResult) -> float | None:
+    return None if result.mean_tokens is None else result.mean_tokens * result.problems * result.samples_per_problem
+
+
+def _reasoning(result: BenchmarkResult) -> str:
+    usage = result.usage or {}
+    done = usage.get("completion_tokens", 0)
+    return percent(usage["reasoning_tokens"] / done) if done and usage.get("reasoning_tokens") else NONE

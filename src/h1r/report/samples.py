@@ -1,0 +1,164 @@
+"""The page of answers: every sample of a run's benchmarks, to filter and to read.
+
+    samples.html             the page: a script of ours from a file, no network, nothing of a model's text as HTML
+    samples/index.js         which benchmarks there are
+    samples/N.js             the list of the N-th: verdict, reason, finish reason, tokens of each answer
+    samples/N-C.js           texts of consecutive answers, about CHUNK_BYTES, read when one of them is opened
+
+A file of the disk cannot be fetched by a page of the disk, but run as a script: each file calls a function with its
+data, as JSON without `<`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from h1r.common.files import write_text
+from h1r.records import read_lines
+from h1r.report.benchmarks import Benchmark
+from h1r.report.style import CSS
+from h1r.report.text import clean, esc
+from h1r.verify.response.extract import split_response
+
+CHUNK_BYTES = 1 << 20
+MAX_CHARS = 200_000
+"""Of a question, and of an answer; of longer ones the middle is left out, and where the whole stands is said."""
+_OWN = """
+.bar{display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:center;margin:1rem 0}
+select,input,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--grid);border-radius:6px;
+ padding:.25rem .5rem;max-width:100%}
+td button{padding:0 .3rem;color:var(--sft);text-align:left}td.good{color:var(--deepconf)}td.bad{color:var(--rl)}
+"""
+
+
+def write_browser(page: Path, title: str, found: Sequence[Benchmark]) -> bool:
+    """Writes the page and its files; False without answers, and what an earlier report left is removed."""
+    kept = [one for one in found if one.answers is not None]
+    directory = page.parent / "samples"
+    shutil.rmtree(directory, ignore_errors=True)
+    if not kept:
+        page.unlink(missing_ok=True)
+        return False
+    directory.mkdir(parents=True)
+    index = []
+    for number, one in enumerate(kept):
+        assert one.answers is not None
+        answers = _write_set(directory, number, one.answers)
+        index.append({"name": clean(one.name), "model": clean(one.model), "answers": answers})
+    write_text(directory / "index.js", _call("index", index))
+    source = importlib.resources.files("h1r").joinpath("report", "browser.js").read_text(encoding="utf-8")
+    write_text(directory / "browser.js", source)
+    write_text(page, _page(title))
+    return True
+
+
+def _write_set(directory: Path, number: int, answers: Path) -> int:
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("problem", "sample", "verdict", "reason", "finish", "tokens", "chunks")
+    }
+    texts: list[dict[str, Any]] = []
+    size = 0
+
+    def write_texts() -> None:
+        nonlocal size
+        chunk = len(columns["chunks"]) - 1
+        write_text(directory / f"{number}-{chunk}.js", _call("texts", number, chunk, texts))
+        texts.clear()
+        size = 0
+
+    for row in _rows(answers):
+        if not texts:
+            columns["chunks"].append(len(columns["problem"]))
+        verdict = row.get("verdict") or {}
+        for key, value in _listed(row, verdict).items():
+            columns[key].append(value)
+        texts.append(_text(row, verdict, answers))
+        size += sum(len(text) for _, text in texts[-1]["parts"])
+        if size >= CHUNK_BYTES:
+            write_texts()
+    if texts:
+        write_texts()
+    write_text(directory / f"{number}.js", _call("list", number, columns))
+    return len(columns["problem"])
+
+
+def _rows(answers: Path) -> Iterator[dict[str, Any]]:
+    """The answers that an evaluation left; lines of verdicts alone, of one that was stopped, are passed over."""
+    for _, line in read_lines(answers):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "text" in row:
+            yield row
+
+
+def _listed(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+    reason = verdict.get("reason")
+    said = "right" if (verdict.get("reward") or 0.0) >= 1.0 else "wrong"
+    if not verdict or reason == "unscored":
+        said = "not scored"
+    return {
+        "problem": clean(row.get("problem_id") or row.get("problem")),
+        "sample": int(row.get("sample") or 0),
+        "verdict": said,
+        "reason": clean(reason or "").replace("_", " "),
+        "finish": clean(row.get("finish_reason")),
+        "tokens": int(row.get("tokens") or 0),
+    }
+
+
+def _text(row: dict[str, Any], verdict: dict[str, Any], answers: Path) -> dict[str, Any]:
+    response = split_response(str(row.get("text") or ""))
+    parts = (
+        ("Question", row.get("question")),
+        ("Reference", row.get("reference")),
+        ("Answer that was found", verdict.get("extracted")),
+        ("What the verifier says", verdict.get("error")),
+        ("What went wrong", row.get("error")),
+        ("Answer", response.answer),
+        ("Thinking", response.thinking),
+    )
+    title = f"{row.get('problem_id') or row.get('problem')}, sample {row.get('sample')}"
+    return {"title": clean(title), "parts": [(name, _cut(clean(text or ""), answers)) for name, text in parts if text]}
+
+
+def _cut(text: str, answers: Path) -> str:
+    if len(text) <= MAX_CHARS:
+        return text
+    half = MAX_CHARS // 2
+    return f"{text[:half]}\n\n[... {len(text) - MAX_CHARS:,} characters, see {answers.name} ...]\n\n{text[-half:]}"
+
+
+def _call(name: str, *arguments: Any) -> str:
+    """A script that hands JSON to the page; `<` and the line ends that JSON alone allows are escaped."""
+    text = ", ".join(json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in arguments)
+    for character in "<\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f"h1r.{name}({text});\n"
+
+
+def _page(title: str) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'self'; style-src "
+        "'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" '
+        f'content="light dark"><title>{esc(title)}: answers</title><style>{CSS}{_OWN}</style>'
+        '<script src="samples/browser.js"></script><script src="samples/index.js"></script></head><body><main>'
+        f'<p class="eyebrow"><a href="report.html">Open-H1R report</a></p><h1>{esc(title)}: answers</h1>'
+        '<div class="bar"><select id="set" aria-label="benchmark"></select><select id="verdict" aria-label="verdict">'
+        '<option value="">right and wrong</option><option>right</option><option>wrong</option><option>not scored'
+        '</option></select><select id="finish" aria-label="finish reason"></select>'
+        '<input id="problem" placeholder="problem" aria-label="problem"></div>'
+        '<div class="bar"><button id="before" type="button">before</button><span id="state">reading</span>'
+        '<button id="after" type="button">after</button></div>'
+        '<div class="scroll"><table><thead><tr><th>problem</th><th class="n">sample</th><th>verdict</th><th>reason</th>'
+        '<th>end</th><th class="n">tokens</th></tr></thead><tbody id="rows"></tbody></table></div>'
+        '<section id="one"></section></main></body></html>\n'
+    )

@@ -1,0 +1,179 @@
+"""Benchmarks on the pages of one run and of two, and the page of their answers in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from h1r.config import ModelSection, Recipe
+from h1r.report import collect, summarise, write_comparison, write_report
+from h1r.report.benchmarks import by_name, difference, read_benchmarks
+
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> \u2028 \ud800 __proto__"
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+def sample(problem: int, number: int, right: bool, text: str = "So it is 4.") -> dict[str, Any]:
+    return {
+        "problem": problem, "sample": number, "problem_id": f"p{problem:05}", "question": f"Question {problem}",
+        "reference": "4", "text": f"<think>two and two</think>{text}", "tokens": 7, "finish_reason": "stop",
+        "seed": 1, "error": None, "reward": None, "token_ids": "", "confidences": "",
+        "verdict": {"reward": float(right), "parts": {}, "extracted": "4", "error": None,
+                    "reason": None if right else "wrong"},
+    }  # fmt: skip
+
+
+def build(path: Path, right: list[int], names: tuple[str, ...] = ("letters",), problems: str = "same") -> Path:
+    """A run that only evaluated a model of an API: two answers a problem, `right` of them right."""
+    recipe = Recipe(name=path.name, model=ModelSection(preset="tiny"))
+    tree = recipe.model_dump(mode="json")
+    tree["engine"]["endpoint"]["prices"] = {"adder": {"prompt": 1.0, "completion": 2.0}}
+    tree["eval"]["benchmarks"] = [{"name": name, "kind": "jsonl", "path": "x"} for name in names]
+    place = path / "eval" / "benchmarks" / "base"
+    place.mkdir(parents=True)
+    (path / "recipe.json").write_text(json.dumps(tree))
+    outcomes = [{"problem_id": f"p{n}", "family": "f", "correct": c, "samples": 2} for n, c in enumerate(right)]
+    score = sum(right) / len(right) / 2
+    result = {
+        "pass_at_1": score, "interval": [score - 0.1, score + 0.1], "pass_at_k": {"1": score, "2": 0.75},
+        "per_repeat": [0.25, 0.5], "cons_at_n": 0.625, "mean_tokens": 50.0, "truncated": 0.125, "no_answer": 0.0625,
+        "unscored": 0.03125, "error": 0.0, "samples_per_problem": 2, "problems": len(right), "seconds": 61.0,
+        "usage": {"prompt_tokens": 10**6, "completion_tokens": 10**6, "reasoning_tokens": 500_000, "cached_tokens": 0},
+        "outcomes": outcomes, "samples": "letters.0.samples.jsonl",
+        "of": {"problems": problems, "engine": {"kind": "endpoint", "model": "adder"}},
+    }  # fmt: skip
+    for name in names:
+        (place / f"{name}.json").write_text(json.dumps(result))
+    rows = [
+        sample(n, s, s < count, HOSTILE if n == 0 else "So it is 4.") for n, count in enumerate(right) for s in (0, 1)
+    ]
+    (place / "letters.0.samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_path: Path) -> None:
+    names = tuple(f"bench{n:02}" for n in range(17))
+    run = build(tmp_path / "run", [2, 1, 0, 1], names)
+    page = write_report(run).read_text(encoding="utf-8")
+    first = page[page.index('id="benchmarks"') :]
+    rows = re.findall(r"<tr><td>(bench\d\d)</td>(.*?)</tr>", first[: first.index("What the scores do not say")])
+    assert [name for name, _ in rows] == list(names)
+    for shown in ("50.0%", "40.0% to 60.0%", "25.0%, 50.0%", "62.5%", "75.0%", "4 x 2"):
+        assert shown in rows[0][1]
+    for shown in ("6.2%", "12.5%", "3.1%", "3 USD", "1 min 1 s", "adder"):
+        assert shown in first
+    assert "not complete" not in page
+    numbers = json.loads((run / "report.json").read_text())["benchmarks"]
+    assert len(numbers) == 17
+    assert (numbers[0]["per_repeat"], numbers[0]["cost"]) == ([0.25, 0.5], {"amount": 3.0, "currency": "USD"})
+
+
+def test_a_run_that_also_trains_says_what_it_lacks(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1])
+    (run / "sft").mkdir()
+    assert "not complete" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_two_runs_differ_by_their_answers_to_the_same_problems(tmp_path: Path) -> None:
+    one, other = build(tmp_path / "one", [0, 1, 2, 0]), build(tmp_path / "other", [1, 2, 2, 1])
+    strange = build(tmp_path / "strange", [1, 1, 1, 1], problems="others")
+    found = [by_name(read_benchmarks(run, {}))["letters", "base"] for run in (one, other, strange)]
+    paired = difference(found[0], found[1])
+    assert paired is not None
+    assert (paired.value, paired.problems) == (pytest.approx(3 / 8), 4)
+    assert paired.interval[0] <= 3 / 8 <= paired.interval[1]
+    assert difference(found[0], found[2]) is None
+    assert difference(found[0], None) is None
+    page = write_comparison([one, other], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "+37.5 points" in page
+    assert "other minus one" in page
+
+
+def test_answers_are_in_files_of_bounded_size_and_those_of_before_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("h1r.report.samples.CHUNK_BYTES", 200)
+    run = build(tmp_path / "run", [1] * 30)
+    write_report(run)
+    (run / "samples" / "9.js").write_text("old")
+    write_report(run)
+    files = sorted(file.name for file in (run / "samples").iterdir())
+    assert "9.js" not in files
+    assert len([name for name in files if name.startswith("0-")]) > 5
+    rows = [json.loads(re.sub(r"^h1r.texts\(\d+, \d+, |\);\n$", "", (run / "samples" / name).read_text("utf-8")))
+            for name in files if name.startswith("0-")]  # fmt: skip
+    assert sum(map(len, rows)) == 60
+    assert not any("<" in (run / "samples" / name).read_text("utf-8") for name in files if name != "browser.js")
+
+
+def browse(page: Path, tmp_path: Path, fragment: str = "") -> subprocess.CompletedProcess[str]:
+    """Loads a page in a headless browser; stdout is its DOM afterwards, stderr has its console."""
+    flags = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+             "--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=8000",
+             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+    if os.name == "posix" and os.geteuid() == 0:
+        flags.append("--no-sandbox")
+    return subprocess.run(
+        [CHROMIUM, *flags, page.as_uri() + fragment],
+        capture_output=True, text=True, timeout=120, check=True, errors="replace",
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_answers_are_listed_and_read_in_a_browser_and_none_of_them_runs(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1] * 120)
+    write_report(run)
+    done = browse(run / "samples.html", tmp_path, "#0/0")
+    assert "CONSOLE" not in done.stderr
+    assert "240 of 240 answers, page 1 of 3" in done.stdout
+    assert done.stdout.count("<tr>") == 1 + 100
+    assert "owned'" in done.stdout
+    assert "<title>owned" not in done.stdout
+    assert "&lt;img src=x" in done.stdout
+    assert "two and two" in done.stdout
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_answers_are_filtered_by_verdict_end_and_problem(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1] * 12)
+    write_report(run)
+    script = run / "samples" / "browser.js"
+    script.write_text(
+        script.read_text(encoding="utf-8")
+        + """addEventListener("DOMContentLoaded", () => setTimeout(() => {
+          const set = (id, value, kind) => {
+            const one = document.getElementById(id); one.value = value; one.dispatchEvent(new Event(kind));
+            return document.getElementById("state").textContent;
+          };
+          const states = [set("verdict", "wrong", "change"), set("problem", "p00003", "input"),
+                          set("finish", "stop", "change"), set("verdict", "not scored", "change")];
+          document.title = states.map((text) => text.split(" ")[0]).join(" ");
+        }, 1000));""",
+        encoding="utf-8",
+    )
+    assert "<title>12 1 1 0</title>" in browse(run / "samples.html", tmp_path).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_a_page_of_fifty_thousand_answers_reads_its_list_alone(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1] * 25_000)
+    write_report(run)
+    opened = ["samples.html", "samples/browser.js", "samples/index.js", "samples/0.js"]
+    assert sum((run / name).stat().st_size for name in opened) < 4 << 20
+    assert "50,000 of 50,000 answers, page 1 of 500" in browse(run / "samples.html", tmp_path).stdout
+
+
+def test_numbers_of_a_run_without_benchmarks_are_an_empty_list(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1], names=())
+    assert summarise(collect(run))["benchmarks"] == []
+    assert not (run / "samples.html").exists()
