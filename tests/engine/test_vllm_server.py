@@ -5,6 +5,7 @@ The conformance suite runs the same client against vLLM's own server.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -16,12 +17,14 @@ from typing import Any, ClassVar
 import pytest
 from geometries import SMALL, randomised
 
-from h1r.config import EngineSection
+from h1r.common.servers import Servers
+from h1r.config import EngineSection, RolloutSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.server.engine import VLLMServer
 from h1r.errors import UserError
 from h1r.models import save
+from h1r.rollout.retry import RetryingEngine
 
 VOCABULARY = 50
 
@@ -36,23 +39,40 @@ class StandIn(BaseHTTPRequestHandler):
     bodies: ClassVar[list[dict[str, Any]]] = []
     posts: ClassVar[list[str]] = []
     takes_weights: ClassVar[bool] = False
+    key: ClassVar[str | None] = None
+    broken: ClassVar[set[int]] = set()
+    """Ports of servers that are overloaded."""
 
     def log_message(self, *_: Any) -> None:
         pass
 
+    def _is_refused(self) -> bool:
+        said = self.headers["Authorization"]
+        if self.key is None or said == f"Bearer {self.key}":
+            return False
+        self._json(401, {"error": {"message": f"{said} is no key"}})
+        return True
+
     def do_GET(self) -> None:
+        if self._is_refused():
+            return None
         if self.path != "/v1/models":
             return self._json(404, {"detail": "Not Found"})
         return self._json(200, {"data": [{"id": "m", "root": self.root, "max_model_len": 64}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._is_refused():
+            return None
+        port = self.server.server_address[1]
+        if port in self.broken and body.get("stream"):
+            return self._json(503, {"error": {"message": "too busy"}})
         if self.path != "/v1/completions":
             self.posts.append(self.path)
             if self.takes_weights:
                 return self._json(200, {"results": [[]]})
             return self._json(404, {"detail": "Not Found"})
-        self.bodies.append(body)
+        self.bodies.append({**body, "port": port})
         for name, value in body.get("vllm_xargs", {}).items():
             if name in self.known and value == "none":
                 return self._json(400, {"error": {"message": f"{name} = 'none' is no number"}})
@@ -87,16 +107,22 @@ class StandIn(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-@pytest.fixture
-def engine() -> Iterator[VLLMServer]:
+@contextlib.contextmanager
+def stand_in() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     StandIn.bodies.clear()
-    yield VLLMServer(f"http://127.0.0.1:{server.server_port}/", None, EngineSection(max_sequences=2), [7], VOCABULARY)
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def engine() -> Iterator[VLLMServer]:
+    with stand_in() as url:
+        yield VLLMServer(f"{url}/", None, EngineSection(max_sequences=2), [7], VOCABULARY)
 
 
 def test_what_goes_wrong_with_one_trace_stays_with_it(engine: VLLMServer) -> None:
@@ -125,6 +151,66 @@ def test_a_server_is_asked_for_what_it_has(engine: VLLMServer) -> None:
     assert (plain["temperature"], plain["top_k"]) == (0.7, 4)
     assert 0 <= plain["seed"] < 2**31
     assert "vllm_xargs" not in plain
+
+
+def test_servers_share_the_prompts_and_a_prompt_stays_on_one() -> None:
+    with stand_in() as first, stand_in() as second:
+        section = EngineSection(kind="server", urls=[first, second], max_sequences=4)
+        engine = VLLMServer(section.addresses, None, section, [7], VOCABULARY)
+        StandIn.bodies.clear()
+        traces = engine.generate([[5, 6], [5, 8], [5, 9], [5, 10]], SamplingParams(n=3, max_tokens=4))
+        assert [trace.token_ids[0] for trace in traces] == [t for t in (6, 8, 9, 10) for _ in range(3)]
+        ports = {
+            last: {body["port"] for body in StandIn.bodies if body["prompt"][-1] == last} for last in (6, 8, 9, 10)
+        }
+        assert all(len(one) == 1 for one in ports.values())
+        assert len(set.union(*ports.values())) == 2
+
+
+def test_a_trace_of_a_server_that_is_overloaded_is_tried_again_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stand_in() as first, stand_in() as second:
+        engine = VLLMServer([first, second], None, EngineSection(max_sequences=2), [7], VOCABULARY)
+        monkeypatch.setattr(StandIn, "broken", {int(first.rsplit(":", 1)[1])})
+        prompts = [[5, 6], [5, 8], [5, 9], [5, 10]]
+        traces = engine.generate(prompts, SamplingParams(max_tokens=4))
+        assert {str(trace.error) for trace in traces if trace.finish_reason == "error"} == {
+            f"the server at {first} failed: too busy"
+        }
+        retrying = RetryingEngine(engine, RolloutSection(max_failed_share=0.0, backoff_s=0.0))
+        assert [trace.token_ids for trace in retrying.generate(prompts, SamplingParams(max_tokens=4))] == [
+            [t] * 4 for t in (6, 8, 9, 10)
+        ]
+
+
+def test_a_key_goes_with_every_request_and_into_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandIn, "key", "s3cret")
+    section = EngineSection(max_sequences=2, key_variable="H1R_TEST_KEY")
+    with stand_in() as url:
+        with pytest.raises(UserError, match="H1R_TEST_KEY, which holds the API key, is not set"):
+            VLLMServer(url, None, section, [7], VOCABULARY)
+        for key in ("s3cret", "another"):
+            monkeypatch.setenv("H1R_TEST_KEY", key)
+            if key == "s3cret":
+                engine = VLLMServer(url, None, section, [7], VOCABULARY)
+                (trace,) = engine.generate([[5, 6]], SamplingParams(max_tokens=2))
+                assert trace.token_ids == [6, 6]
+                continue
+            with pytest.raises(UserError, match=r"the API key is refused.*key_variable names what holds it") as caught:
+                VLLMServer(url, None, section, [7], VOCABULARY)
+            assert key not in str(caught.value)
+        monkeypatch.setattr(StandIn, "key", "new")
+        (trace,) = engine.generate([[5, 6]], SamplingParams(max_tokens=2))
+        assert "the API key is refused" in str(trace.error)
+        assert "s3cret" not in str(trace.error)
+
+
+def test_servers_of_different_checkpoints_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stand_in() as first, stand_in() as second:
+        port = int(second.rsplit(":", 1)[1])
+        model = property(lambda self: f"m{self.server.server_address[1] == port:d}")
+        monkeypatch.setattr(StandIn, "root", model)
+        with pytest.raises(UserError, match=f"{second} serves m1, and {first} m0"):
+            VLLMServer([first, second], None, EngineSection(), [7], VOCABULARY)
 
 
 def test_what_a_server_cannot_do_is_refused(engine: VLLMServer) -> None:
@@ -165,7 +251,7 @@ def test_a_state_dict_goes_to_no_other_machine_through_memory(
     engine: VLLMServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = randomised(SMALL)
-    engine.config, engine.url = model.config, "http://192.0.2.1:8000"
+    engine.config, engine.servers = model.config, Servers([engine.url, "http://192.0.2.1:8000"])
     monkeypatch.setattr(engine, "_refuse_without_transfer", lambda: None)
     with pytest.raises(UserError, match=r"set \[engine\] weights_directory to a directory that both see"):
         engine.load_weights(model.state_dict())

@@ -68,12 +68,14 @@ class Servers:
         self._turn = 0
         self._lock = threading.Lock()
 
-    def take(self) -> Server:
+    def take(self, preferred: Server | None = None) -> Server:
         """The server with the fewest requests outstanding, in turns where several have; one that failed just now or
-        asked to wait only where there is no other."""
+        asked to wait only where there is no other. `preferred`, where it did neither."""
         now = time.monotonic()
         with self._lock:
             order = self.all[self._turn :] + self.all[: self._turn]
+            if preferred is not None and max(preferred.closed_until, preferred.rests_until) <= now:
+                order = [preferred]
             server = min(order, key=lambda one: (one.closed_until > now, one.rests_until > now, one.outstanding))
             self._turn = (self.all.index(server) + 1) % len(self.all)
             server.outstanding += 1

@@ -57,9 +57,11 @@ class EngineSection(Section):
     url: str | None = None
     """server: where it listens, such as "http://127.0.0.1:8000". endpoint: with its `/v1`."""
     urls: list[str] = []
-    """endpoint: several servers of one model, instead of `url`; the one with the fewest requests is asked next."""
+    """server and endpoint: several servers of one model, instead of `url`; the one with the fewest requests is asked
+    next."""
     key_variable: str | None = None
-    """endpoint: the environment variable that holds the API key, which is written to no file."""
+    """server and endpoint: the environment variable that holds the API key, which is written to no file and in no
+    message."""
     endpoint: EndpointSection = EndpointSection()
     weights_directory: str | None = None
     """server: directory that it and this process both see, for a trainer's weights on their way. Unset: the memory of
@@ -87,7 +89,7 @@ class EngineSection(Section):
 
     @model_validator(mode="after")
     def _server_has_an_address(self) -> EngineSection:
-        if self.kind == "server" and not self.url:
+        if self.kind == "server" and not self.addresses:
             raise ValueError('kind = "server" needs url, such as "http://127.0.0.1:8000"')
         if self.kind == "endpoint" and not self.addresses:
             raise ValueError('kind = "endpoint" needs url, such as "http://127.0.0.1:8000/v1"')

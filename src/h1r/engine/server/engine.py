@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from h1r.common.servers import Servers, api_key
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.server.events import Refused, get_json
@@ -43,32 +44,36 @@ TRANSFER = f"""--weight-transfer-config '{{"backend": "{BACKEND}"}}'"""
 
 
 class VLLMServer(StreamingEngine):
-    """Generates with the server at `url` ("http://127.0.0.1:8000").
+    """Generates with the server at `url` ("http://127.0.0.1:8000"), or with several that serve the same checkpoint.
+
+    The traces of a prompt go to one server, which shares their prefill, prompts to the one with the fewest requests;
+    one that failed rests for a while. What one server cannot do, none of them is asked for.
 
     tokenizer: as in `NativeEngine`. eos_token_ids, vocab_size: None takes them from the served checkpoint where its
-        directory can be read here. section: `max_sequences` requests at a time; `weights_directory`.
+        directory can be read here. section: `max_sequences` requests at a time; `weights_directory`; `key_variable`.
 
-    Raises `UserError` when no server answers, or it does not say what is needed.
+    Raises `UserError` when a server does not answer, or does not say what is needed, and for a key that is not set.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         tokenizer: Any = None,
         section: EngineSection | None = None,
         eos_token_ids: Sequence[int] | None = None,
         vocab_size: int | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
         self.section = section or EngineSection()
-        try:
-            served = get_json(f"{self.url}/v1/models")["data"][0]
-            self.model, positions = str(served["id"]), int(served["max_model_len"])
-        except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(
-                f"no vLLM server answers at {self.url} ({error}); start one with `vllm serve`, and give its address "
-                "without /v1"
-            ) from None
+        self.servers = Servers([url] if isinstance(url, str) else url)
+        self.url = self.servers.all[0].url
+        self.key = api_key(self.section.key_variable)
+        found = [self._served(server.url) for server in self.servers.all]
+        served = found[0]
+        for one, server in zip(found, self.servers.all, strict=True):
+            for name in ("id", "root"):
+                if one.get(name) != served.get(name):
+                    raise UserError(f"{server.url} serves {one.get(name)}, and {self.url} {served.get(name)}")
+        self.model, positions = str(served["id"]), min(int(one["max_model_len"]) for one in found)
         self.root = str(served.get("root", ""))
         """The checkpoint it was started on, as it was named there."""
         root = Path(self.root)
@@ -91,13 +96,30 @@ class VLLMServer(StreamingEngine):
 
     @property
     def has_other_weights(self) -> bool:
-        """Whether the server took weights since it started, so that `root` no longer says what it runs."""
+        """Whether a server took weights since it started, so that `root` no longer says what it runs."""
+        return any(self._has_other_weights(server.url) for server in self.servers.all)
+
+    def _has_other_weights(self, url: str) -> bool:
         try:
-            return bool(get_json(f"{self.url}/weight_info")["weight_version"] != "default")
+            return bool(self._json(f"{url}/weight_info")["weight_version"] != "default")
         except Refused:  # without its development mode nobody can change them
             return False
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the server at {self.url} does not say which weights it has ({error})") from None
+            raise UserError(f"the server at {url} does not say which weights it has ({error})") from None
+
+    def _served(self, url: str) -> dict[str, Any]:
+        """What a server says of its model."""
+        try:
+            served = self._json(f"{url}/v1/models")["data"][0]
+            return {**served, "id": str(served["id"]), "max_model_len": int(served["max_model_len"])}
+        except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"no vLLM server answers at {url} ({error}); start one with `vllm serve`, and give its address "
+                "without /v1"
+            ) from None
+
+    def _json(self, url: str, body: Any = None) -> Any:
+        return get_json(url, body, key=self.key)
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Takes a state dict of the model, or a checkpoint directory of the served configuration, through the
@@ -109,9 +131,9 @@ class VLLMServer(StreamingEngine):
         assert self.config is not None
         place = self.section.weights_directory
         if isinstance(weights, Mapping) and place is None:
-            if not _is_here(self.url):
+            if far := [server.url for server in self.servers.all if not _is_here(server.url)]:
                 raise UserError(
-                    f"{self.url} is another machine, which reads no memory of this one; set [engine] weights_directory "
+                    f"{far[0]} is another machine, which reads no memory of this one; set [engine] weights_directory "
                     "to a directory that both see"
                 )
             place = memory_directory()
@@ -129,11 +151,12 @@ class VLLMServer(StreamingEngine):
             finally:
                 self._post("resume")
 
-    def call(self, method: str, *arguments: Any) -> list[Any]:
-        """The answers of the server's workers to a method of `WorkerExtension`. Raises `Refused`, `OSError`."""
+    def call(self, method: str, *arguments: Any, url: str | None = None) -> list[Any]:
+        """The answers of the workers of the server at `url`, or of all servers, to a method of `WorkerExtension`.
+        Raises `Refused`, `OSError`."""
         body = {"method": method, "args": list(arguments)}
-        results: list[Any] = get_json(f"{self.url}/collective_rpc", body)["results"]
-        return results
+        urls = [server.url for server in self.servers.all] if url is None else [url]
+        return [answer for one in urls for answer in self._json(f"{one}/collective_rpc", body)["results"]]
 
     def _open(self) -> Stream:
         return Stream(self)
@@ -144,19 +167,24 @@ class VLLMServer(StreamingEngine):
         return None
 
     def _refuses(self, extra: dict[str, Any]) -> bool:
-        """Whether a processor of the server knows these arguments, which cannot work. Unknown ones are ignored."""
+        """Whether a processor of every server knows these arguments, which cannot work. Unknown ones are ignored."""
+        return all(self._refuses_at(server.url, extra) for server in self.servers.all)
+
+    def _refuses_at(self, url: str, extra: dict[str, Any]) -> bool:
         body = {"model": self.model, "prompt": [0], "max_tokens": 1, "temperature": 0.0, "vllm_xargs": extra}
         try:
-            get_json(f"{self.url}/v1/completions", body)
+            self._json(f"{url}/v1/completions", body)
         except Refused as refused:
             return next(iter(extra)) in str(refused)
         except (OSError, ValueError) as error:
-            raise UserError(f"the server at {self.url} does not answer completions ({error})") from None
+            raise UserError(f"the server at {url} does not answer completions ({error})") from None
         return False
 
     def _answers_calls(self) -> bool:
         try:
-            return isinstance(self.call("h1r_sampling_logprobs", [])[0], list)
+            return all(
+                isinstance(self.call("h1r_sampling_logprobs", [], url=one.url)[0], list) for one in self.servers.all
+            )
         except (Refused, OSError, ValueError, KeyError, TypeError, IndexError):
             return False
 
@@ -165,7 +193,8 @@ class VLLMServer(StreamingEngine):
             raise UserError(f"{self.url} serves {self.root}, which is not here to check new weights against it")
         try:
             self.call("h1r_unreadable", [])
-            get_json(f"{self.url}/init_weight_transfer_engine", {"init_info": {}})
+            for server in self.servers.all:
+                self._json(f"{server.url}/init_weight_transfer_engine", {"init_info": {}})
         except (Refused, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"the server at {self.url} takes no weights ({error}); start it on the new checkpoint, or with "
@@ -173,10 +202,17 @@ class VLLMServer(StreamingEngine):
             ) from None
 
     def _post(self, path: str, body: Any = None) -> None:
-        try:
-            get_json(f"{self.url}/{path}", {} if body is None else body)
-        except (Refused, OSError, ValueError) as error:
-            raise UserError(f"the server at {self.url} failed at /{path} ({error}); its log says more") from None
+        """To every server, also where one fails at it."""
+        failed: UserError | None = None
+        for server in self.servers.all:
+            try:
+                self._json(f"{server.url}/{path}", {} if body is None else body)
+            except (Refused, OSError, ValueError) as error:
+                failed = failed or UserError(
+                    f"the server at {server.url} failed at /{path} ({error}); its log says more"
+                )
+        if failed is not None:
+            raise failed
 
 
 def _is_here(url: str) -> bool:

@@ -9,21 +9,30 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from h1r.common.servers import authorization, retry_after, to_mend
+
 TIMEOUT = 600.0
 """Seconds without a byte from the server, after which it counts as gone."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer, with a status that says no
-    """The server answered with an error; the message is its own."""
+    """The server answered with an error; the message is its own. status: of HTTP, 200 for an error in a stream of
+    events. asked_s: for how long the server asks not to be asked."""
+
+    def __init__(self, message: str, status: int = 200, asked_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.asked_s = status, asked_s
 
 
 class ServerRequest:
-    """One request to `url`. `close` may be called from any thread and ends a read in progress."""
+    """One request to `url`, with the server's key where it wants one. `close` may be called from any thread and ends a
+    read in progress."""
 
-    def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
+    def __init__(self, url: str, timeout: float = TIMEOUT, key: str | None = None) -> None:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+        self._key = key
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def send(self, body: Any = None) -> http.client.HTTPResponse:
@@ -31,12 +40,16 @@ class ServerRequest:
         server is not there or goes away."""
         try:
             data = None if body is None else json.dumps(body).encode()
-            self._connection.request(
-                "GET" if data is None else "POST", self._path, data, {"Content-Type": "application/json"}
-            )
+            headers = {"Content-Type": "application/json", **authorization(self._key)}
+            self._connection.request("GET" if data is None else "POST", self._path, data, headers)
             response = self._connection.getresponse()
             if response.status >= 400:
-                raise Refused(_message(response.read()))
+                said = response.read()
+                if response.status in (401, 403):
+                    said = f"{to_mend(response.status)}; [engine] key_variable names what holds it".encode()
+                raise Refused(
+                    self._without_key(_message(said)), response.status, retry_after(response.getheader("Retry-After"))
+                )
         except http.client.HTTPException as error:
             raise OSError(f"{type(error).__name__}: {error}") from None
         return response
@@ -54,12 +67,16 @@ class ServerRequest:
                     return
                 event = json.loads(text)
                 if "error" in event:
-                    raise Refused(_message(text))
+                    raise Refused(self._without_key(_message(text)))
                 yield event
             raise OSError("the answer broke off without an end")
         except (http.client.HTTPException, AttributeError) as error:
             # http.client loses its file object when the connection is closed under it.
             raise OSError(f"{type(error).__name__}: {error}") from None
+
+    def _without_key(self, message: str) -> str:
+        """Some servers repeat the key that they refuse."""
+        return message.replace(self._key, "[key]") if self._key else message
 
     def close(self) -> None:
         """Ends the connection. Twice does no harm."""
@@ -72,9 +89,9 @@ class ServerRequest:
         self._connection.close()
 
 
-def get_json(url: str, body: Any = None, timeout: float = TIMEOUT) -> Any:
+def get_json(url: str, body: Any = None, timeout: float = TIMEOUT, key: str | None = None) -> Any:
     """One answer as JSON. Raises as `ServerRequest.send`, and `ValueError` for what is no JSON."""
-    request = ServerRequest(url, timeout)
+    request = ServerRequest(url, timeout, key)
     try:
         return json.loads(request.send(body).read())
     finally:

@@ -21,7 +21,7 @@ from h1r.models import save
 @contextmanager
 def open_server(section: EngineSection, tokenizer: Any, source: Source) -> Iterator[Engine]:
     """The client of a server, which is told to take the weights it should have where it has others."""
-    engine = VLLMServer(section.url or "", tokenizer, section)
+    engine = VLLMServer(section.addresses, tokenizer, section)
     if (model := source.live) is not None:
         if not engine.knows_sampling_logprobs:
             raise UserError(

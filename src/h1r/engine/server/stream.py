@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from h1r.common.servers import Server, Servers, failure_of
 from h1r.config import EngineSection
 from h1r.engine.protocol import Running, SamplingParams, is_doubtful
 from h1r.engine.sampling import stream_key
@@ -21,6 +22,9 @@ from h1r.records import FinishReason, Trace
 
 _TOLERANCE = 1e-5
 """Nats: the server's fp32 mean and the one taken here of what it printed may differ by this much at a threshold."""
+
+_LONGEST_PAUSE = 30.0
+"""Seconds that a request waits for a server that asked not to be asked, where there is no other."""
 
 
 @dataclass(eq=False)
@@ -37,6 +41,8 @@ class Live:
     recorded: bool = False
     """Whether the server keeps its log-probabilities under the temperature, under `name`, until they are fetched."""
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    server: Server | None = None
+    """The one that answers; of a follower at first the leader's."""
     request: ServerRequest | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -49,30 +55,32 @@ class Live:
     by_string: bool = False
 
 
-class Server(Protocol):
-    """What a stream asks of its server; see `VLLMServer`."""
+class Client(Protocol):
+    """What a stream asks of its servers; see `VLLMServer`."""
 
-    url: str
+    servers: Servers
+    key: str | None
     model: str
     section: EngineSection
     tokenizer: Any
     seeded: bool
     knows_sampling_logprobs: bool
 
-    def call(self, method: str, *arguments: Any) -> list[Any]:
-        """The answers of the server's workers to a method of `WorkerExtension`. Raises `Refused`, `OSError`."""
+    def call(self, method: str, *arguments: Any, url: str | None = None) -> list[Any]:
+        """The answers of the workers of a server to a method of `WorkerExtension`. Raises `Refused`, `OSError`."""
         ...
 
 
 class Stream:
     """One `stream` call: a pool of threads reads the traces, and the caller takes those that ended."""
 
-    def __init__(self, engine: Server) -> None:
+    def __init__(self, engine: Client) -> None:
         self.engine = engine
         self.pool = ThreadPoolExecutor(engine.section.max_sequences, thread_name_prefix="vllm-server")
         self.ended: queue.SimpleQueue[Live] = queue.SimpleQueue()
         self.live: list[Live] = []
         self.lock = threading.Lock()
+        self.closed = threading.Event()
 
     @property
     def busy(self) -> bool:
@@ -116,6 +124,7 @@ class Stream:
 
     def close(self) -> None:
         left, self.live = self.live, []
+        self.closed.set()
         self._stop(left)
         self.pool.shutdown(cancel_futures=True)
         with suppress(Refused, OSError, ValueError, KeyError, TypeError):
@@ -131,10 +140,15 @@ class Stream:
 
     def _run(self, live: Live) -> None:
         """Reads one trace to its end. Whatever goes wrong is this trace's error alone."""
+        servers = self.engine.servers
+        server = live.server = servers.take(live.server)
+        failed, asked_s = False, None
         try:
+            if (pause := min(server.pause_s, _LONGEST_PAUSE)) > 0:
+                self.closed.wait(pause)
             with self.lock:
                 if not live.cancelled:
-                    live.request = ServerRequest(f"{self.engine.url}/v1/completions")
+                    live.request = ServerRequest(f"{server.url}/v1/completions", key=self.engine.key)
             if live.request is not None:
                 for event in live.request.events(self._body(live)):
                     if self._take(live, event):
@@ -144,10 +158,13 @@ class Stream:
         except (Refused, OSError, ValueError, KeyError, TypeError) as error:
             # A read that `_stop` ended fails, too.
             if not live.cancelled:
-                live.error = f"the server at {self.engine.url} failed: {error or type(error).__name__}"
+                live.error = f"the server at {server.url} failed: {error or type(error).__name__}"
+                failed = not isinstance(error, Refused) or failure_of(error.status) in ("passing", "limited")
+                asked_s = error.asked_s if isinstance(error, Refused) else None
         finally:
             if live.request is not None:
                 live.request.close()
+            servers.give_back(server, failed, asked_s)
             self._release(live)
             self.ended.put(live)
 
@@ -155,13 +172,13 @@ class Stream:
         """Takes over what the server recorded of these traces. Raises as `VLLMServer.call`, and `ValueError` when it is
         less than the tokens that came."""
         asked = [live for live in traces if live.recorded and live.request is not None]
-        if not asked:
-            return
-        found = self.engine.call("h1r_sampling_logprobs", [live.name for live in asked])[0]
-        for live, said in zip(asked, found, strict=True):
-            if len(said) < len(live.ids):
-                raise ValueError("it has lost the record of this trace")
-            live.sampling_logprobs = said
+        for server in {live.server for live in asked if live.server is not None}:
+            here = [live for live in asked if live.server is server]
+            found = self.engine.call("h1r_sampling_logprobs", [live.name for live in here], url=server.url)[0]
+            for live, said in zip(here, found, strict=True):
+                if len(said) < len(live.ids):
+                    raise ValueError("it has lost the record of this trace")
+                live.sampling_logprobs = said
 
     def _body(self, live: Live) -> dict[str, Any]:
         """The request of one trace."""
@@ -218,6 +235,7 @@ class Stream:
             followers, live.followers = live.followers, []
         for follower in followers:
             if not follower.cancelled:
+                follower.server = live.server
                 try:
                     self.pool.submit(self._run, follower)
                 except RuntimeError:  # the pool was closed meanwhile
