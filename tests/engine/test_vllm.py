@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from geometries import SMALL, random_ids, randomised
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm.limits import block_tokens, unsupported
+from h1r.engine.vllm.versions import ANY_VERSION, VERSIONS, untested
 from h1r.errors import UserError
 from h1r.models import save
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -260,3 +262,24 @@ def test_graphs_are_turned_off_by_the_recipe_and_on_a_cpu(
 def test_a_start_leaves_threads_random_numbers_and_environment_alone(started: tuple[Any, Any, Any]) -> None:
     _, before, after = started
     assert before == after
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1+cpu", "0.32.1rc1.dev12+gabc"])
+def test_versions_that_were_tested_are_taken(version: str) -> None:
+    assert untested(version) is None
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0.0", "0.320.0", "dev"])
+def test_another_version_of_vllm_is_one_sentence(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = str(untested(version))
+    assert said.startswith(f"vLLM {version} is installed")
+    assert "made for 0.32.x" in said
+    monkeypatch.setenv(ANY_VERSION, "1")
+    assert untested(version) is None
+
+
+def test_the_package_asks_for_the_versions_that_were_tested() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    (asked,) = project["project"]["optional-dependencies"]["vllm"]
+    major, minor = VERSIONS[-1].split(".")
+    assert asked == f"vllm>={VERSIONS[0]},<{major}.{int(minor) + 1}"

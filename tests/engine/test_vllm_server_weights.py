@@ -164,9 +164,9 @@ def test_what_the_server_recorded_is_fetched_once_and_then_gone(
     names: list[str] = []
     call = engine.call
 
-    def watched(method: str, *arguments: Any) -> list[Any]:
+    def watched(method: str, *arguments: Any, url: str | None = None) -> list[Any]:
         names.extend(arguments[0])
-        return call(method, *arguments)
+        return call(method, *arguments, url=url)
 
     monkeypatch.setattr(engine, "call", watched)
     params = SamplingParams(n=4, temperature=0.6, max_tokens=12, seed=3)

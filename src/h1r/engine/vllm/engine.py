@@ -24,6 +24,7 @@ from torch import Tensor
 from h1r.config import EngineSection
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.limits import block_tokens, cache_bytes_for, unsupported
+from h1r.engine.vllm.versions import untested
 from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
@@ -77,7 +78,7 @@ class VLLMEngine(StreamingEngine):
         self.in_process = in_process
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # The second model runner has another interface for logits processors.
+        # `TraceSampler` has the interface of the first model runner (docs/guide/vllm.md).
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         try:
             import vllm  # type: ignore[import-not-found,unused-ignore]
@@ -92,6 +93,8 @@ class VLLMEngine(StreamingEngine):
             raise UserError(f"{checkpoint}: vLLM cannot run this geometry: {why}; use the native engine")
         if in_process and torch.distributed.is_available() and torch.distributed.is_initialized():
             raise UserError("vLLM cannot share a process with torch.distributed; drop in_process=True")
+        if why := untested(str(vllm.__version__)):
+            raise UserError(why)
         element_size = getattr(torch, dtype).itemsize
         sequences = self.section.max_sequences
         self.block_tokens = block_tokens(self.config, element_size)

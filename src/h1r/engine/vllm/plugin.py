@@ -55,11 +55,16 @@ def absent(why: str) -> type:
 
 def _load() -> type:
     try:
+        import vllm
+
         from h1r.engine.vllm.deepconf import DeepConf
+        from h1r.engine.vllm.versions import untested
     except Exception as error:
         why = f"this package does not fit this vLLM ({type(error).__name__}: {error})"
         _log.warning("requests that ask for DeepConf will be refused: %s", why)
         return absent(why)
+    if another := untested(str(vllm.__version__)):
+        _log.warning("DeepConf is on, untested: %s", another)
     return DeepConf
 
 

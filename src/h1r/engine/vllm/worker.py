@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import vllm  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
 from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found,unused-ignore]
     BatchUpdate,
@@ -36,6 +37,10 @@ from h1r.engine.confidence_window import Windows, recent_means
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, uniform
 from h1r.engine.vllm.stream import KEY
+from h1r.engine.vllm.versions import untested
+
+if why := untested(str(vllm.__version__)):  # a server that was told to load this ends with the sentence
+    raise ImportError(why)
 
 MAX_NAME_CHARS = 200
 Recorded = tuple[list[int], list[float], list[float], list[float], int]
