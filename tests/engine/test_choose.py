@@ -66,7 +66,6 @@ def test_weights_are_taken_once_after_each_change(change: Callable[[HybridForCau
             following.generate([], SamplingParams())
         assert len(inner.taken) == times
         assert all(torch.equal(inner.taken[-1][name], tensor) for name, tensor in model.state_dict().items())
-    following.close()
 
 
 def test_the_native_engine_reads_the_model_in_training_itself() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 
 import pytest
+import torch
 from geometries import SMALL, randomised
 
 from h1r.config import EngineSection
@@ -189,3 +191,49 @@ def test_the_oldest_kept_state_makes_room_for_a_new_one() -> None:
     assert kept.take([3, 1, 5]) is not None
     assert not kept.make_room(26)
     assert kept.num_bytes == 10
+
+
+def test_turns_of_several_chats_go_on_from_their_states_until_the_weights_change() -> None:
+    engine, params = native(), SamplingParams(max_tokens=6, seed=1, keep_state=True, stop_token_ids=tuple(range(40)))
+    chats = [[*SHORT], [*LONG]]
+    for turn in range(3):
+        if turn == 2:
+            with torch.no_grad():
+                engine.model.lm_head.weight.mul_(1.5)
+        reused = engine.kept.reused_tokens
+        for chat in chats:
+            number = engine.add(chat, params)
+            (trace,) = run(engine)
+            fresh = NativeEngine(engine.model, None, EngineSection(), eos_token_ids=())
+            assert [trace] == [dataclasses.replace(t, prompt_index=number) for t in fresh.generate([chat], params)]
+            assert trace.finish_reason == "stop"
+            chat += [*trace.token_ids, 9, 9]
+        assert (engine.kept.reused_tokens > reused + len(LONG)) == (turn == 1)
+    assert engine.kept.num_bytes > 0
+    engine.add(SHORT, dataclasses.replace(params, keep_state=False))
+    engine.step()
+    assert engine.kept.num_bytes == 0
+
+
+def test_prompts_that_overtake_a_long_one_are_in_the_memory_that_was_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = native(max_sequences=3, prefill_tokens=24)
+    caches: list[weakref.ref[object]] = []
+    most = 0
+    begin = Prefill.__init__
+
+    def spy(self: Prefill, *rest: object) -> None:
+        nonlocal most
+        begin(self, *rest)  # type: ignore[arg-type]
+        caches.append(weakref.ref(self._cache))
+        alive = [cache for one in caches if (cache := one()) is not None]
+        config, dtype = engine.model.config, engine.model.dtype
+        most = max(most, sum(
+            len(cache.lengths) * engine.model.cache_type.bytes_per_slot(config, cache.max_length, dtype)  # type: ignore[attr-defined]
+            for cache in alive
+        ))  # fmt: skip
+
+    monkeypatch.setattr(Prefill, "__init__", spy)
+    prompts = [SHORT, LONG, *[[7 + i] * (1 + 3 * i) for i in range(7)]]
+    engine.generate(prompts, SamplingParams(n=2, max_tokens=30, seed=3))
+    assert engine.memory is not None
+    assert 0 < most <= engine.memory.prompts

@@ -54,10 +54,6 @@ class KeptStates:
         self.reused_tokens += len(best.token_ids)
         return best
 
-    def drop_all_but(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Forgets what none of these prompts goes on with: the weights may be others by now, and memory is short."""
-        self._states = [one for one in self._states if any(_begins(prompt, one.token_ids) for prompt in prompts)]
-
     def clear(self) -> None:
         self._states = []
 

@@ -128,7 +128,10 @@ def plan_of(
     prompts = max(prompt_bytes(*group) for group in groups)
     overtaking = [request for request in requests if len(request.prompt) <= section.prefill_tokens]
     if overtaking and len(overtaking) < len(requests):
-        prompts += max(prompt_bytes(*group) for group in _groups(overtaking, sequences, section.prefill_tokens))
+        # Which of them come together depends on when. A group has traces for the slots and no more.
+        most = min(len(overtaking), -(-sequences // min(request.params.n for request in overtaking)))
+        lengths = {len(request.prompt) for request in overtaking}
+        prompts += max(prompt_bytes(min(most, section.prefill_tokens // length), length) for length in lengths)
     each = model.cache_type.bytes_per_slot(config, tokens, dtype) + Slots.bytes_per_slot(config.vocab_size, new_tokens)
     return MemoryPlan(
         sequences, tokens, new_tokens, call_tokens, runner.fixed, each + runner.per_slot, prompts,

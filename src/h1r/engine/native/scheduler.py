@@ -26,6 +26,7 @@ from h1r.engine.native.select_runner import runner_for
 from h1r.engine.native.slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.engine.requests import ONE_TOP_K, failed, refusal
+from h1r.engine.weights_version import weights_version
 from h1r.models import CausalLM
 from h1r.records import Trace
 
@@ -56,6 +57,8 @@ class Scheduler:
         self._passed_by: list[Trace] = []
         """Traces that ended while `tokens` took the steps."""
         self._confidence_top_k: int | None = None
+        self._version = weights_version(model)
+        """Of the weights that the kept states were computed with."""
         self._budget = 0.0
         self._announced = 0
         self._measured_graphs = 0
@@ -175,10 +178,13 @@ class Scheduler:
 
     def _begin_batch(self) -> None:
         held = self.memory.fixed if self.memory is not None else 0
-        self.kept.drop_all_but([request.prompt for request in self._waiting])
+        keeps, version = any(request.params.keep_state for request in self._waiting), weights_version(self.model)
+        if not keeps or version != self._version:
+            self.kept.clear()
+        self._version = version
         self._budget = budget_bytes(self.section, self.model.device, held + self.kept.num_bytes)
         self.kept.limit = 0.0
-        if any(request.params.keep_state for request in self._waiting):
+        if keeps:
             self._budget = self.kept.limit = self._budget / 2  # one half for what is kept
         found, refused = waves(self.model, self.section, self._waiting, self._budget, self._measured_graphs)
         for request, why in refused:

@@ -31,11 +31,7 @@ def open_server(section: EngineSection, tokenizer: Any, source: Source) -> Itera
         with tempfile.TemporaryDirectory(prefix="h1r-model-", dir=section.weights_directory) as first:
             # As a checkpoint, for its configuration to be compared, too.
             engine.load_weights(save(model, first))
-        following = Following(engine, model)
-        try:
-            yield following
-        finally:
-            following.close()
+        yield Following(engine, model)
         return
     directory = source.directory
     if directory is None:

@@ -46,6 +46,4 @@ def open_vllm(section: EngineSection, tokenizer: Any, source: Source) -> Iterato
         if live is None:
             yield engine
             return
-        following = Following(engine, live)
-        stack.callback(following.close)
-        yield following
+        yield Following(engine, live)
