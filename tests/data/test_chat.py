@@ -12,7 +12,6 @@ from h1r.data.chat import (
     encode_samples,
     prompt_ids,
     render,
-    render_prompt,
 )
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
@@ -67,10 +66,6 @@ def test_render_writes_the_template():
 def test_system_prompt_is_the_papers_by_default_and_absent_when_empty():
     assert render([QUESTION]).startswith(f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user")
     assert render([QUESTION], "").startswith("<|im_start|>user")
-
-
-def test_the_prompt_does_not_open_the_thinking():
-    assert render_prompt("Hi").endswith("<|im_start|>assistant\n")
 
 
 def test_thinking_of_earlier_turns_is_dropped():

@@ -11,7 +11,7 @@ from lockstep import STRIDE, LockstepEngine, Scripted, cases, deepconf, extract,
 from h1r.engine.protocol import SamplingParams
 from h1r.scaling.confidence import TIE_SLACK
 from h1r.scaling.deepconf import majority_baseline, problem_seed, solve_many
-from h1r.scaling.replay import ReplayEngine, simulate, simulate_many
+from h1r.scaling.replay import ReplayEngine, simulate_many
 
 
 def online(problems, params, slots=None):
@@ -243,10 +243,10 @@ def test_seeds_of_different_runs_and_problems_do_not_overlap():
 def test_replay_refuses_traces_that_cannot_be_replayed():
     [traces] = recorded([[Scripted([5.0] * 3)] * 2], 2)
     with pytest.raises(ValueError, match="fewer than the budget 3"):
-        simulate(traces, deepconf(3), extract=extract)
+        simulate_many([traces], deepconf(3), extract=extract)
     traces[1].finish_reason = "confidence"
     with pytest.raises(ValueError, match="trace 1 was cut short"):
-        simulate(traces, deepconf(2), extract=extract)
+        simulate_many([traces], deepconf(2), extract=extract)
 
 
 @pytest.mark.parametrize("wrong", [{"warmup": 9}, {"keep_top": 0.0}, {"tau": 1.5}, {"warmup": 0}])

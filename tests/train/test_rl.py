@@ -30,14 +30,14 @@ from tiny_training import (
 
 from h1r.common.files import read_json
 from h1r.config import EngineSection, Recipe
-from h1r.data.chat import render_prompt
+from h1r.data.chat import IM_START, render
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.models import save
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
-from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
+from h1r.records import Message, Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.metrics import read_metrics
@@ -337,7 +337,7 @@ def test_rl_reads_and_writes_the_weights_it_samples_from(curated: Path, tmp_path
     tokenizer = load_tokenizer(run.path / "rl" / "model")
     turns = [{"role": "user", "content": "1 + 1?"}]
     asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    assert asked == render_prompt("1 + 1?", recipe.chat.system_prompt)
+    assert asked == render([Message("user", "1 + 1?")], recipe.chat.system_prompt) + f"{IM_START}assistant\n"
 
 
 def test_a_torn_example_line_does_not_stop_a_new_start(curated: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from h1r.records import Problem
 from h1r.sandbox.values import FrameReader, decode
-from h1r.scaling.answers import certainly_equivalent, extract_answer, extract_lenient
+from h1r.scaling.answers import certainly_equivalent, extract_answer
 from h1r.verify import exact, math
 from h1r.verify.choice.grade import grade as grade_choice
 from h1r.verify.code.extract import extract_code
@@ -61,7 +61,6 @@ USES: dict[str, Callable[[str], Any]] = {
     "the last box": last_boxed,
     "an answer that is found": find_answer,
     "a trace's answer": extract_answer,
-    "a trace's lenient answer": extract_lenient,
     "equal answers of traces": lambda text: certainly_equivalent(text, text + "x"),
     "code": extract_code,
     "a judge's prompt": lambda text: prompt.messages("q", "r", prompt.extracted_answer(text, 20_000) or "", 4_000),

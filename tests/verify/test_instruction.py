@@ -83,8 +83,9 @@ def test_all_instructions_must_hold_for_the_reward() -> None:
 
 def test_loose_forgives_a_first_line_and_strict_does_not() -> None:
     text = "Sure, here it is:\nall of this is in lower case and there is nothing else to it"
-    assert instruction.grade(problem(LOWER), text).reward == 0.0
-    assert instruction.grade_loose(problem(LOWER), text).reward == 1.0
+    verdict = instruction.grade(problem(LOWER), text)
+    assert verdict.reward == 0.0
+    assert verdict.parts == {"instructions_strict": 0.0, "instructions_loose": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -182,11 +182,6 @@ def render(
     return "".join(text for text, _ in _segments(messages, system_prompt, tools))
 
 
-def render_prompt(question: str, system_prompt: str | None = None) -> str:
-    """The text up to where the model begins to write."""
-    return render([Message("user", question)], system_prompt) + f"{IM_START}assistant\n"
-
-
 def conversation_ids(
     tokenizer: PreTrainedTokenizerFast,
     messages: Sequence[Message],

@@ -21,7 +21,6 @@ from h1r.records import Problem
 from h1r.rollout.pipeline import VerifyMany
 from h1r.scaling.answer_groups import AnswerGroups, Equivalent
 from h1r.verify import exact, math
-from h1r.verify.math.extract import find_answer
 from h1r.verify.registry import require, resolve
 from h1r.verify.response.extract import split_response, stated_box
 
@@ -37,12 +36,6 @@ def extract_answer(text: str) -> str | None:
     """The boxed answer of a response; None while its thinking is not closed, or when nothing readable is boxed."""
     answer = split_response(text).answer
     return None if answer is None else stated_box(answer)
-
-
-def extract_lenient(text: str) -> str | None:
-    """The answer of a response, boxed or not; None while its thinking is not closed, or when there is none."""
-    answer = split_response(text).answer
-    return None if answer is None else find_answer(answer)
 
 
 def extract_for(problem: Problem) -> Extract:

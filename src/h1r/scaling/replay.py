@@ -18,23 +18,10 @@ from typing import Any
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import FinishReason, Trace
 from h1r.scaling.answer_groups import AnswerGroups
-from h1r.scaling.answers import Extract, certainly_equivalent, extract_answer
+from h1r.scaling.answers import Extract, extract_answer
 from h1r.scaling.confidence import stop_length
 from h1r.scaling.deepconf import Solution, solve_many
 from h1r.scaling.parameters import DeepConf
-
-
-def simulate(
-    traces: Sequence[Trace],
-    params: DeepConf,
-    *,
-    slots: int | None = None,
-    extract: Extract = extract_answer,
-    groups: AnswerGroups | None = None,
-) -> Solution:
-    """The online run of one problem, replayed on its complete recorded traces (the first `params.budget` of them)."""
-    groups = groups if groups is not None else AnswerGroups(certainly_equivalent)
-    return simulate_many([traces], params, slots=slots, extract=extract, groups=[groups])[0]
 
 
 def simulate_many(

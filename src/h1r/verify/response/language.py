@@ -89,13 +89,6 @@ def is_mixed(text: str, question: str = "") -> bool:
     )
 
 
-def foreign_share(text: str) -> float:
-    """The share of the whole text's letters outside its main writing system, in [0, 1], by weight."""
-    weights = script_weights(text)
-    total = sum(weights.values())
-    return _foreign(weights)[1] / total if total else 0.0
-
-
 def script_weights(text: str) -> dict[str, int]:
     """The weight of each writing system in a text, the main one first among equals being Latin."""
     plain, rest = text.encode("ascii", "ignore"), _weights(_beyond_ascii(text))
