@@ -1,7 +1,9 @@
 """Does an evaluation through `engine.kind = "endpoint"` keep a server busy? A server with 64 slots in a process of its
 own, an evaluation of 10,000 answers with verdicts and files as `h1r eval` keeps them; prints JSON.
 
-    python benchmarks/endpoint.py [--problems 2500] [--samples 4] [--slots 64] [--seconds 1.0]
+    python benchmarks/endpoint.py [--problems 2500] [--samples 4] [--slots 64] [--seconds 1.0] [--requests 64]
+
+requests: `engine.max_sequences`; with more of them than the server has slots, a slot does not wait for this process.
 
 busy: share of the slots' time, from the first request to the last answer, in which they answered. lost: requests that
 were answered and are in no file. client_cpu_ms: processor time of this process for an answer.
@@ -35,7 +37,7 @@ def exact(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
     ]
 
 
-def measure(problems: int, samples: int, slots: int, seconds: float) -> dict[str, float]:
+def measure(problems: int, samples: int, slots: int, seconds: float, requests: int) -> dict[str, float]:
     """One evaluation against a server of its own."""
     command = [sys.executable, str(Path(__file__).with_name("recorded_server.py"))]
     command += ["--slots", str(slots), "--seconds", str(seconds)]
@@ -45,7 +47,7 @@ def measure(problems: int, samples: int, slots: int, seconds: float) -> dict[str
         url = server.stdout.readline().strip()
         asked = [Problem(f"p{n}", f"What is {n} times one?", "1", verifier="exact") for n in range(problems)]
         engine = EndpointEngine(
-            EngineSection(kind="endpoint", url=url, max_sequences=slots, endpoint=EndpointSection(model="recorded"))
+            EngineSection(kind="endpoint", url=url, max_sequences=requests, endpoint=EndpointSection(model="recorded"))
         )
         started, cpu = time.monotonic(), time.process_time()
         with tempfile.TemporaryDirectory() as directory:
@@ -64,6 +66,7 @@ def measure(problems: int, samples: int, slots: int, seconds: float) -> dict[str
     return {
         "answers": total,
         "slots": slots,
+        "requests": requests,
         "seconds_an_answer": seconds,
         "busy": round(account["slot_seconds"] / slots / (account["last"] - account["first"]), 4),
         "answers_per_s": round(total / wall, 1),
@@ -79,5 +82,6 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--requests", type=int, default=64)
     quiet()
     print(json.dumps(measure(**vars(parser.parse_args()))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from h1r.config import ModelSection, Recipe
+from h1r.evals.summary import benchmark_table
 from h1r.report import collect, summarise, write_comparison, write_report
 from h1r.report.benchmarks import by_name, difference, read_benchmarks
 
@@ -177,3 +180,18 @@ def test_numbers_of_a_run_without_benchmarks_are_an_empty_list(tmp_path: Path) -
     run = build(tmp_path / "run", [1], names=())
     assert summarise(collect(run))["benchmarks"] == []
     assert not (run / "samples.html").exists()
+
+
+def test_the_table_of_benchmarks_fits_a_terminal_and_leaves_out_what_nobody_says() -> None:
+    found = {
+        "pass_at_1": 0.5, "interval": [0.25, 0.75], "cons_at_n": None, "problems": 30, "samples_per_problem": 4,
+        "mean_tokens": 12345.0, "truncated": 0.0, "no_answer": 0.25, "unscored": 0.0, "error": 0.0, "usage": None,
+    }  # fmt: skip
+    results = {"eval_base": {"benchmarks": {"comp-math-24-25": found, "MMLU-Pro-sample": found}}}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(benchmark_table(results, Recipe(name="r", model=ModelSection(preset="tiny"))))
+    text = console.export_text()
+    assert "…" not in text
+    assert "25.0 to 75.0" in text
+    assert "no answer" in text
+    assert not any(column in text for column in ("cons@n", "cut off", "cost", "unscored"))

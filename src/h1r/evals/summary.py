@@ -39,28 +39,41 @@ def result_table(report: Mapping[str, Any]) -> Table:
 
 def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Table:
     """Each benchmark of each model of `results`, which has stage names as its keys; what it cost where the recipe has
-    the model's prices."""
-    table = Table(
+    the model's prices. Columns in which no row says anything are left out."""
+    head = (
         "benchmark", "model", "pass@1", "interval", "cons@n", "answers", "tokens", "cut off", "no answer", "unscored",
         "unusable", "cost",
     )  # fmt: skip
-    for stage, result in results.items():
-        for name, found in result.get("benchmarks", {}).items():
-            table.add_row(
-                name,
-                model_name(found) or stage.removeprefix("eval_"),
-                _percent(found["pass_at_1"]),
-                _interval(found["interval"]),
-                "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
-                f"{found['problems']} x {found['samples_per_problem']}",
-                _number(found["mean_tokens"]),
-                _percent(found["truncated"]),
-                _percent(found["no_answer"]),
-                _percent(found["unscored"] + found["error"]),
-                str(len(found.get("unusable", [])) or ""),
-                money(cost_of(found, recipe.engine.endpoint)),
-            )
+    rows = [
+        (
+            name,
+            model_name(found) or stage.removeprefix("eval_"),
+            _percent(found["pass_at_1"]),
+            "" if found["interval"] is None else " to ".join(f"{100 * end:.1f}" for end in found["interval"]),
+            "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
+            f"{found['problems']} x {found['samples_per_problem']}",
+            _number(found["mean_tokens"]),
+            _share(found["truncated"]),
+            _share(found["no_answer"]),
+            _share(found["unscored"] + found["error"]),
+            str(len(found.get("unusable", [])) or ""),
+            money(cost_of(found, recipe.engine.endpoint)),
+        )
+        for stage, result in results.items()
+        for name, found in result.get("benchmarks", {}).items()
+    ]
+    said = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    one_model = len({row[1] for row in rows}) == 1
+    said = [column for column in said if column != 1 or not one_model]
+    table = Table(*(head[column] for column in said), caption=f"model: {rows[0][1]}" if one_model else None)
+    for row in rows:
+        table.add_row(*(row[column] for column in said))
     return table
+
+
+def _share(share: float) -> str:
+    """Nothing for none, so that a column of faults is there only where there are any."""
+    return _percent(share) if share else ""
 
 
 def _percent(share: float) -> str:
