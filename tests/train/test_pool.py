@@ -46,8 +46,9 @@ class ScriptedEngine:
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
     ) -> Iterator[Trace]:
         if isinstance(params, SamplingParams):
-            ScriptedEngine.seen = params
             params = [params] * len(prompts)
+        assert len(set(params)) == 1
+        ScriptedEngine.seen = params[0]
         scripts = {tuple(prompt_ids(self.tokenizer, f"Say {name}.", "")): script for name, script in SCRIPTS.items()}
         traces = []
         for index, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
