@@ -100,6 +100,7 @@ def test_records_before_the_cut_are_read_and_the_cut_is_one_bad_line(tmp_path: P
         (b'{"a": ', "not JSON"),
         (b"[" * 200_000, "not JSON"),
         (b" ", "empty"),
+        (b'{"a": ' + b"7" * 5000 + b"}", "a whole number of more than 4,300 digits"),
     ],
 )
 def test_a_line_that_is_no_text_says_why(line: bytes, why: str) -> None:

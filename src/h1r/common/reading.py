@@ -13,6 +13,7 @@ import codecs
 import io
 import json
 import re
+import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
@@ -104,6 +105,10 @@ def json_value(line: bytes) -> Any:
         raise ValueError(f"not JSON ({error})" if line.strip() else "empty") from None
     except RecursionError:
         raise ValueError(f"not JSON ({NESTED})") from None
+    except ValueError as error:
+        if "digits" not in str(error):
+            raise
+        raise ValueError(f"a whole number of more than {sys.get_int_max_str_digits():,} digits") from None
     if line.count(b"[") + line.count(b"{") > MAX_NESTING and is_deep(value):
         raise ValueError(NESTED)
     if _HALF_PAIR.search(line):

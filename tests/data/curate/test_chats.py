@@ -45,6 +45,7 @@ WRITTEN = f"<think>\n{THOUGHT}\n</think>\n\n{REPLY}"
 SAME: dict[str, dict[str, Any]] = {
     "messages": {"messages": [ASKED, {"role": "assistant", "content": WRITTEN}]},
     "messages beside a question": {"question": USER, "messages": [ASKED, {"role": "assistant", "content": WRITTEN}]},
+    "Alpaca": {"instruction": USER, "output": WRITTEN, "input": ""},
     "ShareGPT": {"conversations": [{"from": "human", "value": USER}, {"from": "gpt", "value": WRITTEN}]},
     "OpenThoughts": {
         "conversations": [
@@ -155,6 +156,10 @@ REFUSED: dict[str, dict[str, Any]] = {
         "role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": [1, '}}]}]},
     "a tool call's arguments are no object": {"messages": [ASKED, {
         "role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}]},
+    "a tool call's arguments hold NaN": {"messages": [ASKED, {
+        "role": "assistant", "content": "", "tool_calls": {"function": {"name": "f", "arguments": '{"a": NaN}'}}}]},
+    "`tool_calls` is no list": {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": 5}]},
+    "an `instruction` with an `input`": {"instruction": "Add both.", "input": "2, 3", "output": "5"},
     "thinking in two places that differ": {"messages": [ASKED, {
         "role": "assistant", "content": WRITTEN, "reasoning": "Something else."}]},
     "the weight 0.5 of a turn": {"messages": [ASKED, {"role": "assistant", "content": "b", "weight": 0.5}]},

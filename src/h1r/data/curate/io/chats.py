@@ -57,8 +57,11 @@ _TRACES = (
 )  # fmt: skip
 """Columns of (thinking, answer), the first that a row has."""
 SHAPE_COLUMNS = tuple(
-    dict.fromkeys([*CHAT_COLUMNS, *_QUESTIONS, *(name for pair in _TRACES for name in pair if name), "tools", "system"])
-)
+    dict.fromkeys(
+        [*CHAT_COLUMNS, *_QUESTIONS, *(name for pair in _TRACES for name in pair if name),
+         "tools", "system", "input", "output"]
+    )
+)  # fmt: skip
 """What `shape_of` looks at."""
 
 
@@ -81,6 +84,10 @@ def shape_of(row: Mapping[str, Any]) -> dict[str, str]:
         if answer in has and (thinking is None or thinking in has):
             given = {"reasoning": thinking, "completion": answer} if thinking else {"completion": answer}
             return {"prompt": asked, **given, **shape}
+    if asked == "instruction" and {"input", "output"} & has:  # Alpaca
+        if "input" in has:
+            raise BadRowError("an `instruction` with an `input`; join both in one column and name it as `question`")
+        return {"prompt": asked, "completion": "output", **shape}
     return {"question": asked, **shape}
 
 
@@ -208,7 +215,11 @@ def _turn(given: dict[str, Any]) -> list[Turn]:
     if len(values) > 1 and any(one != values[0] for one in values):
         raise BadRowError("a turn with two contents")
     calls = turn.get("tool_calls") or []
-    calls = _json(calls, "`tool_calls`") if isinstance(calls, str) else list(calls)
+    calls = _json(calls, "`tool_calls`") if isinstance(calls, str) else calls
+    calls = [calls] if isinstance(calls, dict) else calls
+    if not isinstance(calls, list):
+        raise BadRowError("`tool_calls` is no list")
+    calls = list(calls)
     if turn.get("function_call"):
         calls.append(turn["function_call"])
     if name == "function_call":
@@ -281,7 +292,10 @@ def _call(call: Any) -> str:
     arguments = _json(arguments, "a tool call's arguments") if isinstance(arguments, str) else _ordered(arguments)
     if not isinstance(arguments, dict):
         raise BadRowError("a tool call's arguments are no object")
-    text = json.dumps(arguments, ensure_ascii=False)
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise BadRowError("a tool call's arguments hold NaN or Infinity, which JSON has not") from None
     return f'<tool_call>\n{{"name": {json.dumps(function["name"])}, "arguments": {text}}}\n</tool_call>'
 
 
