@@ -183,6 +183,7 @@ def _scaling() -> dict[str, Any]:
         budgets.append({
             "budget": budget, "majority": {"accuracy": vote, "tokens": 97.3 * budget * 100},
             "deepconf": {"accuracy": deep, "tokens": 97.3 * budget * 100 * share, "simulated": budget != 32},
+            "saving": {"consensus": 0.75 * (1 - share), "confidence": 0.25 * (1 - share)},
         })  # fmt: skip
     last = budgets[-1]
     return {
@@ -535,6 +536,33 @@ def test_claims_stay_within_their_intervals(tmp_path: Path) -> None:
     tree["paired"]["accuracy_interval"] = [0.004, 0.04]
     _json(run / "scaling" / "result.json", tree)
     assert "too close to call" not in write_report(run).read_text(encoding="utf-8")
+
+
+def test_the_saving_is_split_and_a_cheaper_majority_is_named(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "saves 29.2% by ending votes that are decided (consensus) and 9.8% more by ending doubtful traces" in page
+    assert "is cheaper here" not in page
+    tree = json.loads((run / "scaling" / "result.json").read_text(encoding="utf-8"))
+    tree["budgets"][1]["majority"]["accuracy"] = 0.68
+    _json(run / "scaling" / "result.json", tree)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "A plain majority of 16 is cheaper here</b>: 68.0% right for 155,680 tokens." in page
+
+
+def test_what_rl_gained_is_told_problem_by_problem(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    for stage, right in (("sft", 4), ("rl", 5)):
+        tree = json.loads((run / "eval" / f"{stage}.json").read_text(encoding="utf-8"))
+        outcomes = [{"problem_id": f"p{n}", "family": "a", "correct": right + n % 2, "samples": 8} for n in range(100)]
+        _json(run / "eval" / f"{stage}.json", {**tree, "pass_at_1": (right + 0.5) / 8, "outcomes": outcomes})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "RL changed it by +12.5 points, problem by problem (interval +12.5 to +12.5 points)." in page
+    numbers = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert numbers["rl_gain"] == {"value": 0.125, "interval": [0.125, 0.125], "better": 100, "worse": 0, "equal": 0}
+    told = str(result_table(numbers).caption)
+    assert "RL changes pass@1 by +12.5 points (+12.5 to +12.5, paired by problem)." in told
+    assert "At 32 traces DeepConf spends 39.0% fewer tokens: 29.2% by consensus, 9.8% by confidence." in told
 
 
 def test_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:

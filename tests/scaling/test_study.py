@@ -109,6 +109,22 @@ def test_confidence_that_knows_better_beats_the_majority(outcome):
     assert result["voters"]["majority"] == result["majority"]["accuracy"] < result["voters"]["min_window"]
 
 
+def test_the_saving_is_what_consensus_saves_and_what_ending_doubtful_traces_adds(outcome):
+    _, result = outcome
+    for row in result["budgets"]:
+        spent = row.get("deepconf_simulated", row["deepconf"])["tokens"]
+        assert sum(row["saving"].values()) == pytest.approx(1 - spent / row["majority"]["tokens"])
+    assert min(result["budgets"][-1]["saving"].values()) > 0
+
+
+def test_without_stops_all_that_is_saved_is_consensus():
+    engine = SequentialEngine(lambda number, rng: (number + 4, [9.0] * 12))
+    with VerifierPool() as pool:
+        result = study(RolloutPipeline(engine, TOKENIZER, pool.verify_many), PROBLEMS, SECTION, 7)
+    saving = result["budgets"][-1]["saving"]
+    assert (saving["confidence"], saving["consensus"]) == (0.0, result["paired"]["token_saving"])
+
+
 def test_result_is_json_with_readable_examples(outcome):
     _, result = outcome
     json.dumps(result, allow_nan=False)

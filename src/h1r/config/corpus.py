@@ -21,7 +21,8 @@ class CorpusBenchmark(Section):
     kind: Format
     """What is read: `json` is one array of objects; files may be gzipped."""
     path: str
-    """File, pattern of files (`*.parquet`), or `owner/name` of a data set on the hub. Relative to `corpus.root`."""
+    """File, pattern of files (`*.parquet`), `h1r:NAME` of a file that comes with the package, or `owner/name` of a
+    data set on the hub. Relative to `corpus.root`."""
     subset: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -75,6 +76,9 @@ class GeneratedSource(Section):
     """Share of the problems that `[problems]` asks for, relative to the other sources with a share."""
     knobs: dict[str, Any] = {}
     """The family's own settings, by their reasoning-gym names. Lists set a range where it takes one."""
+    wordings: Literal["library", "everyday"] = "library"
+    """How questions are asked: as reasoning-gym does, or in several everyday ways, for the families that have them
+    (`data/wordings.py`). Our choice."""
     domain: str = "math"
     """The domain it counts for in the mixture."""
 

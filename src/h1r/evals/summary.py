@@ -28,13 +28,27 @@ def result_table(report: Mapping[str, Any]) -> Table:
             )
     if scaling := report["scaling"]:
         for method in ("majority", "deepconf"):
-            found = scaling[method]
-            table.add_row(
-                f"{method}, {scaling['budget']} traces", _percent(found["accuracy"]), "", _number(found["tokens"])
-            )
-        if scaling["token_saving"] is not None:
-            table.caption = f"DeepConf spends {_percent(scaling['token_saving'])} fewer tokens than majority."
+            for entry in scaling.get("budgets") or [scaling]:
+                if found := entry.get(method):
+                    name = f"{method}, {entry['budget']} traces"
+                    table.add_row(name, _percent(found["accuracy"]), "", _number(found["tokens"]))
+    table.caption = "\n".join(_gains(report)) or None
     return table
+
+
+def _gains(report: Mapping[str, Any]) -> list[str]:
+    """What RL added and what DeepConf saved, each with what it is made of."""
+    found = []
+    if gain := report.get("rl_gain"):
+        low, value, high = (f"{100 * one:+.1f}" for one in (gain["interval"][0], gain["value"], gain["interval"][1]))
+        found.append(f"RL changes pass@1 by {value} points ({low} to {high}, paired by problem).")
+    scaling = report["scaling"]
+    if scaling and scaling["token_saving"] is not None:
+        told = f"At {scaling['budget']} traces DeepConf spends {_percent(scaling['token_saving'])} fewer tokens"
+        if split := scaling.get("saving"):
+            told += f": {_percent(split['consensus'])} by consensus, {_percent(split['confidence'])} by confidence"
+        found.append(told + ".")
+    return found
 
 
 def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Table:

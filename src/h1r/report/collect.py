@@ -23,6 +23,7 @@ from h1r.records import read_lines
 from h1r.report.benchmarks import Benchmark, benchmark_numbers, read_benchmarks
 from h1r.report.shapes import Interval, Kind, Shape, validated
 from h1r.run.metrics import read_metrics
+from h1r.scaling.intervals import paired_difference
 
 EVAL_STAGES = ("base", "sft", "rl")
 DROPPED_PER_REASON = 3
@@ -123,6 +124,22 @@ class Example(Shape):
     threshold: float | None = None
 
 
+class Outcome(Shape):
+    problem_id: str
+    correct: int
+    samples: int
+
+
+class Gain(Shape):
+    """The second evaluation minus the first on the problems that both have: pass@1, and its interval."""
+
+    value: float
+    interval: Interval
+    better: int
+    worse: int
+    equal: int
+
+
 class EvalResult(Shape):
     """Held-out accuracy of one checkpoint: pass@1 averaged over `samples_per_problem` answers to each problem."""
 
@@ -137,6 +154,7 @@ class EvalResult(Shape):
     problems: int | None = None
     confidence_level: float | None = None
     examples: list[Example] = []
+    outcomes: list[Outcome] = []
 
 
 class Score(Shape):
@@ -152,10 +170,20 @@ class Score(Shape):
     tokens_by_state: dict[str, float] = {}
 
 
+class Saving(Shape):
+    """The share of majority's tokens that DeepConf saves by ending votes that are decided, and by ending traces."""
+
+    consensus: float
+    confidence: float
+
+
 class BudgetScore(Shape):
+    """`saving` is that of the replayed run."""
+
     budget: int
     majority: Score | None = None
     deepconf: Score | None = None
+    saving: Saving | None = None
 
 
 class Paired(Shape):
@@ -192,6 +220,20 @@ class ScalingResult(Shape):
         if self.paired.token_saving is not None:
             return self.paired.token_saving
         return 1 - self.deepconf.tokens / self.majority.tokens if self.majority.tokens else None
+
+    @property
+    def saving(self) -> Saving | None:
+        """What the saving at the largest budget is made of."""
+        return next((entry.saving for entry in self.budgets if entry.budget == self.budget), None)
+
+    @property
+    def cheaper_majority(self) -> BudgetScore | None:
+        """The smallest majority vote that is as often right as DeepConf at the largest budget, for fewer tokens."""
+        for entry in sorted(self.budgets, key=lambda entry: entry.budget):
+            vote = entry.majority
+            if vote and vote.accuracy >= self.deepconf.accuracy and vote.tokens < self.deepconf.tokens:
+                return entry
+        return None
 
 
 @dataclass(frozen=True)
@@ -232,6 +274,21 @@ class RunReport:
     def wall_seconds(self) -> float | None:
         """The sum over stages; None when no stage was timed."""
         return sum(cost.wall_seconds for cost in self.stages.values()) if self.stages else None
+
+    @property
+    def rl_gain(self) -> Gain | None:
+        """What RL added to pass@1, problem by problem: much better known than the difference of two intervals."""
+        if not {"sft", "rl"} <= set(self.evals):
+            return None
+        before, after = (
+            {one.problem_id: one.correct / one.samples for one in self.evals[stage].outcomes} for stage in ("sft", "rl")
+        )
+        both = sorted(before.keys() & after.keys())
+        if not both:
+            return None
+        level = self.evals["rl"].confidence_level or 0.95
+        found = paired_difference([before[one] for one in both], [after[one] for one in both], level)
+        return Gain.model_validate(found, from_attributes=True)
 
     @property
     def peak_rss_bytes(self) -> int | None:
@@ -289,6 +346,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
         },
         "mean_tokens": {stage: _of(report.evals.get(stage), "mean_tokens") for stage in EVAL_STAGES},
         "benchmarks": benchmark_numbers(report.benchmarks),
+        "rl_gain": report.rl_gain.model_dump() if report.rl_gain else None,
         "scaling": None,
         "wall_seconds": report.wall_seconds,
         "peak_rss_bytes": report.peak_rss_bytes,
@@ -301,6 +359,18 @@ def summarise(report: RunReport) -> dict[str, Any]:
             "majority": scaling.majority.model_dump(include={"accuracy", "tokens"}),
             "deepconf": scaling.deepconf.model_dump(include={"accuracy", "tokens"}),
             "token_saving": scaling.token_saving,
+            "saving": scaling.saving.model_dump() if scaling.saving else None,
+            "budgets": [
+                {
+                    "budget": entry.budget,
+                    **{
+                        method: score.model_dump(include={"accuracy", "tokens"})
+                        for method in ("majority", "deepconf")
+                        if (score := getattr(entry, method))
+                    },
+                }
+                for entry in scaling.budgets
+            ],
             "paired": scaling.paired.model_dump(),
             "voters": scaling.voters,
         }

@@ -25,9 +25,13 @@ def training_sentence(report: RunReport) -> str:
         return ""
     text = f"On problems it has never seen, the share of right answers is {listing(told)}."
     if "sft" in report.evals and "rl" in report.evals:
-        before, after = report.evals["sft"], report.evals["rl"]
+        before, after, gain = report.evals["sft"], report.evals["rl"], report.rl_gain
         text += f" RL changed it by {points(after.pass_at_1 - before.pass_at_1)}"
-        text += ", though the two intervals overlap." if _overlap(before.interval, after.interval) else "."
+        if gain is None:
+            text += ", though the two intervals overlap." if _overlap(before.interval, after.interval) else "."
+        else:
+            text += f", problem by problem ({_between(gain.interval)}"
+            text += ", too close to call)." if gain.interval[0] <= 0 <= gain.interval[1] else ")."
     return text
 
 
@@ -47,6 +51,17 @@ def scaling_sentence(report: RunReport) -> str:
         interval = scaling.paired.token_saving_interval
         text += f" DeepConf writes <b>{percent(abs(saving))} {direction} tokens</b>"
         text += f" (interval of the saving: {percent_interval(interval)})." if interval else "."
+    if split := scaling.saving:
+        text += (
+            f" Of majority's tokens it saves {percent(split.consensus)} by ending votes that are decided (consensus) "
+            f"and {percent(split.confidence)} more by ending doubtful traces (confidence)."
+        )
+    if cheaper := scaling.cheaper_majority:
+        assert cheaper.majority is not None
+        text += (
+            f" <b>A plain majority of {cheaper.budget} is cheaper here</b>: {percent(cheaper.majority.accuracy)} right "
+            f"for {count(cheaper.majority.tokens)} tokens."
+        )
     return text
 
 
@@ -58,10 +73,15 @@ def _difference(scaling: ScalingResult) -> str:
     text = f"difference {points(difference)}"
     if paired.accuracy_interval is not None:
         low, high = paired.accuracy_interval
-        text += f", interval {points(low).removesuffix(' points')} to {points(high)}"
+        text += f", {_between(paired.accuracy_interval)}"
         if low <= 0 <= high:
             text += ", too close to call on this many problems"
     return text
+
+
+def _between(interval: Interval) -> str:
+    low, high = map(points, interval)
+    return f"interval {low.removesuffix(' points')} to {high}"
 
 
 def _overlap(left: Interval | None, right: Interval | None) -> bool:

@@ -183,7 +183,10 @@ def draw_families(axes: Axes, evals: Mapping[str, EvalResult], level: float) -> 
 
 
 def draw_tokens(axes: Axes, scaling: ScalingResult, voted: str) -> None:
-    """Two lines through the budgets; hollow markers are simulated, filled ones were run."""
+    """Two lines through the budgets, with intervals; hollow markers are simulated, filled ones were run.
+
+    Majority's is the line to beat: what the same tokens buy without any method.
+    """
     budgets = scaling.budgets or [
         BudgetScore(budget=scaling.budget, majority=scaling.majority, deepconf=scaling.deepconf)
     ]
@@ -193,6 +196,10 @@ def draw_tokens(axes: Axes, scaling: ScalingResult, voted: str) -> None:
         if not found:
             continue
         x, y = [score.tokens for _, score in found], [score.accuracy for _, score in found]
+        for _, score in found:
+            if score.interval is not None:
+                at = (score.tokens, score.tokens)
+                axes.plot(at, score.interval, color=LIGHT[name], linewidth=1.2, alpha=0.35)
         axes.plot(
             x, y, color=LIGHT[name], linestyle=dash, linewidth=2, label=title, marker=MARKERS[name], markersize=6.5
         )

@@ -76,7 +76,8 @@ def _vote_caption(scaling: ScalingResult) -> str:
         low, high = scaling.deepconf.interval
         text += (
             f" A single point could lie {100 * (high - low) / 2:.0f} points higher or lower on other problems; the two "
-            "methods answer the same ones, so their difference (at the top of this page) is known better than that."
+            "methods answer the same ones, so their difference (at the top of this page) is known better than that. "
+            "Majority's line is the one to beat: what the same tokens buy without any method."
         )
     if scaling.confidence.auroc is not None:
         text += (
@@ -128,9 +129,10 @@ def _scaling_tables(scaling: ScalingResult) -> str:
         for score in (entry.majority, entry.deepconf):
             row += [percent(score.accuracy), count(score.tokens)] if score else [NONE, NONE]
         saved = 1 - entry.deepconf.tokens / entry.majority.tokens if entry.majority and entry.deepconf else None
-        rows.append([*row, percent(saved)])
-    head = ["traces", "majority right", "tokens", "DeepConf right", "tokens", "tokens saved"]
-    budgets = table(head, rows, range(6)) if rows else ""
+        parts = (entry.saving.consensus, entry.saving.confidence) if entry.saving else (None, None)
+        rows.append([*row, *map(percent, (saved, *parts))])
+    head = ["traces", "majority right", "tokens", "DeepConf right", "tokens", "saved", "by consensus", "by confidence"]
+    budgets = table(head, rows, range(8)) if rows else ""
     voters = sorted(scaling.voters.items(), key=lambda item: -item[1])
     if not voters:
         return budgets

@@ -99,7 +99,9 @@ class Ballot:
     @property
     def limit(self) -> float | None:
         """What the engine is told to stop below."""
-        return None if self.threshold is None else stopping_limit(self.threshold)
+        if self.threshold is None or not self.params.stop_doubtful:
+            return None
+        return stopping_limit(self.threshold)
 
     def collect(self, trace: Trace) -> None:
         """Takes in a warm-up trace."""

@@ -18,8 +18,9 @@ class DeepConf:
     """The parameters of one run. Raises `ValueError` for values that cannot work.
 
     budget: traces per problem, the `warmup` included. keep_top, reading: see `stopping_threshold`. tau None: fixed
-    budget, as in the Falcon-H1R paper; consensus: what has to reach tau. `sampling` gives temperature, top-p,
-    max_tokens, and the confidence window and top-k.
+    budget, as in the Falcon-H1R paper; consensus: what has to reach tau. stop_doubtful False: traces run to their end,
+    whatever their confidence, and all that end later vote: what is saved then is consensus alone. `sampling` gives
+    temperature, top-p, max_tokens, and the confidence window and top-k.
     """
 
     budget: int
@@ -28,6 +29,7 @@ class DeepConf:
     reading: Reading = "keep_top"
     tau: float | None = None
     consensus: Consensus = "share"
+    stop_doubtful: bool = True
     voter: Voter = "min_window"
     warmup_votes: Literal["above_threshold", "all"] = "above_threshold"
     sampling: SamplingParams = field(default_factory=SamplingParams)

@@ -2,6 +2,7 @@
 
     saving = 1 - tokens(DeepConf) / tokens(majority)        all generated tokens, both at the same budget
     accuracy difference = DeepConf - majority               paired by problem
+    saving by consensus = 1 - tokens(DeepConf whose traces run to their end) / tokens(majority); the rest: confidence
 
 At the largest budget both are real runs of the engine, with early stopping and consensus inside it. The complete traces
 of the majority run are then replayed (`h1r.scaling.replay`) to price the smaller budgets, marked `simulated`, and the
@@ -15,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -98,11 +99,13 @@ def study(
 
     rows = []
     for budget in budgets:
-        voted, replayed = (
+        both = DeepConf.from_section(section, budget)
+        voted, replayed, to_their_end = (
             simulate_many(recorded, params, slots=slots, extract=extract, groups=groups)
-            for params in (majority_params(budget, sampling), DeepConf.from_section(section, budget))
+            for params in (majority_params(budget, sampling), both, replace(both, stop_doubtful=False))
         )
         row = _row(budget, voted, online if budget == largest else replayed, grader)
+        row["saving"] = _split(voted, to_their_end, replayed)
         if budget == largest:
             row["majority"] |= {"simulated": False, "seconds": majority_seconds()}
             row["deepconf"] |= {"simulated": False, "seconds": online_seconds()}
@@ -160,6 +163,14 @@ def _row(budget: int, majority: Sequence[Solution], deepconf: Sequence[Solution]
         "deepconf": {**_score(deepconf, grader), "simulated": True},
         "paired": _paired(majority, deepconf, grader),
     }
+
+
+def _split(
+    majority: Sequence[Solution], to_their_end: Sequence[Solution], both: Sequence[Solution]
+) -> dict[str, float]:
+    """What a replayed DeepConf saves of majority's tokens: by consensus, and by ending doubtful traces beyond that."""
+    whole, consensus, spent = (sum(s.tokens_total for s in found) for found in (majority, to_their_end, both))
+    return {"consensus": 1 - consensus / whole, "confidence": (consensus - spent) / whole}
 
 
 def _outcomes(

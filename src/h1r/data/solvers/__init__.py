@@ -12,6 +12,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from h1r.data.solvers import algebra, arithmetic, sequences, stories, times
 from h1r.data.solvers.base import Solver, Worked
@@ -58,6 +59,8 @@ def traces(problem: Problem, count: int, rng: random.Random) -> list[Message]:
     solver = _solver(problem)
     if solver is None:
         return []
+    if is_generated(problem):  # a solver reads the library's wording, whichever one the problem is asked in
+        problem = replace(problem, question=str(problem.metadata["entry"]["question"]))
     found: dict[str, Message] = {}
     for worked in itertools.islice(solver(problem, rng), count * TRIES_PER_TRACE):
         thinking = "\n".join(worked.lines)

@@ -28,6 +28,7 @@ import numpy as np
 
 from h1r.config import GeneratedSource
 from h1r.data.curate.io.columns import nearest
+from h1r.data.wordings import WORDINGS, listed, reworded
 from h1r.errors import UserError
 from h1r.records import Problem, content_id
 from h1r.verify.reasoning_gym.grade import FULL_SCORE, score
@@ -86,6 +87,7 @@ class GeneratedProblems:
     def __init__(self, section: GeneratedSource, seed: int) -> None:
         self.name, self.family = section.name, section.family
         self._seed = seed
+        self._everyday = section.wordings == "everyday"
         self._refuse_unusable()
         self._dataset_class, self._config_class = _datasets()[self.family]
         self._category = self._dataset_class.__module__.split(".")[1]
@@ -117,6 +119,11 @@ class GeneratedProblems:
             raise UserError(f"corpus.sources: family `{self.family}` is refused: {UNSOUND[self.family]}")
         if self.family not in _datasets():
             raise UserError(f"corpus.sources: unknown family `{self.family}`; {nearest(self.family, sound_families())}")
+        if self._everyday and self.family not in WORDINGS:
+            raise UserError(
+                f"corpus.sources: family `{self.family}` has no everyday wordings, only {listed(sorted(WORDINGS))}; "
+                f'set wordings = "library"'
+            )
         if self.family in HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":
             raise UserError(
                 f"corpus.sources: items of family `{self.family}` change with Python's hash seed; set the "
@@ -186,9 +193,10 @@ class GeneratedProblems:
         stated = plain(entry["metadata"].get("difficulty", {}))
         made_with = stated if isinstance(stated, dict) else {"difficulty": stated}
         kept = {"question": entry["question"], "answer": answer, "metadata": plain(metadata)}
+        question = reworded(self.family, kept) if self._everyday else entry["question"]
         return Problem(
-            id=content_id(entry["question"]),
-            question=entry["question"],
+            id=content_id(question),
+            question=question,
             answer=answer,
             verifier="reasoning_gym",
             family=self.family,

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 from h1r.common.reading import NESTED, is_deep
@@ -34,6 +35,8 @@ ASKED = frozenset({"question", "prompt", "messages"})
 
 MAX_BAD = 100_000
 """Bad rows among the rows of one shard at which reading stops: then the mapping is wrong, not the rows."""
+SHIPPED = "h1r:"
+"""Stands before the name of a file that comes with the package."""
 
 
 def files_of(section: CorpusBenchmark, root: str) -> list[str]:
@@ -48,7 +51,12 @@ def files_of(section: CorpusBenchmark, root: str) -> list[str]:
 
 
 def expand(path: str) -> str:
-    """The path with environment variables and `~` put in; `UserError` names one that is not set."""
+    """The path with environment variables and `~` put in; `h1r:NAME` is a file of the package's `recipes`.
+
+    `UserError` names a variable that is not set.
+    """
+    if path.startswith(SHIPPED):
+        return os.path.join(str(files("h1r")), "recipes", path.removeprefix(SHIPPED))
     found = os.path.expanduser(os.path.expandvars(path))
     if missing := re.search(r"\$\{?(\w+)", found):
         raise UserError(f"`{path}` needs the environment variable {missing.group(1)}, which is not set; set it")

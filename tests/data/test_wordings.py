@@ -1,0 +1,94 @@
+"""Everyday wordings of generated problems, and the questions in other words that the demo is asked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from h1r.config import GeneratedSource
+from h1r.data.curate.io.generated import GeneratedProblems
+from h1r.data.solvers import traces
+from h1r.data.solvers.stories import LEGS
+from h1r.data.wordings import AFTER, BEFORE, LIBRARY, WORDINGS, listed, reworded
+from h1r.errors import UserError
+from h1r.records import Problem
+from h1r.verify.reasoning_gym.grade import score
+
+EVERYDAY = [json.loads(line) for line in (files("h1r") / "recipes" / "everyday.jsonl").read_text().splitlines()]
+
+
+def generated(family: str, count: int, wordings: Any = "everyday", seed: int = 0) -> list[Problem]:
+    source = GeneratedSource(family=family, wordings=wordings)
+    return list(itertools.islice(GeneratedProblems(source, seed).problems(), count))
+
+
+@pytest.mark.parametrize("family", WORDINGS)
+def test_a_reworded_problem_asks_for_the_same(family: str) -> None:
+    library, everyday = generated(family, 60, "library"), generated(family, 60)
+    assert [one.answer for one in everyday] == [one.answer for one in library]
+    assert [one.metadata for one in everyday] == [one.metadata for one in library]
+    assert len({one.id for one in everyday}) == len({one.id for one in library})
+    for asked, original in zip(everyday, library, strict=True):
+        assert "{" not in asked.question
+        numbers = re.findall(r"\d+", original.question)
+        assert re.findall(r"\d+", asked.question) == numbers
+        worked = traces(asked, 1, random.Random(0))
+        assert worked == traces(original, 1, random.Random(0))
+        assert worked
+        assert f"\\boxed{{{asked.answer}}}" in worked[0].content
+        assert score(family, asked.answer, asked.metadata["entry"]) == 1.0
+
+
+@pytest.mark.parametrize("family", WORDINGS)
+def test_every_wording_of_a_family_is_drawn_and_one_problem_has_one(family: str) -> None:
+    problems = generated(family, 400)
+    used = {pattern for one in problems for pattern in _patterns(family) if re.search(pattern, one.question)}
+    assert used == set(_patterns(family))
+    assert {text for text in (*BEFORE, *AFTER) if any(text in one.question for one in problems)} == {*BEFORE, *AFTER}
+    assert [reworded(family, one.metadata["entry"]) for one in problems] == [one.question for one in problems]
+
+
+def test_a_family_without_wordings_is_refused() -> None:
+    with pytest.raises(UserError, match="family `gcd` has no everyday wordings, only chain_sum, leg_counting, "):
+        generated("gcd", 1)
+
+
+def test_things_are_listed_as_people_do() -> None:
+    assert [listed(["a", "b", "c"][:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_the_everyday_questions_are_asked_in_no_wording_of_training() -> None:
+    assert {row["family"] for row in EVERYDAY} == set(WORDINGS)
+    assert len({row["question"] for row in EVERYDAY}) == len(EVERYDAY) == 40
+    for row in EVERYDAY:
+        assert not any(re.fullmatch(pattern, row["question"]) for pattern in _patterns(row["family"])), row
+
+
+@pytest.mark.parametrize("row", EVERYDAY, ids=[row["id"] for row in EVERYDAY])
+def test_the_reference_of_an_everyday_question_is_right(row: dict[str, str]) -> None:
+    question, answer = row["question"], row["answer"]
+    if row["family"] == "chain_sum":
+        spoken = question.replace(" minus ", " - ").replace(" plus ", " + ")
+        (expression,) = set(re.findall(r"\d+(?: [+-] \d+)+", spoken))
+        assert eval(expression) == int(answer)
+    elif row["family"] == "simple_equations":
+        (left, name, right) = re.findall(r"((?:\d+ [+-] )?\d+\*?([a-z])\b(?: [+-] \d+)?) = (\d+)", question)[0]
+        assert eval(re.sub(rf"\*?{name}", f"*{answer}", left)) == int(right)
+    elif row["family"] == "spell_backward":
+        assert answer[::-1] in re.findall(r"[a-z]+", question)
+    else:
+        herd = re.findall(r"(\d+) ([a-z]+)", question)
+        legs = [int(count) * (LEGS[name] if name in LEGS else LEGS[name.removesuffix("s")]) for count, name in herd]
+        assert sum(legs) == int(answer)
+
+
+def _patterns(family: str) -> set[str]:
+    """A regular expression for each wording of a family but the library's own."""
+    own = [one for one in WORDINGS[family] if one != LIBRARY]
+    return {re.sub(r"\\\{\w+\\\}", r"[-+*=\\w, ]+", re.escape(one)) for one in own}
