@@ -21,6 +21,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import write_json
+from h1r.common.hub import local_directory
 from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
@@ -146,7 +147,14 @@ def last_trained(run: Run) -> str:
 
 
 def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractContextManager[Engine]:
-    directory = None if which == "base" else run.need(f"{which}/model", which)
+    directory: Path | None
+    if which != "base":
+        directory = run.need(f"{which}/model", which)
+    elif recipe.model.checkpoint and not (run.path / "curate" / "tokenizer").is_dir():
+        # As it lies there: of any architecture that the engine knows, whether we do or not.
+        directory = local_directory(recipe.model.checkpoint)
+    else:
+        directory = None
     return open_engine(recipe.engine, tokenizer, lambda: _model(recipe, run, which), directory)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from h1r.config import Recipe
@@ -79,7 +80,8 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
     said = [column for column in range(len(head)) if any(row[column] for row in rows)]
     one_model = len({row[1] for row in rows}) == 1
     said = [column for column in said if column != 1 or not one_model]
-    table = Table(*(head[column] for column in said), caption=f"model: {rows[0][1]}" if one_model else None)
+    caption = f"model: {rows[0][1]}" if one_model else None
+    table = Table(*(head[column] for column in said), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(row[column] for column in said))
     return table

@@ -33,6 +33,7 @@ from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
+from h1r.models.served import foreign_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,11 +78,12 @@ class VLLMServer(StreamingEngine):
         self.root = str(served.get("root", ""))
         """The checkpoint it was started on, as it was named there."""
         root = Path(self.root)
-        self.config = read_config(root) if (root / "config.json").exists() else None
-        """None where the checkpoint cannot be read from here."""
-        if self.config is None and (eos_token_ids is None or vocab_size is None):
+        foreign = foreign_config(root)
+        self.config = read_config(root) if foreign is None and (root / "config.json").exists() else None
+        """None where the checkpoint cannot be read from here, or is of a family that vLLM alone knows."""
+        own = foreign or self.config
+        if own is None and (eos_token_ids is None or vocab_size is None):
             raise UserError(f"{self.url} serves {root}, which is not here; give eos_token_ids and vocab_size")
-        own = self.config
         super().__init__(
             tokenizer,
             eos_token_ids if eos_token_ids is not None else own.eos_token_ids if own else (),
@@ -190,7 +192,10 @@ class VLLMServer(StreamingEngine):
 
     def _refuse_without_transfer(self) -> None:
         if self.config is None:
-            raise UserError(f"{self.url} serves {self.root}, which is not here to check new weights against it")
+            raise UserError(
+                f"{self.url} serves {self.root}, which is not here, or of a family of vLLM's alone: new weights cannot "
+                "be checked against it"
+            )
         try:
             self.call("h1r_unreadable", [])
             for server in self.servers.all:

@@ -28,6 +28,7 @@ from h1r.engine.vllm.versions import untested
 from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
+from h1r.models.served import foreign_config
 
 if TYPE_CHECKING:
     from h1r.engine.vllm.stream import Stream
@@ -67,12 +68,17 @@ class VLLMEngine(StreamingEngine):
         eager: bool | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = read_config(Path(checkpoint))
+        foreign = foreign_config(Path(checkpoint))
+        own = read_config(Path(checkpoint)) if foreign is None else None
+        self.config = own
+        """None for a family that vLLM alone knows: what depends on the geometry is then its choice."""
+        sizes = foreign or own
+        assert sizes is not None
         super().__init__(
             tokenizer,
-            self.config.eos_token_ids if eos_token_ids is None else eos_token_ids,
-            self.config.vocab_size,
-            max_model_len or self.config.max_position_embeddings,
+            sizes.eos_token_ids if eos_token_ids is None else eos_token_ids,
+            sizes.vocab_size,
+            max_model_len or sizes.max_position_embeddings,
         )
         self.section = section or EngineSection()
         self.in_process = in_process
@@ -89,7 +95,7 @@ class VLLMEngine(StreamingEngine):
                 "`pip install vllm` (docs/guide/vllm.md)"
             ) from None
         on_cpu = bool(current_platform.is_cpu())
-        if why := unsupported(self.config, on_cpu, dtype):
+        if own is not None and (why := unsupported(own, on_cpu, dtype)):
             raise UserError(f"{checkpoint}: vLLM cannot run this geometry: {why}; use the native engine")
         if in_process and torch.distributed.is_available() and torch.distributed.is_initialized():
             raise UserError("vLLM cannot share a process with torch.distributed; drop in_process=True")
@@ -97,18 +103,16 @@ class VLLMEngine(StreamingEngine):
             raise UserError(why)
         element_size = getattr(torch, dtype).itemsize
         sequences = self.section.max_sequences
-        self.block_tokens = block_tokens(self.config, element_size)
+        self.block_tokens = None if own is None else block_tokens(own, element_size)
         # A block that no prompt can fill is never shared.
-        prefix_caching = prefix_caching and self.block_tokens < self.max_model_len
+        prefix_caching = prefix_caching and (self.block_tokens or 0) < self.max_model_len
         self._shared_block = self.block_tokens if prefix_caching else None
         arguments: dict[str, Any] = {
             "model": str(checkpoint),
             "dtype": dtype,
-            "mamba_ssm_cache_dtype": "float32",
             "max_model_len": self.max_model_len,
             "max_num_seqs": sequences,
             "max_num_batched_tokens": max(self.section.prefill_tokens, sequences),
-            "block_size": self.block_tokens,
             "enforce_eager": (on_cpu or self.section.enforce_eager) if eager is None else eager,
             "enable_prefix_caching": prefix_caching,
             "async_scheduling": False,
@@ -119,16 +123,24 @@ class VLLMEngine(StreamingEngine):
             "use_tqdm_on_load": False,
             "logits_processors": [f"{_WORKER}:TraceSampler"],
             "worker_extension_cls": f"{_WORKER}.WorkerExtension",
-            "weight_transfer_config": {"backend": BACKEND},
         }
+        if own is not None and self.block_tokens is not None:
+            arguments |= {
+                "mamba_ssm_cache_dtype": "float32",
+                "block_size": self.block_tokens,
+                "weight_transfer_config": {"backend": BACKEND},
+            }
         if on_cpu and cache_bytes is None:
-            needed = cache_bytes_for(self.config, self.block_tokens, sequences, self.max_model_len, element_size)
-            cache_bytes = min(needed, _CPU_CACHE_LIMIT)
+            cache_bytes = _CPU_CACHE_LIMIT
+            if own is not None and self.block_tokens is not None:
+                needed = cache_bytes_for(own, self.block_tokens, sequences, self.max_model_len, element_size)
+                cache_bytes = min(needed, cache_bytes)
         if cache_bytes is not None:
             arguments["kv_cache_memory_bytes"] = cache_bytes
         with _process_kept(in_process):
             self._llm = vllm.LLM(**{**arguments, **(options or {})})
-        self._llm.init_weight_transfer_engine({"init_info": {}})
+        if own is not None:
+            self._llm.init_weight_transfer_engine({"init_info": {}})
 
     def _open(self) -> Stream:
         from h1r.engine.vllm.stream import Stream
@@ -139,6 +151,8 @@ class VLLMEngine(StreamingEngine):
         """Takes a state dict of the model, or a checkpoint directory of the same configuration, through
         vLLM's weight-transfer interface; tensors are cast to the engine's dtype. Every tensor must be there: raises
         `UserError` before anything changes. Cached prefixes are forgotten."""
+        if self.config is None:
+            raise UserError("a model of an architecture that vLLM alone knows takes no weights of a trainer")
         with weight_files(self.config, weights, memory_directory()) as files:
             self._llm.start_weight_update()
             self._llm.update_weights({"update_info": {"files": files}})
