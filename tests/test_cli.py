@@ -327,6 +327,13 @@ def test_a_directory_that_is_not_there_is_told_before_anything_is_loaded(
     )
 
 
+@pytest.mark.parametrize(("text", "why"), [(" ", "is empty; ask one"), ("2\udcff", "is not UTF-8; give it as text")])
+def test_a_question_that_is_no_text_is_refused(h1r: Callable[..., SimpleNamespace], text: str, why: str) -> None:
+    Path("model").mkdir()
+    for command in (["generate", "model", "-p", text], ["solve", "model", text]):
+        assert h1r(*command).err.endswith(f"h1r: the question {why}\n")
+
+
 def test_a_prompt_can_come_from_standard_input(
     h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:

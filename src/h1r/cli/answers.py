@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from h1r.cli.common import AsJson, Checkpoint, Set, check_checkpoint, print_json, recipe_file, stopping
+from h1r.cli.common import AsJson, Checkpoint, Set, check_checkpoint, check_question, print_json, recipe_file, stopping
 from h1r.common.progress import quiet
 from h1r.common.terminal import shown
 from h1r.errors import UserError
@@ -30,6 +30,8 @@ def generate(
     quiet(as_json)
     check_checkpoint(checkpoint)
     prompt = [sys.stdin.read().strip() if one == "-" else one for one in prompt]
+    for one in prompt:
+        check_question(one)
     from h1r.config.text import parse_override
     from h1r.engine.protocol import SamplingParams
     from h1r.evals.answers import generate as answer
@@ -67,6 +69,7 @@ def solve(
 ) -> None:
     """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""
     quiet(as_json)
+    check_question(question)
     check_checkpoint(checkpoint)
     from h1r.config import load_recipe
     from h1r.config.text import parse_override

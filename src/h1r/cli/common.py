@@ -56,6 +56,14 @@ def check_checkpoint(name: str) -> None:
     note(f"loading {name}")
 
 
+def check_question(text: str) -> None:
+    """`UserError` for a question without a word, and for bytes of the command line that are no text."""
+    if not text.strip():
+        raise UserError("the question is empty; ask one")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("the question is not UTF-8; give it as text")
+
+
 def open_run(
     target: str | dict[str, Any],
     out: Path | None,
