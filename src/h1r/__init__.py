@@ -7,6 +7,7 @@ torch. docs/reference/api.md describes them.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
     from h1r.verify import verify as verify
 
     __version__: str
+
+# Threads that wait for each other spin by default, and a neighbour on their core then holds all of them up: on a busy
+# machine two threads made a tenth of one's steps. Read when libgomp is loaded, which torch does.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 _MODULES = {
     "Environment": "h1r.rollout.environment",
