@@ -9,7 +9,8 @@ prints one JSON list of rows:
 Each engine of `train_step.py` takes steps in a process of its own, with one thread and with one for each core, beside
 so many endless loops a core, each loop in a session of its own, as another person's programs are. A fair share is what
 the same engine makes alone, divided by 1 + loops a core. `waiting`: how threads of OpenMP wait for each other, by
-GOMP_SPINCOUNT: "spin" (300,000 turns before they sleep, libgomp's default) or "sleep" (what `import h1r` sets).
+GOMP_SPINCOUNT: "spin" (300,000 turns before they sleep, libgomp's default) or "sleep" (none; what
+`import h1r` sets on a machine that is busy when it starts).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 """It ends with this process."""
-SPINCOUNT: dict[str, dict[str, str]] = {"spin": {"GOMP_SPINCOUNT": "300000"}, "sleep": {}}
+SPINCOUNT: dict[str, dict[str, str]] = {"spin": {"GOMP_SPINCOUNT": "300000"}, "sleep": {"GOMP_SPINCOUNT": "0"}}
 """Of `--waiting`, which takes numbers too."""
 
 
