@@ -33,9 +33,10 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     report = collect(run)
     browser = page.with_name("samples.html" if out is None else f"{page.stem}-samples.html")
     try:
+        page.parent.mkdir(parents=True, exist_ok=True)
         readable = write_browser(browser, report.name, report.benchmarks)
     except OSError as error:
-        raise UserError(f"cannot write {browser}: {error.strerror or error}; give another path") from None
+        raise UserError(f"cannot write {page}: {error.strerror or error}; give another path") from None
     with plots.style():
         document = run_page(report, browser.name if readable else None)
     _write(page, document, summarise(report))
