@@ -17,6 +17,9 @@ CACHE := $(CURDIR)/$(VENV)/cache
 RUN := HF_HOME=$(CACHE)/huggingface MPLCONFIGDIR=$(CACHE)/matplotlib XDG_CACHE_HOME=$(CACHE) $(BIN)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# Where it is set, each of the many processes that commands and tests start compiles what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint bench smoke setup setup-vllm docs site clean help
 
 help:
