@@ -15,7 +15,7 @@ from h1r.config import GeneratedSource
 from h1r.data.curate.io.generated import GeneratedProblems
 from h1r.data.solvers import traces
 from h1r.data.solvers.stories import LEGS
-from h1r.data.wordings import AFTER, BEFORE, LIBRARY, WORDINGS, listed, reworded
+from h1r.data.wordings import AFTER, BEFORE, LIBRARY, WORDINGS, is_wording, listed, reworded
 from h1r.errors import UserError
 from h1r.records import Problem
 from h1r.verify.reasoning_gym.grade import score
@@ -52,6 +52,14 @@ def test_every_wording_of_a_family_is_drawn_and_one_problem_has_one(family: str)
     assert used == set(_patterns(family))
     assert {text for text in (*BEFORE, *AFTER) if any(text in one.question for one in problems)} == {*BEFORE, *AFTER}
     assert [reworded(family, one.metadata["entry"]) for one in problems] == [one.question for one in problems]
+
+
+def test_only_the_wording_of_its_own_entry_is_read_as_the_library_s_question() -> None:
+    one, other = generated("chain_sum", 2)
+    assert is_wording(one.question, "chain_sum", one.metadata["entry"])
+    assert not is_wording(one.question, "chain_sum", other.metadata["entry"])
+    for entry in (None, {}, {"question": one.question}, {"question": one.question, "metadata": {}}, "text"):
+        assert not is_wording(one.question, "chain_sum", entry)
 
 
 def test_a_family_without_wordings_is_refused() -> None:

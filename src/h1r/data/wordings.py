@@ -130,6 +130,14 @@ def reworded(family: str, entry: Mapping[str, Any]) -> str:
     return before + asked + after
 
 
+def is_wording(question: str, family: str, entry: Any) -> bool:
+    """Whether a question is `reworded` of this entry of reasoning-gym."""
+    try:
+        return family in WORDINGS and reworded(family, entry) == question
+    except (KeyError, TypeError, AttributeError):  # an entry of another form has no wording
+        return False
+
+
 def listed(things: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(things[:-1]), things[-1])))

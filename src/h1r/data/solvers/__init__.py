@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from h1r.data.solvers import algebra, arithmetic, sequences, stories, times
 from h1r.data.solvers.base import Solver, Worked
+from h1r.data.wordings import is_wording
 from h1r.records import Message, Problem
 from h1r.verify import is_generated
 
@@ -59,8 +60,9 @@ def traces(problem: Problem, count: int, rng: random.Random) -> list[Message]:
     solver = _solver(problem)
     if solver is None:
         return []
-    if is_generated(problem):  # a solver reads the library's wording, whichever one the problem is asked in
-        problem = replace(problem, question=str(problem.metadata["entry"]["question"]))
+    entry = problem.metadata.get("entry")
+    if is_generated(problem) and is_wording(problem.question, problem.family, entry):
+        problem = replace(problem, question=str(entry["question"]))  # solvers read the library's wording
     found: dict[str, Message] = {}
     for worked in itertools.islice(solver(problem, rng), count * TRIES_PER_TRACE):
         thinking = "\n".join(worked.lines)
