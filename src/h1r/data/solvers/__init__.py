@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from h1r.data.solvers import algebra, arithmetic, sequences, stories, times
 from h1r.data.solvers.base import Solver, Worked
@@ -60,7 +61,7 @@ def traces(problem: Problem, count: int, rng: random.Random) -> list[Message]:
     solver = _solver(problem)
     if solver is None:
         return []
-    entry = problem.metadata.get("entry")
+    entry: Any = problem.metadata.get("entry")
     if is_generated(problem) and is_wording(problem.question, problem.family, entry):
         problem = replace(problem, question=str(entry["question"]))  # solvers read the library's wording
     found: dict[str, Message] = {}
