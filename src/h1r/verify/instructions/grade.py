@@ -59,6 +59,15 @@ def warm() -> None:
 
 def grade(problem: Problem, answer: str) -> Verdict:
     """1 when every instruction is followed strictly. May hang on hostile text; never raises on it."""
+    return _grade(problem, answer, loose=False)
+
+
+def grade_loose(problem: Problem, answer: str) -> Verdict:
+    """1 when every instruction is followed loosely."""
+    return _grade(problem, answer, loose=True)
+
+
+def _grade(problem: Problem, answer: str, loose: bool) -> Verdict:
     answer = answer.lstrip()  # the blank lines after the thinking are nobody's answer; a trailing one may be
     if not answer:
         return Verdict(0.0, error="the answer is empty", reason="not_extracted")
@@ -70,7 +79,7 @@ def grade(problem: Problem, answer: str) -> Verdict:
         "instructions_strict": sum(item.strict for item in results) / len(results),
         "instructions_loose": sum(item.loose for item in results) / len(results),
     }
-    unmet = [item for item in results if not item.strict]
+    unmet = [item for item in results if not (item.loose if loose else item.strict)]
     why = None
     if unmet:
         named = (item.instruction + (f" ({item.error})" if item.error else "") for item in unmet)
