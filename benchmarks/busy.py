@@ -13,26 +13,21 @@ wall time would have to allow for.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from h1r.records import Problem, Verdict
 from h1r.verify import VerifierPool, default_workers
 from h1r.verify.workers.pool import decide
+from loops import busy
 
 LIMIT_S = 0.5
 STEPS = 100_000
-LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
-"""It ends with this process."""
 
 
 def main() -> None:
@@ -123,18 +118,6 @@ def iterated(value: int) -> int:
     modulus = 1_000_003
     factor = pow(5, STEPS, modulus)
     return (value * factor + 3 * (factor - 1) * pow(4, -1, modulus)) % modulus
-
-
-@contextlib.contextmanager
-def busy(loops: int) -> Iterator[None]:
-    """Endless loops for the time of the block."""
-    running = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(loops)]
-    try:
-        yield
-    finally:
-        for loop in running:
-            loop.kill()
-            loop.wait()
 
 
 def stretch() -> float:

@@ -21,13 +21,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
-"""It ends with this process."""
+from loops import busy
+
 SPINCOUNT: dict[str, dict[str, str]] = {"spin": {"GOMP_SPINCOUNT": "300000"}, "sleep": {"GOMP_SPINCOUNT": "0"}}
 """Of `--waiting`, which takes numbers too."""
 
@@ -64,7 +62,7 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     alone: dict[tuple[str, int, str], float] = {}
     rows = []
     for loops in map(int, arguments.loops.split(",")):
-        with busy(loops * cores):
+        with busy(loops * cores, own_sessions=True):
             for engine, threads, waiting in kinds:
                 rate = per_second(engine, threads, waiting, arguments)
                 best = alone.setdefault((engine, threads, waiting), rate)
@@ -105,17 +103,6 @@ def steps_as(engine: str, shape: str, seconds: float) -> None:
         step()
         count += 1
     print(count / (time.monotonic() - started))
-
-
-@contextmanager
-def busy(loops: int) -> Iterator[None]:
-    started = [subprocess.Popen([sys.executable, "-c", LOOP], start_new_session=True) for _ in range(loops)]
-    try:
-        yield
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 if __name__ == "__main__":
