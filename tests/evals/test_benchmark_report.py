@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from browser import CHROMIUM, browse
 from h1r.config import ModelSection, Recipe
 from h1r.evals.summary import benchmark_table
 from h1r.report import collect, summarise, write_comparison, write_report
 from h1r.report.benchmarks import by_name, difference, read_benchmarks
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> \u2028 \ud800 __proto__"
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
 
 
 def sample(problem: int, number: int, right: bool, text: str = "So it is 4.") -> dict[str, Any]:
@@ -118,24 +113,11 @@ def test_answers_are_in_files_of_bounded_size_and_those_of_before_are_gone(
     assert not any("<" in (run / "samples" / name).read_text("utf-8") for name in files if name != "browser.js")
 
 
-def browse(page: Path, tmp_path: Path, fragment: str = "") -> subprocess.CompletedProcess[str]:
-    """Loads a page in a headless browser; stdout is its DOM afterwards, stderr has its console."""
-    flags = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-             "--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=8000",
-             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-    if os.name == "posix" and os.geteuid() == 0:
-        flags.append("--no-sandbox")
-    return subprocess.run(
-        [CHROMIUM, *flags, page.as_uri() + fragment],
-        capture_output=True, text=True, timeout=120, check=True, errors="replace",
-    )  # fmt: skip
-
-
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 def test_answers_are_listed_and_read_in_a_browser_and_none_of_them_runs(tmp_path: Path) -> None:
     run = build(tmp_path / "run", [1] * 120)
     write_report(run)
-    done = browse(run / "samples.html", tmp_path, "#0/0")
+    done = browse(run / "samples.html", tmp_path, "#0/0", budget_ms=8000)
     assert "CONSOLE" not in done.stderr
     assert "240 of 240 answers, page 1 of 3" in done.stdout
     assert done.stdout.count("<tr>") == 1 + 100
@@ -163,7 +145,7 @@ def test_answers_are_filtered_by_verdict_end_and_problem(tmp_path: Path) -> None
         }, 1000));""",
         encoding="utf-8",
     )
-    assert "<title>12 1 1 0</title>" in browse(run / "samples.html", tmp_path).stdout
+    assert "<title>12 1 1 0</title>" in browse(run / "samples.html", tmp_path, budget_ms=8000).stdout
 
 
 @pytest.mark.slow
@@ -173,7 +155,7 @@ def test_a_page_of_fifty_thousand_answers_reads_its_list_alone(tmp_path: Path) -
     write_report(run)
     opened = ["samples.html", "samples/browser.js", "samples/index.js", "samples/0.js"]
     assert sum((run / name).stat().st_size for name in opened) < 4 << 20
-    assert "50,000 of 50,000 answers, page 1 of 500" in browse(run / "samples.html", tmp_path).stdout
+    assert "50,000 of 50,000 answers, page 1 of 500" in browse(run / "samples.html", tmp_path, budget_ms=8000).stdout
 
 
 def test_numbers_of_a_run_without_benchmarks_are_an_empty_list(tmp_path: Path) -> None:

@@ -6,11 +6,8 @@ import html
 import html.parser
 import json
 import math
-import os
 import random
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from browser import CHROMIUM, browse
 from h1r.config import ModelSection, Recipe
 from h1r.errors import UserError
 from h1r.evals.summary import result_table
@@ -572,27 +570,10 @@ def test_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:
     assert time.process_time() - start < 10
 
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-
-
-def _browse(page: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Loads a page in a headless browser; stdout is its DOM afterwards, stderr has its console."""
-    flags = ["--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-             "--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=4000",
-             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-    if os.name == "posix" and os.geteuid() == 0:
-        flags.append("--no-sandbox")
-    return subprocess.run(
-        [CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True, errors="replace"
-    )
-
-
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 def test_browser_runs_and_requests_nothing(tmp_path: Path) -> None:
     """The page's own policy refuses every request and script, and a refusal is written to the console."""
-    done = _browse(write_report(build_run(tmp_path / "run")), tmp_path)
+    done = browse(write_report(build_run(tmp_path / "run")), tmp_path)
     assert "What it learnt from" in done.stdout
     assert "CONSOLE" not in done.stderr
     assert "<title>owned</title>" not in done.stdout
@@ -614,7 +595,7 @@ def test_nothing_overflows_sideways(tmp_path: Path, width: int) -> None:
         f'<iframe src="framed.html" style="width:{width}px;height:900px;border:0"></iframe>',
         encoding="utf-8",
     )
-    widths = re.search(r"<title>widths (\d+) (\d+)</title>", _browse(outer, tmp_path).stdout)
+    widths = re.search(r"<title>widths (\d+) (\d+)</title>", browse(outer, tmp_path).stdout)
     assert widths, "the page was not measured"
     assert int(widths[1]) <= int(widths[2])
     assert width - 20 <= int(widths[2]) <= width, "the frame, less its scroll bar"

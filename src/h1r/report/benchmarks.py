@@ -13,21 +13,13 @@ from pydantic import ValidationError
 from h1r.common.files import read_json
 from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, model_name, money
+from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
 from h1r.report.text import NONE, count, duration, esc, percent, percent_interval, points, table
-from h1r.scaling.intervals import paired_difference
 
 STAGES = ("base", "sft", "rl")
 FEW = 4
 """Scores of repeats that are all shown; of more, the lowest and the highest."""
-
-
-class ProblemOutcome(Shape):
-    """How many of a problem's scored answers were right."""
-
-    problem_id: str
-    correct: int
-    samples: int
 
 
 class BenchmarkResult(Shape):
@@ -154,27 +146,11 @@ def benchmark_numbers(found: Sequence[Benchmark]) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A later run's accuracy minus the first one's, on the problems that both have scores of."""
-
-    value: float
-    interval: Interval
-    problems: int
-
-
 def difference(first: Benchmark | None, second: Benchmark | None) -> Difference | None:
-    """None where one is missing, or the two did not ask the same problems."""
+    """A later run's accuracy minus the first one's; None where one is missing, or the two did not ask the same."""
     if first is None or second is None or first.result.of.get("problems") != second.result.of.get("problems"):
         return None
-    before, after = (
-        {one.problem_id: one.correct / one.samples for one in each.result.outcomes} for each in (first, second)
-    )
-    both = [name for name in before if name in after]
-    if not both:
-        return None
-    found = paired_difference([before[n] for n in both], [after[n] for n in both], first.result.confidence_level)
-    return Difference(found.value, found.interval, len(both))
+    return change(first.result.outcomes, second.result.outcomes, first.result.confidence_level)
 
 
 def by_name(found: Sequence[Benchmark]) -> dict[tuple[str, str], Benchmark]:
@@ -210,8 +186,7 @@ def comparison_html(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) -
 def _signed(found: Difference | None) -> str:
     if found is None:
         return NONE
-    low, high = found.interval
-    inside = f"{points(low).removesuffix(' points')} to {points(high).removesuffix(' points')}"
+    inside = between(found.interval).removesuffix(" points")
     return f'{points(found.value)} <span class="soft">({inside})</span>'
 
 

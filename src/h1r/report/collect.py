@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from h1r.common.files import read_json
 from h1r.errors import UserError
 from h1r.records import read_lines
 from h1r.report.benchmarks import Benchmark, benchmark_numbers, read_benchmarks
+from h1r.report.paired import Difference, ProblemOutcome, change
 from h1r.report.shapes import Interval, Kind, Shape, validated
 from h1r.run.metrics import read_metrics
-from h1r.scaling.intervals import paired_difference
 
 EVAL_STAGES = ("base", "sft", "rl")
 DROPPED_PER_REASON = 3
@@ -124,22 +124,6 @@ class Example(Shape):
     threshold: float | None = None
 
 
-class Outcome(Shape):
-    problem_id: str
-    correct: int
-    samples: int
-
-
-class Gain(Shape):
-    """The second evaluation minus the first on the problems that both have: pass@1, and its interval."""
-
-    value: float
-    interval: Interval
-    better: int
-    worse: int
-    equal: int
-
-
 class EvalResult(Shape):
     """Held-out accuracy of one checkpoint: pass@1 averaged over `samples_per_problem` answers to each problem."""
 
@@ -154,7 +138,7 @@ class EvalResult(Shape):
     problems: int | None = None
     confidence_level: float | None = None
     examples: list[Example] = []
-    outcomes: list[Outcome] = []
+    outcomes: list[ProblemOutcome] = []
 
 
 class Score(Shape):
@@ -276,19 +260,12 @@ class RunReport:
         return sum(cost.wall_seconds for cost in self.stages.values()) if self.stages else None
 
     @property
-    def rl_gain(self) -> Gain | None:
-        """What RL added to pass@1, problem by problem: much better known than the difference of two intervals."""
-        if not {"sft", "rl"} <= set(self.evals):
+    def rl_gain(self) -> Difference | None:
+        """What RL added to pass@1."""
+        before, after = self.evals.get("sft"), self.evals.get("rl")
+        if before is None or after is None:
             return None
-        before, after = (
-            {one.problem_id: one.correct / one.samples for one in self.evals[stage].outcomes} for stage in ("sft", "rl")
-        )
-        both = sorted(before.keys() & after.keys())
-        if not both:
-            return None
-        level = self.evals["rl"].confidence_level or 0.95
-        found = paired_difference([before[one] for one in both], [after[one] for one in both], level)
-        return Gain.model_validate(found, from_attributes=True)
+        return change(before.outcomes, after.outcomes, after.confidence_level or 0.95)
 
     @property
     def peak_rss_bytes(self) -> int | None:
@@ -346,7 +323,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
         },
         "mean_tokens": {stage: _of(report.evals.get(stage), "mean_tokens") for stage in EVAL_STAGES},
         "benchmarks": benchmark_numbers(report.benchmarks),
-        "rl_gain": report.rl_gain.model_dump() if report.rl_gain else None,
+        "rl_gain": asdict(report.rl_gain) if report.rl_gain else None,
         "scaling": None,
         "wall_seconds": report.wall_seconds,
         "peak_rss_bytes": report.peak_rss_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from h1r.report.collect import RunReport, ScalingResult
+from h1r.report.paired import between
 from h1r.report.shapes import Interval
 from h1r.report.text import count, duration, esc, listing, percent, percent_interval, plural, points, size
 
@@ -30,7 +31,7 @@ def training_sentence(report: RunReport) -> str:
         if gain is None:
             text += ", though the two intervals overlap." if _overlap(before.interval, after.interval) else "."
         else:
-            text += f", problem by problem ({_between(gain.interval)}"
+            text += f", problem by problem (interval {between(gain.interval)}"
             text += ", too close to call)." if gain.interval[0] <= 0 <= gain.interval[1] else ")."
     return text
 
@@ -73,15 +74,10 @@ def _difference(scaling: ScalingResult) -> str:
     text = f"difference {points(difference)}"
     if paired.accuracy_interval is not None:
         low, high = paired.accuracy_interval
-        text += f", {_between(paired.accuracy_interval)}"
+        text += f", interval {between(paired.accuracy_interval)}"
         if low <= 0 <= high:
             text += ", too close to call on this many problems"
     return text
-
-
-def _between(interval: Interval) -> str:
-    low, high = map(points, interval)
-    return f"interval {low.removesuffix(' points')} to {high}"
 
 
 def _overlap(left: Interval | None, right: Interval | None) -> bool:
