@@ -54,7 +54,8 @@ _FENCE_BEHIND_TEXT = re.compile(r"\A[^`]*+(`{3,}+)([^\s`]++)[ \t]*+(\d\d)?\s*+\Z
 """A fence behind words on its line, which has to name a language: Sure! ```python"""
 _QUOTED_FENCE = re.compile(r"^[ \t]{0,3}>[ \t]{0,3}(?:`{3}|~{3})", re.MULTILINE)
 _QUOTED = re.compile(r"^[ \t]{0,3}>(?: |$)", re.MULTILINE)
-_TAGS = re.compile(r"\[(/?)(PYTHON|CODE|SOLUTION)\]|<(/?)(code|python)(?: [^<>\n]{0,60}+)?+>", re.IGNORECASE)
+_TAGS = re.compile(r"([\[<])([/PCS][a-z]{3,8}+)(\]|(?: [^<>\n]{0,60}+)?+>)", re.IGNORECASE)
+_BRACKETED = {"[": ("python", "code", "solution"), "<": ("python", "code")}
 _CLOSING = re.compile(r"\A(?:[ \t]*+</\w{1,20}+>)*+[ \t]*+")
 _ENDS_ANSWER = re.compile(r"\A[ \t]*+</answer>", re.IGNORECASE)
 _TAG = re.compile(r"\A[{.]*+([a-z+#]++)[-_ ]?+[\d.]*+")
@@ -209,16 +210,19 @@ def _fence_behind_text(line: str) -> re.Match[str] | None:
 def _tagged_blocks(text: str) -> list[tuple[str, str]]:
     """(language or nothing, content) of what stands between [PYTHON] and [/PYTHON], or <code> and </code>."""
     blocks: list[tuple[str, str]] = []
-    opening: re.Match[str] | None = None
+    opened, begin = "", 0
     for match in _TAGS.finditer(text):
-        name = (match[2] or match[4]).lower()
-        if not (match[1] or match[3]):
-            opening = match
-        elif opening and (opening[2] or opening[4]).lower() == name:
-            content = text[opening.end() : match.start()].strip("\n")
+        bracket, tag = match[1], match[2].lower()
+        name = tag.removeprefix("/")
+        if name not in _BRACKETED[bracket] or (bracket == "[") != (match[3] == "]"):
+            continue
+        if name == tag:
+            opened, begin = name, match.end()
+        elif opened == name:
+            content = text[begin : match.start()].strip("\n")
             if name == "python" or _is_code(content):
                 blocks.append((name if name == "python" else "", textwrap.dedent(content)))
-            opening = None
+            opened = ""
     return blocks
 
 
