@@ -16,77 +16,173 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 LIBRARY = "{library}"
-"""Stands for the library's own question. Listed twice: a sixth or so of a family keeps its wording."""
+"""Stands for the library's own question. Listed twice: a fifth or so of a family keeps its wording."""
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "chain_sum": (
         LIBRARY,
         LIBRARY,
-        "What is {sum}?",
-        "What is {sum}?",
+        "<What is|How much is|Calculate|Please calculate|Compute|Work out|Evaluate> {sum}<|.|?>",
+        "<What is|How much is> {sum}?",
         "What is {sum} equal to?",
-        "Calculate {sum}.",
-        "Please calculate {sum}",
-        "Compute {sum}",
-        "Work out {sum}.",
-        "How much is {sum}?",
         "{sum} = ?",
         "{sum}",
-        "Can you work out {sum} for me?",
-        "What do I get for {sum}?",
-        "I want to know how much {sum} is.",
-        "What is {spoken}?",
-        "How much is {spoken}?",
+        "Can you <work out|compute|calculate> {sum} for me?",
+        "<What do I get for|What is the result of|What is the value of> {sum}?",
+        "I <want|need> to know <how much|what> {sum} is.",
+        "<What is|How much is|Calculate|Work out> {spoken}<|.|?>",
     ),
     "simple_equations": (
         LIBRARY,
         LIBRARY,
-        "Solve for {unknown}: {short}",
-        "Solve {equation}",
-        "Solve {short} for {unknown}.",
-        "Solve the equation {equation}.",
-        "If {equation}, what is {unknown}?",
-        "If {short}, what is {unknown}?",
-        "What is {unknown} if {equation}?",
-        "Find {unknown}: {equation}",
-        "Find {unknown} such that {short}.",
-        "{equation}. What is {unknown}?",
-        "For which {unknown} is {equation}?",
-        "Given that {short}, find the value of {unknown}.",
-        "I have the equation {equation}. How much is {unknown}?",
+        "Solve for {unknown}: <{short}|{equation}>",
+        "Solve <|the equation ><{equation}|{short}><|.| for {unknown}.>",
+        "If <{equation}|{short}>, <what is {unknown}|how much is {unknown}|find {unknown}><?|.>",
+        "What is {unknown} <if|when> <{equation}|{short}>?",
+        "Find {unknown}: <{equation}|{short}>",
+        "Find {unknown} such that <{equation}|{short}>.",
+        "<{equation}|{short}><.|;> <What|How much> is {unknown}?",
+        "For which {unknown} is <{equation}|{short}>?",
+        "Given that <{equation}|{short}>, find <the value of |>{unknown}.",
+        "I have <the equation |>{equation}. <How much|What> is {unknown}?",
     ),
     "spell_backward": (
         LIBRARY,
         LIBRARY,
-        "Spell {word} backward.",
-        "Spell {word} backwards",
-        "Spell the word {word} backwards.",
-        'Spell the word "{word}" backward.',
-        'What is "{word}" spelled backwards?',
-        "What is {word} backwards?",
-        "How do you spell {word} backwards?",
-        "Reverse the word {word}.",
-        'Reverse the letters of "{word}".',
+        "<Spell|Please spell|Write> <|the word >{word} <backward|backwards><|.>",
+        '<Spell|Write> <|the word >"{word}" <backward|backwards><|.>',
+        'What is <{word}|"{word}"> <|spelled >backwards?',
+        "How <do you spell|is> {word} <backwards|in reverse>?",
+        'Reverse <|the word ><{word}|"{word}">.',
+        'Reverse the letters of <|the word ><{word}|"{word}">.',
         "Write {word} in reverse.",
-        'Write the word "{word}" backwards.',
-        "Can you write {word} backwards for me?",
+        "Can you <write|spell> {word} backwards<| for me>?",
     ),
     "leg_counting": (
         LIBRARY,
         LIBRARY,
-        "How many legs do {animals} have?",
-        "How many legs do {animals} have in total?",
-        "How many legs do {animals} have together?",
-        "How many legs are there if you have {animals}?",
-        "If I have {animals}, how many legs is that in total?",
-        "Count the legs of {animals}.",
-        "I see {animals}. How many legs are there?",
-        "There are {animals}. How many legs is that?",
-        "What is the total number of legs of {animals}?",
+        "How many legs do {animals} have<| in total| together| altogether>?",
+        "How many legs are there <if you have|with> {animals}?",
+        "If I have {animals}, how many legs is that<| in total>?",
+        "<Count|Add up> the legs of {animals}.",
+        "I <see|have> {animals}. How many legs <are there|is that>?",
+        "There are {animals}. How many legs <is that|are there>?",
+        "What is the <total |>number of legs of {animals}?",
+    ),
+    "products": (
+        LIBRARY,
+        LIBRARY,
+        "<What is|How much is|Calculate|Compute|Work out|Evaluate> <{product}|{times}|{cross}><|.|?>",
+        "<{product}|{cross}> = ?",
+        "<{product}|{cross}>",
+        "Multiply {factors}.",
+        "What is the product of {factors}?",
+        "Can you <work out|compute|calculate> <{product}|{times}>?",
+    ),
+    "gcd": (
+        LIBRARY,
+        LIBRARY,
+        "What is the <greatest common divisor|GCD|gcd|highest common factor> of {and_numbers}?",
+        "<Find|Give|Compute|Calculate> the <greatest common divisor|GCD|highest common factor> of {and_numbers}.",
+        "gcd({numbers})<| = ?>",
+        "What is the largest number that divides {and_numbers}?",
+    ),
+    "lcm": (
+        LIBRARY,
+        LIBRARY,
+        "What is the <least common multiple|LCM|lcm|smallest common multiple> of {and_numbers}?",
+        "<Find|Give|Compute|Calculate> the <least common multiple|LCM|smallest common multiple> of {and_numbers}.",
+        "lcm({numbers})<| = ?>",
+        "What is the smallest number that {and_numbers} divide?",
+    ),
+    "count_bits": (
+        LIBRARY,
+        LIBRARY,
+        "How many <1 bits|1s|ones> <are in|are there in> <the binary form of {number}|{number} in binary>?",
+        "How many <1 bits|1s|ones> does {number} have in binary?",
+        "Count the <1 bits|1s|ones> in the binary <form|representation> of {number}.",
+        "Write {number} in binary and count the 1s.",
+    ),
+    "prime_factorization": (
+        LIBRARY,
+        LIBRARY,
+        "<Factor|Factorise|Factorize> {number}<| into primes>.",
+        "What is the prime factorization of {number}?",
+        "What are the prime factors of {number}?",
+        "<Find|Give|Write down> the <prime factors|prime factorization> of {number}.",
+        "Write {number} as a product of primes.",
+    ),
+    "coin_flip": (
+        LIBRARY,
+        LIBRARY,
+        "What is the <probability|chance> of {wanted} heads in {flips} <coin flips|flips of a fair coin>?",
+        "I flip a <fair |>coin {flips} times. What is the <probability|chance> of {wanted} heads?",
+        "How likely are {wanted} heads in {flips} <coin flips|flips of a coin>?",
+        "If a coin is flipped {flips} times, how likely are {wanted} heads?",
+    ),
+    "letter_counting": (
+        LIBRARY,
+        LIBRARY,
+        'How many <times is {letter}|{letter}s are> in "{text}"?',
+        'How often <does|do I find> the letter {letter} <appear|occur> in "{text}"?',
+        "Count the letter {letter} in: {text}",
+        'Count how often {letter} appears in "{text}".',
+        "How many times does {letter} appear in: {text}",
+    ),
+    "number_sorting": (
+        LIBRARY,
+        LIBRARY,
+        "Sort <these numbers |>in {direction} order: {numbers}",
+        "<Sort|Order> {numbers} in {direction} order.",
+        "<Sort|Order|Arrange> <|these numbers >from {ends}: {numbers}",
+        "Put {and_numbers} in {direction} order.",
+        "Put these in order from {ends}: {numbers}",
+    ),
+    "number_filtering": (
+        LIBRARY,
+        LIBRARY,
+        "{Verb} <the |all |all the |>numbers {side} {limit}: {numbers}",
+        "{Verb} <the |all |all the |>numbers {side} {limit} <in|from|of> this list: {numbers}",
+        "From {numbers}, {verb} the numbers {side} {limit}.",
+    ),
+    "simple_geometry": (
+        LIBRARY,
+        LIBRARY,
+        "A {polygon} has the angles {angles}. <What is the last one|How big is the last angle|Find the last angle>?",
+        "<Find|Give> the missing angle of a {polygon} <with angles|whose other angles are> {angles}.",
+        "What is the missing angle of a {polygon} with angles {angles}?",
+        "{rest} angles of a {polygon} are {angles}. <What is|How big is> the other one?",
+    ),
+    "time_intervals": (
+        LIBRARY,
+        LIBRARY,
+        "How long is it from {start} to {end}? <Answer in|Write it as> {form}.",
+        "How much time <passes|is there> <between {start} and {end}|from {start} to {end}>? <Answer in|Give> {form}.",
+        "A film <runs|lasts> from {start} to {end}. How long is it? <Answer in|Write> {form}.",
+        "I <slept|worked|walked> from {start} to {end}. How long is that in {form}?",
+    ),
+    "word_sequence_reversal": (
+        LIBRARY,
+        LIBRARY,
+        "<Reverse|Turn around> <this list|the list|the order>: {words}",
+        "Reverse the order of <these|the> words: {words}",
+        "<Write|List> these words <in reverse order|from last to first>: {words}",
+        "Say {words} in reverse order.",
+    ),
+    "family_relationships": (
+        LIBRARY,
+        LIBRARY,
+        "{story} <Who|What> is {first} to {second}?",
+        "{story} How is {first} related to {second}?",
+        "{story} What relation is {first} to {second}?",
+        "{story} {first} is whose relative, seen from {second}? Answer in one word.",
     ),
 }
-"""Wordings by family. `{sum}` 12 + 30, `{spoken}` 12 plus 30, `{equation}` 3*x + 4 = 19, `{short}` 3x + 4 = 19."""
+"""Wordings by family; `<this|that>` is drawn. {sum} 12 + 30, {spoken} 12 plus 30,
+{equation} 3*x + 4 = 19, {short} 3x + 4 = 19."""
 
+
+_CHOICE = re.compile(r"<([^<>]*)>")
 
 BEFORE = (
     "Please help me: ",
@@ -123,10 +219,12 @@ def reworded(family: str, entry: Mapping[str, Any]) -> str:
     question = str(entry["question"])
     draw = random.Random(int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big"))
     wording = draw.choice(WORDINGS[family])
-    if wording == LIBRARY:
+    parts = None if wording == LIBRARY else _PARTS[family](entry["metadata"], question)
+    if parts is None:
         return question
-    asked = wording.format(**_PARTS[family](entry["metadata"]))
-    before, after = (draw.choice(parts) if draw.random() < 1 / 3 else "" for parts in (BEFORE, AFTER))
+    chosen = _CHOICE.sub(lambda found: draw.choice(found[1].split("|")), wording)
+    asked = chosen.format(**parts)
+    before, after = (draw.choice(said) if draw.random() < 1 / 3 else "" for said in (BEFORE, AFTER))
     return before + asked + after
 
 
@@ -134,7 +232,7 @@ def is_wording(question: str, family: str, entry: Any) -> bool:
     """Whether a question is `reworded` of this entry of reasoning-gym."""
     try:
         return family in WORDINGS and reworded(family, entry) == question
-    except (KeyError, TypeError, AttributeError):  # an entry of another form has no wording
+    except (KeyError, TypeError, AttributeError, ValueError):  # an entry of another form has no wording
         return False
 
 
@@ -143,22 +241,22 @@ def listed(things: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(things[:-1]), things[-1])))
 
 
-def _sum(metadata: Mapping[str, Any]) -> dict[str, str]:
+def _sum(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     expression = str(metadata["expression"])
     return {"sum": expression, "spoken": expression.replace(" + ", " plus ").replace(" - ", " minus ")}
 
 
-def _equation(metadata: Mapping[str, Any]) -> dict[str, str]:
+def _equation(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     equation = str(metadata["equation"])
     short = re.sub(r"(?<=\d)\*(?=[a-z])", "", equation)
     return {"equation": equation, "short": short, "unknown": str(metadata["variable"])}
 
 
-def _word(metadata: Mapping[str, Any]) -> dict[str, str]:
+def _word(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     return {"word": str(metadata["word"])}
 
 
-def _animals(metadata: Mapping[str, Any]) -> dict[str, str]:
+def _animals(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     herd = [
         f"{count} {animal if count == 1 else _PLURALS.get(animal, animal + 's')}"
         for animal, count in metadata["animals"].items()
@@ -180,9 +278,95 @@ _PLURALS = {
 """Those that the library makes with an s."""
 
 
-_PARTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
+def _product(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    expression = str(metadata["expression"])
+    return {
+        "product": expression,
+        "times": expression.replace("*", "times"),
+        "cross": expression.replace("*", "x"),
+        "factors": listed(expression.split(" * ")),
+    }
+
+
+def _numbers(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    numbers = [str(number) for number in metadata["numbers"]]
+    return {"numbers": ", ".join(numbers), "and_numbers": listed(numbers)}
+
+
+def _number(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    return {"number": str(metadata["number"])}
+
+
+def _flips(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    how = "exactly" if metadata["problem_type"] == "exact" else "at least"
+    return {"wanted": f"{how} {metadata['k_heads']}", "flips": str(metadata["num_trials"])}
+
+
+def _letters(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    return {"letter": str(metadata["target_letter"]), "text": " ".join(metadata["span"])}
+
+
+def _sorting(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    numbers, direction = metadata["original_numbers"], str(metadata["direction"])
+    ends = "smallest to largest" if direction == "ascending" else "largest to smallest"
+    return {"numbers": ", ".join(numbers), "and_numbers": listed(numbers), "direction": direction, "ends": ends}
+
+
+def _filtering(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    verb, side = str(metadata["operation"]).split("_")
+    return {
+        "Verb": verb.title(),
+        "verb": verb,
+        "side": f"{side} than",
+        "limit": str(metadata["filter_value"]),
+        "numbers": ", ".join(metadata["original_numbers"]),
+    }
+
+
+def _angles(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    sides, angles = metadata["n_sides"], [f"{angle}°" for angle in metadata["known_angles"]]
+    polygon = {3: "triangle", 4: "quadrilateral", 5: "pentagon", 6: "hexagon"}.get(sides, f"{sides}-gon")
+    rest = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}.get(sides - 1, "All other")
+    return {"polygon": polygon, "angles": listed(angles), "rest": rest}
+
+
+_CLOCK = re.compile(r"\b\d\d:\d\d(?::\d\d(?:\.\d{3})?)?")
+
+
+def _interval(metadata: Mapping[str, Any], question: str) -> dict[str, str] | None:
+    """None where the question has dates."""
+    if not str(metadata["task_type"]).startswith("time"):
+        return None
+    start, end = _CLOCK.findall(question)
+    return {"start": start, "end": end, "form": str(metadata["expected_format"])}
+
+
+def _words(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+    return {"words": ", ".join(metadata["words"])}
+
+
+def _relatives(metadata: Mapping[str, Any], question: str) -> dict[str, str]:
+    story = question.partition("\n\n")[0]
+    return {"story": story, "first": str(metadata["person1"]), "second": str(metadata["person2"])}
+
+
+_PARTS: dict[str, Callable[[Mapping[str, Any], str], dict[str, str] | None]] = {
     "chain_sum": _sum,
     "simple_equations": _equation,
     "spell_backward": _word,
     "leg_counting": _animals,
+    "products": _product,
+    "gcd": _numbers,
+    "lcm": _numbers,
+    "count_bits": _number,
+    "prime_factorization": _number,
+    "coin_flip": _flips,
+    "letter_counting": _letters,
+    "number_sorting": _sorting,
+    "number_filtering": _filtering,
+    "simple_geometry": _angles,
+    "time_intervals": _interval,
+    "word_sequence_reversal": _words,
+    "family_relationships": _relatives,
 }
+"""From the metadata of an entry and the library's question to what its family's wordings name."""
