@@ -15,8 +15,8 @@ FLOORS = [
     {"engine", "data"},
     {"rollout"},
     {"scaling", "train"},
-    {"evals", "parity", "serve"},
-    {"report"},
+    {"evals", "parity"},
+    {"report", "serve"},
     {"__main__", "api", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [

@@ -237,3 +237,34 @@ def test_prompts_that_overtake_a_long_one_are_in_the_memory_that_was_foretold(mo
     engine.generate(prompts, SamplingParams(n=2, max_tokens=30, seed=3))
     assert engine.memory is not None
     assert 0 < most <= engine.memory.prompts
+
+
+def test_what_is_withdrawn_had_not_started_and_the_rest_goes_on_in_another_request() -> None:
+    """Three slots and seven traces: another request gets in between the third and the fourth."""
+    engine = native(max_sequences=3)
+    params = SamplingParams(n=7, max_tokens=9, seed=5)
+    number = engine.add(SHORT, params, listen=True)
+    engine.step()
+    assert engine.withdraw(number) == 4
+    assert engine.withdraw(number) == 0
+    other = engine.add([9, 4], SamplingParams(max_tokens=4, seed=8))
+    rest = engine.add(SHORT, dataclasses.replace(params, n=4, seed=params.seed + 3))
+    heard, traces = [], []
+    while engine.busy:
+        traces += engine.step()
+        heard += engine.drawn(number)
+    ended = [(trace.prompt_index, trace.sample_index) for trace in traces]
+    assert ended.index((other, 0)) < min(ended.index((rest, j)) for j in range(4))
+    whole = {trace.sample_index: trace.token_ids for trace in alone(SHORT, params, number)}
+    parts = {(number, j): whole[j] for j in range(3)} | {(rest, j): whole[3 + j] for j in range(4)}
+    assert {(t.prompt_index, t.sample_index): t.token_ids for t in traces if t.prompt_index != other} == parts
+    assert [[one.token_id for one in heard if one.sample_index == j] for j in range(3)] == [whole[j] for j in range(3)]
+    assert engine.drawn(number) == []
+
+
+def test_a_request_of_which_nothing_started_is_withdrawn_whole() -> None:
+    engine = native()
+    number = engine.add(SHORT, SamplingParams(n=2, max_tokens=3))
+    assert engine.withdraw(number) == 2
+    assert not engine.busy
+    assert engine.withdraw(99) == 0

@@ -17,6 +17,7 @@ from h1r.cli.answers import generate, solve
 from h1r.cli.common import StoppedError
 from h1r.cli.evaluate import eval_
 from h1r.cli.inspect import parity, report
+from h1r.cli.serve import serve
 from h1r.cli.stages import curate, demo, rl, sft
 from h1r.cli.verify import verify
 from h1r.common.terminal import shown
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_,
     "generate": generate,
     "solve": solve,
+    "serve": serve,
     "report": report,
     "parity": parity,
     "verify": verify,

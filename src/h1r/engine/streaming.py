@@ -113,6 +113,31 @@ class StreamingEngine(ABC):
             self._stream.submit(index, [int(token) for token in prompt], params, self._ends(params))
         return index
 
+    def begin(self) -> None:
+        """Opens a stream of requests that come and go, by `add` and `step`; until `end`."""
+        if self._stream is not None:
+            raise RuntimeError(ONE_STREAM)
+        self._stream = self._open()
+        self._count, self._refused, self._confidence_top_k = 0, [], None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a trace of the stream has not been handed out yet."""
+        return bool(self._refused) or (self._stream is not None and self._stream.busy)
+
+    def step(self, wait: float) -> list[Trace]:
+        """Traces that ended since the last step; waits for one, at most so many seconds. For streams of `begin`."""
+        if self._stream is None:
+            raise RuntimeError(NO_STREAM)
+        refused, self._refused = self._refused, []
+        return refused + (self._stream.step(0.0 if refused else wait) if self._stream.busy else [])
+
+    def end(self) -> None:
+        """Ends the stream of `begin`, with whatever still runs."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
         return self._stream.cancel(prompt_index) if self._stream is not None else []

@@ -107,7 +107,7 @@ def generate(
     recipe = recipe_of(checkpoint, overrides)
     traces = []
     with (
-        _open(checkpoint, recipe) as (engine, tokenizer),
+        open_checkpoint(checkpoint, recipe) as (engine, tokenizer),
         progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
     ):
         pipeline = RolloutPipeline(
@@ -156,7 +156,7 @@ def solve(
         left = [problem for problem in problems if problem.id not in solved]
         view = view or (open_view() if left else View())
         if left:
-            engine, tokenizer = open_things.enter_context(_open(checkpoint, recipe))
+            engine, tokenizer = open_things.enter_context(open_checkpoint(checkpoint, recipe))
             params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
             pipeline = RolloutPipeline(
@@ -330,7 +330,7 @@ def _directory(checkpoint: str) -> Path:
 
 
 @contextmanager
-def _open(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
+def open_checkpoint(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
     """The engine and tokenizer of a checkpoint, with the recipe's threads, kernels and judge; a run directory stands
     for the last model trained in it."""
     if recipe.threads:

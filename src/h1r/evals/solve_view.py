@@ -216,8 +216,8 @@ def _trace_table(ballot: Ballot, running: Sequence[Running], room: int) -> Table
             str(entry.trace.sample_index),
             _label(LABELS[entry.state]),
             f"{entry.trace.num_tokens:,}",
-            _nats(_lowest(ballot, entry)),
-            _nats(_weight(ballot, entry)),
+            _nats(lowest_of(ballot, entry)),
+            _nats(weight_of(ballot, entry)),
             Text(one_line(entry.answer or "")),
         )
     hidden = len(alive) + len(ended) - table.row_count
@@ -263,7 +263,7 @@ def _all_spending(run: DeepConfRun, running: Sequence[Running], totals: Totals) 
     return text
 
 
-def _weight(ballot: Ballot, entry: Entry) -> float | None:
+def weight_of(ballot: Ballot, entry: Entry) -> float | None:
     """What a trace adds to its answer's total; None when it does not vote."""
     if entry.state != "voted" or entry.confidence is None:
         return None
@@ -271,7 +271,7 @@ def _weight(ballot: Ballot, entry: Entry) -> float | None:
     return 1.0 if statistic is None else float(getattr(entry.confidence, statistic))
 
 
-def _lowest(ballot: Ballot, entry: Entry) -> float | None:
+def lowest_of(ballot: Ballot, entry: Entry) -> float | None:
     """The lowest group confidence of a trace that has ended, however it did."""
     if entry.confidence is not None:
         return entry.confidence.lowest

@@ -141,6 +141,15 @@ class Batch:
         rows = [i for i, row in enumerate(self.rows) if row.request.index == prompt_index]
         return self._remove(rows, ["cancelled"] * len(rows))
 
+    def withdraw(self, prompt_index: int) -> list[Request]:
+        """Takes out the requests of one prompt that have traces which did not start; those that run go on."""
+        found = [request for request in self.waiting if request.index == prompt_index]
+        self.waiting = deque(request for request in self.waiting if request.index != prompt_index)
+        self.overtaking = [request for request in self.overtaking if request.index != prompt_index]
+        for request in found:
+            request.prefix = request.logits = None
+        return found
+
     @torch.inference_mode()
     def progress(self) -> list[Running]:
         n = len(self.rows)
@@ -225,15 +234,17 @@ class Batch:
 
     def _tell(self) -> None:
         """Keeps the tokens just drawn of rows that somebody listens to."""
-        slots = self.slots
-        for i, row in enumerate(self.rows):
-            if row.request.listen and int(slots.reason[i]) != BROKEN:
-                at = int(slots.state["count"][i]) - 1
-                token = Drawn(
-                    row.sample_index, int(slots.tokens[i, at]), float(slots.logprobs[i, at]),
-                    float(slots.confidences[i, at]),
-                )  # fmt: skip
-                self.drawn.append((row.request.index, token))
+        slots, n = self.slots, len(self.rows)
+        heard = [i for i, row in enumerate(self.rows) if row.request.listen]
+        if not heard:
+            return
+        row_H = torch.tensor(heard, device=slots.reason.device)
+        at_H = slots.state["count"][:n][row_H] - 1
+        columns = (slots.reason[row_H], *(of[row_H, at_H] for of in (slots.tokens, slots.logprobs, slots.confidences)))
+        for i, reason, token, logprob, confidence in zip(heard, *(one.tolist() for one in columns), strict=True):
+            if reason != BROKEN:
+                drawn = Drawn(self.rows[i].sample_index, token, logprob, confidence)
+                self.drawn.append((self.rows[i].request.index, drawn))
 
     def _stop_strings(self) -> list[bool]:
         found = []

@@ -124,6 +124,15 @@ class NativeEngine:
         request that was not added with `listen`."""
         return self._scheduler.tokens(number)
 
+    def drawn(self, number: int) -> list[Drawn]:
+        """What `tokens` has to give now, without a step; empty for a request that nobody listens to."""
+        return self._scheduler.drawn(number)
+
+    def withdraw(self, number: int) -> int:
+        """Takes back the traces of a request that have not started, and returns how many: they are nobody's any more.
+        Those that run go on. So a scheduler above the engine can let another request in before them."""
+        return self._scheduler.withdraw(number)
+
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Of what does not run there is nothing to cancel."""
         return self._scheduler.cancel(prompt_index)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from h1r.common.progress import note
@@ -128,6 +128,30 @@ class Scheduler:
                 self._listeners.pop(number, None)
                 return
             self._passed_by += self._step()
+
+    def drawn(self, number: int) -> list[Drawn]:
+        listener = self._listeners.get(number)
+        if listener is None:
+            return []
+        found = list(listener.tokens)
+        listener.tokens.clear()
+        if not listener.left:
+            del self._listeners[number]
+        return found
+
+    def withdraw(self, number: int) -> int:
+        unstarted = [one for one in self._waiting if one.index == number]
+        self._waiting = [one for one in self._waiting if one.index != number]
+        if self._batch is not None:
+            unstarted += self._batch.withdraw(number)
+            if not self._batch.busy:
+                self._end_batch()
+        taken = sum(request.params.n - request.started for request in unstarted)
+        for request in unstarted:
+            request.params = replace(request.params, n=max(1, request.started))
+        if number in self._listeners:
+            self._listeners[number].left -= taken
+        return taken
 
     def cancel(self, number: int) -> list[Trace]:
         self._waiting = [request for request in self._waiting if request.index != number]

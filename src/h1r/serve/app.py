@@ -1,0 +1,282 @@
+"""The routes of `h1r serve`: a body is checked, becomes a job of a model, and the job's events become a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from h1r.errors import UserError
+from h1r.serve.engine_thread import EngineThread
+from h1r.serve.errors import ApiError
+from h1r.serve.gate import error_response, read_bytes, until_gone
+from h1r.serve.jobs import Delta, Event, Job, Result
+from h1r.serve.limits import Admission, Limits
+from h1r.serve.logs import RequestLog
+from h1r.serve.metrics import Metrics
+from h1r.serve.replies import ChatShape, CompletionShape
+from h1r.serve.wanted import Body, Kind, parse_json, read_body
+
+PING_SECONDS = 15
+"""Between two comments in a stream that has nothing to say, so that nobody between client and server hangs up."""
+
+
+class Served(Protocol):
+    """What is behind the server: a model of ours (`local.py`), or other servers (`urls.py`)."""
+
+    def models(self) -> list[dict[str, Any]]:
+        """As `/v1/models` lists them."""
+        ...
+
+    def owners(self) -> list[EngineThread]:
+        """The threads that own engines, for metrics."""
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` says; `status` is "ok" where requests can be answered."""
+        ...
+
+    async def job(self, body: Body, found: dict[str, Any], kind: Kind) -> Job:
+        """A request at work. `ApiError` for one that cannot be met."""
+        ...
+
+
+class Shape(Protocol):
+    """How an interface writes events."""
+
+    def whole(self, result: Result) -> dict[str, Any]: ...
+
+    def chunks(self, event: Event) -> list[dict[str, Any]]: ...
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is measured of one request."""
+
+    route: str
+    begun: float
+    id: str
+    method: str = "none"
+    model: str | None = None
+    first: float | None = None
+    result: Result | None = None
+    prompt: Any = None
+
+
+class Service:
+    """The application's state. Belongs to the event loop."""
+
+    def __init__(self, served: Served, limits: Limits, log: RequestLog) -> None:
+        self.served, self.limits, self.log = served, limits, log
+        self.admission = Admission(limits)
+        self.metrics = Metrics(self.admission, served.owners())
+        self.jobs: set[Job] = set()
+
+    def app(self) -> Starlette:
+        """Its routes."""
+        answers: dict[str, tuple[Kind, Callable[[Body], Shape]]] = {
+            "/v1/chat/completions": ("chat", lambda body: ChatShape(body.model, body.include_usage)),
+            "/v1/completions": ("completion", lambda body: CompletionShape(body.model, body.include_usage)),
+        }
+        routes = [
+            Route("/health", self._health),
+            Route("/metrics", self._metrics),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._one_model),
+            *(Route(path, self._answering(*how), methods=["POST"]) for path, how in answers.items()),
+        ]
+        return Starlette(
+            routes=routes,
+            exception_handlers={HTTPException: _http_error, ApiError: _api_error, Exception: _any_error},
+        )
+
+    def drain(self) -> None:
+        """No more requests are let in."""
+        self.admission.closing = True
+
+    def finish(self) -> None:
+        """Requests in progress are answered with what there is."""
+        for job in list(self.jobs):
+            job.finish()
+
+    async def _health(self, request: Request) -> Response:
+        found = self.served.health()
+        return JSONResponse(found, 200 if found["status"] == "ok" else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": self.served.models()})
+
+    async def _one_model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        for one in self.served.models():
+            if one["id"] == name:
+                return JSONResponse(one)
+        raise ApiError(404, "there is no model of this name; /v1/models lists what there is", code="model_not_found")
+
+    def _answering(self, kind: Kind, shape_of: Callable[[Body], Shape]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            watch = _Watch(request.url.path, time.monotonic(), secrets.token_hex(8))
+            try:
+                response = await self._answer(request, kind, shape_of, watch)
+            except ApiError as error:
+                self._ended(watch, error.status)
+                raise
+            except ClientGoneError:
+                self._ended(watch, 499)
+                return Response(status_code=499)
+            response.headers["X-Request-Id"] = watch.id
+            return response
+
+        return answer
+
+    async def _answer(self, request: Request, kind: Kind, shape_of: Callable[[Body], Shape], watch: _Watch) -> Response:
+        found = parse_json(await read_bytes(request, self.limits))
+        body = read_body(found, kind, self.limits)
+        watch.model, watch.prompt = body.model, found if self.log.prompts else None
+        job = await self.served.job(body, found, kind)
+        watch.method = job.method
+        self.admission.enter(job.num_traces)
+        self.jobs.add(job)
+        shape = shape_of(body)
+        if body.stream:
+            sent = self._stream(job, shape, watch)
+            return EventSourceResponse(
+                sent, ping=PING_SECONDS, sep="\n", headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+            )
+        try:
+            return JSONResponse(shape.whole(await self._whole(request, job, watch)))
+        finally:
+            self._left(job, watch)
+
+    async def _whole(self, request: Request, job: Job, watch: _Watch) -> Result:
+        """The result of a job, unless the client hangs up before."""
+        working = asyncio.ensure_future(_result(job))
+        gone = asyncio.ensure_future(until_gone(request))
+        try:
+            await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientGoneError
+            watch.result = working.result()
+            self._ended(watch, 200)
+            return watch.result
+        except (ApiError, ClientGoneError):
+            raise
+        except Exception as error:
+            raise failure(error) from error
+        finally:
+            job.give_up()
+            for task in (working, gone):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncIterator[ServerSentEvent]:
+        """The events of a stream. An error that comes in the middle is an event of its own, and the last."""
+        status = 499
+        try:
+            async for event in job:
+                if watch.first is None and isinstance(event, Delta):
+                    watch.first = time.monotonic() - watch.begun
+                    self.metrics.first.observe(watch.first)
+                if isinstance(event, Result):
+                    watch.result = event
+                for chunk in shape.chunks(event):
+                    yield _event(chunk)
+            status = 200
+            yield ServerSentEvent("[DONE]")
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            found = error if isinstance(error, ApiError) else failure(error)
+            status = found.status
+            yield _event(found.body())
+        finally:
+            job.give_up()
+            self._left(job, watch)
+            self._ended(watch, status)
+
+    def _left(self, job: Job, watch: _Watch) -> None:
+        self.jobs.discard(job)
+        self.admission.leave(job.num_traces, time.monotonic() - watch.begun)
+
+    def _ended(self, watch: _Watch, status: int) -> None:
+        """A request has been answered: counted and logged."""
+        seconds, result, metrics = time.monotonic() - watch.begun, watch.result, self.metrics
+        metrics.requests.labels(watch.route, watch.method, status).inc()
+        metrics.seconds.labels(watch.method).observe(seconds)
+        if status == 499:
+            metrics.abandoned.inc()
+        summary = None if result is None else result.deepconf
+        if result is not None:
+            metrics.tokens.labels("prompt").inc(result.prompt_tokens)
+            metrics.tokens.labels("completion").inc(result.completion_tokens)
+        if summary is not None:
+            for state, count in summary["states"].items():
+                metrics.traces.labels(state).inc(count)
+            metrics.saved.inc(summary["saved_tokens"] or 0)
+        self.log.write(
+            id=watch.id, route=watch.route, model=watch.model, method=watch.method, status=status,
+            seconds=round(seconds, 4), first_token_s=None if watch.first is None else round(watch.first, 4),
+            prompt_tokens=None if result is None else result.prompt_tokens,
+            completion_tokens=None if result is None else result.completion_tokens,
+            traces=None if summary is None else summary["traces"],
+            stop_reason=None if summary is None else summary["stop_reason"], request=watch.prompt,
+        )  # fmt: skip
+
+
+class ClientGoneError(Exception):
+    """The client hung up."""
+
+
+def failure(error: BaseException) -> ApiError:
+    """What a client is told of an error that it did not make. A `UserError` says what went wrong with the engine; of
+    others, only that there was one."""
+    if isinstance(error, UserError):
+        return ApiError(502, str(error), code="engine_failed")
+    return ApiError(500, f"the server failed at this request ({type(error).__name__})", code="internal_error")
+
+
+async def _result(job: Job) -> Result:
+    async for event in job:
+        if isinstance(event, Result):
+            return event
+    raise RuntimeError("the job ended without a result")
+
+
+def _event(chunk: dict[str, Any]) -> ServerSentEvent:
+    name = chunk.get("type") if "sequence_number" in chunk else None
+    data = json.dumps(chunk, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return ServerSentEvent(data, event=name)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Of the framework: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    said = {404: "there is no such path", 405: "this path takes another method"}
+    found = ApiError(error.status_code, said.get(error.status_code, "the request cannot be read"))
+    return JSONResponse(found.body(), error.status_code, dict(error.headers or {}))
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _any_error(request: Request, error: Exception) -> Response:
+    return error_response(failure(error))

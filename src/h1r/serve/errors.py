@@ -1,0 +1,38 @@
+"""A request that is answered with an error, in the form that OpenAI's clients read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
+    500: "server_error", 502: "server_error", 503: "server_error",
+}  # fmt: skip
+_MOST_CHARACTERS = 500
+
+
+class ApiError(Exception):
+    """`message`: a sentence for a person, which repeats none of the request's own text at length. param: the key of
+    the request that is wrong. retry_after_s: when to ask again."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.retry_after_s = status, param, code, retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The reply."""
+        shown = "".join(one if one.isprintable() else " " for one in str(self))[:_MOST_CHARACTERS]
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": shown, "type": kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Beside the body."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers

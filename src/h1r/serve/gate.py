@@ -1,0 +1,89 @@
+"""What every request passes before a route sees it: who may ask, from where, and how much.
+
+* The key (`H1R_API_KEY`), where the server has one: of everything but `/health`.
+* The Host header, on loopback: a page in a browser whose name was pointed at 127.0.0.1 is not let in.
+* A JSON content type, and a body of bounded size that comes within `BODY_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from h1r.serve.errors import ApiError
+from h1r.serve.limits import Limits
+
+BODY_SECONDS = 30.0
+OPEN = ("/health",)
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """The reply to a request that fails."""
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+class Gate:
+    """In front of `app`. hosts: names that the server answers to; None: any."""
+
+    def __init__(self, app: ASGIApp, key: str | None, hosts: tuple[str, ...] | None) -> None:
+        self._app, self._key = app, None if key is None else key.encode()
+        self._hosts = None if hosts is None else {*hosts, *_LOOPBACK}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check(scope["path"], Headers(scope=scope))
+            except ApiError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if self._hosts is not None and host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
+            raise ApiError(403, "this server answers to its own address alone", code="unknown_host")
+        if self._key is None or path in OPEN:
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+            raise ApiError(401, "the API key is missing or wrong: Authorization: Bearer KEY", code="invalid_api_key")
+
+
+async def read_bytes(request: Request, limits: Limits) -> bytes:
+    """The body of a request. `ApiError` where it is too large, too slow, or no JSON by its own word."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the content type must be application/json")
+    too_large = ApiError(413, f"the body is larger than {limits.body_bytes} bytes")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > limits.body_bytes:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limits.body_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+    return bytes(data)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+async def until_gone(request: Request) -> None:
+    """Returns when the client has hung up. For requests whose body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

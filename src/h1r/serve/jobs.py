@@ -1,0 +1,279 @@
+"""A request at work, the same to every interface: pieces of text as they come, and the result.
+
+    async for event in job:        Delta (a piece of a choice's text), dict (a DeepConf progress event), Choice (one has
+                                   ended), Result (last)
+
+`give_up` ends it for nobody, `finish` with what there is. Whoever stops reading gives up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from h1r.engine.native.batch import Drawn
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.requests import is_unanswerable
+from h1r.records import Trace
+from h1r.scaling.ballot import STATES
+from h1r.serve.errors import ApiError
+from h1r.serve.mailbox import Mailbox
+from h1r.serve.messages import tool_calls_in
+from h1r.serve.model import Model
+from h1r.serve.options import Plan
+from h1r.serve.progress_events import ended, rounded
+from h1r.serve.reply_text import Growing, Splitter, parts_of, thinking_tokens
+from h1r.serve.solving import Outcome, Question, Solving
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How texts are told. raw: thinking is no part of its own (`/v1/completions`)."""
+
+    raw: bool = False
+    tools: bool = False
+    open_thinking: bool = False
+    logprobs: bool = False
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a choice. name: `reasoning_content` or `content`. tokens: those drawn since the last piece, with
+    their log-probabilities (nats), where they were asked for."""
+
+    index: int
+    name: str
+    text: str
+    tokens: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A whole one. finish_reason: "stop", "length" or "tool_calls"."""
+
+    index: int
+    thinking: str | None
+    answer: str
+    finish_reason: str
+    tool_calls: Sequence[dict[str, Any]] = ()
+    tokens: Sequence[tuple[str, float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All choices, in order. Tokens are counted over every trace; `deepconf` is None of a plain answer."""
+
+    choices: list[Choice]
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int | None
+    seed: int
+    deepconf: dict[str, Any] | None = None
+    traces: list[dict[str, Any]] | None = None
+
+
+Event = Delta | Choice | Result | dict[str, Any]
+
+
+class Job(Protocol):
+    """See the module. `num_traces`: how many it may have in the engine."""
+
+    num_traces: int
+    method: str
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    def give_up(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Plain:
+    """`n` answers to each prompt."""
+
+    method = "plain"
+
+    def __init__(
+        self, model: Model, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], form: Form
+    ) -> None:
+        self._model, self._prompts, self._params, self._form = model, prompts, params, form
+        self.num_traces = sum(one.n for one in params)
+        self._box: Mailbox | None = None
+        self._each = params[0].n
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        box = self._box = Mailbox(self._model.owner, self._prompts, self._params, self._form.stream)
+        texts = [Telling(self._model, self._form, self._params[0].stop) for _ in range(self.num_traces)]
+        traces: dict[int, Trace] = {}
+        choices: dict[int, Choice] = {}
+        async for prompt, drawn, ended_now in box:
+            for one in drawn:
+                for delta in texts[prompt * self._each + one.sample_index].push(one):
+                    yield delta.at(prompt * self._each + one.sample_index)
+            for trace in ended_now:
+                index = prompt * self._each + trace.sample_index
+                raise_if_failed(trace)
+                traces[index] = trace
+                choice = choices[index] = choice_of(self._model, trace, index, self._form)
+                for delta in texts[index].rest(choice):
+                    yield delta.at(index)
+                yield choice
+        yield Result(
+            [choices[index] for index in sorted(choices)],
+            sum(map(len, self._prompts)),
+            sum(trace.num_tokens for trace in traces.values()),
+            sum(thinking_tokens(self._model.tokenizer, one.token_ids, one.text) for one in traces.values()),
+            self._params[0].seed,
+        )
+
+    def give_up(self) -> None:
+        """See the module."""
+        if self._box is not None:
+            self._box.give_up()
+
+    def finish(self) -> None:
+        """See the module."""
+        if self._box is not None:
+            self._box.finish()
+
+
+class DeepConfJob:
+    """One question, many traces, one answer."""
+
+    def __init__(self, model: Model, question: Question, form: Form) -> None:
+        self._model, self._question, self._form = model, question, form
+        self.num_traces = question.plan.params.budget
+        self.method = question.plan.method
+        self._solving: Solving | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        solving = self._solving = Solving(self._model.owner, self._question, self._form.stream)
+        async for found in solving:
+            if isinstance(found, Outcome):
+                yield found.last_event
+                for event in self._told(found):
+                    yield event
+            else:
+                yield found
+
+    def give_up(self) -> None:
+        """See the module."""
+        if self._solving is not None:
+            self._solving.give_up()
+
+    def finish(self) -> None:
+        """See the module."""
+        if self._solving is not None:
+            self._solving.finish()
+
+    def _told(self, outcome: Outcome) -> list[Event]:
+        """The answer, in pieces where it is streamed, and the result."""
+        trace = outcome.shown
+        choice = Choice(0, None, "", "length") if trace is None else choice_of(self._model, trace, 0, self._form)
+        telling = Telling(self._model, self._form, ())
+        prompt_tokens = len(self._question.prompt)
+        summary = summary_of(outcome, self._question.plan)
+        returned = self._question.plan.return_traces
+        traces = traces_of(self._model, outcome, returned == "tokens") if returned else None
+        spent = outcome.solution.tokens_total
+        result = Result([choice], prompt_tokens, spent, None, self._question.seed, summary, traces)
+        return [*(delta.at(0) for delta in telling.rest(choice)), choice, result]
+
+
+@dataclass(slots=True)
+class _Piece:
+    name: str
+    text: str
+    tokens: Sequence[tuple[str, float]]
+
+    def at(self, index: int) -> Delta:
+        return Delta(index, self.name, self.text, self.tokens)
+
+
+@dataclass(slots=True)
+class Telling:
+    """One choice's text as it is told."""
+
+    model: Model
+    form: Form
+    stops: tuple[str, ...]
+    _growing: Growing = field(init=False)
+    _splitter: Splitter = field(init=False)
+    _tokens: list[tuple[str, float]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._growing = Growing(self.model.tokenizer)
+        self._splitter = Splitter(self.stops, self.form.tools, self.form.open_thinking, self.form.raw)
+
+    def push(self, drawn: Drawn) -> list[_Piece]:
+        """What a token adds."""
+        if self.form.logprobs:
+            self._tokens.append((str(self.model.tokenizer.decode([drawn.token_id])), drawn.logprob))
+        if drawn.token_id in self.model.ends:
+            return []
+        return self._with_tokens(self._splitter.push(self._growing.push(drawn.token_id)))
+
+    def rest(self, choice: Choice) -> list[_Piece]:
+        """What the end adds."""
+        return self._with_tokens(self._splitter.rest(choice.thinking, choice.answer))
+
+    def _with_tokens(self, pieces: list[tuple[str, str]]) -> list[_Piece]:
+        found = []
+        for name, text in pieces:
+            tokens, self._tokens = self._tokens, []
+            found.append(_Piece(name, text, tokens))
+        return found
+
+
+def raise_if_failed(trace: Trace) -> None:
+    """`ApiError` for a trace that the engine failed at."""
+    if trace.finish_reason == "error":
+        status = 400 if is_unanswerable(trace.error) else 500
+        raise ApiError(status, f"the engine failed: {trace.error}")
+
+
+def choice_of(model: Model, trace: Trace, index: int, form: Form) -> Choice:
+    """A trace as a client sees it."""
+    thinking, answer = (None, trace.text) if form.raw else parts_of(trace.text, form.open_thinking)
+    answer, calls = tool_calls_in(answer) if form.tools else (answer, [])
+    reason = "tool_calls" if calls else "stop" if trace.finish_reason == "stop" else "length"
+    tokens = None
+    if form.logprobs:
+        decode = model.tokenizer.decode
+        tokens = [(str(decode([one])), logprob) for one, logprob in zip(trace.token_ids, trace.logprobs, strict=True)]
+    return Choice(index, thinking, answer, reason, calls, tokens)
+
+
+def summary_of(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+    """`usage.deepconf` of a reply."""
+    solution, last = outcome.solution, outcome.last_event
+    full = last["full_budget_tokens"]
+    return {
+        "method": plan.method, "voter": plan.params.voter, "budget": solution.budget, "warmup": plan.params.warmup,
+        "traces": len(solution.traces), "states": {state: solution.states.count(state) for state in STATES},
+        "stopped": solution.states.count("stopped"), "tokens": solution.tokens_total,
+        "tokens_by_state": solution.tokens, "full_budget_tokens": full,
+        "saved_tokens": None if full is None else max(0, full - solution.tokens_total),
+        "threshold": rounded(solution.threshold), "stop_reason": solution.stop_reason,
+        "answer": solution.answer, "share": rounded(solution.vote.share), "certainty": last["certainty"],
+        "votes": last["votes"], "votes_rest": last["votes_rest"], "selected_by": outcome.selected_by,
+        "selected_trace": None if outcome.shown is None else outcome.shown.sample_index,
+        "fallback": solution.fallback, "seconds": round(outcome.seconds, 3),
+    }  # fmt: skip
+
+
+def traces_of(model: Model, outcome: Outcome, tokens: bool) -> list[dict[str, Any]]:
+    """Every trace for `return_traces`, in order."""
+    ballot = outcome.ballot
+    found = []
+    for index in sorted(ballot.entries):
+        entry = ballot.entries[index]
+        trace = entry.trace
+        one = {**ended(ballot, entry), "seed": trace.seed, "text": trace.text}
+        if tokens:
+            one["token_texts"] = [str(model.tokenizer.decode([token])) for token in trace.token_ids]
+            one["confidences"] = [rounded(value) for value in trace.confidences]
+        found.append(one)
+    return found

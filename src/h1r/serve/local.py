@@ -1,0 +1,68 @@
+"""A checkpoint of ours as what is served: bodies become jobs on its engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from h1r.records import Message
+from h1r.serve.engine_thread import EngineThread
+from h1r.serve.errors import ApiError
+from h1r.serve.jobs import DeepConfJob, Form, Job, Plain
+from h1r.serve.limits import Limits
+from h1r.serve.messages import messages_of
+from h1r.serve.model import Model, seed_of
+from h1r.serve.options import plan_for, split_model
+from h1r.serve.wanted import Body, Kind, refuse_unknown
+
+
+class Local:
+    """See `app.Served`."""
+
+    def __init__(self, model: Model, limits: Limits) -> None:
+        self._model, self._limits = model, limits
+
+    def models(self) -> list[dict[str, Any]]:
+        """The model, and under its suffix what DeepConf makes of it."""
+        model = self._model
+        own = {"object": "model", "created": model.created, "owned_by": "open-h1r", "max_model_len": model.positions}
+        budgets = sorted({8, 64, *(b for b in model.recipe.scaling.budgets if b <= self._limits.budget)})
+        return [{"id": name, **own} for name in (model.name, *(f"{model.name}@deepconf-{b}" for b in budgets))]
+
+    def owners(self) -> list[EngineThread]:
+        """See `app.Served`."""
+        return [self._model.owner]
+
+    def health(self) -> dict[str, Any]:
+        """See `app.Served`."""
+        alive = self._model.owner.alive
+        return {"status": "ok" if alive else "down", "model": self._model.name}
+
+    async def job(self, body: Body, found: dict[str, Any], kind: Kind) -> Job:
+        """See `app.Served`."""
+        model = self._model
+        name, method, budget = split_model(body.model)
+        if name != model.name:
+            raise ApiError(404, f"there is no such model; this server has {model.name}", "model", "model_not_found")
+        refuse_unknown(body)
+        messages = messages_of(body.messages or [])
+        tools = None if body.tool_choice == "none" else body.tools
+        chat = kind != "completion"
+        prompts = [model.chat_prompt(messages, tools)] if chat else model.text_prompts(body.prompt)
+        seed = seed_of(body)
+        params = [model.sampling(body, prompt, seed) for prompt in prompts]
+        form = Form(
+            raw=not chat, tools=bool(tools), logprobs=body.wants_logprobs, stream=body.stream,
+            open_thinking=chat and model.opens_thinking(prompts[0]),
+        )  # fmt: skip
+        one = dataclasses.replace(params[0], n=1)
+        plan = plan_for(
+            model.recipe.scaling, self._limits.budget, one, body.deepconf, (method, budget), body.reasoning_effort
+        )
+        if plan is None:
+            return Plain(model, prompts, params, form)
+        if body.n > 1 or len(prompts) > 1:
+            raise ApiError(400, "DeepConf gives one answer to one question; leave n at 1", "n")
+        asked: Sequence[Message] = messages or [Message("user", str(body.prompt))]
+        return DeepConfJob(model, model.question(prompts[0], asked, plan, seed), form)

@@ -1,0 +1,151 @@
+"""DeepConf as a request asks for it, by the three roads that clients have, the stronger one first:
+
+    extra_body={"deepconf": {"budget": 64, "tau": 0.95, ...}}         keys of `Options`
+    model="tiny@deepconf-64" | "tiny@deepconf" | "tiny@majority-16"
+    reasoning_effort="low" | "medium" | "high"                        `EFFORTS`
+
+What a request leaves open is as in the recipe's [scaling]. A budget below two warm-ups, where it is none of the
+recipe's own has a quarter of its traces as warm-up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from h1r.config import ScalingSection
+from h1r.engine.protocol import SamplingParams
+from h1r.records import first_problem
+from h1r.scaling.confidence import Reading
+from h1r.scaling.deepconf import majority_params
+from h1r.scaling.parameters import Consensus, DeepConf
+from h1r.scaling.voting import Voter
+from h1r.serve.errors import ApiError
+
+EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh": 512, "max": 512}
+"""Traces of each `reasoning_effort`; 0 is a plain answer. Our choice. No more than the server's limit."""
+_SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>deepconf|majority)(?:-(?P<budget>\d{1,6}))?")
+
+Select = Literal["votes", "confidence"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Options(BaseModel):
+    """The object `deepconf` of a request. Unset: as in the recipe."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    method: Literal["deepconf", "majority"] = "deepconf"
+    """majority: every trace runs to its end and has one vote; with `tau` no longer than until they agree."""
+    budget: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """Traces, the warm-up included."""
+    warmup: Annotated[int, Field(ge=1, strict=True)] | None = None
+    keep_top: Fraction | None = None
+    reading: Reading | None = None
+    tau: Fraction | None = None
+    consensus: Consensus | None = None
+    voter: Voter | None = None
+    warmup_votes: Literal["above_threshold", "all"] | None = None
+    window: Annotated[int, Field(ge=1, strict=True)] | None = None
+    select: Select = "votes"
+    """votes: the answer that the traces agree on. confidence: the whole trace of the highest confidence, for answers
+    that are not short."""
+    verifier: str = "math"
+    """Which verifier reads answers, and says which are the same."""
+    return_traces: bool | Literal["tokens"] = False
+    """Every trace in the reply; "tokens": with its tokens and their confidences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request for DeepConf: its parameters, and what is made of its traces."""
+
+    params: DeepConf
+    select: Select
+    verifier: str
+    return_traces: bool | Literal["tokens"]
+    method: str
+
+
+def split_model(name: str) -> tuple[str, str | None, int | None]:
+    """A model's name, and of its suffix the method and the budget; None where there is none."""
+    match = _SUFFIX.fullmatch(name)
+    if match is None:
+        return name, None, None
+    return match["model"], match["method"], int(match["budget"]) if match["budget"] else None
+
+
+def plan_for(
+    section: ScalingSection,
+    most: int,
+    sampling: SamplingParams,
+    given: Any,
+    suffix: tuple[str | None, int | None],
+    effort: str | None,
+) -> Plan | None:
+    """What a request asks for; None for a plain answer. `given`: its object `deepconf`. most: the server's limit of
+    traces. sampling: as the request has it. `ApiError` for what cannot be."""
+    try:
+        options = None if given is None else Options.model_validate(given)
+    except (ValidationError, RecursionError) as error:
+        said = first_problem(error) if isinstance(error, ValidationError) else "too deep"
+        raise ApiError(400, f"deepconf: {said}", "deepconf") from None
+    method, budget = suffix
+    if options is None:
+        if method is None:
+            if effort is not None and effort not in EFFORTS:
+                raise ApiError(400, f"reasoning_effort is none of {', '.join(EFFORTS)}", "reasoning_effort")
+            budget = min(EFFORTS.get(effort or "none", 0), most)
+            if not budget:
+                return None
+        options = Options(method="majority" if method == "majority" else "deepconf")
+    elif method is not None and "method" not in options.model_fields_set:
+        options = options.model_copy(update={"method": method})
+    if options.budget is None:
+        wanted = budget if budget is not None else max(section.budgets, default=64)
+        options = options.model_copy(update={"budget": wanted if budget is not None else min(wanted, most)})
+    assert options.budget is not None
+    if not 1 <= options.budget <= most:
+        said = f"deepconf.budget is {options.budget}, and this server allows 1 to {most}"
+        raise ApiError(400, said, "deepconf.budget")
+    try:
+        params = _params(options, section, sampling)
+    except ValueError as error:
+        raise ApiError(400, str(error), "deepconf") from None
+    return Plan(params, options.select, options.verifier, options.return_traces, options.method)
+
+
+def _params(options: Options, section: ScalingSection, sampling: SamplingParams) -> DeepConf:
+    budget = options.budget or 0
+    sampling = dataclasses.replace(
+        sampling, confidence_top_k=section.top_k, confidence_window=options.window or section.window
+    )
+    if options.method == "majority":
+        params = majority_params(budget, sampling)
+        if options.tau is None:
+            return params
+        # Nothing is filtered or stopped by confidence, and agreement is looked for from the first votes on.
+        return dataclasses.replace(
+            params, warmup=options.warmup or _warmup(section, budget), stop_doubtful=False, tau=options.tau,
+            consensus=options.consensus or section.consensus,
+        )  # fmt: skip
+    given = {
+        name: value
+        for name in ("keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
+        if (value := getattr(options, name)) is not None
+    }
+    own = {name: getattr(section, name) for name in ("keep_top", "reading", "tau", "consensus", "voter")}
+    own["warmup_votes"] = section.warmup_votes
+    warmup = options.warmup or _warmup(section, budget)
+    return DeepConf(budget=budget, warmup=warmup, sampling=sampling, **{**own, **given})
+
+
+def _warmup(section: ScalingSection, budget: int) -> int:
+    """The recipe's, where it leaves as many traces to save on; else a quarter of the budget."""
+    if budget >= 2 * section.warmup or budget in section.budgets:
+        return section.warmup
+    return min(section.warmup, max(2, budget // 4), budget)

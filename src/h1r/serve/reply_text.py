@@ -1,0 +1,145 @@
+"""What a client sees of a model's text: the thinking apart from the answer, whole or as it comes.
+
+    <think>\\nLet me see.\\n</think>\\n\\n\\\\boxed{4}      reasoning_content "Let me see."      content "\\\\boxed{4}"
+
+A stream tells text once it cannot change any more: what might be the beginning of a tag or of a stop string, and the
+bytes of a character that is not whole, are held back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from h1r.data.chat import THINK_CLOSE, THINK_OPEN
+from h1r.serve.messages import TOOL_CALL
+from h1r.verify.response.extract import split_response
+
+_BROKEN = "\ufffd"
+
+
+def parts_of(text: str, open_thinking: bool = False) -> tuple[str | None, str]:
+    """Thinking (None without any) and answer, without the blanks around the tags. open_thinking: the tag that opens it
+    stands in the prompt."""
+    found = split_response(f"{THINK_OPEN}{text}" if open_thinking and THINK_OPEN not in text else text)
+    thinking = None if found.thinking is None else found.thinking.strip()
+    if found.answer is None:
+        return thinking, ""
+    return thinking, found.answer if thinking is None else found.answer.lstrip()
+
+
+def thinking_tokens(tokenizer: Any, token_ids: Sequence[int], text: str) -> int:
+    """How many of a trace's tokens are thinking, its tags included."""
+    thinking, answer = parts_of(text)
+    if thinking is None:
+        return 0
+    if not answer and THINK_CLOSE not in text:
+        return len(token_ids)
+    low, high = 0, len(token_ids)
+    whole = text.rfind(THINK_CLOSE) + len(THINK_CLOSE)
+    while low < high:  # the fewest tokens whose text reaches beyond the closing tag
+        middle = (low + high) // 2
+        if len(tokenizer.decode(list(token_ids[:middle]))) >= whole:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+class Growing:
+    """The text of tokens as they come. `push` gives what is new, as far as it is whole."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._read = self._told = 0
+        """Tokens before which all is decoded, and those whose text was told: what lies between is decoded again, since
+        a token's text depends on the one before."""
+
+    def push(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        before = self._tokenizer.decode(self._ids[self._read : self._told])
+        now = self._tokenizer.decode(self._ids[self._read :])
+        if len(now) <= len(before) or now.endswith(_BROKEN):
+            return ""
+        self._read, self._told = self._told, len(self._ids)
+        return str(now[len(before) :])
+
+
+class Splitter:
+    """Text as it comes, in pieces of ("reasoning_content" | "content", text). stops: strings that may end it.
+
+    tools: from a tool call on nothing is told before the end, when `rest` holds it. raw: all text is the answer.
+    """
+
+    def __init__(
+        self, stops: Sequence[str] = (), tools: bool = False, open_thinking: bool = False, raw: bool = False
+    ) -> None:
+        self._stops, self._tools = stops, tools
+        self._text = ""
+        self._where = "answer" if raw else "thinking" if open_thinking else "start"
+        self._blank = not raw
+        """Whether only blanks of this part have come, which are left out."""
+        self.told = {"reasoning_content": "", "content": ""}
+
+    def push(self, text: str) -> list[tuple[str, str]]:
+        self._text += text
+        found: list[tuple[str, str]] = []
+        while (piece := self._next()) is not None:
+            if piece[1]:
+                found.append(piece)
+                self.told[piece[0]] += piece[1]
+        return found
+
+    def rest(self, thinking: str | None, answer: str) -> list[tuple[str, str]]:
+        """What is still to be told of both, which are known now."""
+        left = []
+        for name, text in (("reasoning_content", thinking or ""), ("content", answer)):
+            if text.startswith(self.told[name]) and (more := text[len(self.told[name]) :]):
+                left.append((name, more))
+        return left
+
+    @property
+    def _name(self) -> str:
+        return "reasoning_content" if self._where == "thinking" else "content"
+
+    def _next(self) -> tuple[str, str] | None:
+        """The next piece; ("", "") where something was passed over; None where more must come first."""
+        if self._where == "start":
+            text = self._text.lstrip()
+            if THINK_OPEN.startswith(text) and len(text) < len(THINK_OPEN):
+                return None
+            if text.startswith(THINK_OPEN):
+                self._where, self._text = "thinking", text[len(THINK_OPEN) :]
+            else:
+                self._where, self._blank = "answer", False
+            return ("", "")
+        if self._where == "held":
+            return None
+        if self._blank:
+            self._text = self._text.lstrip()
+        mark = THINK_CLOSE if self._where == "thinking" else TOOL_CALL if self._tools else None
+        if mark is not None and (at := self._text.find(mark)) >= 0:
+            before, after = self._text[:at], self._text[at:]
+            if self._where == "thinking":
+                self._where, self._text, self._blank = "answer", after[len(mark) :], True
+                return ("reasoning_content", before.rstrip())
+            self._where, self._text = "held", after
+            return ("content", before.rstrip())
+        if ends := [at for stop in self._stops if (at := self._text.find(stop)) >= 0]:
+            name, ready = self._name, self._text[: min(ends)]
+            self._where, self._text = "held", ""
+            return (name, ready)
+        keep = max((_held(self._text, one) for one in (*self._stops, *([mark] if mark else []))), default=0)
+        ready = self._text[: len(self._text) - keep]
+        if mark is not None:  # blanks before a tag are none of the text's
+            ready = ready.rstrip()
+        if not ready:
+            return None
+        self._text, self._blank = self._text[len(ready) :], False
+        return (self._name, ready)
+
+
+def _held(text: str, mark: str) -> int:
+    """How many of the last characters may be the beginning of the mark."""
+    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if mark.startswith(text[-n:])), 0)

@@ -1,0 +1,106 @@
+"""`h1r serve` from its start to its end: opens what is served, listens, and leaves in order.
+
+On SIGTERM or Ctrl-C no request is let in any more; those in progress may end within `Limits.drain_s`, and are then
+answered with what they have. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from h1r.common.progress import note
+from h1r.errors import UserError
+from h1r.serve.app import Served, Service
+from h1r.serve.gate import Gate
+from h1r.serve.limits import Limits
+from h1r.serve.logs import RequestLog
+
+KEY_VARIABLE = "H1R_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where the server listens. port 0: any free one. key: what clients must show; None on loopback: nothing."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether nobody else can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def listening(host: str, port: int) -> Listening:
+    """With the key of the environment. `UserError` where others could ask without one."""
+    found = Listening(host, port, os.environ.get(KEY_VARIABLE, "").strip() or None)
+    if found.key is None and not found.on_loopback:
+        raise UserError(
+            f"--host {host} lets others in; export {KEY_VARIABLE} with a key that they must show, or listen on "
+            "127.0.0.1"
+        )
+    return found
+
+
+def serve(served: Served, where: Listening, limits: Limits, log: RequestLog) -> None:
+    """Serves until a signal. `UserError` where the address is taken."""
+    service = Service(served, limits, log)
+    app: ASGIApp = Gate(service.app(), where.key, (where.host,) if where.on_loopback else None)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(limits.drain_s + 10), h11_max_incomplete_event_size=64 << 10, ws="none",
+    )  # fmt: skip
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    taken = socket.socket(family)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with taken:
+        try:
+            taken.bind((where.host, where.port))
+        except OSError as error:
+            raise UserError(
+                f"{where.host}:{where.port} cannot be listened on ({error.strerror}); give another --port"
+            ) from None
+        host = f"[{where.host}]" if ":" in where.host else where.host
+        asyncio.run(_serve(uvicorn.Server(config), service, taken, f"http://{host}:{taken.getsockname()[1]}"))
+
+
+async def _serve(server: uvicorn.Server, service: Service, taken: socket.socket, url: str) -> None:
+    for owner in service.served.owners():
+        owner.deliver_to(asyncio.get_running_loop().call_soon_threadsafe)
+    async with _draining(server, service):
+        names = ", ".join(one["id"] for one in service.served.models()[:1])
+        note(f"serving {names} at {url}/v1")
+        await server.serve([taken])
+
+
+@contextlib.asynccontextmanager
+async def _draining(server: uvicorn.Server, service: Service) -> AsyncIterator[None]:
+    """Once the server is told to stop, requests have their time, and then end with what there is."""
+
+    async def drain() -> None:
+        while not server.should_exit:
+            await asyncio.sleep(0.05)
+        service.drain()
+        await asyncio.sleep(service.limits.drain_s)
+        service.finish()
+
+    task = asyncio.create_task(drain())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,152 @@
+"""DeepConf on one question of a request: `DeepConfRun` in a thread, its progress and its outcome to the event loop.
+
+It is the run of `h1r solve`, on the same prompt, with the same seeds (`problem_seed` of the request's seed and the
+question), the same reading and comparing of answers, and the same policy for traces that fail.
+
+Which trace is shown. select "votes": of the traces that voted for the winning answer in its most frequent form, the one
+of the highest confidence (that of the voter, the lowest group confidence for a majority), the earlier of equals.
+select "confidence", and where no trace holds an answer: of the traces that ended by themselves the one of the highest
+confidence; of those at the token limit where none did. `Outcome.selected_by` says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from h1r.config.rollout import RolloutSection
+from h1r.engine.protocol import Engine
+from h1r.records import Problem, Trace
+from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
+from h1r.rollout.prompts import ProblemPrompt
+from h1r.scaling.answers import extract_for, groups_for
+from h1r.scaling.ballot import Ballot, Entry, Solution
+from h1r.scaling.deepconf import DeepConfRun, problem_seed
+from h1r.scaling.voting import VOTERS
+from h1r.serve.engine_thread import EngineThread
+from h1r.serve.options import Plan
+from h1r.serve.progress_events import ProgressEvents
+from h1r.serve.session import Session
+
+PERIOD_S = 0.2
+"""Seconds between two progress events, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of DeepConf. seed: of the request. rollout: the policy for failed traces."""
+
+    problem: Problem
+    prompt: ProblemPrompt
+    plan: Plan
+    seed: int
+    rollout: RolloutSection
+    verify_many: VerifyMany
+    tokenizer: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it. `shown` is the trace whose text is the reply; None where no trace has any text."""
+
+    solution: Solution
+    ballot: Ballot
+    shown: Trace | None
+    selected_by: str
+    seconds: float
+    last_event: dict[str, Any]
+
+
+class Solving:
+    """Begins at once. `async for` gives progress events, and the `Outcome` last; an error of the run is raised."""
+
+    def __init__(self, owner: EngineThread, question: Question, events: bool) -> None:
+        self._question, self._events = question, events
+        self._session = Session(owner)
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[dict[str, Any] | Outcome | BaseException] = asyncio.Queue()
+        self._last = 0.0
+        self._over = False
+        threading.Thread(target=self._run, name="h1r-deepconf", daemon=True).start()
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any] | Outcome]:
+        try:
+            while not self._over:
+                found = await self._queue.get()
+                self._over = not isinstance(found, dict)
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            if not self._over:
+                self.give_up()
+
+    def give_up(self) -> None:
+        """Nobody waits any more."""
+        self._session.end(give_up=True)
+
+    def finish(self) -> None:
+        """Ends what runs, and votes on what there is."""
+        self._session.end(give_up=False)
+
+    def _run(self) -> None:
+        try:
+            self._tell(solve(self._session, self._question, self._progress))
+        except BaseException as error:
+            self._tell(error)
+
+    def _progress(self, events: ProgressEvents) -> None:
+        now = time.monotonic()
+        if self._events and now - self._last >= PERIOD_S:
+            self._last = now
+            self._tell(events.event())
+
+    def _tell(self, what: dict[str, Any] | Outcome | BaseException) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, what)
+        except RuntimeError:  # the loop has been closed, and nobody listens
+            return
+
+
+def solve(engine: Engine, question: Question, look: Callable[[ProgressEvents], None]) -> Outcome:
+    """The run, in the thread that calls; `look` is called at every trace that ends, and in between."""
+    begun = time.monotonic()
+    problem, plan = question.problem, question.plan
+    pipeline = RolloutPipeline(engine, question.tokenizer, question.verify_many, section=question.rollout)
+    run = DeepConfRun(
+        pipeline.engine, [question.prompt], plan.params, seeds=[problem_seed(question.seed, problem.id)],
+        extract=extract_for(problem), groups=[groups_for(problem, question.verify_many)],
+        on_trace=lambda _: look(events),
+    )  # fmt: skip
+    events = ProgressEvents(run, plan.method)
+    engine.watch(lambda: look(events))
+    (solution,) = run.solve()
+    ballot = run.ballots[0]
+    entry, by = shown(ballot, solution, plan)
+    trace = None if entry is None else entry.trace
+    return Outcome(solution, ballot, trace, by, time.monotonic() - begun, events.event())
+
+
+def shown(ballot: Ballot, solution: Solution, plan: Plan) -> tuple[Entry | None, str]:
+    """The trace that the reply shows, and what selected it; see the module."""
+    entries = [ballot.entries[index] for index in sorted(ballot.entries)]
+    if plan.select == "votes" and solution.answer is not None:
+        states = ("voted", "below_threshold") if solution.fallback else ("voted",)
+        found = [e for e in entries if e.state in states and e.answer == solution.answer]
+        return _surest(found, plan), "votes"
+    complete = [e for e in entries if e.trace.finish_reason == "stop" and e.state != "cancelled"]
+    complete = complete or [e for e in entries if e.confidence is not None] or [e for e in entries if e.trace.text]
+    return _surest(complete, plan), "confidence"
+
+
+def _surest(entries: list[Entry], plan: Plan) -> Entry | None:
+    statistic = VOTERS[plan.params.voter][0] or "lowest"
+
+    def confidence(entry: Entry) -> float:
+        return -1.0 if entry.confidence is None else float(getattr(entry.confidence, statistic))
+
+    return max(entries, key=confidence, default=None)  # the first of equals

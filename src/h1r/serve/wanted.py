@@ -1,0 +1,150 @@
+"""The body of a request, checked: what `/v1/chat/completions`, `/v1/completions` and `/v1/responses` have in common."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from h1r.records import first_problem
+from h1r.serve.errors import ApiError
+from h1r.serve.limits import Limits
+
+Kind = Literal["chat", "completion", "response"]
+Whole = Annotated[int, Field(strict=True)]
+Text = Annotated[str, Field(max_length=512)]
+
+_SEEDS = 1 << 62
+_MOST_TOKENS = 1 << 30
+
+
+class StreamOptions(BaseModel):
+    """`stream_options`. Other keys are left alone."""
+
+    include_usage: bool = False
+
+
+class Body(BaseModel):
+    """The keys that are read. Others are passed over, as other servers do, unless they would change the answer in a way
+    that is not to be had here (`refuse_unknown`). The value null is none given."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    model: Text = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[Whole, Field(ge=1)] = 1
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=_MOST_TOKENS)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, le=_MOST_TOKENS)] | None = None
+    seed: Annotated[Whole, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | Annotated[Whole, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    reasoning_effort: Text | None = None
+    deepconf: Any = None
+    messages: list[Any] | None = None
+    prompt: Any = None
+    input: Any = None
+    instructions: str | None = None
+    echo: bool = False
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    response_format: Any = None
+    logit_bias: dict[str, float] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    best_of: Whole | None = None
+    suffix: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_none(cls, found: Any) -> Any:
+        return {key: value for key, value in found.items() if value is not None} if isinstance(found, dict) else found
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.logprobs is not None and self.logprobs is not False
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """The object of a body. `ApiError` for anything else."""
+    try:
+        found = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise ApiError(400, "the body is no JSON object")
+    return found
+
+
+def read_body(found: dict[str, Any], kind: Kind, limits: Limits) -> Body:
+    """The checked body of a request. `ApiError` for what cannot be meant."""
+    found = dict(found)
+    if kind == "chat" and "max_completion_tokens" in found:
+        found["max_tokens"] = found["max_completion_tokens"]
+    if kind == "response":
+        effort = found.get("reasoning")
+        found["max_tokens"] = found.get("max_output_tokens")
+        found["reasoning_effort"] = effort.get("effort") if isinstance(effort, dict) else None
+    try:
+        body = Body.model_validate(found)
+    except (ValidationError, RecursionError) as error:
+        said = first_problem(error) if isinstance(error, ValidationError) else "the body is too deep"
+        param = (
+            ".".join(str(part) for part in error.errors()[0]["loc"][:1]) if isinstance(error, ValidationError) else None
+        )
+        raise ApiError(400, said, param) from None
+    if not body.model:
+        raise ApiError(400, "model is missing; /v1/models lists what there is", "model")
+    if body.n > limits.choices:
+        raise ApiError(400, f"n is {body.n}, and this server allows {limits.choices}", "n")
+    if len(body.stops) > limits.stops or not all(0 < len(one) <= 256 for one in body.stops):
+        raise ApiError(400, f"stop takes up to {limits.stops} strings of 1 to 256 characters", "stop")
+    if kind == "chat" and not body.messages:
+        raise ApiError(400, "messages is missing or empty", "messages")
+    if body.messages is not None and len(body.messages) > limits.messages:
+        raise ApiError(400, f"messages are more than {limits.messages}", "messages")
+    return body
+
+
+def refuse_unknown(body: Body) -> None:
+    """`ApiError` for a key that an engine of our own cannot follow and that would change the answer."""
+    form = body.response_format.get("type") if isinstance(body.response_format, dict) else body.response_format
+    chosen = body.tool_choice
+    cannot = {
+        "response_format": form not in (None, "text"),
+        "logit_bias": bool(body.logit_bias),
+        "frequency_penalty": bool(body.frequency_penalty),
+        "presence_penalty": bool(body.presence_penalty),
+        "best_of": body.best_of not in (None, body.n),
+        "suffix": bool(body.suffix),
+        "echo": body.echo,
+        "tool_choice": chosen not in (None, "auto", "none"),
+    }
+    for name, refused in cannot.items():
+        if refused:
+            raise ApiError(
+                400, f"this model's engine cannot follow {name}; leave it out", name, "unsupported_parameter"
+            )
+    ranks = body.top_logprobs or 0
+    if not isinstance(body.logprobs, bool):
+        ranks = max(ranks, body.logprobs or 0)
+    if ranks:
+        name = "top_logprobs" if body.top_logprobs else "logprobs"
+        raise ApiError(400, f"{name}: this engine keeps the log-probability of the drawn token alone; ask for 0", name)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
