@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,14 @@ def test_a_save_over_shards_leaves_none_of_them_and_keeps_what_is_not_its_own(tm
         "README.md", "config.json", "generation_config.json", "model.safetensors",
     ]  # fmt: skip
     assert same_bits(load(tmp_path), model)
+
+
+def test_loading_a_checkpoint_imports_no_compiler(tmp_path: Path) -> None:
+    """Tensors that are made on the meta device by name import torch._dynamo: seconds before a first token."""
+    save(randomised(SMALL), tmp_path)
+    code = "import sys; from h1r.models import load; load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_recurrence_parameters_keep_the_wider_type_that_they_are_stored_in(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def engine():
         "tiny", vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, mamba_d_ssm=64,
         mamba_n_heads=2,
     )  # fmt: skip
-    model = HybridForCausalLM(config).eval()
+    model = HybridForCausalLM(config).init_weights().eval()
     model.lm_head.weight.data.mul_(30)  # far from uniform, so that confidences differ
     return NativeEngine(model, Sum(), EngineSection(max_sequences=SLOTS), eos_token_ids=[3])
 

@@ -2,8 +2,10 @@
 
 The concurrency model: `slots` sequences are decoded together, one token each per step; requests wait in the order in
 which they came and enter a slot as soon as one is free; prefill takes no time. A trace ends at its recorded end, or
-earlier at the first full window below its request's threshold. At a cancellation, traces in slots have spent the tokens
-of the steps since they entered, and waiting ones have spent nothing. `slots=None`: every request starts at once.
+earlier at the first full window below its request's threshold; where that is its last token, an end token or a stop
+string comes first, and running out of tokens does not, as in the engines. At a cancellation, traces in slots have spent
+the tokens of the steps since they entered, and waiting ones have spent nothing. `slots=None`: every request starts at
+once.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class _Request:
         if self.params.confidence_threshold is not None:
             window, threshold = self.params.confidence_window, self.params.confidence_threshold
             at = stop_length(self.trace.confidences, window, threshold)
-            if at is not None and at < self.length:
+            ended = self.length + (self.trace.finish_reason == "length")
+            if at is not None and at < ended:
                 self.length, self.stopped = at, True
 
     def result(self, length: int, reason: FinishReason) -> Trace:

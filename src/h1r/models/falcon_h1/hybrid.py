@@ -29,6 +29,7 @@ from h1r.models.falcon_h1.mamba2 import Mamba2
 from h1r.models.falcon_h1.memory_bytes import prefill_bytes, step_bytes
 from h1r.models.falcon_h1.multipliers import Scale, mup_vector, scales_of
 from h1r.models.layers.attention import CachedStep, rotary_table
+from h1r.models.layers.embedding import token_embedding
 from h1r.models.layers.norm import RMSNorm
 
 
@@ -75,7 +76,7 @@ class HybridModel(Backbone):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = token_embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.final_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -141,7 +142,7 @@ class HybridForCausalLM(CausalLM):
     def parts(cls, config: ModelConfig) -> list[tuple[str, Callable[[], nn.Module]]]:
         assert isinstance(config, HybridConfig)
         return [
-            ("model.embed_tokens", lambda: nn.Embedding(config.vocab_size, config.hidden_size)),
+            ("model.embed_tokens", lambda: token_embedding(config.vocab_size, config.hidden_size)),
             *((f"model.layers.{i}", lambda: Block(config)) for i in range(config.num_hidden_layers)),
             ("model.final_layernorm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps)),
             ("lm_head", lambda: nn.Linear(config.hidden_size, config.vocab_size, bias=False)),

@@ -63,7 +63,7 @@ class Mamba2(nn.Module):
             config.conv_dim, config.conv_dim, config.mamba_d_conv, groups=config.conv_dim, bias=config.mamba_conv_bias
         )
         self.dt_bias = nn.Parameter(torch.ones(heads))
-        self.A_log = nn.Parameter(torch.log(torch.arange(1, heads + 1, dtype=torch.float32)))
+        self.A_log = nn.Parameter(torch.tensor([math.log(head) for head in range(1, heads + 1)]))
         self.D = nn.Parameter(torch.ones(heads))
         self.out_proj = nn.Linear(m, d, bias=config.projectors_bias)
         if config.mamba_rms_norm:

@@ -77,7 +77,8 @@ def mup_vector(config: HybridConfig) -> Tensor:
     """The fixed scale of in_proj's outputs: segments [z | x | B | C | dt] times `ssm_multipliers`."""
     width = config.mamba_n_groups * config.mamba_d_state
     sizes = (config.mamba_d_ssm, config.mamba_d_ssm, width, width, config.mamba_n_heads)
-    return torch.cat([torch.full((n,), scale) for n, scale in zip(sizes, config.ssm_multipliers, strict=True)])
+    scales = zip(sizes, config.ssm_multipliers, strict=True)
+    return torch.tensor([scale for size, scale in scales for _ in range(size)])
 
 
 def scaled(tensor: Tensor, by: float) -> Tensor:

@@ -1,1 +1,1 @@
-"""Layers that several families are made of: RMSNorm, rotary attention with a cache, the gated MLP."""
+"""Layers that several families are made of: embeddings, RMSNorm, rotary attention with a cache, the gated MLP."""

@@ -20,6 +20,7 @@ from h1r.models.cache import KVCache
 from h1r.models.causal_lm import Backbone, CausalLM
 from h1r.models.config import ModelConfig
 from h1r.models.layers.attention import CachedStep, GroupedQueryAttention, rotary_table
+from h1r.models.layers.embedding import token_embedding
 from h1r.models.layers.mlp import GatedMLP
 from h1r.models.layers.norm import RMSNorm
 from h1r.models.qwen3.config import Qwen3Config
@@ -67,7 +68,7 @@ class Qwen3Model(Backbone):
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = token_embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -107,7 +108,7 @@ class Qwen3ForCausalLM(CausalLM):
     def parts(cls, config: ModelConfig) -> list[tuple[str, Callable[[], nn.Module]]]:
         assert isinstance(config, Qwen3Config)
         return [
-            ("model.embed_tokens", lambda: nn.Embedding(config.vocab_size, config.hidden_size)),
+            ("model.embed_tokens", lambda: token_embedding(config.vocab_size, config.hidden_size)),
             *((f"model.layers.{i}", lambda: Block(config)) for i in range(config.num_hidden_layers)),
             ("model.norm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps)),
             ("lm_head", lambda: nn.Linear(config.hidden_size, config.vocab_size, bias=False)),
