@@ -39,6 +39,8 @@ IMPORTED = (
     "h1r.train.rl",
     "h1r.train.pool",
     "h1r.report",
+    "h1r.serve.local",
+    "h1r.serve.run",
     "reasoning_gym",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from h1r.serve.app import Served, Service
 from h1r.serve.gate import Gate
 from h1r.serve.limits import Limits
 from h1r.serve.logs import RequestLog
+from h1r.serve.run import http_config
 
 NAME = "tiny"
 KEY = "a-key-for-tests"
@@ -73,26 +75,22 @@ class Running:
 
     def __init__(self, served: Served, limits: Limits, log: RequestLog, key: str | None) -> None:
         self.service = Service(served, limits, log)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                Gate(self.service.app(), key, ("127.0.0.1",)), port=0, log_level="warning", access_log=False,
-                lifespan="off", timeout_graceful_shutdown=5,
-            )
-        )  # fmt: skip
+        self._server = uvicorn.Server(http_config(Gate(self.service.app(), key, ("127.0.0.1",)), Limits(drain_s=0)))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
         deadline = time.monotonic() + 60
         while not self._server.started:
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{self._port}"
         self.client = httpx2.Client(base_url=self.url, timeout=120, headers={"Authorization": f"Bearer {KEY}"})
 
     async def _serve(self) -> None:
         for owner in self.service.served.owners():
             owner.deliver_to(asyncio.get_running_loop().call_soon_threadsafe)
-        await self._server.serve()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            self._port = taken.getsockname()[1]
+            await self._server.serve([taken])
 
     def close(self) -> None:
         self.client.close()

@@ -138,6 +138,7 @@ def test_what_a_request_leaves_open_is_as_in_the_recipe() -> None:
 
 def test_a_client_that_hangs_up_leaves_no_trace_running(server: Running) -> None:
     body = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "stream": True}
+    body["temperature"] = 5
     owner, admission = server.service.served.owners()[0], server.service.admission
     for changes in ({"n": 4}, {"deepconf": {"budget": 32}}):
         with server.client.stream("POST", "/v1/chat/completions", json={**body, **changes}) as response:

@@ -44,15 +44,28 @@ def serve(
 
     limits = Limits(budget=max_budget, requests=max_requests, drain_s=drain_seconds)
     where, log = listening(host, port), RequestLog(log_prompts)
-    if len(what) > 1:
-        raise UserError("one checkpoint is served at a time")
-    check_checkpoint(what[0])
+    addresses = [one for one in what if one.startswith(("http://", "https://"))]
+    if len(what) > 1 and len(addresses) < len(what):
+        raise UserError("one checkpoint is served at a time, or any number of URLs of one model")
     from h1r.config.text import parse_override
+
+    overrides = dict(map(parse_override, set_ or []))
+    if addresses:
+        from h1r.common.servers import api_key
+        from h1r.config import resolve
+        from h1r.serve.urls import open_urls
+
+        recipe = resolve({"name": "defaults"}, overrides, "--set")
+        key = api_key(recipe.engine.key_variable)
+        with stopping("start it again"), open_urls(addresses, recipe, limits, key) as served:
+            run(served, where, limits, log)
+        return
+    check_checkpoint(what[0])
     from h1r.evals.answers import recipe_of
     from h1r.serve.local import Local
     from h1r.serve.model import open_model
 
-    recipe = recipe_of(what[0], dict(map(parse_override, set_ or [])))
+    recipe = recipe_of(what[0], overrides)
     with stopping("start it again"), open_model(what[0], name or _name(what[0], recipe.name), recipe) as model:
         run(Local(model, limits), where, limits, log)
 

@@ -42,8 +42,8 @@ _NO_CREDIT = (
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """`outstanding`: requests that were taken and not given back. `rests_until`: passed over until then where there is
-    another; `closed_until`: nothing is to be sent to it before (times of `time.monotonic`)."""
+    """`outstanding`: requests, or their tokens, that were taken and not given back. `rests_until`: passed over until
+    then where there is another; `closed_until`: nothing is to be sent to it before (times of `time.monotonic`)."""
 
     url: str
     outstanding: int = 0
@@ -68,9 +68,9 @@ class Servers:
         self._turn = 0
         self._lock = threading.Lock()
 
-    def take(self, preferred: Server | None = None) -> Server:
-        """The server with the fewest requests outstanding, in turns where several have; one that failed just now or
-        asked to wait only where there is no other. `preferred`, where it did neither."""
+    def take(self, preferred: Server | None = None, weight: int = 1) -> Server:
+        """The server with the least outstanding, in turns where several have; one that failed just now or asked to wait
+        only where there is no other. `preferred`, where it did neither. weight: of this request, such as its tokens."""
         now = time.monotonic()
         with self._lock:
             order = self.all[self._turn :] + self.all[: self._turn]
@@ -78,14 +78,14 @@ class Servers:
                 order = [preferred]
             server = min(order, key=lambda one: (one.closed_until > now, one.rests_until > now, one.outstanding))
             self._turn = (self.all.index(server) + 1) % len(self.all)
-            server.outstanding += 1
+            server.outstanding += weight
         return server
 
-    def give_back(self, server: Server, failed: bool = False, asked_s: float | None = None) -> None:
-        """Ends a request. `asked_s`: for how long the server asks not to be asked (`retry_after`)."""
+    def give_back(self, server: Server, failed: bool = False, asked_s: float | None = None, weight: int = 1) -> None:
+        """Ends a request of that weight. `asked_s`: for how long the server asks not to be asked (`retry_after`)."""
         now = time.monotonic()
         with self._lock:
-            server.outstanding -= 1
+            server.outstanding -= weight
             if failed:
                 server.failures += 1
                 server.rests_until = now + COOLDOWN_S

@@ -11,7 +11,7 @@ from h1r.records import Trace
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract
 from h1r.scaling.confidence import Confidence, stopping_limit, stopping_threshold, summarise
-from h1r.scaling.voting import Vote, lead_probability, vote_by
+from h1r.scaling.voting import VOTERS, Vote, lead_probability, vote_by
 
 if TYPE_CHECKING:
     from h1r.scaling.parameters import DeepConf
@@ -139,6 +139,8 @@ class Ballot:
         """The vote of the traces in `states`, in order of sample index; `Vote.index` counts among all traces."""
         order = sorted(self.entries)
         chosen = [i for i in order if self.entries[i].state in states]
+        if VOTERS[self.params.voter][0] is not None:  # a trace without confidences has no weight
+            chosen = [i for i in chosen if self.entries[i].confidence is not None]
         answers = [self.entries[i].answer for i in chosen]
         confidences = [confidence for i in chosen if (confidence := self.entries[i].confidence) is not None]
         outcome = vote_by(self.params.voter, answers, confidences, self._groups)
@@ -176,7 +178,7 @@ class Ballot:
             elif trace.finish_reason == "confidence":
                 state = "stopped"
             else:
-                answer = self._extract(trace.text) if trace.confidences else None
+                answer = self._extract(trace.text) if trace.confidences or trace.num_tokens else None
                 state = "no_answer" if answer is None else None
                 if trace.confidences:
                     confidence = summarise(trace.confidences, self.params.sampling.confidence_window)

@@ -23,7 +23,7 @@ from h1r.errors import UserError
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.gate import error_response, read_bytes, until_gone
-from h1r.serve.jobs import Delta, Event, Job, Result
+from h1r.serve.jobs import Delta, Event, Job, Raw, Result
 from h1r.serve.limits import Admission, Limits
 from h1r.serve.logs import RequestLog
 from h1r.serve.metrics import Metrics
@@ -57,7 +57,7 @@ class Served(Protocol):
 class Shape(Protocol):
     """How an interface writes events."""
 
-    def whole(self, result: Result) -> dict[str, Any]: ...
+    def whole(self, result: Result | Raw) -> dict[str, Any]: ...
 
     def chunks(self, event: Event) -> list[dict[str, Any]]: ...
 
@@ -73,7 +73,16 @@ class _Watch:
     model: str | None = None
     first: float | None = None
     result: Result | None = None
+    tokens: tuple[int, int] | None = None
+    """Of prompt and completion."""
     prompt: Any = None
+
+    def saw(self, event: Event) -> None:
+        """Takes over what counts of an event."""
+        if isinstance(event, Result):
+            self.result, self.tokens = event, (event.prompt_tokens, event.completion_tokens)
+        elif isinstance(event, Raw):
+            self.tokens = event.tokens or self.tokens
 
 
 class Service:
@@ -148,9 +157,9 @@ class Service:
     async def _answer(self, request: Request, kind: Kind, shape_of: Callable[[Body], Shape], watch: _Watch) -> Response:
         found = parse_json(await read_bytes(request, self.limits))
         body = read_body(found, kind, self.limits)
-        watch.model, watch.prompt = body.model, found if self.log.prompts else None
+        watch.prompt = found if self.log.prompts else None
         job = await self.served.job(body, found, kind)
-        watch.method = job.method
+        watch.method, watch.model = job.method, body.model  # a name that is known now, and no text of anybody's
         self.admission.enter(job.num_traces)
         self.jobs.add(job)
         shape = shape_of(body)
@@ -164,7 +173,7 @@ class Service:
         finally:
             self._left(job, watch)
 
-    async def _whole(self, request: Request, job: Job, watch: _Watch) -> Result:
+    async def _whole(self, request: Request, job: Job, watch: _Watch) -> Result | Raw:
         """The result of a job, unless the client hangs up before."""
         working = asyncio.ensure_future(_result(job))
         gone = asyncio.ensure_future(until_gone(request))
@@ -172,9 +181,10 @@ class Service:
             await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise ClientGoneError
-            watch.result = working.result()
+            found = working.result()
+            watch.saw(found)
             self._ended(watch, 200)
-            return watch.result
+            return found
         except (ApiError, ClientGoneError):
             raise
         except Exception as error:
@@ -191,11 +201,10 @@ class Service:
         status = 499
         try:
             async for event in job:
-                if watch.first is None and isinstance(event, Delta):
+                watch.saw(event)
+                if watch.first is None and isinstance(event, Delta | Raw):
                     watch.first = time.monotonic() - watch.begun
                     self.metrics.first.observe(watch.first)
-                if isinstance(event, Result):
-                    watch.result = event
                 for chunk in shape.chunks(event):
                     yield _event(chunk)
             status = 200
@@ -223,9 +232,8 @@ class Service:
         if status == 499:
             metrics.abandoned.inc()
         summary = None if result is None else result.deepconf
-        if result is not None:
-            metrics.tokens.labels("prompt").inc(result.prompt_tokens)
-            metrics.tokens.labels("completion").inc(result.completion_tokens)
+        for kind, count in zip(("prompt", "completion"), watch.tokens or (), strict=False):
+            metrics.tokens.labels(kind).inc(count)
         if summary is not None:
             for state, count in summary["states"].items():
                 metrics.traces.labels(state).inc(count)
@@ -233,8 +241,8 @@ class Service:
         self.log.write(
             id=watch.id, route=watch.route, model=watch.model, method=watch.method, status=status,
             seconds=round(seconds, 4), first_token_s=None if watch.first is None else round(watch.first, 4),
-            prompt_tokens=None if result is None else result.prompt_tokens,
-            completion_tokens=None if result is None else result.completion_tokens,
+            prompt_tokens=None if watch.tokens is None else watch.tokens[0],
+            completion_tokens=None if watch.tokens is None else watch.tokens[1],
             traces=None if summary is None else summary["traces"],
             stop_reason=None if summary is None else summary["stop_reason"], request=watch.prompt,
         )  # fmt: skip
@@ -252,9 +260,9 @@ def failure(error: BaseException) -> ApiError:
     return ApiError(500, f"the server failed at this request ({type(error).__name__})", code="internal_error")
 
 
-async def _result(job: Job) -> Result:
+async def _result(job: Job) -> Result | Raw:
     async for event in job:
-        if isinstance(event, Result):
+        if isinstance(event, Result | Raw):
             return event
     raise RuntimeError("the job ended without a result")
 

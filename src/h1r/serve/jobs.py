@@ -17,11 +17,11 @@ from h1r.engine.protocol import SamplingParams
 from h1r.engine.requests import is_unanswerable
 from h1r.records import Trace
 from h1r.scaling.ballot import STATES
+from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.mailbox import Mailbox
 from h1r.serve.messages import tool_calls_in
 from h1r.serve.model import Model
-from h1r.serve.options import Plan
 from h1r.serve.progress_events import ended, rounded
 from h1r.serve.reply_text import Growing, Splitter, parts_of, thinking_tokens
 from h1r.serve.solving import Outcome, Question, Solving
@@ -74,7 +74,31 @@ class Result:
     traces: list[dict[str, Any]] | None = None
 
 
-Event = Delta | Choice | Result | dict[str, Any]
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What another server said, whole or a chunk of its stream, as it is passed on."""
+
+    data: dict[str, Any]
+
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        """Of prompt and completion, where it says so."""
+        usage = self.data.get("usage")
+        if not isinstance(usage, dict):
+            return None
+        found = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        return (found[0], found[1]) if isinstance(found[0], int) and isinstance(found[1], int) else None
+
+
+Event = Delta | Choice | Result | Raw | dict[str, Any]
+
+
+class Speaker(Protocol):
+    """What a job needs of a model. `tokenizer`: None of one that is elsewhere."""
+
+    owner: EngineThread
+    tokenizer: Any
+    ends: frozenset[int]
 
 
 class Job(Protocol):
@@ -142,7 +166,7 @@ class Plain:
 class DeepConfJob:
     """One question, many traces, one answer."""
 
-    def __init__(self, model: Model, question: Question, form: Form) -> None:
+    def __init__(self, model: Speaker, question: Question, form: Form) -> None:
         self._model, self._question, self._form = model, question, form
         self.num_traces = question.plan.params.budget
         self.method = question.plan.method
@@ -173,8 +197,9 @@ class DeepConfJob:
         trace = outcome.shown
         choice = Choice(0, None, "", "length") if trace is None else choice_of(self._model, trace, 0, self._form)
         telling = Telling(self._model, self._form, ())
-        prompt_tokens = len(self._question.prompt)
-        summary = summary_of(outcome, self._question.plan)
+        stated = [(trace.usage or {}).get("prompt_tokens", 0) for trace in outcome.solution.traces]
+        prompt_tokens = len(self._question.prompt) or max(stated, default=0)
+        summary = summary_of(outcome, self._question)
         returned = self._question.plan.return_traces
         traces = traces_of(self._model, outcome, returned == "tokens") if returned else None
         spent = outcome.solution.tokens_total
@@ -196,7 +221,7 @@ class _Piece:
 class Telling:
     """One choice's text as it is told."""
 
-    model: Model
+    model: Speaker
     form: Form
     stops: tuple[str, ...]
     _growing: Growing = field(init=False)
@@ -234,24 +259,25 @@ def raise_if_failed(trace: Trace) -> None:
         raise ApiError(status, f"the engine failed: {trace.error}")
 
 
-def choice_of(model: Model, trace: Trace, index: int, form: Form) -> Choice:
+def choice_of(model: Speaker, trace: Trace, index: int, form: Form) -> Choice:
     """A trace as a client sees it."""
     thinking, answer = (None, trace.text) if form.raw else parts_of(trace.text, form.open_thinking)
     answer, calls = tool_calls_in(answer) if form.tools else (answer, [])
     reason = "tool_calls" if calls else "stop" if trace.finish_reason == "stop" else "length"
     tokens = None
-    if form.logprobs:
+    if form.logprobs and model.tokenizer is not None:
         decode = model.tokenizer.decode
         tokens = [(str(decode([one])), logprob) for one, logprob in zip(trace.token_ids, trace.logprobs, strict=True)]
     return Choice(index, thinking, answer, reason, calls, tokens)
 
 
-def summary_of(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+def summary_of(outcome: Outcome, question: Question) -> dict[str, Any]:
     """`usage.deepconf` of a reply."""
-    solution, last = outcome.solution, outcome.last_event
+    plan, solution, last = question.plan, outcome.solution, outcome.last_event
     full = last["full_budget_tokens"]
     return {
-        "method": plan.method, "voter": plan.params.voter, "budget": solution.budget, "warmup": plan.params.warmup,
+        "method": plan.method, "stopping": question.stopping, "voter": plan.params.voter,
+        "budget": solution.budget, "warmup": plan.params.warmup,
         "traces": len(solution.traces), "states": {state: solution.states.count(state) for state in STATES},
         "stopped": solution.states.count("stopped"), "tokens": solution.tokens_total,
         "tokens_by_state": solution.tokens, "full_budget_tokens": full,
@@ -264,7 +290,7 @@ def summary_of(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def traces_of(model: Model, outcome: Outcome, tokens: bool) -> list[dict[str, Any]]:
+def traces_of(model: Speaker, outcome: Outcome, tokens: bool) -> list[dict[str, Any]]:
     """Every trace for `return_traces`, in order."""
     ballot = outcome.ballot
     found = []
@@ -273,7 +299,8 @@ def traces_of(model: Model, outcome: Outcome, tokens: bool) -> list[dict[str, An
         trace = entry.trace
         one = {**ended(ballot, entry), "seed": trace.seed, "text": trace.text}
         if tokens:
-            one["token_texts"] = [str(model.tokenizer.decode([token])) for token in trace.token_ids]
+            if model.tokenizer is not None:
+                one["token_texts"] = [str(model.tokenizer.decode([token])) for token in trace.token_ids]
             one["confidences"] = [rounded(value) for value in trace.confidences]
         found.append(one)
     return found

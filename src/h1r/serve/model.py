@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,15 +16,15 @@ from h1r.engine.requests import refusal
 from h1r.engine.streaming import StreamingEngine
 from h1r.errors import UserError
 from h1r.evals.answers import open_checkpoint
-from h1r.records import Message, Problem, Verdict, content_id
+from h1r.records import Message, Problem, content_id
 from h1r.rollout.prompts import ProblemPrompt
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.messages import checked
 from h1r.serve.options import Plan
 from h1r.serve.solving import Question
+from h1r.serve.verifying import Verifying, check_verifier
 from h1r.serve.wanted import Body
-from h1r.verify import Backend, open_backend, require
 
 
 class Model:
@@ -45,21 +44,7 @@ class Model:
         self.created = int(time.time())
         self.ends = frozenset(ends)
         """Tokens that end an answer, and are no part of its text."""
-        self._pool: Backend | None = None
-        self._lock = threading.Lock()
-
-    def verify_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
-        """Verdicts, by workers that start at the first question and answer one run at a time."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = open_backend(self.recipe.verify)
-            return self._pool.verify_many(problems, texts)
-
-    def close(self) -> None:
-        """Ends the verifier's workers."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
+        self.verifying = Verifying(recipe.verify)
 
     def chat_prompt(self, messages: Sequence[Message], tools: Any) -> list[int]:
         """A conversation as token ids. `ApiError` for one that the model's template refuses."""
@@ -106,25 +91,23 @@ class Model:
 
     def question(self, prompt: Sequence[int], messages: Sequence[Message], plan: Plan, seed: int) -> Question:
         """A conversation as a problem for DeepConf; that of one question is the one that `h1r solve` has."""
-        asked = [one.content for one in messages if one.role != "system"]
-        text = asked[0] if len(asked) == 1 else "\n\n".join(f"{one.role}: {one.content}" for one in messages)
-        try:
-            kind = require(plan.verifier).answer_kind
-        except UserError as error:
-            raise ApiError(400, str(error), "deepconf.verifier") from None
-        if kind not in ("text", "value", "letters"):
-            raise ApiError(
-                400, f"answers for the verifier {plan.verifier} cannot be the same as others; ask for select "
-                "\"confidence\"", "deepconf.verifier",
-            )  # fmt: skip
-        problem = Problem(id=content_id(text), question=text, answer="", verifier=plan.verifier)
+        check_verifier(plan.verifier)
+        problem = problem_of(messages, plan.verifier)
         return Question(
-            problem, ProblemPrompt(prompt, problem), plan, seed, self.recipe.rollout, self.verify_many, self.tokenizer
-        )
+            problem, ProblemPrompt(prompt, problem), plan, seed, self.recipe.rollout, self.verifying.many,
+            self.tokenizer, "engine",
+        )  # fmt: skip
 
     def opens_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether the prompt itself ends with the tag that opens the thinking, as some templates have it."""
         return str(self.tokenizer.decode(list(prompt[-8:]))).rstrip().endswith(THINK_OPEN)
+
+
+def problem_of(messages: Sequence[Message], verifier: str) -> Problem:
+    """A conversation as a problem; that of one question is the one that `h1r solve` has."""
+    asked = [one.content for one in messages if one.role != "system"]
+    text = asked[0] if len(asked) == 1 else "\n\n".join(f"{one.role}: {one.content}" for one in messages)
+    return Problem(id=content_id(text), question=text, answer="", verifier=verifier)
 
 
 def seed_of(body: Body) -> int:
@@ -149,5 +132,5 @@ def open_model(checkpoint: str, name: str, recipe: Recipe) -> Iterator[Model]:
         owner = EngineThread(engine, recipe.engine.max_sequences)
         things.callback(owner.close)
         model = Model(name, recipe, tokenizer, owner, sizes, engine.eos_token_ids)
-        things.callback(model.close)
+        things.callback(model.verifying.close)
         yield model

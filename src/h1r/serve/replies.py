@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from h1r.serve.jobs import Choice, Delta, Event, Result
+from h1r.serve.jobs import Choice, Delta, Event, Raw, Result
 
 
 class ChatShape:
@@ -21,13 +21,17 @@ class ChatShape:
         self._include_usage = include_usage
         self._begun: set[int] = set()
 
-    def whole(self, result: Result) -> dict[str, Any]:
+    def whole(self, result: Result | Raw) -> dict[str, Any]:
         """The reply of a request that does not stream."""
+        if isinstance(result, Raw):
+            return result.data
         choices = [self._choice(one) for one in result.choices]
         return {**self._head, "object": self.whole_object, "choices": choices, **ending(result)}
 
     def chunks(self, event: Event) -> list[dict[str, Any]]:
         """What a stream sends at an event."""
+        if isinstance(event, Raw):
+            return [event.data]
         if isinstance(event, Delta):
             return [*self._opening(event.index), self._chunk(event.index, *self._delta(event))]
         if isinstance(event, Choice):

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -59,10 +61,6 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog) -> 
     """Serves until a signal. `UserError` where the address is taken."""
     service = Service(served, limits, log)
     app: ASGIApp = Gate(service.app(), where.key, (where.host,) if where.on_loopback else None)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(limits.drain_s + 10), h11_max_incomplete_event_size=64 << 10, ws="none",
-    )  # fmt: skip
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     taken = socket.socket(family)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,7 +72,35 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog) -> 
                 f"{where.host}:{where.port} cannot be listened on ({error.strerror}); give another --port"
             ) from None
         host = f"[{where.host}]" if ":" in where.host else where.host
-        asyncio.run(_serve(uvicorn.Server(config), service, taken, f"http://{host}:{taken.getsockname()[1]}"))
+        asyncio.run(_serve(Server(http_config(app, limits)), service, taken, f"http://{host}:{taken.getsockname()[1]}"))
+
+
+def http_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """How HTTP is spoken: by h11, which bounds headers and takes no request that could be read in two ways."""
+    return uvicorn.Config(
+        app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False,
+        h11_max_incomplete_event_size=64 << 10, timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(limits.drain_s + 10),
+    )  # fmt: skip
+
+
+class Server(uvicorn.Server):
+    """Ends by SIGTERM or SIGINT as a program that has done its work: uvicorn's raises the signal once more."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handlers while it serves."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal does not wait."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 async def _serve(server: uvicorn.Server, service: Service, taken: socket.socket, url: str) -> None:

@@ -38,7 +38,8 @@ PERIOD_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of DeepConf. seed: of the request. rollout: the policy for failed traces."""
+    """What is asked of DeepConf. seed: of the request. rollout: the policy for failed traces. stopping: who ends a
+    doubtful trace: the "engine", the server by closing its "stream", or nobody, so that "consensus" alone saves."""
 
     problem: Problem
     prompt: ProblemPrompt
@@ -47,6 +48,7 @@ class Question:
     rollout: RolloutSection
     verify_many: VerifyMany
     tokenizer: Any
+    stopping: str
 
 
 @dataclass(frozen=True, slots=True)

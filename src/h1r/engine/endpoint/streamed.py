@@ -1,0 +1,308 @@
+"""Chat completions that are streamed token by token from any OpenAI-compatible servers, for requests that come and go.
+
+One request is one trace, read by a thread of its own. What a server tells of each token decides what can be done:
+
+* top log-probabilities: confidences, hence DeepConf. A trace whose window falls below `confidence_threshold` ends
+  by closing its stream, at which servers stop generating.
+* none: the text alone, without confidences; `confidence_threshold` is refused.
+
+Servers of one model are balanced by the tokens that their requests may still have, passed over while they fail, and
+asked in one another's place: a trace whose server dies is begun anew on another, with the same seed, and what the first
+one gave is counted nowhere. Which tokens they were, servers do not say: a trace has text, confidences and their number.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from h1r.common.servers import Server, Servers, failure_of
+from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
+from h1r.engine.requests import failed
+from h1r.engine.server.events import Refused, ServerRequest
+from h1r.errors import UserError
+from h1r.records import FinishReason, Trace
+
+ATTEMPTS = 4
+"""Tries of one trace, on as many servers."""
+_SEEDS = 1 << 31
+_RANKS = (20, 10, 5)
+"""How many of the likeliest tokens are asked for, the most that a server allows; OpenAI's limit is 20."""
+
+
+@dataclass(eq=False)
+class _Live:
+    """One trace. What it has so far is written by its thread."""
+
+    index: int
+    sample: int
+    messages: Sequence[dict[str, str]]
+    params: SamplingParams
+    request: ServerRequest | None = None
+    cancelled: bool = False
+    reason: FinishReason = "length"
+    error: str | None = None
+    thinking: str = ""
+    answer: str = ""
+    logprobs: list[float] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    pieces: int = 0
+    """Of text, which count as tokens where a server states no number and breaks off."""
+    usage: dict[str, int] = field(default_factory=dict)
+
+    def begin_anew(self) -> None:
+        """What a server that failed has given is forgotten."""
+        self.thinking = self.answer = ""
+        self.logprobs, self.confidences, self.pieces, self.usage = [], [], 0, {}
+        self.reason, self.error = "length", None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.usage.get("completion_tokens") or len(self.logprobs) or self.pieces
+
+
+class StreamedChats:
+    """The model at `urls` (with their `/v1`). Prompts are `ChatPrompt`s. extra: further keys of every request.
+
+    Asks each server once for one token, to know what it tells. Raises `UserError` where none answers.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        model: str | None = None,
+        key: str | None = None,
+        at_once: int = 64,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.servers = Servers(urls)
+        self.key, self.extra = key, extra or {}
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="h1r-chat")
+        self._ended: queue.SimpleQueue[_Live] = queue.SimpleQueue()
+        self._live: list[_Live] = []
+        self._refused: list[Trace] = []
+        self._count = 0
+        self._lock = threading.Lock()
+        self.model = model or self._listed()
+        self.ranks = self._known_ranks()
+        """How many likeliest tokens the servers tell of each token; 0: none."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a trace has not been handed out yet."""
+        return bool(self._live or self._refused)
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """The number of the request."""
+        index, self._count = self._count, self._count + 1
+        why = None
+        if not isinstance(prompt, ChatPrompt) or not prompt.messages:
+            why = "a chat server takes messages, and no token ids"
+        elif params.confidence_threshold is not None and not self.ranks:
+            why = "the servers tell no log-probabilities, which confidence_threshold needs"
+        if why is not None:
+            self._refused += failed(index, params, why)
+            return index
+        assert isinstance(prompt, ChatPrompt)
+        for sample in range(params.n):
+            live = _Live(index, sample, prompt.messages, params)
+            self._live.append(live)
+            self._pool.submit(self._run, live)
+        return index
+
+    def step(self, wait: float) -> list[Trace]:
+        """Traces that ended since the last step; waits for one, at most so many seconds."""
+        found, self._refused = self._refused, []
+        while True:
+            try:
+                live = self._ended.get(timeout=0.0 if found else wait) if wait or found else self._ended.get_nowait()
+            except queue.Empty:
+                return found
+            if live in self._live:
+                self._live.remove(live)
+                found.append(_trace(live))
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        """See `Engine.cancel`."""
+        gone = [live for live in self._live if live.index == prompt_index]
+        self._live = [live for live in self._live if live.index != prompt_index]
+        self._stop(gone)
+        return [_trace(live, cancelled=True) for live in gone if live.num_tokens]
+
+    def progress(self) -> list[Running]:
+        """See `Engine.progress`."""
+        found = []
+        for live in self._live:
+            if live.request is not None:
+                last = live.confidences[-live.params.confidence_window :]
+                mean = sum(last) / len(last) if last else None
+                found.append(Running(live.index, live.sample, live.num_tokens, mean))
+        return found
+
+    def close(self) -> None:
+        """Ends every connection."""
+        gone, self._live = self._live, []
+        self._stop(gone)
+        self._pool.shutdown(cancel_futures=True)
+
+    def _stop(self, traces: Sequence[_Live]) -> None:
+        with self._lock:
+            for live in traces:
+                live.cancelled = True
+                if live.request is not None:
+                    live.request.close()
+
+    def _run(self, live: _Live) -> None:
+        """Reads one trace to its end, on another server where one fails."""
+        tried: Server | None = None
+        for attempt in range(1, ATTEMPTS + 1):
+            if live.cancelled:
+                break
+            if attempt > 1:
+                live.begin_anew()
+                time.sleep(min(0.1 * 2**attempt, 2.0) if len(self.servers.all) == 1 or tried is None else 0.0)
+            tried = self.servers.take(weight=live.params.max_tokens)
+            passing = self._ask(live, tried)
+            if live.error is None or not passing:
+                break
+        self._ended.put(live)
+
+    def _ask(self, live: _Live, server: Server) -> bool:
+        """One try; whether its error may pass."""
+        passing, asked_s = False, None
+        try:
+            if server.pause_s:
+                time.sleep(min(server.pause_s, 30.0))
+            with self._lock:
+                if live.cancelled:
+                    return False
+                live.request = ServerRequest(f"{server.url}/chat/completions", key=self.key)
+            for event in live.request.events(self._body(live)):
+                if self._take(live, event):
+                    break
+        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+            if not live.cancelled:
+                live.error = f"{server.url} failed: {error or type(error).__name__}"
+                passing = not isinstance(error, Refused) or failure_of(error.status) in ("passing", "limited")
+                asked_s = error.asked_s if isinstance(error, Refused) else None
+        finally:
+            if live.request is not None:
+                live.request.close()
+            self.servers.give_back(server, passing, asked_s, weight=live.params.max_tokens)
+        return passing
+
+    def _body(self, live: _Live) -> dict[str, Any]:
+        params = live.params
+        body: dict[str, Any] = {
+            "model": self.model, "messages": list(live.messages), "stream": True, "temperature": params.temperature,
+            "top_p": params.top_p, "max_tokens": params.max_tokens, "seed": (params.seed + live.sample) % _SEEDS,
+            "stream_options": {"include_usage": True},
+        }  # fmt: skip
+        if params.stop:
+            body["stop"] = list(params.stop)
+        if params.top_k:
+            body["top_k"] = params.top_k
+        if params.min_p:
+            body["min_p"] = params.min_p
+        if self.ranks:
+            body |= {"logprobs": True, "top_logprobs": self.ranks}
+        return {**body, **self.extra}
+
+    def _take(self, live: _Live, event: Any) -> bool:
+        """One chunk; whether the trace ends here, by its confidence or because nobody waits for it."""
+        if live.cancelled:
+            return True
+        usage = event.get("usage") or {}
+        live.usage.update(
+            (key, n) for key in ("prompt_tokens", "completion_tokens") if isinstance(n := usage.get(key), int)
+        )
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or {}
+            thought, said = delta.get("reasoning_content") or delta.get("reasoning") or "", delta.get("content") or ""
+            live.thinking += thought
+            live.answer += said
+            live.pieces += bool(thought or said)
+            for token in (choice.get("logprobs") or {}).get("content") or ():
+                best = sorted((float(one["logprob"]) for one in token.get("top_logprobs") or ()), reverse=True)
+                live.logprobs.append(float(token["logprob"]))
+                if best := best[: live.params.confidence_top_k]:
+                    live.confidences.append(-sum(best) / len(best))
+                if _is_low(live):
+                    live.reason = "confidence"
+                    return True
+            if reason := choice.get("finish_reason"):
+                live.reason = "length" if reason == "length" else "stop"
+        return False
+
+    def _listed(self) -> str:
+        """The one model that the servers list."""
+        said: Exception | None = None
+        for server in self.servers.all:
+            request = ServerRequest(f"{server.url}/models", 10.0, self.key)
+            try:
+                with request.send() as response:
+                    return str(json.loads(response.read())["data"][0]["id"])
+            except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                said = error
+            finally:
+                request.close()
+        raise UserError(
+            f"no server answers at {self.servers.all[0].url}/models ({said}); start it, or mend its address"
+        )
+
+    def _known_ranks(self) -> int:
+        """What the first server that answers tells."""
+        said = None
+        for server in self.servers.all:
+            for ranks in (*_RANKS, 0):
+                found, said = self._probe(server, ranks)
+                if found is not None:
+                    return found
+        raise UserError(f"no server answers a chat request ({said}); see its log")
+
+    def _probe(self, server: Server, ranks: int) -> tuple[int | None, str]:
+        """How many ranks come where so many are asked for; None where the request fails."""
+        live = _Live(
+            0, 0, ({"role": "user", "content": "1"},), SamplingParams(max_tokens=2, confidence_top_k=max(1, ranks))
+        )
+        self.ranks = ranks
+        most, body = 0, self._body(live)
+        request = ServerRequest(f"{server.url}/chat/completions", 60.0, self.key)
+        try:
+            for event in request.events(body):
+                for choice in event.get("choices") or ():
+                    for token in (choice.get("logprobs") or {}).get("content") or ():
+                        most = max(most, len(token.get("top_logprobs") or ()))
+        except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return None, str(error)
+        finally:
+            request.close()
+        return (most if most > 1 else 0), ""
+
+
+def _is_low(live: _Live) -> bool:
+    params, n = live.params, len(live.confidences)
+    if params.confidence_threshold is None or n < params.confidence_window:
+        return False
+    mean = sum(live.confidences[-params.confidence_window :]) / params.confidence_window
+    return bool(is_doubtful(mean, n, params.confidence_window, params.confidence_threshold))
+
+
+def _trace(live: _Live, cancelled: bool = False) -> Trace:
+    text = live.answer
+    if live.thinking:
+        text = f"<think>\n{live.thinking}" + (f"\n</think>\n\n{text}" if text else "")
+    broken = live.error is not None and not cancelled
+    n = len(live.confidences)
+    return Trace(
+        live.index, live.sample, [], text, live.logprobs[:n], [], live.confidences[:n],
+        "error" if broken else "cancelled" if cancelled else live.reason,
+        seed=live.params.seed + live.sample, error=live.error if broken else None,
+        usage={**live.usage, "completion_tokens": 0 if broken else live.num_tokens},
+    )  # fmt: skip

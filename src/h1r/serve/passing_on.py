@@ -1,0 +1,163 @@
+"""A plain request as another server answers it: passed on as it came, and begun anew elsewhere where the server fails.
+
+A request gets a seed where it has none. So another server of the same model writes the same once more; what the client
+has already is left out of it. Where it writes something else the stream ends with an error, and never with a text that
+two servers wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import httpx2
+
+from h1r.common.servers import Server, Servers, authorization, failure_of, retry_after, to_mend
+from h1r.serve.errors import ApiError
+from h1r.serve.jobs import Raw
+
+ATTEMPTS = 4
+SILENCE_S = 600.0
+"""Without a byte for so long, a server counts as gone."""
+_TEXTS = ("content", "reasoning_content", "reasoning", "text")
+
+
+class _Passing(Exception):  # noqa: N818 - another server may answer
+    def __init__(self, why: str, asked_s: float | None = None) -> None:
+        super().__init__(why)
+        self.asked_s = asked_s
+
+
+class PassedOn:
+    """See `jobs.Job`. path: of the interface, after `/v1`. weight: tokens that it may take."""
+
+    method = "plain"
+
+    def __init__(
+        self,
+        servers: Servers,
+        client: httpx2.AsyncClient,
+        path: str,
+        body: dict[str, Any],
+        key: str | None,
+        weight: int,
+    ) -> None:
+        self._servers, self._client, self._path, self._body = servers, client, path, body
+        self._headers, self._weight = authorization(key), weight
+        self.num_traces = int(body.get("n") or 1)
+        self._told: dict[tuple[int, str], str] = {}
+        """What the client has of each choice's texts."""
+        self._awaited: dict[tuple[int, str], str] = {}
+        """What of it the present server has still to write again."""
+        self._ended = False
+
+    async def __aiter__(self) -> AsyncIterator[Raw]:
+        why = ""
+        for _ in range(ATTEMPTS):
+            server = self._servers.take(weight=self._weight)
+            failed, asked_s = False, None
+            try:
+                async for data in self._events(server):
+                    if (left := self._unsaid(data)) is not None:
+                        yield Raw(left)
+                return
+            except (_Passing, httpx2.HTTPError) as error:
+                failed, why = True, str(error) or type(error).__name__
+                asked_s = error.asked_s if isinstance(error, _Passing) else None
+            finally:
+                self._servers.give_back(server, failed, asked_s, self._weight)
+            if self._ended:
+                return
+            self._awaited = dict(self._told)
+        raise ApiError(502, f"no server answered: {why}", code="backend_failed")
+
+    def give_up(self) -> None:
+        """Whoever stops reading closes the connection."""
+
+    def finish(self) -> None:
+        """There is nothing to end it with but its end."""
+        self._ended = True
+
+    async def _events(self, server: Server) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a stream, or the whole reply."""
+        url = f"{server.url}/{self._path}"
+        async with self._client.stream(
+            "POST", url, json=self._body, headers=self._headers, timeout=httpx2.Timeout(SILENCE_S, connect=10.0)
+        ) as response:
+            if response.status_code >= 400:
+                self._refused(response, await response.aread())
+            if not self._body.get("stream"):
+                yield _object(await response.aread())
+                return
+            async for line in response.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                text = line.removeprefix("data:").strip()
+                if text == "[DONE]":
+                    return
+                found = _object(text)
+                if "error" in found:
+                    raise _Passing("the server failed in the middle of its answer")
+                yield found
+                if self._ended:
+                    return
+            raise _Passing("the answer broke off without an end")
+
+    def _refused(self, response: httpx2.Response, content: bytes) -> None:
+        """Raises what a status of 400 and more means."""
+        status, failure = response.status_code, failure_of(response.status_code, content[:2000])
+        if failure in ("passing", "limited"):
+            raise _Passing(f"status {status}", retry_after(response.headers.get("retry-after")))
+        if failure == "to mend" and status != 404:
+            raise ApiError(502, f"the server behind this one: {to_mend(status)}", code="backend_refused")
+        message, param = "the server behind this one refused the request", None
+        with suppress(_Passing, KeyError, TypeError):
+            error = _object(content)["error"]
+            message, param = str(error["message"]), error.get("param")
+        raise ApiError(status, message, param if isinstance(param, str) else None)
+
+    def _unsaid(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        """The chunk without what the client has; None where nothing is left of it."""
+        if not self._body.get("stream"):
+            return data
+        cut = False
+        for choice in data.get("choices") or ():
+            place = choice.get("delta", choice)
+            for name in _TEXTS:
+                if isinstance(text := place.get(name), str) and text:
+                    key = (int(choice.get("index", 0)), name)
+                    new = self._after_awaited(key, text)
+                    cut = cut or new != text
+                    place[name] = new
+                    self._told[key] = self._told.get(key, "") + new
+        said = any(
+            choice.get("finish_reason") or any(choice.get("delta", choice).get(name) for name in _TEXTS)
+            for choice in data.get("choices") or ()
+        )
+        return None if cut and not said else data
+
+    def _after_awaited(self, key: tuple[int, str], text: str) -> str:
+        """What of a text goes beyond the one that is awaited."""
+        awaited = self._awaited.get(key, "")
+        if not awaited:
+            return text
+        common = min(len(awaited), len(text))
+        if awaited[:common] != text[:common]:
+            raise ApiError(
+                502, "the server died in the middle of its answer, and another one with the same seed writes another",
+                code="backend_failed",
+            )  # fmt: skip
+        self._awaited[key] = awaited[common:]
+        return text[common:]
+
+
+def _object(data: str | bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _Passing("the reply is no JSON") from None
+    if not isinstance(found, dict):
+        raise _Passing("the reply is no JSON object")
+    return found

@@ -1,0 +1,132 @@
+"""Servers of one model as what is served: plain requests are passed on, DeepConf runs here over their streams.
+
+What the servers tell of each token decides how DeepConf saves, and the reply says which (`usage.deepconf.stopping`):
+
+    stream       top log-probabilities: a doubtful trace ends by closing its stream
+    consensus    none: every trace runs to its end and has one vote, until the votes agree (`tau`, else 0.95)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+from h1r.config import Recipe
+from h1r.engine.endpoint.streamed import StreamedChats
+from h1r.engine.protocol import SamplingParams
+from h1r.records import Message
+from h1r.rollout.prompts import ProblemPrompt
+from h1r.scaling.deepconf import majority_params
+from h1r.serve.engine_thread import EngineThread
+from h1r.serve.errors import ApiError
+from h1r.serve.jobs import DeepConfJob, Form, Job
+from h1r.serve.limits import Limits
+from h1r.serve.messages import messages_of
+from h1r.serve.model import problem_of, seed_of
+from h1r.serve.options import Plan, plan_for, split_model
+from h1r.serve.passing_on import PassedOn
+from h1r.serve.solving import Question
+from h1r.serve.verifying import Verifying, check_verifier
+from h1r.serve.wanted import Body, Kind
+
+TAU = 0.95
+_LONGEST = 4096
+"""Tokens that a request counts with in the balance of servers where it does not say how many it may have."""
+
+
+class Urls:
+    """See `app.Served`."""
+
+    tokenizer = None
+    ends: frozenset[int] = frozenset()
+
+    def __init__(self, engine: StreamedChats, recipe: Recipe, limits: Limits) -> None:
+        self._engine, self._recipe, self._limits = engine, recipe, limits
+        self.owner = EngineThread(engine, recipe.engine.max_sequences)
+        self.verifying = Verifying(recipe.verify)
+        self._created = int(time.time())
+        self._client = httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64))
+
+    def models(self) -> list[dict[str, Any]]:
+        """See `app.Served`."""
+        own = {"object": "model", "created": self._created, "owned_by": "open-h1r"}
+        name = self._engine.model
+        return [{"id": one, **own} for one in (name, f"{name}@deepconf-8", f"{name}@deepconf-64")]
+
+    def owners(self) -> list[EngineThread]:
+        """See `app.Served`."""
+        return [self.owner]
+
+    def health(self) -> dict[str, Any]:
+        """Ok where one of the servers did not fail just now."""
+        now = time.monotonic()
+        servers = [{"url": one.url, "failing": one.rests_until > now} for one in self._engine.servers.all]
+        alive = self.owner.alive and not all(one["failing"] for one in servers)
+        return {"status": "ok" if alive else "down", "model": self._engine.model, "servers": servers}
+
+    async def job(self, body: Body, found: dict[str, Any], kind: Kind) -> Job:
+        """See `app.Served`."""
+        name, method, budget = split_model(body.model)
+        if name != self._engine.model:
+            said = f"there is no such model; this server has {self._engine.model}"
+            raise ApiError(404, said, "model", "model_not_found")
+        seed = seed_of(body)
+        section = self._recipe.scaling
+        sampling = SamplingParams(
+            temperature=section.temperature if body.temperature is None else body.temperature,
+            top_p=section.top_p if body.top_p is None else body.top_p, top_k=max(0, body.top_k or 0),
+            min_p=body.min_p or 0.0, max_tokens=body.max_tokens or min(section.max_tokens, _LONGEST), seed=seed,
+            stop=body.stops,
+        )  # fmt: skip
+        plan = plan_for(section, self._limits.budget, sampling, body.deepconf, (method, budget), None)
+        if plan is None:
+            return self._passed_on(body, found, kind, seed)
+        if kind != "chat" or body.n > 1 or body.tools:
+            raise ApiError(400, "DeepConf over other servers takes chats with n = 1 and without tools", "deepconf")
+        messages = messages_of(body.messages or [])
+        return DeepConfJob(self, self._question(messages, self._possible(plan), seed), Form(stream=body.stream))
+
+    def _passed_on(self, body: Body, found: dict[str, Any], kind: Kind, seed: int) -> PassedOn:
+        path = {"chat": "chat/completions", "completion": "completions", "response": "responses"}[kind]
+        sent = {key: value for key, value in found.items() if key != "deepconf"}
+        sent |= {"model": self._engine.model, "seed": seed % (1 << 31)}
+        weight = (body.max_tokens or _LONGEST) * body.n
+        return PassedOn(self._engine.servers, self._client, path, sent, self._engine.key, weight)
+
+    def _possible(self, plan: Plan) -> Plan:
+        """What the servers can do of it."""
+        if self._engine.ranks:
+            sampling = dataclasses.replace(plan.params.sampling, confidence_top_k=self._engine.ranks)
+            return dataclasses.replace(plan, params=dataclasses.replace(plan.params, sampling=sampling))
+        given = plan.params
+        params = dataclasses.replace(
+            majority_params(given.budget, given.sampling), warmup=min(given.warmup, max(2, given.budget // 4)),
+            stop_doubtful=False, tau=given.tau or TAU, consensus=given.consensus,
+        )  # fmt: skip
+        return dataclasses.replace(plan, params=params, method="majority")
+
+    def _question(self, messages: Sequence[Message], plan: Plan, seed: int) -> Question:
+        check_verifier(plan.verifier)
+        problem = problem_of(messages, plan.verifier)
+        sent = [{"role": one.role, "content": one.content} for one in messages]
+        stopping = "stream" if self._engine.ranks else "consensus"
+        prompt = ProblemPrompt((), problem, messages=sent)
+        return Question(problem, prompt, plan, seed, self._recipe.rollout, self.verifying.many, None, stopping)
+
+
+@contextmanager
+def open_urls(urls: Sequence[str], recipe: Recipe, limits: Limits, key: str | None) -> Iterator[Urls]:
+    """Servers at these addresses. `UserError` where none answers."""
+    engine = StreamedChats(urls, recipe.engine.endpoint.model, key, recipe.engine.max_sequences)
+    served = Urls(engine, recipe, limits)
+    try:
+        yield served
+    finally:
+        served.owner.close()
+        engine.close()
+        served.verifying.close()

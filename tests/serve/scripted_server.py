@@ -1,0 +1,136 @@
+"""An OpenAI-compatible server that writes what the seed says, token by token, and dies to order.
+
+A trace is a function of its seed: some words of thinking, then `\\boxed{answer}`. Doubtful ones (every third) have flat
+likeliest tokens and a wrong answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def doubtful(seed: int) -> bool:
+    return seed % 3 == 0
+
+
+def tokens_of(seed: int) -> list[tuple[str, float]]:
+    """The trace of a seed: its pieces of text, and how far the likeliest token is ahead of the others (nats)."""
+    ahead = 0.5 if doubtful(seed) else 4.0
+    words = [f" step{number}" for number in range(12 + seed % 7)]
+    answer = "7" if doubtful(seed) else "42"
+    return [(word, ahead) for word in ["<think>", *words, "</think>", "\\boxed{", answer, "}"]]
+
+
+@dataclass
+class Scripted:
+    """dies_after: chunks that each of its streams sends before the connection breaks. ranks: likeliest tokens told."""
+
+    url: str = ""
+    ranks: int = 5
+    dies_after: int | None = None
+    pause_s: float = 0.0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    sent: int = 0
+    broken: int = 0
+    """Streams that the client closed before their end."""
+    open_streams: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        with self.lock:
+            self.requests.append(body)
+            self.open_streams += 1
+        try:
+            if not body.get("stream"):
+                text = "".join(piece for piece, _ in tokens_of(body["seed"]))
+                message = {"role": "assistant", "content": text}
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                usage = {"prompt_tokens": 9, "completion_tokens": len(tokens_of(body["seed"])), "total_tokens": 99}
+                self._send(handler, json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
+                return
+            handler.send_response(200)
+            handler.send_header("Content-Type", "text/event-stream")
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            self._stream(handler, body)
+        finally:
+            with self.lock:
+                self.open_streams -= 1
+
+    def _stream(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        pieces = tokens_of(body["seed"])
+        for number, (piece, ahead) in enumerate(pieces):
+            if number == self.dies_after:
+                handler.close_connection = True
+                handler.connection.close()
+                return
+            choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+            if body.get("logprobs") and self.ranks:
+                best = [-0.01 - ahead * (rank > 0) for rank in range(min(self.ranks, body["top_logprobs"]))]
+                top = [{"token": str(rank), "logprob": one} for rank, one in enumerate(best)]
+                choice["logprobs"] = {"content": [{"token": piece, "logprob": best[0], "top_logprobs": top}]}
+            if not self._event(handler, {"choices": [choice]}):
+                return
+            time.sleep(self.pause_s)
+        usage = {"prompt_tokens": 9, "completion_tokens": len(pieces), "total_tokens": 9 + len(pieces)}
+        self._event(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        self._event(handler, {"choices": [], "usage": usage})
+        handler.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, handler: BaseHTTPRequestHandler, data: dict[str, Any]) -> bool:
+        try:
+            handler.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+            handler.wfile.flush()
+        except OSError:
+            with self.lock:
+                self.broken += 1
+            return False
+        with self.lock:
+            self.sent += 1
+        return True
+
+    @staticmethod
+    def _send(handler: BaseHTTPRequestHandler, content: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+@contextlib.contextmanager
+def scripted(**settings: Any) -> Iterator[Scripted]:
+    """A server on a free port of loopback."""
+    server = Scripted(**settings)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            server._send(self, json.dumps({"data": [{"id": "scripted"}]}).encode())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with contextlib.suppress(OSError, ValueError):
+                server.answer(self, body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads, http.block_on_close = True, False
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    server.url = f"http://127.0.0.1:{http.server_port}/v1"
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()

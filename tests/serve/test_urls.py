@@ -1,0 +1,166 @@
+"""In front of other servers: DeepConf over their streams, replicas that die, and plain requests passed on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from scripted_server import Scripted, doubtful, scripted, tokens_of
+from served_model import Running, eventually, running
+
+from h1r.common.servers import COOLDOWN_S
+from h1r.config import resolve
+from h1r.serve.limits import Limits
+from h1r.serve.urls import open_urls
+
+SETTINGS = {
+    "scaling.window": 4,
+    "scaling.warmup": 6,
+    "scaling.budgets": [24],
+    "scaling.keep_top": 0.5,
+    "scaling.voter": "majority",
+}
+BODY = {"model": "scripted", "messages": [{"role": "user", "content": "What is 6 * 7?"}], "max_tokens": 64, "seed": 3}
+
+
+@contextlib.contextmanager
+def before(*servers: Scripted, **overrides: Any) -> Iterator[Running]:
+    recipe = resolve({"name": "defaults"}, {**SETTINGS, **overrides}, "--set")
+    with open_urls([one.url for one in servers], recipe, Limits(), None) as served, running(served) as found:
+        yield found
+
+
+def ask(server: Running, **changes: Any) -> dict[str, Any]:
+    response = server.client.post("/v1/chat/completions", json={**BODY, **changes})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def deepconf(server: Running, **options: Any) -> dict[str, Any]:
+    return ask(server, deepconf={"budget": 24, "return_traces": True, **options})
+
+
+def test_a_doubtful_trace_ends_by_closing_its_stream() -> None:
+    with scripted(pause_s=0.003) as one, before(one) as server:
+        found = deepconf(server)
+        said, traces = found["usage"]["deepconf"], found["deepconf"]["traces"]
+        assert (said["stopping"], said["answer"], said["method"]) == ("stream", "42", "deepconf")
+        for trace in traces:
+            pieces = tokens_of(trace["seed"] % (1 << 31))
+            if trace["state"] == "stopped":
+                assert doubtful(trace["seed"] % (1 << 31))
+                assert trace["tokens"] == 4  # a window is full, and it is below the threshold
+            else:
+                assert trace["tokens"] == len(pieces)
+                assert trace["text"] == "".join(piece for piece, _ in pieces)
+        stopped = [trace for trace in traces if trace["state"] == "stopped"]
+        assert stopped
+        assert found["usage"]["completion_tokens"] == sum(trace["tokens"] for trace in traces)
+        assert eventually(lambda: one.open_streams == 0)
+        assert found["choices"][0]["message"]["content"] == "\\boxed{42}"
+        assert found["choices"][0]["message"]["reasoning_content"].startswith("step0 step1")
+
+
+def test_without_log_probabilities_the_votes_agree_and_the_reply_says_so() -> None:
+    with scripted(ranks=0) as one, before(one) as server:
+        said = deepconf(server, tau=0.6)["usage"]["deepconf"]
+        assert (said["stopping"], said["method"], said["voter"]) == ("consensus", "majority", "majority")
+        assert (said["answer"], said["stopped"], said["threshold"]) == ("42", 0, None)
+        assert said["stop_reason"] in ("consensus", "warmup consensus")
+        assert said["traces"] < 24 or said["states"]["cancelled"] > 0
+
+
+def test_replicas_share_the_traces_and_one_that_dies_changes_nothing_and_is_counted_nowhere() -> None:
+    with scripted() as one, before(one) as server:
+        alone = deepconf(server)
+    with scripted() as one, scripted() as two, before(one, two) as server:
+        together = deepconf(server)
+        assert min(len(one.requests), len(two.requests)) >= 8
+    with scripted() as one, scripted(dies_after=5) as two, before(one, two) as server:
+        broken = deepconf(server)
+        assert two.requests
+        assert server.client.get("/health").json()["servers"][1]["failing"]
+        assert eventually(lambda: not any(s.outstanding for s in server.service.served._engine.servers.all))  # type: ignore[attr-defined]
+    for found in (together, broken):
+        assert [_key(trace) for trace in found["deepconf"]["traces"]] == [_key(t) for t in alone["deepconf"]["traces"]]
+        assert found["usage"]["completion_tokens"] == alone["usage"]["completion_tokens"]
+        assert found["usage"]["deepconf"]["votes"] == alone["usage"]["deepconf"]["votes"]
+
+
+def _key(trace: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(trace[name] for name in ("id", "state", "tokens", "confidence", "text", "seed"))
+
+
+def test_a_server_that_failed_is_passed_over_and_comes_back() -> None:
+    with scripted() as one, scripted(dies_after=1) as two, before(one, two) as server:
+        for _ in range(2):
+            chunks(server)
+        failed = len(two.requests)
+        assert failed == 1
+        for _ in range(2):
+            chunks(server)
+        assert len(two.requests) == failed
+        servers = server.service.served._engine.servers.all  # type: ignore[attr-defined]
+        servers[1].rests_until -= COOLDOWN_S
+        two.dies_after = None
+        chunks(server)
+        chunks(server)
+        assert len(two.requests) > failed
+
+
+def chunks(server: Running, **changes: Any) -> list[dict[str, Any]]:
+    body = {**BODY, "stream": True, "stream_options": {"include_usage": True}, **changes}
+    with server.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def test_a_plain_request_is_passed_on_with_what_only_that_server_knows() -> None:
+    with scripted() as one, before(one) as server:
+        asked = {"tools": [{"type": "function", "function": {"name": "f"}}], "response_format": {"type": "json_object"}}
+        found = ask(server, **asked, logit_bias={"1": 2})
+        assert found["choices"][0]["message"]["content"] == "".join(piece for piece, _ in tokens_of(3))
+        assert one.requests[-1]["tools"] == asked["tools"]
+        assert one.requests[-1]["logit_bias"] == {"1": 2}
+        assert server.client.post("/v1/chat/completions", json={**BODY, "model": "other"}).status_code == 404
+
+
+@pytest.mark.parametrize("dies_after", [0, 3])
+def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(dies_after: int) -> None:
+    with scripted(dies_after=dies_after) as one, scripted() as two, before(two, one) as server:
+        whole = "".join(piece for piece, _ in tokens_of(3))
+        for _ in range(2):  # the turn of the one that dies comes with one of them
+            events = chunks(server)
+            text = "".join(c["delta"].get("content") or "" for event in events for c in event["choices"])
+            assert text == whole
+            assert [event["usage"]["completion_tokens"] for event in events if event.get("usage")] == [
+                len(tokens_of(3))
+            ]
+        assert any(body.get("seed") == 3 for body in one.requests)
+
+
+def test_a_client_that_hangs_up_closes_the_streams_behind() -> None:
+    with scripted(pause_s=0.05) as one, before(one) as server:
+        for changes in ({}, {"deepconf": {"budget": 24}}):
+            body = {**BODY, "stream": True, **changes}
+            with server.client.stream("POST", "/v1/chat/completions", json=body) as response:
+                next(response.iter_lines())
+                assert eventually(lambda: one.open_streams > 0)
+            assert eventually(lambda: one.open_streams == 0, 10)
+        assert server.service.admission.requests == 0
+        assert one.broken >= 2
+
+
+def test_a_server_whose_every_replica_is_gone_is_a_clear_error() -> None:
+    with scripted() as one, before(one) as server:
+        one.dies_after = 0
+        response = server.client.post("/v1/chat/completions", json={**BODY, "deepconf": {"budget": 12}})
+        assert response.status_code == 502
+        assert response.json()["error"]["code"] == "engine_failed"
+        events = server.client.post("/v1/chat/completions", json={**BODY, "stream": True}).text
+        assert '"error"' in events
+        assert "[DONE]" not in events
