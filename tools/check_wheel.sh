@@ -15,7 +15,7 @@ wheel=$(ls "$place"/dist/*.whl)
 # pycosat, which reasoning-gym imports, needs a compiler; tools/pycosat does without one.
 "$place/venv/bin/pip" --disable-pip-version-check install -q pycosat -c "$root/constraints.txt" 2>/dev/null ||
   "$place/venv/bin/pip" --disable-pip-version-check install -q "$root/tools/pycosat"
-"$place/venv/bin/pip" --disable-pip-version-check install -q "$wheel" -c "$root/constraints.txt"
+"$place/venv/bin/pip" --disable-pip-version-check install -q "$wheel[demo]" -c "$root/constraints.txt"
 
 mkdir "$place/empty"
 cd "$place/empty"

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import read_json
+from h1r.common.hub import local_directory
 from h1r.common.progress import note, progress
 from h1r.config import EnvironmentSection, Recipe, load_recipe, resolve
 from h1r.data.tokenizer import load_tokenizer
@@ -90,7 +91,7 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
 
     Its plugins are not loaded: nothing that lies beside a checkpoint runs because somebody named the checkpoint.
     """
-    path = Path(checkpoint)
+    path = local_directory(checkpoint) or Path(checkpoint)
     for directory in (path, *path.parents[:2]):
         if (file := directory / "recipe.json").exists():
             stored, given = read_json(file), overrides or {}

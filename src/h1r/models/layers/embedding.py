@@ -12,4 +12,4 @@ def token_embedding(vocab_size: int, hidden_size: int) -> nn.Embedding:
     The constructor would draw them. On the meta device that imports torch's compiler, which takes longer than all else
     between a command and its first token.
     """
-    return nn.Embedding.from_pretrained(torch.empty(vocab_size, hidden_size), freeze=False)
+    return nn.Embedding(vocab_size, hidden_size, _weight=torch.empty(vocab_size, hidden_size))

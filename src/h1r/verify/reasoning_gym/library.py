@@ -30,12 +30,16 @@ class _Late(ModuleType):
 
 @cache
 def library() -> ModuleType:
-    """The package. `ImportError` when it is not installed."""
+    """The package. `ImportError`, with what installs it, where it cannot be imported."""
     late = _LATE not in sys.modules and importlib.util.find_spec(_LATE) is not None
     if late:
         sys.modules[_LATE] = _Late(_LATE)
     try:
         return importlib.import_module("reasoning_gym")
+    except ImportError as error:
+        raise ImportError(
+            f"problems of reasoning-gym need that package ({error}); run `pip install 'open-h1r[demo]'`"
+        ) from error
     finally:
         if late:
             del sys.modules[_LATE]

@@ -78,7 +78,10 @@ def sound_families() -> tuple[str, ...]:
 
 @functools.cache
 def _datasets() -> dict[str, tuple[type, type]]:
-    return families()
+    try:
+        return families()
+    except ImportError as error:
+        raise UserError(str(error)) from None
 
 
 class GeneratedProblems:
