@@ -187,6 +187,8 @@ def _scaling() -> dict[str, Any]:
     return {
         "budget": 32, "majority": last["majority"], "deepconf": last["deepconf"], "budgets": budgets,
         "voters": {"majority": 0.66, "mean": 0.665, "tail": 0.66, "bottom_window": 0.67, "min_window": 0.675},
+        "methods": {"short_3": {"accuracy": 0.61, "tokens": 31_000, "simulated": True, "paired": {
+            "accuracy_difference": -0.05, "accuracy_interval": [-0.08, -0.02]}}},
         "paired": {"accuracy_difference": 0.015, "accuracy_interval": [-0.01, 0.04],
                    "token_saving": 0.39, "token_saving_interval": [0.361, 0.418]},
         "examples": [_stopped("voted", 46), _stopped("stopped", 30)], "confidence": {"auroc": 0.71}, "problems": 100,
@@ -534,6 +536,17 @@ def test_claims_stay_within_their_intervals(tmp_path: Path) -> None:
     tree["paired"]["accuracy_interval"] = [0.004, 0.04]
     _json(run / "scaling" / "result.json", tree)
     assert "too close to call" not in write_report(run).read_text(encoding="utf-8")
+
+
+def test_other_ways_to_spend_the_budget_stand_beside_majority(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    page = write_report(run).read_text(encoding="utf-8")
+    table = page[page.index("ways to spend 32 traces") :].partition("</table>")[0]
+    names = re.findall(r"<td[^>]*>(short 3|deepconf|majority)</td>", table)
+    assert names == ["short 3", "deepconf", "majority"]  # the fewest tokens first
+    assert re.search(r"-5\.0 points.*-8\.0% to -2\.0%", table.replace("\N{MINUS SIGN}", "-"))
+    summary = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert summary["scaling"]["methods"]["short_3"]["paired"]["accuracy_difference"] == -0.05
 
 
 def test_the_saving_is_split_and_a_cheaper_majority_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.report.collect import ScalingResult
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.scaling.methods import METHODS
 from h1r.scaling.study import study
 from h1r.scaling.voting import VOTERS
 from h1r.verify.workers.pool import VerifierPool
@@ -107,6 +108,16 @@ def test_confidence_that_knows_better_beats_the_majority(outcome):
     assert 0 < result["paired"]["token_saving"] < 1
     assert set(result["voters"]) == set(VOTERS)
     assert result["voters"]["majority"] == result["majority"]["accuracy"] < result["voters"]["min_window"]
+
+
+def test_other_methods_are_priced_on_the_same_traces(outcome):
+    _, result = outcome
+    assert set(result["methods"]) == set(METHODS)
+    methods, majority = result["methods"], result["majority"]
+    assert methods["best_of_n"]["accuracy"] == 1.0 > majority["accuracy"]  # as confidence knows better here
+    assert methods["best_of_n"]["tokens"] == methods["borda"]["tokens"] == majority["tokens"]
+    assert methods["short_1"]["tokens"] < methods["short_3"]["tokens"] < majority["tokens"]
+    assert methods["adaptive_consistency"]["paired"]["token_saving"] > 0
 
 
 def test_the_saving_is_what_consensus_saves_and_what_ending_doubtful_traces_adds(outcome):

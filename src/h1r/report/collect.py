@@ -179,6 +179,12 @@ class Paired(Shape):
     token_saving_interval: Interval | None = None
 
 
+class MethodScore(Score):
+    """Another way to spend the largest budget, replayed on majority's traces."""
+
+    paired: Paired = Paired()
+
+
 class Separation(Shape):
     """`auroc`: the chance that a correct trace is more confident than a wrong one of the same problem."""
 
@@ -194,6 +200,7 @@ class ScalingResult(Shape):
     deepconf: Score
     budgets: list[BudgetScore] = []
     voters: dict[str, float] = {}
+    methods: dict[str, MethodScore] = {}
     paired: Paired = Paired()
     confidence: Separation = Separation()
     examples: list[Example] = []
@@ -350,6 +357,10 @@ def summarise(report: RunReport) -> dict[str, Any]:
             ],
             "paired": scaling.paired.model_dump(),
             "voters": scaling.voters,
+            "methods": {
+                name: score.model_dump(include={"accuracy", "interval", "tokens", "paired"})
+                for name, score in scaling.methods.items()
+            },
         }
     return _strict(summary)
 

@@ -16,7 +16,7 @@ from h1r.report.collect import (
     series,
     total,
 )
-from h1r.report.text import NONE, count, details, esc, percent, percent_interval, plural, table, words
+from h1r.report.text import NONE, count, details, esc, percent, percent_interval, plural, points, table, words
 
 
 def confidence_level(report: RunReport) -> float:
@@ -137,7 +137,22 @@ def _scaling_tables(scaling: ScalingResult) -> str:
     if not voters:
         return budgets
     listed = table(["how the same traces are voted on", "right"], [[esc(words(k)), percent(v)] for k, v in voters], [1])
-    return budgets + _spending(scaling) + listed
+    return budgets + _methods(scaling) + _spending(scaling) + listed
+
+
+def _methods(scaling: ScalingResult) -> str:
+    """Other ways to spend the largest budget, beside majority and DeepConf; the fewest tokens first."""
+    if not scaling.methods:
+        return ""
+    rows = [("majority", scaling.majority, None), ("deepconf", scaling.deepconf, scaling.paired)]
+    rows += [(name, score, score.paired) for name, score in scaling.methods.items()]
+    cells = []
+    for name, score, paired in sorted(rows, key=lambda row: row[1].tokens):
+        gap, inside = (paired.accuracy_difference, paired.accuracy_interval) if paired else (None, None)
+        beside = f' <span class="soft">({percent_interval(inside, signed=True)})</span>' if inside else ""
+        cells.append([esc(words(name)), percent(score.accuracy), points(gap) + beside, count(score.tokens)])
+    head = [f"ways to spend {scaling.budget} traces", "right", "against majority", "tokens"]
+    return table(head, cells, (1, 2, 3))
 
 
 def _spending(scaling: ScalingResult) -> str:

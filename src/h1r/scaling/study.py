@@ -6,7 +6,8 @@
 
 At the largest budget both are real runs of the engine, with early stopping and consensus inside it. The complete traces
 of the majority run are then replayed (`h1r.scaling.replay`) to price the smaller budgets, marked `simulated`, and the
-largest once more, so that a reader sees how far replay and reality agree. Nothing here chooses a parameter.
+largest once more, so that a reader sees how far replay and reality agree. Other methods (`h1r.scaling.methods`) are
+priced on the same traces. Nothing here chooses a parameter.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from h1r.scaling.deepconf import (
 )
 from h1r.scaling.examples import example
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
+from h1r.scaling.methods import METHODS, Recorded, solved
 from h1r.scaling.parameters import DeepConf, sampling_of
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import VOTERS, vote_by
@@ -120,6 +122,7 @@ def study(
         "section": section.model_dump(mode="json"),
         **{key: rows[-1][key] for key in ("majority", "deepconf", "paired", "agreement")},
         "budgets": rows,
+        "methods": _methods(recorded, majority, extract, groups, grader),
         "voters": _voters(recorded, section.window, extract, groups, grader),
         "confidence": _confidence_when(recorded, section.window, grader),
         "outcomes": _outcomes(problems, majority, online, grader),
@@ -233,12 +236,12 @@ def _score(solutions: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
     }
 
 
-def _paired(majority: Sequence[Solution], deepconf: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
-    pairs = _graded_pairs(majority, deepconf, grader)
+def _paired(majority: Sequence[Solution], other: Sequence[Solution], grader: _Grader) -> dict[str, Any]:
+    pairs = _graded_pairs(majority, other, grader)
     if not pairs:
         raise UserError("no problem has two voted answers that could be scored; see what their verifier needs")
     difference = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
-    saved = saving([s.tokens_total for s in deepconf], [s.tokens_total for s in majority])
+    saved = saving([s.tokens_total for s in other], [s.tokens_total for s in majority])
     return {
         "accuracy_difference": difference.value,
         "accuracy_interval": list(difference.interval),
@@ -270,6 +273,27 @@ def _agreement(
         "prefixes": prefixes / len(launched),
         "token_ratio": sum(s.tokens_total for s in replayed) / sum(s.tokens_total for s in online),
     }
+
+
+def _methods(
+    recorded: Sequence[Sequence[Trace]],
+    majority: Sequence[Solution],
+    extract: Sequence[Extract],
+    groups: Sequence[AnswerGroups],
+    grader: _Grader,
+) -> dict[str, dict[str, Any]]:
+    """Other ways to spend the largest budget, by name: accuracy, tokens, and the paired difference to majority."""
+    parts = zip(recorded, extract, groups, strict=True)
+    problems = [Recorded.read(traces, read, of) for traces, read, of in parts]
+    found = {}
+    for name, method in METHODS.items():
+        solutions = [solved(method, one, index) for index, one in enumerate(problems)]
+        found[name] = {
+            **_score(solutions, grader),
+            "paired": _paired(majority, solutions, grader),
+            "simulated": True,
+        }
+    return found
 
 
 def _voters(
