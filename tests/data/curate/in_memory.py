@@ -10,7 +10,7 @@ from typing import Any
 from datasketch import MinHash, MinHashLSH
 
 from h1r.data.curate.joins.keys import question_form
-from h1r.data.curate.rules.decontaminate import HeldOutIndex, Overlaps, report
+from h1r.data.curate.rules.decontaminate import HeldOutIndex, Near, Overlaps, report
 from h1r.data.curate.rules.dedup import (
     MIN_CONTENT,
     NUM_PERM,
@@ -139,7 +139,7 @@ def decontaminate(
     dropped: list[Dropped] = []
     for problem in problems:
         found = overlaps.check(problem)
-        if found is None:
+        if found is None or isinstance(found[0], Near):
             kept.append(problem)
             continue
         overlap, twin = found

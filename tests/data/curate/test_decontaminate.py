@@ -62,6 +62,30 @@ def test_half_of_a_question_with_ten_tokens_in_a_row_is_evidence_and_less_is_not
     assert found.run == " ".join(words[2:14])
 
 
+def test_what_is_near_and_stays_is_told_with_the_condition_that_keeps_it() -> None:
+    words = [f"{chr(97 + n)}word" for n in range(20)]
+    index = HeldOutIndex(
+        problems([" ".join(words), "The 3 dogs and 17 cats of Tom ran round 40 trees in 6 hours, all of them."])
+    )
+
+    def near(question: str) -> list[tuple[str, float]]:
+        return [(one.why, one.coverage) for one in index.look_up(problems([question])[0]).near.values()]
+
+    assert near(" ".join(["Begin", *words[2:11], "end"])) == [("less than the coverage", 0.45)]
+    assert near(" ".join([*words[:6], "other", *words[7:13]])) == [("no run as long", 0.6)]
+    assert near("The 3 dogs and 17 cats of Tom ran round 50 trees in 9 hours, all of them.") == [
+        ("other numbers", pytest.approx(10 / 18))
+    ]
+    assert near(" ".join(words[:5])) == []
+
+
+def test_a_question_made_of_stock_phrases_is_found_whole() -> None:
+    stock = "How many of the positive integers less than one hundred are divisible by seven or by eleven"
+    index = HeldOutIndex(problems([f"{stock}, {end}?" for end in ("and even", "and odd", "and prime", "and square")]))
+    asked = problems([f"{stock}, and prime? Think step by step and give only the number at the end of your answer."])[0]
+    assert evidences(index, asked) == {2: "contained"}
+
+
 def test_other_numbers_are_another_problem() -> None:
     held_out = "A tank of 340 litres is filled by a pipe that gives 17 litres a minute; when will the tank be full?"
     assert evidence(held_out.replace("340", "510").replace("17", "15"), held_out) is None
@@ -146,8 +170,11 @@ def test_deepscaler_overlaps_math_and_competitions(benchmarks: HeldOutIndex) -> 
     ]
     asked = "Let's think step by step and output the final answer within \\boxed{}."
     known = {"math500": 5, "math_test": 50, "competitions": 34}
-    _, _, as_given = decontaminate(problems(prompts), benchmarks)
-    _, _, cut = decontaminate(problems([prompt.replace(asked, "") for prompt in prompts]), benchmarks)
+    cut_prompts = problems([prompt.replace(asked, "") for prompt in prompts])
+    _, dropped, cut = decontaminate(cut_prompts, benchmarks)
+    hit = {one.id for one in dropped}
+    whole = [prompt for prompt, one in zip(prompts, cut_prompts, strict=True) if one.id in hit]
+    _, _, as_given = decontaminate(problems(whole), benchmarks)
     for name, least in known.items():
         assert cut[name]["exact"] >= least
         assert as_given[name]["total"] >= least
@@ -227,10 +254,14 @@ def test_scripts_without_spaces_and_full_width_digits_are_found(
     assert evidence(other, held) is None
 
 
+def aime_history() -> list[dict[str, Any]]:
+    with gzip.open(DATA / "aime_1983_2023" / "aime.json.gz", "rt", encoding="utf-8") as handle:
+        return list(json.load(handle))
+
+
 @pytest.fixture(scope="module")
 def aime(benchmarks: HeldOutIndex) -> list[str]:
-    with gzip.open(DATA / "aime_1983_2023" / "aime.json.gz", "rt", encoding="utf-8") as handle:
-        return [row["problem"] for row in json.load(handle)]
+    return [row["problem"] for row in aime_history()]
 
 
 def test_the_history_of_aime_is_not_in_its_last_two_years(aime: list[str]) -> None:

@@ -1,6 +1,13 @@
 """Two typesettings of one question are the same, two questions are not."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
 import pytest
+from question_pairs import different, same
 
 from h1r.data.curate.rules.normal_form import normal_form, tokens
 
@@ -29,6 +36,12 @@ SAME = [
     ("a × b", r"a \cdot b"),
     (r"$\angle ABC = 90^\circ$", "∠ABC = 90°"),
     ("Don't stop", "Don’t stop"),
+    (r"$xy+yz$", r"$x y + y z$"),
+    (r"triangle $ABC$", r"triangle \(A B C\)"),
+    (r"$\sin x$", "sin x"),
+    (r"\frac{22}{7}", "22/7"),
+    (r"$$a$$Find $n$", r"\[a\] Find $n$"),
+    (r"$a_1=1\text{ and }b=2$", r"$a_1 = 1$ and $b = 2$"),
 ]
 DIFFERENT = [
     ("5!", "5"),
@@ -56,6 +69,11 @@ DIFFERENT = [
     ("six", "nine"),
     (r"\{1, 2\}", "(1, 2)"),
     ("a/b", "a*b"),
+    ("ab-cd", "abcd"),
+    ("let A be odd", "let a be odd"),
+    (r"\frac{1}{2x}", r"\frac{1}{2}x"),
+    (r"\frac{a}{b}^2", "a/b^2"),
+    ("$x' e$", "$x e$"),
 ]
 
 
@@ -68,6 +86,61 @@ def test_what_is_written_otherwise_is_the_same(one: str, other: str) -> None:
 @pytest.mark.parametrize("frame", ["{}", "What is {}?", "Find the value of {} for the numbers on the board."])
 def test_what_means_something_else_is_not(one: str, other: str, frame: str) -> None:
     assert normal_form(frame.format(one)) != normal_form(frame.format(other))
+
+
+@pytest.mark.parametrize(("rewriting", "one", "other"), same())
+def test_a_rewriting_that_changes_nothing_is_the_same(rewriting: str, one: str, other: str) -> None:
+    assert normal_form(one) == normal_form(other)
+
+
+@pytest.mark.parametrize(("rewriting", "one", "other"), different())
+def test_a_rewriting_that_asks_something_else_is_not(rewriting: str, one: str, other: str) -> None:
+    assert normal_form(one) != normal_form(other)
+
+
+def test_there_are_two_hundred_pairs_of_each() -> None:
+    assert len({pair[1:] for pair in same()}) >= 200
+    assert len({pair[1:] for pair in different()}) >= 200
+
+
+DATA = Path(os.environ.get("H1R_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no real data; set H1R_DATA")
+def test_no_two_real_problems_with_other_answers_are_the_same() -> None:
+    """Of 1,319 and 975 problems, all different but one that AIME asked twice."""
+    from test_decontaminate import aime_history, lines
+
+    for rows in (
+        [(row["question"], row["answer"].split("####")[-1].strip()) for row in lines("gsm8k/test.jsonl")],
+        [(row["problem"], str(row["answer"])) for row in aime_history()],
+    ):
+        forms: dict[str, str] = {}
+        for question, answer in rows:
+            assert forms.setdefault(normal_form(question), answer) == answer
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no real data; set H1R_DATA")
+def test_real_problems_that_two_data_sets_have_typeset_otherwise_are_the_same() -> None:
+    """MATH and HMMT problems in DeepScaleR: at least 120, of which two thirds are other texts."""
+    from test_decontaminate import lines
+
+    asked = "Let's think step by step and output the final answer within \\boxed{}."
+    held = {
+        normal_form(row["problem"]): row["problem"]
+        for path in ("math_test_full/test.jsonl.gz", "comp_math_24_25/test.jsonl")
+        for row in lines(path)
+    }
+    questions = (prompt.replace(asked, "") for prompt in prompts(DATA / "deepscaler_difficulty"))
+    pairs = [(question, held[form]) for question in questions if (form := normal_form(question)) in held]
+    assert len(pairs) >= 110
+    assert sum(" ".join(one.split()) != " ".join(other.split()) for one, other in pairs) >= 40
+
+
+def prompts(folder: Path) -> Iterator[Any]:
+    for path in sorted(folder.glob("*.parquet")):
+        for row in pyarrow.parquet.read_table(path)["prompt"].to_pylist():
+            yield row[0]["content"]
 
 
 def test_a_script_without_spaces_has_a_token_for_each_character() -> None:

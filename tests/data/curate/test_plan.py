@@ -58,6 +58,20 @@ def test_the_table_adds_up_and_every_drop_is_in_the_file(done: tuple[dict[str, A
     assert by_name["near duplicates"]["out"] == by_name["RL pass rate"]["in"] + by_name["traces"]["in"]
 
 
+def test_an_overlap_is_told_with_the_run_and_the_coverage(done: tuple[dict[str, Any], Path]) -> None:
+    rows = [json.loads(line) for line in (done[1] / "dropped.jsonl").read_text().splitlines()]
+    overlaps = [row for row in rows if row["step"] == "decontamination"]
+    assert {row["coverage"] for row in overlaps} == {1.0}
+    assert all(row["held_out"] and "run" in row for row in overlaps)
+    assert not [row for row in rows if row["step"] != "decontamination" and "coverage" in row]
+    near = [json.loads(line) for line in (done[1] / "near_held_out.jsonl").read_text().splitlines()]
+    assert len(near) == done[0]["num_near_held_out"] > 0
+    assert {row["kept_for"] for row in near} <= {"less than the coverage", "no run as long", "other numbers"}
+    page = (done[1] / "report.html").read_text()
+    assert "Near and kept" in page
+    assert f"100% of {overlaps[0]['held_out']}" in page
+
+
 def test_samples_are_right_and_neither_held_out_nor_in_the_rl_pool(done: tuple[dict[str, Any], Path]) -> None:
     _, stage = done
     samples = list(read_jsonl(stage / "samples.jsonl", Sample))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,14 +27,27 @@ class DropLog:
         """`count` records entered a step."""
         self._steps[step]["in"] += count
 
-    def drop(self, step: str, item: Item, reason: str, text: str, name: str | None = None) -> None:
-        """A record left at a step: `reason` is one of few phrases, `text` the particulars; `name` that of a trace."""
-        self.drop_row(step, (item.ordinal, name or item.problem.id, item.source), reason, text)
+    def drop(
+        self,
+        step: str,
+        item: Item,
+        reason: str,
+        text: str,
+        name: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        """A record left at a step: `reason` is one of few phrases, `text` the particulars; `name` that of a trace.
+        `details` are further fields of its line in `dropped.jsonl`."""
+        self.drop_row(step, (item.ordinal, name or item.problem.id, item.source), reason, text, details)
 
-    def drop_row(self, step: str, who: tuple[int, str, str], reason: str, text: str) -> None:
+    def drop_row(
+        self, step: str, who: tuple[int, str, str], reason: str, text: str, details: dict[str, Any] | None = None
+    ) -> None:
         """The same for what never became an item: `who` is (ordinal, id, source)."""
         self._steps[step]["reasons"][reason, who[2]] += 1
-        self._rows.append((*who, step, reason, excerpt(text)))
+        self._rows.append(
+            (*who, step, reason, excerpt(text), json.dumps(details, ensure_ascii=False) if details else "")
+        )
 
     def write(self, path: Path) -> None:
         """The dropped records as Parquet."""

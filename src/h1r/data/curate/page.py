@@ -66,7 +66,7 @@ def _sources(summary: Mapping[str, Any]) -> str:
 
 
 def _contamination(summary: Mapping[str, Any]) -> str:
-    head = ["source", "benchmark", "its problems", "overlapped", "same text", "contained", "13-gram", "records", "%"]
+    head = ["source", "benchmark", "its problems", "overlapped", "same text", "contained", "run", "records", "%"]
     rows = [
         [_esc(source), _esc(name), *(found[key] for key in _OVERLAP), f"{found['percent']:.4f}"]
         for source, benchmarks in summary["contamination_by_source"].items()
@@ -83,6 +83,23 @@ def _contamination(summary: Mapping[str, Any]) -> str:
         "sound records of the set or source, copies included.</p>"
         + _table(head, whole)
         + ("<h3>By source</h3>" + _table(head, rows) if rows else "")
+        + _near(summary)
+    )
+
+
+def _near(summary: Mapping[str, Any]) -> str:
+    """The questions nearest to a held-out one that stay."""
+    if not summary["near_held_out"]:
+        return ""
+    rows = [
+        [f"{row['coverage']:.0%}", _esc(row["kept_for"]), f"{_esc(row['source'])} {_esc(row['id'])}",
+         _esc(row["question"]), f"{_esc(row['held_out'])}<br>{_esc(row['held_out_question'])}"]
+        for row in summary["near_held_out"]
+    ]  # fmt: skip
+    head = ["coverage", "stays for", "record", "question", "held out"]
+    return (
+        f"<h3>Near and kept</h3><p class=soft>{summary['num_near_held_out']:,} records have part of a held-out "
+        "question and stay; the nearest of them. All are in near_held_out.jsonl.</p>" + _table(head, rows)
     )
 
 
@@ -145,12 +162,20 @@ def _examples(summary: Mapping[str, Any]) -> str:
         groups.setdefault((row["step"], row["reason"]), []).append(row)
     found = "".join(
         f"<details><summary>{_esc(step)}: {_esc(reason)}</summary>"
-        + "".join(f"<p class=soft>{_esc(row['source'])} {_esc(row['id'])}</p><pre>{_esc(row['excerpt'])}</pre>"
-                  for row in rows)
+        + "".join(f"<p class=soft>{_esc(row['source'])} {_esc(row['id'])}{_overlap(row)}</p>"
+                  f"<pre>{_esc(row['excerpt'])}</pre>" for row in rows)
         + "</details>"
         for (step, reason), rows in groups.items()
     )  # fmt: skip
     return f"<h2>Samples of what was dropped</h2>{found}" if found else ""
+
+
+def _overlap(row: Mapping[str, Any]) -> str:
+    """What a dropped record has of a held-out question."""
+    if "held_out" not in row:
+        return ""
+    run = f", <q>{_esc(row['run'])}</q>" if row["run"] else ""
+    return f": {row['coverage']:.0%} of {_esc(row['held_out'])}{run}"
 
 
 def bars(counts: Sequence[int], labels: Sequence[str], width: int = 320, height: int = 120) -> str:

@@ -31,9 +31,9 @@ from h1r.data.curate.io.samples import READ_ROWS, SAMPLES, sample_row, write_pac
 from h1r.data.curate.joins.database import lookup
 from h1r.data.curate.joins.keys import band_keys, content, exact_keys, hash64, share_of
 from h1r.data.curate.rules import steps
-from h1r.data.curate.rules.decontaminate import Overlaps
+from h1r.data.curate.rules.decontaminate import Near, Overlaps
 from h1r.data.curate.rules.difficulty import pass_rate_class
-from h1r.data.curate.rules.filters import num_chars
+from h1r.data.curate.rules.filters import excerpt, num_chars
 from h1r.records import Problem, Sample
 from h1r.verify.controls import Tally
 
@@ -45,6 +45,10 @@ BANDS = pa.schema([("ordinal", pa.int64()), ("block", pa.int64()), ("band", pa.i
 TEXTS = pa.schema(
     [("ordinal", pa.int64()), ("block", pa.int64()), ("id", pa.string()), ("question", pa.string()),
      ("family", pa.string())]
+)  # fmt: skip
+NEAR_HELD_OUT = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("held_out", pa.string()), ("coverage", pa.float64()),
+     ("kept_for", pa.string()), ("run", pa.string()), ("question", pa.string()), ("held_out_question", pa.string())]
 )  # fmt: skip
 LENGTHS = pa.schema([("family", pa.string()), ("length", pa.float64())])
 FAMILY = pa.schema([("family", pa.string()), ("question", pa.string())])
@@ -180,6 +184,11 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
     suspects = lookup(work / "suspects.parquet", first, last)
     overlaps: dict[str, Overlaps] = defaultdict(lambda: Overlaps(ctx.held_out))
     compared: list[tuple[int, Problem]] = []
+    near: list[tuple[Any, ...]] = []
+
+    def is_near(item: Item, found: Near, twin: Problem) -> None:
+        texts = (excerpt(text) for text in (found.run, item.problem.question, twin.question))
+        near.append((item.problem.id, item.source, twin.id, round(found.coverage, 4), found.why, *texts))
 
     def noted(items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
@@ -189,12 +198,14 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
 
     items = steps.of_accepted_families(read_items(work / "sound" / f"{shard}.parquet"), drop_log, ctx.refused_families)
     items = steps.assigned(items, ctx.recipe.corpus)
-    items = steps.decontaminated(items, drop_log, overlaps)
+    items = steps.decontaminated(items, drop_log, overlaps, is_near)
     items = noted(steps.without(items, drop_log, "exact duplicates", lookup(work / "exact.parquet", first, last)))
     write_items(work / "distinct" / f"{shard}.parquet", items)
     write_compared(work, shard, compared, ctx.templates, ctx.recipe.curate.near_duplicate_content)
+    write_rows(work / "near_held_out" / f"{shard}.parquet", NEAR_HELD_OUT, near)
     drop_log.write(work / "drops" / f"distinct-{shard}.parquet")
-    return {"steps": drop_log.counts(), "overlaps": {name: found.counts() for name, found in sorted(overlaps.items())}}
+    counts = {name: found.counts() for name, found in sorted(overlaps.items())}
+    return {"steps": drop_log.counts(), "overlaps": counts, "near_held_out": len(near)}
 
 
 def write_compared(

@@ -4,6 +4,7 @@ run/curate/
   samples.jsonl  problems_rl.jsonl  held_out.jsonl  tokenizer/     what the later stages read
   packed/*.parquet     rows of tokens with loss spans (`samples.py`)
   dropped.jsonl        every record dropped: id, source, step, reason, excerpt
+  near_held_out.jsonl  questions that stay and have part of a held-out one, with the condition that kept them
   summary.json  report.html
   work/                passes and joins; may be deleted once summary.json is there
 """
@@ -344,6 +345,7 @@ class _Curation:
         write_jsonl(self.stage / "problems_rl.jsonl", (item.problem for item in self._rl_items()))
         write_jsonl(self.stage / "held_out.jsonl", (p for p in self._held_out() if p.answer))
         write_jsonl(self.stage / "dropped.jsonl", summarise.dropped(self.work, self.results, self.shards))
+        write_jsonl(self.stage / "near_held_out.jsonl", summarise.near_held_out(self.work, self.shards))
         replace_directory(
             self.stage / "tokenizer",
             lambda target: shutil.copytree(self.work / "tokenizer", target, dirs_exist_ok=True),

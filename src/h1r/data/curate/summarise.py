@@ -3,6 +3,7 @@
 table          rows {step, unit, in, out, reasons}
 by_source      {step: {reason: {source: records}}}
 sources        {source: {domain, use, rows, sound}}
+near_held_out  the questions nearest to a held-out one that stay, as rows of near_held_out.jsonl; num_near_held_out all
 contamination  {"sft", "rl": {benchmark: counts}}, and contamination_by_source {source: {benchmark: counts}}
 pass_rates     {source: problems in each tenth of the pass rate, those always solved last}
 problem_classes {source: {easy, medium, hard}}  by pass rate, before the split into SFT and RL
@@ -19,6 +20,8 @@ controls       rows by family: what its negative controls earned (`verify/contro
 
 from __future__ import annotations
 
+import heapq
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +40,8 @@ from h1r.verify.controls.report import family_rows
 
 MOST_FAMILIES = 200
 """Families that the summary counts."""
+MOST_NEAR = 20
+"""Questions near a held-out one that the page shows."""
 Results = Mapping[str, Sequence[dict[str, Any]]]
 
 
@@ -62,12 +67,22 @@ def dropped(work: Path, results: Results, shards: Sequence[str]) -> Iterator[dic
                 for batch in file.iter_batches():
                     for row in batch.to_pylist():
                         del row["ordinal"]
-                        yield row
+                        details = row.pop("details")
+                        yield {**row, **json.loads(details)} if details else row
+
+
+def near_held_out(work: Path, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The questions that are near a held-out one and stay, in order (`rules/decontaminate.py`)."""
+    for shard in shards:
+        with pq.ParquetFile(work / "near_held_out" / f"{shard}.parquet") as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
 
 
 def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
     """The summary (module docstring). Nothing in it depends on where or in how many processes it was made."""
     rows = table(results)
+    shards = [shard for result in results["read"] for shard in result["shards"]]
     held_out = list(read_jsonl(work / "held_out.jsonl", Problem))
     by_use: dict[str, list[dict[str, Any]]] = {"sft": [], "rl": []}
     by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -99,6 +114,8 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
         "table": [{key: value for key, value in row.items() if key != "by_source"} for row in rows],
         "by_source": {row["step"]: row["by_source"] for row in rows if row["by_source"]},
         "examples": _examples(work, results, recipe.corpus.examples),
+        "near_held_out": heapq.nlargest(MOST_NEAR, near_held_out(work, shards), key=lambda row: row["coverage"]),
+        "num_near_held_out": sum(result["near_held_out"] for result in results["distinct"]),
         "sources": _sources(recipe, results),
         "contamination": {use: report(held_out, found) for use, found in by_use.items()},
         "contamination_by_source": {name: report(held_out, found) for name, found in sorted(by_source.items())},

@@ -20,6 +20,7 @@ DROPS = pa.schema(
         ("step", pa.string()),
         ("reason", pa.string()),
         ("excerpt", pa.string()),
+        ("details", pa.string()),
     ]
 )
 TABLE_BATCH = 8192

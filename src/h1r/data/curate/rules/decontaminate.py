@@ -3,8 +3,8 @@
 A training question q overlaps a held-out question h when one of these holds, the strongest first:
 
     exact      they have one normal form (`normal_form.py`)
-    contained  h, shorter than `run` tokens, stands in q token for token, and both hold the same numbers; or nearly all
-               of h (`WHOLE`) is covered by q
+    contained  h stands in q token for token, and where h is shorter than `run` tokens both hold the same numbers; or
+               nearly all of h (`WHOLE`) is covered by q
     ngram      at least `coverage` of h is covered by q, one run of it is `run` tokens long or longer, and q has
                `NUMBERS` of the numbers of h
 
@@ -14,6 +14,9 @@ prime positive integers" (`boilerplate_share = 1` calls nothing a stock phrase).
 questions with other numbers are two problems. When one generator wrote both questions it used one template on purpose,
 and only `exact` counts, strictly read; the rule of `dedup.py` looks for near duplicates among them. A benchmark is a
 family of the held-out set. A look-up takes time linear in q and in its matches.
+
+What covers `NEAR` of h or more and is no overlap by one of these conditions is near: it stays, and is listed with the
+condition that kept it, so that a person can look.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from h1r.records import Problem
 from h1r.verify import is_generated
 
 Evidence = Literal["exact", "contained", "ngram"]
+Kept = Literal["less than the coverage", "no run as long", "other numbers"]
 STRENGTH: tuple[Evidence, ...] = ("exact", "contained", "ngram")
 
 MIN_CONTAINED = 5
@@ -43,6 +47,8 @@ WHOLE = 0.85
 """Coverage from which a held-out question counts as contained. Our choice."""
 NUMBERS = 0.75
 """Share of the numbers of a held-out question that its copy must have. Our choice."""
+NEAR = 0.3
+"""Coverage from which a question that stays is listed as near. Our choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,23 @@ class Overlap:
     evidence: Evidence
     coverage: float
     run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """The same of a question that is no overlap, and the condition that it misses."""
+
+    why: Kept
+    coverage: float
+    run: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What a training question has of the held-out ones, by their index."""
+
+    overlaps: dict[int, Overlap]
+    near: dict[int, Near]
 
 
 def benchmark(problem: Problem) -> str:
@@ -76,6 +99,7 @@ class HeldOutIndex:
         self._forms: dict[str, list[int]] = defaultdict(list)
         self._short: dict[tuple[str, str], list[tuple[int, list[str]]]] = defaultdict(list)
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._begins: dict[str, list[int]] = defaultdict(list)
         self._tokens: list[list[str]] = []
         forms = [normal_form(problem.question) for problem in self.held_out]
         for index, problem in enumerate(self.held_out):
@@ -87,6 +111,8 @@ class HeldOutIndex:
                 self._short[found[0], found[1]].append((index, found))
             for place, gram in enumerate(_grams(found)):
                 self._places[gram].append((index, place))
+                if not place and len(found) >= run:
+                    self._begins[gram].append(index)
         self._numbers = [_numbers(found) for found in self._tokens]
         if boilerplate_share < 1:
             common = [gram for gram, places in self._places.items() if len(places) >= HABIT]
@@ -96,29 +122,51 @@ class HeldOutIndex:
 
     def overlaps(self, problem: Problem) -> dict[int, Overlap]:
         """Which held-out problems (by index) a training problem overlaps, each with its strongest evidence."""
-        found = {index: Overlap("exact", 1.0, "") for index in self._same.get(_verbatim(problem.question), ())}
+        return self.look_up(problem).overlaps
+
+    def look_up(self, problem: Problem) -> Found:
+        """The overlaps of a training problem, and what it is near without overlapping it."""
+        found = Found(
+            {index: Overlap("exact", 1.0, "") for index in self._same.get(_verbatim(problem.question), ())}, {}
+        )
         asked = tokens(problem.question)
         if not is_generated(problem):
             for index in self._forms.get(joined(asked), ()):
-                found[index] = Overlap("exact", 1.0, "")
+                found.overlaps[index] = Overlap("exact", 1.0, "")
         if (text := without_drawings(problem.question)) != problem.question:
             asked = tokens(text)
-        numbers = _numbers(asked)
-        for index in self._contained(problem.question, asked):
+        for index in (*self._whole(asked), *self._contained(problem.question, asked)):
             if not self._one_generator(problem, index):
-                found.setdefault(index, Overlap("contained", 1.0, " ".join(self._tokens[index])))
-        for index, (coverage, start, length) in self._covered(asked).items():
-            theirs = self._numbers[index]
-            if (
-                coverage >= self.coverage
-                and length >= self.run
-                and (numbers & theirs).total() >= NUMBERS * theirs.total()
-                and not self._one_generator(problem, index)
-            ):
-                evidence: Evidence = "contained" if coverage >= WHOLE else "ngram"
-                run = " ".join(self._tokens[index][start : start + length])
-                found.setdefault(index, Overlap(evidence, coverage, run))
+                found.overlaps.setdefault(index, Overlap("contained", 1.0, " ".join(self._tokens[index])))
+        self._add_covered(found, problem, asked)
         return found
+
+    def _add_covered(self, found: Found, problem: Problem, asked: list[str]) -> None:
+        numbers = _numbers(asked)
+        for index, (coverage, start, length) in self._covered(asked).items():
+            if coverage < min(NEAR, self.coverage) or index in found.overlaps or self._one_generator(problem, index):
+                continue
+            run = " ".join(self._tokens[index][start : start + length])
+            theirs = self._numbers[index]
+            why: Kept | None = None
+            if coverage < self.coverage:
+                why = "less than the coverage"
+            elif length < self.run:
+                why = "no run as long"
+            elif (numbers & theirs).total() < NUMBERS * theirs.total():
+                why = "other numbers"
+            if why:
+                found.near[index] = Near(why, coverage, run)
+            else:
+                found.overlaps[index] = Overlap("contained" if coverage >= WHOLE else "ngram", coverage, run)
+
+    def _whole(self, asked: list[str]) -> Iterator[int]:
+        """The held-out questions of `run` tokens or more that stand in a question, stock phrases and all."""
+        for start, gram in enumerate(_grams(asked)):
+            for index in self._begins.get(gram, ()):
+                held = self._tokens[index]
+                if asked[start : start + len(held)] == held:
+                    yield index
 
     def _covered(self, asked: list[str]) -> dict[int, tuple[float, int, int]]:
         """Held-out index -> (coverage, first token and length of its longest run) for those that share a run."""
@@ -169,20 +217,25 @@ class Overlaps:
         self._hit: set[int] = set()
         self.seen = 0
 
-    def check(self, problem: Problem) -> tuple[Overlap, Problem] | None:
-        """Counts a training problem; its strongest overlap and the held-out problem, or None."""
+    def check(self, problem: Problem) -> tuple[Overlap | Near, Problem] | None:
+        """Counts a training problem; its strongest overlap and the held-out problem, else what it is nearest to."""
         self.seen += 1
-        found = self._index.overlaps(problem)
-        if not found:
-            return None
-        self._hit.update(found)
+        found = self._index.look_up(problem)
+        if not found.overlaps:
+            if not found.near:
+                return None
+            twin, near = max(found.near.items(), key=lambda pair: (pair[1].coverage, -pair[0]))
+            return near, self._index.held_out[twin]
+        self._hit.update(found.overlaps)
         strongest: dict[str, Evidence] = {}
-        for held, overlap in found.items():
+        for held, overlap in found.overlaps.items():
             name, evidence = benchmark(self._index.held_out[held]), overlap.evidence
             strongest[name] = min(strongest.get(name, evidence), evidence, key=STRENGTH.index)
         for name, evidence in strongest.items():
             self._hits[name][evidence] += 1
-        twin, best = min(found.items(), key=lambda pair: (STRENGTH.index(pair[1].evidence), -pair[1].coverage, pair[0]))
+        pairs = ((STRENGTH.index(one.evidence), -one.coverage, held) for held, one in found.overlaps.items())
+        twin = min(pairs)[2]
+        best = found.overlaps[twin]
         return best, self._index.held_out[twin]
 
     def counts(self) -> dict[str, Any]:

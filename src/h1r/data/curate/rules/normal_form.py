@@ -1,11 +1,12 @@
 r"""The normal form of a question: equal for two typesettings of one question, different for two questions.
 
 What goes: case of words, spaces, sentence punctuation, quotation marks, kinds of minus, Unicode forms (full-width
-digits, composed letters), LaTeX's delimiters, sizes, spacing and styles, braces around one token.
+digits, composed letters), LaTeX's delimiters, sizes, spacing and styles, braces around one token, fractions of two
+tokens (`\frac{1}{2}` is `1/2`).
 What stays: case of symbols, numbers, operators, relations, primes, factorials, brackets, commas inside brackets, words.
 
     tokens(text)        the tokens, in order: a word, a number, a symbol, a LaTeX command; of scripts without spaces, a
-                        character
+                        character; of letters that are no word (`xy`, `ABC`, `abc` in a formula), each
     normal_form(text)   the tokens joined
 
 A pass takes time linear in the text.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 _ALIASES = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
@@ -53,6 +55,12 @@ _DRESS_NAMES = (
     "quad qquad hspace vspace thinspace allowbreak linebreak newline noindent item hline centering label "
     "boldsymbol bm rm bf it underline"
 )
+_FUNCTIONS = (
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp gcd lcm max min lim det deg dim ker"
+)
+
+_FUNCTION_NAMES = frozenset(_FUNCTIONS.split())
+_ALIASES |= {name: name for name in _FUNCTION_NAMES}
 _DRESS = frozenset(_DRESS_NAMES.split())
 """Commands that say how something looks."""
 _SYMBOLS = str.maketrans({
@@ -71,7 +79,13 @@ _RELATIONS = (("<=", "≤"), (">=", "≥"), ("!=", "≠"), ("**", "^"), ("...", 
 _THIN = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;|~)(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"(?<![\d,.(\[{])(\d{1,3}+)((?:,\d{3})++)(?![\d,])")
 _QUOTED = re.compile(r"(?<![\w)\]}'])'([^'\n]{1,80})'(?![\w'])")
+_HYPHEN = re.compile(r"(?<=[a-z]{2})-(?=[a-z]{3})")
 _ROOT = re.compile(r"\\root\s{0,3}\{?([0-9A-Za-z]{1,6})\}?\s{0,3}\\of")
+_FORMULA = re.compile(
+    r"\$\$[^$]{1,2000}\$\$|\$[^$]{1,2000}\$|\\\((?:(?!\\\))[\s\S]){1,2000}|\\\[(?:(?!\\\])[\s\S]){1,2000}"
+)
+_PROSE = re.compile(r"(?<![a-zA-Z\\])[a-z]{4}")
+_LETTERS = re.compile(r"\\(?:text|mathrm|mbox|operatorname)[a-z]{0,2}\s?\{[^{}]{0,200}\}|(?<![a-zA-Z\\])[a-zA-Z]{2,}+")
 _DRAWING = re.compile(r"\[asy\](?:(?!\[/asy\])[\s\S])*+(?:\[/asy\])?+")
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(
@@ -85,12 +99,27 @@ _TOKEN = re.compile(
 _LOWER, _CAPITALS = re.compile(r"(?<![a-zA-Z\\])[a-z]{2}"), re.compile("[A-Z]{3}")
 _SHORT_NAMES = "am an as at be by do go he if in is it me my no of on or so to up us we"
 _SHORT_WORDS = frozenset(_SHORT_NAMES.split())
+_TWO_ARGUMENTS = frozenset((r"\frac", r"\binom"))
+_BINDS = frozenset(("^", "_", "!", "′"))
 _OPEN, _CLOSE = frozenset("([⦃"), frozenset(")]⦄")
 
 
 def tokens(text: str) -> list[str]:
     """The tokens of the normal form."""
-    return _clean(_TOKEN.findall(unified(text)), _is_shouted(text))
+    plain = unified(text)
+    if "$" in plain or "\\" in plain:
+        plain = _FORMULA.sub(_spaced, plain)
+    return _clean(_TOKEN.findall(plain), _is_shouted(text))
+
+
+def _spaced(formula: re.Match[str]) -> str:
+    """A formula with its letters apart, since `xy` is x times y there; what stands between two prices stays."""
+    text = formula[0]
+    return text if _PROSE.search(text) else _LETTERS.sub(_apart, text)
+
+
+def _apart(letters: re.Match[str]) -> str:
+    return letters[0] if letters[0][0] == "\\" or letters[0] in _FUNCTION_NAMES else " ".join(letters[0])
 
 
 def normal_form(text: str) -> str:
@@ -118,6 +147,7 @@ def _is_shouted(text: str) -> bool:
     return not _LOWER.search(text) and len(_CAPITALS.findall(text)) >= 3
 
 
+@lru_cache(2)  # one question is asked for its form and for its numbers, one after the other
 def unified(text: str) -> str:
     """One spelling of characters: Unicode forms, kinds of minus, quotation marks, relations."""
     text = _RAISED.sub(lambda found: "^{" + found[0].translate(_SUPERSCRIPTS) + "}", text)
@@ -127,7 +157,7 @@ def unified(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_SYMBOLS)).translate(_SYMBOLS)
     for written, sign in _RELATIONS:
         text = text.replace(written, sign)
-    text = text.replace("``", " ").replace('"', " ")
+    text = _HYPHEN.sub(" ", text.replace("``", " ")).replace('"', " ")
     text = _THIN.sub("", _ROOT.sub(r"\\sqrt[\1]", text))
     text = _THOUSANDS.sub(lambda found: found[1] + found[2].replace(",", ""), text)
     return _QUOTED.sub(r" \1 ", text)
@@ -137,9 +167,17 @@ def _clean(found: list[str], shouted: bool) -> list[str]:
     """Tokens without dress, punctuation and needless braces, words in lower case."""
     kept: list[str] = []
     depth = 0
-    for at, token in enumerate(found):
-        after = found[at + 1] if at + 1 < len(found) else ""
-        if token[0] == "\\":
+    for at, (token, after) in enumerate(zip(found, [*found[1:], ""], strict=False)):
+        if token[0].isalpha():
+            if shouted or _is_word(token):
+                kept.append(token.lower())
+            elif len(token) > 1:
+                kept.extend(token)
+            elif token == "A" and _is_article(found[at - 1] if at else "", after):
+                kept.append("a")
+            else:
+                kept.append(token)
+        elif token[0] == "\\":
             command = _command(token)
             if command:
                 depth += (command == "⦃") - (command == "⦄" and depth > 0)
@@ -149,8 +187,6 @@ def _clean(found: list[str], shouted: bool) -> list[str]:
                 kept.extend(token)  # \frac12 is one half
             else:
                 kept.append(token)
-        elif token[0].isalpha():
-            kept.append(_word(token, after, shouted))
         elif token in "{}":
             kept.append(token)
         elif token in _OPEN:
@@ -169,14 +205,16 @@ def _clean(found: list[str], shouted: bool) -> list[str]:
             if kept and (kept[-1][-1] in ")]!}" or kept[-1][-1].isdigit() or _is_symbol(kept[-1])):
                 kept.append(token)
         elif token in "'′":
-            if kept and (token == "′" or kept[-1][-1] in ")]}′" or (_is_symbol(kept[-1]) and not after[:1].isalpha())):
+            if kept and (token == "′" or kept[-1][-1] in ")]}′" or (_is_symbol(kept[-1]) and _ends_a_symbol(after))):
                 kept.append("′")
         elif token == "-":
-            if not (kept and len(kept[-1]) > 1 and kept[-1].isalpha() and len(after) > 1 and after.isalpha()):
-                kept.append(token)  # a hyphen between words is none
+            if not (kept and _is_word(kept[-1]) and _is_word(after) and max(len(kept[-1]), len(after)) > 3):
+                kept.append(token)  # a hyphen or a dash between words is none
         elif token not in '.?$&`#~\\"':
             kept.append(token)
-    return _without_needless_braces(kept)
+    if "{" in kept or "}" in kept or "^" in kept:
+        kept = _without_needless_braces(kept)
+    return _with_slashes(kept) if r"\frac" in kept else kept
 
 
 def _command(token: str) -> str:
@@ -197,20 +235,43 @@ def _is_symbol(token: str) -> bool:
     return len(token) == 1 and token.isalpha()
 
 
+def _ends_a_symbol(after: str) -> bool:
+    """Whether a quotation mark before `after` may be a prime; `I'm` and `x's` have an apostrophe."""
+    return not after[:1].isalpha() or (len(after) == 1 and after not in "smdt")
+
+
 def _is_fraction(kept: list[str]) -> bool:
     """Whether digits that come now are arguments of a fraction, one each."""
-    return kept[-1] in ("\\frac", "\\binom") or (len(kept) > 1 and kept[-2] in ("\\frac", "\\binom"))
+    return kept[-1] in _TWO_ARGUMENTS or (len(kept) > 1 and kept[-2] in _TWO_ARGUMENTS and kept[-1] != "{")
 
 
-def _word(token: str, after: str, shouted: bool) -> str:
-    """A word in lower case; symbols keep theirs: single letters, short names and those with capitals inside."""
-    if shouted:
-        return token.lower()
-    if len(token) == 1:
-        return "a" if token == "A" and len(after) > 1 and after.isalpha() and after.islower() else token
-    if token[1:].islower() and (len(token) > 2 or token.lower() in _SHORT_WORDS):
-        return token.lower()
-    return token
+@lru_cache(1 << 15)
+def _is_word(token: str) -> bool:
+    """Whether letters are a word, not symbols side by side."""
+    if len(token) < 2 or not token.isalpha():
+        return False
+    return not token.isascii() or (token[1:].islower() and (len(token) > 2 or token.lower() in _SHORT_WORDS))
+
+
+def _is_article(before: str, after: str) -> bool:
+    """Whether a capital A begins a sentence; in `let A be` it is a symbol."""
+    return _is_word(after) and after.islower() and not before.isalpha()
+
+
+def _with_slashes(kept: list[str]) -> list[str]:
+    """Fractions of two tokens with a slash, where nothing raises or lowers them."""
+    out: list[str] = []
+    at = 0
+    while at < len(kept):
+        over, under, after = (kept[at + step] if at + step < len(kept) else "" for step in (1, 2, 3))
+        is_plain = kept[at] == "\\frac" and over.isalnum() and under.isalnum()
+        if is_plain and after not in _BINDS and not (out and out[-1] in _BINDS):
+            out += over, "/", under
+            at += 3
+        else:
+            out.append(kept[at])
+            at += 1
+    return out
 
 
 def _without_needless_braces(kept: list[str]) -> list[str]:

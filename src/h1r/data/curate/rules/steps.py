@@ -18,7 +18,7 @@ from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.io.generated import derive_seed
 from h1r.data.curate.io.items import BATCH_CHARS, Given, Item, chunks
 from h1r.data.curate.joins.keys import share_of
-from h1r.data.curate.rules.decontaminate import Overlaps
+from h1r.data.curate.rules.decontaminate import Near, Overlap, Overlaps
 from h1r.data.curate.rules.difficulty import PoolDecision, Rollouts, judge_for_rl
 from h1r.data.curate.rules.filters import Candidate, Rule, code_rule, excerpt, incomplete_rule, trace_rules
 from h1r.data.solvers import can_trace
@@ -149,19 +149,28 @@ def without(items: Iterable[Item], drop_log: DropLog, step: str, twins: dict[int
             drop_log.drop(step, item, found[1], f"as {found[0]}: {item.problem.question}")
 
 
-def decontaminated(items: Iterable[Item], drop_log: DropLog, by_source: dict[str, Overlaps]) -> Iterator[Item]:
-    """Drops what overlaps a benchmark (`decontaminate.py`); counts go to the `Overlaps` of its source and use."""
+def decontaminated(
+    items: Iterable[Item],
+    drop_log: DropLog,
+    by_source: dict[str, Overlaps],
+    near: Callable[[Item, Near, Problem], None],
+) -> Iterator[Item]:
+    """Drops what overlaps a benchmark (`decontaminate.py`); counts go to the `Overlaps` of its source and use. What is
+    near a held-out problem and stays is told to `near`."""
     step = "decontamination"
     for item in items:
         drop_log.take(step)
         found = by_source[f"{item.source}|{item.use}"].check(item.problem)
-        if found is None:
-            yield item
-        else:
+        if found is not None and isinstance(found[0], Overlap):
             overlap, twin = found
-            run = f", `{excerpt(overlap.run)}`" if overlap.run else ""
-            text = f"{overlap.coverage:.0%} of {twin.id}{run}: {item.problem.question}"
-            drop_log.drop(step, item, f"{overlap.evidence} overlap with held-out", text)
+            details = {"held_out": twin.id, "coverage": round(overlap.coverage, 4), "run": excerpt(overlap.run)}
+            drop_log.drop(
+                step, item, f"{overlap.evidence} overlap with held-out", item.problem.question, details=details
+            )
+            continue
+        if found is not None:
+            near(item, *found)
+        yield item
 
 
 def assigned(items: Iterable[Item], section: CorpusSection) -> Iterator[Item]:
