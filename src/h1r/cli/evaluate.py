@@ -23,7 +23,7 @@ MODELS = ("base", "sft", "rl")
 QUESTION = ("question", "problem", "prompt")
 ANSWER = ("answer", "expected_answer", "final_answer", "target")
 BOXED = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-_KINDS = {".jsonl": "jsonl", ".json": "json", ".parquet": "parquet"}
+_KINDS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def eval_(

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from h1r.config.base import Count, Fraction, Positive, PositiveFloat, Section
 
-Format = Literal["jsonl", "json", "parquet", "hub"]
+Format = Literal["jsonl", "json", "csv", "parquet", "hub"]
 GENERATED = "reasoning_gym/"
 """What the names of generated sources begin with, and the `source` of their problems."""
 
@@ -19,7 +19,8 @@ class CorpusBenchmark(Section):
     name: str
     """The name under which overlaps are reported."""
     kind: Format
-    """What is read: `json` is one array of objects; files may be gzipped."""
+    """What is read: `json` is one array of objects, `csv` has its columns' names in the first row; files may be
+    compressed with gzip or Zstandard."""
     path: str
     """File, pattern of files (`*.parquet`), `h1r:NAME` of a file that comes with the package, or `owner/name` of a
     data set on the hub. Relative to `corpus.root`."""
@@ -58,7 +59,10 @@ class CorpusSource(CorpusBenchmark):
     rollouts: Count = 0
     """Rollouts behind the published pass rate."""
     group_by: str | None = None
-    """Column that is equal for the traces of one problem, which must stand together. Unset: a row is a problem."""
+    """Column that is equal for the traces of one problem where these stand together: they are read as one. Those of
+    one question that stand apart, in other files or sources too, are brought together in any case."""
+    chain_of_thought: Literal["tagged", "plain"] = "tagged"
+    """Where the thinking of a trace ends: at its tags; or, for text without any, before its last paragraph."""
     trust_rewards: bool = False
     """Take the recorded rewards as verdicts. Else a trace is verified anew, and one that cannot be is kept as it is."""
     language: str | None = None

@@ -31,7 +31,7 @@ from h1r.errors import UserError
 
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
-_KINDS = ("reasoning_gym", "jsonl", "json", "parquet", "hub")
+_KINDS = ("reasoning_gym", "jsonl", "json", "csv", "parquet", "hub")
 
 
 class Recipe(Section):

@@ -32,7 +32,7 @@ def test_every_step_drops_what_was_put_there_for_it(done: tuple[dict[str, Any], 
     found = reasons(done[0])
     assert found["read", "malformed row"] == 1
     assert found["reference answers", "reference answer does not verify"] == 1
-    assert found["exact duplicates", "same question"] == 2
+    assert found["exact duplicates", "same question, traces merged"] == 2
     assert found["decontamination", "exact overlap with held-out"] == 2
     assert found["near duplicates", "nearly the same question"] == 1
     assert found["complete", "thinking not closed"] == 10
@@ -40,7 +40,7 @@ def test_every_step_drops_what_was_put_there_for_it(done: tuple[dict[str, Any], 
     assert found["incorrect", "wrong answer"] == 10
     assert found["unboxed", "no \\boxed{} answer"] == 10
     assert found["repetition", "repeats itself"] == 10 - 1  # problem 3 is held out
-    assert found["repeated traces", "same trace"] == 10
+    assert found["repeated traces", "same trace"] == 10 + 2  # merged from copies
 
 
 def test_the_table_adds_up_and_every_drop_is_in_the_file(done: tuple[dict[str, Any], Path]) -> None:
@@ -51,7 +51,7 @@ def test_the_table_adds_up_and_every_drop_is_in_the_file(done: tuple[dict[str, A
     by_name = {row["step"]: row for row in summary["table"]}
     chain = [
         "normalise", "reference answers", "negative controls", "families of negative controls", "decontamination",
-        "exact duplicates", "near duplicates",
+        "conflicting answers", "exact duplicates", "near duplicates",
     ]  # fmt: skip
     for before, after in pairwise(chain):
         assert by_name[before]["out"] == by_name[after]["in"], after

@@ -145,10 +145,61 @@ def test_a_hub_data_set_that_cannot_be_opened_is_one_sentence(tmp_path: Path) ->
         list(Reader(section, section.path, 0).items())
 
 
-def test_a_group_in_two_places_is_refused(tmp_path: Path) -> None:
+def test_a_group_in_two_places_is_two_items_which_the_question_brings_together(tmp_path: Path) -> None:
     rows = [{"question": "q", "n": n} for n in (1, 2, 1)]
-    with pytest.raises(UserError, match="stand in two places; sort the file by `n`"):
-        read(tmp_path, rows, group_by="n")
+    assert len(read(tmp_path, rows, group_by="n")) == 3
+
+
+@pytest.mark.parametrize("end", ["eos", "STOP", "end_turn", "eos_token", "stop_sequence", "tool_calls", "<|im_end|>"])
+def test_natural_ends_by_any_name_are_no_reason_to_drop_a_trace(tmp_path: Path, end: str) -> None:
+    rows = [{"prompt": "q", "completion": "<think>a</think>5", "end": end}]
+    (item,) = read(tmp_path, rows, columns={"prompt": "prompt", "completion": "completion", "finish_reason": "end"})
+    assert item.traces[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [("MAX_TOKENS", "length"), ("truncated", "length"), ("Safety", "safety"), ("", "")]
+)
+def test_other_ends_are_told(tmp_path: Path, end: str, reason: str) -> None:
+    rows = [{"prompt": "q", "completion": "<think>a</think>5", "end": end}]
+    (item,) = read(tmp_path, rows, columns={"prompt": "prompt", "completion": "completion", "finish_reason": "end"})
+    assert item.traces[0].finish_reason == reason
+
+
+def test_questions_as_parts_and_answers_in_a_list_of_one_are_read(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "5?"}]
+    rows = [{"q": parts, "a": ["5"]}, {"q": "q2", "a": [5]}, {"q": "q3", "a": ["5", "6"]}, {"q": "q4", "a": []}]
+    found = reader(tmp_path / "rows.jsonl", rows, columns={"question": "q", "answer": "a"})
+    assert [(item.problem.question, item.problem.answer) for item in found.items()] == [
+        ("What is 5?", "5"),
+        ("q2", "5"),
+    ]
+    assert len(found.bad) == 2
+
+
+def test_csv_reads_like_lines(tmp_path: Path) -> None:
+    first_row = '"Two, or ""three""\nlines?",7,0.25,"<think>a</think>\n\n7"'
+    text = f"\ufeffq,a,rate,out\r\n{first_row}\r\n\r\nshort,1\r\nlast,8,,\r\n"
+    with gzip.open(tmp_path / "rows.csv", "wb") as file:
+        file.write(text.encode("utf-8"))
+    columns = {"question": "q", "answer": "a", "pass_rate": "rate", "prompt": "q", "completion": "out"}
+    section = {"name": "s", "kind": "csv", "path": str(tmp_path / "rows.csv"), "columns": columns}
+    found = Reader(CorpusSource.model_validate(section), str(tmp_path / "rows.csv"), 0)
+    first, last = found.items()
+    assert (first.problem.question, first.problem.answer, first.pass_rate) == ('Two, or "three"\nlines?', "7", 0.25)
+    assert (first.traces[0].answer.thinking, first.traces[0].answer.content) == ("a", "7")
+    assert (last.problem.answer, last.pass_rate) == ("8", None)
+    assert [line.why for line in found.bad] == ["2 values for 4 columns"]
+
+
+def test_a_chain_of_thought_without_tags_ends_before_its_last_paragraph_where_asked(tmp_path: Path) -> None:
+    texts = ["First 2.\n\nThen 5.\n\nIt is \\boxed{7}.", "First 2.\nIt is 7.", "It is 7.", "<think>a</think>7"]
+    rows = [{"prompt": f"q{n}", "completion": text} for n, text in enumerate(texts)]
+    plain = [item.traces[0].answer for item in read(tmp_path, rows, chain_of_thought="plain")]
+    assert [(turn.thinking, turn.content) for turn in plain] == [
+        ("First 2.\n\nThen 5.", "It is \\boxed{7}."), ("First 2.", "It is 7."), (None, "It is 7."), ("a", "7"),
+    ]  # fmt: skip
+    assert read(tmp_path, rows)[0].traces[0].answer.thinking is None
 
 
 def test_gzipped_arrays_and_parquet_read_like_lines(tmp_path: Path) -> None:

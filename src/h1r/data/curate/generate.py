@@ -20,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+from h1r.common import finish_reasons
 from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
 from h1r.common.progress import Bar, note
 from h1r.config import Recipe, TraceSection
@@ -117,11 +118,12 @@ class Generated:
 def given_from(question: str, text: str, finish_reason: str) -> Given:
     """A generated response as a trace."""
     response = split_response(text)
+    reason = finish_reasons.finish_reason(finish_reason)
     if response.answer is None:
-        finish_reason = "unclosed" if finish_reason == "stop" else finish_reason
+        reason = "unclosed" if reason == "stop" else reason
     thinking = None if response.thinking is None else response.thinking.strip()
     turn = Message("assistant", (response.answer or "").strip(), thinking)
-    return Given([Message("user", question), turn], finish_reason=finish_reason)
+    return Given([Message("user", question), turn], finish_reason=reason)
 
 
 class Endpoint:

@@ -30,6 +30,7 @@ from h1r.data.curate.io.read import Reader, files_of
 from h1r.data.curate.io.samples import READ_ROWS, SAMPLES, sample_row, write_packed
 from h1r.data.curate.joins.database import lookup
 from h1r.data.curate.joins.keys import band_keys, content, exact_keys, hash64, share_of
+from h1r.data.curate.joins.merged import Moved, with_moved
 from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.decontaminate import Near, Overlaps
 from h1r.data.curate.rules.difficulty import pass_rate_class
@@ -185,6 +186,7 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
     overlaps: dict[str, Overlaps] = defaultdict(lambda: Overlaps(ctx.held_out))
     compared: list[tuple[int, Problem]] = []
     near: list[tuple[Any, ...]] = []
+    moved = Moved(_trusted(ctx.recipe))
 
     def is_near(item: Item, found: Near, twin: Problem) -> None:
         texts = (excerpt(text) for text in (found.run, item.problem.question, twin.question))
@@ -199,9 +201,11 @@ def distinct(work: Path, shard: str) -> dict[str, Any]:
     items = steps.of_accepted_families(read_items(work / "sound" / f"{shard}.parquet"), drop_log, ctx.refused_families)
     items = steps.assigned(items, ctx.recipe.corpus)
     items = steps.decontaminated(items, drop_log, overlaps, is_near)
-    items = noted(steps.without(items, drop_log, "exact duplicates", lookup(work / "exact.parquet", first, last)))
+    items = steps.without(items, drop_log, steps.CONFLICTS, lookup(work / "conflicts.parquet", first, last))
+    items = noted(steps.merged(items, drop_log, lookup(work / "exact.parquet", first, last), moved.take))
     write_items(work / "distinct" / f"{shard}.parquet", items)
     write_compared(work, shard, compared, ctx.templates, ctx.recipe.curate.near_duplicate_content)
+    moved.write(work, shard)
     write_rows(work / "near_held_out" / f"{shard}.parquet", NEAR_HELD_OUT, near)
     drop_log.write(work / "drops" / f"distinct-{shard}.parquet")
     counts = {name: found.counts() for name, found in sorted(overlaps.items())}
@@ -236,11 +240,20 @@ def write_compared(
 
 
 def fresh(work: Path, shard: str) -> Iterator[Item]:
-    """The items of `distinct` without near duplicates, nothing written down."""
-    near = lookup(work / "near.parquet", *_range(work, shard))
-    return steps.without(
-        read_items(work / "distinct" / f"{shard}.parquet"), DropLog(*steps.NEAR), "near duplicates", near
-    )
+    """The items of `distinct` without near duplicates and with the traces of their copies, nothing written down."""
+    return _fresh(work, shard, DropLog(*steps.NEAR))
+
+
+def _fresh(work: Path, shard: str, drop_log: DropLog) -> Iterator[Item]:
+    first, last = _range(work, shard)
+    items = read_items(work / "distinct" / f"{shard}.parquet")
+    items = steps.without(items, drop_log, "near duplicates", lookup(work / "near.parquet", first, last))
+    return with_moved(items, work, first, last)
+
+
+def _trusted(recipe: Recipe) -> frozenset[str]:
+    """The sources whose recorded rewards count."""
+    return frozenset(one.name for one in recipe.corpus.sources if isinstance(one, CorpusSource) and one.trust_rewards)
 
 
 def traced(work: Path, shard: str) -> dict[str, Any]:
@@ -269,14 +282,9 @@ def traced(work: Path, shard: str) -> dict[str, Any]:
             lengths.append((item.problem.family, mean_chars(item)))
             yield item
 
-    near = lookup(work / "near.parquet", *_range(work, shard))
-    items = steps.without(read_items(work / "distinct" / f"{shard}.parquet"), drop_log, "near duplicates", near)
-    items = Generated(work / "generated" / f"{shard}.jsonl").added_to(items)
-    trusted = frozenset(
-        source.name for source in corpus.sources if isinstance(source, CorpusSource) and source.trust_rewards
-    )
+    items = Generated(work / "generated" / f"{shard}.jsonl").added_to(_fresh(work, shard, drop_log))
     worked = steps.with_solutions(items, recipe.curate.traces_per_problem, recipe.problems.seed)
-    items = rated(steps.verified(worked, ctx.verify, trusted))
+    items = rated(steps.verified(worked, ctx.verify, _trusted(recipe)))
     items = steps.for_rl(items, drop_log, corpus, recipe.rl_pool, pool.append)
     items = measured(steps.sifted(items, drop_log, recipe.curate, corpus.traces.keep_wrong_if_hard))
     write_items(work / "traced" / f"{shard}.parquet", items)

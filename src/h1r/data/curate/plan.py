@@ -43,6 +43,7 @@ from h1r.data.curate.io.drawn import drawn_sources
 from h1r.data.curate.io.files import alone_in, write_rows
 from h1r.data.curate.io.items import Item, read_items
 from h1r.data.curate.io.read import Reader, files_of
+from h1r.data.curate.joins.conflicts import write_conflicts
 from h1r.data.curate.joins.database import Joins
 from h1r.data.curate.joins.keys import exact_keys, share_of
 from h1r.data.curate.page import write_page
@@ -122,6 +123,7 @@ class _Curation:
         self._once("templates.json", self._write_templates)
         with Joins(self.work, section.memory_mb) as joins:
             self._once("suspects.parquet", joins.exact)
+            self._once("conflicts.parquet", self._write_conflicts)
             self._once("bands/held_out.parquet", self._write_held_out_bands)
             self._pass("distinct", self.shards, passes.distinct)
             thresholds = (recipe.curate.near_duplicate_threshold, recipe.curate.near_duplicate_content)
@@ -214,6 +216,14 @@ class _Curation:
             if len(problems) == before:
                 raise UserError(f"benchmark `{section.name}` has no problem; check its `path`")
         write_jsonl(self.work / "benchmarks.jsonl", problems)
+
+    def _write_conflicts(self) -> None:
+        """Questions with answers that differ."""
+        keep = self.recipe.curate.conflicts
+        found = write_conflicts(self.work, self.shards, context.context(self.work).verify, keep)
+        if found:
+            done = "none of their answers is used" if keep == "none" else "the first answer of each is used"
+            note(f"{found:,} questions have answers that differ; {done} (curate.conflicts)")
 
     def _write_held_out_bands(self) -> None:
         """Keys, bands and texts of held-out questions, with negative ordinals, beside those of the shards."""

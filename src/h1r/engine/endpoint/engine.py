@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from h1r.common.finish_reasons import BROKEN, finish_reason
 from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
 from h1r.common.servers import api_key
 from h1r.config import EngineSection
@@ -40,8 +41,6 @@ ONLY_BENCHMARKS = (
     'engine.kind = "endpoint" answers the problems of `h1r eval` alone: a chat API takes no token ids and gives no '
     "log-probabilities, which RL, DeepConf, conversations with an environment and curation by the engine need"
 )
-_CUT = frozenset(("length", "max_tokens", "model_length", "max_output_tokens"))
-_BROKEN = frozenset(("error", "abort", "aborted", "cancelled", "insufficient_system_resource"))
 _SEEDS = 1 << 31
 """Servers take seeds of 32 bits, and some no larger ones."""
 
@@ -253,10 +252,10 @@ class EndpointEngine:
 
 
 def _trace(live: _Live, reply: Reply) -> Trace:
-    said = (reply.finish_reason or "stop").lower()
-    if said in _BROKEN:
+    said = finish_reason(reply.finish_reason or "stop")
+    if said in BROKEN:
         return _failed(live, f"the server ended the answer with {said!r}")
-    reason: FinishReason = "length" if said in _CUT else "stop"
+    reason: FinishReason = "length" if said == "length" else "stop"
     usage = reply.usage
     counts = {
         "prompt_tokens": usage.prompt, "completion_tokens": usage.completion,

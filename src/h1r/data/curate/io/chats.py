@@ -142,6 +142,25 @@ def with_thinking(turn: Turn, thinking: Any) -> Turn:
     return Turn(_assistant(message.content, [text for text in (message.thinking, thinking) if text]), turn.weight)
 
 
+def with_plain_thinking(turn: Turn) -> Turn:
+    """An assistant turn whose text is a chain of thought without tags: the last paragraph is the answer, or, in one
+    paragraph, the last line; what stands before it is thinking. A turn with thinking stays as it is."""
+    message = turn.message
+    if message.thinking is not None:
+        return turn
+    for border in ("\n\n", "\n"):
+        thinking, found, answer = message.content.strip().rpartition(border)
+        if found:
+            return Turn(Message("assistant", answer.strip(), thinking.strip()), turn.weight)
+    return turn
+
+
+def without_parts(value: Any) -> Any:
+    """The text of content parts; another value as it is."""
+    is_parts = isinstance(value, list) and value and all(isinstance(one, dict) and "type" in one for one in value)
+    return _content(value)[0] if is_parts else value
+
+
 def without_nulls(value: Any) -> Any:
     """A value without the nulls that Arrow fills objects with, where other rows have a key; and whole numbers as such,
     whatever other rows have."""

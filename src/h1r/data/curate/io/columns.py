@@ -65,6 +65,21 @@ def plain(value: Any) -> Any:
     return {key: plain(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
+def measure(value: Any) -> Any:
+    """A number that is written as text, as all are in CSV, as a number; what is none stays, empty text is None."""
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def only_one(value: Any) -> Any:
+    """The value in a list of one, as data sets wrap an answer; another value as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list | dict) else value
+
+
 def value_text(value: Any, column: str) -> str:
     """A column's value as text; None, and a number that is none (NaN), are empty. Decimal numbers keep their digits."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):

@@ -153,8 +153,20 @@ def _row(item: Item) -> dict[str, Any]:
         "language": item.language,
         "difficulty": _json(problem.difficulty),
         "metadata": _json(problem.metadata),
-        "traces": _json([_tree(trace) for trace in item.traces]) if item.traces else "[]",
+        "traces": traces_text(item.traces),
     }
+
+
+def traces_text(traces: Iterable[Given]) -> str:
+    """Traces as JSON."""
+    return json.dumps([_tree(trace) for trace in traces], ensure_ascii=False)
+
+
+def traces_from(text: str) -> list[Given]:
+    """The traces of `traces_text`."""
+    if text == "[]":
+        return []
+    return [Given([Message(**one) for one in tree.pop("messages")], **tree) for tree in json.loads(text)]
 
 
 def _tree(trace: Given) -> dict[str, Any]:
@@ -180,11 +192,6 @@ def _item(row: dict[str, Any]) -> Item:
         difficulty=json.loads(row["difficulty"]),
         metadata=json.loads(row["metadata"]),
     )
-    traces = []
-    if row["traces"] != "[]":
-        for tree in json.loads(row["traces"]):
-            messages = [Message(**message) for message in tree.pop("messages")]
-            traces.append(Given(messages, **tree))
     return Item(
         ordinal=row["ordinal"],
         problem=problem,
@@ -194,5 +201,5 @@ def _item(row: dict[str, Any]) -> Item:
         pass_rate=row["pass_rate"],
         rollouts=row["rollouts"],
         language=row["language"],
-        traces=traces,
+        traces=traces_from(row["traces"]),
     )

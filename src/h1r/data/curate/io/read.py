@@ -16,10 +16,21 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
+from h1r.common import finish_reasons
 from h1r.common.reading import NESTED, is_deep
 from h1r.config import CorpusBenchmark, CorpusSource
-from h1r.data.curate.io.chats import Turn, conversation, shape_of, tool_schemas, turns, with_thinking, without_nulls
-from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, plain, reach, value_text
+from h1r.data.curate.io.chats import (
+    Turn,
+    conversation,
+    shape_of,
+    tool_schemas,
+    turns,
+    with_plain_thinking,
+    with_thinking,
+    without_nulls,
+    without_parts,
+)
+from h1r.data.curate.io.columns import BadRowError, final_answer, measure, nearest, only_one, plain, reach, value_text
 from h1r.data.curate.io.items import ROW_BITS, Given, Item
 from h1r.data.curate.io.rows import rows_of
 from h1r.errors import UserError
@@ -106,13 +117,7 @@ class Reader:
                 yield item
 
     def _grouped(self, column: str) -> Iterator[Item]:
-        seen: set[str] = set()
-        for key, rows in itertools.groupby(self._rows(), lambda pair: json.dumps(_get(pair[1], column), default=str)):
-            if key in seen:
-                raise UserError(
-                    f"{self.path}: rows with `{column}` = {key} stand in two places; sort the file by `{column}`"
-                )
-            seen.add(key)
+        for _, rows in itertools.groupby(self._rows(), lambda pair: json.dumps(_get(pair[1], column), default=str)):
             found = [item for number, row in rows if (item := self._item(number, row)) is not None]
             if found:
                 found[0].traces = [trace for item in found for trace in item.traces]
@@ -145,7 +150,12 @@ class Reader:
         section = self.section
         columns = {**shape_of(row), **section.columns} if self._finds_shape else section.columns
         values = {field: _number(reach(row, column)) for field, column in columns.items()}
+        values |= {field: measure(values[field]) for field in ("pass_rate", "reward") if field in values}
         values |= {field: plain(values[field]) for field in ("pass_rate", "reward", "tests") if field in values}
+        if "question" in values:
+            values["question"] = without_parts(values["question"])
+        if "answer" in values:
+            values["answer"] = only_one(without_parts(values["answer"]))
         text = {field: value_text(values[field], columns[field]) for field in _TEXTS if field in values}
         prompt, answered = self._turns(values, text.get("system", ""))
         question = text.get("question") or _asked(prompt)
@@ -230,6 +240,8 @@ class Reader:
         """The traces of a row: none, one, or one for each entry of a list of completions."""
         completion, rewards, reasons = values.get("completion"), [values.get("reward")], [values.get("finish_reason")]
         if answered:
+            if self._source and self._source.chain_of_thought == "plain":
+                answered = [with_plain_thinking(turn) for turn in answered]
             return [_given(prompt, answered, rewards[0], reasons[0])]
         if completion is None:
             return []
@@ -246,7 +258,10 @@ class Reader:
                 raise BadRowError(
                     f"the completion begins with a {said[0].message.role} turn; name a whole conversation as `messages`"
                 )
-            found.append(_given(prompt, [*said[:-1], with_thinking(said[-1], thought)], reward, reason))
+            last = with_thinking(said[-1], thought)
+            if self._source and self._source.chain_of_thought == "plain":
+                last = with_plain_thinking(last)
+            found.append(_given(prompt, [*said[:-1], last], reward, reason))
         return found
 
 
@@ -266,9 +281,9 @@ def _given(prompt: list[Turn], answer: list[Turn], reward: Any, finish_reason: A
         raise BadRowError("the completion does not end with an assistant turn")
     if reward is not None and not isinstance(reward, bool | int | float):
         raise BadRowError(f"reward {reward!r} is no number")
-    reason = value_text(finish_reason, "finish_reason")
+    reason = finish_reasons.finish_reason(value_text(finish_reason, "finish_reason"))
     if messages[-1].thinking is not None and not messages[-1].content:
-        reason = reason or "unclosed"
+        reason = "unclosed" if reason in ("", "stop") else reason
     weights = None
     if any(turn.weight is not None for turn in found):
         weights = [int(turn.message.role == "assistant" and turn.weight != 0) for turn in found]

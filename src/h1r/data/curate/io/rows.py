@@ -5,12 +5,13 @@ Files are streamed but for `json`, which is one array and is read whole.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from h1r.common.reading import NESTED, DamagedError, is_deep, json_value, refuse_half_pairs, whole
+from h1r.common.reading import NESTED, DamagedError, decoded, is_deep, json_value, lines, refuse_half_pairs, whole
 from h1r.config import CorpusBenchmark
 from h1r.data.curate.io.chats import SHAPE_COLUMNS
 from h1r.data.curate.io.columns import nearest, prefixes
@@ -21,13 +22,15 @@ Row = tuple[int, dict[str, Any] | BadLine]
 """(number from 1, row)."""
 EXCERPT = 2000
 """Characters of a bad row that are kept."""
+MAX_FIELD = 1 << 30
+"""Characters of a CSV value, at most."""
 
 
 def rows_of(section: CorpusBenchmark, path: str, finds_shape: bool = False) -> Iterator[Row]:
     """The rows of a file or hub data set. finds_shape: the columns that tell a chat's shape are read, too."""
     if section.kind == "parquet":
         return _parquet(section, path, finds_shape)
-    return {"jsonl": _jsonl, "json": _json_array, "hub": _hub}[section.kind](section, path)
+    return {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "hub": _hub}[section.kind](section, path)
 
 
 def _jsonl(section: CorpusBenchmark, path: str) -> Iterator[Row]:
@@ -66,6 +69,29 @@ def _json_array(section: CorpusBenchmark, path: str) -> Iterator[Row]:
             yield number, row
         except ValueError as error:
             yield number, BadLine(path, number, str(error), ascii(row)[:EXCERPT])
+
+
+def _csv(section: CorpusBenchmark, path: str) -> Iterator[Row]:
+    """Rows by the names in the first one; every value is text. A row with more values than names, or fewer, is bad."""
+    csv.field_size_limit(MAX_FIELD)
+    reader = csv.reader(_text_lines(path), strict=True)
+    number = 0
+    try:
+        names = next(reader, [])
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{path}: its first row names no columns, or one twice; is its `kind` csv?")
+        for number, values in enumerate(filter(None, reader), 1):
+            if len(values) != len(names):
+                why = f"{len(values)} values for {len(names)} columns"
+                yield number, BadLine(path, number, why, ",".join(values)[:EXCERPT])
+            else:
+                yield number, dict(zip(names, values, strict=True))
+    except (csv.Error, DamagedError, ValueError) as error:
+        yield number + 1, BadLine(path, number + 1, f"{error}; what follows is not read", "")
+
+
+def _text_lines(path: str) -> Iterator[str]:
+    return (decoded(line) + "\n" for _, line in lines(path))
 
 
 def _parquet(section: CorpusBenchmark, path: str, finds_shape: bool) -> Iterator[Row]:

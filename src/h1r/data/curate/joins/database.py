@@ -27,7 +27,7 @@ ALL_PAIRS = 64
 KEY_BYTES, BAND_BYTES = 128, 128
 """Memory that a row of keys, of bands costs while rows of equal hash are found: 90 to 120 as measured."""
 PAIRS = pa.schema([("ordinal", pa.int64()), ("first", pa.int64())])
-TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string())])
+TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string()), ("first", pa.int64())])
 
 
 class Joins:
@@ -69,7 +69,7 @@ class Joins:
         self._copy("exact", """
             select t.ordinal, f.id as twin,
                    case when k.answer = f.answer then 'same question'
-                        else 'same question, answer written otherwise' end as reason
+                        else 'same question, answer written otherwise' end as reason, t.first
             from twins t join keys k using (ordinal) join keys f on f.ordinal = t.first order by t.ordinal
         """)  # fmt: skip
         self._run("create or replace table suspects (ordinal bigint)")
@@ -119,7 +119,9 @@ class Joins:
         write_rows(found, PAIRS, _dropped(rows))
         self._copy("near", f"""
             select f.ordinal, t.id as twin,
-                   case when f.first < 0 then 'nearly a held-out question' else 'nearly the same question' end as reason
+                   case when f.first < 0 then 'nearly a held-out question'
+                        else 'nearly the same question' end as reason,
+                   f.first
             from {_table(found)} f join texts t on t.ordinal = f.first order by f.ordinal
         """)  # fmt: skip
         self._run("drop table groups")

@@ -34,8 +34,14 @@ CHUNK = 256
 HELD_OUT = "held_out"
 """The use of problems that were drawn for evaluation."""
 CONTROLS, FAMILIES = "negative controls", "families of negative controls"
+CONFLICTS = "conflicting answers"
 SOUND = (("normalise", "problem"), ("reference answers", "problem"), (CONTROLS, "problem"))
-DISTINCT = ((FAMILIES, "problem"), ("decontamination", "problem"), ("exact duplicates", "problem"))
+DISTINCT = (
+    (FAMILIES, "problem"),
+    ("decontamination", "problem"),
+    (CONFLICTS, "problem"),
+    ("exact duplicates", "problem"),
+)
 NEAR = (("near duplicates", "problem"),)
 RL = (("RL pass rate", "problem"),)
 SIFTED = (
@@ -149,6 +155,21 @@ def without(items: Iterable[Item], drop_log: DropLog, step: str, twins: dict[int
             drop_log.drop(step, item, found[1], f"as {found[0]}: {item.problem.question}")
 
 
+def merged(
+    items: Iterable[Item], drop_log: DropLog, twins: dict[int, tuple[Any, ...]], take: Callable[[Item, int], bool]
+) -> Iterator[Item]:
+    """Drops exact copies, whose traces go by `take(copy, ordinal of the one that stays)` to that one."""
+    step = "exact duplicates"
+    for item in items:
+        drop_log.take(step)
+        if (found := twins.get(item.ordinal)) is None:
+            yield item
+        else:
+            twin, reason, first = found
+            reason = f"{reason}, traces merged" if take(item, first) else reason
+            drop_log.drop(step, item, reason, f"as {twin}: {item.problem.question}")
+
+
 def decontaminated(
     items: Iterable[Item],
     drop_log: DropLog,
@@ -160,16 +181,15 @@ def decontaminated(
     step = "decontamination"
     for item in items:
         drop_log.take(step)
-        found = by_source[f"{item.source}|{item.use}"].check(item.problem)
-        if found is not None and isinstance(found[0], Overlap):
-            overlap, twin = found
+        overlap, twin = by_source[f"{item.source}|{item.use}"].check(item.problem) or (None, item.problem)
+        if isinstance(overlap, Overlap):
             details = {"held_out": twin.id, "coverage": round(overlap.coverage, 4), "run": excerpt(overlap.run)}
             drop_log.drop(
                 step, item, f"{overlap.evidence} overlap with held-out", item.problem.question, details=details
             )
             continue
-        if found is not None:
-            near(item, *found)
+        if overlap is not None:
+            near(item, overlap, twin)
         yield item
 
 
