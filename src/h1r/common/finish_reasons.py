@@ -11,8 +11,8 @@ BROKEN = frozenset(("error", "abort", "aborted", "cancelled", "insufficient_syst
 """The server or the engine failed at it."""
 NATURAL = frozenset((
     "stop", "stopped", "eos", "eos_token", "eos_token_id", "end_of_text", "endoftext", "end_turn", "end_of_turn",
-    "im_end", "stop_sequence", "stop_string", "stop_word", "tool_calls", "tool_call", "tool_use", "function_call", "complete",
-    "completed", "finished", "end", "done",
+    "im_end", "stop_sequence", "stop_string", "stop_word", "tool_calls", "tool_call", "tool_use", "function_call",
+    "complete", "completed", "finished", "end", "done",
 ))  # fmt: skip
 """It came to its own end, a tool call among these."""
 
