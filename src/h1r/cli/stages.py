@@ -48,6 +48,10 @@ def curate(
     pool: Annotated[
         Pool, typer.Option(help="`rl` selects RL problems by pass rate; the SFT model must exist.")
     ] = Pool.SFT,
+    ask_again: Annotated[
+        bool,
+        typer.Option("--ask-again", help="Ask the teacher again for the problems that it refused or failed at."),
+    ] = False,
     out: Out = None,
     set_: Set = None,
     seed: Seed = None,
@@ -56,6 +60,10 @@ def curate(
 ) -> None:
     """Make problems and traces, verify and filter them; say what was dropped and why."""
     resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json)
+    if ask_again:
+        from h1r.data.curate.plan import ask_teacher_again
+
+        note(f"{ask_teacher_again(run.stage('curate'))} problems are asked again")
     summary = run_stage("pool" if pool is Pool.RL else "curate", resolved, run, False, as_json, resumable=False)
     if as_json:
         print_json(summary)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from h1r.config.base import Count, Fraction, Positive, PositiveFloat, Section
+from h1r.config.prices import PriceSection
 
 Format = Literal["jsonl", "json", "csv", "parquet", "hub"]
 GENERATED = "reasoning_gym/"
@@ -116,7 +117,13 @@ class TraceSection(Section):
     concurrency: Positive = 32
     """Problems under way at the endpoint at once, or in one batch of the engine."""
     retries: Count = 5
-    """Tries again after a refused or failed request, with growing pauses; then the run stops, to be gone on with."""
+    """Tries again after a failed request, with growing pauses; then the problem waits for the next round."""
+    rounds: Positive = 3
+    """Rounds in which a problem is asked that fails while others are answered; then it is set aside. Our choice."""
+    price: PriceSection | None = None
+    """What the teacher's tokens cost; the cost is shown while traces are made."""
+    currency: str = "USD"
+    """Of the price."""
     timeout_s: PositiveFloat = 3600.0
     """Wall time of one request."""
     keep_wrong_if_hard: bool = False

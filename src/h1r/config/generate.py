@@ -9,17 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from h1r.common.engines import ENGINES
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 from h1r.config.corpus import CorpusBenchmark
-
-
-class PriceSection(Section):
-    """Prices of a model, each for a million tokens."""
-
-    prompt: NonNegative
-    """Of the prompt."""
-    completion: NonNegative
-    """Of the answer, its reasoning included."""
-    cached: NonNegative | None = None
-    """Of prompt tokens that the provider had cached. Unset: as others of the prompt."""
+from h1r.config.prices import PriceSection
 
 
 class EndpointSection(Section):

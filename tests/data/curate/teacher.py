@@ -26,6 +26,9 @@ class Teacher(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.refuse = 0
         self.status = 200
+        self.said = b"no such model"
+        self.usage: dict[str, int] | None = None
+        self.tried: Counter[str] = Counter()
         self.statuses: dict[str, int] = {}
         self.most = 99
         self.wait_s = 0.0
@@ -42,13 +45,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         asked = body["messages"][-1]["content"]
+        self.server.tried[asked] += 1
         status = self.server.statuses.get(asked, self.server.status)
         if self.server.refuse > 0 or status != 200:
             self.server.refuse -= 1
             self.send_response(429 if status == 200 else status)
             self.send_header("Retry-After", "0")
             self.end_headers()
-            self.wfile.write(b"no such model")
+            self.wfile.write(self.server.said)
             return
         self.server.at_once += 1
         self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
@@ -65,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         choices.append({"message": {"content": None, "reasoning_content": "long"}, "finish_reason": "length"})
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"choices": choices[: self.server.most]}).encode())
+        self.wfile.write(json.dumps({"choices": choices[: self.server.most], "usage": self.server.usage}).encode())
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -12,8 +12,10 @@ from corpora import answer, corpus_recipe, curated, question
 from teacher import Teacher, running
 
 from h1r.config import Recipe
-from h1r.data.curate.generate import Endpoint, Generated, generate_shard, given_from, in_batches
+from h1r.config.prices import PriceSection
+from h1r.data.curate.generate import Endpoint, Generated, ask_again, generate_shard, given_from, in_batches
 from h1r.data.curate.io.items import Given, Item
+from h1r.data.curate.plan import ask_teacher_again
 from h1r.errors import UserError
 from h1r.records import Problem, Sample, read_jsonl
 
@@ -31,7 +33,7 @@ def recipe(server: Teacher, **traces: Any) -> Recipe:
 
 def traces_of(found: Recipe, problems: Iterable[Problem]) -> dict[int, list[Given]]:
     with Endpoint(found.corpus.traces, found) as endpoint:
-        return dict(endpoint(problems))
+        return {index: made.traces for index, made in endpoint(problems)}
 
 
 def generated(path: Path, found: Recipe, wanted: Iterable[Item]) -> int:
@@ -113,6 +115,89 @@ def test_a_teacher_that_refuses_everything_stops_the_run(teacher: Teacher) -> No
         traces_of(recipe(teacher, concurrency=1), problems(9))
 
 
+@pytest.mark.parametrize("status", [402, 429])
+def test_an_account_without_credit_stops_the_run_and_loses_nothing(
+    teacher: Teacher, tmp_path: Path, status: int
+) -> None:
+    """429 with the word of a provider for it; waiting would not help."""
+    path = tmp_path / "0.jsonl"
+    assert generated(path, recipe(teacher), items(3)) == 3
+    teacher.status, teacher.said = status, b'{"error": {"code": "insufficient_quota"}}'
+    with pytest.raises(UserError, match=r"out of credit.*what is done stays"):
+        generated(path, recipe(teacher), items(6))
+    teacher.status = 200
+    assert generated(path, recipe(teacher), items(6)) == 3
+    assert set(teacher.asked.values()) == {1}
+
+
+def test_a_problem_that_always_fails_is_set_aside_after_its_rounds(teacher: Teacher, tmp_path: Path) -> None:
+    teacher.statuses = {question(2): 500}
+    path = tmp_path / "0.jsonl"
+    found = recipe(teacher, retries=0, rounds=3)
+    assert generated(path, found, items(7)) == 7
+    assert teacher.tried[question(2)] == 3
+    made = Generated(path)
+    assert [len(item.traces) for item in made.added_to(items(7))] == [5, 5, 0, 5, 5, 5, 5]
+    assert made.spent.without == {"failed in every round": 1}
+    assert ask_again(tmp_path) == 1
+    teacher.statuses = {}
+    assert generated(path, found, items(7)) == 1
+    assert [len(item.traces) for item in Generated(path).added_to(items(7))] == [5] * 7
+
+
+def test_a_server_that_goes_away_sets_nothing_aside(teacher: Teacher, tmp_path: Path) -> None:
+    path = tmp_path / "0.jsonl"
+    generated(path, recipe(teacher), items(2))
+    teacher.status = 500
+    with pytest.raises(UserError, match="does not answer"):
+        generated(path, recipe(teacher, retries=0), items(6))
+    assert len(Generated(path)) == 2
+
+
+def test_what_the_teacher_costs_is_counted(teacher: Teacher, tmp_path: Path) -> None:
+    teacher.usage = {"prompt_tokens": 11, "completion_tokens": 500}
+    teacher.most = 3
+    path = tmp_path / "0.jsonl"
+    generated(path, recipe(teacher, price={"prompt": 1.0, "completion": 10.0}), items(4))
+    spent = Generated(path).spent
+    assert (spent.problems, spent.prompt_tokens, spent.completion_tokens) == (4, 2 * 4 * 11, 2 * 4 * 500)
+    assert spent.cost(PriceSection(prompt=1.0, completion=10.0)) == pytest.approx((88 + 40_000) / 1e6)
+    assert spent.cost(None) is None
+
+
+def test_a_finished_curation_asks_again_for_what_was_refused(
+    teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher.usage = {"prompt_tokens": 11, "completion_tokens": 500}
+    teacher.statuses = {question(0): 400}
+    found = corpus_recipe(tmp_path)
+    traces = {"by": "endpoint", "url": teacher.url, "model": "big", "n": 4, "price": {"prompt": 1, "completion": 10}}
+    (tmp_path / "asked.jsonl").write_text(
+        "".join(json.dumps({"question": question(n), "answer": answer(n)}) + "\n" for n in range(3))
+    )
+    source = {
+        "name": "asked",
+        "kind": "jsonl",
+        "path": "asked.jsonl",
+        "columns": {"question": "question", "answer": "answer"},
+    }
+    tree = found.model_dump(mode="json")
+    tree["corpus"] |= {"sources": [source], "benchmarks": [], "traces": traces}
+    found = Recipe.model_validate(tree)
+    summary, stage = curated(found, tmp_path / "run")
+    assert summary["teacher"]["without"] == {"refused": 1}
+    assert "cost" in capsys.readouterr().err
+    before = (stage / "samples.jsonl").read_text()
+    teacher.statuses = {}
+    assert ask_teacher_again(stage) == 1
+    summary, _ = curated(found, tmp_path / "run")
+    assert summary["teacher"]["without"] == {}
+    assert summary["teacher"]["cost"] == pytest.approx(3 * (11 + 5000) / 1e6)
+    assert len((stage / "samples.jsonl").read_text().splitlines()) > len(before.splitlines())
+    assert teacher.asked[question(1)] == 1
+    assert ask_teacher_again(stage) == 0
+
+
 def test_no_server_says_how_to_go_on() -> None:
     section = {"by": "endpoint", "url": "http://127.0.0.1:9", "model": "m", "retries": 0}
     found = Recipe.model_validate({"name": "t", "corpus": {"traces": section}})
@@ -155,7 +240,7 @@ def test_an_engine_gets_lists_and_its_indices_go_on_from_one_to_the_next() -> No
         for index in reversed(range(len(batch))):
             yield index, [given_from(batch[index].question, batch[index].id, "stop")]
 
-    found = {index: traces[0].answer.content for index, traces in in_batches(engine, 3)(problems(8))}
+    found = {index: made.traces[0].answer.content for index, made in in_batches(engine, 3)(problems(8))}
     assert found == {n: f"p{n}" for n in range(8)}
     assert sizes == [3, 3, 2]
 

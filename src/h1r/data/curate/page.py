@@ -34,6 +34,7 @@ def write_page(path: Path, summary: Mapping[str, Any]) -> None:
         _sources(summary),
         _contamination(summary),
         _difficulty(summary),
+        _teacher(summary),
         _samples(summary),
         _examples(summary),
     ]
@@ -128,6 +129,18 @@ def _difficulty(summary: Mapping[str, Any]) -> str:
         + _table(["source", "hard", "medium", "easy"], classes)
         + "<h3>The 8-rollout rule</h3><p class=soft>For every problem with a pass rate, whatever its use.</p>"
         + _table(["source", "verdict", "kept", "dropped"], rule)
+    )
+
+
+def _teacher(summary: Mapping[str, Any]) -> str:
+    found = summary["teacher"]
+    if not found:
+        return ""
+    cost = "" if found["cost"] is None else f", {found['cost']:.4g} {_esc(found['currency'])}"
+    without = "".join(f"<br>{count:,} without traces: {_esc(why)}" for why, count in found["without"].items())
+    return (
+        f"<h2>Teacher</h2><p>{found['problems']:,} problems, {found['prompt_tokens']:,} tokens of prompts and "
+        f"{found['completion_tokens']:,} of answers{cost}.{without}</p>"
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,8 @@ from h1r.data.curate.generate import (
     Generate,
     GenerateBatch,
     Generated,
+    Spent,
+    ask_again,
     generate_shard,
     in_batches,
     wants_traces,
@@ -56,6 +58,8 @@ from h1r.verify import open_backend, require
 from h1r.verify.controls import Refusal, Tally, examine, reference_text, sample_of_families
 from h1r.verify.controls.validate import Ask, family_key
 
+AFTER_TRACES = ("traced", "rl", "lengths", "tokenizer", "weighed", "samples", "sample_sizes", "packed")
+"""Directories of `work` that depend on the traces."""
 TOLD = 5
 """Reasons to set rows of a file aside that the terminal shows."""
 TOKENIZER_SAMPLES = 20_000
@@ -84,6 +88,22 @@ def curate(
         write_page(stage / "report.html", summary)
         write_json(finished, summary)
     return summary
+
+
+def ask_teacher_again(stage: Path) -> int:
+    """Has the next curation into `stage` ask for the problems that the teacher refused or failed at; returns how many.
+    What was made of the traces is taken away, the traces stay. The stage may be finished."""
+    work = stage / "work"
+    count = ask_again(work / "generated")
+    if count:
+        (stage / "summary.json").unlink(missing_ok=True)
+        (work / "generated" / "done.json").unlink(missing_ok=True)
+        for name in AFTER_TRACES:
+            shutil.rmtree(work / name, ignore_errors=True)
+        for path in (work / "length_classes.json", work / "mixture.json", *(work / "drops").glob("*.parquet")):
+            if path.suffix == ".json" or path.name.partition("-")[0] in AFTER_TRACES:
+                path.unlink(missing_ok=True)
+    return count
 
 
 class _Curation:
@@ -267,11 +287,31 @@ class _Curation:
             return
         wanted = sum(wants_traces(item) for shard in self.shards for item in passes.fresh(self.work, shard))
         paths = {shard: self.work / "generated" / f"{shard}.jsonl" for shard in self.shards}
+        before = self._spent(paths.values())
         with self._teacher() as generate, progress("Traces", total=wanted, unit="problem") as bar:
-            bar.start_at(sum(len(Generated(path)) for path in paths.values()))
+            bar.start_at(before.problems)
             for shard, path in paths.items():
-                generate_shard(path, passes.fresh(self.work, shard), generate, bar)
-        write_json(done, {"problems": wanted})
+                others = self._spent([one for one in paths.values() if one != path])
+                generate_shard(path, passes.fresh(self.work, shard), generate, bar, self._told(others))
+        spent = self._spent(paths.values())
+        section = self.recipe.corpus.traces
+        write_json(done, {**spent.to_json(), "cost": spent.cost(section.price), "currency": section.currency})
+
+    def _spent(self, paths: Iterable[Path]) -> Spent:
+        return sum((Generated(path).spent for path in paths), Spent())
+
+    def _told(self, others: Spent) -> Callable[[Spent], dict[str, str]]:
+        """What the bar shows: tokens, their cost where the recipe has a price, problems that have no traces."""
+        section = self.recipe.corpus.traces
+
+        def told(spent: Spent) -> dict[str, str]:
+            spent = others + spent
+            shown = {"tokens": f"{spent.completion_tokens:,}"} if spent.completion_tokens else {}
+            if (cost := spent.cost(section.price)) is not None:
+                shown["cost"] = f"{cost:.4g} {section.currency}"
+            return shown | ({"without": str(spent.without.total())} if spent.without else {})
+
+        return told
 
     @contextmanager
     def _teacher(self) -> Iterator[Generate]:

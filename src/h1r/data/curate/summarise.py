@@ -15,6 +15,7 @@ lengths        {domain: samples in each bin}, length_bins upper ends in tokens
 packed         {rows, tokens, seq_len, filled}
 families       {family: {samples, mean_chars}}  before the mixture, of the largest
 problems       {held_out, train, rl}
+teacher        {problems, prompt_tokens, completion_tokens, without: {reason: problems}, cost, currency}, or null
 controls       rows by family: what its negative controls earned (`verify/controls/report.py`)
 """
 
@@ -135,6 +136,7 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
             "seq_len": seq_len,
             "filled": round(packed_tokens / (packed_rows * seq_len), 4) if packed_rows else 0.0,
         },
+        "teacher": read_json(done) if (done := work / "generated" / "done.json").exists() else None,
         "controls": family_rows(controls(work, results["sound"]), recipe.controls),
         "families": _families(results["weighed"]),
         "problems": {"held_out": len(held_out), "train": _train_problems(work, results), "rl": sum(rl_pool.values())},
