@@ -26,10 +26,10 @@ from h1r.config.generate import (
     EndpointSection,
     EngineSection,
     EvalSection,
-    PriceSection,
     ScalingSection,
 )
 from h1r.config.judge import JudgeSection
+from h1r.config.prices import PriceSection
 from h1r.config.recipe import Recipe, load_recipe, resolve
 from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import (

@@ -163,6 +163,8 @@ class CorpusSection(Section):
     """Published pass rates in the RL rule: `draw` takes `rl_pool.rollouts` of the rollouts at random, `rate` all."""
     max_tokens: Positive = 49152
     """Longer samples are dropped; the paper trims at 48K."""
+    max_tokens_by: dict[str, Positive] = {}
+    """Domain -> limit of its samples in tokens; `max_tokens` for the others."""
     max_question_chars: Count = 500_000
     """Rows whose question has more characters are set aside as they are read, before anything is computed from them;
     0: none. Our choice: ten characters for each of `max_tokens`."""
@@ -196,6 +198,8 @@ class CorpusSection(Section):
         if self.traces.by == "endpoint" and not (self.traces.url and self.traces.model):
             raise ValueError("traces.by = `endpoint` needs traces.url and traces.model")
         domains = {source.domain for source in self.sources}
+        if self.sources and (unknown := sorted(set(self.max_tokens_by) - domains)):
+            raise ValueError(f"max_tokens_by names domain `{unknown[0]}`, which no source has")
         if self.sources and (unknown := sorted(set(self.mixture.shares) - domains)):
             raise ValueError(f"mixture.shares names domain `{unknown[0]}`, which no source has")
         return self

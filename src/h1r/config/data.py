@@ -58,6 +58,8 @@ class CurateSection(Section):
     """MinHash Jaccard similarity above which two questions with the same numbers count as one. Our choice."""
     near_duplicate_content: Fraction = 0.9
     """The same for their words without the template of their family, where a few words weigh more. Our choice."""
+    languages: list[str] = []
+    """ISO 639-1 codes (`en`, `zh`) of the languages that questions may be in; needs the extra `curate`. Empty: any."""
     conflicts: Literal["none", "first"] = "none"
     """Of one question with answers that differ by its verifier: none is used, or the first. Our choice."""
     ngram: Positive = 10

@@ -28,8 +28,7 @@ from h1r.common import finish_reasons
 from h1r.common.files import atomic
 from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
 from h1r.common.progress import Bar, note
-from h1r.config import Recipe, TraceSection
-from h1r.config.prices import PriceSection
+from h1r.config import PriceSection, Recipe, TraceSection
 from h1r.data.chat import SYSTEM_PROMPT
 from h1r.data.curate.io.items import Given, Item
 from h1r.data.curate.rules.steps import has_worked_solution
@@ -67,7 +66,7 @@ def generate_shard(
     items: Iterable[Item],
     generate: Generate,
     bar: Bar | None = None,
-    told: Callable[[Spent], dict[str, str]] | None = None,
+    told: Callable[[Spent], dict[str, Any]] | None = None,
 ) -> int:
     """Makes traces for the SFT problems that have none and no line in `path` yet; returns how many got a line now.
     `told`: what the bar shows of what the shard has cost."""

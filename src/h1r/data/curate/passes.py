@@ -31,7 +31,7 @@ from h1r.data.curate.io.samples import READ_ROWS, SAMPLES, sample_row, write_pac
 from h1r.data.curate.joins.database import lookup
 from h1r.data.curate.joins.keys import band_keys, content, exact_keys, hash64, share_of
 from h1r.data.curate.joins.merged import Moved, with_moved
-from h1r.data.curate.rules import steps
+from h1r.data.curate.rules import natural_language, steps
 from h1r.data.curate.rules.decontaminate import Near, Overlaps
 from h1r.data.curate.rules.difficulty import pass_rate_class
 from h1r.data.curate.rules.filters import excerpt, num_chars
@@ -144,7 +144,8 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
     """read -> sound: normalised, with references that verify and controls that do not; the keys; and questions to read
     the boilerplate from."""
     ctx = context(work)
-    drop_log = DropLog(*steps.SOUND)
+    languages = ctx.recipe.curate.languages
+    drop_log = DropLog(*steps.SOUND, *[(natural_language.STEP, "problem")] * bool(languages))
     sizes = read_json(work / "families.json")
     keys: list[tuple[Any, ...]] = []
     questions: list[tuple[str, str]] = []
@@ -165,6 +166,8 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
 
     tally = Tally()
     items = steps.normalise(read_items(work / "read" / f"{shard}.parquet"), drop_log)
+    if languages:
+        items = natural_language.in_languages(items, drop_log, languages)
     items = steps.references(items, drop_log, ctx.verify, ctx.sampled_families)
     items = steps.controlled(items, drop_log, ctx.verify, ctx.recipe.controls, tally, ctx.sampled_families)
     write_items(work / "sound" / f"{shard}.parquet", noted(items))
@@ -333,7 +336,8 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
                 steps.sample_of(item, trace, number, recipe.curate.loss) for number, trace in enumerate(item.traces)
             ]
             # What cannot fit is not encoded: ids cost a hundred times the memory of their text.
-            fitting = [num_chars_written(sample) <= MAX_TOKEN_CHARS * recipe.corpus.max_tokens for sample in samples]
+            limit = recipe.corpus.max_tokens_by.get(item.domain, recipe.corpus.max_tokens)
+            fitting = [num_chars_written(sample) <= MAX_TOKEN_CHARS * limit for sample in samples]
             encoded = iter(encode_samples(ctx.tokenizer, itertools.compress(samples, fitting)))
             for number, (sample, fits) in enumerate(zip(samples, fitting, strict=True)):
                 name = f"{item.problem.id}#{number}"
@@ -343,7 +347,7 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
                     drop_log.drop("difficulty", item, "easy, and easy weighs 0", item.problem.question, name)
                     continue
                 drop_log.take("over-long in tokens")
-                if one is None or len(one.token_ids) > recipe.corpus.max_tokens:
+                if one is None or len(one.token_ids) > limit:
                     size = f"{len(one.token_ids)} tokens" if one else f"{num_chars_written(sample)} characters"
                     text = f"{size}: {item.problem.question}"
                     drop_log.drop("over-long in tokens", item, "too many tokens", text, name)

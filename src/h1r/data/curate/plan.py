@@ -300,11 +300,11 @@ class _Curation:
     def _spent(self, paths: Iterable[Path]) -> Spent:
         return sum((Generated(path).spent for path in paths), Spent())
 
-    def _told(self, others: Spent) -> Callable[[Spent], dict[str, str]]:
+    def _told(self, others: Spent) -> Callable[[Spent], dict[str, Any]]:
         """What the bar shows: tokens, their cost where the recipe has a price, problems that have no traces."""
         section = self.recipe.corpus.traces
 
-        def told(spent: Spent) -> dict[str, str]:
+        def told(spent: Spent) -> dict[str, Any]:
             spent = others + spent
             shown = {"tokens": f"{spent.completion_tokens:,}"} if spent.completion_tokens else {}
             if (cost := spent.cost(section.price)) is not None:

@@ -74,10 +74,10 @@ def is_mixed(text: str, question: str = "") -> bool:
         text = f"{text[: MAX_CHARS // 2]}\n{text[-MAX_CHARS // 2 :]}"
     if _foreign(script_weights(text))[1] < MIN_FOREIGN_WEIGHT:
         return False
-    prose = _prose(text)
-    weights = script_weights(prose)
+    said = prose(text)
+    weights = script_weights(said)
     if weights["latin"] < max(weights.values()):
-        weights["latin"] = sum(map(len, _LONG_LATIN_WORD.findall(prose)))
+        weights["latin"] = sum(map(len, _LONG_LATIN_WORD.findall(said)))
     main, _ = _foreign(weights)
     for name, known in _weights_beside_latin(_beyond_ascii(question)).items():
         if name != main and known:
@@ -129,5 +129,6 @@ def _foreign(weights: dict[str, int]) -> tuple[str, int]:
     return main, sum(weights.values()) - weights[main]
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
+    """A text without code blocks, formulas, quotations and addresses."""
     return _NO_PROSE.sub(" ", "\n".join(text.split("```")[::2]))
