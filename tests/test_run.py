@@ -56,6 +56,23 @@ def test_a_run_goes_on_with_another_engine(tmp_path: Path) -> None:
     assert read_json(Run.open(tmp_path, other).path / "recipe.json")["engine"]["kind"] == "vllm"
 
 
+def test_settings_that_change_nothing_computed_may_change_where_a_run_goes_on(tmp_path: Path) -> None:
+    def recipe(**rl: int) -> Recipe:
+        return Recipe.model_validate({"name": "a", "rl": rl})
+
+    Run.open(tmp_path, recipe(steps=5))
+    with pytest.raises(UserError, match=r"differ in rl\.steps, which may change with --resume\)"):
+        Run.open(tmp_path, recipe(steps=9))
+    with pytest.raises(UserError, match=r"differ in rl\.batch_size\)"):
+        Run.open(tmp_path, recipe(steps=9, batch_size=1), resume=True)
+    run = Run.open(tmp_path, recipe(steps=9, micro_batch_tokens=7), resume=True)
+    assert read_json(tmp_path / "recipe.json")["rl"]["steps"] == 9
+    Run.open(tmp_path, recipe(steps=9, micro_batch_tokens=7))
+    (line,) = [json.loads(line) for line in (run.path / "attempts.jsonl").read_text().splitlines()]
+    assert line["stage"] == "settings"
+    assert line["changed"] == {"rl.micro_batch_tokens": [16384, 7], "rl.steps": [5, 9]}
+
+
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     run = Run.open(tmp_path, Recipe(name="a"))
     with pytest.raises(UserError, match=r"sft/model is missing; run `h1r sft .*` first"):

@@ -29,12 +29,12 @@ def curate(recipe: RecipeLike, out: str | Path | None = None) -> Summary:
 
 def sft(recipe: RecipeLike, out: str | Path | None = None, resume: bool = False) -> Summary:
     """Supervised fine-tuning on what `curate` wrote; the model is OUT/sft/model."""
-    return run_stage("sft", *_opened(recipe, out), resume)
+    return run_stage("sft", *_opened(recipe, out, resume), resume)
 
 
 def rl(recipe: RecipeLike, out: str | Path | None = None, resume: bool = False) -> Summary:
     """Reinforcement learning from the SFT model; selects the RL problems first. The model is OUT/rl/model."""
-    opened, run = _opened(recipe, out)
+    opened, run = _opened(recipe, out, resume)
     if finished(run, "pool") is None:
         run_stage("pool", opened, run)
     return run_stage("rl", opened, run, resume)
@@ -45,10 +45,10 @@ def evaluate(recipe: RecipeLike, out: str | Path | None = None, model: Literal["
     return run_stage(f"eval_{model}", *_opened(recipe, out))
 
 
-def _opened(recipe: RecipeLike, out: str | Path | None) -> tuple[Recipe, Run]:
+def _opened(recipe: RecipeLike, out: str | Path | None, resume: bool = False) -> tuple[Recipe, Run]:
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         if path.is_dir():
             out, path = out or path, path / "recipe.json"
         recipe = load_recipe(path)
-    return recipe, Run.open(out or Path("runs") / recipe.name, recipe)
+    return recipe, Run.open(out or Path("runs") / recipe.name, recipe, resume)

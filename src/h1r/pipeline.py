@@ -90,14 +90,15 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False, partia
     """Runs one stage and returns its summary.
 
     Training that has begun is never started over by accident: without `resume` it raises `UserError`, with it the
-    stage goes on from its newest checkpoint, and a finished one returns its summary again. Other stages run anew. A
-    stage that another process is running in this directory raises `UserError`: they would mix their files. `partial`:
-    it is asked for a part of its work (some benchmarks of an evaluation), and does not count as finished by it.
+    stage goes on from its newest checkpoint, and a finished one returns its summary again, or goes on where `rl.steps`
+    has been raised. Other stages run anew. A stage that another process is running in this directory raises
+    `UserError`: they would mix their files. `partial`: it is asked for a part of its work (some benchmarks of an
+    evaluation), and does not count as finished by it.
     """
     if stage in TRAINING:
         done = finished(run, stage)
-        if done is not None and resume:
-            return done
+        if resume and (complete := _complete(recipe, run, stage)):
+            return complete
         directory = run.path / stage
         begun = Checkpoints(directory).latest()
         if not resume and (done is not None or begun):
@@ -123,16 +124,32 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False, partia
                 "again asks for these alone"
             )
         elif not partial:
+            before = finished(run, stage)
             write_json(place, summary)
+            if stage in TRAINING and before is not None:
+                _unfinish_after(stage, run)
         if stage not in TRAINING:
             log_summary(recipe, run, stage, summary)
     return summary
 
 
+def _complete(recipe: Recipe, run: Run, stage: str) -> Summary | None:
+    """The summary of a stage that is finished and has nothing left to do: RL may have been given more steps."""
+    done = finished(run, stage)
+    return None if done is not None and stage == "rl" and recipe.rl.steps > done["steps"] else done
+
+
+def _unfinish_after(stage: str, run: Run) -> None:
+    """What was finished of another model is not finished of this one."""
+    names = list(STAGES)
+    for later in names[names.index(stage) + 1 :]:
+        (run.path / "done" / f"{later}.json").unlink(missing_ok=True)
+
+
 def run_all(recipe: Recipe, run: Run) -> Iterator[tuple[str, Summary, bool]]:
     """Every stage in order: (name, summary, whether it ran now). Finished ones are skipped, begun training goes on."""
     for stage in STAGES:
-        done = finished(run, stage)
+        done = _complete(recipe, run, stage)
         yield stage, run_stage(stage, recipe, run, resume=True) if done is None else done, done is None
 
 

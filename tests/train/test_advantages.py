@@ -22,6 +22,14 @@ def test_advantages_are_the_rewards_standard_scores_in_their_group(group: list[f
 
 
 @given(rewards)
+def test_the_deviation_of_the_sample_is_verls(group: list[float]) -> None:
+    """torch's own `std`, which verl calls."""
+    scores = torch.tensor(group, dtype=torch.float64)
+    expected = (scores - scores.mean()) / torch.std(scores) if len(set(group)) > 1 else torch.zeros_like(scores)
+    assert group_advantages(group, deviation="sample").tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@given(rewards)
 def test_without_the_deviation_advantages_are_centred_rewards(group: list[float]) -> None:
     mean = statistics.fmean(group)
     expected = [reward - mean for reward in group]

@@ -102,8 +102,13 @@ def summed(groups: Groups, bucket: int) -> bool:
     for index, p in enumerate(list(model)[:-1]):
         if index != 1 or rank == 0:
             p.grad = torch.full_like(p, float(rank + index))
+    # In bfloat16 256 + 1 is 256: three ranks' ones would be lost one by one, and 259 is 260 when it is rounded once.
+    narrow = nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
+    narrow.grad = torch.full_like(narrow, 256.0 if rank == 0 else 1.0)
     with mock.patch.object(gradients_module, "BUCKET", bucket):
         sync_gradients(model, groups[4])
+        sync_gradients(nn.ParameterList([narrow]), groups[4])
+    assert narrow.grad.tolist() == [260.0] * 2
     expected = [0 + 1 + 2 + 3, 1, 6 + 4 * 2, 6 + 4 * 3]
     found = [p.grad for p in list(model)[:-1]]
     equal = [

@@ -216,6 +216,48 @@ def sft_under_torchrun(run: Run, processes: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+DIES_ONCE = """
+import os, signal, sys
+import h1r.train.sft as sft
+from h1r.cli import main
+from h1r.train.parallel.launch import lead_or_follow
+
+real, steps = sft.optimizer_step, 0
+
+def dying(*arguments):
+    global steps
+    steps += 1
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1" and steps == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+sft.optimizer_step = dying
+sys.exit(lead_or_follow(main))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_is_restarted_by_torchrun_and_ends_with_the_same_bits(
+    two: Workers, curated: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(batch_size=2)
+    unbroken = run_from(curated, tmp_path / "unbroken", recipe)
+    assert two.call(train, recipe, [str(unbroken.path)] * 2)[0]["steps"] > 4
+    broken = run_from(curated, tmp_path / "broken", recipe)
+    (tmp_path / "dies.py").write_text(DIES_ONCE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, "--max-restarts", "1", str(tmp_path / "dies.py"), "sft", "--resume", "--json", str(broken.path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_stage(broken.path / "sft", unbroken.path / "sft")
+    assert len((broken.path / "attempts.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.slow
 def test_torchrun_trains_what_one_process_trains(curated: Path, alone: tuple[Path, Any], tmp_path: Path) -> None:
     recipe = recipe_for(context=2)

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from h1r.config import Recipe
-from h1r.errors import UserError
 from h1r.models import build, load, save
 from h1r.models.shards import gathered
 from h1r.run.checkpoints import Checkpoints
@@ -57,11 +56,12 @@ def worst_gap(one: Path, other: Path) -> float:
     return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
-@pytest.mark.parametrize(("data", "context"), [(2, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize(("data", "context", "checkpoint"), [(2, 1, True), (3, 1, False), (2, 2, True)])
 def test_sharded_processes_train_the_weights_of_one(
-    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path, data: int, context: int
+    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path, data: int, context: int, checkpoint: bool
 ) -> None:
     recipe = sharded_recipe(context)
+    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"checkpoint": checkpoint})})
     run = run_from(curated, tmp_path / "run", recipe)
     ranks = data * context
     grids[ranks].call(train, recipe, [str(run.path)] * ranks)
@@ -187,10 +187,20 @@ def test_one_process_of_torchrun_computes_in_bfloat16_too(curated: Path, alone: 
     assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
 
 
-def test_bfloat16_without_shards_is_refused(curated: Path, tmp_path: Path) -> None:
-    recipe = sharded_recipe(shard=False, compute_dtype="bfloat16")
-    with pytest.raises(UserError, match=r"add --set parallel.shard=true"):
-        sft(recipe, run_from(curated, tmp_path / "run", recipe))
+def types_cannot_be_mixed(groups: Groups, recipe: Recipe, path: str) -> str:
+    return str(train(groups, recipe, [path] * dist.get_world_size()))
+
+
+def test_weights_of_several_types_are_refused_in_shards_with_a_sentence(
+    grids: dict[int, Workers], curated: Path, tmp_path: Path
+) -> None:
+    recipe = sharded_recipe()
+    run = run_from(curated, tmp_path / "run", recipe)
+    source = save(starting_model(recipe, run).cast(torch.bfloat16), tmp_path / "mixed")
+    model = {"preset": None, "overrides": {}, "checkpoint": str(source)}
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=model)})
+    for said in grids[2].call(types_cannot_be_mixed, recipe, str(run.path)):
+        assert "weights in bfloat16 and float32, and shards take one type; set sft.compute_dtype" in said
 
 
 def test_gathered_weights_are_written_in_files_of_bounded_size(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ def test_the_majority_limit_is_the_recipes(curated: Path, tmp_path: Path, monkey
 def test_the_pool_is_sampled_as_the_recipe_says(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(curated, tmp_path / "run", monkeypatch, temperature=0.6, top_p=0.95)
     assert ScriptedEngine.seen == {SamplingParams(n=8, temperature=0.6, top_p=0.95, max_tokens=33, seed=0)}
+    build(curated, tmp_path / "shorter", monkeypatch, max_tokens=20)
+    assert {one.max_tokens for one in ScriptedEngine.seen} == {20}
 
 
 def test_rollouts_run_at_most_so_many_tests_and_the_pool_keeps_them_all(

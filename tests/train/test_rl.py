@@ -28,7 +28,7 @@ from tiny_training import (
     training_recipe,
 )
 
-from h1r.common.files import read_json
+from h1r.common.files import read_json, write_json
 from h1r.config import EngineSection, Recipe
 from h1r.data.chat import IM_START, render
 from h1r.data.tokenizer import load_tokenizer
@@ -37,6 +37,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.models import save
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.pipeline import finished, run_stage
 from h1r.records import Message, Problem, Trace, Verdict, read_jsonl, write_jsonl
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
@@ -188,12 +189,23 @@ def test_two_updates_on_a_batch_equal_the_loop() -> None:
 
 def test_rewards_become_advantages_and_empty_traces_leave() -> None:
     group = group_of([1, 2], [[3], [], [4, 5], [6]], [1.0, 0.0, 0.0, 1.0])
-    rollouts = to_rollouts(group, rl_section())
+    rollouts = to_rollouts(group, rl_section(deviation="population"))
     assert [rollout.ids for rollout in rollouts] == [[1, 2, 3], [1, 2, 4, 5], [1, 2, 6]]
     assert [rollout.advantage for rollout in rollouts] == [1.0, -1.0, 1.0]
     assert [rollout.positive for rollout in rollouts] == [True, False, True]
+    of_sample = to_rollouts(group, rl_section())
+    assert [rollout.advantage for rollout in of_sample] == pytest.approx([3**0.5 / 2, -(3**0.5) / 2, 3**0.5 / 2])
     plain = to_rollouts(group, rl_section(normalise_std=False))
     assert [rollout.advantage for rollout in plain] == [0.5, -0.5, 0.5]
+
+
+def test_the_cross_entropy_imitates_no_answer_that_is_ill_formed() -> None:
+    group = group_of([1], [[3], [4], [5]], [1.0, 0.9, 1.0])
+    group.well_formed = [True, False, None]  # None: nobody looked
+    rollouts = to_rollouts(group, rl_section())
+    set_norms(rollouts, rl_section(positive_ce=0.1))
+    assert [rollout.positive for rollout in rollouts] == [True, False, True]
+    assert [rollout.ce_norm for rollout in rollouts] == [0.05, 0.0, 0.05]
 
 
 def test_a_batch_without_groups_leaves_the_weights_alone() -> None:
@@ -262,8 +274,9 @@ def _examples(run: Run) -> list[dict[str, Any]]:
         ((5,), {}),
         ((4, 6), {"updates_per_batch": 2, "tis_level": "sequence", "aggregation": "seq-mean-token-mean"}),
         ((2,), {}),
+        ((4,), {"compute_dtype": "bfloat16"}),
     ],
-    ids=["once", "twice_off_policy", "before_the_first_checkpoint"],
+    ids=["once", "twice_off_policy", "before_the_first_checkpoint", "in_bfloat16"],
 )
 def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
     curated: Path, tmp_path: Path, deaths: tuple[int, ...], changes: dict[str, Any]
@@ -284,6 +297,36 @@ def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
     assert [line["step"] for line in _examples(broken)] == list(range(7))
     lines = metrics_of(unbroken.path / "rl")
     assert all(line["groups"] > 0 and line["grad_norm"] > 0 for line in lines)
+
+
+def test_a_run_that_is_extended_equals_a_longer_one_bit_for_bit(curated: Path, tmp_path: Path) -> None:
+    longer = ready_for_rl(curated, tmp_path / "longer", training_recipe(rl=RL))
+    expected = train_rl_in(longer, training_recipe(rl=RL))
+    extended = ready_for_rl(curated, tmp_path / "extended", training_recipe(rl={**RL, "steps": 4}))
+    assert train_rl_in(extended, training_recipe(rl={**RL, "steps": 4}))["steps"] == 4
+    assert train_rl_in(extended, training_recipe(rl={**RL, "checkpoint_every": 2}), resume=True) == expected
+    assert_same_stage(extended.path / "rl", longer.path / "rl")
+    assert _examples(extended) == _examples(longer)
+    with pytest.raises(UserError, match=r"rl\.steps = 4, but 7 are done"):
+        train_rl_in(extended, training_recipe(rl={**RL, "steps": 4}), resume=True)
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_its_evaluation_is_no_longer_finished(
+    curated: Path, tmp_path: Path
+) -> None:
+    section = {**RL, "steps": 1, "max_idle_steps": 0}
+    run = ready_for_rl(curated, tmp_path / "run", training_recipe(rl=section))
+    assert run_stage("rl", training_recipe(rl=section), run)["steps"] == 1
+    write_json(run.path / "done" / "eval_rl.json", {"accuracy": 0.5})
+    assert run_stage("rl", training_recipe(rl=section), run, resume=True)["steps"] == 1
+    assert finished(run, "eval_rl") is not None
+    more = training_recipe(rl={**section, "steps": 2, "checkpoint_every": 1})
+    assert run_stage("rl", more, Run.open(run.path, more, resume=True), resume=True)["steps"] == 2
+    assert finished(run, "eval_rl") is None
+    assert [line["step"] for line in metrics_of(run.path / "rl")] == [0, 1]
+    attempts = [json.loads(line) for line in (run.path / "attempts.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in attempts] == ["rl", "settings", "rl"]
+    assert attempts[1]["changed"] == {"rl.checkpoint_every": [3, 1], "rl.steps": [1, 2]}
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])

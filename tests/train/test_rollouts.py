@@ -319,6 +319,22 @@ def test_rollouts_are_sampled_without_filters_at_the_recipes_temperature() -> No
         assert not params.filters
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_group_that_differs_in_format_alone_teaches_only_where_the_recipe_says_so(kept: bool) -> None:
+    changes = {"batch_size": 40, "num_generations": 5, "rewards": {"format": 0.1}, "max_tokens": 5}
+    backfill = {"mode": "reject", "format_only": kept}
+    for length in ({}, {"overlong_buffer": 4, "overlong_penalty": 0.5}):
+        stream, _ = stream_of([0, 50, 100], sloppy=True, backfill=backfill, **changes, **length)
+        collected = stream.collect(0)
+        of_format = [g for g in collected.sampled if len(set(g.correct)) == 1 and len(set(g.well_formed)) == 2]
+        assert len(of_format) > 3
+        taken = [group for group in of_format if group in collected.groups]
+        # A group that differs in length too teaches length.
+        assert (len(taken) == len(of_format)) == (kept or bool(length)), (len(taken), len(of_format))
+        assert kept or length or not taken
+        assert all(group in collected.groups for group in collected.sampled if len(set(group.correct)) == 2)
+
+
 def test_long_answers_cost_reward_over_the_buffer() -> None:
     changes = {"batch_size": 3, "num_generations": 5, "max_tokens": 5}
     plain, _ = stream_of([50, 50, 50], **changes)

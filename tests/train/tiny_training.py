@@ -27,10 +27,11 @@ from h1r.run.directory import Run
 from h1r.run.metrics import Metrics, read_metrics
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.train.documents import read_samples
+from h1r.train.parallel.gradients import computing_model
 from h1r.train.parallel.world import open_world
 from h1r.train.rl import train_rl
 from h1r.train.sft import train_sft
-from h1r.train.start import loaded, saved_tokenizer, starting_model
+from h1r.train.start import rl_policy, saved_tokenizer, starting_model
 
 CONFIG = HybridConfig(
     vocab_size=23, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -161,9 +162,9 @@ def train_rl_in(
     """`train_rl` on the pool and sft/model of a run, with all processes that torch.distributed knows."""
     world = open_world(recipe.parallel.model_copy(update={"shard": False}))
     tokenizer = saved_tokenizer(recipe, run)
-    model = loaded(run.path / "sft" / "model", recipe.model.kernels)
+    model, wrapped = rl_policy(recipe, run.path / "sft" / "model", tokenizer)
     stage = run.stage("rl")
-    with open_engine(recipe.engine, tokenizer, model) as engine:
+    with open_engine(recipe.engine, tokenizer, computing_model(wrapped)) as engine:
         return train_rl(
             model,
             engine,
@@ -175,6 +176,7 @@ def train_rl_in(
             directory=stage,
             system_prompt=recipe.chat.system_prompt,
             seed=recipe.seed,
+            wrapped=wrapped,
             world=world,
             resume=resume,
         )

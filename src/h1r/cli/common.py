@@ -72,9 +72,10 @@ def open_run(
     dry_run: bool,
     as_json: bool,
     keys: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> tuple[Recipe, Run]:
     """The resolved recipe and its run directory. A run directory stands for its own recipe; a table of keys is one.
-    `keys` are laid over it, and `--set` over these. A dry run ends here."""
+    `keys` are laid over it, and `--set` over these. resume: see `Run.open`. A dry run ends here."""
     from h1r.config import load_recipe, resolve
     from h1r.config.text import parse_override, to_toml
     from h1r.run.directory import Run
@@ -94,7 +95,7 @@ def open_run(
     if dry_run:
         print(recipe.model_dump_json(indent=1) if as_json else to_toml(recipe).rstrip())
         raise typer.Exit()
-    return recipe, Run.open(out or default, recipe)
+    return recipe, Run.open(out or default, recipe, resume)
 
 
 def recipe_file(name: str) -> Path:

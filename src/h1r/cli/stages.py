@@ -31,9 +31,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole loop: curate, SFT, RL, test-time scaling, report. Finished stages are skipped, begun ones go on."""
-    resolved, run = open_run(
-        recipe, Path("runs/demo") if out is None and recipe == "tiny" else out, set_, seed, dry_run, as_json
-    )
+    out = Path("runs/demo") if out is None and recipe == "tiny" else out
+    resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json, resume=True)
     from h1r import pipeline
 
     quiet(as_json)
@@ -126,7 +125,7 @@ def _train(
 ) -> None:
     from h1r import pipeline
 
-    resolved, run = open_run(target, out, set_, seed, dry_run, as_json)
+    resolved, run = open_run(target, out, set_, seed, dry_run, as_json, resume=resume)
     if stage == "rl" and pipeline.finished(run, "pool") is None:
         run_stage("pool", resolved, run, False, as_json, resumable=False)
     summary = run_stage(stage, resolved, run, resume, as_json, resumable=True)

@@ -87,6 +87,8 @@ class RLPoolSection(Section):
     """Sampling temperature of these rollouts."""
     top_p: Fraction = 0.95
     """Nucleus of these rollouts."""
+    max_tokens: Positive | None = None
+    """Longest of these rollouts; the paper's 32,768 are fewer than its RL has. Unset: `rl.max_tokens`."""
     max_majority: Positive = 4
     """0 solved and the most frequent wrong answer at least this often: dropped as a likely wrong label."""
     keep_unsolved_share: Fraction = 0.1

@@ -62,6 +62,9 @@ class EngineSection(Section):
     """Prompt tokens prefilled in one forward pass; a longer prompt is cut, and running sequences decode in between."""
     memory_gib: PositiveFloat | None = None
     """Memory for sequences, GiB: as many are decoded together as fit. Unset: 0.8 of what is free when a call starts."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """native and vllm: what weights are cast to. `auto`: in RL what the trainer computes in, else as they are stored.
+    The native engine shares its weights with a trainer, and takes no other type than the trainer's there."""
     enforce_eager: bool = False
     """native and vllm: launch every operation of a decoding step by itself instead of recording steps as CUDA graphs.
     Slower; for finding errors, and where memory is short. Without a GPU there are no graphs either way."""

@@ -52,6 +52,9 @@ class OptimizerSection(Section):
     """Largest gradient norm."""
 
 
+ComputeDtype = Literal["stored", "float32", "bfloat16"]
+
+
 class SFTSection(Section):
     """Supervised fine-tuning (Table 1)."""
 
@@ -75,9 +78,9 @@ class SFTSection(Section):
     """Share of all steps over which the learning rate rises linearly."""
     min_lr_ratio: Fraction = 0.0
     """Final over peak learning rate of the linear schedule; not given by the paper. Our choice."""
-    compute_dtype: Literal["stored", "bfloat16"] = "stored"
-    """What weights are cast to for the forward and backward pass; bfloat16 (the paper's) needs `parallel.shard` and
-    keeps weights, gradients and optimiser in fp32."""
+    compute_dtype: ComputeDtype = "stored"
+    """What the forward and backward passes run in. `stored`: what the checkpoint is stored in. `bfloat16` (the
+    paper's) and `float32` keep weights, gradients and optimiser in fp32, which is what is saved."""
     checkpoint_every: Positive = 100
     """Optimiser steps between checkpoints to resume from."""
     max_idle_steps: Count = 50
@@ -94,6 +97,9 @@ class BackfillSection(Section):
     """Surplus groups kept for later steps; size not given by the paper. Our choice."""
     max_age: Positive = 2
     """Optimiser steps after which a cached group is too far off-policy; not given by the paper. Our choice."""
+    format_only: bool = False
+    """Whether a group whose rewards differ in format alone counts as one that teaches. Divided by their deviation, its
+    small differences weigh as much as those between right and wrong. Our choice: no."""
     max_rounds: Positive = 3
     """Generation rounds per step after which a short batch is taken as it is: a solved data set must not loop."""
 
@@ -160,7 +166,8 @@ class RLSection(Section):
     tis_level: Literal["token", "sequence"] = "token"
     """Not stated by the paper. Our choice."""
     positive_ce: NonNegative = 0.1
-    """Coefficient of the cross-entropy on positive samples; not given by the paper (VAPO's value)."""
+    """Coefficient of the cross-entropy on positive samples, those that are right and not found ill-formed; not given by
+    the paper (VAPO's value)."""
     aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] = "token-mean"
     """Not stated by the paper; token-mean is DAPO's. "seq-mean-token-sum-norm" (Dr. GRPO's) divides the sum over a
     rollout's tokens by `max_tokens`."""
@@ -178,6 +185,9 @@ class RLSection(Section):
     value."""
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation, as printed in the paper."""
+    deviation: Literal["sample", "population"] = "sample"
+    """Which standard deviation: with G - 1 in the denominator, as in verl, which the paper trained with, or with G. The
+    paper does not say."""
     rewards: dict[str, FiniteFloat] = DEFAULT_REWARDS
     """Weight of each part of the reward, which is their weighted sum: `correct`, what the verifier says; `format`, -1
     for an answer that misses one of `format_conditions` (the weight is our choice); and parts that a plugin registers.
@@ -195,6 +205,8 @@ class RLSection(Section):
     partial_credit: bool = False
     """Reward for code: the share of tests that pass, in place of all or nothing, which is the paper's. RL and its pool
     only; a problem's own `partial_credit` comes first."""
+    compute_dtype: ComputeDtype = "stored"
+    """What the forward and backward passes run in, as in [sft], and the native engine's sampling with them."""
     updates_per_batch: Positive = 1
     """Optimiser steps per rollout batch. 1 is on-policy: PPO batch = batch in the paper."""
     micro_batch_tokens: Positive = 16384
@@ -232,8 +244,8 @@ class RLSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes that `torchrun` starts share SFT and RL; one process needs none of it. RL takes `data` alone.
-    May change within a run."""
+    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` alone. RL takes `data`
+    and `checkpoint`. May change within a run."""
 
     context: Positive = 1
     """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""
@@ -242,6 +254,9 @@ class ParallelSection(Section):
     shard: bool = False
     """In SFT, keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). Our choice: off, for
     what fits is faster replicated."""
+    checkpoint: bool = False
+    """Activation checkpointing: keep of each layer only its input and compute the rest again in the backward pass, to
+    the same bits, for about a third more time. Our choice: off, for what fits is faster kept."""
 
     @model_validator(mode="after")
     def _some_data(self) -> ParallelSection:

@@ -345,5 +345,5 @@ def open_checkpoint(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, P
     # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
     early = model() if recipe.engine.kind == "native" else None
     tokenizer = load_tokenizer(found)
-    with open_engine(recipe.engine, tokenizer, early or model, found) as engine:
+    with open_engine(recipe.engine, tokenizer, model if early is None else lambda: early, found) as engine:
         yield engine, tokenizer

@@ -93,6 +93,17 @@ class CausalLM(nn.Module):
         logits[real] = self.logits(hidden)
         return logits
 
+    def keeps_type(self, name: str) -> bool:
+        """Whether the parameter of this name keeps its type where the others are cast (`wide_parameters`)."""
+        return name.rpartition(".")[2] in self.wide_parameters
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Casts the parameters in place, but those that keep their type. Before kernels are chosen."""
+        for name, parameter in self.named_parameters():
+            if not self.keeps_type(name):
+                parameter.data = parameter.data.to(dtype)
+        return self
+
     def use(self, kernels: Kernels) -> Self:
         """Runs every operator through `kernels` from now on; a new model starts with the portable ones."""
         for module in self.modules():

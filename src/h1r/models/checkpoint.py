@@ -74,12 +74,10 @@ def _laid_out(directory: Path, dtype: torch.dtype | None) -> tuple[CausalLM, _We
         model: CausalLM = family_of(config).model_class(config)
     names = stored.places(model)
 
-    def keeps_type(name: str) -> bool:
-        return name.rpartition(".")[2] in model.wide_parameters
-
-    shared = dtype or reduce(torch.promote_types, (stored.dtype(n) for n in names.values() if not keeps_type(n)))
+    narrow = (stored.dtype(place) for name, place in names.items() if not model.keeps_type(name))
+    shared = dtype or reduce(torch.promote_types, narrow)
     for name, parameter in model.named_parameters():
-        keeps = dtype is None and keeps_type(name)
+        keeps = dtype is None and model.keeps_type(name)
         parameter.data = parameter.data.to(stored.dtype(names[name]) if keeps else shared)
     return model, stored, names
 

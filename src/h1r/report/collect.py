@@ -40,13 +40,14 @@ class StageCost(Shape):
 
 
 class Attempt(Shape):
-    """One start of a stage: when, with which code and command line."""
+    """One start of a stage: when, with which code and command line; or settings that have changed, before and after."""
 
     stage: str
     time: float = 0.0
     argv: list[str] = []
     h1r: str = ""
     commit: str = ""
+    changed: dict[str, list[Any]] = {}
 
 
 class FilterStep(Shape):

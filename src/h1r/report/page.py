@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def _cost(report: RunReport) -> str:
 def _repeat(report: RunReport) -> str:
     rows = [
         [
-            esc(STAGE_WORDS.get(attempt.stage, attempt.stage)),
+            esc(STAGE_WORDS.get(attempt.stage, attempt.stage) + _changes(attempt.changed)),
             esc(datetime.fromtimestamp(attempt.time, UTC).strftime("%Y-%m-%d %H:%M:%S")) if attempt.time else NONE,
             f"<code>{esc(_command(attempt.argv))}</code>",
             f"<code>{esc(attempt.commit[:12] or attempt.h1r)}</code>",
@@ -153,6 +153,11 @@ def _repeat(report: RunReport) -> str:
     found += f"<pre>{esc(chr(10).join(commands))}</pre>" if commands else ""
     found += details("Every start of a stage", table(["stage", "UTC", "command", "code"], rows)) if rows else ""
     return found + details("The resolved recipe: every setting of this run", f"<pre>{esc(_recipe_text(report))}</pre>")
+
+
+def _changes(changed: Mapping[str, Sequence[object]]) -> str:
+    told = [f"{key} = {json.dumps(after)} (was {json.dumps(before)})" for key, (before, after) in changed.items()]
+    return f": {', '.join(told)}" if told else ""
 
 
 def _command(argv: Sequence[str]) -> str:

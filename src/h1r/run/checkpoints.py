@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from h1r.common.files import PARTIAL
+from h1r.errors import UserError
 
 
 class Checkpoints:
@@ -56,6 +57,13 @@ class Checkpoints:
         """The step that a stage goes on from: that of the newest checkpoint if it is to `resume`, else 0."""
         found = self.latest() if resume else None
         return found[0] if found else 0
+
+    def at(self, step: int) -> Path:
+        """The directory of the checkpoint at a step; `UserError` where this process does not see it."""
+        found = self.directory / f"step_{step:08d}"
+        if not found.is_dir():
+            raise UserError(f"{found} is missing; all processes of a run must see one run directory")
+        return found
 
     def _steps(self) -> list[int]:
         if not self.directory.exists():

@@ -2,7 +2,7 @@
 
     runs/NAME/
       recipe.json            the resolved recipe
-      attempts.jsonl         one line per start: stage, time, code version, command line
+      attempts.jsonl         one line per start: stage, time, code version, command line; settings that have changed
       stages.json            per stage: wall_seconds, peak_rss_bytes
       STAGE/                 what one stage wrote: metrics.jsonl, checkpoints/, model/, *.jsonl
       report.html report.json
@@ -55,6 +55,14 @@ NO_RESULT = frozenset(
     }
 )  # fmt: skip
 """Keys of a recipe that change no result, so that a run may go on with others."""
+ON_RESUME = frozenset(
+    {
+        *("rl.steps", "rl.micro_batch_tokens", "sft.micro_batch_size", "threads"),
+        *(f"{stage}.{key}" for stage in ("sft", "rl") for key in ("checkpoint_every", "max_idle_steps")),
+    }
+)
+"""Keys that change nothing of what was computed, so that `--resume` may go on with others: a run is extended, or cut
+into other micro-batches (sums are then taken in another order)."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,12 @@ class Run:
     path: Path
 
     @classmethod
-    def open(cls, path: str | Path, recipe: Recipe) -> Run:
+    def open(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> Run:
         """Opens a run directory for `recipe`, creating it when it is new.
 
         An existing directory that holds another recipe is refused: mixing two recipes in one run would make its report
-        a lie. `NO_RESULT` is not compared.
+        a lie. What `NO_RESULT` names may differ, and `ON_RESUME` where a stage goes on; both are noted in
+        attempts.jsonl.
         """
         run = cls(Path(path))
         try:
@@ -79,12 +88,17 @@ class Run:
         stored = run.path / "recipe.json"
         # Keys that an earlier version did not have are at their defaults.
         known = load_recipe(stored).model_dump(mode="json") if stored.exists() else resolved
-        if difference := _first_difference(known, resolved):
+        changed = _differences(known, resolved)
+        allowed = NO_RESULT | ON_RESUME if resume else NO_RESULT
+        if refused := [key for key in changed if not _among(key, allowed)]:
+            later = ", which may change with --resume" if _among(refused[0], ON_RESUME) else ""
             raise UserError(
-                f"{stored} was made by another recipe (they differ in {difference}); "
+                f"{stored} was made by another recipe (they differ in {refused[0]}{later}); "
                 "give another --out, or delete that directory to start again"
             )
         write_json(stored, resolved)
+        if changed:
+            run._log_attempt("settings", changed=changed)
         return run
 
     def stage(self, name: str) -> Path:
@@ -120,18 +134,23 @@ class Run:
             }
             write_json(path, stages)
 
-    def _log_attempt(self, stage: str) -> None:
-        line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version()}
+    def _log_attempt(self, stage: str, **more: Any) -> None:
+        line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version(), **more}
         with open(self.path / "attempts.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 
 
-def _first_difference(left: Any, right: Any, place: str = "") -> str:
-    """The dotted key of the first difference between two JSON trees, or ''. What `Run.open` names is left out."""
+def _differences(left: Any, right: Any, place: str = "") -> dict[str, list[Any]]:
+    """The dotted keys in which two JSON trees differ, with both values."""
     if isinstance(left, dict) and isinstance(right, dict):
+        found: dict[str, list[Any]] = {}
         for key in sorted({*left, *right}):
-            path = f"{place}.{key}" if place else key
-            if path not in NO_RESULT and (found := _first_difference(left.get(key), right.get(key), path)):
-                return found
-        return ""
-    return "" if left == right else place
+            found |= _differences(left.get(key), right.get(key), f"{place}.{key}" if place else key)
+        return found
+    return {} if left == right else {place: [left, right]}
+
+
+def _among(key: str, allowed: frozenset[str]) -> bool:
+    """Whether a dotted key, or a table that it lies in, is allowed."""
+    parts = key.split(".")
+    return any(".".join(parts[:depth]) in allowed for depth in range(1, len(parts) + 1))

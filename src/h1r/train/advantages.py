@@ -1,24 +1,31 @@
 """Group-relative advantages (GRPO): A_i = (R_i - mean(R)) / std(R) over the G rollouts of one prompt.
 
-Source: arXiv 2601.02346, section 3.2. std is the population's; the paper does not say which. `normalise_std=False`
-leaves the division out (Dr. GRPO). Every token of rollout i has the advantage A_i.
+Source: arXiv 2601.02346, section 3.2, which does not say whether std is the sample's (verl's, whose 1e-6 beside it is
+left out here) or the population's. `normalise_std=False` leaves the division out (Dr. GRPO). Every token of rollout i
+has the advantage A_i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
-def group_advantages(rewards_G: Sequence[float] | Tensor, normalise_std: bool = True) -> Tensor:
+def group_advantages(
+    rewards_G: Sequence[float] | Tensor,
+    normalise_std: bool = True,
+    deviation: Literal["sample", "population"] = "population",
+) -> Tensor:
     """[G] rewards -> [G] advantages, fp32. All rewards equal give zeros."""
     rewards = torch.as_tensor(rewards_G, dtype=torch.float64)
     if rewards.max() == rewards.min():  # their mean may differ by a rounding, which the deviation would blow up to 1
         return torch.zeros_like(rewards).float()
     centred = rewards - rewards.mean()
-    return (centred / rewards.std(correction=0) if normalise_std else centred).float()
+    std = rewards.std(correction=int(deviation == "sample"))
+    return (centred / std if normalise_std else centred).float()
 
 
 def has_signal(rewards_G: Sequence[float]) -> bool:

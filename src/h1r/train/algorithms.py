@@ -55,7 +55,7 @@ class Loss(ABC):
 
     def advantages(self, rewards: Sequence[float]) -> Tensor:
         """[G] rewards of one prompt's rollouts -> [G] advantages."""
-        return group_advantages(rewards, self.section.normalise_std)
+        return group_advantages(rewards, self.section.normalise_std, self.section.deviation)
 
     def norms(self, lengths: list[int]) -> list[float]:
         """The factor of each rollout's tokens, from the number of valid tokens of every rollout of the batch."""

@@ -23,6 +23,7 @@ class Rollout:
     """Of the tokens that the model sampled."""
     advantage: float
     positive: bool
+    """Right, and not found ill-formed: what the cross-entropy imitates."""
     norm: float = 0.0
     """Factor of each of its tokens in the policy loss and the KL term (`Loss.norms`)."""
     ce_norm: float = 0.0
@@ -56,12 +57,13 @@ def to_rollouts(group: Group, section: RLSection) -> list[Rollout]:
     """The group's traces with their advantages, less those that have no loss: a trace without tokens (a refused
     request), and one that was cut off where `mask_truncated` says so."""
     advantages = make_loss(section).advantages(group.rewards).tolist()
+    positive = [right and formed is not False for right, formed in zip(group.correct, group.well_formed, strict=True)]
     return [
         Rollout(
-            group.prompt_ids + trace.token_ids, len(group.prompt_ids), trace.sampling_logprobs, advantage, correct,
+            group.prompt_ids + trace.token_ids, len(group.prompt_ids), trace.sampling_logprobs, advantage, good,
             mask=trace.mask,
         )
-        for trace, advantage, correct in zip(group.traces, advantages, group.correct, strict=True)
+        for trace, advantage, good in zip(group.traces, advantages, positive, strict=True)
         if trace.token_ids and not (section.mask_truncated and trace.finish_reason == "length")
     ]  # fmt: skip
 

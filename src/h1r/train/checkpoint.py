@@ -24,6 +24,8 @@ from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
+from h1r.train.parallel.gradients import Trained, weights_of
+from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 
 
@@ -61,10 +63,13 @@ def save_checkpoint(
             checkpoints.finish(step)
 
 
-def restore(directory: Path, model: CausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def restore(directory: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Loads a checkpoint into model and optimiser, bit for bit, and returns the trainer's state. Every process calls
     it, and reads its own share of a model in shards."""
+    model = weights_of(trained)
     load_weights(model, directory / "model")
+    if isinstance(trained, ComputeCopy):
+        trained.refresh()
     if (directory / "optimizer").is_dir():
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load as load_shards

@@ -7,25 +7,31 @@ from torch import nn
 
 from h1r.common.progress import note
 from h1r.config import OptimizerSection
+from h1r.train.parallel.gradients import Trained, weights_of
+from h1r.train.parallel.precision import ComputeCopy
 
 
-def make_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:
+def make_optimizer(trained: Trained, section: OptimizerSection) -> torch.optim.AdamW:
     """AdamW (fused), with `vector_lr_scale` on the rate of vectors. Weight decay falls on matrices only: norms, biases,
     A_log, D and dt_bias are left alone, as is usual for Mamba; the paper does not say. Says so when the weights are
-    narrower than fp32, where small updates are lost."""
+    narrower than fp32, where small updates are lost. Each step refreshes a copy that computes."""
+    model = weights_of(trained)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     narrow = {p.dtype for p in (*matrices, *others)} & {torch.bfloat16, torch.float16}
     for dtype in narrow:
         note(
             f"weights are trained in {str(dtype).removeprefix('torch.')}, which loses every update of less than about "
-            f"{torch.finfo(dtype).eps / 2:.1g} of a weight; store the checkpoint in float32, or use sft.compute_dtype"
+            f"{torch.finfo(dtype).eps / 2:.1g} of a weight; set compute_dtype, which keeps weights in float32"
         )
     groups = [
         {"params": matrices, "weight_decay": section.weight_decay, "lr_scale": 1.0},
         {"params": others, "weight_decay": 0.0, "lr_scale": section.vector_lr_scale},
     ]
-    return torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=True)
+    if isinstance(trained, ComputeCopy):
+        trained.follow(optimizer)
+    return optimizer
 
 
 def linear_schedule(step: int, warmup_steps: int, total_steps: int, min_ratio: float = 0.0) -> float:

@@ -16,6 +16,8 @@ from h1r.train.batch import Rollout, micro_batches, set_norms, to_rollouts
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.losses import finite, kl_estimate, tis_weights
 from h1r.train.optim import linear_schedule, optimizer_step
+from h1r.train.parallel.balance import document_cost, spread
+from h1r.train.parallel.gradients import Trained, call, computing_model, weights_of
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Group
 
@@ -26,7 +28,7 @@ KL_SUMS = ("kl_loss", "kl")
 
 
 def train_on(
-    model: CausalLM,
+    model: Trained,
     optimizer: torch.optim.Optimizer,
     groups: Sequence[Group],
     section: RLSection,
@@ -43,7 +45,7 @@ def train_on(
         return {"loss": math.nan, "grad_norm": 0.0, "skipped": 0}
     set_norms(rollouts, section)
     if section.updates_per_batch > 1:
-        for rollout, logprobs in _logprobs(model, rollouts, section, world):
+        for rollout, logprobs in _logprobs(computing_model(model), rollouts, section, world):
             rollout.old_logprobs = logprobs
     if section.kl_coef:
         assert reference is not None
@@ -53,7 +55,7 @@ def train_on(
     for _ in range(section.updates_per_batch):
         values = accumulate_gradients(model, rollouts, section, world)
         factor = linear_schedule(step, section.warmup_steps, 1 << 62)
-        norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
+        norm, stepped = optimizer_step(weights_of(model), optimizer, section.optimizer, factor)
         values |= {"grad_norm": norm, "skipped": int(not stepped)}
         rows.append(values | {"learning_rate": section.optimizer.learning_rate * factor})
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
@@ -64,14 +66,14 @@ def _logprobs(
     model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
 ) -> Iterator[tuple[Rollout, Tensor]]:
     """The rollouts that this process runs, and the log-probability of each response token under `model`."""
-    for micro in world.deal(_all_micro_batches(rollouts, section, world)):
+    for micro in _shares(model, rollouts, section, world)[world.data_rank]:
         hidden, target, lengths = response_hidden(model, micro)
         logprobs = head_logprobs(model, hidden, target, section.temperature)[0]
         yield from zip(micro, logprobs.split(lengths), strict=True)
 
 
 def accumulate_gradients(
-    model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
+    model: Trained, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
 ) -> dict[str, float]:
     """Adds the batch loss's gradient to the parameters and returns what was measured on the way.
 
@@ -82,10 +84,10 @@ def accumulate_gradients(
     before = [rollout.num_valid for rollout in rollouts]
     totals = _accumulate(model, rollouts, section, world)
     if totals["nonfinite"]:
-        _share_valid(rollouts, section, world)
+        _share_valid(model, rollouts, section, world)
     if [rollout.num_valid for rollout in rollouts] != before:
         set_norms(rollouts, section)
-        model.zero_grad(set_to_none=True)
+        weights_of(model).zero_grad(set_to_none=True)
         totals = _accumulate(model, rollouts, section, world)
     world.sync_gradients(model)
     tokens = totals.pop("tokens")
@@ -94,29 +96,33 @@ def accumulate_gradients(
     return {"loss": totals["pg_loss"] + totals["ce_loss"] + totals.get("kl_loss", 0.0), **totals, **means}
 
 
-def _accumulate(model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World) -> dict[str, float]:
+def _accumulate(model: Trained, rollouts: Sequence[Rollout], section: RLSection, world: World) -> dict[str, float]:
     totals = dict.fromkeys(SUMS + KL_SUMS * bool(section.kl_coef), 0.0)
-    for micro in world.deal(_all_micro_batches(rollouts, section, world)):
-        loss, values = rollout_loss(model, micro, section)
+    for micro in _shares(model, rollouts, section, world)[world.data_rank]:
+        loss, values = call(model, rollout_loss, micro, section)
         loss.backward()
         for key, value in values.items():
             totals[key] += value
     return {key: world.sum(value) for key, value in totals.items()}
 
 
-def _share_valid(rollouts: Sequence[Rollout], section: RLSection, world: World) -> None:
+def _share_valid(model: Trained, rollouts: Sequence[Rollout], section: RLSection, world: World) -> None:
     """Which tokens are finite, as the process that ran each rollout found it."""
-    batches = _all_micro_batches(rollouts, section, world)
-    found = world.gather([[rollout.valid for rollout in micro] for micro in world.deal(batches)])
-    for micro, masks in zip(batches, found, strict=True):
-        for rollout, valid in zip(micro, masks, strict=True):
-            rollout.valid = valid
+    shares = _shares(model, rollouts, section, world)
+    found = world.rows([[rollout.valid for rollout in micro] for micro in shares[world.data_rank]])
+    for share, said in zip(shares, found, strict=True):
+        for micro, masks in zip(share, said, strict=True):
+            for rollout, valid in zip(micro, masks, strict=True):
+                rollout.valid = valid
 
 
-def _all_micro_batches(rollouts: Sequence[Rollout], section: RLSection, world: World) -> list[list[Rollout]]:
-    """Those of the whole batch, small enough that every process gets a share."""
-    share = -(-sum(len(rollout.ids) for rollout in rollouts) // world.data_degree)
-    return micro_batches(rollouts, min(section.micro_batch_tokens, share))
+def _shares(model: Trained, rollouts: Sequence[Rollout], section: RLSection, world: World) -> list[list[list[Rollout]]]:
+    """The micro-batches of each row of the grid."""
+    if world.data_degree == 1:
+        return [micro_batches(rollouts, section.micro_batch_tokens)]
+    costs = [document_cost(weights_of(model), len(rollout.ids)) for rollout in rollouts]
+    shares = spread(costs, world.data_degree)
+    return [micro_batches([rollouts[i] for i in share], section.micro_batch_tokens) for share in shares]
 
 
 def rollout_loss(model: CausalLM, rollouts: Sequence[Rollout], section: RLSection) -> tuple[Tensor, dict[str, float]]:

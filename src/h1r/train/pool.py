@@ -81,7 +81,7 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
             n=section.rollouts,
             temperature=section.temperature,
             top_p=section.top_p,
-            max_tokens=recipe.rl.max_tokens,
+            max_tokens=section.max_tokens or recipe.rl.max_tokens,
             seed=recipe.seed,
         )
         with progress("RL pool", total=len(problems) * section.rollouts, unit="rollout") as bar:

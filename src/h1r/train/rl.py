@@ -37,12 +37,14 @@ from h1r.train.checkpoint import publish, restore, save_checkpoint
 from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
+from h1r.train.parallel.gradients import computing_model
 from h1r.train.parallel.launch import join
+from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.policy_update import train_on
 from h1r.train.rl_log import cut_examples, keep_example, rollout_metrics
 from h1r.train.rollouts import GroupStream
-from h1r.train.start import loaded, rl_start
+from h1r.train.start import compute_dtype_of, loaded, rl_policy, rl_start
 from h1r.verify import open_backend, with_max_tests
 
 
@@ -76,12 +78,13 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-            model = loaded(source, recipe.model.kernels, tokenizer, recipe.seed)
+            model, wrapped = rl_policy(recipe, source, tokenizer)
             keep_freed_memory(model.device)
             reference = None
             if section.kl_coef:
-                reference = loaded(source, recipe.model.kernels, tokenizer, recipe.seed).requires_grad_(False)
-            engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
+                dtype = compute_dtype_of(section)
+                reference = loaded(source, recipe.model.kernels, tokenizer, recipe.seed, dtype).requires_grad_(False)
+            engine = stack.enter_context(open_engine(recipe.engine, tokenizer, computing_model(wrapped)))
             tracker: Tracker = NoTracker()
             if world.main:
                 tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
@@ -100,6 +103,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 seed=recipe.seed,
                 max_model_len=recipe.engine.max_model_len,
                 reference=reference,
+                wrapped=wrapped,
                 world=world,
                 resume=resume,
             )
@@ -123,17 +127,19 @@ def train_rl(
     seed: int = 0,
     max_model_len: int | None = None,
     reference: CausalLM | None = None,
+    wrapped: CausalLM | ComputeCopy | None = None,
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Trains `model` in place on `problems` for `section.steps` steps.
 
-    engine: samples from `model` itself, so that it sees every update. verifier: grades the answer of each problem.
+    engine: samples from what computes (`wrapped`), so that it sees every update. verifier: grades the answers.
     tracker: gets the numbers of every step. tokenizer: writes the prompts, and is saved with the model.
     directory: gets rollouts.jsonl, checkpoints/ and model/. seed: of the order of problems and of sampling.
     rollout: what becomes of traces that the engine fails at. environment: what answers the model; None: one turn.
     max_model_len: longest prompt and rollout together, where the engine takes less than the model's positions.
     reference: the model that the KL term holds `model` to, needed where `section.kl_coef` is not 0; it does not change.
+    wrapped: what the passes are called through, where that is not the model itself.
     resume: go on from the newest checkpoint in `directory`.
 
     Returns {"steps", "reward"}: the number of steps, and the mean reward of the last one. Raises `UserError` when no
@@ -142,34 +148,36 @@ def train_rl(
     make_loss(section)
     if section.kl_coef and reference is None:
         raise ValueError(f"kl_coef = {section.kl_coef} needs a reference model")
+    checkpoints = Checkpoints(directory)
+    step, state = world.told(checkpoints.step_to_resume(resume)), {}
     with world.agreed():
-        model.train()
-        optimizer = make_optimizer(model, section.optimizer)
+        forward = model if wrapped is None else wrapped
+        computing = computing_model(forward).train()
+        optimizer = make_optimizer(forward, section.optimizer)
         problems = [with_max_tests(problem, section.max_tests, seed, section.partial_credit) for problem in problems]
         pipeline = RolloutPipeline(engine, tokenizer, verifier, system_prompt, rollout, environment)
         prompts: list[Prompt] = [*pipeline.prompts(problems)]
         positions = model.config.max_position_embeddings
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))
         stream = GroupStream(problems, prompts, pipeline, section, seed, world)
-        checkpoints = Checkpoints(directory)
-        step, state = 0, {}
-        if resume and (found := checkpoints.latest()):
-            state = restore(found[1], model, optimizer)
-            step = state["step"]
+        if step:
+            state = restore(checkpoints.at(step), forward, optimizer)
             stream.restore(state["stream"])
+            if step > section.steps:
+                raise UserError(f"rl.steps = {section.steps}, but {step} are done; raise it, or give another --out")
         idle = IdleSteps("rl", section.max_idle_steps, model, state.get("idle", (0, 0)))
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
-    values: dict[str, float] = {}
+    values: dict[str, float] = {"reward": state.get("reward", math.nan)}
     with progress("RL", total=section.steps, unit="step") as bar:
         bar.start_at(step)
         while step < section.steps:
             start = time.monotonic()
-            model.eval()
+            computing.eval()
             collected = stream.collect(step)
             sampled = time.monotonic()
-            model.train()
-            values = train_on(model, optimizer, collected.groups, section, step, world, reference)
+            computing.train()
+            values = train_on(forward, optimizer, collected.groups, section, step, world, reference)
             values |= rollout_metrics(collected)
             if step == 0 and values["truncated"] == 1:
                 note(
@@ -183,14 +191,15 @@ def train_rl(
                 keep_example(directory / "rollouts.jsonl", step, collected)
             step += 1
             idle.add(_why_idle(values))
-            if step % section.checkpoint_every == 0 and step < section.steps:
-                state = {"step": step, "stream": stream.state(), "idle": idle.counts()}
+            # The last one too, for a run that is extended.
+            if step % section.checkpoint_every == 0 or step == section.steps:
+                state = {"step": step, "stream": stream.state(), "idle": idle.counts(), "reward": values["reward"]}
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
     with world.agreed():
         idle.check_end(section.steps, model)
     publish(directory, model, tokenizer, world)
-    return {"steps": section.steps, "reward": values.get("reward", math.nan)}
+    return {"steps": section.steps, "reward": values["reward"]}
 
 
 def _why_idle(values: dict[str, float]) -> str | None:

@@ -26,7 +26,7 @@ from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
-from h1r.rollout.rewards import Rewards
+from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.parallel.world import ALONE, World
 
@@ -119,7 +119,7 @@ class GroupStream:
             # is kept in the cache, so little is wasted.
             wanted = math.ceil(missing / self._yield) if backfill.mode == "backfill" else section.batch_size
             groups = self._sample(min(wanted, section.batch_size), step)
-            useful = [group for group in groups if has_signal(group.rewards)]
+            useful = [group for group in groups if self._teaches(group)]
             result.generated += len(groups)
             result.dropped += len(groups) - len(useful)
             result.sampled += groups
@@ -171,6 +171,13 @@ class GroupStream:
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts["format"] >= 1 if "format" in verdict.parts else None)
         return self._world.gather(groups)
+
+    def _teaches(self, group: Group) -> bool:
+        """Whether its rewards differ, and not in format alone where such groups are left out."""
+        if self._section.backfill.format_only or not has_signal(group.rewards):
+            return has_signal(group.rewards)
+        rest = [self._rewards.total(named | {FORMAT: 0.0}) + named.get("overlong", 0.0) for named in group.parts]
+        return has_signal(rest)
 
     def _index(self, number: int) -> int:
         """Which problem the draw `number` takes: every epoch is another permutation."""

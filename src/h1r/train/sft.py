@@ -41,10 +41,11 @@ from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.overlong import without_overlong
-from h1r.train.parallel.gradients import Sharded, call
+from h1r.train.parallel.balance import document_cost, spread
+from h1r.train.parallel.gradients import Trained, call, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.start import data_directory, saved_tokenizer, start
+from h1r.train.start import compute_dtype_of, data_directory, saved_tokenizer, start
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
         with world.agreed():
             tokenizer = saved_tokenizer(recipe, run)
             documents = _documents(recipe, run, tokenizer, world)
-            model, wrapped = start(recipe, run, world, _compute_dtype(recipe, world))
+            model, wrapped = start(recipe, run, world, compute_dtype_of(recipe.sft))
             keep_freed_memory(model.device)
             tracker: Tracker = NoTracker()
             if world.main:
@@ -90,28 +91,27 @@ def train_sft(
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     seed: int = 0,
-    wrapped: CausalLM | Sharded | None = None,
+    wrapped: Trained | None = None,
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Trains `model` in place on `documents` for `section.epochs` passes.
 
     tracker: gets the numbers of every step. tokenizer: is saved with the model. directory: gets checkpoints/ and
-    model/. seed: of the order of documents. wrapped: what the forward pass of a model in shards is called through.
-    resume: go on from the newest checkpoint in `directory`.
+    model/. seed: of the order of documents. wrapped: what the forward pass is called through, where that is not the
+    model itself. resume: go on from the newest checkpoint in `directory`.
 
     Returns {"steps", "documents", "loss"}: their numbers, and the loss of the last step in nats per token.
     """
+    checkpoints = Checkpoints(directory)
+    step, state = world.told(checkpoints.step_to_resume(resume)), {}
     with world.agreed():
         batches = Batches(documents, section, seed)
-        optimizer = make_optimizer(model, section.optimizer)
-        checkpoints = Checkpoints(directory)
-        step, state = 0, {}
-        if resume and (found := checkpoints.latest()):
-            state = restore(found[1], model, optimizer)
-            step = state["step"]
+        forward = model if wrapped is None else wrapped
+        optimizer = make_optimizer(forward, section.optimizer)
+        if step:
+            state = restore(checkpoints.at(step), forward, optimizer)
         idle = IdleSteps("sft", section.max_idle_steps, model, state.get("idle", (0, 0)))
-    forward = model if wrapped is None else wrapped
     total, loss = batches.total_steps, math.nan
     with progress("SFT", total=total, unit="step") as bar:
         bar.start_at(step)
@@ -140,17 +140,6 @@ def train_sft(
         idle.check_end(total, model)
     publish(directory, model, tokenizer, world)
     return {"steps": total, "documents": len(documents), "loss": loss}
-
-
-def _compute_dtype(recipe: Recipe, world: World) -> torch.dtype | None:
-    if recipe.sft.compute_dtype == "stored":
-        return None
-    if world.mesh is None:
-        raise UserError(
-            f"sft.compute_dtype = '{recipe.sft.compute_dtype}' keeps fp32 weights in shards, and these are not "
-            "sharded; add --set parallel.shard=true and start with torchrun, or leave it out"
-        )
-    return torch.bfloat16
 
 
 def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World) -> Documents:
@@ -202,7 +191,7 @@ class Batches:
 
 
 def accumulate_gradients(
-    model: CausalLM | Sharded,
+    model: Trained,
     documents: Documents,
     rows: Sequence[Sequence[int]],
     micro_batch_size: int,
@@ -213,19 +202,29 @@ def accumulate_gradients(
     Every process of `world` gets all rows, reads and runs its share, and ends with the same gradient and loss.
     """
     valid = sum(documents[index].targets for row in rows for index in row)
-    micro_batches = [rows[start : start + micro_batch_size] for start in range(0, len(rows), micro_batch_size)]
+    shares = _shares(model, documents, rows, world)
+    mine = [rows[index] for index in shares[world.data_rank]]
     total = 0.0
-    for micro_batch in world.deal(micro_batches):
+    for at in range(0, len(mine), micro_batch_size):
+        micro_batch = mine[at : at + micro_batch_size]
         chosen = [documents[index] for row in micro_batch for index in row]
         loss = call(model, weighted_cross_entropy, chosen, world) / valid
         loss.backward()
         total += loss.item()
-    for _ in range(world.idle_rounds(micro_batches)):
+    for _ in range(world.idle_rounds([-(-len(share) // micro_batch_size) for share in shares])):
         shortest = min(documents[rows[0][0]], documents[rows[-1][-1]], key=lambda one: one.length).ids
         silent = Document(shortest, [0] * len(shortest), 0.0)
         call(model, weighted_cross_entropy, [silent], world).backward()
     world.sync_gradients(model)
     return world.sum(total), sum(documents[index].length for row in rows for index in row)
+
+
+def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]], world: World) -> list[list[int]]:
+    """Which rows each row of the grid runs, as even in cost and number as can be."""
+    if world.data_degree == 1:
+        return [list(range(len(rows)))]
+    costs = [sum(document_cost(weights_of(model), documents[index].length) for index in row) for row in rows]
+    return spread(costs, world.data_degree, limit=-(-len(rows) // world.data_degree))
 
 
 def weighted_cross_entropy(model: CausalLM, documents: Documents, world: World = ALONE) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note
-from h1r.config import Recipe
+from h1r.config import Recipe, RLSection, SFTSection
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
 from h1r.data.control_tokens import add_control_tokens
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
@@ -21,7 +21,9 @@ from h1r.models.registry import family_of, preset
 from h1r.models.resize import with_rows
 from h1r.models.shards import own_rows
 from h1r.run.directory import Run
-from h1r.train.parallel.gradients import Sharded
+from h1r.train.parallel.activations import checkpoint_layers
+from h1r.train.parallel.gradients import Trained, computing_model
+from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 
 
@@ -35,13 +37,17 @@ def starting_model(recipe: Recipe, run: Run) -> CausalLM:
     return model
 
 
-def start(
-    recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | None = None
-) -> tuple[CausalLM, CausalLM | Sharded]:
+def compute_dtype_of(section: SFTSection | RLSection) -> torch.dtype | None:
+    """What a stage computes in, on weights that are kept in fp32; None: in what they are stored in."""
+    found: torch.dtype | None = None if section.compute_dtype == "stored" else getattr(torch, section.compute_dtype)
+    return found
+
+
+def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | None = None) -> tuple[CausalLM, Trained]:
     """`starting_model` as this process of `world` trains it, and what its forward pass is called through.
 
     A sharded model is laid out on the meta device and filled part by part, so that no process ever holds the whole.
-    compute_dtype: what sharded weights are cast to in use; they are kept in fp32 then, else as stored.
+    compute_dtype: what the passes run in; weights are kept in fp32 then, else as stored.
 
     A preset takes vocabulary size and special tokens from the run's tokenizer. Raises `UserError` when a checkpoint's
     or the overrides' vocabulary is too small for the tokenizer, or a preset meets a tokenizer without an end token.
@@ -50,7 +56,7 @@ def start(
     master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
         source = recipe.model.checkpoint
-        model = skeleton(source, master) if world.mesh else load(source, device=default_device())
+        model = skeleton(source, master) if world.mesh else load(source, master, default_device())
         return _placed(for_chat(model, tokenizer, source, recipe.seed), recipe, world, compute_dtype)
     assert recipe.model.preset is not None
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
@@ -60,7 +66,7 @@ def start(
             "remove it, and the tokenizer's own size is taken"
         )
     if world.mesh is None:
-        return _placed(build(config, recipe.seed).to(default_device()), recipe, world, None)
+        return _placed(build(config, recipe.seed).to(default_device()), recipe, world, compute_dtype)
     with torch.device("meta"):
         empty: CausalLM = family_of(config).model_class(config)
     return _placed(empty, recipe, world, compute_dtype)
@@ -159,14 +165,39 @@ def for_chat(model: CausalLM, tokenizer: PreTrainedTokenizerFast, source: str | 
     return model
 
 
+def rl_policy(
+    recipe: Recipe, source: str | Path, tokenizer: PreTrainedTokenizerFast
+) -> tuple[CausalLM, CausalLM | ComputeCopy]:
+    """The model of a checkpoint as RL trains it (`for_chat`), whole on this process, and what its passes are called
+    through. Raises as `loaded` does."""
+    dtype = compute_dtype_of(recipe.rl)
+    model = load(source, None if dtype is None else torch.float32, default_device())
+    return _whole(for_chat(model, tokenizer, source, recipe.seed), recipe, ALONE, dtype)
+
+
+def _whole(
+    model: CausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
+) -> tuple[CausalLM, CausalLM | ComputeCopy]:
+    """A model that this process holds whole, context-parallel where `world` says so, and beside it a copy to compute
+    with where it computes in another type."""
+    model.train()
+    narrow = compute_dtype not in (None, model.dtype)
+    trained = ComputeCopy(model, compute_dtype) if compute_dtype is not None and narrow else model
+    computing = world.parallelize(equip(computing_model(trained), recipe.model.kernels))
+    if recipe.parallel.checkpoint:
+        checkpoint_layers(computing)
+    return model, trained
+
+
 def _placed(
     model: CausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
-) -> tuple[CausalLM, CausalLM | Sharded]:
-    """A model with weights as it is, context-parallel where `world` says so; a skeleton sharded and filled too."""
+) -> tuple[CausalLM, Trained]:
+    """A model with weights as `_whole` has it; a skeleton in shards, and filled."""
     if world.mesh is None:
-        model = world.parallelize(equip(model, recipe.model.kernels).train())
-        return model, model
+        return _whole(model, recipe, world, compute_dtype)
     model = world.parallelize(model.train())
+    if recipe.parallel.checkpoint:
+        checkpoint_layers(model)
     sharded = world.shard(model, compute_dtype)
     model.to_empty(device=world.mesh.device_type)
     model.tie_weights()
@@ -190,11 +221,17 @@ def fill_random(model: CausalLM, seed: int) -> None:
 
 
 def loaded(
-    path_or_id: str | Path, kernels: str, tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0
+    path_or_id: str | Path,
+    kernels: str,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> CausalLM:
     """A checkpoint's model on the default device, with kernels by name (`equip`); with a tokenizer, as it is trained on
-    its conversations (`for_chat`). Raises as `load`, `for_chat` and `equip` do."""
+    its conversations (`for_chat`). dtype: see `CausalLM.cast`. Raises as `load`, `for_chat` and `equip` do."""
     model = load(path_or_id, device=default_device())
+    if dtype is not None:
+        model.cast(dtype)
     return equip(model if tokenizer is None else for_chat(model, tokenizer, path_or_id, seed), kernels)
 
 

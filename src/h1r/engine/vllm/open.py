@@ -36,7 +36,7 @@ def open_vllm(section: EngineSection, tokenizer: Any, source: Source) -> Iterato
             checkpoint,
             tokenizer,
             section,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch.") if section.dtype == "auto" else section.dtype,
             max_model_len=section.max_model_len,
             # On a GPU vLLM's process has the card's memory to itself when it ends, and starts beside distributed ones.
             in_process=not on_gpu and not (torch.distributed.is_available() and torch.distributed.is_initialized()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from h1r.models.falcon_h1.config import HybridConfig
@@ -22,6 +21,4 @@ class MLP(GatedMLP):
         scale = self.gate_scale
         if decoding:
             return self.kernels.swiglu(scale.on_output(self.gate_proj(u)), self.up_proj(u))
-        # The multiplier scales the weight, not the activations: one product per parameter instead of one per token.
-        gate = F.linear(u, scale.weight(self.gate_proj), scale.bias(self.gate_proj))
-        return self.kernels.swiglu(gate, self.up_proj(u))
+        return self.kernels.swiglu(scale.linear(u, self.gate_proj), self.up_proj(u))

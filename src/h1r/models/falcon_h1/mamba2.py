@@ -89,12 +89,8 @@ class Mamba2(nn.Module):
     def project(self, h: Tensor, decoding: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """z [..., M], xBC [..., N] before the convolution, dt [..., heads] before softplus."""
         config, scale = self.config, self.in_scale
-        if decoding:
-            projected = scale.on_output(self.in_proj(h * scale.before))
-        else:
-            # The multipliers scale the weight, not the activations: one product per parameter, not one per token.
-            projected = F.linear(h, scale.weight(self.in_proj), scale.bias(self.in_proj))
-        z, xBC, dt = projected.split([config.mamba_d_ssm, config.conv_dim, config.mamba_n_heads], dim=-1)
+        product = scale.on_output(self.in_proj(h * scale.before)) if decoding else scale.linear(h, self.in_proj)
+        z, xBC, dt = product.split([config.mamba_d_ssm, config.conv_dim, config.mamba_n_heads], dim=-1)
         return z, xBC, dt
 
     def forward(self, h_TD: Tensor, layout: Layout) -> Tensor:

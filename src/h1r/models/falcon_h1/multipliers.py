@@ -9,9 +9,10 @@ them here. Source: arXiv 2507.22448, section 3.2.3 (forward multipliers), and tr
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from h1r.models.falcon_h1.config import HybridConfig
@@ -29,18 +30,50 @@ class Scale(NamedTuple):
 
     def weight(self, linear: nn.Linear) -> Tensor:
         """The weight with the factors folded in; itself where they are 1."""
-        if isinstance(self.after, Tensor):
-            return linear.weight * (self.after.to(linear.weight.dtype) * self.before)[:, None]
-        return scaled(linear.weight, self.after * self.before)
+        return self.scaled_weight(linear.weight)
 
     def bias(self, linear: nn.Linear) -> Tensor | None:
         """The bias with its factor folded in; None without one."""
         bias: Tensor | None = linear.bias
         return None if bias is None else self.on_output(bias)
 
+    def linear(self, x: Tensor, linear: nn.Linear) -> Tensor:
+        """after * (W (before * x) + b): the factors scale the weight, one product per parameter instead of one per
+        token. The scaled weight is made again in the backward pass, so that no copy of it waits there."""
+        factor, bias = self.of_weight(), self.bias(linear)
+        if not isinstance(factor, Tensor) and factor == 1.0:
+            return F.linear(x, linear.weight, bias)
+        y: Tensor = _ScaledLinear.apply(x, linear.weight, self)
+        return y if bias is None else y + bias
+
+    def scaled_weight(self, weight: Tensor) -> Tensor:
+        """`weight` with the factors folded in; itself where they are 1."""
+        if isinstance(self.after, Tensor):
+            return weight * (self.after.to(weight.dtype) * self.before)[:, None]
+        return scaled(weight, self.after * self.before)
+
     def on_output(self, y: Tensor) -> Tensor:
         """after * y, for products that were not folded."""
         return y * self.after.to(y.dtype) if isinstance(self.after, Tensor) else scaled(y, self.after)
+
+
+class _ScaledLinear(torch.autograd.Function):
+    """x [..., D], weight [N, D] -> x (factors * weight)^T [..., N]. Keeps x and the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Scale) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.scale = scale
+        return F.linear(x, scale.scaled_weight(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0]
+        d_x = grad @ ctx.scale.scaled_weight(weight) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return d_x, None, None
+        return d_x, ctx.scale.scaled_weight(grad.flatten(0, -2).t() @ x.flatten(0, -2)), None
 
 
 class Scales(NamedTuple):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from h1r.errors import UserError
+from h1r.kernels.torch.operators import at_least_fp32
 from h1r.models import CausalLM
+from h1r.train.parallel.precision import ComputeCopy
 
 T = TypeVar("T")
 BUCKET = 64 << 20
@@ -26,14 +28,14 @@ BUCKET = 64 << 20
 def sync_gradients(model: nn.Module, group: dist.ProcessGroup) -> None:
     """Replaces every gradient by its sum over `group`: all ranks that hold a share of the batch.
 
-    A parameter that had no part in this rank's loss counts as zero. Gradients are summed in their own type.
+    A parameter that had no part in this rank's loss counts as zero. Sums are taken in fp32 or wider.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
-        flat = torch.cat([grad.reshape(-1) for grad in bucket])
+        flat = at_least_fp32(torch.cat([grad.reshape(-1) for grad in bucket]))
         dist.all_reduce(flat, group=group)
         for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
             grad.copy_(part.view_as(grad))
@@ -66,26 +68,53 @@ class Sharded(nn.Module):
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(self.model, *arguments)
 
+    @property
+    def weights(self) -> CausalLM:
+        """The model whose parameters are optimised."""
+        return self.model
 
-def call(model: CausalLM | Sharded, function: Callable[..., T], *arguments: Any) -> T:
-    """`function(model, ...)` with whole parameters, sharded or not."""
-    return model(function, *arguments) if isinstance(model, Sharded) else function(model, *arguments)
+
+Trained = CausalLM | Sharded | ComputeCopy
+"""What a trainer's forward pass is called through (`call`): the model itself, or what stands between."""
+
+
+def call(model: Trained, function: Callable[..., T], *arguments: Any) -> T:
+    """`function(model, ...)` with the parameters that compute: whole ones, in the type they compute in."""
+    return model(function, *arguments) if isinstance(model, Sharded | ComputeCopy) else function(model, *arguments)
+
+
+def computing_model(model: Trained) -> CausalLM:
+    """The model that runs forward and backward, and that an engine may sample from."""
+    return model.model if isinstance(model, Sharded | ComputeCopy) else model
+
+
+def weights_of(model: Trained) -> CausalLM:
+    """The model whose parameters are optimised, checkpointed and published."""
+    return model.weights if isinstance(model, Sharded | ComputeCopy) else model
 
 
 def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:
     """FSDP2 over a one-dimensional mesh: a rank keeps 1/n of each parameter, gradient and optimiser state.
 
     mesh: data- and context-parallel ranks flattened into one dimension, since both hold replicas. compute_dtype: what
-    gathered weights are cast to (None: as stored); gradients are then reduced in fp32. Gradients are summed, not
-    averaged, and `sync_gradients` has no part in it. `model` itself is changed; call this after `parallelize`. All
-    ranks must run the same number of forward and backward passes. Raises `UserError` where torch is too old to sum.
+    gathered weights are cast to (None: as stored). Gradients are reduced in fp32 or wider, summed, not averaged, and
+    `sync_gradients` has no part in it. `model` itself is changed; call this after `parallelize`. All ranks must run the
+    same number of forward and backward passes. Raises `UserError` where torch is too old to sum, and for weights of
+    several types.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard  # takes seconds to import
 
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
         raise UserError(f"sharded parameters need torch 2.9 or newer, not {torch.__version__}; update torch")
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    if len(kinds) > 1:
+        names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise UserError(
+            f"the checkpoint holds weights in {names}, and shards take one type; set sft.compute_dtype, which keeps "
+            "all of them in float32"
+        )
     # Inputs keep their types: the rotary table stays in fp32 whatever the weights are.
-    reduce_dtype = None if compute_dtype is None else torch.float32
+    reduce_dtype = torch.float32 if (compute_dtype or model.dtype).itemsize < 4 else None
     precision = MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False)
     for unit in model.fsdp_units():
         fully_shard(unit, mesh=mesh, mp_policy=precision)

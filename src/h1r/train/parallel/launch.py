@@ -71,6 +71,8 @@ def lead_or_follow(program: Callable[[], int]) -> int:
     """
     global _calls
     store, rank, processes = next(rendezvous("env://"))
+    # After a restart (`--max-restarts`) the store still holds what the attempt before has said.
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # No backend named: gloo for tensors on the CPU, NCCL for those on GPUs.

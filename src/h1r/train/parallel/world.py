@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from h1r.config import ParallelSection
@@ -25,7 +24,7 @@ from h1r.models import CausalLM
 from h1r.models.device import default_device
 from h1r.models.layers.exchange import share
 from h1r.train.parallel.context import parallelize
-from h1r.train.parallel.gradients import Sharded, shard_parameters, sync_gradients
+from h1r.train.parallel.gradients import Sharded, Trained, shard_parameters, sync_gradients, weights_of
 
 T = TypeVar("T")
 
@@ -60,19 +59,20 @@ class World:
         """The items (micro-batches) of this row of the grid."""
         return items[self.data_rank :: self.data_degree]
 
-    def idle_rounds(self, items: Sequence[T]) -> int:
-        """How many forward and backward passes without a micro-batch of its own this row of the grid must run along:
-        every pass gathers sharded parameters from all processes. 0 where they are replicated."""
-        return 0 if self.mesh is None else -(-len(items) // self.data_degree) - len(self.deal(items))
+    def idle_rounds(self, rounds: Sequence[int]) -> int:
+        """How many forward and backward passes without a micro-batch of its own this row of the grid must run along,
+        of the rounds that each row has: every pass gathers sharded parameters from all processes. 0 where they are
+        replicated."""
+        return 0 if self.mesh is None else max(rounds) - rounds[self.data_rank]
 
     def share(self, num_tokens: int) -> slice:
         """The flat tokens of a micro-batch that this rank holds."""
         return share(num_tokens, self.context_rank, self.context_degree)
 
-    def sync_gradients(self, model: nn.Module) -> None:
+    def sync_gradients(self, model: Trained) -> None:
         """Sums gradients over the grid; those of sharded parameters are summed already."""
         if self.everyone is not None and not isinstance(model, Sharded):
-            sync_gradients(model, self.everyone)
+            sync_gradients(weights_of(model), self.everyone)
 
     def sum(self, value: float) -> float:
         """Of a number over the grid, the same on every rank."""
@@ -84,12 +84,24 @@ class World:
 
     def gather(self, mine: Sequence[T]) -> list[T]:
         """What the rows of the grid got from `deal`, together again in its order. Objects travel pickled."""
-        if self.everyone is None:
-            return list(mine)
-        said: list[Sequence[T]] = [[]] * (self.data_degree * self.context_degree)
-        dist.all_gather_object(said, list(mine), group=self.everyone)
-        rows = said[:: self.context_degree]
+        rows = self.rows(mine)
         return [rows[i % len(rows)][i // len(rows)] for i in range(sum(len(row) for row in rows))]
+
+    def rows(self, mine: Sequence[T]) -> list[list[T]]:
+        """What each row of the grid has. Objects travel pickled."""
+        if self.everyone is None:
+            return [list(mine)]
+        said: list[list[T]] = [[]] * (self.data_degree * self.context_degree)
+        dist.all_gather_object(said, list(mine), group=self.everyone)
+        return said[:: self.context_degree]
+
+    def told(self, value: T) -> T:
+        """What the main process has as `value`, on all of them."""
+        if self.everyone is None:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said, src=0, group=self.everyone)
+        return said[0]
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
