@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake becomes."""
+"""The one exception that a user's mistake becomes, and the one of training that ends before its end."""
 
 
 class UserError(Exception):
@@ -7,3 +7,12 @@ class UserError(Exception):
     The command line prints the sentence and exits with code 2; a traceback is never shown for it. Anything else that
     escapes is a defect of this project and keeps its traceback.
     """
+
+    exit_code = 2
+
+
+class StoppedEarlyError(UserError):
+    """Training that was asked to end (SIGTERM, a time limit) and has saved where it is. The exit code is EX_TEMPFAIL of
+    sysexits.h: the same command with --resume goes on."""
+
+    exit_code = 75

@@ -122,7 +122,7 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(algorithm: str
 def test_advantages_of_dr_grpo_are_not_divided_by_the_deviation() -> None:
     rewards = [1.0, 0.0, 0.0, 0.0]
     assert make_loss(rl_section(algorithm="dr_grpo")).advantages(rewards).tolist() == [0.75, -0.25, -0.25, -0.25]
-    deviation = math.sqrt(sum((reward - 0.25) ** 2 for reward in rewards) / 4)
+    deviation = math.sqrt(sum((reward - 0.25) ** 2 for reward in rewards) / 3)
     for name in ("grpo", "gspo", "cispo"):
         found = make_loss(rl_section(algorithm=name)).advantages(rewards).tolist()
         assert found == pytest.approx([0.75 / deviation, *[-0.25 / deviation] * 3])

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         app(args=None if argv is None else list(argv), prog_name="h1r")
     except UserError as error:
         print(f"h1r: {shown(str(error))}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise

@@ -54,8 +54,8 @@ class EngineSection(Section):
     message."""
     endpoint: EndpointSection = EndpointSection()
     weights_directory: str | None = None
-    """server: directory that it and this process both see, for a trainer's weights on their way. Unset: the memory of
-    this machine, which a server elsewhere does not see."""
+    """vllm and server: directory that it and this process both see, for a trainer's weights on their way. Unset: the
+    memory of this machine (/dev/shm), which a server elsewhere does not see."""
     max_sequences: Positive = 64
     """Sequences decoded together. server and endpoint: requests at a time."""
     prefill_tokens: Positive = 1024

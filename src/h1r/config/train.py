@@ -83,6 +83,11 @@ class SFTSection(Section):
     paper's) and `float32` keep weights, gradients and optimiser in fp32, which is what is saved."""
     checkpoint_every: Positive = 100
     """Optimiser steps between checkpoints to resume from."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints that are kept, the newest ones. Our choice."""
+    time_limit_s: PositiveFloat | None = None
+    """Seconds after which an attempt saves a checkpoint and ends with exit code 75, as it does on SIGTERM; `--resume`
+    goes on. Unset: no limit."""
     max_idle_steps: Count = 50
     """Steps in a row whose gradient is not finite that end the run with an error. One with none but these, or whose
     weights are not finite at its end, writes no model. 0: neither is looked at. Our choice."""
@@ -214,6 +219,11 @@ class RLSection(Section):
     backfill: BackfillSection = BackfillSection()
     checkpoint_every: Positive = 10
     """Steps between checkpoints to resume from."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints that are kept, the newest ones. Our choice."""
+    time_limit_s: PositiveFloat | None = None
+    """Seconds after which an attempt saves a checkpoint and ends with exit code 75, as it does on SIGTERM; `--resume`
+    goes on. Unset: no limit."""
     max_idle_steps: Count = 50
     """Steps in a row that change no weight (no group whose rewards differ, or a gradient that is not finite) that end
     the run with an error. One with none but these, or whose weights are not finite at its end, writes no model. 0:
@@ -257,6 +267,8 @@ class ParallelSection(Section):
     checkpoint: bool = False
     """Activation checkpointing: keep of each layer only its input and compute the rest again in the backward pass, to
     the same bits, for about a third more time. Our choice: off, for what fits is faster kept."""
+    timeout_s: PositiveFloat = 3600.0
+    """Seconds that a process waits for the others in one exchange; in RL one may still be sampling. Our choice."""
 
     @model_validator(mode="after")
     def _some_data(self) -> ParallelSection:

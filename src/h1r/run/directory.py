@@ -55,10 +55,11 @@ NO_RESULT = frozenset(
     }
 )  # fmt: skip
 """Keys of a recipe that change no result, so that a run may go on with others."""
+_ABOUT_STEPS = ("checkpoint_every", "keep_checkpoints", "time_limit_s", "max_idle_steps")
 ON_RESUME = frozenset(
     {
         *("rl.steps", "rl.micro_batch_tokens", "sft.micro_batch_size", "threads"),
-        *(f"{stage}.{key}" for stage in ("sft", "rl") for key in ("checkpoint_every", "max_idle_steps")),
+        *(f"{stage}.{key}" for stage in ("sft", "rl") for key in _ABOUT_STEPS),
     }
 )
 """Keys that change nothing of what was computed, so that `--resume` may go on with others: a run is extended, or cut

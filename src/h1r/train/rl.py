@@ -23,7 +23,7 @@ from h1r.common.progress import note, progress
 from h1r.config import EnvironmentSection, Recipe, RLSection, RolloutSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, Prompt
-from h1r.errors import UserError
+from h1r.errors import StoppedEarlyError, UserError
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
@@ -45,6 +45,7 @@ from h1r.train.policy_update import train_on
 from h1r.train.rl_log import cut_examples, keep_example, rollout_metrics
 from h1r.train.rollouts import GroupStream
 from h1r.train.start import compute_dtype_of, loaded, rl_policy, rl_start
+from h1r.train.stopping import Stopping
 from h1r.verify import open_backend, with_max_tests
 
 
@@ -143,12 +144,13 @@ def train_rl(
     resume: go on from the newest checkpoint in `directory`.
 
     Returns {"steps", "reward"}: the number of steps, and the mean reward of the last one. Raises `UserError` when no
-    prompt leaves room for `section.max_tokens`, or nothing is registered as `section.algorithm`.
+    prompt leaves room for `section.max_tokens`, or nothing is registered as `section.algorithm`, and
+    `StoppedEarlyError` when it was asked to end, and has saved where it is.
     """
     make_loss(section)
     if section.kl_coef and reference is None:
         raise ValueError(f"kl_coef = {section.kl_coef} needs a reference model")
-    checkpoints = Checkpoints(directory)
+    checkpoints = Checkpoints(directory, section.keep_checkpoints)
     step, state = world.told(checkpoints.step_to_resume(resume)), {}
     with world.agreed():
         forward = model if wrapped is None else wrapped
@@ -169,7 +171,7 @@ def train_rl(
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
-    with progress("RL", total=section.steps, unit="step") as bar:
+    with progress("RL", total=section.steps, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
         bar.start_at(step)
         while step < section.steps:
             start = time.monotonic()
@@ -191,11 +193,16 @@ def train_rl(
                 keep_example(directory / "rollouts.jsonl", step, collected)
             step += 1
             idle.add(_why_idle(values))
+            stop = stopping.why()
             # The last one too, for a run that is extended.
-            if step % section.checkpoint_every == 0 or step == section.steps:
+            if stop or step % section.checkpoint_every == 0 or step == section.steps:
                 state = {"step": step, "stream": stream.state(), "idle": idle.counts(), "reward": values["reward"]}
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
+            if stop and step < section.steps:
+                raise StoppedEarlyError(
+                    f"rl ends at step {step} of {section.steps}, since {stop}; --resume goes on from there"
+                )
     with world.agreed():
         idle.check_end(section.steps, model)
     publish(directory, model, tokenizer, world)

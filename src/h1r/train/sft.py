@@ -27,7 +27,7 @@ from h1r.common.files import read_json, write_json
 from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
 from h1r.data.packing import pack
-from h1r.errors import UserError
+from h1r.errors import StoppedEarlyError, UserError
 from h1r.kernels.layout import Layout
 from h1r.models import CausalLM
 from h1r.run.checkpoints import Checkpoints
@@ -46,6 +46,7 @@ from h1r.train.parallel.gradients import Trained, call, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, data_directory, saved_tokenizer, start
+from h1r.train.stopping import Stopping
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
@@ -101,9 +102,10 @@ def train_sft(
     model/. seed: of the order of documents. wrapped: what the forward pass is called through, where that is not the
     model itself. resume: go on from the newest checkpoint in `directory`.
 
-    Returns {"steps", "documents", "loss"}: their numbers, and the loss of the last step in nats per token.
+    Returns {"steps", "documents", "loss"}: their numbers, and the loss of the last step in nats per token. Raises
+    `StoppedEarlyError` when it was asked to end, and has saved where it is.
     """
-    checkpoints = Checkpoints(directory)
+    checkpoints = Checkpoints(directory, section.keep_checkpoints)
     step, state = world.told(checkpoints.step_to_resume(resume)), {}
     with world.agreed():
         batches = Batches(documents, section, seed)
@@ -113,7 +115,7 @@ def train_sft(
             state = restore(checkpoints.at(step), forward, optimizer)
         idle = IdleSteps("sft", section.max_idle_steps, model, state.get("idle", (0, 0)))
     total, loss = batches.total_steps, math.nan
-    with progress("SFT", total=total, unit="step") as bar:
+    with progress("SFT", total=total, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
         bar.start_at(step)
         while step < total:
             began = time.monotonic()
@@ -133,9 +135,14 @@ def train_sft(
             step += 1
             bar.advance(1, loss=loss)
             idle.add(None if stepped else "its gradient was not finite")
-            if step % section.checkpoint_every == 0 and step < total:
+            stop = stopping.why()
+            if step < total and (stop or step % section.checkpoint_every == 0):
                 state = {"step": step, "idle": idle.counts()}
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
+            if step < total and stop:
+                raise StoppedEarlyError(
+                    f"sft ends at step {step} of {total}, since {stop}; --resume goes on from there"
+                )
     with world.agreed():
         idle.check_end(total, model)
     publish(directory, model, tokenizer, world)

@@ -153,7 +153,7 @@ class VLLMEngine(StreamingEngine):
         `UserError` before anything changes. Cached prefixes are forgotten."""
         if self.config is None:
             raise UserError("a model of an architecture that vLLM alone knows takes no weights of a trainer")
-        with weight_files(self.config, weights, memory_directory()) as files:
+        with weight_files(self.config, weights, self.section.weights_directory or memory_directory()) as files:
             self._llm.start_weight_update()
             self._llm.update_weights({"update_info": {"files": files}})
             self._llm.finish_weight_update()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,11 +35,20 @@ def weight_files(
     directory: where a state dict is written. Raises `UserError` for a configuration, a name or a shape that differs.
     """
     if isinstance(weights, Mapping):
-        with tempfile.TemporaryDirectory(prefix="h1r-weights-", dir=directory) as own:
-            file = str(Path(own) / "model.safetensors")
-            # The head of a tied model shares the embedding's storage, which safetensors does not store twice.
-            tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-            save_file({name: t.detach().cpu().contiguous() for name, t in weights.items() if name not in tied}, file)
+        with ExitStack() as stack:
+            try:
+                own = stack.enter_context(tempfile.TemporaryDirectory(prefix="h1r-weights-", dir=directory))
+                file = str(Path(own) / "model.safetensors")
+                # The head of a tied model shares the embedding's storage, which safetensors does not store twice.
+                tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+                save_file(
+                    {name: t.detach().cpu().contiguous() for name, t in weights.items() if name not in tied}, file
+                )
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"the trainer's weights cannot be written for the engine in {directory or tempfile.gettempdir()} "
+                    f"({error}); make room there, or set engine.weights_directory"
+                ) from None
             _check_tensors(config, "the given weights", [file])
             yield [file]
         return

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from h1r.config import ParallelSection
 from h1r.errors import UserError
@@ -147,9 +148,8 @@ def open_world(section: ParallelSection) -> World:
         degrees(section, 1)
         return ALONE
     data, context = degrees(section, dist.get_world_size())
-    rank = dist.get_rank()
-    rows = [dist.new_group(list(range(row * context, (row + 1) * context))) for row in range(data)]
-    mesh = None
-    if section.shard:
-        mesh = init_device_mesh(default_device().type, (data * context,))
-    return World(rank // context, data, rank % context, context, rows[rank // context], dist.group.WORLD, mesh)
+    rank, timeout = dist.get_rank(), timedelta(seconds=section.timeout_s)
+    rows = [dist.new_group(list(range(row * context, (row + 1) * context)), timeout) for row in range(data)]
+    everyone = dist.new_group(timeout=timeout)
+    mesh = DeviceMesh.from_group(everyone, default_device().type) if section.shard else None
+    return World(rank // context, data, rank % context, context, rows[rank // context], everyone, mesh)

@@ -1,0 +1,49 @@
+"""Training that is asked to end saves a checkpoint first: on SIGTERM, which batch systems send before they kill, and
+when the time that an attempt has is over."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from h1r.train.parallel.world import World
+
+_TIME_IS_OVER = 1e6
+"""What the main process adds to the number of processes that were sent SIGTERM."""
+
+
+class Stopping:
+    """`with Stopping(limit, world) as stopping`: from then on SIGTERM kills nobody, and `stopping.why()`, which every
+    process asks after a step, says on all of them whether one is to end.
+
+    limit_s: seconds that this attempt has; None: no limit.
+    """
+
+    def __init__(self, limit_s: float | None, world: World) -> None:
+        self._ends = None if limit_s is None else time.monotonic() + limit_s
+        self._limit, self._world = limit_s, world
+        self._told = False
+        self._before: Any = None
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():  # others may not change what a signal does
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def why(self) -> str | None:
+        """Why training is to end here; None: it is to go on. Every process of the world must ask."""
+        over = self._world.main and self._ends is not None and time.monotonic() >= self._ends
+        said = self._world.sum(float(self._told) + _TIME_IS_OVER * over)
+        if said >= _TIME_IS_OVER:
+            return f"its {self._limit:g} s (time_limit_s) are over"
+        return "it was sent SIGTERM" if said else None
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
