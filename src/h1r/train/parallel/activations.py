@@ -1,7 +1,7 @@
 """Activation checkpointing: of each layer only its input is kept, and the rest is computed again in the backward pass.
 
-A layer of the 7B keeps about 139 KB a token in bf16, its input 6 KB. Forward passes go from one to two of three; what
-is computed the second time has the same bits, since no operator draws random numbers.
+A layer of the 7B keeps 389 KB a token in bf16 on torch kernels, its input 6 KB. A step has two forward passes to one
+backward pass then; what is computed the second time has the same bits, since no operator draws random numbers.
 """
 
 from __future__ import annotations
