@@ -12,12 +12,12 @@ import pytest
 
 from h1r.cli import main
 from h1r.cli.common import recipe_file
+from h1r.common.files import contents
 from h1r.config import BenchmarkSection, ControlsSection, EvalSection, load_recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmarks import Benchmark, accepted, check_verifiers, load_benchmark, measured, settings
 from h1r.evals.gradable import why_ungradable
-from h1r.evals.stages import contents
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem

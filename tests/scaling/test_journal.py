@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lockstep import STRIDE, LockstepEngine, Scripted, cases, deepconf, extract, groups
 
+from h1r.common.lines import LineFile
 from h1r.errors import UserError
 from h1r.scaling.deepconf import solve_many
 from h1r.scaling.journal import Journal
-from h1r.scaling.lines import LineFile
 
 
 class KilledError(Exception):

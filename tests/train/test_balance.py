@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import CONFIG, tiny_model
 
-from h1r.train.parallel.balance import document_cost, spread
+from h1r.train.parallel.balance import document_costs, spread
 
 costs_of = st.lists(st.floats(0.1, 100.0), max_size=7)
 
@@ -56,7 +56,8 @@ def test_a_document_costs_its_tokens_and_the_square_of_attention() -> None:
     model = tiny_model()
     parameters = sum(p.numel() for p in model.parameters())
     attention = CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.head_dim
-    assert document_cost(model, 10) == pytest.approx(10 + 100 * attention / parameters)
+    expected = [0, 10 + 100 * attention / parameters]
+    assert document_costs(model, [0, 10]) == pytest.approx(expected)
 
 
 def test_shares_that_are_too_small_are_refused() -> None:

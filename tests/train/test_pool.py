@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +13,13 @@ import pytest
 from tiny_training import run_from, training_recipe
 
 from h1r.common.files import read_json
-from h1r.config import Recipe
+from h1r.config import Recipe, load_recipe
 from h1r.data.chat import prompt_ids
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.models import save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.train.pool import build_pool
 from h1r.train.start import starting_model
@@ -38,6 +41,9 @@ class ScriptedEngine:
     """Plays `SCRIPTS` back, in a scrambled order as an engine does that ends traces when they end."""
 
     seen: ClassVar[set[SamplingParams]]
+    asked: ClassVar[int]
+    dies_at: ClassVar[int | None] = None
+    before_the_last: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
 
     def __init__(self, model: object, tokenizer: Any, section: object) -> None:
         self.tokenizer = tokenizer
@@ -56,7 +62,13 @@ class ScriptedEngine:
                 text = f"<think>\nhm\n</think>\n\n\\boxed{{{answer}}}" if answer else "<think>\nhm hm"
                 traces.append(Trace(index, sample, [1], text, [0.0], [0.0], [0.0], reason))  # type: ignore[arg-type]
         random.Random(0).shuffle(traces)
-        yield from traces
+        ScriptedEngine.asked = len(prompts)
+        for count, trace in enumerate(traces):
+            if count == ScriptedEngine.dies_at:
+                raise KeyboardInterrupt
+            if count == len(traces) - 1:
+                ScriptedEngine.before_the_last()
+            yield trace
 
 
 def build(
@@ -204,3 +216,56 @@ def test_problems_that_pay_a_stub_are_refused_before_anything_is_generated(
     write_jsonl(run.path / "curate" / "problems_rl.jsonl", [anything])
     with pytest.raises(UserError, match=r"no RL problem is left \(a control earns: "):
         build_pool(recipe, run)
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.path / "rl_pool" / "rollouts.jsonl").read_text().splitlines()]
+
+
+def test_a_pool_that_was_stopped_asks_for_what_is_missing_and_ends_as_an_unbroken_one(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, unbroken = build(curated, tmp_path / "unbroken", monkeypatch)
+    assert ScriptedEngine.asked == len(SCRIPTS)
+    monkeypatch.setattr(ScriptedEngine, "dies_at", 40)
+    with pytest.raises(KeyboardInterrupt):
+        build(curated, tmp_path / "stopped", monkeypatch)
+    monkeypatch.setattr(ScriptedEngine, "dies_at", None)
+    stopped = Run(tmp_path / "stopped")
+    done = len(rows_of(stopped)) - 1
+    assert 0 < done < len(SCRIPTS)
+    recipe = load_recipe(stopped.path / "recipe.json")
+    assert build_pool(recipe, stopped) == expected
+    assert ScriptedEngine.asked == len(SCRIPTS) - done
+    assert f"{done} of {len(SCRIPTS)} problems have their rollouts" in capsys.readouterr().err
+    for name in ("pool.jsonl", "dropped.jsonl"):
+        assert (stopped.path / "rl_pool" / name).read_bytes() == (unbroken.path / "rl_pool" / name).read_bytes()
+    # Rollouts of other settings are none of these.
+    other = recipe.model_copy(update={"rl_pool": recipe.rl_pool.model_copy(update={"temperature": 0.9})})
+    build_pool(other, stopped)
+    assert ScriptedEngine.asked == len(SCRIPTS)
+    assert len(rows_of(stopped)) == 1 + len(SCRIPTS)
+
+
+def test_rollouts_are_graded_while_others_are_generated(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some_are_graded() -> None:
+        """The engine holds its last trace back until the verdicts of a problem are there."""
+        until = time.monotonic() + 60
+        while len(graded) == 0:
+            assert time.monotonic() < until, "no verdict before the last trace"
+            time.sleep(0.01)
+
+    graded: list[int] = []
+    real = RolloutPipeline.verdicts
+
+    def verdicts(pipeline: RolloutPipeline, *arguments: Any) -> Any:
+        found = real(pipeline, *arguments)
+        graded.append(len(found))
+        return found
+
+    monkeypatch.setattr(RolloutPipeline, "verdicts", verdicts)
+    monkeypatch.setattr(ScriptedEngine, "before_the_last", staticmethod(some_are_graded))
+    build(curated, tmp_path / "run", monkeypatch)
+    assert graded == [8] * len(SCRIPTS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -169,3 +170,12 @@ def read_json(path: str | Path) -> Any:
         raise UserError(
             f"{path}, line {error.lineno}: not JSON ({error.msg}); delete it and run its stage again"
         ) from None
+
+
+def contents(directory: Path) -> str:
+    """A digest of the names and contents of the files in a directory, such as a checkpoint's."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(one for one in directory.iterdir() if one.is_file()):
+        with open(file, "rb") as handle:
+            digest.update(file.name.encode() + hashlib.file_digest(handle, "blake2b").digest())
+    return digest.hexdigest()

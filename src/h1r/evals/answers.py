@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from h1r.common.files import read_json
+from h1r.common.files import contents, read_json
 from h1r.common.hub import local_directory
+from h1r.common.lines import LineFile
 from h1r.common.progress import note, progress
 from h1r.config import EnvironmentSection, Recipe, load_recipe, resolve
 from h1r.data.tokenizer import load_tokenizer
@@ -25,7 +26,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
-from h1r.evals.stages import contents, last_trained
+from h1r.evals.stages import last_trained
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
@@ -34,7 +35,6 @@ from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES, Solution, State
 from h1r.scaling.deepconf import DeepConfRun, problem_seed
 from h1r.scaling.journal import Journal
-from h1r.scaling.lines import LineFile
 from h1r.scaling.parameters import DeepConf
 from h1r.train.start import loaded
 from h1r.verify import open_backend, use_judge

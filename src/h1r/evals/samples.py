@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from h1r.common.files import atomic
+from h1r.common.lines import LineFile
 from h1r.errors import UserError
 from h1r.evals.metrics import USAGE, Answer
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.retry import is_unanswerable
 from h1r.scaling.answers import extract_answer
-from h1r.scaling.lines import LineFile
 from h1r.scaling.trace_arrays import decoded, encoded
 
 Place = tuple[int, int]

@@ -13,14 +13,13 @@ Only this file and `answers.py` build engines here; the benchmarks themselves kn
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from h1r.common.files import write_json
+from h1r.common.files import contents, write_json
 from h1r.common.hub import local_directory
 from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
@@ -188,15 +187,6 @@ def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[st
         "judge": judge,
         "seed": recipe.seed,
     }
-
-
-def contents(directory: Path) -> str:
-    """A digest of the names and contents of the files in a directory, such as a checkpoint's."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(one for one in directory.iterdir() if one.is_file()):
-        with open(file, "rb") as handle:
-            digest.update(file.name.encode() + hashlib.file_digest(handle, "blake2b").digest())
-    return digest.hexdigest()
 
 
 def _tokenizer(recipe: Recipe, run: Run, which: str, curated: bool) -> PreTrainedTokenizerFast:

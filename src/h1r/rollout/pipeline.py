@@ -10,7 +10,9 @@ judge that was not there). Its verdict then has the reason "unscored", and whoev
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.conversations import ConversationEngine
 from h1r.rollout.prompts import ProblemPrompt, prompts_for
 from h1r.rollout.retry import RetryingEngine
+from h1r.verify.threads import DaemonThreads
 
 VerifyMany = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 """Verdicts of responses under their problems' verifiers, one by one (`VerifierPool.verify_many`)."""
@@ -108,6 +111,33 @@ class RolloutPipeline:
         owners = [problems[trace.prompt_index] for trace in traces]
         verdicts = self.verdicts(owners, traces)
         return [Graded(*parts) for parts in zip(owners, traces, verdicts, strict=True)]
+
+    def graded_by_problem(
+        self, problems: Sequence[Problem], params: SamplingParams, on_trace: OnTrace | None = None
+    ) -> Iterator[tuple[int, list[Graded]]]:
+        """(index, its graded traces in order) of each problem, soon after its last trace has ended: they are graded in
+        a thread while those of others are generated. on_trace: as in `graded`."""
+        thread = DaemonThreads(1, "h1r-grade")
+        ended: dict[int, list[Trace]] = {}
+        waiting: deque[tuple[int, Future[list[Graded]]]] = deque()
+        for trace in self.stream(problems, params):
+            if on_trace is not None:
+                on_trace(trace)
+            traces = ended.setdefault(trace.prompt_index, [])
+            traces.append(trace)
+            if len(traces) == params.n:
+                index = trace.prompt_index
+                waiting.append((index, thread.submit(self._graded, problems[index], ended.pop(index))))
+            while waiting and waiting[0][1].done():
+                index, found = waiting.popleft()
+                yield index, found.result()
+        for index, found in waiting:
+            yield index, found.result()
+
+    def _graded(self, problem: Problem, traces: list[Trace]) -> list[Graded]:
+        traces.sort(key=lambda trace: trace.sample_index)
+        verdicts = self.verdicts([problem] * len(traces), traces)
+        return [Graded(problem, *parts) for parts in zip(traces, verdicts, strict=True)]
 
     def verdicts(self, problems: Sequence[Problem], traces: Sequence[Trace]) -> list[Verdict]:
         """What the verifiers say of the traces, one by one; "unscored" of one that the engine failed at.

@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h1r.common.lines import LineFile
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.records import Trace
 from h1r.rollout.open_stream import OpenStream
-from h1r.scaling.lines import LineFile
 from h1r.scaling.trace_arrays import decoded, encoded
 
 if TYPE_CHECKING:

@@ -6,12 +6,14 @@ curate/problems_rl.jsonl, or the file of rl.problems
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
-from h1r.common.files import write_json
+from h1r.common.files import contents, write_json
 from h1r.common.progress import note, progress
 from h1r.config import ControlsSection, Recipe
 from h1r.data.curate.rules.difficulty import Rollouts, select_for_rl
@@ -22,6 +24,7 @@ from h1r.errors import UserError
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
+from h1r.train.pool_rollouts import PoolRollouts
 from h1r.train.problems import check_ids, read_problems
 from h1r.train.start import loaded, rl_start
 from h1r.verify import Backend, open_backend, with_max_tests
@@ -34,8 +37,8 @@ _CURATED = "curate/problems_rl.jsonl"
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Measures pass rates with the model that RL starts from and writes rl_pool/{pool.jsonl, dropped.jsonl,
-    summary.json}. `UserError` for a file of problems that cannot be read, two problems with one id, and where none is
-    left."""
+    summary.json, rollouts.jsonl}. Rollouts are graded while others are generated, and a stopped pool goes on.
+    `UserError` for a file of problems that cannot be read, two problems with one id, and where none is left."""
     source, tokenizer = rl_start(recipe, run)
     given, without = _candidates(recipe, run)
     with (
@@ -84,22 +87,8 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
             max_tokens=section.max_tokens or recipe.rl.max_tokens,
             seed=recipe.seed,
         )
-        with progress("RL pool", total=len(problems) * section.rollouts, unit="rollout") as bar:
-
-            def on_trace(trace: Trace) -> None:
-                # Of a trace only what is graded is kept: a pool of long rollouts would not fit into memory otherwise.
-                trace.token_ids, trace.logprobs, trace.sampling_logprobs, trace.confidences = [], [], [], []
-                bar.advance(1)
-
-            graded = pipeline.graded(tested, params, on_trace)
-        rollouts = {}
-        for i, problem in enumerate(problems):
-            part = graded[i * section.rollouts : (i + 1) * section.rollouts]
-            rollouts[problem.id] = Rollouts(
-                [one.verdict for one in part],
-                [one.verdict.extracted for one in part],
-                [one.trace.finish_reason for one in part],
-            )
+        known = stack.enter_context(closing(PoolRollouts(stage / "rollouts.jsonl", _settings(recipe, source, params))))
+        rollouts = _rollouts(pipeline, problems, tested, params, known)
         kept, dropped = select_for_rl(problems, rollouts, section)
         solved = Counter(one.solved for one in rollouts.values())
         write_jsonl(stage / "pool.jsonl", kept)
@@ -111,6 +100,43 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         }
         write_json(stage / "summary.json", summary)
     return summary
+
+
+def _settings(recipe: Recipe, source: str | Path, params: SamplingParams) -> dict[str, Any]:
+    """What rollouts depend on beside their problem."""
+    return {
+        "model": contents(Path(source)) if Path(source).is_dir() else str(source),
+        "params": dataclasses.asdict(params),
+        "chat": recipe.chat.model_dump(),
+        "environment": recipe.environment.model_dump(),
+        "engine": [recipe.engine.kind, recipe.engine.dtype],
+        "judge": [recipe.judge.model, recipe.verify.judge_on],
+    }
+
+
+def _rollouts(
+    pipeline: RolloutPipeline,
+    problems: Sequence[Problem],
+    tested: Sequence[Problem],
+    params: SamplingParams,
+    known: PoolRollouts,
+) -> dict[str, Rollouts]:
+    """What the rollouts of each problem came to, by its id; `tested` are the problems with the tests that they run."""
+    found = {problem.id: known.known(test) for problem, test in zip(problems, tested, strict=True)}
+    missing = [test for problem, test in zip(problems, tested, strict=True) if found[problem.id] is None]
+    if len(missing) < len(problems):
+        note(f"{len(problems) - len(missing)} of {len(problems)} problems have their rollouts from an earlier attempt")
+    with progress("RL pool", total=len(problems) * params.n, unit="rollout") as bar:
+        bar.start_at((len(problems) - len(missing)) * params.n)
+
+        def on_trace(trace: Trace) -> None:
+            # Of a trace only what is graded is kept: a pool of long rollouts would not fit into memory otherwise.
+            trace.token_ids, trace.logprobs, trace.sampling_logprobs, trace.confidences = [], [], [], []
+            bar.advance(1)
+
+        for index, graded in pipeline.graded_by_problem(missing, params, on_trace) if missing else ():
+            found[missing[index].id] = known.add(missing[index], graded)
+    return {name: rollouts for name, rollouts in found.items() if rollouts is not None}
 
 
 def _candidates(recipe: Recipe, run: Run) -> tuple[list[Problem], list[Dropped]]:

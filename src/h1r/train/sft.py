@@ -41,7 +41,7 @@ from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.overlong import without_overlong
-from h1r.train.parallel.balance import document_cost, spread
+from h1r.train.parallel.balance import document_costs, spread
 from h1r.train.parallel.gradients import Trained, call, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
@@ -230,7 +230,8 @@ def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]],
     """Which rows each row of the grid runs, as even in cost and number as can be."""
     if world.data_degree == 1:
         return [list(range(len(rows)))]
-    costs = [sum(document_cost(weights_of(model), documents[index].length) for index in row) for row in rows]
+    weights = weights_of(model)
+    costs = [sum(document_costs(weights, [documents[index].length for index in row])) for row in rows]
     return spread(costs, world.data_degree, limit=-(-len(rows) // world.data_degree))
 
 

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from h1r.models import CausalLM
 
 
-def document_cost(model: CausalLM, tokens: int) -> float:
-    """What a document costs a forward and backward pass, in tokens of a short one."""
+def document_costs(model: CausalLM, lengths: Sequence[int]) -> list[float]:
+    """What documents of so many tokens cost a forward and backward pass, in tokens of a short one."""
     c = model.config
     width = c.num_hidden_layers * c.num_attention_heads * c.head_dim
-    return tokens + tokens * tokens * width / sum(p.numel() for p in model.parameters())
+    share = width / sum(p.numel() for p in model.parameters())
+    return [tokens + tokens * tokens * share for tokens in lengths]
 
 
 def spread(costs: Sequence[float], shares: int, limit: int | None = None) -> list[list[int]]:
