@@ -21,6 +21,7 @@ from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.train.cached_arrays import fill, to_arrays, without_lists
 from h1r.train.rollouts import Collected, Group, GroupStream
 
 
@@ -268,12 +269,30 @@ def test_a_restored_stream_goes_on_as_if_nothing_had_happened(
         unbroken.collect(step)
     state = json.loads(json.dumps(unbroken.state()))
     restored, other = stream_of(percents, seed, **changes)
-    restored.restore(state)
+    longest = [trace["token_ids"] for group in state["cache"] for trace in group["traces"]]
+    assert not any(longest)  # the JSON holds none of the long lists
+    restored.restore(state, unbroken.arrays())
     before = len(engine.streams)
     for step in range(cut, cut + 4):
         assert _plain(restored.collect(step)) == _plain(unbroken.collect(step))
     assert other.streams == engine.streams[before:]
     assert restored.state() == unbroken.state()
+    assert restored.arrays().keys() == unbroken.arrays().keys()
+
+
+def test_the_lists_of_cached_rollouts_come_back_from_arrays_as_they_were() -> None:
+    masks = [None, [1, 0, 1], [], None]
+    logprobs = [[-0.1, -1 / 3], [-2.5, -1e-300], [], [0.0]]
+    ids = [[7, 130_047], [1, 2, 3], [], [5]]
+    traces = [
+        Trace(0, i, token_ids, "text", [], logprob, [], "stop", mask=mask)
+        for i, (token_ids, logprob, mask) in enumerate(zip(ids, logprobs, masks, strict=True))
+    ]
+    bare = [Trace(**without_lists(json.loads(json.dumps(asdict(trace))))) for trace in traces]
+    assert bare != traces
+    fill(bare, to_arrays(traces))
+    assert bare == traces
+    assert to_arrays([]) == {}
 
 
 def _plain(collected: Collected) -> dict[str, Any]:

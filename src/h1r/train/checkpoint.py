@@ -5,15 +5,18 @@ checkpoints/step_00000100/
   optimizer.pt   of a model that every process holds whole, or
   optimizer/     of one in shards: torch.distributed.checkpoint, a file from each process
   state.json     step, data position, caches: everything that is not a tensor
+  arrays.npz     of RL: the tokens of cached rollouts
 
 Either kind is read by any number of processes, sharded or not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -28,6 +31,8 @@ from h1r.train.parallel.gradients import Trained, weights_of
 from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 
+_ARRAYS = "arrays.npz"
+
 
 def save_checkpoint(
     checkpoints: Checkpoints,
@@ -37,16 +42,17 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerFast,
     state: dict[str, Any],
     world: World = ALONE,
+    arrays: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes one checkpoint, whole or not at all. `state` must be JSON. Every process of `world` calls it; sharded ones
-    must see one directory."""
+    """Writes one checkpoint, whole or not at all. `state` must be JSON; `arrays` are kept beside it. Every process of
+    `world` calls it; sharded ones must see one directory."""
     if world.mesh is None:
         if world.main:
 
             def write(directory: Path) -> None:
                 save(model, directory / "model", tokenizer)
                 torch.save(optimizer.state_dict(), directory / "optimizer.pt")
-                write_json(directory / "state.json", state)
+                _write_state(directory, state, arrays)
 
             checkpoints.save(step, write)
         return
@@ -59,7 +65,7 @@ def save_checkpoint(
     save_shards(get_optimizer_state_dict(model, optimizer), checkpoint_id=directory / "optimizer")
     with world.agreed():
         if world.main:
-            write_json(directory / "state.json", state)
+            _write_state(directory, state, arrays)
             checkpoints.finish(step)
 
 
@@ -82,6 +88,21 @@ def restore(directory: Path, trained: Trained, optimizer: torch.optim.Optimizer)
         _load_whole(optimizer, directory / "optimizer.pt")
     state: dict[str, Any] = read_json(directory / "state.json")
     return state
+
+
+def restored_arrays(directory: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint; none where it was written without."""
+    path = directory / _ARRAYS
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as found:
+        return dict(found)
+
+
+def _write_state(directory: Path, state: dict[str, Any], arrays: Mapping[str, np.ndarray] | None) -> None:
+    if arrays:
+        np.savez(directory / _ARRAYS, **arrays)  # type: ignore[arg-type]
+    write_json(directory / "state.json", state)
 
 
 def publish(stage: Path, model: CausalLM, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:

@@ -33,7 +33,7 @@ from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
 from h1r.train.algorithms import make_loss
-from h1r.train.checkpoint import publish, restore, save_checkpoint
+from h1r.train.checkpoint import publish, restore, restored_arrays, save_checkpoint
 from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
@@ -164,7 +164,7 @@ def train_rl(
         stream = GroupStream(problems, prompts, pipeline, section, seed, world)
         if step:
             state = restore(checkpoints.at(step), forward, optimizer)
-            stream.restore(state["stream"])
+            stream.restore(state["stream"], restored_arrays(checkpoints.at(step)))
             if step > section.steps:
                 raise UserError(f"rl.steps = {section.steps}, but {step} are done; raise it, or give another --out")
         idle = IdleSteps("rl", section.max_idle_steps, model, state.get("idle", (0, 0)))
@@ -197,7 +197,7 @@ def train_rl(
             # The last one too, for a run that is extended.
             if stop or step % section.checkpoint_every == 0 or step == section.steps:
                 state = {"step": step, "stream": stream.state(), "idle": idle.counts(), "reward": values["reward"]}
-                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
+                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world, stream.arrays())
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
             if stop and step < section.steps:
                 raise StoppedEarlyError(

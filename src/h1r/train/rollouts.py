@@ -16,10 +16,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from h1r.config import RLSection
 from h1r.engine.protocol import Prompt, SamplingParams
@@ -28,6 +30,7 @@ from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
+from h1r.train.cached_arrays import fill, to_arrays, without_lists
 from h1r.train.parallel.world import ALONE, World
 
 
@@ -134,14 +137,24 @@ class GroupStream:
         return result
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on to the same bits, as JSON."""
-        return {"drawn": self._drawn, "yield": self._yield, "cache": [asdict(group) for group in self._cache]}
+        """Everything needed to go on to the same bits, as JSON, but for `arrays`."""
+        cache = [asdict(dataclasses.replace(group, traces=[])) for group in self._cache]
+        for row, group in zip(cache, self._cache, strict=True):
+            row["traces"] = [without_lists(asdict(trace)) for trace in group.traces]
+        return {"drawn": self._drawn, "yield": self._yield, "cache": cache}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The long lists of the cached rollouts (`cached_arrays.py`)."""
+        return to_arrays(trace for group in self._cache for trace in group.traces)
+
+    def restore(self, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on from `state` and `arrays`; without arrays from the state alone, as earlier versions wrote it."""
         self._drawn, self._yield = state["drawn"], state["yield"]
         self._cache = [
             Group(**{**group, "traces": [Trace(**trace) for trace in group["traces"]]}) for group in state["cache"]
         ]
+        if arrays:
+            fill((trace for group in self._cache for trace in group.traces), arrays)
 
     def _sample(self, count: int, step: int) -> list[Group]:
         section = self._section
