@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch.utils.checkpoint import checkpoint
-
 from h1r.models import CausalLM
 
 
@@ -17,6 +15,8 @@ def checkpoint_layers(model: CausalLM) -> CausalLM:
     """Makes every layer's training forward a checkpointed one, in place, and returns the model. Decoding with a cache
     stays what it was. Before the layers are sharded: FSDP2 then gathers a layer's weights once for both passes of the
     backward."""
+    from torch.utils.checkpoint import checkpoint  # loads a compiler, which most processes need not
+
     for layer in model.model.layers:
         # On the instance, below the hooks of FSDP2, which gather the weights.
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
