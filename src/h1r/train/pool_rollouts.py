@@ -44,16 +44,14 @@ class PoolRollouts:
 
     def add(self, problem: Problem, graded: Sequence[Graded]) -> Rollouts:
         """Keeps what the rollouts of a problem came to."""
-        verdicts = [one.verdict for one in graded]
-        row = {
-            "problem": problem.id,
-            "digest": _digest(problem),
-            "verdicts": [asdict(verdict) for verdict in verdicts],
-            "answers": [verdict.extracted for verdict in verdicts],
-            "finish_reasons": [one.trace.finish_reason for one in graded],
-        }
+        rollouts = Rollouts(
+            [one.verdict for one in graded],
+            [one.verdict.extracted for one in graded],
+            [one.trace.finish_reason for one in graded],
+        )
+        row = {"problem": problem.id, "digest": _digest(problem), **asdict(rollouts)}
         self._file.append([json.dumps(row)])
-        return Rollouts(verdicts, row["answers"], row["finish_reasons"])
+        return rollouts
 
     def close(self) -> None:
         self._file.close()
