@@ -56,7 +56,7 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
     master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
         source = recipe.model.checkpoint
-        model = skeleton(source, master) if world.mesh else load(source, master, default_device())
+        model = skeleton(source, master) if world.mesh else load(source, master, device=default_device())
         return _placed(for_chat(model, tokenizer, source, recipe.seed), recipe, world, compute_dtype)
     assert recipe.model.preset is not None
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
@@ -171,7 +171,7 @@ def rl_policy(
     """The model of a checkpoint as RL trains it (`for_chat`), whole on this process, and what its passes are called
     through. Raises as `loaded` does."""
     dtype = compute_dtype_of(recipe.rl)
-    model = load(source, None if dtype is None else torch.float32, default_device())
+    model = load(source, None if dtype is None else torch.float32, device=default_device())
     return _whole(for_chat(model, tokenizer, source, recipe.seed), recipe, ALONE, dtype)
 
 
