@@ -160,7 +160,8 @@ def test_the_gradients_of_micro_batches_are_summed_in_fp32() -> None:
 
 
 def test_rl_in_bfloat16_keeps_and_publishes_fp32_and_samples_from_what_it_trains(curated: Path, tmp_path: Path) -> None:
-    section = {**RL, "steps": 3, "backfill": {"mode": "reject"}}  # every rollout is of the present weights
+    # Every rollout is of the present weights, and among six groups there are some to learn from.
+    section = {**RL, "steps": 3, "batch_size": 6, "backfill": {"mode": "reject"}}
     found = {}
     for kind in ("stored", "bfloat16"):
         recipe = training_recipe(rl={**section, "compute_dtype": kind}, parallel={"checkpoint": kind == "bfloat16"})
