@@ -61,6 +61,29 @@ def test_completions_and_models(client: Any) -> None:
     assert client.models.retrieve(NAME).owned_by == "open-h1r"
 
 
+def test_responses_whole_and_streamed(client: Any) -> None:
+    asked: dict[str, Any] = {"model": NAME, "input": QUESTION, "max_output_tokens": 12, "extra_body": {"seed": 1}}
+    whole = client.responses.create(**asked)
+    chat = client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=12, seed=1)
+    assert whole.output_text == chat.choices[0].message.content
+    assert whole.usage.output_tokens == chat.usage.completion_tokens
+    assert whole.status == {"stop": "completed", "length": "incomplete"}[chat.choices[0].finish_reason]
+    events = list(client.responses.create(**asked, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert events[-1].response.output_text == whole.output_text
+    many = client.responses.create(
+        model=f"{NAME}@deepconf-16",
+        input=[{"role": "user", "content": QUESTION}],
+        instructions="Be brief.",
+        max_output_tokens=12,
+    )
+    assert many.usage.deepconf["traces"] == 16
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model=NAME, input="a", previous_response_id="resp_1")
+
+
 def test_errors_are_the_client_s_own(server: Running, client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model=NAME, messages=MESSAGES, temperature=-1)

@@ -28,6 +28,7 @@ from h1r.serve.limits import Admission, Limits
 from h1r.serve.logs import RequestLog
 from h1r.serve.metrics import Metrics
 from h1r.serve.replies import ChatShape, CompletionShape
+from h1r.serve.responses import ResponsesShape, messages_from
 from h1r.serve.wanted import Body, Kind, parse_json, read_body
 
 PING_SECONDS = 15
@@ -99,6 +100,7 @@ class Service:
         answers: dict[str, tuple[Kind, Callable[[Body], Shape]]] = {
             "/v1/chat/completions": ("chat", lambda body: ChatShape(body.model, body.include_usage)),
             "/v1/completions": ("completion", lambda body: CompletionShape(body.model, body.include_usage)),
+            "/v1/responses": ("response", ResponsesShape),
         }
         routes = [
             Route("/health", self._health),
@@ -156,7 +158,8 @@ class Service:
 
     async def _answer(self, request: Request, kind: Kind, shape_of: Callable[[Body], Shape], watch: _Watch) -> Response:
         found = parse_json(await read_bytes(request, self.limits))
-        body = read_body(found, kind, self.limits)
+        asked = {**found, "messages": messages_from(found)} if kind == "response" else found
+        body = read_body(asked, kind, self.limits)
         watch.prompt = found if self.log.prompts else None
         job = await self.served.job(body, found, kind)
         watch.method, watch.model = job.method, body.model  # a name that is known now, and no text of anybody's

@@ -86,7 +86,7 @@ class Urls:
         plan = plan_for(section, self._limits.budget, sampling, body.deepconf, (method, budget), None)
         if plan is None:
             return self._passed_on(body, found, kind, seed)
-        if kind != "chat" or body.n > 1 or body.tools:
+        if kind == "completion" or body.n > 1 or body.tools:
             raise ApiError(400, "DeepConf over other servers takes chats with n = 1 and without tools", "deepconf")
         messages = messages_of(body.messages or [])
         return DeepConfJob(self, self._question(messages, self._possible(plan), seed), Form(stream=body.stream))

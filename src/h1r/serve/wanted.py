@@ -48,7 +48,6 @@ class Body(BaseModel):
     deepconf: Any = None
     messages: list[Any] | None = None
     prompt: Any = None
-    input: Any = None
     instructions: str | None = None
     echo: bool = False
     tools: list[dict[str, Any]] | None = None
@@ -112,6 +111,8 @@ def read_body(found: dict[str, Any], kind: Kind, limits: Limits) -> Body:
         raise ApiError(400, f"n is {body.n}, and this server allows {limits.choices}", "n")
     if len(body.stops) > limits.stops or not all(0 < len(one) <= 256 for one in body.stops):
         raise ApiError(400, f"stop takes up to {limits.stops} strings of 1 to 256 characters", "stop")
+    if kind == "response" and body.n > 1:
+        raise ApiError(400, "a response is one answer; leave n away", "n")
     if kind == "chat" and not body.messages:
         raise ApiError(400, "messages is missing or empty", "messages")
     if body.messages is not None and len(body.messages) > limits.messages:

@@ -1,0 +1,153 @@
+"""What `h1r serve` costs over the engine called directly: tokens/s at some streams, and the time to the first token.
+
+    python benchmarks/serve_overhead.py RUN [--streams 64] [--tokens 128] [--rounds 5]
+
+The engine alone and the server are measured in turns, round by round, on the same prompts and seeds, so that a busy
+machine slows both. tokens_per_s: best of the rounds, of whole replies and of streamed ones. overhead: by how much the
+engine alone is faster, median of the rounds. cpu_overhead: by how much more processor time the server's process takes
+for the same tokens than the engine's, which says more where others share the machine. first_ms: from a request to its
+first token, median, of one request at a time, of the engine and of the server. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+from h1r.common.progress import quiet
+from h1r.engine.native.engine import NativeEngine
+from h1r.engine.protocol import SamplingParams
+from h1r.evals.answers import open_checkpoint, recipe_of
+
+TEXT = "What is 12 + 30 - 7?"
+
+
+@contextmanager
+def server(run: str) -> Iterator[tuple[str, str, int]]:
+    """A server of its own on this run: address, model and process."""
+    command = [sys.executable, "-m", "h1r", "serve", run, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("serving "):
+                name, _, url = line.removeprefix("serving ").strip().partition(" at ")
+                threading.Thread(target=process.stderr.read, daemon=True).start()
+                yield url.removesuffix("/v1"), name, process.pid
+                return
+        raise SystemExit("the server did not start")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def direct(engine: NativeEngine, prompt: list[int], streams: int, tokens: int) -> float:
+    """Tokens/s of the engine: as many requests of one trace."""
+    params = [SamplingParams(max_tokens=tokens, seed=seed, top_p=0.95, temperature=0.6) for seed in range(streams)]
+    started = time.perf_counter()
+    traces = engine.generate([prompt] * streams, params)
+    return sum(trace.num_tokens for trace in traces) / (time.perf_counter() - started)
+
+
+def served(url: str, http: httpx2.Client, body: dict[str, Any], streams: int, stream: bool) -> float:
+    """The same of the server."""
+
+    def ask(seed: int) -> int:
+        asked = {**body, "seed": seed, "stream": stream, "stream_options": {"include_usage": True}}
+        if not stream:
+            return int(
+                httpx2.post(f"{url}/v1/completions", json=asked, timeout=600).json()["usage"]["completion_tokens"]
+            )
+        with http.stream("POST", f"{url}/v1/completions", json=asked) as response:
+            lines = [line for line in response.iter_lines() if line.startswith("data: {")]
+        return int(json.loads(lines[-1].removeprefix("data: "))["usage"]["completion_tokens"])
+
+    with ThreadPoolExecutor(streams) as pool:
+        started = time.perf_counter()
+        total = sum(pool.map(ask, range(streams)))
+        return total / (time.perf_counter() - started)
+
+
+def first_of_engine(engine: NativeEngine, prompt: list[int]) -> float:
+    started = time.perf_counter()
+    number = engine.add(prompt, SamplingParams(max_tokens=4), listen=True)
+    next(engine.tokens(number))
+    seconds = time.perf_counter() - started
+    engine.close()
+    return seconds
+
+
+def first_of_server(url: str, client: httpx2.Client, body: dict[str, Any]) -> float:
+    started = time.perf_counter()
+    with client.stream("POST", f"{url}/v1/completions", json={**body, "stream": True, "logprobs": 0}) as response:
+        next(line for line in response.iter_lines() if line.startswith("data: {"))
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run")
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    quiet()
+    speeds: dict[str, list[float]] = {"engine": [], "whole": [], "streamed": []}
+    cpu: dict[str, list[float]] = {way: [] for way in speeds}
+    firsts: dict[str, list[float]] = {"engine": [], "server": []}
+    with (
+        open_checkpoint(options.run, recipe_of(options.run)) as (engine, tokenizer),
+        server(options.run) as (url, name),
+    ):
+        assert isinstance(engine, NativeEngine)
+        prompt = tokenizer.encode(TEXT, add_special_tokens=False)
+        body = {"model": name, "prompt": TEXT, "max_tokens": options.tokens, "temperature": 0.6, "top_p": 0.95}
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=options.streams)
+        with httpx2.Client(timeout=600, limits=limits) as http:
+            for _ in range(options.rounds):
+                for way in ("engine", "whole", "streamed"):
+                    before = time.process_time(), cpu_of(pid)
+                    if way == "engine":
+                        speeds[way].append(direct(engine, prompt, options.streams, options.tokens))
+                        cpu[way].append(time.process_time() - before[0])
+                    else:
+                        speeds[way].append(served(url, http, body, options.streams, way == "streamed"))
+                        cpu[way].append(cpu_of(pid) - before[1])
+            for _ in range(20):
+                firsts["engine"].append(first_of_engine(engine, prompt))
+                firsts["server"].append(first_of_server(url, http, body))
+    print(json.dumps({
+        "streams": options.streams, "tokens": options.tokens,
+        "tokens_per_s": {way: round(max(found), 1) for way, found in speeds.items()},
+        "overhead": {way: median_ratio(speeds["engine"], speeds[way]) for way in ("whole", "streamed")},
+        "cpu_overhead": {way: median_ratio(cpu[way], cpu["engine"]) for way in ("whole", "streamed")},
+        "first_ms": {name: round(1000 * statistics.median(found), 2) for name, found in firsts.items()},
+    }))  # fmt: skip
+
+
+def median_ratio(more: list[float], less: list[float]) -> float:
+    """By how much one is more than the other, round by round."""
+    return round(statistics.median(a / b for a, b in zip(more, less, strict=True)) - 1, 4)
+
+
+def cpu_of(pid: int) -> float:
+    """Processor time of a process so far, s."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()
