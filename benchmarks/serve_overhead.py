@@ -109,7 +109,7 @@ def main() -> None:
     firsts: dict[str, list[float]] = {"engine": [], "server": []}
     with (
         open_checkpoint(options.run, recipe_of(options.run)) as (engine, tokenizer),
-        server(options.run) as (url, name),
+        server(options.run) as (url, name, pid),
     ):
         assert isinstance(engine, NativeEngine)
         prompt = tokenizer.encode(TEXT, add_special_tokens=False)

@@ -34,4 +34,4 @@ def test_a_recipe_of_the_guide_runs(server: Running, tmp_path: Path, needs: str,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-    assert '"error"' not in done.stdout
+    assert '"error":{"message"' not in done.stdout
