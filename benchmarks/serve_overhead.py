@@ -1,6 +1,8 @@
 """What `h1r serve` costs over the engine called directly: tokens/s at some streams, and the time to the first token.
 
-    python benchmarks/serve_overhead.py RUN [--streams 64] [--tokens 128] [--rounds 5]
+    python benchmarks/serve_overhead.py RUN [--streams 64] [--requests 64] [--tokens 128] [--rounds 5]
+
+requests: how many share the streams, as their `n`; 1 is what a step costs, without arrivals one after another.
 
 The engine alone and the server are measured in turns, round by round, on the same prompts and seeds, so that a busy
 machine slows both. tokens_per_s: best of the rounds, of whole replies and of streamed ones. overhead: by how much the
@@ -53,19 +55,24 @@ def server(run: str) -> Iterator[tuple[str, str, int]]:
         process.wait()
 
 
-def direct(engine: NativeEngine, prompt: list[int], streams: int, tokens: int) -> float:
-    """Tokens/s of the engine: as many requests of one trace."""
-    params = [SamplingParams(max_tokens=tokens, seed=seed, top_p=0.95, temperature=0.6) for seed in range(streams)]
+def direct(engine: NativeEngine, prompt: list[int], streams: int, requests: int, tokens: int) -> float:
+    """Tokens/s of the engine."""
+    each = streams // requests
+    params = [
+        SamplingParams(n=each, max_tokens=tokens, seed=each * number, top_p=0.95, temperature=0.6)
+        for number in range(requests)
+    ]
     started = time.perf_counter()
-    traces = engine.generate([prompt] * streams, params)
+    traces = engine.generate([prompt] * requests, params)
     return sum(trace.num_tokens for trace in traces) / (time.perf_counter() - started)
 
 
-def served(url: str, http: httpx2.Client, body: dict[str, Any], streams: int, stream: bool) -> float:
+def served(url: str, http: httpx2.Client, body: dict[str, Any], streams: int, requests: int, stream: bool) -> float:
     """The same of the server."""
 
     def ask(seed: int) -> int:
-        asked = {**body, "seed": seed, "stream": stream, "stream_options": {"include_usage": True}}
+        each = streams // requests
+        asked = {**body, "n": each, "seed": each * seed, "stream": stream, "stream_options": {"include_usage": True}}
         if not stream:
             return int(
                 httpx2.post(f"{url}/v1/completions", json=asked, timeout=600).json()["usage"]["completion_tokens"]
@@ -74,9 +81,9 @@ def served(url: str, http: httpx2.Client, body: dict[str, Any], streams: int, st
             lines = [line for line in response.iter_lines() if line.startswith("data: {")]
         return int(json.loads(lines[-1].removeprefix("data: "))["usage"]["completion_tokens"])
 
-    with ThreadPoolExecutor(streams) as pool:
+    with ThreadPoolExecutor(requests) as pool:
         started = time.perf_counter()
-        total = sum(pool.map(ask, range(streams)))
+        total = sum(pool.map(ask, range(requests)))
         return total / (time.perf_counter() - started)
 
 
@@ -100,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run")
     parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -120,16 +128,18 @@ def main() -> None:
                 for way in ("engine", "whole", "streamed"):
                     before = time.process_time(), cpu_of(pid)
                     if way == "engine":
-                        speeds[way].append(direct(engine, prompt, options.streams, options.tokens))
+                        speeds[way].append(direct(engine, prompt, options.streams, options.requests, options.tokens))
                         cpu[way].append(time.process_time() - before[0])
                     else:
-                        speeds[way].append(served(url, http, body, options.streams, way == "streamed"))
+                        speeds[way].append(
+                            served(url, http, body, options.streams, options.requests, way == "streamed")
+                        )
                         cpu[way].append(cpu_of(pid) - before[1])
             for _ in range(20):
                 firsts["engine"].append(first_of_engine(engine, prompt))
                 firsts["server"].append(first_of_server(url, http, body))
     print(json.dumps({
-        "streams": options.streams, "tokens": options.tokens,
+        "streams": options.streams, "requests": options.requests, "tokens": options.tokens,
         "tokens_per_s": {way: round(max(found), 1) for way, found in speeds.items()},
         "overhead": {way: median_ratio(speeds["engine"], speeds[way]) for way in ("whole", "streamed")},
         "cpu_overhead": {way: median_ratio(cpu[way], cpu["engine"]) for way in ("whole", "streamed")},
