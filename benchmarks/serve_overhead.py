@@ -131,9 +131,8 @@ def main() -> None:
                         speeds[way].append(direct(engine, prompt, options.streams, options.requests, options.tokens))
                         cpu[way].append(time.process_time() - before[0])
                     else:
-                        speeds[way].append(
-                            served(url, http, body, options.streams, options.requests, way == "streamed")
-                        )
+                        streamed = way == "streamed"
+                        speeds[way].append(served(url, http, body, options.streams, options.requests, streamed))
                         cpu[way].append(cpu_of(pid) - before[1])
             for _ in range(20):
                 firsts["engine"].append(first_of_engine(engine, prompt))

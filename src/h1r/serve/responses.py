@@ -92,7 +92,7 @@ class ResponsesShape:
         sent = self._open(kind)
         self._text[kind] += event.text
         name = "response.reasoning_text.delta" if kind == "rs" else "response.output_text.delta"
-        logprobs = {} if kind == "rs" else {"logprobs": []}
+        logprobs: dict[str, Any] = {} if kind == "rs" else {"logprobs": []}
         return [*sent, self._event(name, delta=event.text, **self._place(kind), **logprobs)]
 
     def _place(self, kind: str) -> dict[str, Any]:
