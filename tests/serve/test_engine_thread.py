@@ -1,0 +1,133 @@
+"""How requests share one engine: fairly, without changing one another's traces, on engines here and elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from served_model import QUESTION, Running, eventually
+
+from h1r.engine.native.batch import Drawn
+from h1r.engine.protocol import Running as RunningTrace
+from h1r.engine.protocol import SamplingParams
+from h1r.engine.streaming import StreamingEngine
+from h1r.evals.answers import generate
+from h1r.records import Message, Trace
+from h1r.serve.engine_thread import SLICE, EngineThread, Ticket
+from h1r.serve.session import Session
+
+
+class Collected:
+    """A sink that keeps everything."""
+
+    settled = True
+
+    def __init__(self) -> None:
+        self.traces: list[Trace] = []
+        self.errors: list[BaseException] = []
+        self.first = threading.Event()
+
+    def take(self, drawn: Sequence[Drawn], traces: Sequence[Trace]) -> None:
+        self.traces += traces
+        if traces:
+            self.first.set()
+
+    def fail(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+
+def test_many_traces_do_not_keep_one_waiting_and_are_the_same_as_alone(server: Running, run: Path) -> None:
+    owner, model = server.service.served.owners()[0], server.service.served._model  # type: ignore[attr-defined]
+    prompt = model.chat_prompt([Message("user", QUESTION)], None)
+    params = SamplingParams(n=120, max_tokens=40, seed=2, temperature=1.5, confidence_top_k=model.recipe.scaling.top_k)
+    many, one = Collected(), Collected()
+    little = SamplingParams(max_tokens=3, seed=9, confidence_top_k=params.confidence_top_k)
+    long, short = Ticket(prompt, params, many), Ticket(prompt, little, one)
+    ended_before: list[int] = []
+
+    def both() -> None:  # in one step, so that the many are first in any case
+        owner._submit(long)
+        owner._grant()
+        owner._submit(short)
+
+    one_take = one.take
+
+    def take(drawn: Sequence[Drawn], traces: Sequence[Trace]) -> None:
+        ended_before.append(len(many.traces))
+        one_take(drawn, traces)
+
+    one.take = take  # type: ignore[method-assign]
+    owner.post(both)
+    assert eventually(lambda: len(many.traces) == 120 and len(one.traces) == 1)
+    assert ended_before[-1] < 120 - owner.slots
+    alone = generate(str(run), [QUESTION], params)
+    texts = {trace.sample_index: trace.token_ids for trace in many.traces}
+    assert [texts[index] for index in range(120)] == [trace.token_ids for trace in alone]
+    assert owner.load == (0, 0)
+
+
+class Elsewhere(StreamingEngine):
+    """An engine whose traces end at the third step after they were submitted."""
+
+    def __init__(self) -> None:
+        super().__init__(None, [1], 100, 1000)
+        self.submitted: list[int] = []
+
+    def load_weights(self, weights: object) -> None:
+        raise AssertionError
+
+    def _open(self) -> Stream:
+        return Stream(self.submitted)
+
+
+class Stream:
+    def __init__(self, submitted: list[int]) -> None:
+        self.live: list[tuple[int, Trace]] = []
+        self.submitted = submitted
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.live)
+
+    def submit(self, index: int, prompt: list[int], params: SamplingParams, ends: list[int]) -> None:
+        self.submitted.append(params.n)
+        for sample in range(params.n):
+            ids = [7, params.seed + sample]
+            self.live.append((3, Trace(index, sample, ids, "", [0.0] * 2, [0.0] * 2, [1.0] * 2, "stop")))
+
+    def step(self, wait: float | None) -> list[Trace]:
+        self.live = [(left - 1, trace) for left, trace in self.live]
+        ended = [trace for left, trace in self.live if not left]
+        self.live = [one for one in self.live if one[0]]
+        return ended
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        gone = [trace for _, trace in self.live if trace.prompt_index == prompt_index]
+        self.live = [one for one in self.live if one[1].prompt_index != prompt_index]
+        return gone
+
+    def progress(self) -> list[RunningTrace]:
+        return [RunningTrace(trace.prompt_index, trace.sample_index, 1, 1.0) for _, trace in self.live]
+
+    def close(self) -> None:
+        self.live = []
+
+
+def test_an_engine_elsewhere_has_no_more_than_its_slots_and_every_trace_its_seed() -> None:
+    engine = Elsewhere()
+    engine.begin()
+    owner = EngineThread(engine, slots=10)
+    try:
+        session = Session(owner)
+        traces = session.generate([[5], [6]], [SamplingParams(n=25, seed=40), SamplingParams(n=2, seed=80)])
+        assert [trace.token_ids[1] for trace in traces] == [*range(40, 65), 80, 81]
+        assert [trace.sample_index for trace in traces] == [*range(25), 0, 1]
+        assert max(engine.submitted) <= max(SLICE, 10)
+        (refused,) = session.generate([[500]], SamplingParams())
+        assert "outside the vocabulary" in str(refused.error)
+        assert owner.load == (0, 0)
+    finally:
+        owner.close()
+        engine.end()
+    assert not owner.alive
