@@ -143,5 +143,10 @@ def prompts(folder: Path) -> Iterator[Any]:
             yield row[0]["content"]
 
 
+def test_a_short_name_is_one_token_in_capitals_too() -> None:
+    question = "On Friday Bo walks to the school; how many km does Bo walk in the evening?"
+    assert [token.lower() for token in tokens(question)] == tokens(question.upper())
+
+
 def test_a_script_without_spaces_has_a_token_for_each_character() -> None:
     assert tokens("三只羊, 12 goats") == ["三", "只", "羊", "12", "goats"]

@@ -6,7 +6,7 @@ tokens (`\frac{1}{2}` is `1/2`).
 What stays: case of symbols, numbers, operators, relations, primes, factorials, brackets, commas inside brackets, words.
 
     tokens(text)        the tokens, in order: a word, a number, a symbol, a LaTeX command; of scripts without spaces, a
-                        character; of letters that are no word (`xy`, `ABC`, `abc` in a formula), each
+                        character; of letters that are no word (`ABC`, `xy` in a formula), each
     normal_form(text)   the tokens joined
 
 A pass takes time linear in the text.
@@ -171,8 +171,8 @@ def _clean(found: list[str], shouted: bool) -> list[str]:
         if token[0].isalpha():
             if shouted or _is_word(token):
                 kept.append(token.lower())
-            elif len(token) > 1:
-                kept.extend(token)
+            elif not token[1:].islower() and len(token) > 1:
+                kept.extend(token)  # but not `Bo`, which may be a name
             elif token == "A" and _is_article(found[at - 1] if at else "", after):
                 kept.append("a")
             else:
