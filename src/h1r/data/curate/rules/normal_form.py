@@ -245,7 +245,7 @@ def _is_fraction(kept: list[str]) -> bool:
     return kept[-1] in _TWO_ARGUMENTS or (len(kept) > 1 and kept[-2] in _TWO_ARGUMENTS and kept[-1] != "{")
 
 
-@lru_cache(1 << 15)
+@lru_cache(1 << 12)
 def _is_word(token: str) -> bool:
     """Whether letters are a word, not symbols side by side."""
     if len(token) < 2 or not token.isalpha():
