@@ -18,8 +18,14 @@ def test_a_run_keeps_its_resolved_recipe(tmp_path: Path) -> None:
     assert Recipe.model_validate(read_json(run.path / "recipe.json")) == recipe
 
 
+def begin(run: Path, stage: str) -> None:
+    """As a stage of training leaves a run that was stopped."""
+    Checkpoints(run / stage).save(1, lambda directory: write_json(directory / "state.json", 1))
+
+
 def test_a_run_refuses_another_recipe_and_names_the_difference(tmp_path: Path) -> None:
     Run.open(tmp_path, Recipe(name="a"))
+    begin(tmp_path, "rl")
     with pytest.raises(UserError, match=r"they differ in rl\.steps"):
         Run.open(tmp_path, Recipe.model_validate({"name": "a", "rl": {"steps": 1}}))
     Run.open(tmp_path, Recipe(name="renamed"))
@@ -29,6 +35,7 @@ def test_a_run_of_a_version_that_lacked_a_key_goes_on_with_its_default(tmp_path:
     old = Recipe(name="a").model_dump(mode="json")
     del old["rl"]["max_tests"], old["verify"]
     write_json(tmp_path / "recipe.json", old)
+    begin(tmp_path, "rl")
     Run.open(tmp_path, Recipe(name="a"))
     write_json(tmp_path / "recipe.json", old)
     with pytest.raises(UserError, match=r"they differ in rl\.max_tests"):
@@ -167,6 +174,7 @@ def test_what_is_not_finite_is_logged_as_null(tmp_path: Path) -> None:
 
 def test_a_run_may_go_on_with_another_executor_but_not_with_other_shards(tmp_path: Path) -> None:
     Run.open(tmp_path, Recipe.model_validate({"name": "a"}))
+    write_json(tmp_path / "curate/work/read/0000-000000.json", {})
     Run.open(tmp_path, Recipe.model_validate({"name": "a", "corpus": {"executor": "ray", "workers": 3}}))
     with pytest.raises(UserError, match=r"corpus\.shard_records"):
         Run.open(tmp_path, Recipe.model_validate({"name": "a", "corpus": {"shard_records": 3}}))

@@ -19,8 +19,9 @@ INTRODUCTION = """# Recipes
 <!-- written by docs/reference/recipes.py from src/h1r/config (`make docs`); do not edit -->
 
 A recipe is a TOML file. Every key has a default but `name`, and a key that is not listed here is refused. `extends =
-"other.toml"` lays a recipe over another one, table by table. `h1r sft RECIPE --set rl.steps=5` changes one key for one
-run (`corpus.sources.0.share=2` that of the first table in a list), and `--dry-run` prints what it all resolves to.
+"other.toml"` lays a recipe over another one (`"tiny"`: a built-in one), table by table, but for those that `replaces =
+["scaling"]` lists. `h1r sft RECIPE --set rl.steps=5` changes one key for one run (`corpus.sources.0.share=2` that of
+the first table in a list), and `--dry-run` prints what it all resolves to.
 Section numbers are those of arXiv 2601.02346; "our choice" marks what the paper does not state. Defaults are the
 paper's own; `recipes/tiny.toml` is the size for a laptop.
 """

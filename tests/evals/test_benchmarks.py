@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from h1r.cli import main
-from h1r.cli.common import recipe_file
 from h1r.common.files import contents
-from h1r.config import BenchmarkSection, ControlsSection, EvalSection, load_recipe
+from h1r.config import BenchmarkSection, ControlsSection, EvalSection, find_recipe, load_recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmarks import Benchmark, accepted, check_verifiers, load_benchmark, measured, settings
@@ -107,7 +106,7 @@ def test_a_prompt_without_its_places_is_refused() -> None:
 
 def test_the_papers_benchmarks_have_its_numbers() -> None:
     """arXiv 2601.02346, section 4.1: n and longest answer."""
-    recipe = load_recipe(recipe_file("h1r-7b-eval"))
+    recipe = load_recipe(find_recipe("h1r-7b-eval"))
     asked = {section.name: settings(section, recipe.eval) for section in recipe.eval.benchmarks}
     assert {name: (section.samples, section.max_tokens) for name, section in asked.items()} == {
         "AIME24": (16, 65536),

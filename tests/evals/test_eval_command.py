@@ -109,7 +109,7 @@ def test_the_key_is_in_no_file_of_the_run(evaluated: Eval, monkeypatch: pytest.M
 
 def test_what_says_too_little_is_refused(evaluated: Eval) -> None:
     for arguments in ((), ("--model", "m"), ("--benchmark", "x.jsonl")):
-        assert "give a recipe, or --model and --benchmark" in evaluated(*arguments)[1]
+        assert "give a recipe, or a checkpoint and --benchmark" in evaluated(*arguments)[1]
     Path("odd.jsonl").write_text('{"text": "What?", "gold": "1"}\n')
     assert "no question or problem or prompt" in evaluated("--model", "m", "--benchmark", "odd.jsonl")[1]
     assert "no file of problems" in evaluated("--model", "m", "--benchmark", "none.jsonl")[1]

@@ -11,7 +11,7 @@ from h1r.data.tokenizer import train_tokenizer, with_chat_format
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.evals.answers import _problems, generate, recipe_of, solve
-from h1r.evals.stages import evaluate_stage, last_trained, models_of, scaling_stage
+from h1r.evals.stages import evaluate_stage, scaling_stage
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, write_jsonl
@@ -56,7 +56,7 @@ def test_traces_come_in_order_and_the_seed_decides_them(run: Run) -> None:
 def test_a_run_directory_stands_for_its_last_trained_model(run: Run) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=8)
     assert generate(str(run.path), ["1 + 1?"], params) == generate(str(run.path / "sft" / "model"), ["1 + 1?"], params)
-    assert (models_of(run), last_trained(run)) == (["base", "sft"], "sft")
+    assert (run.models(), run.last_trained()) == (["sft"], "sft")
 
 
 def test_a_run_without_a_trained_model_says_what_to_run(tmp_path: Path) -> None:
@@ -101,13 +101,13 @@ def test_solving_a_question_has_no_verdict(run: Run) -> None:
 
 
 def test_solving_a_file_with_a_malformed_line_names_it(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(UserError, match=r"x\.jsonl, line 1"):
+    (tmp_path / "x.jsonl").write_text('{"question": "1?"}\n{"id": 1}\n')
+    with pytest.raises(UserError, match=r"x\.jsonl, row 2: no column `question`"):
         solve(str(run.path), str(tmp_path / "x.jsonl"), RECIPE)
 
 
 def test_evaluation_and_scaling_leave_what_the_report_reads(run: Run) -> None:
-    for which in models_of(run):
+    for which in ("base", *run.models()):
         summary = evaluate_stage(RECIPE, run, which)
         assert (summary["problems"], summary["samples_per_problem"]) == (3, 2)
         assert "outcomes" not in summary
@@ -178,18 +178,18 @@ def test_solve_keeps_the_judge_of_the_recipe(run: Run) -> None:
     assert solved.correct is None
 
 
-@pytest.mark.parametrize("name", ["problems.json", "rows.parquet", "notes.txt", "a/b.gz"])
+@pytest.mark.parametrize("name", ["problems.csv", "rows.tsv", "notes.txt", "a/b.gz"])
 @pytest.mark.parametrize("there", [True, False])
 def test_the_name_of_a_file_that_is_not_read_is_no_question(tmp_path, name, there):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     if there:
         path.write_text("[]")
-    with pytest.raises(UserError, match=r"JSONL file .*ask the question in words"):
+    with pytest.raises(UserError, match=r"JSONL files .*ask the question in words"):
         _problems(str(path))
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "none.jsonl.zst"])
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "none.jsonl.zst", "none.json", "none.parquet"])
 def test_a_file_of_problems_that_is_missing_is_said(tmp_path, name):
     with pytest.raises(UserError, match="cannot read"):
         _problems(str(tmp_path / name))

@@ -18,7 +18,9 @@ from h1r.cli.common import StoppedError
 from h1r.cli.evaluate import eval_
 from h1r.cli.inspect import parity, report
 from h1r.cli.serve import serve
+from h1r.cli.share import export, push
 from h1r.cli.stages import curate, demo, rl, sft
+from h1r.cli.start import init, ls
 from h1r.cli.verify import verify
 from h1r.common.terminal import shown
 from h1r.errors import UserError
@@ -32,6 +34,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "init": init,
     "curate": curate,
     "sft": sft,
     "rl": rl,
@@ -39,6 +42,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "solve": solve,
     "serve": serve,
+    "ls": ls,
+    "export": export,
+    "push": push,
     "report": report,
     "parity": parity,
     "verify": verify,

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from h1r.cli.common import AsJson, Checkpoint, Set, check_checkpoint, check_question, print_json, recipe_file, stopping
+from h1r.cli.common import (
+    AsJson,
+    Checkpoint,
+    Columns,
+    Set,
+    StoppedError,
+    check_checkpoint,
+    check_question,
+    parse_columns,
+    print_json,
+    stopping,
+)
 from h1r.common.progress import quiet
-from h1r.common.terminal import shown
+from h1r.common.terminal import counted, shown
 from h1r.errors import UserError
+
+if TYPE_CHECKING:
+    from h1r.records import Trace
 
 
 def generate(
     checkpoint: Checkpoint,
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A question; - reads it. Repeat for more.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Traces per question.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
-    top_p: Annotated[float, typer.Option(min=0.001, max=1, help="Nucleus: mass of the likeliest tokens kept.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 512,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 is greedy. Default: the checkpoint's, else 0.6.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1, help="Mass of the likeliest tokens kept. Default: the checkpoint's, else 1."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, tokens. Default: the checkpoint's, else 512.")
+    ] = None,
     set_: Set = None,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     as_json: AsJson = False,
@@ -35,17 +57,19 @@ def generate(
     from h1r.config.text import parse_override
     from h1r.engine.protocol import SamplingParams
     from h1r.evals.answers import generate as answer
+    from h1r.evals.answers import in_order, sampling_of
 
-    params = SamplingParams(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    with stopping("run it again"):
-        traces = answer(checkpoint, prompt, params, dict(map(parse_override, set_ or [])))
-    if as_json:
-        print_json([dataclasses.asdict(trace) for trace in traces])
-    for trace in () if as_json else traces:
-        if len(traces) > 1:
-            print(f"--- question {trace.prompt_index + 1}, trace {trace.sample_index + 1} ---")
-        print(shown(trace.text))
-        print(f"[{trace.num_tokens} tokens, ended by {trace.finish_reason}]", file=sys.stderr)
+    given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    wanted = {key: value for key, value in given.items() if value is not None}
+    defaults = {"temperature": 0.6, "top_p": 1.0, "max_tokens": 512, **sampling_of(checkpoint)}
+    params = SamplingParams(n=n, seed=seed, **{**defaults, **wanted})
+    finished: list[Trace] = []
+    try:
+        traces = answer(checkpoint, prompt, params, dict(map(parse_override, set_ or [])), finished)
+    except KeyboardInterrupt:
+        _print_traces(in_order(finished), len(prompt) * n, as_json)
+        raise StoppedError(f"{len(finished)} of {len(prompt) * n} traces had ended; run it again for all") from None
+    _print_traces(traces, len(traces), as_json)
     failed = [trace.error or "no reason" for trace in traces if trace.finish_reason == "error"]
     if failed:
         raise UserError(
@@ -53,9 +77,28 @@ def generate(
         )
 
 
+def _print_traces(traces: Sequence[Trace], asked: int, as_json: bool) -> None:
+    """asked: traces in all; of one alone no heading is printed."""
+    if as_json:
+        print_json([dataclasses.asdict(trace) for trace in traces])
+        return
+    for trace in traces:
+        if asked > 1:
+            print(f"--- question {trace.prompt_index + 1}, trace {trace.sample_index + 1} ---")
+        print(shown(trace.text))
+        print(f"[{counted(trace.num_tokens, 'token')}, ended by {trace.finish_reason}]", file=sys.stderr)
+
+
 def solve(
     checkpoint: Checkpoint,
-    question: Annotated[str, typer.Argument(metavar="QUESTION|FILE.jsonl", help="A question, or a file of problems.")],
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTION|FILE",
+            help="A question, or a file of them: .jsonl, .json or .parquet, with answers or without.",
+        ),
+    ],
+    columns: Columns = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe whose [scaling] and [engine] apply. Default: that of the run.")
     ] = None,
@@ -71,16 +114,25 @@ def solve(
     quiet(as_json)
     check_question(question)
     check_checkpoint(checkpoint)
-    from h1r.config import load_recipe
+    mapping = parse_columns(columns)
+    from h1r.config import find_recipe, load_recipe
     from h1r.config.text import parse_override
     from h1r.evals.answers import recipe_of, summary
     from h1r.evals.answers import solve as answer
 
     overrides = dict(map(parse_override, set_ or []))
-    resolved = load_recipe(recipe_file(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
+    resolved = load_recipe(find_recipe(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
     go_on = "run it again" if out is None else f"the same command goes on from {out}"
     with stopping(go_on):
-        solutions = answer(checkpoint, question, resolved, seed, out, system_prompt=overrides.get("chat.system_prompt"))
+        solutions = answer(
+            checkpoint,
+            question,
+            resolved,
+            seed,
+            out,
+            system_prompt=overrides.get("chat.system_prompt"),
+            columns=mapping,
+        )
     if as_json:
         print_json([dataclasses.asdict(solution) for solution in solutions])
         return

@@ -5,10 +5,10 @@ What `h1r --help` does not need is imported where it is used, here and in the co
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +42,14 @@ Set = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="The recipe's seed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="FIELD=COLUMN",
+        help="Which column of the file is what, where its name is not a usual one, as in question=prompt. Repeat.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 
 
@@ -54,6 +62,25 @@ def check_checkpoint(name: str) -> None:
     seconds."""
     local_directory(name)
     note(f"loading {name}")
+
+
+def checkpoint_of(name: str) -> str | None:
+    """The name of a checkpoint: a directory that holds one, or a hub id; None for a run directory, a recipe, and what
+    is neither."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path) if (path / "config.json").exists() and not (path / "recipe.json").exists() else None
+    hub = not path.exists() and path.suffix not in (".toml", ".json") and re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    return name if hub and not Path(path.parts[0]).is_dir() else None
+
+
+def model_of(name: str) -> str:
+    """A checkpoint by its name; of a run directory, the model trained last. `UserError` as `local_directory` raises."""
+    from h1r.run.directory import Run
+
+    local_directory(name)
+    path = Path(name).expanduser()
+    return str(Run(path).last_model()) if (path / "recipe.json").exists() else name
 
 
 def check_question(text: str) -> None:
@@ -76,7 +103,7 @@ def open_run(
 ) -> tuple[Recipe, Run]:
     """The resolved recipe and its run directory. A run directory stands for its own recipe; a table of keys is one.
     `keys` are laid over it, and `--set` over these. resume: see `Run.open`. A dry run ends here."""
-    from h1r.config import load_recipe, resolve
+    from h1r.config import find_recipe, load_recipe, resolve
     from h1r.config.text import parse_override, to_toml
     from h1r.run.directory import Run
 
@@ -86,28 +113,36 @@ def open_run(
     directory = Path() if isinstance(target, dict) else Path(target)
     if isinstance(target, dict):
         recipe = resolve(target, overrides, "the command line")
-        default = Path("runs") / recipe.name
+        default = None
     elif directory.is_dir():
         recipe, default = load_recipe(directory / "recipe.json", overrides), directory
     else:
-        recipe = load_recipe(recipe_file(target), overrides)
-        default = Path("runs") / recipe.name
+        recipe, default = load_recipe(find_recipe(target), overrides), None
     if dry_run:
         print(recipe.model_dump_json(indent=1) if as_json else to_toml(recipe).rstrip())
         raise typer.Exit()
-    return recipe, Run.open(out or default, recipe, resume)
+    return recipe, Run.open(out or default or _of_runs(recipe.name), recipe, resume)
 
 
-def recipe_file(name: str) -> Path:
-    """A path as it is; a bare name that is no file is looked up among the recipes that ship with the package."""
-    path = Path(name)
-    builtin = Path(str(importlib.resources.files("h1r"))) / "recipes"
-    if path.exists() or path.suffix or len(path.parts) != 1:
-        return path
-    if (found := builtin / f"{name}.toml").exists():
-        return found
-    names = ", ".join(sorted(file.stem for file in builtin.glob("*.toml")))
-    raise UserError(f"no recipe {name}: neither a file nor one of the built-in ones ({names}); check the name")
+def _of_runs(name: str) -> Path:
+    """The directory of a run by the name of its recipe; `UserError` for one that would lie elsewhere than in runs/."""
+    if not name.strip() or name.startswith(".") or any(one in name for one in "/\\\0"):
+        raise UserError(f"a run called {name!r} would not lie in runs/; rename it, or give --out")
+    return Path("runs") / name
+
+
+def parse_columns(given: Sequence[str] | None) -> dict[str, str]:
+    """`question=problem` or `question=problem,answer=solution`, repeated, as our field -> column. `UserError` for an
+    entry without both, and a field that is given twice."""
+    found: dict[str, str] = {}
+    for entry in (part for text in given or () for part in text.split(",")):
+        field, _, column = (one.strip() for one in entry.partition("="))
+        if not field or not column or field in found:
+            raise UserError(
+                f"--columns {entry}: write FIELD=COLUMN, once for each field, as in --columns question=NAME"
+            )
+        found[field] = column
+    return found
 
 
 @contextmanager

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from h1r.cli.common import AsJson, DryRun, Out, Seed, Set, open_run, print_json, print_report
+from h1r.cli.common import (
+    AsJson,
+    Columns,
+    DryRun,
+    Out,
+    Seed,
+    Set,
+    checkpoint_of,
+    open_run,
+    parse_columns,
+    print_json,
+    print_report,
+)
 from h1r.cli.stages import run_stage
-from h1r.common.reading import lines
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
     from h1r.config import EvalSection, Recipe
 
 MODELS = ("base", "sft", "rl")
-QUESTION = ("question", "problem", "prompt")
-ANSWER = ("answer", "expected_answer", "final_answer", "target")
 BOXED = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-_KINDS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def eval_(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RECIPE]", help="A recipe, or a run directory. Without one: --model and --benchmark say all."
+            metavar="[RECIPE|CHECKPOINT]",
+            help="A recipe, a run directory, or, with --benchmark, a checkpoint (directory or hub id).",
         ),
     ] = None,
     model: Annotated[
@@ -48,6 +56,15 @@ def eval_(
             metavar="FILE",
             help="Problems with answers (.jsonl, .json, .parquet), or a TOML file with [[eval.benchmarks]]. In place "
             "of the recipe's. Repeat.",
+        ),
+    ] = None,
+    columns: Columns = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What the model is asked for a --benchmark of problems, with {question} in it. Default: the question, "
+            "and a request to reason and to box the answer.",
         ),
     ] = None,
     url: Annotated[
@@ -69,24 +86,36 @@ def eval_(
     as_json: AsJson = False,
 ) -> None:
     """Held-out accuracy and benchmarks: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
+    sampling: dict[str, Any] = {}
     named = [one for one in model or [] if one not in MODELS]
+    if recipe is not None and (directory := checkpoint_of(recipe)):
+        if not benchmark:
+            raise UserError(f"{recipe} is a checkpoint; say what to ask it, as in --benchmark FILE.jsonl")
+        if model:
+            raise UserError(f"{recipe} is a checkpoint, and so is --model {model[0]}; name one")
+        recipe, named = None, [directory]
+        from h1r.evals.answers import sampling_of
+
+        sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}
     stages = [one for one in model or [] if one in MODELS]
     if recipe is None and not ((named or url) and benchmark):
-        raise UserError("give a recipe, or --model and --benchmark, as in `h1r eval --model DIR --benchmark F.jsonl`")
-    keys = {**_model_keys(named, stages, url), **({"engine.key_variable": key_variable} if key_variable else {})}
+        raise UserError("give a recipe, or a checkpoint and --benchmark, as in `h1r eval CHECKPOINT --benchmark FILE`")
+    keys = {
+        **sampling,
+        **_model_keys(named, stages, url),
+        **({"engine.key_variable": key_variable} if key_variable else {}),
+    }
     if benchmark:
-        keys["eval.benchmarks"] = [table for file in benchmark for table in tables_of(file)]
-    target = recipe or {"name": re.sub(r"[^\w.-]+", "-", named[0] if named else "endpoint").strip("-.") or "model"}
+        mapping = parse_columns(columns)
+        keys["eval.benchmarks"] = [table for file in benchmark for table in tables_of(file, mapping, prompt)]
+    elif columns or prompt:
+        raise UserError(f"{'--columns' if columns else '--prompt'} is for a --benchmark FILE of problems; give one")
+    target = recipe or {"name": _run_name(named[0] if named else "endpoint")}
     resolved, run = open_run(target, out, set_, seed, dry_run, as_json, keys)
     partial = bool(only or limit)
     resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit)})
     alone = resolved.engine.kind == "endpoint"
-    if alone:
-        existing = ["base"]
-    else:
-        from h1r.evals.stages import models_of
-
-        existing = models_of(run)
+    existing = ["base"] if alone else ["base", *run.models()]
     todo = [f"eval_{which}" for which in stages or existing]
     todo += ["scaling"] * (scaling and not partial and not alone and existing != ["base"])
     results = {one: run_stage(one, resolved, run, False, as_json, resumable=False, partial=partial) for one in todo}
@@ -97,6 +126,13 @@ def eval_(
         print_report(run.path, as_json)
     if any(result.get("unfinished") for result in results.values()):
         raise typer.Exit(1)
+
+
+def _run_name(model: str) -> str:
+    """A run's name from that of a model: of a path its last three parts, as in `demo-rl-model`."""
+    path = Path(model).expanduser()
+    named = "-".join(path.resolve().parts[-3:]) if path.is_dir() else model
+    return re.sub(r"[^\w.-]+", "-", named).strip("-.") or "model"
 
 
 def _model_keys(named: Sequence[str], stages: Sequence[str], url: Sequence[str] | None) -> dict[str, Any]:
@@ -123,43 +159,35 @@ def part_of(section: EvalSection, only: Sequence[str], limit: int) -> EvalSectio
     return section.model_copy(update={"benchmarks": kept, "held_out": section.held_out and whole})
 
 
-def tables_of(file: str) -> list[dict[str, Any]]:
-    """The `[[eval.benchmarks]]` of a TOML file, or one that reads a file of problems whose columns have usual names."""
+def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
+    """The `[[eval.benchmarks]]` of a TOML file, or one that reads a file of problems, whose columns are those given, or
+    have usual names."""
+    from h1r.data.own import columns_of, format_of, plain_name
+
     path = Path(file)
     if path.suffix == ".toml":
+        if columns or prompt:
+            raise UserError(f"{file} says itself what its columns and prompts are; leave --columns and --prompt out")
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+            tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {file}: {error}") from None
         found = tree.get("eval", {}).get("benchmarks", [])
         if not found:
             raise UserError(f"{file} has no [[eval.benchmarks]]; give a recipe that has, or a file of problems")
         return list(found)
-    plain = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-    kind = _KINDS.get(plain.suffix)
+    kind = format_of(path)
     if kind is None or not path.is_file():
         raise UserError(f"--benchmark {file} is no file of problems (.jsonl, .json, .parquet) and no TOML file")
-    columns = {} if kind != "jsonl" else _columns(path)
     return [
-        {"name": plain.stem, "kind": kind, "path": str(path.resolve()), "columns": columns, "prompt": BOXED},
+        {
+            "name": plain_name(path).stem,
+            "kind": kind,
+            "path": str(path.resolve()),
+            "columns": columns_of(path, columns or {}, ("question", "answer"), ()),
+            "prompt": prompt or BOXED,
+        }
     ]
-
-
-def _columns(path: Path) -> dict[str, str]:
-    try:
-        row = json.loads(next((line for _, line in lines(path)), b"{}"))
-    except ValueError:
-        row = {}
-    found = {}
-    for field, names in (("question", QUESTION), ("answer", ANSWER)):
-        column = next((name for name in names if isinstance(row, dict) and name in row), None)
-        if column is None:
-            raise UserError(
-                f"the first row of {path} has no {' or '.join(names)}; say which column is what in [[eval.benchmarks]] "
-                "of a TOML file, and give that to --benchmark"
-            )
-        found[field] = column
-    return found
 
 
 def _print_tables(recipe: Recipe, results: dict[str, dict[str, Any]]) -> None:

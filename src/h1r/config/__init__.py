@@ -30,7 +30,7 @@ from h1r.config.generate import (
 )
 from h1r.config.judge import JudgeSection
 from h1r.config.prices import PriceSection
-from h1r.config.recipe import Recipe, load_recipe, resolve
+from h1r.config.recipe import Recipe, find_recipe, load_recipe, resolve
 from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import (
     MlflowSection,
@@ -81,6 +81,7 @@ __all__ = [
     "TrackioSection",
     "VerifySection",
     "WandbSection",
+    "find_recipe",
     "load_recipe",
     "resolve",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.resources
 import json
 import reprlib
 import tomllib
@@ -31,11 +32,14 @@ from h1r.errors import UserError
 
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
+_BUILT_IN = Path(str(importlib.resources.files("h1r"))) / "recipes"
 _KINDS = ("reasoning_gym", "jsonl", "json", "csv", "parquet", "hub")
 
 
 class Recipe(Section):
-    """One experiment. `extends` in the TOML file names another recipe that this one is laid over."""
+    """One experiment. `extends` in the TOML file names a recipe that this one is laid over: a file beside it, or a
+    built-in one. Tables are merged key by key, but for those that `replaces` lists ("rl.rewards"): of these nothing is
+    taken over."""
 
     name: str
     """The run's name; its directory is `runs/NAME` unless `--out` says otherwise."""
@@ -105,11 +109,25 @@ def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) 
         raise UserError(f"{place if given is None else f'--set {given}'}: {_explain(error)}") from None
 
 
+def find_recipe(name: str) -> Path:
+    """A path as it is; a bare name that is no file is looked up among the recipes that come with the package.
+
+    `UserError` for a bare name that is neither.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    if (found := _BUILT_IN / f"{name}.toml").exists():
+        return found
+    names = ", ".join(sorted(file.stem for file in _BUILT_IN.glob("*.toml")))
+    raise UserError(f"no recipe {name}: neither a file nor one of the built-in ones ({names}); check the name")
+
+
 def _read_toml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: recipes extend each other in a circle; remove one `extends`")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read recipe {path}: {error.strerror or error}; check the path") from None
@@ -125,10 +143,36 @@ def _read_toml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if isinstance(named, list):
         here = path.resolve().parent
         tree["plugins"] = [str(here / one) if isinstance(one, str) and is_file(one) else one for one in named]
-    base = tree.pop("extends", None)
+    base, replaces = tree.pop("extends", None), tree.pop("replaces", [])
     if base is None:
+        if replaces:
+            raise UserError(f"{path}: `replaces` is for a recipe that `extends` another; remove it")
         return tree
-    return _merge(_read_toml(path.parent / str(base), (*seen, path.resolve())), tree)
+    beside = path.parent / str(base)
+    below = _read_toml(beside if beside.is_file() else _extended(path, str(base)), (*seen, path.resolve()))
+    for key in replaces if isinstance(replaces, list) else [replaces]:
+        _remove(below, key, path)
+    return _merge(below, tree)
+
+
+def _extended(path: Path, base: str) -> Path:
+    """The built-in recipe `base`, or the missing file beside `path` by that name."""
+    try:
+        found = find_recipe(base)
+    except UserError as error:
+        raise UserError(f"{path}: extends {error}") from None
+    return found if found.parent == _BUILT_IN else path.parent / base
+
+
+def _remove(tree: dict[str, Any], key: Any, path: Path) -> None:
+    """Takes the table `key` ("rl.rewards") out of the tree of an extended recipe."""
+    *parents, last = str(key).split(".")
+    for parent in parents:
+        inner = tree.get(parent)
+        tree = inner if isinstance(inner, dict) else {}
+    if last not in tree:
+        raise UserError(f"{path}: `replaces` names `{key}`, which the extended recipe does not set; remove it there")
+    del tree[last]
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,10 @@ class SFTSection(Section):
     """Supervised fine-tuning (Table 1)."""
 
     data: str | None = None
-    """A directory that `h1r curate` wrote (RUN/curate), for its packed shards and tokenizer. Unset: this run's."""
+    """A directory that `h1r curate` wrote (RUN/curate), for its packed shards and tokenizer; or a file of chats, or of
+    questions and answers (.jsonl, .json, .parquet), which is trained on as it is. Unset: this run's curation."""
+    columns: dict[str, str] = {}
+    """Of such a file: our field ("question", "answer", "messages", ...) -> column. Empty: by their usual names."""
     optimizer: OptimizerSection = OptimizerSection(learning_rate=1024e-6)
     epochs: PositiveFloat = 3
     """Passes over the samples."""

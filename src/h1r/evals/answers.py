@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,16 @@ from h1r.common.files import contents, read_json
 from h1r.common.hub import local_directory
 from h1r.common.lines import LineFile
 from h1r.common.progress import note, progress
+from h1r.common.reading import DamagedError, json_value, lines
 from h1r.config import EnvironmentSection, Recipe, load_recipe, resolve
+from h1r.data.own import SUFFIXES, format_of, own_problems
 from h1r.data.tokenizer import load_tokenizer
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
-from h1r.evals.stages import last_trained
 from h1r.models import CausalLM
-from h1r.records import Problem, Trace, content_id, read_jsonl
+from h1r.records import Problem, Trace, content_id
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.run.directory import Run
 from h1r.scaling.answers import extract_for, groups_for
@@ -36,11 +36,12 @@ from h1r.scaling.ballot import STATES, Solution, State
 from h1r.scaling.deepconf import DeepConfRun, problem_seed
 from h1r.scaling.journal import Journal
 from h1r.scaling.parameters import DeepConf
+from h1r.train.checkpoint import DEFAULTS
+from h1r.train.problems import check_ids, read_problems
 from h1r.train.start import loaded
 from h1r.verify import open_backend, use_judge
 
-_READ = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_FILES = (*_READ, ".json", ".gz", ".zst", ".zip", ".parquet", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
+_OTHER_FILES = (".gz", ".zst", ".zip", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
 """What a word ends with that is the name of a file, and no question."""
 
 
@@ -98,15 +99,32 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
             if isinstance(stored, dict) and stored.get("plugins") and "plugins" not in given:
                 note(f"the plugins of {file} are not loaded; --set plugins=[...] loads some")
             return load_recipe(file, {"plugins": [], **given})
-    return resolve({"name": "defaults"}, overrides, "--set")
+    kept = _directory(checkpoint) / DEFAULTS
+    tables = read_json(kept) if kept.exists() else {}
+    return resolve({"name": "defaults", **tables}, overrides, str(kept) if tables else "--set")
+
+
+def sampling_of(checkpoint: str) -> dict[str, Any]:
+    """The sampling defaults that a checkpoint directory has in its generation_config.json: temperature (0: greedy),
+    top_p, max_tokens; those that it does not have are missing."""
+    path = _directory(checkpoint) / "generation_config.json"
+    stored = read_json(path) if path.exists() else {}
+    names = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens"}
+    found = {ours: stored[name] for name, ours in names.items() if stored.get(name) is not None}
+    return {"temperature": 0.0, **found} if stored.get("do_sample") is False and len(found) else found
 
 
 def generate(
-    checkpoint: str, questions: Sequence[str], params: SamplingParams, overrides: dict[str, Any] | None = None
+    checkpoint: str,
+    questions: Sequence[str],
+    params: SamplingParams,
+    overrides: dict[str, Any] | None = None,
+    finished: list[Trace] | None = None,
 ) -> list[Trace]:
-    """Traces of each question, in order of (question, sample). `UserError` for a checkpoint that cannot be loaded."""
+    """Traces of each question, in order of (question, sample); finished: gets each as it ends, for who is stopped.
+    `UserError` for a checkpoint that cannot be loaded."""
     recipe = recipe_of(checkpoint, overrides)
-    traces = []
+    traces = [] if finished is None else finished
     with (
         open_checkpoint(checkpoint, recipe) as (engine, tokenizer),
         progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
@@ -121,6 +139,11 @@ def generate(
         for trace in pipeline.stream([_problem(question) for question in questions], params):
             traces.append(trace)
             bar.advance()
+    return in_order(traces)
+
+
+def in_order(traces: Sequence[Trace]) -> list[Trace]:
+    """By question, then by sample."""
     return sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index))
 
 
@@ -132,8 +155,10 @@ def solve(
     out: Path | None = None,
     view: View | None = None,
     system_prompt: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Solved]:
-    """DeepConf, as the recipe's [scaling] has it at its largest budget, on a question or on a JSONL file of problems.
+    """DeepConf, as the recipe's [scaling] has it at its largest budget, on a question or on a file of problems
+    (`data/own.py`), with answers or without; columns: our field -> column of it, where they have no usual names.
 
     With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
     line is not solved again. Traces that ended are kept in OUT.traces until their problem has its line, so that a kill
@@ -143,7 +168,7 @@ def solve(
     `UserError` for a checkpoint or a file that cannot be read, a problem id that stands for two problems, or results in
     `out` that other settings made.
     """
-    problems = _problems(question)
+    problems = _problems(question, columns)
     if not recipe.scaling.budgets:
         raise UserError("scaling.budgets is empty; give it at least one budget, as in --set scaling.budgets=[64]")
     with ExitStack() as open_things:
@@ -301,23 +326,35 @@ def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pipeline: Ro
     )
 
 
-def _problems(question: str) -> list[Problem]:
-    is_file = question.split() == [question] and question.endswith(_FILES)
-    if is_file and not question.endswith(_READ):
+def _problems(question: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
+    is_file = question.split() == [question] and question.endswith((*SUFFIXES, *_OTHER_FILES))
+    if not is_file:
+        if columns:
+            raise UserError(f"--columns is for a file of problems, and {question!r} is a question; leave it out")
+        return [_problem(question)]
+    if not question.endswith(SUFFIXES):
         kind = "a file" if os.path.exists(question) else "no file, but looks like the name of one"
         raise UserError(
-            f"{question} is {kind}, and problems are read from a JSONL file ({', '.join(_READ)}); convert it, or ask "
-            "the question in words"
+            f"{question} is {kind}, and problems are read from JSONL files, and others that end with "
+            f"{', '.join(SUFFIXES)}; convert it, or ask the question in words"
         )
-    if is_file:
-        problems = list(read_jsonl(question, Problem))
-        if not problems:
-            raise UserError(f"{question} holds no problem; give a file with one JSON object a line")
-        twice = [one for one, count in Counter(problem.id for problem in problems).items() if count > 1]
-        if twice:
-            raise UserError(f"{question}: two lines have the id `{twice[0]}`; give every problem an id of its own")
-        return problems
-    return [_problem(question)]
+    if columns or not _holds_records(question):
+        return own_problems(Path(question), columns or {})
+    found = read_problems(question)
+    check_ids(found, question)
+    return found
+
+
+def _holds_records(path: str) -> bool:
+    """Whether a file has our own records, with their verifiers: what `h1r curate` writes."""
+    if format_of(path) != "jsonl":
+        return False
+    try:
+        _, first = next(lines(path), (0, b""))
+        row = json_value(first)
+    except (ValueError, DamagedError):
+        return False
+    return isinstance(row, dict) and "question" in row and bool({"verifier", "metadata"} & set(row))
 
 
 def _problem(question: str) -> Problem:
@@ -327,7 +364,7 @@ def _problem(question: str) -> Problem:
 def _directory(checkpoint: str) -> Path:
     """The directory of a checkpoint that is not on the hub; of a run directory, that of the model trained last."""
     path = Path(checkpoint)
-    return path / last_trained(Run(path)) / "model" if (path / "recipe.json").exists() else path
+    return Run(path).last_model() if (path / "recipe.json").exists() else path
 
 
 @contextmanager

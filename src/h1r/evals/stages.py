@@ -42,10 +42,9 @@ from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.scaling.study import study
-from h1r.train.start import loaded, saved_tokenizer, starting_model, tokenizer_of
+from h1r.train.start import curated, data_directory, loaded, saved_tokenizer, starting_model, tokenizer_of
 from h1r.verify import open_backend
 
-TRAINED = ("sft", "rl")
 _LONG = ("outcomes", "examples", "of")
 """What a result has and its summary leaves out, but for the engine among `of`."""
 
@@ -61,9 +60,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     if remote and which != "base":
         raise UserError(f'engine.kind = "endpoint" asks a model of somebody else, not `{which}`; take another engine')
     benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks]
-    curated = (run.path / "curate" / "tokenizer").is_dir() or not benchmarks
-    problems = _held_out(run) if curated and recipe.eval.held_out else []
-    tokenizer = None if remote else _tokenizer(recipe, run, which, curated)
+    has_data = (data_directory(recipe, run) / "tokenizer").is_dir() or not benchmarks
+    problems = _held_out(recipe, run) if has_data and recipe.eval.held_out else []
+    tokenizer = None if remote else _tokenizer(recipe, run, which, has_data)
     found: dict[str, dict[str, Any]] = {}
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
@@ -116,8 +115,8 @@ def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Majority and DeepConf at the recipe's budgets, on the last model trained; writes scaling/result.json."""
     if recipe.engine.kind == "endpoint":
         raise UserError(ONLY_BENCHMARKS)
-    which = last_trained(run)
-    problems, tokenizer = _held_out(run), tokenizer_of(recipe, run, which)
+    which = run.last_trained()
+    problems, tokenizer = _held_out(recipe, run), tokenizer_of(recipe, run, which)
     with (
         run.timed("scaling", add=False),
         open_backend(recipe.verify) as pool,
@@ -130,19 +129,6 @@ def scaling_stage(recipe: Recipe, run: Run) -> dict[str, Any]:
         result["model"] = which
         write_json(run.stage("scaling") / "result.json", result)
     return _without(result, *_LONG)
-
-
-def models_of(run: Run) -> list[str]:
-    """The models that the run has now: "base", and the trained ones."""
-    return ["base", *(which for which in TRAINED if (run.path / which / "model").is_dir())]
-
-
-def last_trained(run: Run) -> str:
-    """ "rl" or "sft", whichever was trained last; `UserError` when neither was."""
-    trained = models_of(run)[1:]
-    if not trained:
-        raise UserError(f"{run.path} holds no trained model; run `h1r sft {run.path}` first")
-    return trained[-1]
 
 
 def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractContextManager[Engine]:
@@ -189,18 +175,18 @@ def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[st
     }
 
 
-def _tokenizer(recipe: Recipe, run: Run, which: str, curated: bool) -> PreTrainedTokenizerFast:
+def _tokenizer(recipe: Recipe, run: Run, which: str, has_data: bool) -> PreTrainedTokenizerFast:
     """That of the model under evaluation; of a base model, the one that it is to be trained with."""
     if which != "base":
         return tokenizer_of(recipe, run, which)
     given = recipe.tokenizer.path or recipe.model.checkpoint
-    if curated or given is None:
+    if has_data or given is None:
         return saved_tokenizer(recipe, run)
     return with_chat_format(load_tokenizer(given), recipe.chat)
 
 
-def _held_out(run: Run) -> list[Problem]:
-    return list(read_jsonl(run.need("curate/held_out.jsonl", "curate"), Problem))
+def _held_out(recipe: Recipe, run: Run) -> list[Problem]:
+    return list(read_jsonl(curated(recipe, run, "held_out.jsonl"), Problem))
 
 
 def _without(result: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from typing import Any
 
 from h1r.common.files import read_json, write_json
 from h1r.common.memory import peak_rss_bytes
+from h1r.common.progress import note
 from h1r.config import Recipe, load_recipe
 from h1r.errors import UserError
+from h1r.run.changes import NO_RESULT, among, differences, measured_before, running, set_aside, spoilt
 
 
 def code_version() -> dict[str, str]:
@@ -47,14 +49,8 @@ def code_version() -> dict[str, str]:
     return found
 
 
-NO_RESULT = frozenset(
-    {
-        *("name", "trackers", "parallel", "engine", "rollout.max_failed_share"),
-        *("eval.benchmarks", "eval.held_out"),  # a result is filed with all that it depends on
-        *("corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"),
-    }
-)  # fmt: skip
-"""Keys of a recipe that change no result, so that a run may go on with others."""
+TRAINED = ("sft", "rl")
+"""The stages that leave a model, in order."""
 _ABOUT_STEPS = ("checkpoint_every", "keep_checkpoints", "time_limit_s", "max_idle_steps")
 ON_RESUME = frozenset(
     {
@@ -76,8 +72,9 @@ class Run:
     def open(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> Run:
         """Opens a run directory for `recipe`, creating it when it is new.
 
-        An existing directory that holds another recipe is refused: mixing two recipes in one run would make its report
-        a lie. What `NO_RESULT` names may differ, and `ON_RESUME` where a stage goes on; both are noted in
+        Another recipe than the stored one is refused where something that depends on the difference has begun: mixing
+        two recipes in one run would make its report a lie. What the difference only measures anew is set aside
+        (`changes.py`). What `NO_RESULT` names may differ, and `ON_RESUME` where a stage goes on; all of it is noted in
         attempts.jsonl.
         """
         run = cls(Path(path))
@@ -89,14 +86,24 @@ class Run:
         stored = run.path / "recipe.json"
         # Keys that an earlier version did not have are at their defaults.
         known = load_recipe(stored).model_dump(mode="json") if stored.exists() else resolved
-        changed = _differences(known, resolved)
+        changed = differences(known, resolved)
         allowed = NO_RESULT | ON_RESUME if resume else NO_RESULT
-        if refused := [key for key in changed if not _among(key, allowed)]:
-            later = ", which may change with --resume" if _among(refused[0], ON_RESUME) else ""
-            raise UserError(
-                f"{stored} was made by another recipe (they differ in {refused[0]}{later}); "
-                "give another --out, or delete that directory to start again"
-            )
+        mattering = [key for key in changed if not among(key, allowed)]
+        for key in mattering:
+            if stage := running(run.path, key):
+                raise UserError(
+                    f"another process runs {stage} in {run.path} with another recipe (they differ in {key}); wait for "
+                    "it, or give another --out"
+                )
+            if paths := spoilt(run.path, key):
+                later = ", which may change with --resume" if among(key, ON_RESUME) else ""
+                raise UserError(
+                    f"{stored} was made by another recipe (they differ in {key}{later}); give another --out, or delete "
+                    f"{' and '.join(paths)} to make that part again"
+                )
+        for stage in measured_before(run.path, mattering):
+            set_aside(run.path, stage)
+            note(f"{stage}: to be measured again, since {mattering[0]} has changed")
         write_json(stored, resolved)
         if changed:
             run._log_attempt("settings", changed=changed)
@@ -107,6 +114,20 @@ class Run:
         directory = self.path / name
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+    def models(self) -> list[str]:
+        """The stages whose models the run has now, in order: those of `TRAINED`."""
+        return [stage for stage in TRAINED if (self.path / stage / "model").is_dir()]
+
+    def last_trained(self) -> str:
+        """ "rl" or "sft", whichever was trained last; `UserError` when neither was."""
+        if not (trained := self.models()):
+            raise UserError(f"{self.path} holds no trained model; run `h1r sft {self.path}` first")
+        return trained[-1]
+
+    def last_model(self) -> Path:
+        """The checkpoint of the model trained last. Raises as `last_trained` does."""
+        return self.path / self.last_trained() / "model"
 
     def need(self, relative: str, made_by: str) -> Path:
         """The path of a file another stage must have written; `UserError` names the command that makes it."""
@@ -139,19 +160,3 @@ class Run:
         line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version(), **more}
         with open(self.path / "attempts.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
-
-
-def _differences(left: Any, right: Any, place: str = "") -> dict[str, list[Any]]:
-    """The dotted keys in which two JSON trees differ, with both values."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        found: dict[str, list[Any]] = {}
-        for key in sorted({*left, *right}):
-            found |= _differences(left.get(key), right.get(key), f"{place}.{key}" if place else key)
-        return found
-    return {} if left == right else {place: [left, right]}
-
-
-def _among(key: str, allowed: frozenset[str]) -> bool:
-    """Whether a dotted key, or a table that it lies in, is allowed."""
-    parts = key.split(".")
-    return any(".".join(parts[:depth]) in allowed for depth in range(1, len(parts) + 1))

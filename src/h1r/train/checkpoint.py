@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import read_json, write_json
+from h1r.config import Recipe
 from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
@@ -32,6 +33,10 @@ from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 
 _ARRAYS = "arrays.npz"
+
+
+DEFAULTS = "h1r.json"
+"""Beside a model: tables of the recipe that say how it is asked, where no run says so."""
 
 
 def save_checkpoint(
@@ -113,6 +118,20 @@ def publish(stage: Path, model: CausalLM, tokenizer: PreTrainedTokenizerFast, wo
     elif world.main:
         save(model, final, tokenizer)
     return final
+
+
+def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
+    """Stores with a published model how the run asks it: [eval]'s sampling in generation_config.json, which
+    transformers and vLLM read, and [scaling] in h1r.json. Of `world`, the process that writes files does."""
+    if not world.main:
+        return
+    asked = recipe.eval
+    sampling: dict[str, Any] = {"do_sample": asked.temperature > 0, "max_new_tokens": asked.max_tokens}
+    if asked.temperature > 0:
+        sampling |= {"temperature": asked.temperature, "top_p": asked.top_p}
+    path = model / "generation_config.json"
+    write_json(path, {**read_json(path), **sampling})
+    write_json(model / DEFAULTS, {"scaling": recipe.scaling.model_dump(mode="json")})
 
 
 def _save_gathered(model: CausalLM, path: Path, tokenizer: PreTrainedTokenizerFast, world: World) -> None:

@@ -82,6 +82,17 @@ def read_samples(
     samples = list(read_jsonl(path, Sample))
     if not samples:
         raise UserError(f"{path} is empty; loosen the recipe's [curate] rules")
+    return documents_of(samples, path, tokenizer, seq_len, system_prompt)
+
+
+def documents_of(
+    samples: Sequence[Sample],
+    path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    seq_len: int,
+    system_prompt: str | None = None,
+) -> list[Document]:
+    """Samples that were read from `path` as documents. `UserError` when none has an answer in `seq_len`."""
     encoded = encode_samples(tokenizer, samples, system_prompt)
     documents = to_documents(encoded, [sample.weight for sample in samples], seq_len)
     if not documents:

@@ -26,13 +26,13 @@ from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.train.pool_rollouts import PoolRollouts
 from h1r.train.problems import check_ids, read_problems
-from h1r.train.start import loaded, rl_start
+from h1r.train.start import curated, loaded, rl_start
 from h1r.verify import Backend, open_backend, with_max_tests
 from h1r.verify.controls import examine_sampled
 from h1r.verify.controls.answers import lacks_reference
 from h1r.verify.controls.report import family_rows
 
-_CURATED = "curate/problems_rl.jsonl"
+_CURATED = "problems_rl.jsonl"
 
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def _rollouts(
 def _candidates(recipe: Recipe, run: Run) -> tuple[list[Problem], list[Dropped]]:
     """The problems of `rl.problems`, or of the run's curation, that can be graded, and those that cannot."""
     path = recipe.rl.problems
-    found = read_problems(path) if path else list(read_jsonl(run.need(_CURATED, "curate"), Problem))
-    check_ids(found, path or str(run.path / _CURATED))
+    found = read_problems(path) if path else list(read_jsonl(curated(recipe, run, _CURATED), Problem))
+    check_ids(found, path or _CURATED)
     missing = [problem for problem in found if lacks_reference(problem)]
     gone = {problem.id for problem in missing}
     dropped = [Dropped(one.id, "reference answers", "no reference answer", excerpt(one.question)) for one in missing]

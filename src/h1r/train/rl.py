@@ -23,7 +23,7 @@ from h1r.common.progress import note, progress
 from h1r.config import EnvironmentSection, Recipe, RLSection, RolloutSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, Prompt
-from h1r.errors import StoppedEarlyError, UserError
+from h1r.errors import UserError
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
@@ -33,7 +33,7 @@ from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
 from h1r.train.algorithms import make_loss
-from h1r.train.checkpoint import publish, restore, restored_arrays, save_checkpoint
+from h1r.train.checkpoint import keep_defaults, publish, restore, restored_arrays, save_checkpoint
 from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
@@ -90,7 +90,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             if world.main:
                 tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
         try:
-            return train_rl(
+            summary = train_rl(
                 model,
                 engine,
                 pool.verify_many,
@@ -108,6 +108,8 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 world=world,
                 resume=resume,
             )
+            keep_defaults(directory / "model", recipe, world)
+            return summary
         finally:
             tracker.close()
 
@@ -200,7 +202,7 @@ def train_rl(
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world, stream.arrays())
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
             if stop and step < section.steps:
-                raise StoppedEarlyError(
+                raise stopping.ended(
                     f"rl ends at step {step} of {section.steps}, since {stop}; --resume goes on from there"
                 )
     with world.agreed():

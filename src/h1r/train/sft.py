@@ -26,16 +26,17 @@ from transformers import PreTrainedTokenizerFast
 from h1r.common.files import read_json, write_json
 from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
+from h1r.data.own import own_conversations
 from h1r.data.packing import pack
-from h1r.errors import StoppedEarlyError, UserError
+from h1r.errors import UserError
 from h1r.kernels.layout import Layout
 from h1r.models import CausalLM
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
-from h1r.train.checkpoint import publish, restore, save_checkpoint
-from h1r.train.documents import Document, Documents, PackedDocuments, read_samples
+from h1r.train.checkpoint import keep_defaults, publish, restore, save_checkpoint
+from h1r.train.documents import Document, Documents, PackedDocuments, documents_of, read_samples
 from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
@@ -45,7 +46,7 @@ from h1r.train.parallel.balance import document_costs, spread
 from h1r.train.parallel.gradients import Trained, call, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.start import compute_dtype_of, data_directory, saved_tokenizer, start
+from h1r.train.start import compute_dtype_of, data_directory, own_data, saved_tokenizer, start
 from h1r.train.stopping import Stopping
 
 
@@ -67,7 +68,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             if world.main:
                 tracker = open_trackers(recipe, run, "sft", Checkpoints(directory).step_to_resume(resume))
         try:
-            return train_sft(
+            summary = train_sft(
                 model,
                 documents,
                 recipe.sft,
@@ -79,6 +80,8 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 world=world,
                 resume=resume,
             )
+            keep_defaults(directory / "model", recipe, world)
+            return summary
         finally:
             tracker.close()
 
@@ -140,9 +143,7 @@ def train_sft(
                 state = {"step": step, "idle": idle.counts()}
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
             if step < total and stop:
-                raise StoppedEarlyError(
-                    f"sft ends at step {step} of {total}, since {stop}; --resume goes on from there"
-                )
+                raise stopping.ended(f"sft ends at step {step} of {total}, since {stop}; --resume goes on from there")
     with world.agreed():
         idle.check_end(total, model)
     publish(directory, model, tokenizer, world)
@@ -152,19 +153,30 @@ def train_sft(
 def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World) -> Documents:
     """The documents of packed shards, where there are any, else of samples.jsonl."""
     section = recipe.sft
+    if file := own_data(recipe):
+        _same_data(run, [[file.name, file.stat().st_size if file.exists() else 0]], str(file), world)
+        samples = own_conversations(file, section.columns, recipe.curate.loss)
+        return without_overlong(documents_of(samples, file, tokenizer, section.seq_len), section, tokenizer, world.main)
     packed = data_directory(recipe, run) / "packed"
     if not section.data and not packed.is_dir():
-        samples = run.need("curate/samples.jsonl", "curate")
-        found = read_samples(samples, tokenizer, None, section.seq_len)
+        curated = run.need("curate/samples.jsonl", "curate")
+        found = read_samples(curated, tokenizer, None, section.seq_len)
         return without_overlong(found, section, tokenizer, world.main)
     documents = PackedDocuments(packed, section.seq_len)
-    known = run.path / "sft" / "data.json"
-    if known.exists() and read_json(known) != documents.fingerprint():
-        raise UserError(f"the shards in {packed} are not those that {run.path} began with; bring them back, or give "
-                        "another --out")  # fmt: skip
-    if world.main:
-        write_json(known, documents.fingerprint())
+    _same_data(run, documents.fingerprint(), f"the shards in {packed}", world)
     return without_overlong(documents, section, tokenizer, world.main)
+
+
+def _same_data(run: Run, fingerprint: list[list[Any]], named: str, world: World) -> None:
+    """Keeps what tells the data of a run from others; `UserError` for other data than a run with checkpoints began
+    with."""
+    known = run.path / "sft" / "data.json"
+    if known.exists() and read_json(known) != fingerprint and Checkpoints(run.path / "sft").latest():
+        raise UserError(
+            f"the data ({named}) are not those that {run.path} began with; bring them back, or give another --out"
+        )
+    if world.main:
+        write_json(known, fingerprint)
 
 
 class Batches:

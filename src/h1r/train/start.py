@@ -11,6 +11,7 @@ from h1r.common.progress import note
 from h1r.config import Recipe, RLSection, SFTSection
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
 from h1r.data.control_tokens import add_control_tokens
+from h1r.data.own import format_of
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.errors import UserError
 from h1r.kernels.selection import select
@@ -72,9 +73,22 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
     return _placed(empty, recipe, world, compute_dtype)
 
 
+def own_data(recipe: Recipe) -> Path | None:
+    """The file of conversations that `sft.data` names, None for a curation."""
+    path = Path(recipe.sft.data or "")
+    return path if recipe.sft.data and not path.is_dir() and format_of(path) else None
+
+
 def data_directory(recipe: Recipe, run: Run) -> Path:
     """Where the curation lies that is trained on: `sft.data`, or the run's own."""
     return Path(recipe.sft.data) if recipe.sft.data else run.path / "curate"
+
+
+def curated(recipe: Recipe, run: Run, name: str) -> Path:
+    """A file of the run's curation, else of the one that `sft.data` names. `UserError` where neither has it."""
+    elsewhere = data_directory(recipe, run) / name
+    own = run.path / "curate" / name
+    return elsewhere if elsewhere.exists() and not own.exists() else run.need(f"curate/{name}", "curate")
 
 
 def tokenizer_directory(recipe: Recipe, run: Run) -> Path:
@@ -96,8 +110,17 @@ def saved_tokenizer(recipe: Recipe, run: Run) -> PreTrainedTokenizerFast:
     prompts that the model is trained on, and its end token ends a turn, so that whoever reads the checkpoint asks the
     model as we do and stops where it was taught to.
 
+    That of the recipe or its checkpoint where the data are a file.
+
     Raises as `tokenizer_directory` does, and for data that were encoded with another template or system prompt.
     """
+    if own_data(recipe):
+        if (known := recipe.tokenizer.path or recipe.model.checkpoint) is None:
+            raise UserError(
+                f"sft.data = {recipe.sft.data} is a file, and a preset has no tokenizer; set model.checkpoint, or "
+                "tokenizer.path"
+            )
+        return chat_tokenizer(known, recipe)
     directory = tokenizer_directory(recipe, run)
     tokenizer = load_tokenizer(directory)
     encoded_with = tokenizer.chat_template
@@ -122,10 +145,15 @@ def rl_start(recipe: Recipe, run: Run) -> tuple[str | Path, PreTrainedTokenizerF
     source = recipe.rl.checkpoint
     if source is None:
         return run.need("sft/model", "sft"), tokenizer_of(recipe, run, "sft")
+    return source, chat_tokenizer(source, recipe)
+
+
+def chat_tokenizer(source: str | Path, recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint with the recipe's [chat], its markers, and the end of a turn as its end token."""
     tokenizer = with_chat_format(load_tokenizer(source), recipe.chat)
     if not is_foreign(tokenizer):
         add_control_tokens(tokenizer, (IM_START, IM_END))
-    return source, ending_turns(tokenizer)
+    return ending_turns(tokenizer)
 
 
 def ending_turns(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

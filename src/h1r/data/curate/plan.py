@@ -53,6 +53,7 @@ from h1r.data.curate.rules.dedup import shingles, template
 from h1r.data.curate.rules.steps import HELD_OUT
 from h1r.errors import UserError
 from h1r.records import Problem, read_jsonl, write_jsonl
+from h1r.run.changes import NO_RESULT, among, differences
 from h1r.run.directory import Run
 from h1r.verify import open_backend, require
 from h1r.verify.controls import Refusal, Tally, examine, reference_text, sample_of_families
@@ -128,7 +129,7 @@ class _Curation:
             if isinstance(one, CorpusBenchmark) and one.verifier:
                 require(one.verifier)
         files = passes.input_files(recipe)
-        write_json(self.work / "recipe.json", recipe.model_dump(mode="json"))
+        self._forget_another_recipe(self.work / "recipe.json", recipe.model_dump(mode="json"))
         self._once("benchmarks.jsonl", self._write_benchmarks)
         self._known_tokenizer()
 
@@ -162,6 +163,13 @@ class _Curation:
         self._assemble()
         return summarise.summary(recipe, self.work, self.results)
 
+    def _forget_another_recipe(self, known: Path, recipe: dict[str, Any]) -> None:
+        """An attempt that failed before it had read anything leaves nothing to one with another recipe."""
+        changed = differences(read_json(known), recipe) if known.exists() else {}
+        if not all(among(key, NO_RESULT) for key in changed):
+            shutil.rmtree(self.work)
+        write_json(known, recipe)
+
     def _pass(self, name: str, shards: Sequence[str], function: TaskFunction) -> list[dict[str, Any]]:
         self.results[name] = self.executor.run_pass(self.work, name, shards, function)
         return self.results[name]
@@ -174,10 +182,9 @@ class _Curation:
         for (_, path), result in zip(files, read, strict=True):
             named = told_of(path, result)
             if not result["items"]:
-                raise UserError(
-                    f"{path}: no usable row{f' ({named})' if named else ''}; mend the file or `columns` and delete "
-                    f"{self.stage} to read it again"
-                )
+                shutil.rmtree(self.work)
+                why = f" ({named})" if named else ""
+                raise UserError(f"{path}: no usable row{why}; mend the file or `columns`, and run it again")
 
     def _held_out(self) -> list[Problem]:
         return list(read_jsonl(self.work / "held_out.jsonl", Problem))

@@ -107,7 +107,8 @@ def _parquet(section: CorpusBenchmark, path: str, finds_shape: bool) -> Iterator
             if missing := [root for root in roots if root not in names]:
                 raise UserError(f"{path}: no column `{missing[0]}`; {nearest(missing[0], names)} in `columns`")
             if finds_shape:
-                roots = [name for name in names if name in {*roots, *SHAPE_COLUMNS}]
+                # Without any a row would be none, and its fault unnamed
+                roots = [name for name in names if name in {*roots, *SHAPE_COLUMNS}] or names[:1]
             number = 0
             for batch in file.iter_batches(batch_size=512, columns=roots):
                 for row in _values(batch):

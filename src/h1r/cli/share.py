@@ -1,0 +1,67 @@
+"""Commands that give a trained model to others: export, push."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from h1r.cli.common import model_of
+from h1r.common.hub import local_directory
+from h1r.errors import UserError
+
+Model = Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="A run (its last model), or a checkpoint.")]
+
+
+class Form(StrEnum):
+    HF = "hf"
+    GGUF = "gguf"
+
+
+def export(
+    model: Model,
+    to: Annotated[Form, typer.Option("--to", help="hf: a directory for transformers and vLLM. gguf: for llama.cpp.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="Default: NAME-hf or NAME.gguf here.")
+    ] = None,
+    converter: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="llama.cpp's source tree, or its conversion script. Default: $LLAMA_CPP."),
+    ] = None,
+    outtype: Annotated[str, typer.Option(help="Of GGUF's weights, as llama.cpp calls them: f32, bf16, q8_0.")] = "f32",
+) -> None:
+    """Write a model for other programs: weights, tokenizer, chat template, sampling defaults and a card."""
+    from h1r.run.export import export_directory, export_gguf
+
+    source, name = _local(model), Path(model).resolve().name
+    if to is Form.HF:
+        print(f"wrote {export_directory(source, out or Path(f'{name}-hf'))}")
+    else:
+        print(f"wrote {export_gguf(source, out or Path(f'{name}.gguf'), converter, outtype)}")
+
+
+def push(
+    model: Model,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that others do not see.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded and stop.")] = False,
+) -> None:
+    """Upload a model to the hub, as one commit. HF_TOKEN holds the key."""
+    from h1r.run.export import push as upload
+
+    source = _local(model)
+    if dry_run:
+        files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+        print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in files))
+        return
+    print(f"pushed to {upload(source, repository, private)}")
+
+
+def _local(name: str) -> Path:
+    """The directory of a checkpoint, or of a run's last model; `UserError` for one of the hub."""
+    directory = local_directory(model_of(name))
+    if directory is None or not (directory / "config.json").exists():
+        raise UserError(f"{name} is no run and no checkpoint directory here; give one")
+    return directory

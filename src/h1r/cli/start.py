@@ -1,0 +1,80 @@
+"""Commands about runs and recipes as such: init writes a recipe, ls lists the runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from h1r.cli.common import AsJson, print_json
+from h1r.common.files import write_text
+from h1r.common.progress import note
+from h1r.common.terminal import shown
+from h1r.errors import UserError
+
+
+class Task(StrEnum):
+    SFT = "sft"
+    RL = "rl"
+    EVAL = "eval"
+    CURATE = "curate"
+
+
+def init(
+    task: Annotated[Task, typer.Argument(metavar="TASK", help="sft, rl, eval or curate.")],
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: TASK.toml here.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="CHECKPOINT", help="Written in as the checkpoint.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Written in as the data.")] = None,
+) -> None:
+    """Write a commented recipe for a task, to change and to run."""
+    path = file or Path(f"{task.value}.toml")
+    template = importlib.resources.files("h1r") / "recipes" / "tasks" / f"{task.value}.toml"
+    text = template.read_text(encoding="utf-8").replace(f"{task.value}.toml", path.name)
+    for place, value in (("CHECKPOINT", model), ("DATA", data)):
+        if value is not None:
+            text = text.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
+    if path.exists():
+        raise UserError(f"{path} is there already; name another file")
+    write_text(path, text)
+    print(f"wrote {path}")
+    missing = " and ".join(f'"{place}"' for place in ("CHECKPOINT", "DATA") if f'"{place}"' in text)
+    note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {path}`")
+
+
+def ls(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs lie.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs: how far each is, what its last model scored, its size on the disk. The one used last comes first."""
+    from h1r.run.listing import runs_in
+
+    found = runs_in(directory)
+    if as_json:
+        print_json([{**dataclasses.asdict(run), "path": str(run.path)} for run in found])
+        return
+    rows = [
+        (str(run.path), run.state, ", ".join(f"{name} {100 * score:.1f}%" for name, score in run.scores.items()),
+         _bytes(run.size_bytes))
+        for run in found
+    ]  # fmt: skip
+    heading = ("run", "state", "pass@1 of the last model", "size")
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    for row in (heading, *rows):
+        print(shown("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
+    if not rows:
+        note(f"no runs in {directory}")
+
+
+def _bytes(count: int) -> str:
+    """1234567 as `1.2 MB`."""
+    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

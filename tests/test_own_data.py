@@ -1,0 +1,201 @@
+"""Data of one's own, a command each, as a stranger types them in an empty directory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import warm
+from h1r.config import load_recipe
+from small_checkpoint import small_checkpoint
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+ROWS = [{"problem": f"Say {word}.", "solution": word} for word in ("red", "blue", "green")]
+FAST = ("--set", "scaling.budgets=[2]", "--set", "scaling.warmup=2", "--set", "scaling.max_tokens=8")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_checkpoint(tmp_path_factory.mktemp("small") / "model")
+
+
+@pytest.fixture
+def h1r(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command line in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: warm.run(*arguments, cwd=tmp_path)
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> str:
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), name)
+    elif name.endswith(".json"):
+        Path(name).write_text(json.dumps(rows))
+    else:
+        Path(name).write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+@pytest.mark.parametrize("name", ["own.jsonl", "own.json", "own.parquet"])
+def test_a_checkpoint_is_evaluated_on_a_file_of_any_format(h1r: Command, model: Path, name: str) -> None:
+    write(name, [{"text": "Say 4.", "gold": "4"}, {"text": "Say 5.", "gold": "5"}])
+    asked = ("eval", model, "--benchmark", name)
+    missing = h1r(*asked)
+    assert missing.returncode == 2
+    assert f"{name} has no question or problem or prompt; name its column, as in --columns question" in missing.stderr
+    assert "there are text, gold" in missing.stderr
+    short = ("--set", "eval.samples=2", "--set", "eval.max_tokens=4", "--json")
+    wrong = h1r(*asked, "--columns", "question=txt,answer=gold")
+    assert f"h1r: {name} has no column `txt`; did you mean `text`?" in wrong.stderr
+    done = h1r(*asked, "--columns", "question=text", "--columns", "answer=gold", "--prompt", "{question}", *short)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["eval_base"]["benchmarks"]["own"]
+    assert (found["problems"], found["samples_per_problem"]) == (2, 2)
+    answers = next(Path("runs").rglob("*.samples.jsonl")).read_text()
+    assert '"Say 4."' in answers
+    assert '"Say 5."' in answers
+
+
+def test_a_checkpoint_alone_is_no_evaluation(h1r: Command, model: Path) -> None:
+    assert "is a checkpoint; say what to ask it, as in --benchmark FILE.jsonl" in h1r("eval", model).stderr
+    two = h1r("eval", model, "--model", "other", "--benchmark", "x.jsonl")
+    assert "is a checkpoint, and so is --model other; name one" in two.stderr
+
+
+@pytest.mark.parametrize("name", ["own.jsonl", "own.json", "own.parquet"])
+def test_solve_reads_problems_with_answers_or_without(h1r: Command, model: Path, name: str) -> None:
+    write(name, [{"key": "a", "ask": "Say 4.", "gold": "4"}, {"key": "b", "ask": "Say 5.", "gold": None}])
+    columns = ("--columns", "question=ask,answer=gold,id=key")
+    done = h1r("solve", model, name, *columns, *FAST, "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)
+    assert (first["problem_id"], first["question"], second["problem_id"]) == ("a", "Say 4.", "b")
+    assert first["correct"] in (True, False)
+    assert second["correct"] is None
+    bare = json.loads(h1r("solve", model, name, "--columns", "question=ask", *FAST, "--json").stdout)
+    assert [one["correct"] for one in bare] == [None, None]
+    assert len({one["problem_id"] for one in bare}) == 2
+
+
+def test_solve_says_what_is_wrong_with_a_file(h1r: Command, model: Path) -> None:
+    write("empty.jsonl", [])
+    assert "empty.jsonl holds no problem" in h1r("solve", model, "empty.jsonl").stderr
+    write("twice.jsonl", [{"id": "a", "question": "1?"}, {"id": "a", "question": "2?"}])
+    assert "two rows have the id `a`" in h1r("solve", model, "twice.jsonl").stderr
+    write("hole.jsonl", [{"question": "1?"}, {"question": ""}])
+    assert "hole.jsonl, row 2: column `question` is empty" in h1r("solve", model, "hole.jsonl").stderr
+    write("same.jsonl", [{"question": "1?"}, {"question": "1?"}])
+    done = h1r("solve", model, "same.jsonl", *FAST)
+    assert "same.jsonl: 1 row with a question that stands there before: it is asked once" in done.stderr
+    assert "--columns is for a file of problems" in h1r("solve", model, "1+1", "--columns", "question=a").stderr
+
+
+CHATS = {
+    "messages": [
+        {"messages": [{"role": "user", "content": row["problem"]}, {"role": "assistant", "content": row["solution"]}]}
+        for row in ROWS
+    ],
+    "question and answer": [{"question": row["problem"], "answer": row["solution"]} for row in ROWS],
+    "columns": [{"ask": row["problem"], "say": row["solution"]} for row in ROWS],
+}
+
+
+def test_sft_learns_a_file_of_chats_without_curation(h1r: Command, model: Path) -> None:
+    write("own.jsonl", CHATS["messages"])
+    learn = (
+        "sft",
+        "own.jsonl",
+        "--model",
+        model,
+        "--set",
+        "sft.epochs=60",
+        "--set",
+        "sft.optimizer.learning_rate=2e-2",
+    )
+    done = h1r(*learn)
+    assert done.returncode == 0, done.stderr
+    assert "sft is finished; the model is runs/own/sft/model" in done.stdout
+    asked = [part for row in ROWS for part in ("-p", row["problem"])]
+    said = json.loads(h1r("generate", "runs/own", *asked, "--temperature", "0", "--json").stdout)
+    assert [trace["text"] for trace in said] == [row["solution"] for row in ROWS]
+    assert "runs/own/sft is finished; add --resume" in h1r(*learn).stderr
+
+
+def test_every_shape_of_a_file_gives_the_same_model(h1r: Command, model: Path) -> None:
+    weights = set()
+    for place, (shape, suffix) in enumerate([*((shape, "jsonl") for shape in CHATS), ("messages", "parquet")]):
+        columns = ("--columns", "question=ask", "--columns", "answer=say") if shape == "columns" else ()
+        file = write(f"own.{suffix}", CHATS[shape])
+        done = h1r("sft", file, "--model", model, *columns, "--out", place, "--set", "sft.epochs=1")
+        assert done.returncode == 0, done.stderr
+        weights.add(Path(f"{place}/sft/model/model.safetensors").read_bytes())
+    assert len(weights) == 1
+
+
+def test_a_model_that_learnt_a_file_is_evaluated_in_its_run(h1r: Command, model: Path) -> None:
+    write("own.jsonl", ROWS)
+    h1r("sft", "own.jsonl", "--model", model, "--set", "sft.epochs=1")
+    short = ("--set", "eval.samples=1", "--set", "eval.max_tokens=4", "--no-scaling", "--json")
+    done = h1r("eval", "runs/own", "--benchmark", "own.jsonl", "--columns", "answer=solution", *short)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)) == ["eval_base", "eval_sft"]
+    assert h1r("report", "runs/own").returncode == 0
+    assert h1r("sft", "own.jsonl", "--model", "runs/own", "--out", "more", "--set", "sft.epochs=1").returncode == 0
+
+
+def test_sft_says_what_is_wrong_with_a_file(h1r: Command, model: Path) -> None:
+    write("own.jsonl", [{"a": "1", "b": "2"}])
+    assert "is a file of data; say what to fine-tune on it, as in --model" in h1r("sft", "own.jsonl").stderr
+    lost = h1r("sft", "own.jsonl", "--model", model)
+    assert (
+        "has no chat, and no question; name its column, as in --columns question=NAME (there are a, b)" in lost.stderr
+    )
+    assert "no file none.jsonl" in h1r("sft", "none.jsonl", "--model", model).stderr
+    write("own.jsonl", [{"question": "1?", "answer": ""}])
+    silent = h1r("sft", "own.jsonl", "--model", model)
+    assert (silent.returncode, "no row can be trained on" in silent.stderr) == (2, True)
+    write("own.jsonl", [{"question": "1?", "answer": "1"}, {"question": "2?"}])
+    assert "1 row is left out; 1: no column `answer`" in h1r("sft", "own.jsonl", "--model", model).stderr
+
+
+@pytest.mark.parametrize("task", ["sft", "rl", "eval", "curate"])
+def test_init_writes_a_recipe_that_resolves(h1r: Command, model: Path, task: str) -> None:
+    write("own.jsonl", [{"question": row["problem"], "answer": row["solution"]} for row in ROWS])
+    done = h1r("init", task, "mine.toml", "--model", model, "--data", "own.jsonl")
+    assert done.stdout == "wrote mine.toml\n"
+    assert done.stderr == f"run `h1r {task} mine.toml`\n"
+    assert Path("mine.toml").read_text().count("#") >= 8
+    assert h1r(task, "mine.toml", "--dry-run").returncode == 0
+    assert str(model) in load_recipe("mine.toml").model_dump_json()
+    assert "mine.toml is there already" in h1r("init", task, "mine.toml").stderr
+    assert 'put your own in for "CHECKPOINT" and "DATA", then run' in h1r("init", task).stderr
+
+
+def test_what_init_writes_runs(h1r: Command, model: Path) -> None:
+    write("own.jsonl", [{"question": row["problem"], "answer": row["solution"]} for row in ROWS])
+    for task, more in (("sft", ()), ("eval", ("--set", "eval.max_tokens=4", "--no-scaling"))):
+        h1r("init", task, "--model", model, "--data", "own.jsonl")
+        done = h1r(task, f"{task}.toml", *more)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_recipe_extends_a_built_in_one_and_replaces_its_tables(h1r: Command) -> None:
+    Path("mine.toml").write_text('extends = "tiny"\nname = "mine"\n[scaling]\nbudgets = [16]\n')
+    assert load_recipe("mine.toml").scaling.keep_top == 0.9
+    Path("mine.toml").write_text('extends = "tiny"\nreplaces = ["scaling"]\nname = "mine"\n[scaling]\nbudgets = [16]\n')
+    found = load_recipe("mine.toml")
+    assert (found.scaling.keep_top, found.scaling.budgets, found.problems.train) == (0.1, [16], 14000)
+    for text, why in (
+        ('extends = "tyni"', "extends no recipe tyni: neither a file nor one of the built-in ones"),
+        ('extends = "tiny"\nreplaces = ["scalign"]', "`replaces` names `scalign`, which the extended recipe does not"),
+        ('replaces = ["scaling"]', "`replaces` is for a recipe that `extends` another"),
+    ):
+        Path("wrong.toml").write_text(f"name = 'wrong'\n{text}\n")
+        assert why in h1r("sft", "wrong.toml").stderr
