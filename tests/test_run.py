@@ -68,6 +68,7 @@ def test_settings_that_change_nothing_computed_may_change_where_a_run_goes_on(tm
         return Recipe.model_validate({"name": "a", "rl": rl})
 
     Run.open(tmp_path, recipe(steps=5))
+    begin(tmp_path, "rl")
     with pytest.raises(UserError, match=r"differ in rl\.steps, which may change with --resume\)"):
         Run.open(tmp_path, recipe(steps=9))
     with pytest.raises(UserError, match=r"differ in rl\.batch_size\)"):

@@ -136,7 +136,7 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False, partia
 def _complete(recipe: Recipe, run: Run, stage: str) -> Summary | None:
     """The summary of a stage that is finished and has nothing left to do: RL may have been given more steps."""
     done = finished(run, stage)
-    return None if done is not None and stage == "rl" and recipe.rl.steps > done["steps"] else done
+    return None if done is not None and stage == "rl" and recipe.rl.steps > done.get("steps", recipe.rl.steps) else done
 
 
 def _unfinish_after(stage: str, run: Run) -> None:
