@@ -58,6 +58,7 @@ class Load:
         self.counts: Counter[str] = Counter()
         self.plain: list[tuple[float, float]] = []
         """When a plain request began, and how long it took."""
+        self.happening: list[threading.Thread] = []
         self.begun = time.monotonic()
 
     @property
@@ -107,7 +108,8 @@ class Load:
             while self.left > 0:
                 memory.append(round(rss_mib(front), 1))
                 while events and time.monotonic() - self.begun >= events[0][0]:
-                    threading.Thread(target=events.pop(0)[1]).start()
+                    self.happening.append(threading.Thread(target=events.pop(0)[1]))
+                    self.happening[-1].start()
                 await asyncio.sleep(min(5.0, self.options.seconds / 30))
             await asyncio.gather(*clients)
         return memory
@@ -142,6 +144,8 @@ def main() -> None:
 
         events = [(options.seconds / 3, replicas[1].kill), (2 * options.seconds / 3, bring_back)]
         memory = asyncio.run(load.run(events, front.pid))
+        for thread in load.happening:  # a replica that was slow to come back
+            thread.join()
         deadline = time.monotonic() + 30
         while (left := running(url)) and time.monotonic() < deadline:
             time.sleep(0.5)
