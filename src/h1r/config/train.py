@@ -105,9 +105,10 @@ class BackfillSection(Section):
     """Surplus groups kept for later steps; size not given by the paper. Our choice."""
     max_age: Positive = 2
     """Optimiser steps after which a cached group is too far off-policy; not given by the paper. Our choice."""
-    format_only: bool = False
+    format_only: bool = True
     """Whether a group whose rewards differ in format alone counts as one that teaches. Divided by their deviation, its
-    small differences weigh as much as those between right and wrong. Our choice: no."""
+    small differences weigh as much as those between right and wrong; a model that solves nothing yet learns the format
+    from them. Our choice: yes; `recipes/h1r-7b.toml` says no."""
     max_rounds: Positive = 3
     """Generation rounds per step after which a short batch is taken as it is: a solved data set must not loop."""
 
