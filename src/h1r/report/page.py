@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from h1r.config import Recipe
 from h1r.config.text import to_toml
+from h1r.common.style import CSS
 from h1r.report.benchmarks import benchmarks_html
 from h1r.report.collect import RunReport, total
 from h1r.report.data import curation_html, pool_html
 from h1r.report.headline import headline_html
 from h1r.report.results import accuracy_html, learning_html
-from h1r.report.style import CSS
 from h1r.report.text import NONE, bar, details, duration, esc, percent, section, size, table, words
 from h1r.report.traces import examples_html, stops_html
 

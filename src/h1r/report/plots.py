@@ -1,6 +1,6 @@
 """The report's plots: drawn by matplotlib, embedded as inline SVG that follows the page's light or dark colours.
 
-Every colour is named once in `COLOURS`, as (light, dark). Figures are drawn in the light one; `to_svg` then replaces
+Every colour is named once in `common/style.py`, as (light, dark). Figures are drawn in the light one; `to_svg` then replaces
 each by its CSS variable, so that one drawing serves both schemes, and text becomes real text in the page's font. Series
 colours are Okabe and Ito's, which people with any common colour vision tell apart; each series also has its own marker
 or line style. Figures never enter pyplot's registry, so they are freed with the last reference to them.
@@ -21,22 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from h1r.common.style import COLOURS
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, BudgetScore, EvalResult, ScalingResult
 from h1r.report.shapes import Interval
 from h1r.report.text import esc
 from h1r.report.text import label as short_label
 
-COLOURS = {
-    "ink": ("#1d2129", "#e7e9ee"),
-    "soft": ("#5c6470", "#a2abb8"),
-    "grid": ("#dfe2e7", "#333a45"),
-    "panel": ("#fffffe", "#171b22"),
-    "base": ("#85898f", "#8f96a1"),
-    "sft": ("#0072b2", "#56b4e9"),
-    "rl": ("#d55e00", "#ff9350"),
-    "majority": ("#a8588b", "#dd93c3"),
-    "deepconf": ("#00875f", "#2cc79a"),
-}
 MARKERS = {"base": "o", "sft": "s", "rl": "D", "majority": "s", "deepconf": "o"}
 LIGHT = {name: pair[0] for name, pair in COLOURS.items()}
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from h1r.common.files import write_text
+from h1r.common.style import CSS
 from h1r.records import read_lines
 from h1r.report.benchmarks import Benchmark
-from h1r.report.style import CSS
 from h1r.report.text import clean, esc
 from h1r.verify.response.extract import split_response
 

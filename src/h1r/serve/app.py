@@ -27,6 +27,7 @@ from h1r.serve.jobs import Delta, Event, Job, Raw, Result
 from h1r.serve.limits import Admission, Limits
 from h1r.serve.logs import RequestLog
 from h1r.serve.metrics import Metrics
+from h1r.serve.page import page_routes
 from h1r.serve.replies import ChatShape, CompletionShape
 from h1r.serve.responses import ResponsesShape, messages_from
 from h1r.serve.wanted import Body, Kind, parse_json, read_body
@@ -103,6 +104,7 @@ class Service:
             "/v1/responses": ("response", ResponsesShape),
         }
         routes = [
+            *page_routes(),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/v1/models", self._models),

@@ -1,6 +1,6 @@
 """What every request passes before a route sees it: who may ask, from where, and how much.
 
-* The key (`H1R_API_KEY`), where the server has one: of everything but `/health`.
+* The key (`H1R_API_KEY`), where the server has one: of everything but `/health` and the page, which asks for it.
 * The Host header, on loopback: a page in a browser whose name was pointed at 127.0.0.1 is not let in.
 * A JSON content type, and a body of bounded size that comes within `BODY_SECONDS`.
 """
@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from h1r.serve.errors import ApiError
 from h1r.serve.limits import Limits
+from h1r.serve.page import PAGE_FILES
 
 BODY_SECONDS = 30.0
-OPEN = ("/health",)
+OPEN = ("/health", *PAGE_FILES)
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 

@@ -58,6 +58,8 @@ class Options(BaseModel):
     """Which verifier reads answers, and says which are the same."""
     return_traces: bool | Literal["tokens"] = False
     """Every trace in the reply; "tokens": with its tokens and their confidences."""
+    curves: Annotated[int, Field(ge=0, le=256, strict=True)] = 0
+    """Points of the confidence curve that progress has of every trace that ended; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Plan:
     verifier: str
     return_traces: bool | Literal["tokens"]
     method: str
+    curves: int = 0
 
 
 def split_model(name: str) -> tuple[str, str | None, int | None]:
@@ -116,7 +119,7 @@ def plan_for(
         params = _params(options, section, sampling)
     except ValueError as error:
         raise ApiError(400, str(error), "deepconf") from None
-    return Plan(params, options.select, options.verifier, options.return_traces, options.method)
+    return Plan(params, options.select, options.verifier, options.return_traces, options.method, options.curves)
 
 
 def _params(options: Options, section: ScalingSection, sampling: SamplingParams) -> DeepConf:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from h1r.evals.solve_view import full_budget, lowest_of, weight_of
 from h1r.scaling.ballot import Ballot, Entry
+from h1r.scaling.confidence import group_confidences
 from h1r.scaling.deepconf import DeepConfRun
 
 MOST_ANSWERS = 20
@@ -21,10 +25,11 @@ MOST_ANSWERS = 20
 class ProgressEvents:
     """Of a run with one problem. Belongs to the run's thread."""
 
-    def __init__(self, run: DeepConfRun, method: str) -> None:
-        self._run, self._method = run, method
+    def __init__(self, run: DeepConfRun, method: str, curves: int = 0) -> None:
+        self._run, self._method, self._curves = run, method, curves
         self._begun = time.monotonic()
         self._told: dict[int, dict[str, Any]] = {}
+        self._curved: set[int] = set()
         self.events = 0
 
     def event(self) -> dict[str, Any]:
@@ -51,8 +56,18 @@ class ProgressEvents:
             "window": ballot.params.sampling.confidence_window, "tau": ballot.params.tau,
             "threshold": rounded(ballot.threshold), "tokens": spent,
             "full_budget_tokens": None if full is None else round(full),
-            "ended": len(ballot.entries), "running": len(running), **votes(ballot), "traces": changed,
+            "ended": len(ballot.entries), "running": len(running), **votes(ballot),
+            "traces": [self._with_curve(ballot, trace) for trace in changed],
         }  # fmt: skip
+
+    def _with_curve(self, ballot: Ballot, trace: dict[str, Any]) -> dict[str, Any]:
+        """With its curve, where that was asked for: once, when it has ended."""
+        entry = ballot.entries.get(trace["id"])
+        if not self._curves or entry is None or trace["id"] in self._curved:
+            return trace
+        self._curved.add(trace["id"])
+        window = ballot.params.sampling.confidence_window
+        return {**trace, "curve": curve(entry.trace.confidences, window, self._curves)}
 
 
 def votes(ballot: Ballot) -> dict[str, Any]:
@@ -76,6 +91,22 @@ def ended(ballot: Ballot, entry: Entry) -> dict[str, Any]:
         "confidence": rounded(lowest_of(ballot, entry)), "finish_reason": trace.finish_reason,
         "answer": entry.answer, "weight": rounded(weight_of(ballot, entry)),
     }  # fmt: skip
+
+
+def curve(confidences: Sequence[float], window: int, points: int) -> list[float | None]:
+    """The mean of the last `window` token confidences, or of all there are, after each of `points` tokens: point k of m
+    after token ceil((k + 1) n / m), so that the last stands at the end. A trace of fewer tokens has one for each."""
+    count = len(confidences)
+    if not count:
+        return []
+    values = np.asarray(confidences, dtype=np.float64)
+    before = min(window - 1, count)
+    means = np.cumsum(values[:before]) / np.arange(1, before + 1)
+    if count >= window:
+        means = np.concatenate([means, group_confidences(values, window)])
+    points = min(points, count)
+    at = [-(-(k + 1) * count // points) - 1 for k in range(points)]
+    return [rounded(float(means[one])) for one in at]
 
 
 def rounded(value: float | None) -> float | None:

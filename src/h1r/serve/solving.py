@@ -124,7 +124,7 @@ def solve(engine: Engine, question: Question, look: Callable[[ProgressEvents], N
         extract=extract_for(problem), groups=[groups_for(problem, question.verify_many)],
         on_trace=lambda _: look(events),
     )  # fmt: skip
-    events = ProgressEvents(run, plan.method)
+    events = ProgressEvents(run, plan.method, plan.curves)
     engine.watch(lambda: look(events))
     (solution,) = run.solve()
     ballot = run.ballots[0]

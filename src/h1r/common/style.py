@@ -1,8 +1,19 @@
-"""The report's style sheet. Colours come from `plots.COLOURS`, so that the page and its plots agree."""
+"""The style sheet of every page: the reports and that of `h1r serve`. Plots take their colours from here too."""
 
 from __future__ import annotations
 
-from h1r.report.plots import COLOURS
+COLOURS = {
+    "ink": ("#1d2129", "#e7e9ee"),
+    "soft": ("#5c6470", "#a2abb8"),
+    "grid": ("#dfe2e7", "#333a45"),
+    "panel": ("#fffffe", "#171b22"),
+    "base": ("#85898f", "#8f96a1"),
+    "sft": ("#0072b2", "#56b4e9"),
+    "rl": ("#d55e00", "#ff9350"),
+    "majority": ("#a8588b", "#dd93c3"),
+    "deepconf": ("#00875f", "#2cc79a"),
+}
+"""Of each name, in light and in dark. Series have Okabe and Ito's, which people with any common colour vision tell apart."""
 
 
 def _variables(scheme: int) -> str:
