@@ -80,7 +80,7 @@ class Page:
     def wait(self, expression: str, seconds: float = 60) -> None:
         """Until it holds."""
         deadline = time.monotonic() + seconds
-        while not self.evaluate(expression):
+        while not self.evaluate(f"!!({expression})"):
             assert time.monotonic() < deadline, f"{expression} did not come true; {self.complaints}"
             time.sleep(0.02)
 
@@ -122,7 +122,10 @@ class Page:
             self.complaints.append(json.dumps(params["args"]))
 
 
-_ON_PIPES = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+_ON_PIPES = """import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])"""
 
 
 @contextlib.contextmanager

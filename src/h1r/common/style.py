@@ -13,7 +13,7 @@ COLOURS = {
     "majority": ("#a8588b", "#dd93c3"),
     "deepconf": ("#00875f", "#2cc79a"),
 }
-"""Of each name, in light and in dark. Series have Okabe and Ito's, which people with any common colour vision tell apart."""
+"""Of each name, in light and in dark. Series have Okabe and Ito's, told apart with any common colour vision."""
 
 
 def _variables(scheme: int) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from h1r.common.style import CSS
 from h1r.config import Recipe
 from h1r.config.text import to_toml
-from h1r.common.style import CSS
 from h1r.report.benchmarks import benchmarks_html
 from h1r.report.collect import RunReport, total
 from h1r.report.data import curation_html, pool_html

@@ -1,9 +1,9 @@
 """The report's plots: drawn by matplotlib, embedded as inline SVG that follows the page's light or dark colours.
 
-Every colour is named once in `common/style.py`, as (light, dark). Figures are drawn in the light one; `to_svg` then replaces
-each by its CSS variable, so that one drawing serves both schemes, and text becomes real text in the page's font. Series
-colours are Okabe and Ito's, which people with any common colour vision tell apart; each series also has its own marker
-or line style. Figures never enter pyplot's registry, so they are freed with the last reference to them.
+Every colour is named once in `common/style.py`, as (light, dark). Figures are drawn in the light one; `to_svg` then
+replaces each by its CSS variable, so that one drawing serves both schemes, and text becomes real text in the page's
+font. Series colours are Okabe and Ito's, which people with any common colour vision tell apart; each series also has
+its own marker or line style. Figures never enter pyplot's registry, so they are freed with the last reference to them.
 """
 
 from __future__ import annotations
