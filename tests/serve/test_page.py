@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -25,7 +24,7 @@ OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clie
 
 SYNTHETIC = """
     // A panel that is fed with the progress events of `traces` traces of about 900 tokens, as a server would send them.
-    globalThis.feed = async (traces, events, answer) => {
+    globalThis.feed = async (traces, events, answer, frames = 2) => {
         const { Panel } = await import("/static/panel.js");
         const { TraceDialog } = await import("/static/dialog.js");
         const panel = new Panel("", { model: "m", messages: [], seed: 1, deepconf: {} }, new TraceDialog());
@@ -51,7 +50,7 @@ SYNTHETIC = """
         };
         for (let number = 1; number <= events; number++) {
             panel.take(told(number, number / 5));
-            await new Promise((done) => setTimeout(done, 200));
+            for (let frame = 0; frame < frames; frame++) await new Promise(requestAnimationFrame);
         }
         return panel;
     };
@@ -289,20 +288,15 @@ def test_hostile_text_stays_text(page: Page, dark: bool) -> None:
 
 
 def test_512_traces_are_drawn_at_30_frames_a_second(page: Page) -> None:
+    """Six frames from event to event, as at that rate. Frames are made in processes that work side by side, so the one
+    that works the most limits the rate; its processor time does not depend on what else the machine does."""
     assert page.evaluate(SYNTHETIC)
-    times = page.evaluate("""(async () => {
-        const times = [];
-        let going = true;
-        const frame = (now) => { times.push(now); if (going) requestAnimationFrame(frame); };
-        requestAnimationFrame(frame);
-        await feed(512, 20, "42");
-        going = false;
-        return times;
-    })()""")
+    before = page.processor_seconds()
+    page.evaluate("feed(512, 20, '42', 6).then(() => true)")
+    after = page.processor_seconds()
     assert text(page, ".votes .first .what") == "42"
-    waits = sorted(after - before for before, after in itertools.pairwise(times))
-    assert len(waits) > 60
-    assert waits[len(waits) // 2] <= 1000 / 30, f"median {waits[len(waits) // 2]:.1f} ms"
+    costliest = max(after[one] - before.get(one, 0.0) for one in after) / (20 * 6)
+    assert 0 < costliest < 1 / 30
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

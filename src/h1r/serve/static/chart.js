@@ -164,7 +164,7 @@ export class Chart {
   #stroke(context, paths, alpha, width) {
     context.globalAlpha = alpha;
     context.lineWidth = width;
-    context.lineJoin = "round";
+    context.lineJoin = "bevel"; // at these widths as good as round, and drawn in half the time
     paths.forEach((path, level) => {
       context.strokeStyle = this.#colours.ramp[level];
       context.stroke(path);
