@@ -1,0 +1,101 @@
+"""Puts the model of a finished run into the package: weights in bfloat16, its tokenizer, recipe, and a model card.
+
+    h1r demo small                              two to three hours on two cores
+    python tools/ship_model.py runs/small       writes src/h1r/models/shipped
+
+The card's figures are those of the run's own evaluation (fp32); `h1r eval small` measures the shipped weights again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from h1r.data.tokenizer import load_tokenizer
+from h1r.models import load, save
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "src" / "h1r" / "models" / "shipped"
+CARD = """---
+license: apache-2.0
+library_name: open-h1r
+tags: [falcon_h1, hybrid, mamba-2, reasoning]
+---
+
+# small: the model that comes with Open-H1R
+
+A hybrid of attention and Mamba-2 (`falcon_h1`) with {parameters:,} parameters, in bfloat16, {megabytes:.1f} MB. It
+shows what the system does, and answers at once, without a download: `h1r solve "What is 12 + 30 - 7?"`.
+
+It knows the {families} kinds of problem below, asked in everyday words, and nothing else. It has read no other text: it
+cannot chat, knows no facts, and answers other questions wrongly and without a sign of doubt. Numbers and lists longer
+than in training are beyond it.
+
+## How it was made
+
+`h1r demo small` makes it again: the recipe is `recipes/small.toml`, seed {seed}, {problems:,} generated problems of
+reasoning-gym with worked traces, supervised fine-tuning, then reinforcement learning. No other data went in.
+`python tools/ship_model.py RUN` wrote this directory.
+
+## What it scores
+
+{held_out} held-out problems, {samples} samples each at temperature 1, pass@1 with 95 % intervals over problems:
+
+| problems | pass@1 | interval |
+|---|---|---|
+{rows}
+"""
+
+
+def main(run: Path) -> None:
+    stage = "rl" if (run / "rl" / "model").is_dir() else "sft"
+    result = json.loads((run / "eval" / f"{stage}.json").read_text(encoding="utf-8"))
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    target = SHIPPED / "small"
+    shutil.rmtree(SHIPPED, ignore_errors=True)
+    source = run / stage / "model"
+    model = load(source).to(torch.bfloat16)
+    save(model, target, load_tokenizer(source))
+    (SHIPPED / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    (target / "README.md").write_text(card(target, model, result, recipe), encoding="utf-8")
+    for path in sorted(SHIPPED.rglob("*")):
+        if path.is_file():
+            path.chmod(0o644)
+            print(f"{path.stat().st_size:>10,}  {path.relative_to(ROOT)}")
+
+
+def card(target: Path, model: torch.nn.Module, result: dict[str, Any], recipe: dict[str, Any]) -> str:
+    families = result["per_family"]
+    rows = {f"`{name}`": score for name, score in sorted(families.items())}
+    rows["**all**"] = {**result, "interval": result["interval"]}
+    return CARD.format(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        megabytes=(target / "model.safetensors").stat().st_size / 1e6,
+        families=len(families),
+        seed=recipe["seed"],
+        problems=recipe["problems"]["train"],
+        held_out=result["problems"],
+        samples=result["samples_per_problem"],
+        rows="\n".join(
+            f"| {name} | {percent(score['pass_at_1'])} | {interval(score)} |" for name, score in rows.items()
+        ),
+    )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def interval(score: dict[str, Any]) -> str:
+    return " to ".join(map(percent, score["interval"])) if score.get("interval") else ""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))
