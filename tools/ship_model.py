@@ -1,6 +1,7 @@
-"""Puts the model of a finished run into the package: weights in bfloat16, its tokenizer, recipe, and a model card.
+"""Puts the model of a finished run into the package: weights in bfloat16, tokenizer, settings, and a model card.
 
-    h1r demo small                              two to three hours on two cores
+    h1r curate small && h1r sft runs/small      some 70 minutes on two cores; `h1r demo small` goes on with RL
+    h1r eval runs/small --model sft
     python tools/ship_model.py runs/small       writes src/h1r/models/shipped
 
 The card's figures are those of the run's own evaluation (fp32); `h1r eval small` measures the shipped weights again.
@@ -16,8 +17,11 @@ from typing import Any
 
 import torch
 
+from h1r.config import load_recipe
 from h1r.data.tokenizer import load_tokenizer
 from h1r.models import load, save
+from h1r.train.checkpoint import keep_defaults
+from h1r.train.parallel.world import ALONE
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "src" / "h1r" / "models" / "shipped"
@@ -39,7 +43,7 @@ than in training are beyond it.
 ## How it was made
 
 `h1r demo small` makes it again: the recipe is `recipes/small.toml`, seed {seed}, {problems:,} generated problems of
-reasoning-gym with worked traces, supervised fine-tuning, then reinforcement learning. No other data went in.
+reasoning-gym with worked traces, {stages}. No other data went in.
 `python tools/ship_model.py RUN` wrote this directory.
 
 ## What it scores
@@ -61,19 +65,20 @@ def main(run: Path) -> None:
     source = run / stage / "model"
     model = load(source).to(torch.bfloat16)
     save(model, target, load_tokenizer(source))
-    (SHIPPED / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
-    (target / "README.md").write_text(card(target, model, result, recipe), encoding="utf-8")
+    keep_defaults(target, load_recipe(run / "recipe.json"), ALONE)
+    (target / "README.md").write_text(card(target, stage, model, result, recipe), encoding="utf-8")
     for path in sorted(SHIPPED.rglob("*")):
         if path.is_file():
             path.chmod(0o644)
             print(f"{path.stat().st_size:>10,}  {path.relative_to(ROOT)}")
 
 
-def card(target: Path, model: torch.nn.Module, result: dict[str, Any], recipe: dict[str, Any]) -> str:
+def card(target: Path, stage: str, model: torch.nn.Module, result: dict[str, Any], recipe: dict[str, Any]) -> str:
     families = result["per_family"]
     rows = {f"`{name}`": score for name, score in sorted(families.items())}
     rows["**all**"] = {**result, "interval": result["interval"]}
     return CARD.format(
+        stages="supervised fine-tuning" + (", then reinforcement learning" if stage == "rl" else " alone"),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         megabytes=(target / "model.safetensors").stat().st_size / 1e6,
         families=len(families),

@@ -61,13 +61,14 @@ class LockstepEngine:
 
     def end_of(self, request):
         script, p, n = request["script"], request["p"], request["n"]
-        if n == len(script.confidences):
+        whole = n == len(script.confidences)
+        if whole and script.reason != "length":  # at one token an end comes before a doubt, and that before the limit
             return script.reason
         if p.confidence_threshold is not None and n >= p.confidence_window:
             last = script.confidences[n - p.confidence_window : n]
             if sum(last) / p.confidence_window < p.confidence_threshold:
                 return "confidence"
-        return None
+        return script.reason if whole else None
 
     def cancel(self, prompt_index):
         gone = [r for r in self.running if r["prompt"] == prompt_index]

@@ -18,10 +18,12 @@ from h1r.cli.common import (
     StoppedError,
     check_checkpoint,
     check_question,
+    checkpoint_of,
     parse_columns,
     print_json,
     stopping,
 )
+from h1r.common.hub import SHIPPED
 from h1r.common.progress import quiet
 from h1r.common.terminal import counted, shown
 from h1r.errors import UserError
@@ -89,13 +91,24 @@ def _print_traces(traces: Sequence[Trace], asked: int, as_json: bool) -> None:
         print(f"[{counted(trace.num_tokens, 'token')}, ended by {trace.finish_reason}]", file=sys.stderr)
 
 
+def _asked(words: Sequence[str]) -> tuple[str, str]:
+    """Whom to ask, and what."""
+    if len(words) > 2:
+        raise UserError(f"{len(words)} words were given; put the question between quotation marks")
+    if len(words) == 1 and (checkpoint_of(words[0]) or Path(words[0]).is_dir()):
+        raise UserError(
+            f"{words[0]} is a checkpoint; ask a question too, as in h1r solve {words[0]} '2 + 3 = ?'"
+        )
+    return (words[0], words[1]) if len(words) == 2 else (SHIPPED, words[0])
+
+
 def solve(
-    checkpoint: Checkpoint,
-    question: Annotated[
-        str,
+    words: Annotated[
+        list[str],
         typer.Argument(
-            metavar="QUESTION|FILE",
-            help="A question, or a file of them: .jsonl, .json or .parquet, with answers or without.",
+            metavar="[CHECKPOINT] QUESTION|FILE",
+            help="Whom to ask: a checkpoint directory, a hub id or a run directory; without one, the model that comes "
+            "with the package. And a question, or a file of them: .jsonl, .json or .parquet, with answers or without.",
         ),
     ],
     columns: Columns = None,
@@ -112,6 +125,7 @@ def solve(
 ) -> None:
     """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""
     quiet(as_json)
+    checkpoint, question = _asked(words)
     check_question(question)
     check_checkpoint(checkpoint)
     mapping = parse_columns(columns)

@@ -8,17 +8,19 @@ from typing import Annotated
 import typer
 
 from h1r.cli.common import Set, check_checkpoint, stopping
+from h1r.common.hub import SHIPPED
 from h1r.errors import UserError
 
 
 def serve(
     what: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="CHECKPOINT|RUN|URL...",
-            help="A checkpoint directory, run directory or hub id; or the addresses of servers of one model, with /v1.",
+            metavar="[CHECKPOINT|RUN|URL...]",
+            help="A checkpoint directory, run directory or hub id; or the addresses of servers of one model, with /v1. "
+            "Default: the model that comes with the package.",
         ),
-    ],
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Others than loopback need H1R_API_KEY.")
     ] = "127.0.0.1",
@@ -42,6 +44,7 @@ def serve(
     from h1r.serve.run import listening
     from h1r.serve.run import serve as run
 
+    what = what or [SHIPPED]
     limits = Limits(budget=max_budget, requests=max_requests, drain_s=drain_seconds)
     where, log = listening(host, port), RequestLog(log_prompts)
     addresses = [one for one in what if one.startswith(("http://", "https://"))]
