@@ -63,7 +63,7 @@ def main(run: Path) -> None:
     target = SHIPPED / "small"
     shutil.rmtree(SHIPPED, ignore_errors=True)
     source = run / stage / "model"
-    model = load(source).to(torch.bfloat16)
+    model = load(source).cast(torch.bfloat16)
     save(model, target, load_tokenizer(source))
     keep_defaults(target, load_recipe(run / "recipe.json"), ALONE)
     (target / "README.md").write_text(card(target, stage, model, result, recipe), encoding="utf-8")

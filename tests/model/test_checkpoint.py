@@ -104,6 +104,18 @@ def test_recurrence_parameters_keep_the_wider_type_that_they_are_stored_in(tmp_p
     assert {p.dtype for p in load(tmp_path, dtype=torch.float32).parameters()} == {torch.float32}
 
 
+def test_a_cast_leaves_no_parameter_narrower_than_what_kernels_read(tmp_path: Path) -> None:
+    save(randomised(SMALL, dtype=torch.bfloat16), tmp_path)
+    assert {p.dtype for p in load(tmp_path).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load(tmp_path).cast(torch.float32).parameters()} == {torch.float32}
+    kept = {
+        n.rpartition(".")[2]
+        for n, p in randomised(SMALL).cast(torch.bfloat16).named_parameters()
+        if p.dtype == torch.float32
+    }
+    assert kept == {"A_log", "D", "dt_bias"}
+
+
 def test_weights_are_read_into_the_types_of_a_running_model(tmp_path: Path) -> None:
     save(randomised(SMALL, 1), tmp_path)
     model = randomised(SMALL, 0, torch.bfloat16)

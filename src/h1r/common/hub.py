@@ -27,3 +27,9 @@ def local_directory(path_or_id: str | Path) -> Path | None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or owner.startswith(".") or Path(owner).is_dir():
         raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
     return None
+
+
+def resolved(path_or_id: str | Path) -> str:
+    """The name for a library that knows directories and hub ids alone."""
+    here = Path(path_or_id).expanduser().is_dir()
+    return str(local_directory(SHIPPED)) if str(path_or_id) == SHIPPED and not here else str(path_or_id)

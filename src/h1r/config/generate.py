@@ -63,7 +63,8 @@ class EngineSection(Section):
     memory_gib: PositiveFloat | None = None
     """Memory for sequences, GiB: as many are decoded together as fit. Unset: 0.8 of what is free when a call starts."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """native and vllm: what weights are cast to. `auto`: in RL what the trainer computes in, else as they are stored.
+    """native and vllm: what weights are cast to. `auto`: in RL what the trainer computes in, else as they are stored;
+    native on a CPU float32, which its fastest kernels take alone.
     The native engine shares its weights with a trainer, and takes no other type than the trainer's there."""
     enforce_eager: bool = False
     """native and vllm: launch every operation of a decoding step by itself instead of recording steps as CUDA graphs.

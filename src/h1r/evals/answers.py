@@ -38,7 +38,7 @@ from h1r.scaling.journal import Journal
 from h1r.scaling.parameters import DeepConf
 from h1r.train.checkpoint import DEFAULTS
 from h1r.train.problems import check_ids, read_problems
-from h1r.train.start import loaded
+from h1r.train.start import answering
 from h1r.verify import open_backend, use_judge
 
 _OTHER_FILES = (".gz", ".zst", ".zip", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
@@ -363,7 +363,7 @@ def _problem(question: str) -> Problem:
 
 def _directory(checkpoint: str) -> Path:
     """The directory of a checkpoint that is not on the hub; of a run directory, that of the model trained last."""
-    path = Path(checkpoint)
+    path = local_directory(checkpoint) or Path(checkpoint)
     return Run(path).last_model() if (path / "recipe.json").exists() else path
 
 
@@ -377,7 +377,7 @@ def open_checkpoint(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, P
     found: str | Path = source if (source := _directory(checkpoint)).is_dir() else checkpoint
 
     def model() -> CausalLM:
-        return loaded(found, recipe.model.kernels)
+        return answering(found, recipe)
 
     # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
     early = model() if recipe.engine.kind == "native" else None

@@ -42,7 +42,7 @@ from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.scaling.study import study
-from h1r.train.start import curated, data_directory, loaded, saved_tokenizer, starting_model, tokenizer_of
+from h1r.train.start import answering, curated, data_directory, saved_tokenizer, starting_model, tokenizer_of
 from h1r.verify import open_backend
 
 _LONG = ("outcomes", "examples", "of")
@@ -145,10 +145,10 @@ def _engine(recipe: Recipe, run: Run, which: str, tokenizer: Any) -> AbstractCon
 
 def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
     if which == "base" and recipe.model.checkpoint and not (run.path / "curate" / "tokenizer").is_dir():
-        return loaded(recipe.model.checkpoint, recipe.model.kernels)
+        return answering(recipe.model.checkpoint, recipe)
     if which == "base":
         return starting_model(recipe, run)
-    return loaded(run.need(f"{which}/model", which), recipe.model.kernels)
+    return answering(run.need(f"{which}/model", which), recipe)
 
 
 def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[str, Any]:

@@ -98,10 +98,11 @@ class CausalLM(nn.Module):
         return name.rpartition(".")[2] in self.wide_parameters
 
     def cast(self, dtype: torch.dtype) -> Self:
-        """Casts the parameters in place, but those that keep their type. Before kernels are chosen."""
+        """Casts the parameters in place; those that keep their type become no narrower than `dtype`, which kernels read
+        all of them in. Before kernels are chosen."""
         for name, parameter in self.named_parameters():
-            if not self.keeps_type(name):
-                parameter.data = parameter.data.to(dtype)
+            wide = torch.promote_types(parameter.dtype, dtype) if self.keeps_type(name) else dtype
+            parameter.data = parameter.data.to(wide)
         return self
 
     def use(self, kernels: Kernels) -> Self:

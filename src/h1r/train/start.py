@@ -263,6 +263,13 @@ def loaded(
     return equip(model if tokenizer is None else for_chat(model, tokenizer, path_or_id, seed), kernels)
 
 
+def answering(path_or_id: str | Path, recipe: Recipe) -> CausalLM:
+    """`loaded`, to answer with: on a CPU in float32, which the fastest kernels take alone, unless `engine.dtype` says
+    what else."""
+    in_fp32 = recipe.engine.dtype == "auto" and default_device().type == "cpu"
+    return loaded(path_or_id, recipe.model.kernels, dtype=torch.float32 if in_fp32 else None)
+
+
 def equip(model: CausalLM, kernels: str, dtype: torch.dtype | None = None) -> CausalLM:
     """Sets the kernels of `model` by name and prints which they are. dtype: of the weights in use, where that is not
     the one they are kept in. Raises `UserError` when they cannot run here."""

@@ -1,0 +1,72 @@
+"""The model that comes with the package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from h1r.cli import app
+from h1r.common.hub import SHIPPED, local_directory
+from h1r.config import load_recipe
+from h1r.engine.protocol import SamplingParams
+from h1r.evals.answers import generate
+from h1r.models import load
+from h1r.scaling.answers import extract_answer
+
+WITHOUT = "import sys; sys.modules['reasoning_gym'] = None; from h1r.cli import main; sys.exit(main(sys.argv[1:]))"
+"""The program where only the core of the package is installed."""
+
+
+def directory() -> Path:
+    found = local_directory(SHIPPED)
+    assert found is not None
+    return found
+
+
+def test_it_answers_the_question_of_the_readme_where_nothing_else_is_installed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, "solve", "What is 12 + 30 - 7?"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0] == "35"
+
+
+def test_it_answers_everyday_questions_in_words_of_no_training_problem() -> None:
+    rows = [json.loads(line) for line in (files("h1r") / "recipes" / "everyday.jsonl").read_text().splitlines()]
+    params = SamplingParams(n=8, temperature=0.6, max_tokens=128)
+    votes: list[list[str | None]] = [[] for _ in rows]
+    for trace in generate(SHIPPED, [row["question"] for row in rows], params):
+        votes[trace.prompt_index].append(extract_answer(trace.text))
+    right = [Counter(given).most_common(1)[0][0] == row["answer"] for given, row in zip(votes, rows, strict=True)]
+    assert sum(right) / len(rows) >= 0.6
+
+
+def test_its_files_are_small_and_its_card_says_what_it_scores() -> None:
+    names = {path.name: path.stat().st_size for path in directory().iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(names)
+    assert sum(names.values()) < 6_000_000
+    card = (directory() / "README.md").read_text(encoding="utf-8")
+    recipe = load_recipe(files("h1r") / "recipes" / "small.toml")
+    families = [source.family for source in recipe.corpus.sources if source.kind == "reasoning_gym"]
+    assert len(families) >= 16
+    assert all(f"| `{family}` |" in card for family in families)
+    assert f"{sum(p.numel() for p in load(directory()).parameters()):,} parameters" in card
+
+
+def test_a_directory_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert local_directory(SHIPPED) == directory()
+    (tmp_path / SHIPPED).mkdir()
+    assert local_directory(SHIPPED) == Path(SHIPPED)
+
+
+def test_a_checkpoint_without_a_question_is_no_question(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, ["solve", str(tmp_path)])
+    assert ran.exit_code != 0
+    assert "ask a question" in str(ran.exception)
