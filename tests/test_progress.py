@@ -32,6 +32,17 @@ def test_what_an_earlier_attempt_did_is_not_in_the_rate() -> None:
     assert (bar.done, bar.rate, bar.remaining) == (80, 2.0, 10.0)
 
 
+def test_one_slow_first_unit_is_no_ground_for_an_estimate() -> None:
+    clock = Clock()
+    bar = Bar("problems", 100_000, "problem", clock)
+    clock.now += 5
+    bar.advance()
+    assert bar.line() == "problems: 1/100000 problem, 5 s/problem, 0:05"
+    clock.now += 1
+    bar.advance(999)
+    assert bar.remaining == pytest.approx(99_000 / (1000 / 6))
+
+
 def test_without_a_total_there_is_no_estimate() -> None:
     clock = Clock()
     bar = Bar("read", None, "line", clock)

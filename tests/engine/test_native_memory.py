@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,14 @@ def test_memory_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(said) == 1
     assert "2 x" in said[0]
     assert "sequences of up to 4 tokens" in said[0]
+
+
+def test_memory_is_announced_again_when_twice_as_much_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = native()
+    for tokens in (30, 31, 33, 400):
+        engine.generate([[5]], SamplingParams(n=2, max_tokens=tokens))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memory:")]
+    assert [re.search(r"up to (\d+) tokens", line)[1] for line in said] == ["31", "401"]  # type: ignore[index]
 
 
 def test_decoding_without_c_says_why(capsys: pytest.CaptureFixture[str]) -> None:

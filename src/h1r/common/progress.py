@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN_PERIOD = 10.0
 """Seconds between plain lines."""
+FIRST_ESTIMATE = 10
+"""Units, or seconds, before a time that is left is named: what starts a stage would count as work."""
 
 _quiet = False
 
@@ -79,7 +81,8 @@ class Bar:
     @property
     def remaining(self) -> float | None:
         """Estimated seconds to the end; None while it cannot be known."""
-        if self.total is None or self.rate == 0:
+        early = self.done - self._first < FIRST_ESTIMATE and self.elapsed < FIRST_ESTIMATE
+        if self.total is None or self.rate == 0 or early:
             return None
         return max(self.total - self.done, 0) / self.rate
 

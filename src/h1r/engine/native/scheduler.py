@@ -227,7 +227,7 @@ class Scheduler:
     def _announce(self, plan: MemoryPlan) -> None:
         self.memory = plan
         assert self.runner is not None
-        if plan.total > self._announced:
+        if plan.total > 2 * self._announced:
             if not self._announced:
                 note(f"decoding: {self.runner.how}{self._nothing_to_enforce()}")
             note(plan.sentence())
