@@ -98,6 +98,8 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
         ),
         (["parity", "tiny", "--device", "toaster"], "--device toaster is no device"),
         (["parity", "tiny", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
+        (["report", "one", "./one"], "one is named twice"),
+        (["report", "one", "--out", "/no/such/place/page.html"], "there is no directory /no/such; make it first"),
         (["report", "one", "two", "--plot", "main.png"], "--plot shows one run, but 2 were named"),
         (["generate", "./nowhere", "-p", "1+1"], "no checkpoint directory ./nowhere"),
         (["solve", "./nowhere", "1+1"], "no checkpoint directory ./nowhere"),

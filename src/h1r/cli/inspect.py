@@ -33,6 +33,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write report.html and report.json of a run, or one page that compares several."""
+    twice = next((run for i, run in enumerate(runs) if run.resolve() in [one.resolve() for one in runs[:i]]), None)
+    if twice is not None:
+        raise UserError(f"{twice} is named twice; a run is compared with others")
+    if out is not None and not out.absolute().parent.parent.is_dir():
+        raise UserError(f"--out {out}: there is no directory {out.absolute().parent.parent}; make it first")
     if plot is not None:
         if len(runs) != 1:
             raise UserError(f"--plot shows one run, but {len(runs)} were named; leave one")
