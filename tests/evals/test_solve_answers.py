@@ -178,18 +178,20 @@ def test_solve_keeps_the_judge_of_the_recipe(run: Run) -> None:
     assert solved.correct is None
 
 
-@pytest.mark.parametrize("name", ["problems.csv", "rows.tsv", "notes.txt", "a/b.gz"])
+@pytest.mark.parametrize("name", ["rows.tsv", "notes.txt", "a/b.gz"])
 @pytest.mark.parametrize("there", [True, False])
 def test_the_name_of_a_file_that_is_not_read_is_no_question(tmp_path, name, there):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     if there:
         path.write_text("[]")
-    with pytest.raises(UserError, match=r"JSONL files .*ask the question in words"):
+    with pytest.raises(UserError, match=r"files that end with \.jsonl, .*; convert it, or ask the question in words"):
         _problems(str(path))
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "none.jsonl.zst", "none.json", "none.parquet"])
+@pytest.mark.parametrize(
+    "name", ["none.jsonl", "none.jsonl.gz", "none.jsonl.zst", "none.json", "none.csv", "none.parquet"]
+)
 def test_a_file_of_problems_that_is_missing_is_said(tmp_path, name):
     with pytest.raises(UserError, match="cannot read"):
         _problems(str(tmp_path / name))

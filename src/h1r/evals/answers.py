@@ -335,7 +335,7 @@ def _problems(question: str, columns: Mapping[str, str] | None = None) -> list[P
     if not question.endswith(SUFFIXES):
         kind = "a file" if os.path.exists(question) else "no file, but looks like the name of one"
         raise UserError(
-            f"{question} is {kind}, and problems are read from JSONL files, and others that end with "
+            f"{question} is {kind}, and problems are read from files that end with "
             f"{', '.join(SUFFIXES)}; convert it, or ask the question in words"
         )
     if columns or not _holds_records(question):
