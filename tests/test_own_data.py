@@ -123,7 +123,9 @@ def test_sft_learns_a_file_of_chats_without_curation(h1r: Command, model: Path) 
     assert done.returncode == 0, done.stderr
     assert "sft is finished; the model is runs/own/sft/model" in done.stdout
     asked = [part for row in ROWS for part in ("-p", row["problem"])]
-    said = json.loads(h1r("generate", "runs/own", *asked, "--temperature", "0", "--json").stdout)
+    done = h1r("generate", "runs/own", *asked, "--temperature", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
     assert [trace["text"] for trace in said] == [row["solution"] for row in ROWS]
     assert "runs/own/sft is finished; add --resume" in h1r(*learn).stderr
 

@@ -120,7 +120,7 @@ def test_solved_problems_are_not_solved_again(run: Path, tmp_path: Path, monkeyp
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded for problems that are all solved")
 
-    monkeypatch.setattr("h1r.evals.answers._open", refuse)
+    monkeypatch.setattr("h1r.evals.answers.open_checkpoint", refuse)
     assert solve(str(run), str(run / "problems.jsonl"), RECIPE, out=out) == first
 
 
@@ -173,5 +173,5 @@ def test_a_result_for_another_question_of_the_same_id_is_refused(run: Path, tmp_
 
 def test_two_problems_of_one_id_are_refused(run: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "x.jsonl", [PROBLEMS[0], PROBLEMS[0]])
-    with pytest.raises(UserError, match="two lines have the id `p1`"):
+    with pytest.raises(UserError, match="two problems have the id `p1`"):
         solve(str(run), str(tmp_path / "x.jsonl"), RECIPE)

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 from served_model import Running
-from test_chat import chunks
+from test_serve_chat import chunks
 
 from h1r.serve.progress_events import curve
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from served_model import KEY, Running, eventually, running
-from test_chat import ask
+from test_serve_chat import ask
 
 from conftest import LIMITS
 from h1r.serve.local import Local

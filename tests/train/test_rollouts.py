@@ -189,7 +189,7 @@ def test_a_cache_that_fills_the_batch_spares_the_engine() -> None:
     stream, engine = stream_of([50], batch_size=2, num_generations=8)
     groups = [asdict(group) for group in stream.collect(0).groups]
     calls = engine.calls
-    stream.restore({"drawn": 2, "yield": 1.0, "cache": groups * 2})
+    stream.restore({"drawn": 2, "yield": 1.0, "cache": groups * 2}, {})
     collected = stream.collect(1)
     assert (engine.calls, collected.from_cache, collected.generated) == (calls, 2, 0)
     assert [asdict(group) for group in collected.groups] == groups
@@ -200,7 +200,7 @@ def test_a_group_older_than_max_age_is_never_used() -> None:
     stream, _ = stream_of([50], batch_size=1, num_generations=8, backfill={"max_age": 2, "cache_groups": 8})
     group = asdict(stream.collect(0).groups[0])
     for step, served in [(2, True), (3, False), (10, False)]:
-        stream.restore({"drawn": 5, "yield": 1.0, "cache": [group]})
+        stream.restore({"drawn": 5, "yield": 1.0, "cache": [group]}, {})
         collected = stream.collect(step)
         assert (collected.from_cache == 1) == served
         assert collected.groups[0].born == (0 if served else step)

@@ -106,9 +106,14 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
 
 def sampling_of(checkpoint: str) -> dict[str, Any]:
     """The sampling defaults that a checkpoint directory has in its generation_config.json: temperature (0: greedy),
-    top_p, max_tokens; those that it does not have are missing."""
-    path = _directory(checkpoint) / "generation_config.json"
+    top_p, max_tokens; those that it does not have are missing. Of a model with fewer positions than max_tokens and a
+    prompt need, half of them."""
+    directory = _directory(checkpoint)
+    path, config = directory / "generation_config.json", directory / "config.json"
     stored = read_json(path) if path.exists() else {}
+    positions = read_json(config).get("max_position_embeddings") if config.exists() else None
+    if positions and (stored.get("max_new_tokens") or 0) > positions // 2:
+        stored = {**stored, "max_new_tokens": positions // 2}
     names = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens"}
     found = {ours: stored[name] for name, ours in names.items() if stored.get(name) is not None}
     return {"temperature": 0.0, **found} if stored.get("do_sample") is False and len(found) else found

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from h1r.records import Message
@@ -13,7 +12,7 @@ from h1r.serve.errors import ApiError
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 TOOL_CALL = "<tool_call>"
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_END_OF_CALL = "</tool_call>"
 
 
 def messages_of(found: Sequence[Any]) -> list[Message]:
@@ -78,12 +77,20 @@ def _call_text(call: Any, where: str) -> str:
     return f'\n<tool_call>\n{{"name": {json.dumps(function["name"])}, "arguments": {written}}}\n</tool_call>'
 
 
+def _between(text: str) -> Iterator[str]:
+    """What stands between each mark of a call and the mark that ends it."""
+    begin = text.find(TOOL_CALL)
+    while begin >= 0 and (end := text.find(_END_OF_CALL, begin)) >= 0:
+        yield text[begin + len(TOOL_CALL) : end]
+        begin = text.find(TOOL_CALL, end)
+
+
 def tool_calls_in(text: str) -> tuple[str, list[dict[str, Any]]]:
     """The text before the first call, and all calls in OpenAI's form. What cannot be read as a call stays text."""
     calls = []
-    for match in _CALL.finditer(text):
+    for written_call in _between(text):
         try:
-            found = json.loads(match.group(1))
+            found = json.loads(written_call)
             name, arguments = found["name"], found.get("arguments", {})
         except (ValueError, KeyError, TypeError, RecursionError):
             return text, []

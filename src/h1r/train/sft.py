@@ -168,10 +168,11 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
 
 
 def _same_data(run: Run, fingerprint: list[list[Any]], named: str, world: World) -> None:
-    """Keeps what tells the data of a run from others; `UserError` for other data than a run with checkpoints began
-    with."""
-    known = run.path / "sft" / "data.json"
-    if known.exists() and read_json(known) != fingerprint and Checkpoints(run.path / "sft").latest():
+    """Keeps what tells the data of a run from others; `UserError` for other data than a run with checkpoints, or a
+    model, began with."""
+    stage = run.path / "sft"
+    known, learnt = stage / "data.json", (stage / "model").is_dir() or Checkpoints(stage).latest() is not None
+    if learnt and known.exists() and read_json(known) != fingerprint:
         raise UserError(
             f"the data ({named}) are not those that {run.path} began with; bring them back, or give another --out"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from served_model import NAME, QUESTION, RECIPE, Running, eventually
-from test_chat import ask, chunks
+from test_serve_chat import ask, chunks
 
 from h1r.evals.answers import open_checkpoint, recipe_of, solve
 from h1r.records import Problem, content_id, write_jsonl
