@@ -212,6 +212,7 @@ class Service:
                     self.metrics.first.observe(watch.first)
                 for chunk in shape.chunks(event):
                     yield _event(chunk)
+                await asyncio.sleep(0)  # a mailbox that is never empty would keep the loop from hearing a hang-up
             status = 200
             yield ServerSentEvent("[DONE]")
         except (asyncio.CancelledError, GeneratorExit):
@@ -269,6 +270,7 @@ async def _result(job: Job) -> Result | Raw:
     async for event in job:
         if isinstance(event, Result | Raw):
             return event
+        await asyncio.sleep(0)
     raise RuntimeError("the job ended without a result")
 
 
