@@ -140,8 +140,9 @@ def test_a_client_that_hangs_up_leaves_no_trace_running(server: Running) -> None
     body = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "stream": True}
     body["temperature"] = 5
     owner, admission = server.service.served.owners()[0], server.service.admission
-    for changes in ({"n": 4}, {"deepconf": {"budget": 32}}):
+    for changes in ({"n": 16}, {"deepconf": {"budget": 64}}):  # so many that they run when the first line is read
         with server.client.stream("POST", "/v1/chat/completions", json={**body, **changes}) as response:
+            assert response.status_code == 200
             next(response.iter_lines())
             assert eventually(lambda: owner.load[0] > 0)
         assert eventually(lambda: owner.load == (0, 0) and admission.requests == admission.traces == 0), owner.load
