@@ -34,27 +34,27 @@ def problems(draw: st.DrawFn) -> Recorded:
 
 def test_adaptive_consistency_stops_when_the_leader_is_surely_ahead() -> None:
     four = recorded(*[("a", 10, 1.0)] * 8)
-    assert AdaptiveConsistency().solve(four)[1] == [10] * 4 + [0] * 4  # 1 - 2^-4 = 0.94 of three, 0.97 of four
+    assert AdaptiveConsistency().solve(four).tokens == [10] * 4 + [0] * 4  # 1 - 2^-4 = 0.94 of three, 0.97 of four
     split = recorded(*[("a", 10, 1.0), ("b", 10, 1.0)] * 4)
-    assert AdaptiveConsistency().solve(split)[1] == [10] * 8
-    assert AdaptiveConsistency(0.7).solve(four)[1] == [10] + [0] * 7
+    assert AdaptiveConsistency().solve(split).tokens == [10] * 8
+    assert AdaptiveConsistency(0.7).solve(four).tokens == [10] + [0] * 7
 
 
 def test_the_first_traces_that_end_are_all_that_count() -> None:
     several = recorded(("b", 9, 1.0), ("a", 2, 1.0), ("b", 4, 1.0), ("c", 3, 1.0), ("b", 8, 1.0))
-    vote, spent = Shortest(1).solve(several)
-    assert (vote.answer, vote.index, spent) == ("a", 1, [2, 2, 2, 2, 2])
-    vote, spent = Shortest(3).solve(several)
-    assert (vote.answer, vote.index, spent) == ("a", 1, [4, 2, 4, 3, 4])  # a tie goes to the shorter
-    assert Shortest(5).solve(several)[0].answer == "b"
+    found = Shortest(1).solve(several)
+    assert (found.vote.answer, found.vote.index, found.tokens) == ("a", 1, [2, 2, 2, 2, 2])
+    found = Shortest(3).solve(several)
+    assert (found.vote.answer, found.vote.index, found.tokens) == ("a", 1, [4, 2, 4, 3, 4])  # a tie goes to the shorter
+    assert Shortest(5).solve(several).vote.answer == "b"
 
 
 def test_a_trace_weighs_by_its_rank() -> None:
     several = recorded(("a", 1, 1.0), ("b", 1, 9.0), ("a", 1, 2.0), (None, 1, 99.0))
-    assert METHODS["best_of_n"].solve(several)[0].answer == "b"
-    assert Borda(1.0).solve(several)[0].totals == {"b": 3.0, "a": 3.0}
-    assert Borda(0.0).solve(several)[0].answer == "a"
-    assert Borda(2.0).solve(several)[0].answer == "b"
+    assert METHODS["best_of_n"].solve(several).vote.answer == "b"
+    assert Borda(1.0).solve(several).vote.totals == {"b": 3.0, "a": 3.0}
+    assert Borda(0.0).solve(several).vote.answer == "a"
+    assert Borda(2.0).solve(several).vote.answer == "b"
 
 
 @given(problems())
@@ -62,7 +62,8 @@ def test_methods_equal_their_slow_definitions(one: Recorded) -> None:
     answers = [None if answer is None else answer.strip() for answer in one.answers]
     lengths = [t.num_tokens for t in one.traces]
     for m in (1, 3):
-        vote, spent = Shortest(m).solve(one)
+        found = Shortest(m).solve(one)
+        vote, spent = found.vote, found.tokens
         ended = sorted(range(len(one)), key=lambda i: lengths[i])[:m]
         counts = Counter(answers[i] for i in ended if answers[i] is not None)
         if counts:
@@ -71,15 +72,21 @@ def test_methods_equal_their_slow_definitions(one: Recorded) -> None:
         else:
             assert vote.answer is None
         assert sum(spent) == sum(min(length, lengths[ended[-1]]) for length in lengths)
-    best, _ = METHODS["best_of_n"].solve(one)
+    best = METHODS["best_of_n"].solve(one).vote
     sureness = [s if a is not None else -1.0 for s, a in zip(one.sureness(), answers, strict=True)]
     assert best.index == (sureness.index(max(sureness)) if max(sureness) >= 0 else None)
+
+
+def test_of_traces_that_end_in_one_step_the_first_are_asked() -> None:
+    tied = recorded((None, 3, 1.0), ("a", 3, 1.0))
+    solution = solved(Shortest(1), tied, 0)
+    assert (solution.answer, solution.states, solution.tokens_total) == (None, ["no_answer", "cancelled"], 6)
 
 
 @given(problems(), st.sampled_from(sorted(METHODS)))
 def test_every_token_is_counted_once_and_no_trace_votes_that_did_not_end(one: Recorded, name: str) -> None:
     solution = solved(METHODS[name], one, 3)
-    _, spent = METHODS[name].solve(one)
+    spent = METHODS[name].solve(one).tokens
     assert solution.prompt_index == 3
     assert [t.num_tokens for t in solution.traces] == spent
     assert sum(solution.tokens.values()) == solution.tokens_total <= sum(t.num_tokens for t in one.traces)

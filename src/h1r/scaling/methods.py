@@ -22,6 +22,7 @@ from h1r.records import Trace
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract
 from h1r.scaling.ballot import Solution, State
+from h1r.scaling.replay import cut
 from h1r.scaling.voting import Vote, lead_probability, vote
 
 
@@ -53,10 +54,17 @@ class Recorded:
         return found if found.index is None else dataclasses.replace(found, index=order[found.index])
 
 
-class Method(Protocol):
-    """`solve` gives the vote, and how many tokens of each trace were generated until it was known."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A vote, how many tokens of each trace were generated until it was known, and which traces it asked."""
 
-    def solve(self, recorded: Recorded) -> tuple[Vote, list[int]]: ...
+    vote: Vote
+    tokens: list[int]
+    asked: Sequence[int]
+
+
+class Method(Protocol):
+    def solve(self, recorded: Recorded) -> Spent: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +74,13 @@ class AdaptiveConsistency:
 
     certainty: float = 0.95
 
-    def solve(self, recorded: Recorded) -> tuple[Vote, list[int]]:
+    def solve(self, recorded: Recorded) -> Spent:
         found, drawn = Vote(), 0
         while drawn < len(recorded) and lead_probability(found) < self.certainty:
             drawn += 1
             found = recorded.vote(range(drawn))
-        spent = [trace.num_tokens if i < drawn else 0 for i, trace in enumerate(recorded.traces)]
-        return found, spent
+        tokens = [trace.num_tokens if i < drawn else 0 for i, trace in enumerate(recorded.traces)]
+        return Spent(found, tokens, range(drawn))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +90,22 @@ class Shortest:
 
     m: int
 
-    def solve(self, recorded: Recorded) -> tuple[Vote, list[int]]:
+    def solve(self, recorded: Recorded) -> Spent:
         lengths = [trace.num_tokens for trace in recorded.traces]
         first = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))[: self.m]
         end = lengths[first[-1]]
-        return recorded.vote(first), [min(length, end) for length in lengths]
+        return Spent(recorded.vote(first), [min(length, end) for length in lengths], first)
 
 
 @dataclass(frozen=True, slots=True)
 class BestOfN:
     """The answer of the surest trace that has one. Every trace runs to its end."""
 
-    def solve(self, recorded: Recorded) -> tuple[Vote, list[int]]:
+    def solve(self, recorded: Recorded) -> Spent:
         sureness = recorded.sureness()
         answered = [i for i, answer in enumerate(recorded.answers) if answer is not None]
         surest = sorted(answered, key=lambda i: (-sureness[i], i))[:1]
-        return recorded.vote(surest), [trace.num_tokens for trace in recorded.traces]
+        return Spent(recorded.vote(surest), [trace.num_tokens for trace in recorded.traces], answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +115,12 @@ class Borda:
 
     power: float = 1.0
 
-    def solve(self, recorded: Recorded) -> tuple[Vote, list[int]]:
+    def solve(self, recorded: Recorded) -> Spent:
         sureness = recorded.sureness()
         answered = [i for i, answer in enumerate(recorded.answers) if answer is not None]
         order = sorted(answered, key=lambda i: (-sureness[i], i))
         weights = [float(len(order) - rank) ** self.power for rank in range(len(order))]
-        return recorded.vote(order, weights), [trace.num_tokens for trace in recorded.traces]
+        return Spent(recorded.vote(order, weights), [trace.num_tokens for trace in recorded.traces], answered)
 
 
 METHODS: dict[str, Method] = {
@@ -125,30 +133,21 @@ METHODS: dict[str, Method] = {
 
 
 def solved(method: Method, recorded: Recorded, prompt_index: int) -> Solution:
-    """The solution, with each trace as far as it was generated: "voted" if its answer counted, "cancelled" if it had
-    not ended, and "no_answer" where it ended without one."""
-    found, spent = method.solve(recorded)
-    traces, states = [], []
-    for trace, answer, tokens in zip(recorded.traces, recorded.answers, spent, strict=True):
+    """The solution, with each trace as far as it was generated: "voted" if the vote asked it and it has an answer,
+    "no_answer" where it has none, "cancelled" if it had not ended, or ended in the step in which the vote was known."""
+    spent = method.solve(recorded)
+    traces: list[Trace] = []
+    states: list[State] = []
+    for index, (trace, tokens) in enumerate(zip(recorded.traces, spent.tokens, strict=True)):
         whole = tokens == trace.num_tokens
-        states.append(_state(trace, answer, whole))
-        traces.append(trace if whole else _cut(trace, tokens))
+        traces.append(trace if whole else cut(trace, tokens, "cancelled"))
+        if whole and trace.finish_reason == "error":
+            states.append("error")
+        elif whole and recorded.answers[index] is None:
+            states.append("no_answer")
+        else:
+            states.append("voted" if index in spent.asked else "cancelled")
     return Solution(
-        prompt_index=prompt_index, vote=found, traces=traces, states=states, threshold=None, stop_reason="budget",
+        prompt_index=prompt_index, vote=spent.vote, traces=traces, states=states, threshold=None, stop_reason="budget",
         budget=len(recorded),
-    )  # fmt: skip
-
-
-def _state(trace: Trace, answer: str | None, whole: bool) -> State:
-    if not whole:
-        return "cancelled"
-    if trace.finish_reason == "error":
-        return "error"
-    return "no_answer" if answer is None else "voted"
-
-
-def _cut(trace: Trace, tokens: int) -> Trace:
-    return dataclasses.replace(
-        trace, finish_reason="cancelled", text="", token_ids=trace.token_ids[:tokens],
-        confidences=trace.confidences[:tokens], logprobs=[], sampling_logprobs=[],
     )  # fmt: skip

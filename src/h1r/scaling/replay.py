@@ -48,6 +48,15 @@ def simulate_many(
     return solve_many(engine, prompts, params, seeds=[0] * len(problems), extract=extract, groups=groups)
 
 
+def cut(trace: Trace, length: int, reason: FinishReason) -> Trace:
+    """A trace as it was after `length` tokens. Text belongs to whole ones."""
+    return dataclasses.replace(
+        trace, finish_reason=reason, text=trace.text if length == trace.num_tokens else "",
+        token_ids=trace.token_ids[:length], logprobs=trace.logprobs[:length],
+        sampling_logprobs=trace.sampling_logprobs[:length], confidences=trace.confidences[:length],
+    )  # fmt: skip
+
+
 @dataclasses.dataclass(slots=True)
 class _Request:
     prompt_index: int
@@ -69,13 +78,9 @@ class _Request:
                 self.length, self.stopped = at, True
 
     def result(self, length: int, reason: FinishReason) -> Trace:
-        whole = length == self.trace.num_tokens
-        return dataclasses.replace(
-            self.trace, prompt_index=self.prompt_index, sample_index=self.sample_index, finish_reason=reason,
-            token_ids=self.trace.token_ids[:length], logprobs=self.trace.logprobs[:length],
-            sampling_logprobs=self.trace.sampling_logprobs[:length], confidences=self.trace.confidences[:length],
-            text=self.trace.text if whole else "",
-        )  # fmt: skip
+        trace = cut(self.trace, length, reason)
+        trace.prompt_index, trace.sample_index = self.prompt_index, self.sample_index
+        return trace
 
 
 class ReplayEngine:
