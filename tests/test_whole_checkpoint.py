@@ -7,9 +7,8 @@ import json
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 import warm
 from h1r.common.files import read_json
+from loopback import http_server
 from small_checkpoint import small_checkpoint
 
 SYSTEM = "Answer in one word."
@@ -172,13 +172,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[tuple[str, type[Hub]]]:
     handler = type("Handler", (Hub,), {"files": {}, "created": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(handler) as address:
+        yield address, handler
 
 
 def test_push_uploads_what_the_directory_holds_in_one_commit(run: Path, hub: tuple[str, type[Hub]]) -> None:

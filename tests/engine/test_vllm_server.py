@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +24,7 @@ from h1r.engine.server.engine import VLLMServer
 from h1r.errors import UserError
 from h1r.models import save
 from h1r.rollout.retry import RetryingEngine
+from loopback import http_server
 
 VOCABULARY = 50
 
@@ -109,14 +109,9 @@ class StandIn(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def stand_in() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
     StandIn.bodies.clear()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(StandIn) as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """SandboxFusion as the place where tested code runs, against a server on loopback that speaks its interface."""
 
 import base64
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from h1r.sandbox import Isolation, Limits, SandboxPool, fusion, refusal
 from h1r.verify.code.execute import judge
 from h1r.verify.code.grade import grade_in
 from h1r.verify.code.problem_tests import CallTests, CheckTests, StdinTests
+from loopback import http_server
 
 LIMITS = Limits(time_s=10.0)
 ACCEPTED = {"code", "language", "stdin", "files", "compile_timeout", "run_timeout", "memory_limit_MB"}
@@ -71,13 +72,11 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self._open = contextlib.ExitStack()
+        self.url = self._open.enter_context(http_server(Handler))
 
     def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+        self._open.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from served_model import NAME, QUESTION, RECIPE, Running, eventually
 from test_serve_chat import ask, chunks
 
 from h1r.evals.answers import open_checkpoint, recipe_of, solve
-from h1r.records import Problem, content_id, write_jsonl
+from h1r.records import Problem, Trace, content_id, write_jsonl
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES
 from h1r.scaling.deepconf import DeepConfRun, problem_seed
@@ -136,11 +137,19 @@ def test_what_a_request_leaves_open_is_as_in_the_recipe() -> None:
             plan_for(RECIPE.scaling, 64, sampling, wrong, (None, None), None)
 
 
-def test_a_client_that_hangs_up_leaves_no_trace_running(server: Running) -> None:
+def test_a_client_that_hangs_up_leaves_no_trace_running(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = server.service.served.owners()[0].engine
+    step = engine.step
+
+    def unhurried() -> list[Trace]:
+        time.sleep(0.01)  # traces outlast whoever looks, however busy the machine is
+        return step()
+
+    monkeypatch.setattr(engine, "step", unhurried)
     body = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "stream": True}
     body["temperature"] = 5
     owner, admission = server.service.served.owners()[0], server.service.admission
-    for changes in ({"n": 16}, {"deepconf": {"budget": 64}}):  # so many that they run when the first line is read
+    for changes in ({"n": 16}, {"deepconf": {"budget": 64}}):
         with server.client.stream("POST", "/v1/chat/completions", json={**body, **changes}) as response:
             assert response.status_code == 200
             next(response.iter_lines())

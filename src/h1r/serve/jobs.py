@@ -114,7 +114,23 @@ class Job(Protocol):
     def finish(self) -> None: ...
 
 
-class Plain:
+class _AtWork:
+    """A job that has begun once `_work` is there."""
+
+    _work: Mailbox | Solving | None = None
+
+    def give_up(self) -> None:
+        """See the module."""
+        if self._work is not None:
+            self._work.give_up()
+
+    def finish(self) -> None:
+        """See the module."""
+        if self._work is not None:
+            self._work.finish()
+
+
+class Plain(_AtWork):
     """`n` answers to each prompt."""
 
     method = "plain"
@@ -124,11 +140,10 @@ class Plain:
     ) -> None:
         self._model, self._prompts, self._params, self._form = model, prompts, params, form
         self.num_traces = sum(one.n for one in params)
-        self._box: Mailbox | None = None
         self._each = params[0].n
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        box = self._box = Mailbox(self._model.owner, self._prompts, self._params, self._form.stream)
+        box = self._work = Mailbox(self._model.owner, self._prompts, self._params, self._form.stream)
         texts = [Telling(self._model, self._form, self._params[0].stop) for _ in range(self.num_traces)]
         traces: dict[int, Trace] = {}
         choices: dict[int, Choice] = {}
@@ -152,28 +167,17 @@ class Plain:
             self._params[0].seed,
         )
 
-    def give_up(self) -> None:
-        """See the module."""
-        if self._box is not None:
-            self._box.give_up()
 
-    def finish(self) -> None:
-        """See the module."""
-        if self._box is not None:
-            self._box.finish()
-
-
-class DeepConfJob:
+class DeepConfJob(_AtWork):
     """One question, many traces, one answer."""
 
     def __init__(self, model: Speaker, question: Question, form: Form) -> None:
         self._model, self._question, self._form = model, question, form
         self.num_traces = question.plan.params.budget
         self.method = question.plan.method
-        self._solving: Solving | None = None
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        solving = self._solving = Solving(self._model.owner, self._question, self._form.stream)
+        solving = self._work = Solving(self._model.owner, self._question, self._form.stream)
         async for found in solving:
             if isinstance(found, Outcome):
                 yield found.last_event
@@ -181,16 +185,6 @@ class DeepConfJob:
                     yield event
             else:
                 yield found
-
-    def give_up(self) -> None:
-        """See the module."""
-        if self._solving is not None:
-            self._solving.give_up()
-
-    def finish(self) -> None:
-        """See the module."""
-        if self._solving is not None:
-            self._solving.finish()
 
     def _told(self, outcome: Outcome) -> list[Event]:
         """The answer, in pieces where it is streamed, and the result."""
@@ -235,7 +229,7 @@ class Telling:
     def push(self, drawn: Drawn) -> list[_Piece]:
         """What a token adds."""
         if self.form.logprobs:
-            self._tokens.append((str(self.model.tokenizer.decode([drawn.token_id])), drawn.logprob))
+            self._tokens.append((_token_text(self.model, drawn.token_id), drawn.logprob))
         if drawn.token_id in self.model.ends:
             return []
         return self._with_tokens(self._splitter.push(self._growing.push(drawn.token_id)))
@@ -252,6 +246,10 @@ class Telling:
         return found
 
 
+def _token_text(model: Speaker, token: int) -> str:
+    return str(model.tokenizer.decode([token]))
+
+
 def raise_if_failed(trace: Trace) -> None:
     """`ApiError` for a trace that the engine failed at."""
     if trace.finish_reason == "error":
@@ -266,8 +264,8 @@ def choice_of(model: Speaker, trace: Trace, index: int, form: Form) -> Choice:
     reason = "tool_calls" if calls else "stop" if trace.finish_reason == "stop" else "length"
     tokens = None
     if form.logprobs and model.tokenizer is not None:
-        decode = model.tokenizer.decode
-        tokens = [(str(decode([one])), logprob) for one, logprob in zip(trace.token_ids, trace.logprobs, strict=True)]
+        pairs = zip(trace.token_ids, trace.logprobs, strict=True)
+        tokens = [(_token_text(model, one), logprob) for one, logprob in pairs]
     return Choice(index, thinking, answer, reason, calls, tokens)
 
 
@@ -300,7 +298,7 @@ def traces_of(model: Speaker, outcome: Outcome, tokens: bool) -> list[dict[str, 
         one = {**ended(ballot, entry), "seed": trace.seed, "text": trace.text}
         if tokens:
             if model.tokenizer is not None:
-                one["token_texts"] = [str(model.tokenizer.decode([token])) for token in trace.token_ids]
+                one["token_texts"] = [_token_text(model, token) for token in trace.token_ids]
             one["confidences"] = [rounded(value) for value in trace.confidences]
         found.append(one)
     return found

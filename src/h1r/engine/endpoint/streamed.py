@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from h1r.common.servers import Server, Servers, failure_of
+from h1r.engine.connections import hang_up
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
 from h1r.engine.requests import failed
 from h1r.engine.server.events import Refused, ServerRequest
@@ -132,7 +133,7 @@ class StreamedChats:
         """See `Engine.cancel`."""
         gone = [live for live in self._live if live.index == prompt_index]
         self._live = [live for live in self._live if live.index != prompt_index]
-        self._stop(gone)
+        hang_up(gone, self._lock)
         return [_trace(live, cancelled=True) for live in gone if live.num_tokens]
 
     def progress(self) -> list[Running]:
@@ -148,15 +149,8 @@ class StreamedChats:
     def close(self) -> None:
         """Ends every connection."""
         gone, self._live = self._live, []
-        self._stop(gone)
+        hang_up(gone, self._lock)
         self._pool.shutdown(cancel_futures=True)
-
-    def _stop(self, traces: Sequence[_Live]) -> None:
-        with self._lock:
-            for live in traces:
-                live.cancelled = True
-                if live.request is not None:
-                    live.request.close()
 
     def _run(self, live: _Live) -> None:
         """Reads one trace to its end, on another server where one fails."""

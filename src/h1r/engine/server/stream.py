@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from h1r.common.servers import Server, Servers, failure_of
 from h1r.config import EngineSection
+from h1r.engine.connections import hang_up
 from h1r.engine.protocol import Running, SamplingParams, is_doubtful
 from h1r.engine.sampling import stream_key
 from h1r.engine.server.events import Refused, ServerRequest
@@ -108,7 +109,7 @@ class Stream:
     def cancel(self, prompt_index: int) -> list[Trace]:
         found = [live for live in self.live if live.index == prompt_index]
         self.live = [live for live in self.live if live.index != prompt_index]
-        self._stop(found)
+        hang_up(found, self.lock)
         with suppress(Refused, OSError, ValueError, KeyError, TypeError):
             self._fetch(found)
         return [self._trace(live, cancelled=True) for live in found if live.ids]
@@ -125,18 +126,10 @@ class Stream:
     def close(self) -> None:
         left, self.live = self.live, []
         self.closed.set()
-        self._stop(left)
+        hang_up(left, self.lock)
         self.pool.shutdown(cancel_futures=True)
         with suppress(Refused, OSError, ValueError, KeyError, TypeError):
             self._fetch(left)
-
-    def _stop(self, traces: Sequence[Live]) -> None:
-        """Ends their connections, at which the server ends their requests."""
-        with self.lock:
-            for live in traces:
-                live.cancelled = True
-                if live.request is not None:
-                    live.request.close()
 
     def _run(self, live: Live) -> None:
         """Reads one trace to its end. Whatever goes wrong is this trace's error alone."""
