@@ -4,7 +4,7 @@
     h1r eval runs/small --model sft
     python tools/ship_model.py runs/small       writes src/h1r/models/shipped
 
-The card's figures are those of the run's own evaluation (fp32); `h1r eval small` measures the shipped weights again.
+The card's figures are those of the run's own evaluation (fp32); `h1r eval h1r:small --benchmark h1r:everyday.jsonl` asks the shipped weights.
 """
 
 from __future__ import annotations

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from h1r.common.prose import listing
 from h1r.config import GeneratedSource
 from h1r.data.curate.io.generated import GeneratedProblems
 from h1r.data.solvers import traces
 from h1r.data.solvers.stories import LEGS
-from h1r.data.wordings import AFTER, BEFORE, LIBRARY, WORDINGS, is_wording, listed, reworded
+from h1r.data.wordings import AFTER, BEFORE, LIBRARY, WORDINGS, is_wording, reworded
 from h1r.errors import UserError
 from h1r.records import Problem
 from h1r.verify.reasoning_gym.grade import score
@@ -95,7 +96,7 @@ def test_a_family_without_wordings_is_refused() -> None:
 
 
 def test_things_are_listed_as_people_do() -> None:
-    assert [listed(["a", "b", "c"][:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+    assert [listing(["a", "b", "c"][:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
 
 
 def test_the_everyday_questions_are_asked_in_no_wording_of_training() -> None:

@@ -25,7 +25,8 @@ from h1r.cli.common import (
 )
 from h1r.common.hub import SHIPPED
 from h1r.common.progress import quiet
-from h1r.common.terminal import counted, shown
+from h1r.common.prose import counted
+from h1r.common.terminal import shown
 from h1r.errors import UserError
 
 if TYPE_CHECKING:

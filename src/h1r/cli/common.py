@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from h1r.common.hub import local_directory
+from h1r.common.hub import is_hub_id, local_directory
+from h1r.common.packaged import PREFIX
 from h1r.common.progress import note
 from h1r.common.terminal import shown_json
 from h1r.errors import UserError
@@ -68,19 +68,10 @@ def checkpoint_of(name: str) -> str | None:
     """The name of a checkpoint: a directory that holds one, or a hub id; None for a run directory, a recipe, and what
     is neither."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or name.startswith(PREFIX):
+        path = local_directory(name) or path
         return str(path) if (path / "config.json").exists() and not (path / "recipe.json").exists() else None
-    hub = not path.exists() and path.suffix not in (".toml", ".json") and re.fullmatch(r"[\w.-]+/[\w.-]+", name)
-    return name if hub and not Path(path.parts[0]).is_dir() else None
-
-
-def model_of(name: str) -> str:
-    """A checkpoint by its name; of a run directory, the model trained last. `UserError` as `local_directory` raises."""
-    from h1r.run.directory import Run
-
-    local_directory(name)
-    path = Path(name).expanduser()
-    return str(Run(path).last_model()) if (path / "recipe.json").exists() else name
+    return name if not path.exists() and path.suffix not in (".toml", ".json") and is_hub_id(name) else None
 
 
 def check_question(text: str) -> None:

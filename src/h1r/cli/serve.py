@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from h1r.cli.common import Set, check_checkpoint, stopping
-from h1r.common.hub import SHIPPED
+from h1r.common.hub import SHIPPED, local_directory
 from h1r.errors import UserError
 
 
@@ -75,6 +75,6 @@ def serve(
 
 def _name(checkpoint: str, recipe: str) -> str:
     """That of the directory; that of the recipe where the directory is a run or its `model`."""
-    path = Path(checkpoint)
+    path = local_directory(checkpoint) or Path(checkpoint)
     inside = next((one for one in (path, *path.parents[:2]) if (one / "recipe.json").exists()), None)
     return recipe if inside is not None and recipe else path.resolve().name

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from h1r.cli.common import model_of
 from h1r.common.hub import local_directory
 from h1r.errors import UserError
 
@@ -35,7 +34,7 @@ def export(
     """Write a model for other programs: weights, tokenizer, chat template, sampling defaults and a card."""
     from h1r.run.export import export_directory, export_gguf
 
-    source, name = _local(model), Path(model).resolve().name
+    source, name = _local(model), (local_directory(model) or Path(model)).resolve().name
     if to is Form.HF:
         print(f"wrote {export_directory(source, out or Path(f'{name}-hf'))}")
     else:
@@ -61,7 +60,9 @@ def push(
 
 def _local(name: str) -> Path:
     """The directory of a checkpoint, or of a run's last model; `UserError` for one of the hub."""
-    directory = local_directory(model_of(name))
-    if directory is None or not (directory / "config.json").exists():
+    from h1r.run.directory import model_directory
+
+    directory = model_directory(name)
+    if not (directory / "config.json").exists():
         raise UserError(f"{name} is no run and no checkpoint directory here; give one")
     return directory

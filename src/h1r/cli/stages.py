@@ -19,7 +19,6 @@ from h1r.cli.common import (
     Seed,
     Set,
     Target,
-    model_of,
     open_run,
     parse_columns,
     print_json,
@@ -125,11 +124,12 @@ def sft(
 ) -> None:
     """Supervised fine-tuning on the curated traces, or on a file as it is."""
     from h1r.data.own import format_of
+    from h1r.run.directory import model_directory
 
     keys: dict[str, Any] = {}
     target: str | dict[str, Any] = recipe
     if model is not None:
-        keys = {"model.checkpoint": model_of(model), "model.preset": None}
+        keys = {"model.checkpoint": str(model_directory(model)), "model.preset": None}
     if not Path(recipe).is_dir() and (Path(recipe).name != "recipe.json" and format_of(recipe)):
         if model is None:
             raise UserError(f"{recipe} is a file of data; say what to fine-tune on it, as in --model CHECKPOINT")

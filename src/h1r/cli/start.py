@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from h1r.cli.common import AsJson, print_json
 from h1r.common.files import write_text
+from h1r.common.packaged import packaged
 from h1r.common.progress import note
 from h1r.common.terminal import shown
 from h1r.errors import UserError
@@ -35,7 +35,7 @@ def init(
 ) -> None:
     """Write a commented recipe for a task, to change and to run."""
     path = file or Path(f"{task.value}.toml")
-    template = importlib.resources.files("h1r") / "recipes" / "tasks" / f"{task.value}.toml"
+    template = packaged("recipes", "tasks", f"{task.value}.toml")
     text = template.read_text(encoding="utf-8").replace(f"{task.value}.toml", path.name)
     for place, value in (("CHECKPOINT", model), ("DATA", data)):
         if value is not None:

@@ -21,11 +21,6 @@ def shown(text: str) -> str:
     return text.translate(_SHOWN)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 row`, `1,234 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def shown_json(text: str) -> str:
     """JSON text that says the same without the control characters that JSON allows in strings."""
     return text.translate(_IN_JSON)

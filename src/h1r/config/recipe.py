@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import json
 import reprlib
 import tomllib
@@ -12,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError, model_validator
 
+from h1r.common.packaged import packaged
 from h1r.common.plugins import is_file, load_plugins
 from h1r.config.base import Count, Section
 from h1r.config.corpus import CorpusSection, CorpusSource, GeneratedSource
@@ -32,7 +32,7 @@ from h1r.errors import UserError
 
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
-_BUILT_IN = Path(str(importlib.resources.files("h1r"))) / "recipes"
+_BUILT_IN = packaged("recipes")
 _KINDS = ("reasoning_gym", "jsonl", "json", "csv", "parquet", "hub")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from h1r.common.progress import note
-from h1r.common.terminal import counted
+from h1r.common.prose import counted
 from h1r.config import CorpusBenchmark, CorpusSource
 from h1r.config.corpus import Format
 from h1r.data.curate.drop_log import DropLog

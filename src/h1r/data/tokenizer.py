@@ -18,7 +18,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from h1r.common.hub import resolved
+from h1r.common.hub import local_directory
+from h1r.common.packaged import PREFIX
 from h1r.config import ChatSection
 from h1r.data.chat import CHAT_TEMPLATE, IM_END, IM_START, THINK_CLOSE, THINK_OPEN, chat_template, is_foreign
 from h1r.data.foreign_template import with_system_prompt
@@ -81,8 +82,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer directory or hub id; `UserError` when there is none, or it is not a fast one."""
+    place = local_directory(path_or_id) if str(path_or_id).startswith(PREFIX) else path_or_id
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolved(path_or_id), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"no tokenizer at {path_or_id} ({reason}); check tokenizer.path") from None

@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from h1r.common.prose import listing
 
 LIBRARY = "{library}"
 """Stands for the library's own question. Listed twice: a fifth or so of a family keeps its wording."""
@@ -236,11 +238,6 @@ def is_wording(question: str, family: str, entry: Any) -> bool:
         return False
 
 
-def listed(things: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, (", ".join(things[:-1]), things[-1])))
-
-
 def _sum(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     expression = str(metadata["expression"])
     return {"sum": expression, "spoken": expression.replace(" + ", " plus ").replace(" - ", " minus ")}
@@ -261,7 +258,7 @@ def _animals(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
         f"{count} {animal if count == 1 else _PLURALS.get(animal, animal + 's')}"
         for animal, count in metadata["animals"].items()
     ]
-    return {"animals": listed(herd)}
+    return {"animals": listing(herd)}
 
 
 _PLURALS = {
@@ -284,13 +281,13 @@ def _product(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
         "product": expression,
         "times": expression.replace("*", "times"),
         "cross": expression.replace("*", "x"),
-        "factors": listed(expression.split(" * ")),
+        "factors": listing(expression.split(" * ")),
     }
 
 
 def _numbers(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     numbers = [str(number) for number in metadata["numbers"]]
-    return {"numbers": ", ".join(numbers), "and_numbers": listed(numbers)}
+    return {"numbers": ", ".join(numbers), "and_numbers": listing(numbers)}
 
 
 def _number(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
@@ -309,7 +306,7 @@ def _letters(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
 def _sorting(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     numbers, direction = metadata["original_numbers"], str(metadata["direction"])
     ends = "smallest to largest" if direction == "ascending" else "largest to smallest"
-    return {"numbers": ", ".join(numbers), "and_numbers": listed(numbers), "direction": direction, "ends": ends}
+    return {"numbers": ", ".join(numbers), "and_numbers": listing(numbers), "direction": direction, "ends": ends}
 
 
 def _filtering(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
@@ -327,7 +324,7 @@ def _angles(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
     sides, angles = metadata["n_sides"], [f"{angle}°" for angle in metadata["known_angles"]]
     polygon = {3: "triangle", 4: "quadrilateral", 5: "pentagon", 6: "hexagon"}.get(sides, f"{sides}-gon")
     rest = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}.get(sides - 1, "All other")
-    return {"polygon": polygon, "angles": listed(angles), "rest": rest}
+    return {"polygon": polygon, "angles": listing(angles), "rest": rest}
 
 
 _CLOCK = re.compile(r"\b\d\d:\d\d(?::\d\d(?:\.\d{3})?)?")

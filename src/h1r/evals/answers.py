@@ -30,7 +30,7 @@ from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
-from h1r.run.directory import Run
+from h1r.run.directory import model_directory
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES, Solution, State
 from h1r.scaling.deepconf import DeepConfRun, problem_seed
@@ -99,7 +99,7 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
             if isinstance(stored, dict) and stored.get("plugins") and "plugins" not in given:
                 note(f"the plugins of {file} are not loaded; --set plugins=[...] loads some")
             return load_recipe(file, {"plugins": [], **given})
-    kept = _directory(checkpoint) / DEFAULTS
+    kept = model_directory(checkpoint) / DEFAULTS
     tables = read_json(kept) if kept.exists() else {}
     return resolve({"name": "defaults", **tables}, overrides, str(kept) if tables else "--set")
 
@@ -108,7 +108,7 @@ def sampling_of(checkpoint: str) -> dict[str, Any]:
     """The sampling defaults that a checkpoint directory has in its generation_config.json: temperature (0: greedy),
     top_p, max_tokens; those that it does not have are missing. Of a model with fewer positions than max_tokens and a
     prompt need, half of them."""
-    directory = _directory(checkpoint)
+    directory = model_directory(checkpoint)
     path, config = directory / "generation_config.json", directory / "config.json"
     stored = read_json(path) if path.exists() else {}
     positions = read_json(config).get("max_position_embeddings") if config.exists() else None
@@ -263,7 +263,7 @@ class Results:
 
 def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | None) -> str:
     """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
-    source = _directory(checkpoint)
+    source = model_directory(checkpoint)
     parts = [
         json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
         recipe.scaling.model_dump_json(exclude={"problems"}),
@@ -366,12 +366,6 @@ def _problem(question: str) -> Problem:
     return Problem(id=content_id(question), question=question, answer="")
 
 
-def _directory(checkpoint: str) -> Path:
-    """The directory of a checkpoint that is not on the hub; of a run directory, that of the model trained last."""
-    path = local_directory(checkpoint) or Path(checkpoint)
-    return Run(path).last_model() if (path / "recipe.json").exists() else path
-
-
 @contextmanager
 def open_checkpoint(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, PreTrainedTokenizerFast]]:
     """The engine and tokenizer of a checkpoint, with the recipe's threads, kernels and judge; a run directory stands
@@ -379,7 +373,7 @@ def open_checkpoint(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, P
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     use_judge(recipe.judge)
-    found: str | Path = source if (source := _directory(checkpoint)).is_dir() else checkpoint
+    found: str | Path = source if (source := model_directory(checkpoint)).is_dir() else checkpoint
 
     def model() -> CausalLM:
         return answering(found, recipe)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from h1r.common.prose import listing
 from h1r.report import plots
 from h1r.report.collect import FilterStep, Overlap, RunReport
-from h1r.report.text import bar, count, details, esc, listing, percent, plural, table, words
+from h1r.report.text import bar, count, details, esc, percent, plural, table, words
 
 _SETS = {"held_out": "evaluation", "train": "SFT", "sft": "SFT", "rl": "RL"}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from h1r.common.prose import listing
 from h1r.report.collect import RunReport, ScalingResult
 from h1r.report.paired import between
 from h1r.report.shapes import Interval
-from h1r.report.text import count, duration, esc, listing, percent, percent_interval, plural, points, size
+from h1r.report.text import count, duration, esc, percent, percent_interval, plural, points, size
 
 
 def headline_html(report: RunReport) -> str:

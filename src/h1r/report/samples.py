@@ -11,7 +11,6 @@ data, as JSON without `<`.
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from h1r.common.files import write_text
+from h1r.common.packaged import packaged
 from h1r.common.style import CSS
 from h1r.records import read_lines
 from h1r.report.benchmarks import Benchmark
@@ -51,7 +51,7 @@ def write_browser(page: Path, title: str, found: Sequence[Benchmark]) -> bool:
         answers = _write_set(directory, number, one.answers)
         index.append({"name": clean(one.name), "model": clean(one.model), "answers": answers})
     write_text(directory / "index.js", _call("index", index))
-    source = importlib.resources.files("h1r").joinpath("report", "browser.js").read_text(encoding="utf-8")
+    source = packaged("report", "browser.js").read_text(encoding="utf-8")
     write_text(directory / "browser.js", source)
     write_text(page, _page(title))
     return True

@@ -95,11 +95,6 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def listing(items: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
     """A table of HTML cells (escaped by the caller); columns in `numeric` are right-aligned. Scrolls when too wide."""
     right = set(numeric)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from h1r.common.files import read_json, write_json
+from h1r.common.hub import local_directory
 from h1r.common.memory import peak_rss_bytes
 from h1r.common.progress import note
 from h1r.config import Recipe, load_recipe
@@ -60,6 +61,13 @@ ON_RESUME = frozenset(
 )
 """Keys that change nothing of what was computed, so that `--resume` may go on with others: a run is extended, or cut
 into other micro-batches (sums are then taken in another order)."""
+
+
+def model_directory(name: str) -> Path:
+    """The directory of a checkpoint by its name: of a run, that of the model trained last; of the hub's, the name as a
+    path. `UserError` as `local_directory` and `Run.last_trained` raise."""
+    path = local_directory(name) or Path(name)
+    return Run(path).last_model() if (path / "recipe.json").exists() else path
 
 
 @dataclass(frozen=True)

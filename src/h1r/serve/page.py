@@ -7,12 +7,11 @@ it needs no key; what it asks for needs one, and it then asks the person.
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from h1r.common.packaged import packaged
 from h1r.common.style import CSS
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -30,7 +29,7 @@ def _read() -> dict[str, tuple[bytes, str]]:
     """Of each path, what is there and its type."""
     found = {
         f"/static/{one.name}": (one.read_bytes(), _TYPES[one.name.rpartition(".")[2]])
-        for one in files("h1r").joinpath("serve", "static").iterdir()
+        for one in packaged("serve", "static").iterdir()
         if one.name.rpartition(".")[2] in _TYPES
     }
     found["/static/style.css"] = (CSS.encode() + found["/static/style.css"][0], "text/css")

@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from h1r.common.prose import listing
 from h1r.config import GeneratedSource
 from h1r.data.curate.io.columns import nearest
-from h1r.data.wordings import WORDINGS, listed, reworded
+from h1r.data.wordings import WORDINGS, reworded
 from h1r.errors import UserError
 from h1r.records import Problem, content_id
 from h1r.verify.reasoning_gym.grade import FULL_SCORE, score
@@ -124,7 +125,7 @@ class GeneratedProblems:
             raise UserError(f"corpus.sources: unknown family `{self.family}`; {nearest(self.family, sound_families())}")
         if self._everyday and self.family not in WORDINGS:
             raise UserError(
-                f"corpus.sources: family `{self.family}` has no everyday wordings, only {listed(sorted(WORDINGS))}; "
+                f"corpus.sources: family `{self.family}` has no everyday wordings, only {listing(sorted(WORDINGS))}; "
                 f'set wordings = "library"'
             )
         if self.family in HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":

@@ -13,10 +13,10 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
 from h1r.common import finish_reasons
+from h1r.common.packaged import PREFIX, packaged
 from h1r.common.reading import NESTED, is_deep
 from h1r.config import CorpusBenchmark, CorpusSource
 from h1r.data.curate.io.chats import (
@@ -46,8 +46,6 @@ ASKED = frozenset({"question", "prompt", "messages"})
 
 MAX_BAD = 100_000
 """Bad rows among the rows of one shard at which reading stops: then the mapping is wrong, not the rows."""
-SHIPPED = "h1r:"
-"""Stands before the name of a file that comes with the package."""
 
 
 def files_of(section: CorpusBenchmark, root: str) -> list[str]:
@@ -66,8 +64,8 @@ def expand(path: str) -> str:
 
     `UserError` names a variable that is not set.
     """
-    if path.startswith(SHIPPED):
-        return os.path.join(str(files("h1r")), "recipes", path.removeprefix(SHIPPED))
+    if path.startswith(PREFIX):
+        return str(packaged("recipes", path.removeprefix(PREFIX)))
     found = os.path.expanduser(os.path.expandvars(path))
     if missing := re.search(r"\$\{?(\w+)", found):
         raise UserError(f"`{path}` needs the environment variable {missing.group(1)}, which is not set; set it")
