@@ -16,6 +16,7 @@ from h1r.cli import app
 from h1r.common.hub import SHIPPED, local_directory
 from h1r.config import load_recipe
 from h1r.engine.protocol import SamplingParams
+from h1r.errors import UserError
 from h1r.evals.answers import generate
 from h1r.models import load
 from h1r.scaling.answers import extract_answer
@@ -57,6 +58,31 @@ def test_its_files_are_small_and_its_card_says_what_it_scores() -> None:
     assert len(families) >= 16
     assert all(f"| `{family}` |" in card for family in families)
     assert f"{sum(p.numel() for p in load(directory()).parameters()):,} parameters" in card
+
+
+@pytest.mark.parametrize(("words", "said"), [([""], "the question is empty"), (["a", "b", "c"], "3 words were given")])
+def test_what_is_no_question_is_said(words: list[str], said: str) -> None:
+    assert said in str(CliRunner().invoke(app, ["solve", *words]).exception)
+
+
+@pytest.mark.parametrize("name", ["h1r:", "h1r:none", "h1r:../shipped"])
+def test_other_names_of_the_package_are_no_models(name: str) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint directory|holds no config\.json"):
+        load(name)
+
+
+def test_every_command_that_takes_a_checkpoint_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--limit", "4", "--set", "eval.samples=1", "--prompt", "{question}", "--out", "run"]
+    for command in (
+        ["eval", SHIPPED, "--benchmark", "h1r:everyday.jsonl", *few],
+        ["export", SHIPPED, "--to", "hf"],
+        ["generate", SHIPPED, "-p", "2 + 3"],
+        ["parity", SHIPPED, "--only", "packed"],
+    ):
+        ran = CliRunner().invoke(app, command)
+        assert ran.exit_code == 0, (command, ran.exception)
+    assert (tmp_path / "small-hf" / "README.md").exists()
 
 
 def test_a_directory_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@
     h1r eval runs/small --model sft
     python tools/ship_model.py runs/small       writes src/h1r/models/shipped
 
-The card's figures are those of the run's own evaluation (fp32); `h1r eval h1r:small --benchmark h1r:everyday.jsonl` asks the shipped weights.
+The card's figures are those of the run's own evaluation, of weights in float32. The shipped ones are asked by
+`h1r eval h1r:small --benchmark h1r:everyday.jsonl --prompt "{question}"`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ than in training are beyond it.
 
 ## How it was made
 
-`h1r demo small` makes it again: the recipe is `recipes/small.toml`, seed {seed}, {problems:,} generated problems of
+The stages of `h1r demo small` up to this one make it again. The recipe is `recipes/small.toml`,
+seed {seed}, {problems:,} generated problems of
 reasoning-gym with worked traces, {stages}. No other data went in.
 `python tools/ship_model.py RUN` wrote this directory.
 

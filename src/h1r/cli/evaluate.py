@@ -162,9 +162,10 @@ def part_of(section: EvalSection, only: Sequence[str], limit: int) -> EvalSectio
 def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
     """The `[[eval.benchmarks]]` of a TOML file, or one that reads a file of problems, whose columns are those given, or
     have usual names."""
+    from h1r.data.curate.io.read import expand
     from h1r.data.own import columns_of, format_of, plain_name
 
-    path = Path(file)
+    path = Path(expand(file))
     if path.suffix == ".toml":
         if columns or prompt:
             raise UserError(f"{file} says itself what its columns and prompts are; leave --columns and --prompt out")

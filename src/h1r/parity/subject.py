@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from h1r.common.hub import local_directory
 from h1r.common.memory import free_memory_bytes
+from h1r.common.packaged import PREFIX
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
@@ -120,7 +122,8 @@ def open_subject(
     """
     chosen = select(kernels, device, dtype)
     cut = "" if layers is None else f", its first {layers} layers"
-    config = presets().get(name) or (read_config(Path(name)) if Path(name).is_dir() else None)
+    directory = local_directory(name) if Path(name).is_dir() or name.startswith(PREFIX) else None
+    config = presets().get(name) or (read_config(directory) if directory else None)
     if config is not None:
         config = _cut(name, config, layers)
         tokens = _tokens(config, tokens)
