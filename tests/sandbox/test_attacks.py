@@ -93,7 +93,14 @@ def outside():
         datagrams.bind(("127.0.0.1", port))
         for server in servers[1:]:
             server.listen()
-        places = {"secret": folder / "secret", "folder": folder, "port": port, "abstract": abstract, "pid": os.getpid()}
+        places = {
+            "secret": folder / "secret",
+            "folder": folder,
+            "port": port,
+            "abstract": abstract,
+            "pid": os.getpid(),
+            "walked": "/tmp",
+        }
         before = (folder / "secret").stat()
         yield places, [*servers, datagrams], before
         for server in (*servers, datagrams):
@@ -227,7 +234,7 @@ def test_the_attacks_would_succeed_if_nothing_confined_them(outside) -> None:
         with tempfile.TemporaryDirectory() as folder:
             secret = Path(folder) / "secret"
             secret.write_text(TOKEN)
-            places = {**outside[0], "secret": secret, "folder": Path(folder)}
+            places = {**outside[0], "secret": secret, "folder": Path(folder), "walked": folder}
             if name == "unix_socket":
                 places["folder"] = outside[0]["folder"]
             run = subprocess.run([sys.executable, "-c", filled(ATTACKS[name][1], places)], cwd=folder, timeout=60,

@@ -86,8 +86,6 @@ class Running:
         self.client = httpx2.Client(base_url=self.url, timeout=120, headers={"Authorization": f"Bearer {KEY}"})
 
     async def _serve(self) -> None:
-        for owner in self.service.served.owners():
-            owner.deliver_to(asyncio.get_running_loop().call_soon_threadsafe)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self._port = taken.getsockname()[1]
             await self._server.serve([taken])

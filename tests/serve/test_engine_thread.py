@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from served_model import QUESTION, Running, eventually
+from served_model import NAME, QUESTION, Running, eventually, running
 
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import Running as RunningTrace
@@ -15,6 +16,10 @@ from h1r.engine.streaming import StreamingEngine
 from h1r.evals.answers import generate
 from h1r.records import Message, Trace
 from h1r.serve.engine_thread import SLICE, EngineThread, Ticket
+from h1r.serve.limits import Limits
+from h1r.serve.local import Local
+from h1r.serve.mailbox import Mailbox
+from h1r.serve.model import Model
 from h1r.serve.session import Session
 
 
@@ -65,6 +70,27 @@ def test_many_traces_do_not_keep_one_waiting_and_are_the_same_as_alone(server: R
     texts = {trace.sample_index: trace.token_ids for trace in many.traces}
     assert [texts[index] for index in range(120)] == [trace.token_ids for trace in alone]
     assert owner.load == (0, 0)
+
+
+def test_another_server_of_the_same_model_that_ends_leaves_this_one_answering(server: Running, model: Model) -> None:
+    """Each request has the event loop that it came in by; one that is closed stops nobody."""
+    body = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4}
+    asyncio.run(_begin_and_leave(model))
+    with running(Local(model, Limits())) as other:
+        assert other.client.post("/v1/chat/completions", json=body).status_code == 200
+    assert server.client.post("/v1/chat/completions", json=body, timeout=30).status_code == 200
+    assert server.service.served.owners()[0].alive
+
+
+async def _begin_and_leave(model: Model) -> None:
+    """A request whose loop is closed while its traces run."""
+    prompt = model.chat_prompt([Message("user", QUESTION)], None)
+    Mailbox(
+        model.owner,
+        [prompt],
+        [SamplingParams(n=8, max_tokens=500, temperature=5.0, confidence_top_k=model.recipe.scaling.top_k)],
+        listen=True,
+    )
 
 
 class Elsewhere(StreamingEngine):

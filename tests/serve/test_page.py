@@ -110,6 +110,7 @@ def solve(page: Page, budget: int = 12) -> None:
     page.press("Enter", 13, "\r")
     page.wait(
         "!document.getElementById('start').disabled && document.getElementById('panels').querySelector('article')"
+        " && !document.getAnimations().length"  # widths and places move to where they belong
     )
 
 

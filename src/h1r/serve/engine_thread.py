@@ -20,6 +20,8 @@ delays the others by that much alone.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -127,20 +129,15 @@ class EngineThread:
         """Tickets with traces that the engine does not have yet, in order of arrival."""
         self._parts: dict[int, Ticket] = {}
         self._listening: dict[int, Ticket] = {}
-        self._told: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._call_soon: Callable[..., object] | None = None
+        self._told: dict[asyncio.AbstractEventLoop, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._running: tuple[float, list[tuple[Ticket, Running]]] = (0.0, [])
         self._closed = self._finished = False
         self._thread = threading.Thread(target=self._run, name="h1r-engine", daemon=True)
         self._thread.start()
 
-    def deliver_to(self, call_soon: Callable[..., object]) -> None:
-        """`call_soon_threadsafe` of the event loop that what is told is for."""
-        self._call_soon = call_soon
-
-    def tell(self, function: Callable[..., None], *arguments: Any) -> None:
+    def tell(self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
         """Has the event loop call this after the step; all calls of a step together wake it once. For sinks."""
-        self._told.append((function, arguments))
+        self._told.setdefault(loop, []).append((function, arguments))
 
     def submit(self, ticket: Ticket) -> None:
         """Any thread may ask."""
@@ -354,9 +351,10 @@ class EngineThread:
         self._listening.pop(number, None)
 
     def _flush(self) -> None:
-        if self._told and self._call_soon is not None:
-            told, self._told = self._told, []
-            self._call_soon(_call_all, told)
+        while self._told:
+            loop, calls = self._told.popitem()
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody listens
+                loop.call_soon_threadsafe(_call_all, calls)
 
     def _fail(self, error: BaseException) -> None:
         """The engine raised: whoever waits for it is told, and the next request finds it empty."""
@@ -375,8 +373,8 @@ class EngineThread:
         self._fail(RuntimeError(CLOSING))
 
 
-def _call_all(told: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
-    for function, arguments in told:
+def _call_all(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+    for function, arguments in calls:
         function(*arguments)
 
 

@@ -25,6 +25,7 @@ class Mailbox:
         self, owner: EngineThread, prompts: Sequence[Prompt], params: Sequence[SamplingParams], listen: bool
     ) -> None:
         self._owner = owner
+        self._loop = asyncio.get_running_loop()
         self._steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
         self._left = sum(one.n for one in params)
         self._tickets = [
@@ -64,7 +65,11 @@ class Mailbox:
             empty = (Trace(0, j, [], "", [], [], [], "cancelled", seed=ticket.params.seed + j) for j in missing)
             traces = [found.get(trace.sample_index, trace) for trace in empty]
             if traces:
-                self._owner.tell(self._steps.put_nowait, (index, (), traces))
+                self._put((index, (), traces))
+
+    def _put(self, step: Step | BaseException) -> None:
+        """In the engine's thread."""
+        self._owner.tell(self._loop, self._steps.put_nowait, step)
 
 
 class _Numbered:
@@ -76,7 +81,7 @@ class _Numbered:
         self._mailbox, self._index = mailbox, index
 
     def take(self, drawn: Sequence[Drawn], traces: Sequence[Trace]) -> None:
-        self._mailbox._owner.tell(self._mailbox._steps.put_nowait, (self._index, drawn, traces))
+        self._mailbox._put((self._index, drawn, traces))
 
     def fail(self, error: BaseException) -> None:
-        self._mailbox._owner.tell(self._mailbox._steps.put_nowait, error)
+        self._mailbox._put(error)

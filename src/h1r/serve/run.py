@@ -104,8 +104,6 @@ class Server(uvicorn.Server):
 
 
 async def _serve(server: uvicorn.Server, service: Service, taken: socket.socket, url: str) -> None:
-    for owner in service.served.owners():
-        owner.deliver_to(asyncio.get_running_loop().call_soon_threadsafe)
     async with _draining(server, service):
         names = ", ".join(one["id"] for one in service.served.models()[:1])
         note(f"serving {names} at {url}/v1")
