@@ -21,10 +21,11 @@ from h1r.config import ModelSection, Recipe
 from h1r.errors import UserError
 from h1r.evals.summary import result_table
 from h1r.report import collect, save_main_plot, summarise, write_comparison, write_report
-from h1r.report.collect import DROPPED_PER_REASON, Example, FilterStep, series
+from h1r.report.collect import DROPPED_PER_REASON, series
 from h1r.report.compare import mean_and_deviation
 from h1r.report.data import kept_of
 from h1r.report.plots import running_mean, window_for
+from h1r.report.stored import Example, FilterStep
 from h1r.report.text import count, duration, esc, percent, size
 from h1r.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
 

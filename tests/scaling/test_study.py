@@ -9,7 +9,7 @@ from h1r.config import RolloutSection, ScalingSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
-from h1r.report.collect import ScalingResult
+from h1r.report.stored import ScalingResult
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.scaling.methods import METHODS
 from h1r.scaling.study import study

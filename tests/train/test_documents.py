@@ -23,7 +23,7 @@ from tiny_training import (
 )
 
 from h1r.common.files import read_json
-from h1r.config import Recipe
+from h1r.config import Recipe, TokenizerSection
 from h1r.data.curate.plan import curate
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
@@ -229,3 +229,18 @@ def test_a_tokenizer_other_than_the_runs_own_is_refused(curated: Path, tmp_path:
     own.write_text(own.read_text() + " ")
     with pytest.raises(UserError, match="is another tokenizer than"):
         sft(found, run)
+
+
+def test_another_file_under_the_same_name_and_of_the_same_size_is_refused(curated: Path, tmp_path: Path) -> None:
+    chats = tmp_path / "own.jsonl"
+    own = recipe(data=str(chats), epochs=0.5)
+    own = own.model_copy(update={"tokenizer": TokenizerSection(path=str(curated / "curate" / "tokenizer"))})
+    run = Run.open(tmp_path / "run", own)
+    chats.write_text("".join(json.dumps({"question": f"Say {n}.", "answer": str(n)}) + "\n" for n in range(8)))
+    sft(own, run)
+    size = chats.stat().st_size
+    sft(own, run, resume=True)
+    chats.write_text(chats.read_text().replace('"7"', '"6"'))
+    assert chats.stat().st_size == size
+    with pytest.raises(UserError, match=r"not those that .* began with"):
+        sft(own, run, resume=True)

@@ -184,10 +184,10 @@ def read_json(path: str | Path) -> Any:
         ) from None
 
 
-def contents(directory: Path) -> str:
-    """A digest of the names and contents of the files in a directory, such as a checkpoint's."""
+def contents(path: Path) -> str:
+    """A digest of the names and contents of a file, or of the files in a directory such as a checkpoint's."""
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(one for one in directory.iterdir() if one.is_file()):
+    for file in [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file()):
         with open(file, "rb") as handle:
             digest.update(file.name.encode() + hashlib.file_digest(handle, "blake2b").digest())
     return digest.hexdigest()

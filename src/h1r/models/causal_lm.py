@@ -65,6 +65,16 @@ class CausalLM(nn.Module):
     def restore_buffers(self) -> None:
         """Fills the buffers that are computed from the config, after a model was built on the meta device."""
 
+    def materialise(self, device: torch.device | str) -> Self:
+        """Memory for a model that was built on the meta device: its buffers have their values, its parameters not yet.
+
+        `Module.to_empty` goes through torch's decompositions, which import sympy.
+        """
+        self._apply(lambda like: torch.empty(like.shape, dtype=like.dtype, device=device))
+        self.tie_weights()
+        self.restore_buffers()
+        return self
+
     @property
     def logits_scale(self) -> float:
         """A fixed factor on the logits."""

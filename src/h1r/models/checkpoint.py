@@ -54,9 +54,7 @@ def load(
     or misshapen tensors, before any weight is read.
     """
     model, stored, names = _laid_out(_directory(path_or_id, revision), dtype)
-    model._apply(lambda like: torch.empty(like.shape, dtype=like.dtype, device=device))  # `to_empty` imports sympy
-    model.tie_weights()
-    model.restore_buffers()
+    model.materialise(device)
     stored.copy_into(model, names)
     return model
 

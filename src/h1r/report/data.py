@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from h1r.common.prose import listing
 from h1r.report import plots
-from h1r.report.collect import FilterStep, Overlap, RunReport
+from h1r.report.collect import RunReport
+from h1r.report.stored import FilterStep, Overlap
 from h1r.report.text import bar, count, details, esc, percent, plural, table, words
 
 _SETS = {"held_out": "evaluation", "train": "SFT", "sft": "SFT", "rl": "RL"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from h1r.common.prose import listing
-from h1r.report.collect import RunReport, ScalingResult
+from h1r.report.collect import RunReport
 from h1r.report.paired import between
 from h1r.report.shapes import Interval
+from h1r.report.stored import ScalingResult
 from h1r.report.text import count, duration, esc, percent, percent_interval, plural, points, size
 
 

@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from h1r.common.style import COLOURS
-from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, BudgetScore, EvalResult, ScalingResult
+from h1r.report.collect import EVAL_STAGES, STAGE_TITLES
 from h1r.report.shapes import Interval
+from h1r.report.stored import BudgetScore, EvalResult, ScalingResult
 from h1r.report.text import esc
 from h1r.report.text import label as short_label
 

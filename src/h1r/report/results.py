@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from h1r.report import plots
-from h1r.report.collect import (
-    EVAL_STAGES,
-    STAGE_TITLES,
-    EvalResult,
-    FamilyScore,
-    Metrics,
-    RunReport,
-    ScalingResult,
-    series,
-    total,
-)
+from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, Metrics, RunReport, series, total
+from h1r.report.stored import EvalResult, FamilyScore, ScalingResult
 from h1r.report.text import NONE, count, details, esc, percent, percent_interval, plural, points, table, words
 
 

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, EvalResult, Example
+from h1r.report.collect import EVAL_STAGES, STAGE_TITLES
+from h1r.report.stored import EvalResult, Example
 from h1r.report.text import details, esc, plural, words
 
 LEVELS = 6

@@ -11,6 +11,7 @@ micro-batch or process it fell into, times its sample's difficulty weight. The o
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from h1r.common.files import read_json, write_json
+from h1r.common.files import contents, read_json, write_json
 from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
 from h1r.data.own import own_conversations
@@ -154,8 +155,8 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
     """The documents of packed shards, where there are any, else of samples.jsonl."""
     section = recipe.sft
     if file := own_data(recipe):
-        _same_data(run, [[file.name, file.stat().st_size if file.exists() else 0]], str(file), world)
         samples = own_conversations(file, section.columns, recipe.curate.loss)
+        _same_data(run, [[contents(file)]], str(file), world)
         return without_overlong(documents_of(samples, file, tokenizer, section.seq_len), section, tokenizer, world.main)
     packed = data_directory(recipe, run) / "packed"
     if not section.data and not packed.is_dir():
@@ -243,8 +244,8 @@ def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]],
     """Which rows each row of the grid runs, as even in cost and number as can be."""
     if world.data_degree == 1:
         return [list(range(len(rows)))]
-    weights = weights_of(model)
-    costs = [sum(document_costs(weights, [documents[index].length for index in row])) for row in rows]
+    each = iter(document_costs(weights_of(model), [documents[index].length for row in rows for index in row]))
+    costs = [sum(itertools.islice(each, len(row))) for row in rows]
     return spread(costs, world.data_degree, limit=-(-len(rows) // world.data_degree))
 
 

@@ -65,7 +65,4 @@ def _hand_over(weight: Tensor, mine: Tensor) -> None:
 def _empty_like(weights: CausalLM, dtype: torch.dtype) -> CausalLM:
     with torch.device("meta"):
         model: CausalLM = family_of(weights.config).model_class(weights.config)
-    model.cast(dtype).to_empty(device=weights.device)
-    model.tie_weights()
-    model.restore_buffers()
-    return model
+    return model.cast(dtype).materialise(weights.device)
