@@ -41,6 +41,7 @@ IMPORTED = (
     "h1r.report",
     "h1r.serve.local",
     "h1r.serve.run",
+    "h1r.serve.talk",
     "reasoning_gym",
 )
 
@@ -76,25 +77,36 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Process:
-    """Starts `h1r ARGUMENTS` as the leader of a process group. `env` is laid over this process's environment."""
+def start(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: str | None = None
+) -> Process:
+    """Starts `h1r ARGUMENTS` as the leader of a process group. `env` is laid over this process's environment;
+    `stdin` is all that it can read."""
     told = [Path(name) for name in (_file("out"), _file("err"))]
+    source = os.devnull
+    if stdin is not None:
+        source = _file("in")
+        Path(source).write_text(stdin, encoding="utf-8")
     argv = tuple(map(str, arguments))
     request = {
         "argv": argv,
         "cwd": str(cwd or Path.cwd()),
         "env": {**os.environ, **(env or {})},
-        "files": list(map(str, told)),
+        "files": [source, *map(str, told)],
         "path": sys.path,
     }
     return Process(_asked(request), argv, *told)
 
 
 def run(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300.0
+    *arguments: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300.0,
+    stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Waits for `h1r ARGUMENTS`, which is killed after `timeout` seconds."""
-    process = start(*arguments, cwd=cwd, env=env)
+    process = start(*arguments, cwd=cwd, env=env, stdin=stdin)
     try:
         code = process.wait(timeout)
     finally:
@@ -167,7 +179,7 @@ def _command(request: dict[str, Any]) -> None:
     code = 1
     try:
         os.setsid()
-        for number, where in ((0, os.devnull), (1, request["files"][0]), (2, request["files"][1])):
+        for number, where in enumerate(request["files"]):
             handle = os.open(where, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
             os.dup2(handle, number)
             os.close(handle)

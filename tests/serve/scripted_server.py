@@ -32,12 +32,14 @@ def tokens_of(seed: int) -> list[tuple[str, float]]:
 
 @dataclass
 class Scripted:
-    """dies_after: chunks that each of its streams sends before the connection breaks. ranks: likeliest tokens told."""
+    """dies_after: chunks that each of its streams sends before the connection breaks. ranks: likeliest tokens told.
+    says: the pieces of every reply, in place of those of its seed."""
 
     url: str = ""
     ranks: int = 5
     dies_after: int | None = None
     pause_s: float = 0.0
+    says: tuple[str, ...] = ()
     requests: list[dict[str, Any]] = field(default_factory=list)
     sent: int = 0
     broken: int = 0
@@ -51,7 +53,7 @@ class Scripted:
             self.open_streams += 1
         try:
             if not body.get("stream"):
-                text = "".join(piece for piece, _ in tokens_of(body["seed"]))
+                text = "".join(self.says) or "".join(piece for piece, _ in tokens_of(body["seed"]))
                 message = {"role": "assistant", "content": text}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 usage = {"prompt_tokens": 9, "completion_tokens": len(tokens_of(body["seed"])), "total_tokens": 99}
@@ -67,7 +69,7 @@ class Scripted:
                 self.open_streams -= 1
 
     def _stream(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-        pieces = tokens_of(body["seed"])
+        pieces = [(piece, 4.0) for piece in self.says] or tokens_of(body["seed"])
         for number, (piece, ahead) in enumerate(pieces):
             if number == self.dies_after:
                 handler.close_connection = True

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from h1r.cli.answers import generate, solve
+from h1r.cli.chat import chat
 from h1r.cli.common import StoppedError
 from h1r.cli.evaluate import eval_
 from h1r.cli.inspect import parity, report
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_,
     "generate": generate,
     "solve": solve,
+    "chat": chat,
     "serve": serve,
     "ls": ls,
     "export": export,
