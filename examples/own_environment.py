@@ -10,8 +10,8 @@ each method.
 from __future__ import annotations
 
 from h1r.records import Message, Problem, Trace
+from h1r.response.extract import last_boxed
 from h1r.rollout.environment import Environment, Reply, environment
-from h1r.verify.response.extract import last_boxed
 
 
 @environment("hints")

@@ -9,7 +9,7 @@ own, without files, network or other processes, and one that hangs or fails cost
 
 import h1r
 from h1r.records import Problem, Verdict
-from h1r.verify.response.extract import last_boxed
+from h1r.response.extract import last_boxed
 
 
 @h1r.verifier("letter_set", answer_form=r"\boxed{%s}", confined=True)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
     {"common", "config", "records", "run", "errors"},
-    {"kernels", "sandbox"},
-    {"models", "verify"},
+    {"kernels", "response", "sandbox"},
+    {"mathematics", "models"},
+    {"verify"},
     {"engine", "data"},
     {"rollout"},
     {"scaling", "train"},
@@ -80,6 +82,14 @@ def test_no_file_imports_itself_through_others() -> None:
                 seen.add(name)
                 waiting += graph[name]
         done.add(start)
+
+
+def test_no_room_is_more_than_a_sixth_of_the_house() -> None:
+    lines: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        lines[path.relative_to(PACKAGE).parts[0]] += len(path.read_text(encoding="utf-8").splitlines())
+    (largest, count), *_ = lines.most_common(1)
+    assert count <= sum(lines.values()) / 6, f"{largest} has {count} of {sum(lines.values())} lines"
 
 
 def module_of(path: Path) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from h1r.verify.math.read import _ALTERNATIVE, _JOIN, _SIGN
-from h1r.verify.math.text import _BRACKET
+from h1r.mathematics.read import _ALTERNATIVE, _JOIN, _SIGN
+from h1r.mathematics.text import _BRACKET
 from pattern_uses import calls, hidden_engines, live, names_of_modules
 from pumped import TooSlowError, attacks, limited
 
@@ -58,8 +58,8 @@ FROM_FUNCTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("verify.judge.forms", "anywhere"): (),
     ("verify.judge.forms", "bare"): (),
     ("verify.instructions.corrections", "f'(?<!\\\\w){re.escape(keyword)}(?!\\\\w)'"): (r"(?<!\w)word(?!\w)",),
-    ("verify.math.forms", "pattern"): (),
-    ("verify.math.text", "f'({separator})|{_BRACKET.pattern}'"): tuple(
+    ("mathematics.forms", "pattern"): (),
+    ("mathematics.text", "f'({separator})|{_BRACKET.pattern}'"): tuple(
         f"({separator})|{_BRACKET.pattern}"
         for separator in (_ALTERNATIVE, _JOIN, _SIGN, "[,;]", "[+-]", r"\\(?:cup|in)(?![A-Za-z])")
     ),
@@ -69,7 +69,7 @@ compiled where the module is imported, for the operator's own in a configuration
 stand-in for `pytest` inside of its sandbox."""
 
 METHODS = (
-    (r"verify.math.qualifiers:_STATEMENTS", "fullmatch"),
+    (r"mathematics.qualifiers:_STATEMENTS", "fullmatch"),
     (r"verify.judge.forms:FORMS.*\((?:line|bare)_\)", "fullmatch"),
     (r"verify.judge.forms:FORMS.*\(anywhere_\)", "finditer"),
 )
@@ -79,16 +79,16 @@ MOST_CHARS = (
     (r"verify.judge.forms:FORMS.*\((?:line|bare)_\)", 400, "a line of a judge's reply"),
     ("verify.controls.plain:", 4_000, "a control or a reference (MAX_PLAIN_CHARS)"),
     ("verify.judge.forms:", 100_000, "a judge's reply (_MAX_REPLY_CHARS)"),
-    ("verify.math.(?:extract|sentences|cues):", 3_000, "the end of an answer (extract.TAIL)"),
+    ("mathematics.(?:extract|sentences|cues):", 3_000, "the end of an answer (extract.TAIL)"),
     ("verify.choice.statements:_(?!LABEL|SENTENCE|STOP)", 16, "the classes of the words beside a letter"),
     ("verify.choice.", 40_002, "the beginning and the end of an answer (text.WINDOW)"),
     ("verify.code.extract:_SHOWS", 100_400, "the first lines of a program, each cut"),
     ("verify.code.", 400_000, "a program (grade.MAX_CODE_CHARS)"),
     ("verify.judge.", 200_000, "what fits a judge's context, and its reply"),
-    ("verify.math.qualifiers:_STATEMENTS", 200, "the end of an answer (MAX_QUALIFIER_CHARS)"),
-    ("verify.math.clean:_ANGLED ", 2_000, "an answer (text.MAX_CHARS)"),
+    ("mathematics.qualifiers:_STATEMENTS", 200, "the end of an answer (MAX_QUALIFIER_CHARS)"),
+    ("mathematics.clean:_ANGLED ", 2_000, "an answer (text.MAX_CHARS)"),
     (
-        "verify.math.",
+        "mathematics.",
         22_000,
         "an answer (text.MAX_CHARS), each character of which may become eleven, or the end of one",
     ),
@@ -96,12 +96,12 @@ MOST_CHARS = (
     ("verify.reasoning_gym.grade:_EVALUATION", 800, "a module's source, never an answer"),
     ("verify.instructions.", 400_000, "an answer in a process of its own, which is killed"),
     ("data.solvers.", 100_000, "an equation of a problem"),
-    ("verify.response.extract:_BOX match", 10_000, "a box without braces, which ends after 60 characters"),
-    ("verify.response.extract:_PART", 160_000, "what stands before the last boxes"),
-    ("verify.response.extract:_LISTS", 10_000, "what stands between two boxes (MAX_BOXED_CHARS)"),
-    ("verify.response.withdrawn:", 120, "what stands beside a box"),
-    ("verify.response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
-    ("verify.response.repetition:_PIECE", 180_000, "the end of a response"),
+    ("response.extract:_BOX match", 10_000, "a box without braces, which ends after 60 characters"),
+    ("response.extract:_PART", 160_000, "what stands before the last boxes"),
+    ("response.extract:_LISTS", 10_000, "what stands between two boxes (MAX_BOXED_CHARS)"),
+    ("response.withdrawn:", 120, "what stands beside a box"),
+    ("response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
+    ("response.repetition:_PIECE", 180_000, "the end of a response"),
     ("evals.gradable:", 20_000, "the beginning of a question or a reference (MAX_CHARS)"),
     ("models.checkpoint:model.*", 255, "the name of a file"),
 )

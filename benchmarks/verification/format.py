@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from h1r.verify.response.format import is_coherent
-from h1r.verify.response.language import is_one_language
+from h1r.response.format import is_coherent
+from h1r.response.language import is_one_language
 from verification.common import DATA, Context, rows
 
 ENDED = re.compile(r"(?:<｜end▁of▁sentence｜>|<\|im_end\|>)\s*\Z")

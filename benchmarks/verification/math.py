@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from h1r.mathematics.read import read
+from h1r.mathematics.types import Opaque
 from h1r.records import Problem
-from h1r.verify.math.read import read
-from h1r.verify.math.types import Opaque
-from h1r.verify.response.extract import last_boxed
+from h1r.response.extract import last_boxed
 from verification.common import DATA, Context, Judged, agreement, columns, disagreement, rows
 from verification.math_reviewed import REVIEWED
 

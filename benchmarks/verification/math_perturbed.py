@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from h1r.mathematics.read import read
+from h1r.mathematics.types import Opaque, Words
 from h1r.records import Problem
-from h1r.verify.math.read import read
-from h1r.verify.math.types import Opaque, Words
 from verification.common import Context, Reviewed
 from verification.math import reference_answers
 

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from h1r.mathematics import grade, tiers
+from h1r.mathematics.read import read
+from h1r.mathematics.value import same_value
 from h1r.records import Problem, Verdict
+from h1r.response.extract import split_response
 from h1r.verify import VerifierPool
-from h1r.verify.math import grade, tiers
-from h1r.verify.math.read import read
-from h1r.verify.math.value import same_value
-from h1r.verify.response.extract import split_response
 from verification.common import Context
 from verification.math import areal, math_verify_alone, parsed_reference, problem, qwen_math, verified
 

@@ -15,9 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from h1r.mathematics.question import question_formulas
 from h1r.records import Problem
-from h1r.verify.math.question import question_formulas
-from h1r.verify.response.extract import last_boxed
+from h1r.response.extract import last_boxed
 from verification.common import DATA, Context, Reviewed, columns, rows
 from verification.math import END_TOKENS
 

@@ -7,7 +7,7 @@ from typing import Any
 import reasoning_gym
 
 from h1r.records import Problem, Verdict
-from h1r.verify.response.extract import last_boxed
+from h1r.response.extract import last_boxed
 
 
 def grade(problem: Problem, answer: str) -> Verdict:

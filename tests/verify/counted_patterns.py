@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ROOMS = (str(Path("verify", "math")), str(Path("verify", "choice")))
+ROOMS = (str(Path("h1r", "mathematics")), str(Path("verify", "choice")))
 METHODS = ("match", "search", "fullmatch", "finditer", "findall", "sub", "subn", "split")
 seen: dict[str, Counted] = {}
 
@@ -61,9 +61,9 @@ re.compile = lambda pattern, flags=0: counted(pattern, int(flags), sys._getframe
 for method in METHODS:
     setattr(re, method, calling(method))
 
+from h1r.mathematics import equivalent, grade, grade_lenient  # noqa: E402
 from h1r.records import Problem  # noqa: E402
 from h1r.verify.choice.grade import grade as grade_choice  # noqa: E402
-from h1r.verify.math import equivalent, grade, grade_lenient  # noqa: E402
 
 
 def lines(folder: str, separator: str) -> list[list[str]]:

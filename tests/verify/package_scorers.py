@@ -7,8 +7,8 @@ from typing import Any
 import reasoning_gym
 
 from h1r.records import Problem, Verdict
+from h1r.response.extract import last_boxed
 from h1r.verify import Verifier, register
-from h1r.verify.response.extract import last_boxed
 
 PACKAGE, GENEROUS, YIELDING = "test-package-scorer", "test-generous", "test-yielding"
 

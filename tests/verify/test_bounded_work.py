@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
+from h1r import mathematics
+from h1r.mathematics.extract import find_answer
 from h1r.records import Problem
+from h1r.response.extract import last_boxed
+from h1r.response.format import check_format
 from h1r.sandbox.values import FrameReader, decode
 from h1r.scaling.answers import certainly_equivalent, extract_answer
-from h1r.verify import exact, math
+from h1r.verify import exact
 from h1r.verify.choice.grade import grade as grade_choice
 from h1r.verify.code.extract import extract_code
 from h1r.verify.judge import prompt
-from h1r.verify.math.extract import find_answer
-from h1r.verify.response.extract import last_boxed
-from h1r.verify.response.format import check_format
 from pumped import TooSlowError, limited
 
 READ_CHARS = 1_900
@@ -53,8 +54,8 @@ def against(references: tuple[str, ...], grade: Callable[[Problem, str], Any], v
 
 
 USES: dict[str, Callable[[str], Any]] = {
-    "math": against(REFERENCES, math.quick, "math"),
-    "math_lenient": against(REFERENCES, math.quick_lenient, "math_lenient"),
+    "math": against(REFERENCES, mathematics.quick, "math"),
+    "math_lenient": against(REFERENCES, mathematics.quick_lenient, "math_lenient"),
     "exact": against(("5",), exact.grade, "exact"),
     "choice": against(("B",), grade_choice, "choice"),
     "the format": check_format,
@@ -147,6 +148,6 @@ FREEZING = {
 
 @pytest.mark.parametrize("name", FREEZING)
 def test_what_froze_a_trainer_is_graded_in_a_moment(name: str) -> None:
-    for grade, verifier in ((math.quick, "math"), (math.quick_lenient, "math_lenient")):
+    for grade, verifier in ((mathematics.quick, "math"), (mathematics.quick_lenient, "math_lenient")):
         work = against(REFERENCES, grade, verifier)
         assert least(lambda work=work: work(FREEZING[name]), 0.1) <= 0.1

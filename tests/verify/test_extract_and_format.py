@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.verify.response.extract import MAX_BOXED_CHARS, last_boxed, split_response, unwrap
-from h1r.verify.response.format import check_format, is_well_formed
-from h1r.verify.response.language import is_mixed
-from h1r.verify.response.repetition import repeated_share
+from h1r.response.extract import MAX_BOXED_CHARS, last_boxed, split_response, unwrap
+from h1r.response.format import check_format, is_well_formed
+from h1r.response.language import is_mixed
+from h1r.response.repetition import repeated_share
 
 
 def test_answer_is_what_follows_the_last_closing_tag():

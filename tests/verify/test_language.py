@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.verify.response import language
-from h1r.verify.response.format import check_format
-from h1r.verify.response.language import is_mixed, is_one_language
+from h1r.response import language
+from h1r.response.format import check_format
+from h1r.response.language import is_mixed, is_one_language
 
 ENGLISH = "We add the two numbers and find that the sum is twelve, which is what the question asked for. "
 CHINESE = "我们把这两个数相加，得到的和是十二，这正是题目所要求的答案，所以计算到此结束。"

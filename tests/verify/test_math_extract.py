@@ -2,9 +2,9 @@ import time
 
 import pytest
 
+from h1r.mathematics import grade, grade_lenient
+from h1r.mathematics.extract import find_answer
 from h1r.records import Problem
-from h1r.verify.math import grade, grade_lenient
-from h1r.verify.math.extract import find_answer
 
 
 @pytest.mark.parametrize(

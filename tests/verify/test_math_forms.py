@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h1r.errors import UserError
+from h1r.mathematics import grade
+from h1r.mathematics.forms import NAMES, decided
+from h1r.mathematics.parse import Node
+from h1r.mathematics.question import question_formulas
+from h1r.mathematics.shape import shape
 from h1r.records import Problem
 from h1r.verify import verify
-from h1r.verify.math import grade
-from h1r.verify.math.forms import NAMES, decided
-from h1r.verify.math.parse import Node
-from h1r.verify.math.question import question_formulas
-from h1r.verify.math.shape import shape
 
 HERE = Path(__file__).parent
 QUESTIONS = sorted((HERE / "math" / "questions").glob("*.txt"))

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.verify.math.clean import clean
-from h1r.verify.math.digits import written
-from h1r.verify.math.read import _read
-from h1r.verify.response.extract import last_boxed, split_response
+from h1r.mathematics.clean import clean
+from h1r.mathematics.digits import written
+from h1r.mathematics.read import _read
+from h1r.response.extract import last_boxed, split_response
 
 DIGITS = st.text("0123456789", min_size=1, max_size=30)
 SIGNS = st.sampled_from(["", "-"])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from h1r.mathematics import equivalent, grade, grade_lenient
 from h1r.records import Problem
-from h1r.verify.math import equivalent, grade, grade_lenient
 
 TABLES = Path(__file__).parent / "math"
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h1r.verify.math.parse import UnreadableError, parse, variables
-from h1r.verify.math.value import constant_ratio, exact, same_value
+from h1r.mathematics.parse import UnreadableError, parse, variables
+from h1r.mathematics.value import constant_ratio, exact, same_value
 
 Tree = tuple
 

@@ -3,12 +3,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from h1r.errors import UserError
+from h1r.mathematics import equivalent, grade, normalise, parse_number, quick, tier_one
+from h1r.mathematics.compare import compare
+from h1r.mathematics.read import read
+from h1r.mathematics.text import MAX_CHARS, refusal, split_top
 from h1r.records import Problem
 from h1r.verify import VerifierPool
-from h1r.verify.math import equivalent, grade, normalise, parse_number, quick, tier_one
-from h1r.verify.math.compare import compare
-from h1r.verify.math.read import read
-from h1r.verify.math.text import MAX_CHARS, refusal, split_top
 
 EQUAL = r"""
 7,425,000 | 7425000

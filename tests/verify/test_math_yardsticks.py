@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from h1r.records import Problem
+from h1r.response.extract import last_boxed
 from h1r.verify import VerifierPool
-from h1r.verify.response.extract import last_boxed
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
+from h1r.mathematics.value import same_value
 from h1r.records import Problem
 from h1r.verify import VerifierPool, reference_scores
-from h1r.verify.math.value import same_value
 from h1r.verify.reasoning_gym import grade, score
 from h1r.verify.reasoning_gym.formula import derivative, numbers_of, read_formula, value_of
 from h1r.verify.reasoning_gym.grade import _EVALUATION, EVALUATES_ITS_OWN, evaluates, is_inert

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.verify.response import repetition
-from h1r.verify.response.format import check_format, is_coherent
-from h1r.verify.response.repetition import Loop, common_prefixes, ending_loop, is_degenerate, repeated_share
+from h1r.response import repetition
+from h1r.response.format import check_format, is_coherent
+from h1r.response.repetition import Loop, common_prefixes, ending_loop, is_degenerate, repeated_share
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "areal_rollouts").is_dir(), reason="the traces are not here")

@@ -23,7 +23,7 @@ from h1r.common.style import CSS
 from h1r.records import read_lines
 from h1r.report.benchmarks import Benchmark
 from h1r.report.text import clean, esc
-from h1r.verify.response.extract import split_response
+from h1r.response.extract import split_response
 
 CHUNK_BYTES = 1 << 20
 MAX_CHARS = 200_000

@@ -30,10 +30,10 @@ from h1r.data.chat import end_of_turn, reply_ids
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.engine.requests import one_per_prompt
 from h1r.records import FinishReason, Message, Trace
+from h1r.response.extract import split_response
 from h1r.rollout.environment import Environment, Reply
 from h1r.rollout.open_stream import OpenStream
 from h1r.rollout.prompts import ProblemPrompt
-from h1r.verify.response.extract import split_response
 from h1r.verify.threads import DaemonThreads
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache, partial
 
+from h1r import mathematics
 from h1r.records import Problem
+from h1r.response.extract import split_response, stated_box
 from h1r.rollout.pipeline import VerifyMany
 from h1r.scaling.answer_groups import AnswerGroups, Equivalent
-from h1r.verify import exact, math
+from h1r.verify import exact
 from h1r.verify.registry import require, resolve
-from h1r.verify.response.extract import split_response, stated_box
 
 Extract = Callable[[str], str | None]
 
@@ -127,7 +128,7 @@ def _cheaply_equal(one: str, other: str) -> bool | None:
 
 def _first_tier(one: str, other: str) -> bool | None:
     try:
-        return math.tier_one(one, other)
+        return mathematics.tier_one(one, other)
     except Exception:  # a defect of the reader must cost one comparison of two hostile strings, not the run
         return False
 
@@ -139,4 +140,4 @@ def _plain(answer: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _number(answer: str) -> tuple[Fraction, bool] | None:
-    return math.parse_number(math.normalise(answer))
+    return mathematics.parse_number(mathematics.normalise(answer))

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from h1r.data.chat import THINK_CLOSE, THINK_OPEN
+from h1r.response.extract import split_response
 from h1r.serve.messages import TOOL_CALL
-from h1r.verify.response.extract import split_response
 
 _BROKEN = "\ufffd"
 

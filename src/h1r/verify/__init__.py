@@ -1,8 +1,8 @@
 """An answer in, a verdict out. Model output is hostile input: no verifier raises on it, hangs on it, or trusts it."""
 
 from h1r.common.callable_package import make_callable
+from h1r.response.format import check_format
 from h1r.verify.registry import Verifier, is_generated, register, require, verifier, verifier_names
-from h1r.verify.response.format import check_format
 from h1r.verify.workers.pool import VerifierPool, reference_scores, verify
 from h1r.verify.workers.service import Backend, RewardService, default_workers, open_backend, use_judge, with_max_tests
 

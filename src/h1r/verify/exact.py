@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from h1r.records import Problem, Verdict
-from h1r.verify.response.extract import stated_box, unwrap
+from h1r.response.extract import stated_box, unwrap
 
 
 def normalise(answer: str) -> str:

@@ -14,8 +14,8 @@ from h1r.data.curate.plan import curate, summary_table
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.records import Message, Problem, Sample, content_id, normalise_text, read_jsonl
+from h1r.response.extract import last_boxed
 from h1r.run.directory import Run
-from h1r.verify.response.extract import last_boxed
 
 FAMILIES = ("chain_sum", "gcd", "aiw", "spell_backward")
 OUTPUTS = ("held_out.jsonl", "problems_rl.jsonl", "samples.jsonl", "dropped.jsonl")

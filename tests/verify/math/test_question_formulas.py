@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from h1r.verify.math.question import MAX_FORMULAS, question_formulas
+from h1r.mathematics.question import MAX_FORMULAS, question_formulas
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from h1r.data.curate.io.items import Given, Item
 from h1r.data.curate.rules.steps import has_worked_solution
 from h1r.errors import UserError
 from h1r.records import Message, Problem
-from h1r.verify.response.extract import split_response
+from h1r.response.extract import split_response
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ import string
 from dataclasses import dataclass, field
 from typing import Any
 
+from h1r.mathematics.tiers import tier_one
+from h1r.response.extract import last_boxed
 from h1r.verify.choice.lists import letter_lists, list_at
-from h1r.verify.math.tiers import tier_one
-from h1r.verify.response.extract import last_boxed
 
 DEFAULT_OPTIONS = 10
 """A to J, unless `problem.metadata["options"]` says otherwise."""

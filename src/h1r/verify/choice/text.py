@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from h1r.response.extract import MAX_BOXED_CHARS, closing_brace
 from h1r.verify.choice.lists import BOX, END, TAG, TEXT
 from h1r.verify.choice.options import OPEN, Options
-from h1r.verify.response.extract import MAX_BOXED_CHARS, closing_brace
 
 WINDOW = 20_000
 """Characters of the beginning and of the end of an answer in which options are looked for. Our choice."""

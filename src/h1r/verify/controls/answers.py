@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from h1r.mathematics.question import question_formulas
 from h1r.records import Problem
 from h1r.verify.controls.plain import same_answer
 from h1r.verify.controls.programs import program_controls, program_reference
-from h1r.verify.math.question import question_formulas
 from h1r.verify.registry import Verifier, require
 
 ANOTHER = "another item's answer"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from h1r.verify.math.tiers import parse_number
+from h1r.mathematics.tiers import parse_number
 
 MAX_PLAIN_CHARS = 4_000
 MAX_DIGITS = 400

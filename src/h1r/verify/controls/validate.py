@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from h1r.config.verify import ControlsSection
+from h1r.mathematics.options import Options
 from h1r.records import Problem, Verdict
 from h1r.verify.code.problem_tests import StdinTests, TestsError, parse_tests
 from h1r.verify.controls.answers import (
@@ -40,7 +41,6 @@ from h1r.verify.controls.answers import (
     stated,
 )
 from h1r.verify.controls.plain import plain, same_answer
-from h1r.verify.math.options import Options
 from h1r.verify.registry import require
 
 Ask = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from h1r.verify.response.extract import split_response
+from h1r.response.extract import split_response
 
 _MAX_REPLY_CHARS = 100_000
 _EDGE = r"[\W_]{0,20}"

@@ -14,8 +14,8 @@ import hashlib
 import re
 import unicodedata
 
+from h1r.response.extract import stated_box, unwrap
 from h1r.verify.judge.forms import FORMS
-from h1r.verify.response.extract import stated_box, unwrap
 
 _SYSTEM = """\
 You check whether an answer to a question agrees with the reference answer. You do not solve the question anew, and \

@@ -20,9 +20,9 @@ from typing import Any, Protocol, Self
 
 from h1r.errors import UserError
 from h1r.records import Problem, Reason, Verdict
+from h1r.response.extract import split_response
 from h1r.verify.judge import grade as judge
 from h1r.verify.registry import require
-from h1r.verify.response.extract import split_response
 
 ASKED: dict[str, frozenset[Reason]] = {
     "unread": frozenset({"not_extracted", "not_readable"}),

@@ -1,4 +1,4 @@
-"""Formulas as the families ask for them (`2*x**3 - sqrt(x)*cos(x)/3 + C`), read by the parser of `h1r.verify.math`.
+"""Formulas as the families ask for them (`2*x**3 - sqrt(x)*cos(x)/3 + C`), read by the parser of `h1r.mathematics`.
 
 Nothing is evaluated by Python or sympy. The grammar is an allow list on the very text that is read:
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from h1r.verify.math.parse import Node, UnreadableError, parse, variables
+from h1r.mathematics.parse import Node, UnreadableError, parse, variables
 
 MAX_CHARS = 2_000
 FUNCTIONS = {
@@ -36,7 +36,7 @@ _ABSOLUTE = ("abs", "Abs")
 
 
 def read_formula(text: str) -> Node | None:
-    """The tree of a formula (`h1r.verify.math.parse`), or None for what the grammar does not allow."""
+    """The tree of a formula (`h1r.mathematics.parse`), or None for what the grammar does not allow."""
     if len(text) > MAX_CHARS or not text.isascii() or not _ALLOWED.fullmatch(text):
         return None
     try:

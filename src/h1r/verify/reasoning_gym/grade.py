@@ -20,9 +20,9 @@ from functools import lru_cache
 from typing import Any
 
 from h1r.records import Problem, Verdict
+from h1r.response.extract import stated_box, unwrap
 from h1r.verify.reasoning_gym.library import families, library
 from h1r.verify.reasoning_gym.scorers import OWN
-from h1r.verify.response.extract import stated_box, unwrap
 
 FULL_SCORE = 1.0 - 1e-9
 MAX_CHARS = 100_000

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from h1r.records import Problem, Verdict
+from h1r.response.extract import stated_box
 from h1r.verify.reasoning_gym.grade import MAX_CHARS, best_of, candidates, family_of
-from h1r.verify.response.extract import stated_box
 
 BY_DEFAULT = frozenset(
     (

@@ -8,7 +8,7 @@
                                       polynomial_equations: any text, where there is no real solution
 
 Each takes the answer as it stands and the family's item, and says whether the answer is right, or None where it is not
-readable as one. They end in linear time but for comparisons of formulas, which are bounded (`h1r.verify.math.value`).
+readable as one. They end in linear time but for comparisons of formulas, which are bounded (`h1r.mathematics.value`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from h1r.verify.math.value import same_value
+from h1r.mathematics.value import same_value
 from h1r.verify.reasoning_gym.formula import derivative, is_expanded, numbers_of, read_formula, value_of
 
 Item = dict[str, Any]

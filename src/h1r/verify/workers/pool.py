@@ -19,9 +19,9 @@ from typing import Self
 
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
+from h1r.response.extract import split_response
+from h1r.response.format import check_format
 from h1r.verify.registry import Verifier, require, resolve
-from h1r.verify.response.extract import split_response
-from h1r.verify.response.format import check_format
 from h1r.verify.workers.dispatch import Dispatcher
 from h1r.verify.workers.handles import Job
 from h1r.verify.workers.isolation import WorkerIsolation

@@ -17,7 +17,7 @@ from typing import Any
 
 from h1r.data.curate.io.columns import BadRowError
 from h1r.records import Message
-from h1r.verify.response.extract import THINK_CLOSE, THINK_OPEN, split_response
+from h1r.response.extract import THINK_CLOSE, THINK_OPEN, split_response
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),

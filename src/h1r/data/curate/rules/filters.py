@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from h1r.records import Message, Problem, Reason, Sample, Verdict
+from h1r.response.extract import THINK_CLOSE, THINK_OPEN, last_boxed
+from h1r.response.format import is_well_formed
+from h1r.response.repetition import is_degenerate
 from h1r.verify.code.extract import Wanted, extract_code, language_of
 from h1r.verify.registry import require
-from h1r.verify.response.extract import THINK_CLOSE, THINK_OPEN, last_boxed
-from h1r.verify.response.format import is_well_formed
-from h1r.verify.response.repetition import is_degenerate
 
 REASON_PHRASES: dict[Reason, str] = {
     "not_extracted": "no answer found",

@@ -13,8 +13,8 @@ from typing import Any
 from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.io.items import Item
 from h1r.errors import UserError
+from h1r.response.language import prose
 from h1r.verify.controls import from_generator
-from h1r.verify.response.language import prose
 
 STEP = "language"
 MIN_LETTERS = 20

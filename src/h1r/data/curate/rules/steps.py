@@ -24,9 +24,9 @@ from h1r.data.curate.rules.filters import Candidate, Rule, code_rule, excerpt, i
 from h1r.data.solvers import can_trace
 from h1r.data.solvers import traces as worked_traces
 from h1r.records import FinishReason, Message, Problem, Sample, Verdict
+from h1r.response.extract import last_boxed
 from h1r.verify.controls import Refusal, Tally, examine, from_generator, reference_text
 from h1r.verify.controls.validate import family_key
-from h1r.verify.response.extract import last_boxed
 
 Verify = Callable[[Sequence[Problem], Sequence[str]], list[Verdict]]
 CHUNK = 256
