@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 ELSEWHERE = {
-    r"math/tiers.py: ([-+]?)": "`parse_number`, which voting and the controls call, and no verdict: test_math_verifier",
+    r"mathematics/tiers.py: ([-+]?)": "`parse_number`, which voting and controls call, no verdict: test_math_verifier",
 }
 """Expressions whose examples stand in another test. Nothing new belongs here: a line in a table takes its place."""
 
