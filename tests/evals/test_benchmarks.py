@@ -116,6 +116,7 @@ def test_the_papers_benchmarks_have_its_numbers() -> None:
         "MATH500": (1, 32768),
         "GPQA-Diamond": (5, 32768),
         "MMLU-Pro": (3, 32768),
+        "HLE": (1, 65536),
         "LiveCodeBench-v6": (3, 65536),
         "IFBench": (1, 32768),
     }

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from h1r.evals.metrics import Answer, Outcome, faults, is_correct, pass_at_1, pass_at_k, per_family
+from h1r.evals.metrics import Answer, Outcome, calibration_error, faults, is_correct, pass_at_1, pass_at_k, per_family
 from h1r.records import Verdict
 from h1r.scaling.intervals import wilson
 
@@ -14,6 +14,25 @@ def test_pass_at_k_equals_the_share_of_all_choices_with_a_correct_answer(n, data
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
     choices = list(itertools.combinations([True] * c + [False] * (n - c), k))
     assert pass_at_k([Outcome("p", "f", c, n)], k) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, max_size=450))
+def test_calibration_error_is_that_of_bins_in_order_of_confidence(stated):
+    answers = [Answer(1, "stop", True, float(right), confidence=share / 100) for share, right in stated]
+    unscored = Answer(1, "stop", True, 0.0, "unscored", confidence=0.5)
+    ranked = sorted(stated, key=lambda one: one[0])
+    count = max(len(ranked) // 100, 1)
+    bins = [ranked[100 * n : None if n == count - 1 else 100 * (n + 1)] for n in range(count)]
+    gaps = [abs(sum(share for share, _ in one) / 100 - sum(right for _, right in one)) / len(one) for one in bins]
+    expected = (sum(len(one) * gap**2 for one, gap in zip(bins, gaps, strict=True)) / len(ranked)) ** 0.5
+    assert calibration_error([*answers, unscored, Answer(1, "stop", True, 1.0)]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_answers_that_state_no_confidence_have_no_calibration():
+    assert calibration_error([Answer(1, "stop", True, 1.0)]) is None
+    sure = [Answer(1, "stop", True, 1.0, confidence=1.0)] * 150
+    assert calibration_error(sure) == 0.0
+    assert calibration_error([Answer(1, "stop", True, 0.0, confidence=1.0)] * 3) == 1.0
 
 
 def test_pass_at_1_weighs_problems_equally():

@@ -34,6 +34,16 @@ def test_packed_private_tests_are_unpacked():
     assert parse_tests(packed) == StdinTests([("1", "2")])
 
 
+def test_public_tests_of_a_column_of_their_own_come_first():
+    public, private = ([{"input": str(n), "output": str(2 * n), "testtype": "stdin"}] for n in (1, 2))
+    packed = base64.b64encode(zlib.compress(pickle.dumps(json.dumps(private)))).decode()
+    found = parse_tests(packed, {"public_test_cases": json.dumps(public)})
+    assert found == StdinTests([("1", "2"), ("2", "4")])
+    assert parse_tests(packed, {"public_test_cases": ""}) == StdinTests([("2", "4")])
+    with pytest.raises(TestsError, match="public_test_cases"):
+        parse_tests({"inputs": ["1"], "outputs": ["2"]}, {"public_test_cases": json.dumps(public)})
+
+
 def test_packed_tests_that_would_run_code_are_refused():
     class Bomb:
         def __reduce__(self):

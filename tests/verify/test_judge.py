@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify import RewardService, VerifierPool
 from h1r.verify.judge import grade as judge
-from h1r.verify.judge.cache import JudgementCache
+from h1r.verify.judge.cache import Judgement, JudgementCache
 from h1r.verify.judge.forms import FORMS, read_reply
 from h1r.verify.judge.grade import Judge
 from h1r.verify.judge.prompt import clean, extracted_answer, messages
@@ -91,6 +92,7 @@ RIGHT = {
     "decision": "Final Decision: Yes",
     "compass": "A",
     "hle": "extracted_final_answer: Paris\nreasoning: the same city\ncorrect: yes\nconfidence: 90",
+    "conclusion": "### Conclusion: Correct",
 }
 WRONG = {
     "verdict": "Verdict: incorrect",
@@ -100,6 +102,7 @@ WRONG = {
     "decision": "Final Decision: No",
     "compass": "B",
     "hle": "extracted_final_answer: Lyon\nreasoning: another city\ncorrect: no\nconfidence: 90",
+    "conclusion": "### Conclusion: Incorrect",
 }
 
 
@@ -244,8 +247,9 @@ def test_a_wrong_answer_has_no_reward_and_no_error() -> None:
 def test_every_fault_of_the_judge_is_reward_zero_with_an_error(usual: Answer, why: str) -> None:
     with chat_server(usual) as server:
         started = time.monotonic()
-        (verdict,) = judged(settings(server.url, timeout_s=0.3), "Paris, I believe")
-        assert time.monotonic() - started < 10
+        limit = 0.3 if usual is drips else 60.0  # only one fault is that of a limit
+        (verdict,) = judged(settings(server.url, timeout_s=limit), "Paris, I believe")
+        assert time.monotonic() - started < 10 or usual is not drips
     assert (verdict.reward, verdict.reason) == (0.0, "unscored")
     assert re.search(why, str(verdict.error))
 
@@ -281,9 +285,19 @@ def test_judgements_are_kept_in_a_file_by_all_that_was_asked(tmp_path: Path) -> 
 def test_one_file_serves_several_at_once(tmp_path: Path) -> None:
     first, second = (JudgementCache(str(tmp_path / "judge.sqlite")) for _ in range(2))
     for number in range(50):
-        (first, second)[number % 2].put(str(number), number % 3 == 0)
+        (first, second)[number % 2].put(str(number), Judgement(number % 3 == 0, number / 50 if number % 2 else None))
     found = [[cache.get(str(number)) for number in range(51)] for cache in (first, second)]
-    assert found[0] == found[1] == [*(number % 3 == 0 for number in range(50)), None]
+    expected = [Judgement(number % 3 == 0, number / 50 if number % 2 else None) for number in range(50)]
+    assert found[0] == found[1] == [*expected, None]
+
+
+def test_a_file_of_before_there_were_confidences_is_gone_on_with(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "judge.sqlite") as old:
+        old.execute("CREATE TABLE judgements (key TEXT PRIMARY KEY, correct INTEGER NOT NULL)")
+        old.execute("INSERT INTO judgements VALUES ('k', 1)")
+    cache = JudgementCache(str(tmp_path / "judge.sqlite"))
+    cache.put("m", Judgement(False, 0.5))
+    assert (cache.get("k"), cache.get("m")) == (Judgement(True), Judgement(False, 0.5))
 
 
 def test_faults_are_not_kept(tmp_path: Path) -> None:

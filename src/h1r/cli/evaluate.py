@@ -77,6 +77,9 @@ def eval_(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="Only this benchmark. Repeat.")
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="NAME", help="All benchmarks but this one. Repeat.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many problems of each benchmark.")] = 0,
     scaling: Annotated[bool, typer.Option(help="Also majority and DeepConf at the recipe's budgets.")] = True,
     out: Out = None,
@@ -112,8 +115,8 @@ def eval_(
         raise UserError(f"{'--columns' if columns else '--prompt'} is for a --benchmark FILE of problems; give one")
     target = recipe or {"name": _run_name(named[0] if named else "endpoint")}
     resolved, run = open_run(target, out, set_, seed, dry_run, as_json, keys)
-    partial = bool(only or limit)
-    resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit)})
+    partial = bool(only or without or limit)
+    resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit, without or [])})
     alone = resolved.engine.kind == "endpoint"
     existing = ["base"] if alone else ["base", *run.models()]
     todo = [f"eval_{which}" for which in stages or existing]
@@ -145,17 +148,20 @@ def _model_keys(named: Sequence[str], stages: Sequence[str], url: Sequence[str] 
     return {"model.checkpoint": named[0]} if named else {}
 
 
-def part_of(section: EvalSection, only: Sequence[str], limit: int) -> EvalSection:
-    """The benchmarks called `only` (empty: all), and the first `limit` problems of each (0: all) under a name of their
-    own; held-out problems are left out where it is a part. `UserError` for a name that is not there."""
+def part_of(section: EvalSection, only: Sequence[str], limit: int, without: Sequence[str] = ()) -> EvalSection:
+    """The benchmarks called `only` (empty: all) and not in `without`, and the first `limit` problems of each (0: all)
+    under a name of their own; held-out problems are left out where it is a part. `UserError` for a name that is not
+    there, and where no benchmark is left."""
     names = [one.name for one in section.benchmarks]
-    if missing := [one for one in only if one not in names]:
+    if missing := [one for one in (*only, *without) if one not in names]:
         raise UserError(f"no benchmark is called {missing[0]}; there are {', '.join(names) or 'none'}")
-    kept = [one for one in section.benchmarks if not only or one.name in only]
+    kept = [one for one in section.benchmarks if (not only or one.name in only) and one.name not in without]
+    if names and not kept:
+        raise UserError("no benchmark is left; name fewer with --without")
     if limit:
         first = {"limit": limit, "expect": 0}
         kept = [one.model_copy(update={**first, "name": f"{one.name}-first{limit}"}) for one in kept]
-    whole = not only and not limit
+    whole = not (only or without or limit)
     return section.model_copy(update={"benchmarks": kept, "held_out": section.held_out and whole})
 
 

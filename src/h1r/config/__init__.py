@@ -23,6 +23,7 @@ from h1r.config.data import (
 )
 from h1r.config.generate import (
     BenchmarkSection,
+    CaseSection,
     EndpointSection,
     EngineSection,
     EvalSection,
@@ -46,6 +47,7 @@ from h1r.config.verify import ControlsSection, VerifySection
 __all__ = [
     "BackfillSection",
     "BenchmarkSection",
+    "CaseSection",
     "ChatSection",
     "ControlsSection",
     "CorpusBenchmark",

@@ -29,6 +29,8 @@ class CorpusBenchmark(Section):
     """Configuration of a hub data set."""
     split: str = "train"
     """Split of a hub data set."""
+    revision: str | None = None
+    """Commit of a hub data set, or a branch or tag. Unset: what its `main` has on that day."""
     columns: dict[str, str] = {}
     """Our field ("question", "answer", "id", "family") -> column; dots reach into objects and, by number, lists, and a
     name that holds dots itself is found as it is. An answer of null, NaN or N/A is none."""

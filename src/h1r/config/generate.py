@@ -97,6 +97,20 @@ class EngineSection(Section):
         return self.urls or ([self.url] if self.url else [])
 
 
+class CaseSection(Section):
+    """Rows of a benchmark that are asked, or graded, in a way of their own: problems with starter code, or answers of
+    one type."""
+
+    when: dict[str, str]
+    """Column -> value: the rows that it is for have all of these. "" is also a column that is null or absent."""
+    prompt: str | None = None
+    """What is asked in place of the benchmark's prompt. Unset: that."""
+    verifier: str | None = None
+    """What grades their answers in place of the benchmark's verifier. Unset: that."""
+    constants: dict[str, Any] = {}
+    """Metadata that is the same in all of them, over the benchmark's."""
+
+
 class BenchmarkSection(CorpusBenchmark):
     """A benchmark that `h1r eval` runs beside the held-out problems (section 4.1). Its verifier grades the answers."""
 
@@ -113,6 +127,10 @@ class BenchmarkSection(CorpusBenchmark):
     """Column -> value: rows that have another are left out."""
     without: dict[str, str] = {}
     """Column -> value: rows that have it are left out."""
+    constants: dict[str, Any] = {}
+    """Metadata that is the same for every row, such as options of the verifier: `constants = { decimals = 4 }`."""
+    cases: list[CaseSection] = []
+    """Rows with a prompt, a verifier or constants of their own; of several cases the first that a row fits."""
     index_from: Literal[0, 1] | None = None
     """What the first option has as its number, where the answers of a list of options are numbers (MMLU: 0)."""
     only_gradable: bool = False
@@ -128,12 +146,15 @@ class BenchmarkSection(CorpusBenchmark):
 
     @model_validator(mode="after")
     def _asks_the_question(self) -> BenchmarkSection:
-        if "{question}" not in self.prompt:
-            raise ValueError(
-                f"the prompt of benchmark `{self.name}` has no {{question}}; put it where the text belongs"
-            )
-        if bool(self.options) != ("{options}" in self.prompt):
-            raise ValueError(f"benchmark `{self.name}` needs both `options` and {{options}} in its prompt, or neither")
+        for prompt in (self.prompt, *(case.prompt for case in self.cases if case.prompt is not None)):
+            if "{question}" not in prompt:
+                raise ValueError(
+                    f"the prompt of benchmark `{self.name}` has no {{question}}; put it where the text belongs"
+                )
+            if bool(self.options) != ("{options}" in prompt):
+                raise ValueError(
+                    f"benchmark `{self.name}` needs both `options` and {{options}} in its prompt, or neither"
+                )
         return self
 
 

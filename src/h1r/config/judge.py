@@ -33,8 +33,9 @@ class JudgeSection(Section):
     """A longer question is cut in its middle. Our choice."""
     max_answer_chars: Positive = 4_000
     """A longer answer is cut to its end. Our choice."""
-    reply: Literal["verdict", "brackets", "boxed", "square", "decision", "compass", "hle"] = "verdict"
-    """Form of the verdict, for models that were trained on one (`h1r.verify.judge.forms`). Our choice."""
+    reply: Literal["verdict", "brackets", "boxed", "square", "decision", "compass", "hle", "conclusion"] = "verdict"
+    """Form of the verdict, for models that were trained on one (`h1r.verify.judge.forms`). Problems that ask with a
+    benchmark's own words (`metadata` "judge") have the form of these. Our choice."""
     cache: str | None = None
     """SQLite file that keeps judgements from run to run. Unset: they are kept in memory."""
 

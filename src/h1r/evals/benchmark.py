@@ -24,6 +24,7 @@ from h1r.evals.metrics import (
     Answer,
     Faults,
     Outcome,
+    calibration_error,
     faults,
     is_correct,
     pass_at_1,
@@ -58,6 +59,8 @@ class EvalResult:
     """Accuracy of the first answer to each problem, of the second, and so on."""
     cons_at_n: float | None
     """See `consensus.py`; None with one answer a problem, and where answers have no majority."""
+    calibration_error: float | None
+    """See `metrics.calibration_error`; None where no verdict has the confidence of its answer."""
     mean_tokens: float
     usage: dict[str, int] | None
     """Tokens that a server stated, over all answers (`metrics.USAGE`)."""
@@ -213,6 +216,7 @@ def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, s
         pass_at_k={str(k): pass_at_k(outcomes, k) for k in powers},
         per_repeat=[sum(repeat) / len(repeat) for repeat in repeats if repeat],
         cons_at_n=cons_at_n(samples.problems, samples.verdicts(), pipeline.verify_many) if n > 1 else None,
+        calibration_error=calibration_error(found.values()),
         mean_tokens=sum(answer.tokens for answer in found.values()) / len(found),
         usage=total_usage(found.values()),
         faults=faults(list(found.values())),

@@ -4,8 +4,7 @@
 
 A finished benchmark is not asked again of the same weights: `h1r eval` that was stopped goes on at the next one.
 
-`recipes/h1r-7b-eval.toml` has those of the paper (arXiv 2601.02346, section 4.1). Its agents (tau2, Terminal-Bench) and
-SciCode need environments of their own and are not here.
+`recipes/h1r-7b-eval.toml` has the ten of the paper (arXiv 2601.02346, section 4.1) that are asked in one turn.
 """
 
 from __future__ import annotations
@@ -22,18 +21,21 @@ from typing import Any
 
 from h1r.common.files import read_json, write_json
 from h1r.common.progress import note
-from h1r.config import BenchmarkSection, ControlsSection, EvalSection
+from h1r.common.prose import listing
+from h1r.config import BenchmarkSection, CaseSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
 from h1r.evals.gradable import why_ungradable
 from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
+from h1r.verify import require
 from h1r.verify.controls import examine
 from h1r.verify.controls.answers import lacks_reference
+from h1r.verify.judge.grade import settings_of_environment
 
 NAMED = 5
 """Unusable problems that a note names; the result has them all."""
-_OPTION, _ONLY, _WITHOUT = "option ", "only ", "without "
+_OPTION, _ONLY, _WITHOUT, _WHEN = "option ", "only ", "without ", "when "
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -55,6 +57,7 @@ def load_benchmark(section: BenchmarkSection, root: str = ".") -> Benchmark:
         **{f"{_OPTION}{number}": column for number, column in enumerate(section.options)},
         **{f"{_ONLY}{column}": column for column in section.only},
         **{f"{_WITHOUT}{column}": f"{column}?" for column in section.without},
+        **{f"{_WHEN}{column}": f"{column}?" for case in section.cases for column in case.when},
     }
     found = Benchmark(section.name, [])
     for number, path in enumerate(files_of(section, root)):
@@ -101,8 +104,18 @@ def _named(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def check_verifiers(benchmarks: Sequence[Benchmark], verify_many: VerifyMany) -> None:
-    """Grades one answer to each benchmark; `UserError` for a verifier that cannot work, before anything is asked."""
-    firsts = [benchmark.problems[0] for benchmark in benchmarks]
+    """Grades an answer by each verifier of each benchmark, before anything is asked; `UserError` for one that fails."""
+    judged = [one.name for one in benchmarks if any(require(problem.verifier).needs_judge for problem in one.problems)]
+    if judged and not settings_of_environment().urls:
+        raise UserError(
+            f"a model has to judge answers of {listing(judged)}; set judge.urls and judge.model, or leave out "
+            "what needs it with --without NAME"
+        )
+    firsts = [
+        next(problem for problem in one.problems if problem.verifier == name)
+        for one in benchmarks
+        for name in sorted({problem.verifier for problem in one.problems})
+    ]
     verify_many(firsts, ["This is no answer."] * len(firsts))
 
 
@@ -181,8 +194,25 @@ def _is_wanted(problem: Problem, section: BenchmarkSection) -> bool:
     return all(kept) and not any(dropped)
 
 
+def _case(problem: Problem, section: BenchmarkSection) -> CaseSection | None:
+    """The first case that the row fits. What the cases asked for is taken out of the metadata."""
+    found = {column: problem.metadata.pop(f"{_WHEN}{column}", None) for case in section.cases for column in case.when}
+    texts = {column: "" if value is None else str(value) for column, value in found.items()}
+    fitting = (case for case in section.cases if all(texts[column] == value for column, value in case.when.items()))
+    return next(fitting, None)
+
+
 def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
-    """The problem with its options in order and its prompt put together; `ValueError` when it cannot be graded."""
+    """The problem with its options in order and its prompt put together; `ValueError` when it cannot be graded.
+
+    Where official words ask the judge, the question without the prompt stands in the metadata.
+    """
+    case = _case(problem, section)
+    prompt = case.prompt if case and case.prompt is not None else section.prompt
+    problem.verifier = case.verifier if case and case.verifier is not None else problem.verifier
+    problem.metadata |= {**section.constants, **(case.constants if case else {})}
+    if require(problem.verifier).needs_judge and prompt != "{question}":
+        problem.metadata.setdefault("question", problem.question)
     values: dict[str, Any] = {"question": problem.question}
     if section.options:
         options, answer = _options(problem, len(section.options), section.index_from)
@@ -195,7 +225,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     if lacks_reference(problem) or not (problem.answer.strip() or problem.metadata):
         raise ValueError("it has neither an answer nor what its verifier needs instead")
     values = {**problem.metadata, **values}
-    problem.question = _PLACE.sub(lambda match: str(values.get(match[1], match[0])), section.prompt)
+    problem.question = _PLACE.sub(lambda match: str(values.get(match[1], match[0])), prompt)
     return problem
 
 

@@ -43,7 +43,8 @@ class Answer:
     """What the accuracy and the shares need of one answer. `tokens`: those the model sampled. `answered`: the text, or
     the verifier, states an answer (a verifier that was killed cannot say what it had read). `reward`: 0 to 1, None
     before a verdict; `reason`: why it is below 1 (`records.Verdict`). `unanswerable`: no engine could, the prompt is
-    too long. `usage`: the counts of `USAGE`, where a server stated them."""
+    too long. `usage`: the counts of `USAGE`, where a server stated them. `confidence`: 0 to 1, that which the answer
+    states."""
 
     tokens: int
     finish_reason: str
@@ -52,6 +53,7 @@ class Answer:
     reason: str | None = None
     unanswerable: bool = False
     usage: tuple[int, ...] | None = None
+    confidence: float | None = None
 
     @property
     def scored(self) -> bool:
@@ -118,6 +120,29 @@ def faults(answers: Sequence[Answer]) -> Faults:
         unanswerable=sum(answer.unanswerable for answer in answers) / len(answers),
         reasons={reason: reasons[reason] / len(answers) for reason in REASONS if reasons[reason]},
     )
+
+
+BIN = 100
+"""Answers of one bin of `calibration_error`."""
+
+
+def calibration_error(answers: Iterable[Answer]) -> float | None:
+    """How far the confidence that answers state is from their accuracy, 0 to 1; None where none states any.
+
+    The root mean square over bins of 100 answers in order of confidence, each weighted by its size; the last one takes
+    what is left over. This is the measure of Humanity's Last Exam (arXiv 2501.14249; `calib_err` with p = 2 in
+    hle_eval/run_judge_results.py), but for its script, which leaves the last bin out: here every answer counts.
+    """
+    known = [(one.confidence, is_correct(one)) for one in answers if one.scored and one.confidence is not None]
+    pairs = sorted(known, key=lambda pair: pair[0])
+    if not pairs:
+        return None
+    starts = range(0, max(len(pairs) - BIN + 1, 1), BIN)
+    total = 0.0
+    for start, end in zip(starts, [*starts[1:], len(pairs)], strict=True):
+        stated, right = zip(*pairs[start:end], strict=True)
+        total += (math.fsum(stated) - sum(right)) ** 2 / (end - start)
+    return math.sqrt(total / len(pairs))
 
 
 def total_usage(answers: Iterable[Answer]) -> dict[str, int] | None:

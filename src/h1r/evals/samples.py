@@ -186,6 +186,7 @@ class Samples:
             answer = self._answers[place]
             answer.reward, answer.reason = verdict["reward"], verdict["reason"]
             answer.answered |= verdict["extracted"] is not None
+            answer.confidence = verdict["parts"].get("confidence")
             self._verdicts[place] = self._end
 
     def _row(self, offset: int) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
     """Each benchmark of each model of `results`, which has stage names as its keys; what it cost where the recipe has
     the model's prices. Columns in which no row says anything are left out."""
     head = (
-        "benchmark", "model", "pass@1", "interval", "cons@n", "answers", "tokens", "cut off", "no answer", "unscored",
-        "unusable", "cost",
+        "benchmark", "model", "pass@1", "interval", "cons@n", "calibration error", "answers", "tokens", "cut off",
+        "no answer", "unscored", "unusable", "cost",
     )  # fmt: skip
     rows = [
         (
@@ -66,6 +66,7 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
             _percent(found["pass_at_1"]),
             "" if found["interval"] is None else " to ".join(f"{100 * end:.1f}" for end in found["interval"]),
             "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
+            "" if found.get("calibration_error") is None else _percent(found["calibration_error"]),
             f"{found['problems']} x {found['samples_per_problem']}",
             _number(found["mean_tokens"]),
             _share(found["truncated"]),

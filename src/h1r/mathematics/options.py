@@ -7,6 +7,7 @@
          "ignored"     units are not compared at all
 "form": "factored"     the answer has this form (`forms` lists them; default "auto": what the question's words ask for)
 "accept": ["B", ...]   other reference answers, each of which is right
+"try_list": ["n=1"]    formulas need to agree at these values of their unknowns only (`points`)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from h1r.errors import UserError
 from h1r.mathematics.forms import NAMES
+from h1r.mathematics.points import Point, point_of
 from h1r.records import Problem
 
 UNITS = ("optional", "required", "ignored")
@@ -33,6 +35,7 @@ class Options:
     units: Literal["optional", "required", "ignored"] = "optional"
     accept: tuple[str, ...] = ()
     form: str = "auto"
+    try_list: tuple[Point, ...] = ()
 
 
 DEFAULT = Options()
@@ -66,4 +69,7 @@ def _checked(given: Mapping[str, Any]) -> Options:
     form = str(given.get("form", "auto")).replace(" ", "_").replace("-", "_")
     if form not in NAMES:
         raise ValueError(f"`form` is {form!r}; give one of {', '.join(NAMES)}")
-    return Options(decimals, tolerance, ordered, units, tuple(accept), form)
+    tried = given.get("try_list", ())
+    if not isinstance(tried, list | tuple) or not all(isinstance(point, str) for point in tried):
+        raise ValueError("`try_list` is no list of texts such as a=2,b=3")
+    return Options(decimals, tolerance, ordered, units, tuple(accept), form, tuple(map(point_of, tried)))

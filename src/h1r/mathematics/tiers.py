@@ -26,6 +26,7 @@ from h1r.mathematics.compare import compare
 from h1r.mathematics.extract import MAX_BARE_CHARS, find_answer
 from h1r.mathematics.letters import same_letters
 from h1r.mathematics.options import DEFAULT, Options, options_of
+from h1r.mathematics.points import same_at
 from h1r.mathematics.qualifiers import INTEGERS
 from h1r.mathematics.read import read
 from h1r.mathematics.restated import objection
@@ -94,6 +95,8 @@ def tier_one(gold: str, answer: str, options: Options = DEFAULT) -> bool | None:
     known, found = read(_known(gold)), read(_unboxed(answer))
     if not known.text or not found.text:
         return False
+    if options.try_list and (same := same_at(known, found, options.try_list)) is not None:
+        return same
     if len(gold) > MAX_BARE_CHARS and read(_unboxed(gold)).text == found.text:
         return True  # a long reference that is no worked solution
     if _may_say_where(gold) and _may_say_where(answer) and _lie_elsewhere(_known(gold), _unboxed(answer)):

@@ -30,6 +30,7 @@ class BenchmarkResult(Shape):
     pass_at_k: dict[str, float] = {}
     per_repeat: list[float] = []
     cons_at_n: float | None = None
+    calibration_error: float | None = None
     mean_tokens: float | None = None
     usage: dict[str, int] | None = None
     truncated: float | None = None

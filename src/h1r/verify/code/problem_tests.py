@@ -21,12 +21,14 @@ _WRAPPERS = ("test_cases", "tests", "input_output", "official_tests", "verificat
 def parse_tests(tests: Any, metadata: dict[str, Any] | None = None) -> Tests:
     """The tests of a problem. `metadata` may hold the function's name, `prompt`, `tolerance` and more (`forms.given`).
 
+    Its `public_test_cases`, which LiveCodeBench has in a column of their own, come before the others.
     `TestsError` for what is in no known form, is empty, or calls nothing of the tested program.
     """
     if not tests and isinstance(tests, list | dict | str | None):
         raise TestsError("no tests")
     try:
-        found = _parse(tests, dict(metadata or {}))
+        known = dict(metadata or {})
+        found = _parse(_joined(known.pop("public_test_cases", None), tests), known)
     except TestsError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
@@ -36,6 +38,16 @@ def parse_tests(tests: Any, metadata: dict[str, Any] | None = None) -> Tests:
     if isinstance(found, CallTests) and found.expected is not None and len(found.expected) != size(found):
         raise TestsError(f"{size(found)} calls but {len(found.expected)} expected results")
     return found
+
+
+def _joined(public: Any, private: Any) -> Any:
+    """The tests of two columns as one list; those of one column as they are."""
+    if not public:
+        return private
+    both = [unpacked(one) if isinstance(one, str) else one for one in (public, private)]
+    if not all(isinstance(one, list) for one in both):
+        raise TestsError("`public_test_cases` go with tests that are a list")
+    return [*both[0], *both[1]]
 
 
 def _parse(tests: Any, known: dict[str, Any]) -> Tests:

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 
 from h1r.errors import UserError
 
 BUSY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge said of an answer: its verdict, and the confidence (0 to 1) that it read in the answer, if asked."""
+
+    correct: bool
+    confidence: float | None = None
 
 
 class JudgementCache:
@@ -26,20 +35,23 @@ class JudgementCache:
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute("CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, correct INTEGER NOT NULL)")
+            with contextlib.suppress(sqlite3.OperationalError):  # it has the column already
+                self._file.execute("ALTER TABLE judgements ADD COLUMN confidence REAL")
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"judge.cache {path} cannot be used: {error}; give another file or delete it") from None
 
-    def get(self, key: str) -> bool | None:
+    def get(self, key: str) -> Judgement | None:
         """The judgement of that key, None when there is none."""
         with contextlib.suppress(sqlite3.Error):
-            row = self._file.execute("SELECT correct FROM judgements WHERE key = ?", (key,)).fetchone()
-            return None if row is None else bool(row[0])
+            row = self._file.execute("SELECT correct, confidence FROM judgements WHERE key = ?", (key,)).fetchone()
+            return None if row is None else Judgement(bool(row[0]), row[1])
         return None
 
-    def put(self, key: str, correct: bool) -> None:
+    def put(self, key: str, judgement: Judgement) -> None:
         """Keeps a judgement."""
+        row = (key, int(judgement.correct), judgement.confidence)
         with contextlib.suppress(sqlite3.Error):
-            self._file.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (key, int(correct)))
+            self._file.execute("INSERT OR REPLACE INTO judgements (key, correct, confidence) VALUES (?, ?, ?)", row)
 
     def close(self) -> None:
         self._file.close()

@@ -9,6 +9,7 @@ r"""The forms in which judges give their verdicts, and how each is read (the rec
     compass    A | B | C, or Final Judgment: \boxed{A}                CompassVerifier (arXiv 2508.03686); C is invalid
     hle        extracted_final_answer, reasoning, correct: yes | no,  Humanity's Last Exam (arXiv 2501.14249)
                confidence, as lines or as one JSON object
+    conclusion ### Conclusion: Correct | ### Conclusion: Incorrect    AMO-Bench (arXiv 2510.26768)
 
 A reply is read after its thinking. It has one verdict, in its last line, or it has none: a judge may quote the answer
 that it examines, so a reply that holds two different verdicts decides nothing, and neither does one that was cut off.
@@ -46,6 +47,18 @@ def read_reply(reply: str, form: str = "verdict") -> bool | None:
     return FORMS[form].read(said) if said and said.strip() else None
 
 
+def stated_confidence(reply: str) -> float | None:
+    """The field `confidence` of a reply in the form `hle`, 0 to 1; None where it has none that is a number."""
+    said = split_response(reply[-_MAX_REPLY_CHARS:]).answer or ""
+    found = _json_field(said, "confidence")
+    if found is None:
+        found = [match[1] for match in _CONFIDENCE.finditer(said)]
+    try:
+        return min(max(float(found[-1].rstrip("%")), 0.0), 100.0) / 100 if found else None
+    except ValueError:
+        return None
+
+
 def _stated(line: str, bare: str | None, anywhere: str, right: str) -> Callable[[str], bool | None]:
     """Reads replies whose last line is the verdict.
 
@@ -70,14 +83,14 @@ def _stated(line: str, bare: str | None, anywhere: str, right: str) -> Callable[
 
 def _fields(reply: str) -> bool | None:
     """The field `correct` of a JSON object or of lines; None where it is missing, or there twice and different."""
-    found = _json_field(reply)
+    found = _json_field(reply, "correct")
     if found is None:
         found = [match[1].lower() for match in _FIELD.finditer(reply)]
     return found[0] == "yes" if len(set(found)) == 1 and found[0] in ("yes", "no") else None
 
 
-def _json_field(reply: str) -> list[str] | None:
-    """The values of `correct` in a reply that is one JSON object, fenced or not; None where it is none."""
+def _json_field(reply: str, name: str) -> list[str] | None:
+    """The values of a field in a reply that is one JSON object, fenced or not; None where it is none."""
     text = _FENCE.sub("", reply.strip()).strip()
     if not text.startswith("{"):
         return None
@@ -85,7 +98,7 @@ def _json_field(reply: str) -> list[str] | None:
         pairs = json.loads(text, object_pairs_hook=lambda pairs: pairs)
     except (ValueError, RecursionError):
         return None
-    return [_word(value) for key, value in pairs if isinstance(key, str) and key.strip().lower() == "correct"]
+    return [_word(value) for key, value in pairs if isinstance(key, str) and key.strip().lower() == name]
 
 
 def _word(value: Any) -> str:
@@ -94,6 +107,7 @@ def _word(value: Any) -> str:
 
 _FENCE = re.compile(r"\A```[a-z]{0,10}\s|\s?```\Z")
 _FIELD = re.compile(r"^[ \t*_>#-]{0,8}correct[ \t*_]{0,4}:[ \t*_]{0,4}(yes|no)\b[ \t*_.]{0,8}$", re.I | re.M)
+_CONFIDENCE = re.compile(r"^[ \t*_>#-]{0,8}confidence[ \t*_]{0,4}:[ \t*_]{0,4}(\d{1,3}(?:\.\d{1,9})?) ?%?", re.I | re.M)
 
 FORMS: dict[str, Form] = {
     "verdict": Form(
@@ -153,6 +167,15 @@ FORMS: dict[str, Form] = {
         "correct: yes or no\n"
         "confidence: the confidence that the text states, or 100",
         _fields,
+    ),
+    "conclusion": Form(
+        "End your reply with `### Conclusion: Correct` if the answer is correct, or with `### Conclusion: Incorrect`.",
+        _stated(
+            rf"{_EDGE}conclusion{_EDGE}(correct|incorrect){_EDGE}",
+            None,
+            r"conclusion[\W_]{0,20}(correct|incorrect)\b",
+            "correct",
+        ),
     ),
 }
 """Name -> form, as `judge.reply` has it."""

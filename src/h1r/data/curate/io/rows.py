@@ -141,7 +141,9 @@ def _hub(section: CorpusBenchmark, path: str) -> Iterator[Row]:
             saved = datasets.load_from_disk(path)
             rows = saved[section.split] if isinstance(saved, dict) else saved
         else:
-            rows = datasets.load_dataset(path, section.subset, split=section.split, streaming=True)
+            rows = datasets.load_dataset(
+                path, section.subset, split=section.split, revision=section.revision, streaming=True
+            )
         for number, row in enumerate(rows, 1):
             yield number, row
     except UserError:
@@ -150,6 +152,6 @@ def _hub(section: CorpusBenchmark, path: str) -> Iterator[Row]:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         where = f"row {number + 1} of " if number else ""
         raise UserError(
-            f"cannot open {where}hub data set {path} (subset {section.subset}, split {section.split}): {first}; check "
-            f"path, subset, split and the network"
+            f"cannot open {where}hub data set {path} (subset {section.subset}, split {section.split}, revision "
+            f"{section.revision}): {first}; check path, subset, split, revision and the network"
         ) from error
