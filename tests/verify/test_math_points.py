@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from h1r.errors import UserError
-from h1r.records import Problem
 from h1r.mathematics.points import point_of
 from h1r.mathematics.tiers import quick_lenient
+from h1r.records import Problem
 
 TWENTY = [f"n={n}" for n in range(1, 21)]
 
