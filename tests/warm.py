@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -44,6 +45,10 @@ IMPORTED = (
     "h1r.serve.talk",
     "reasoning_gym",
 )
+
+
+PYTHON = "python"
+"""In place of a command of `h1r`: the rest is a Python program and its arguments."""
 
 
 @dataclass
@@ -113,6 +118,11 @@ def run(
         process.kill()
     texts = [path.read_text(encoding="utf-8") for path in (process.stdout, process.stderr)]
     return subprocess.CompletedProcess(process.args, code, *texts)
+
+
+def python(script: Path, cwd: Path, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+    """As `run`, of a Python program."""
+    return run(PYTHON, script, cwd=cwd, timeout=timeout)
 
 
 def _file(suffix: str) -> str:
@@ -188,9 +198,15 @@ def _command(request: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         sys.argv, sys.path[:] = ["h1r", *request["argv"]], request["path"]
-        from h1r.cli import main
+        if request["argv"][0] == PYTHON:
+            sys.argv = request["argv"][1:]
+            sys.path.insert(0, os.path.dirname(sys.argv[0]))
+            runpy.run_path(sys.argv[0], run_name="__main__")
+            code = 0
+        else:
+            from h1r.cli import main
 
-        code = main(request["argv"])
+            code = main(request["argv"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
