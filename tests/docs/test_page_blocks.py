@@ -1,8 +1,8 @@
 """The code blocks of README and the pages run, in a directory that has what they speak of.
 
 A shell block runs command by command, each once however many pages name it; a Python block is a program.
-What a comment says is not run, and programs of others (`pip`, `docker`, ...) and a server, which runs until it is
-stopped, are only parsed (test_page_commands.py).
+What a comment says is not run, and programs of others (`pip`, `docker`, ...) and what runs until it is stopped (a
+server, a conversation) are only parsed (test_page_commands.py).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ BLOCKS = [
     for block in blocks(page)
     if page.parent.name != "log" and block.not_run is None and not block.elsewhere
 ]
+TALKING = (["h1r", "serve"], ["h1r", "chat"])
 OTHERS = ("pip", "make", "git", "torchrun", "vllm", "docker")
 FILES = {
     "problems.jsonl": [
@@ -121,7 +122,7 @@ def commands() -> dict[str, tuple[Path, str, str | None]]:
     for block in BLOCKS:
         for command in block.commands if block.language == "sh" else ():
             told = words(command)
-            if told[0] in OTHERS or told[:2] == ["h1r", "serve"] or command in seen:
+            if told[0] in OTHERS or told[:2] in TALKING or command in seen:
                 continue
             seen.add(command)
             refusal = re.search(rf"^\$ {re.escape(command)}\n(h1r: .*)$", block.text, flags=re.MULTILINE)

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 import h1r.cli
-from h1r.config import load_recipe
+from h1r.config import Recipe, load_recipe
 from page_blocks import Block, blocks, inline_commands, words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +110,9 @@ def test_a_recipe_of_a_page_is_valid(block: Block, tmp_path: Path) -> None:
     for plugin in (ROOT / "examples").glob("own_*.py"):
         (tmp_path / plugin.name).symlink_to(plugin)
     text = block.text.replace(', "my_package.rewards"', "")
+    if next(iter(keys)) not in {*Recipe.model_fields, "extends"}:  # it goes on in the table that the page began before
+        before = [one for one in of("toml") if one.page == block.page and one.line < block.line]
+        text = f"{before[-1].text}\n{text}"
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(text if "name" in keys else f'name = "page"\n{text}', encoding="utf-8")
     load_recipe(recipe)
