@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import html.parser
+import io
 import json
 import math
+import os
+import platform
 import random
 import re
 import time
@@ -13,21 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from browser import CHROMIUM, browse
+from browser import CHROMIUM, browse, opened
+from h1r.common.html import count, duration, esc, percent, plural, size
 from h1r.config import ModelSection, Recipe
 from h1r.errors import UserError
 from h1r.evals.summary import result_table
-from h1r.report import collect, save_main_plot, summarise, write_comparison, write_report
+from h1r.report import collect, comparison_table, save_main_plot, summarise, write_comparison, write_report
 from h1r.report.collect import DROPPED_PER_REASON, series
 from h1r.report.compare import mean_and_deviation
+from h1r.report.curves import Curve, curve_plot, log_ticks, running_mean, window_for
 from h1r.report.data import kept_of
-from h1r.report.plots import running_mean, window_for
 from h1r.report.stored import Example, FilterStep
-from h1r.report.text import count, duration, esc, percent, size
+from h1r.report.svg import to_svg
 from h1r.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
+from h1r.run.directory import Run
 
 FAMILIES = ["chain_sum", "simple_equations", "spell_backward", "family_relationships", "number_sequence"]
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -582,6 +589,185 @@ def test_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     write_report(run)
     assert time.process_time() - start < 10
+
+
+def test_what_a_place_of_a_plot_says_is_what_was_measured(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    page = write_report(run).read_text(encoding="utf-8")
+    told = [html.unescape(one) for one in re.findall(r'class="spot"[^>]*><title>(.*?)</title>', page)]
+    assert "all problems, RL: 56.0% (51.0% to 61.0%)" in told
+    assert "majority vote of 16: 63.5%, 155,680 tokens" in told
+    line = json.loads((run / "rl" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[7])
+    right, formed = percent(line["accuracy"]), percent(line["format"])
+    assert f"step 7: correct {right}, well formed {formed}" in told
+
+
+def test_spots_lie_on_their_points() -> None:
+    curve = Curve("loss", "sft", [0, 1, 2], [1.0, 10.0, 100.0])
+    svg = to_svg(curve_plot("t", "u", [curve], log=True, smoothing=0), "a plot")
+    bands = [
+        (float(x), float(w)) for x, w in re.findall(r'<rect class="spot" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
+    ]
+    line = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="[^"]*stroke-width: 2', svg)[-1]
+    points = [float(x) for x in re.findall(r"[ML] ([\d.]+)", line)]
+    assert len(bands) == len(points) == 3
+    assert all(left <= x <= left + width for (left, width), x in zip(bands, points, strict=True))
+
+
+def test_losses_have_a_log_scale_and_what_stays_the_same_no_axes(tmp_path: Path) -> None:
+    page = write_report(build_run(tmp_path)).read_text(encoding="utf-8")
+    assert "nats per token (log scale)" in page
+    assert "The same at every step, so not drawn: SFT gradient norm 0.6." in page
+    assert 'aria-label="SFT: SFT gradient norm by step"' not in page
+
+
+@given(st.floats(1e-8, 1e8), st.floats(1.05, 1e6))
+def test_a_log_scale_has_round_ticks_inside_its_range(low: float, factor: float) -> None:
+    ticks = log_ticks(low, low * factor)
+    assert len(ticks) >= 2
+    assert all(low <= tick <= low * factor for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [
+        ({"auroc": 0.71, "auroc_interval": [0.6, 0.8]}, None),
+        ({"auroc": 0.53, "auroc_interval": [0.45, 0.61]}, "53.0% of its pairs with a wrong one (chance: 50%, interval"),
+        ({"auroc": 0.44}, "Confidence does not tell right from wrong here"),
+        ({"auroc": None}, "Whether confidence tells right from wrong is not known here"),
+    ],
+)  # fmt: skip
+def test_confidence_that_tells_nothing_is_said_so(tmp_path: Path, confidence: dict[str, Any], told: str | None) -> None:
+    run = build_run(tmp_path)
+    tree = json.loads((run / "scaling" / "result.json").read_text(encoding="utf-8"))
+    _json(run / "scaling" / "result.json", {**tree, "confidence": confidence})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert (told in page) if told else ("tells right from wrong is not" not in page and "does not tell" not in page)
+
+
+def test_the_machine_its_versions_and_threads_are_on_the_page(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", Recipe(name="small"))
+    with run.timed("sft"):
+        torch.set_num_threads(torch.get_num_threads())
+    page = html.unescape(write_report(run.path).read_text(encoding="utf-8"))
+    told = re.search(r"Measured on (.*?)\.</p>", page)
+    assert told
+    assert f"python {platform.python_version()}" in told[1]
+    assert f"torch {torch.__version__}" in told[1]
+    assert f"{plural(torch.get_num_threads(), 'thread')} of torch" in told[1]
+    assert plural(len(os.sched_getaffinity(0)), "core") in told[1]
+
+
+def test_runs_of_different_recipes_have_no_mean(tmp_path: Path) -> None:
+    runs = [build_run(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    recipe = json.loads((runs[1] / "recipe.json").read_text(encoding="utf-8"))
+    recipe["rl"]["steps"] += 1
+    _json(runs[1] / "recipe.json", recipe)
+    page = write_comparison(runs, tmp_path / "all.html").read_text(encoding="utf-8")
+    assert "<b>mean</b>" not in page
+    assert "no mean" in page
+    table = comparison_table([collect(run) for run in runs])
+    assert [column.header for column in table.columns] == ["", "a", "b"]
+    assert "No mean" in str(table.caption)
+
+
+def test_runs_are_compared_problem_by_problem_and_their_curves_lie_over_one_another(tmp_path: Path) -> None:
+    runs = [build_run(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    for run, right in zip(runs, (4, 6), strict=True):
+        tree = json.loads((run / "eval" / "rl.json").read_text(encoding="utf-8"))
+        outcomes = [{"problem_id": f"p{n}", "family": "a", "correct": right, "samples": 8} for n in range(50)]
+        _json(run / "eval" / "rl.json", {**tree, "outcomes": outcomes})
+    page = write_comparison(runs, tmp_path / "all.html").read_text(encoding="utf-8")
+    parse(page)
+    paired = page[page.index('id="paired"') :].partition("</table>")[0]
+    assert re.search(r"<td>b</td><td>RL</td>.*\+25\.0 points.*>50<.*>0<.*>0<", paired)
+    assert re.search(r"<title>step 7: a 0\.\d+, b 0\.\d+</title>", page)
+    told = io.StringIO()
+    Console(file=told, width=80).print(comparison_table([collect(run) for run in runs]))
+    assert "+25.0 points" in " ".join(told.getvalue().split())
+    assert "56.0%" in told.getvalue()
+
+
+def test_every_answer_that_a_run_kept_can_be_read(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    tree = json.loads((run / "eval" / "rl.json").read_text(encoding="utf-8"))
+    _json(run / "eval" / "rl.json", {**tree, "samples": "rl.1.samples.jsonl"})
+    verdict = {"reward": 1.0, "parts": {}, "extracted": "4", "error": None, "reason": None}
+    answer = {"problem_id": "p1", "sample": 0, "question": "What?", "text": HOSTILE, "tokens": 3, "verdict": verdict}
+    _jsonl(run / "eval" / "rl.1.samples.jsonl", [answer])
+    rollout = {"text": "so 4", "reward": 0.5, "parts": {"correct": 1.0, "format": -0.5}}
+    _jsonl(run / "rl" / "rollouts.jsonl", [{"step": 3, "problem_id": "p2", "rollouts": [rollout, rollout]}])
+    page = write_report(run).read_text(encoding="utf-8")
+    assert 'href="samples.html"' in page
+    index = (run / "samples" / "index.js").read_text(encoding="utf-8")
+    assert [(one["name"], one["answers"]) for one in json.loads(index[10:-3])] == [
+        ("held-out problems", 1), ("RL rollouts, a group a step", 2)]  # fmt: skip
+    assert "step 3, p2" in (run / "samples" / "1.js").read_text(encoding="utf-8")
+    assert "reward 0.5: correct 1, format -0.5" in (run / "samples" / "1-0.js").read_text(encoding="utf-8")
+    assert "<" not in (run / "samples" / "0-0.js").read_text(encoding="utf-8")
+
+
+def test_a_page_elsewhere_leaves_the_files_there_alone(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    rollout = {"text": "so 4", "reward": 0.5, "parts": {"correct": 1.0}}
+    _jsonl(run / "rl" / "rollouts.jsonl", [{"step": 3, "problem_id": "p2", "rollouts": [rollout]}])
+    mine = tmp_path / "out" / "samples" / "index.js"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    write_report(run, tmp_path / "out" / "a b.html")
+    write_report(run, tmp_path / "out" / "a b.html")
+    assert mine.read_text() == "mine"
+    page = (tmp_path / "out" / "a b-samples.html").read_text(encoding="utf-8")
+    assert 'src="a%20b-samples/browser.js"' in page
+    assert 'href="a%20b.html"' in page
+
+
+CONTRAST = """[...document.querySelectorAll("body *")].filter((one) => one.checkVisibility() &&
+    [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())).flatMap((one) => {
+  const rgba = (text) => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+  const over = ([r, g, b, a = 1], [x, y, z]) => [r * a + x * (1 - a), g * a + y * (1 - a), b * a + z * (1 - a)];
+  const light = (colour) => { const [r, g, b] = colour.map((v) => { v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const chain = []; for (let up = one; up; up = up.parentElement) chain.unshift(up);
+  let ground = [255, 255, 255];
+  for (const up of chain) ground = over(rgba(getComputedStyle(up).backgroundColor), ground);
+  const style = getComputedStyle(one);
+  const ink = rgba(one instanceof SVGElement ? style.fill : style.color);
+  if (one.closest("title, style, .spot")) return [];
+  const [a, b] = [light(over(ink, ground)), light(ground)].sort((p, q) => q - p);
+  const ratio = (a + 0.05) / (b + 0.05);
+  return ratio < 4.5 ? [`${one.tagName}.${one.className.baseVal ?? one.className} ${ratio.toFixed(2)} ` +
+    one.textContent.slice(0, 40)] : [];
+})"""
+"""What is written in too little contrast to its ground (WCAG 2, AA: 4.5 to 1)."""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_pages_fit_a_phone_and_a_screen_in_both_schemes(tmp_path: Path) -> None:
+    """No sideways scroll, a bounded height, legible text, and nothing on the console."""
+    runs = [build_run(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    rollout = {"text": HOSTILE, "reward": 0.5, "parts": {"correct": 1.0}}
+    _jsonl(runs[0] / "rl" / "rollouts.jsonl", [{"step": 3, "problem_id": "p2", "rollouts": [rollout] * 8}])
+    pages = {
+        write_report(runs[0]): 9000,
+        write_comparison(runs, tmp_path / "all.html"): 4000,
+        runs[0] / "samples.html": 3000,
+    }
+    with opened(tmp_path) as tab:
+        for page, tallest in pages.items():
+            for width, dark in ((400, False), (400, True), (1280, False), (1280, True)):
+                tab.look(width, 900, dark)
+                tab.open(page.as_uri())
+                tab.wait("document.fonts.status === 'loaded'")
+                where = (page.name, width, dark)
+                assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, where
+                assert tab.evaluate("document.documentElement.scrollHeight") <= tallest, where
+                tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+                assert tab.evaluate(CONTRAST) == [], where
+                assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, where
+                assert tab.evaluate("document.title") != "owned"
+        assert tab.complaints == []
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")

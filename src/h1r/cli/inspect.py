@@ -47,10 +47,17 @@ def report(
     if len(runs) == 1:
         print_report(runs[0], as_json, out)
         return
-    from h1r.report import write_comparison
+    from h1r.report import collect_several, comparison_table, write_comparison_of
 
-    page = write_comparison(runs, out or Path("runs/comparison.html"))
-    print(page.with_suffix(".json").read_text(encoding="utf-8") if as_json else f"report: {page}")
+    reports = collect_several(runs)
+    page = write_comparison_of(reports, out or Path("runs/comparison.html"))
+    if as_json:
+        print(page.with_suffix(".json").read_text(encoding="utf-8"))
+        return
+    from rich.console import Console
+
+    Console().print(comparison_table(reports))
+    print(f"report: {page}")
 
 
 def parity(

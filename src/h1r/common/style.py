@@ -10,10 +10,12 @@ COLOURS = {
     "base": ("#85898f", "#8f96a1"),
     "sft": ("#0072b2", "#56b4e9"),
     "rl": ("#d55e00", "#ff9350"),
+    "bad": ("#b04b00", "#ff9350"),
     "majority": ("#a8588b", "#dd93c3"),
     "deepconf": ("#00875f", "#2cc79a"),
 }
-"""Of each name, in light and in dark. Series have Okabe and Ito's, told apart with any common colour vision."""
+"""Of each name, in light and in dark. Series have Okabe and Ito's, told apart with any common colour vision; `bad` is
+that of RL, dark enough for text."""
 
 
 def _variables(scheme: int) -> str:
@@ -64,6 +66,7 @@ figcaption{margin-top:.7rem;max-width:60rem}
 .pair h4,.grid h4{margin-bottom:.3rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17.5rem),1fr));gap:1rem}
 .narrow{max-width:34rem}
+.spot{fill:transparent}.spot:hover{fill:var(--ink);fill-opacity:.1}
 svg{display:block;width:100%;height:auto}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif!important}
@@ -80,10 +83,11 @@ td.n{white-space:nowrap}
 details{margin:.8rem 0}
 summary{cursor:pointer;color:var(--sft);padding:.15rem 0}
 .example{background:var(--panel);border:1px solid var(--grid);border-radius:10px;padding:.9rem 1rem;margin:1rem 0}
+.example>details{margin:0}.example>details>summary{color:var(--ink)}
 .example h3{margin:0 0 .5rem}.tag,h4 .small{font-weight:400}
 .tag{display:inline-block;font-size:.8rem;border:1px solid var(--grid);border-radius:99px;padding:.05rem .6rem;
  color:var(--soft);margin-right:.4rem}
-.tag.good{color:var(--deepconf);border-color:currentColor}.tag.bad{color:var(--rl);border-color:currentColor}
+.tag.good{color:var(--deepconf);border-color:currentColor}.tag.bad{color:var(--bad);border-color:currentColor}
 .question{white-space:pre-wrap;border-left:3px solid var(--grid);padding-left:.8rem;margin:.5rem 0;max-width:none}
 .answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1rem;margin-top:.8rem}
 .answers>div{border-top:3px solid var(--grid);padding-top:.5rem;min-width:0}
@@ -101,6 +105,8 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",m
 .legend .ramp{display:flex}.legend i{width:1.7rem;height:1.1rem;border:1px solid var(--grid)}
 footer{margin-top:3rem;color:var(--soft);font-size:.88rem}
 @media (max-width:32rem){main{padding:1.2rem .9rem 3rem}section{margin-top:2rem;padding-top:1.2rem}figure{padding:.7rem}
+ .strip{grid-template-columns:none;grid-auto-flow:column;grid-auto-columns:min(85%,18rem);overflow-x:auto;
+  scroll-snap-type:x proximity}.strip>*{scroll-snap-align:start}th{white-space:nowrap}
  table:has(.key) :is(th:has(.key),td:has(.track)){display:none}
  .cards{grid-template-columns:1fr 1fr}}
 @media print{:root{color-scheme:light;"""
@@ -111,6 +117,6 @@ footer{margin-top:3rem;color:var(--soft);font-size:.88rem}
 """
     + "".join(
         f".c{level}{{background:rgba(var(--doubt),{alpha})}}"
-        for level, alpha in enumerate((0, 0.1, 0.2, 0.32, 0.45, 0.6))
+        for level, alpha in enumerate((0, 0.1, 0.2, 0.3, 0.4, 0.5))
     )
 )

@@ -1,7 +1,7 @@
 """One HTML page and one JSON file from a run directory; and one page that compares several runs.
 
 The page is a single file: no script, no network, nothing beside it. It follows the reader's light or dark scheme. A run
-with benchmarks has a second page beside it, `samples.html`, to read their answers on (`samples.py`).
+that was evaluated has a second page beside it, `samples.html`, to read every answer on (`samples.py`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,27 @@ from typing import Any
 
 from h1r.common.callable_package import make_callable
 from h1r.common.files import write_json, write_text
+from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.report import plots
 from h1r.report.collect import RunReport, collect, summarise
-from h1r.report.compare import comparison_page
+from h1r.report.compare import comparison_page, comparison_table
 from h1r.report.page import run_page
 from h1r.report.results import confidence_level, tokens_unit
-from h1r.report.samples import write_browser
+from h1r.report.samples import answer_sets, write_browser
+from h1r.report.svg import style
 
-__all__ = ["RunReport", "collect", "save_main_plot", "summarise", "write_comparison", "write_report"]
+__all__ = [
+    "RunReport",
+    "collect",
+    "collect_several",
+    "comparison_table",
+    "save_main_plot",
+    "summarise",
+    "write_comparison",
+    "write_comparison_of",
+    "write_report",
+]
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -34,10 +46,10 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     browser = page.with_name("samples.html" if out is None else f"{page.stem}-samples.html")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        readable = write_browser(browser, report.name, report.benchmarks)
+        readable = write_browser(browser, page, report.name, answer_sets(report))
     except OSError as error:
         raise UserError(f"cannot write {page}: {error.strerror or error}; give another path") from None
-    with plots.style():
+    with style():
         document = run_page(report, browser.name if readable else None)
     _write(page, document, summarise(report))
     return page
@@ -48,11 +60,22 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
 
     Raises `UserError` as `write_report` does, and for fewer than two runs.
     """
+    return write_comparison_of(collect_several(runs), out)
+
+
+def collect_several(runs: Sequence[str | Path]) -> list[RunReport]:
+    """Reads runs to be compared. `UserError` as `collect`, and for fewer than two."""
     if len(runs) < 2:
-        raise UserError(f"a comparison needs two runs or more, {len(runs)} given; name more run directories")
+        raise UserError(
+            f"a comparison needs two runs or more, {counted(len(runs), 'run')} given; name more directories"
+        )
+    return [collect(run) for run in runs]
+
+
+def write_comparison_of(reports: Sequence[RunReport], out: str | Path) -> Path:
+    """As `write_comparison`, of runs that are read already."""
     page = Path(out)
-    reports = [collect(run) for run in runs]
-    with plots.style():
+    with style():
         document = comparison_page(reports)
     _write(page, document, [summarise(report) for report in reports])
     return page

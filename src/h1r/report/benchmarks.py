@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
 from h1r.common.files import read_json
+from h1r.common.html import NONE, count, duration, esc, percent, percent_interval, points, table
 from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, model_name, money
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
-from h1r.report.text import NONE, count, duration, esc, percent, percent_interval, points, table
 
 STAGES = ("base", "sft", "rl")
 FEW = 4
@@ -123,7 +124,7 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
         ],
         range(2, 11),
     )  # fmt: skip
-    link = f'<p><a href="{esc(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
+    link = f'<p><a href="{quote(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
     return (
         f"{scores}{link}<h3>What the scores do not say, and what they took</h3>{took}"
         '<p class="small soft">cons@n: the most frequent of a problem\'s answers is right. No answer found, cut off '

@@ -1,8 +1,9 @@
 "use strict";
-// Reads samples/index.js (what there is), then the list of one benchmark, then the texts of what is opened.
+// Reads index.js (what there is), then the list of one set of answers, then the texts of what is opened.
 // Text of a model is set as textContent only.
 (() => {
   const PAGE = 100;
+  const place = document.currentScript.src.replace(/[^/]*$/, "");
   const at = (id) => document.getElementById(id);
   const sets = [];
   const lists = new Map();
@@ -15,7 +16,7 @@
     new Promise((resolve, reject) => {
       waiting.set(key, resolve);
       const script = document.createElement("script");
-      script.src = `samples/${file}`;
+      script.src = place + file;
       script.onerror = () => reject(new Error(file));
       script.onload = () => script.remove();
       document.head.append(script);
@@ -56,7 +57,7 @@
     const list = lists.get(number) ?? (await load(`${number}.js`, `list ${number}`));
     const ends = [...new Set(list.finish)].sort();
     const kept = at("finish").value;
-    options(at("finish"), [["", "any end"], ...ends.map((one) => [one, one])]);
+    options(at("finish"), [["", "any end"], ...ends.filter(Boolean).map((one) => [one, one])]);
     if (ends.includes(kept)) at("finish").value = kept;
     filter();
   }
@@ -95,7 +96,7 @@
         element("td", list.verdict[row], list.verdict[row] === "right" ? "good" : "bad"),
         element("td", list.reason[row]),
         element("td", list.finish[row]),
-        element("td", list.tokens[row].toLocaleString("en"), "n"),
+        element("td", list.tokens[row]?.toLocaleString("en") ?? "–", "n"),
       );
       return line;
     });

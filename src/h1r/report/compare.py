@@ -1,4 +1,9 @@
-"""Several runs on one page: their numbers side by side, the mean over them, and the settings in which they differ."""
+"""Several runs on one page and in one table of the terminal: their numbers side by side, how each differs from the
+first problem by problem, their learning curves laid over one another, and the settings in which they differ.
+
+A mean over runs is given only where they are repeats: the same recipe with other seeds. Over different recipes it would
+be the mean of no experiment.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich.table import Column, Table
+
+from h1r.common.html import NONE, duration, esc, page, percent, plural, points, section, size, table
 from h1r.report import plots
 from h1r.report.benchmarks import comparison_html
-from h1r.report.collect import RunReport, series
-from h1r.report.page import code_text, page
+from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, RunReport, series
+from h1r.report.curves import SMOOTHING, Curve, Panel
+from h1r.report.page import code_text
+from h1r.report.paired import Difference, between, change
 from h1r.report.results import confidence_level
-from h1r.report.text import NONE, duration, esc, percent, plural, points, section, size, table
+from h1r.report.svg import to_svg
 
 _COLUMNS: tuple[tuple[str, Callable[[RunReport], float | None], Callable[[float | None], str]], ...] = (
     ("base", lambda report: _pass(report, "base"), percent),
@@ -26,22 +36,61 @@ _COLUMNS: tuple[tuple[str, Callable[[RunReport], float | None], Callable[[float 
 )
 
 
+_OF_A_REPEAT = frozenset({"name", "seed"})
+"""Settings in which repeats of one experiment may differ."""
+_COLOURS = ("sft", "rl", "deepconf", "majority", "base")
+_DASHES = ("solid", "dashed", "dotted", "dashdot")
+
+
 def comparison_page(reports: Sequence[RunReport]) -> str:
     """The comparison of two or more runs as HTML; runs keep the order given, labels are made unique by number."""
-    names = _labels(reports)
+    names = labels(reports)
     title = f"{plural(len(reports), 'run')} compared"
+    told = (
+        "The last two rows are the mean over these runs and the standard deviation between them."
+        if are_repeats(reports)
+        else "There is no mean over them, since they differ in more than their seeds."
+    )
     header = (
         f'<p class="eyebrow">Open-H1R report</p><h1>{title}</h1>'
         "<p>pass@1 is the share of held-out problems solved by one answer; majority and DeepConf vote over several. "
-        "The last two rows are the mean over these runs and the standard deviation between them.</p>"
+        f"{told}</p>"
     )
     body = (
         section("benchmarks", "Benchmarks", comparison_html(names, [report.benchmarks for report in reports]))
         + section("numbers", "Numbers", _numbers(names, reports), _accuracy(names, reports))
-        + section("reward", "RL reward", _reward(names, reports))
+        + section("paired", "Problem by problem", _paired(names, reports))
+        + section("learning", "How they learnt", _learning(names, reports))
         + section("settings", "What differs", _differences(names, reports))
     )
     return page(title, header + body)
+
+
+def comparison_table(reports: Sequence[RunReport]) -> Table:
+    """The same numbers for a terminal: one column a run, a line for each number that any run has."""
+    names = labels(reports)
+    repeats = are_repeats(reports)
+    found = Table("", *(_folding(name) for name in names), *(["mean"] if repeats else []))
+    for title, get, show in _COLUMNS:
+        values = [get(report) for report in reports]
+        there = [value for value in values if value is not None]
+        if there:
+            mean = [show(sum(there) / len(there))] if repeats else []
+            found.add_row(title, *map(show, values), *mean)
+    for stage in EVAL_STAGES:
+        differences = [_difference(reports[0], report, stage) for report in reports[1:]]
+        if any(differences):
+            cells = ["" if one is None else f"{points(one.value)} ({between(one.interval)})" for one in differences]
+            found.add_row(f"{STAGE_TITLES[stage]} minus {names[0]}'s", "", *cells, *([""] if repeats else []))
+    found.caption = None if repeats else "No mean: these runs differ in more than their seeds."
+    return found
+
+
+def are_repeats(reports: Sequence[RunReport]) -> bool:
+    """Whether the runs are one recipe with several seeds."""
+    flat = [_flatten(report.recipe) for report in reports]
+    keys = {key for one in flat for key in one} - _OF_A_REPEAT
+    return all(len({str(one.get(key)) for one in flat}) == 1 for key in keys)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -61,13 +110,45 @@ def _numbers(names: Sequence[str], reports: Sequence[RunReport]) -> str:
         ]
         for name, report in zip(names, reports, strict=True)
     ]
-    means, spreads = ["<b>mean</b>", ""], ["standard deviation", ""]
-    for _, get, show in _COLUMNS:
-        values = [value for report in reports if (value := get(report)) is not None]
-        mean, deviation = mean_and_deviation(values) if values else (None, None)
-        means.append(f"<b>{show(mean)}</b>")
-        spreads.append(show(deviation).removeprefix("+"))
-    return table(["run", "seed", *(title for title, _, _ in _COLUMNS)], [*rows, means, spreads], range(1, 11))
+    if are_repeats(reports):
+        means, spreads = ["<b>mean</b>", ""], ["standard deviation", ""]
+        for _, get, show in _COLUMNS:
+            values = [value for report in reports if (value := get(report)) is not None]
+            mean, deviation = mean_and_deviation(values) if values else (None, None)
+            means.append(f"<b>{show(mean)}</b>")
+            spreads.append(show(deviation).removeprefix("+"))
+        rows += [means, spreads]
+    return table(["run", "seed", *(title for title, _, _ in _COLUMNS)], rows, range(1, 11))
+
+
+def _difference(first: RunReport, second: RunReport, stage: str) -> Difference | None:
+    """The second run's accuracy after a stage minus the first one's, on the held-out problems that both have."""
+    one, other = first.evals.get(stage), second.evals.get(stage)
+    return None if one is None or other is None else change(one.outcomes, other.outcomes, confidence_level(first))
+
+
+def _paired(names: Sequence[str], reports: Sequence[RunReport]) -> str:
+    rows = [
+        [
+            esc(name),
+            STAGE_TITLES[stage],
+            points(found.value),
+            between(found.interval),
+            *(str(number) for number in (found.better, found.worse, found.equal)),
+        ]
+        for name, report in zip(names[1:], reports[1:], strict=True)
+        for stage in EVAL_STAGES
+        if (found := _difference(reports[0], report, stage))
+    ]
+    if not rows:
+        return ""
+    level = f"{100 * confidence_level(reports[0]):g}% interval"
+    head = ["run", "after", f"minus {esc(names[0])}", level, "better", "worse", "equal"]
+    return table(head, rows, range(2, 7)) + (
+        '<p class="small soft">Over the held-out problems that both runs have answers to, resampled together: much '
+        "finer than two intervals side by side. An interval without 0 tells two runs apart. The last columns count "
+        "problems.</p>"
+    )
 
 
 def _accuracy(names: Sequence[str], reports: Sequence[RunReport]) -> str:
@@ -75,26 +156,39 @@ def _accuracy(names: Sequence[str], reports: Sequence[RunReport]) -> str:
         return ""
     level = confidence_level(reports[0])
     figure = plots.comparison_plot(names, [report.evals for report in reports], level)
-    return (
-        f'<figure class="narrow">{plots.to_svg(figure, "pass@1 of each run after each stage, with intervals")}</figure>'
+    return f'<figure class="narrow">{to_svg(figure, "pass@1 of each run after each stage, with intervals")}</figure>'
+
+
+def _learning(names: Sequence[str], reports: Sequence[RunReport]) -> str:
+    """Each metric's curves of all runs in one panel."""
+    each: dict[str, list[Curve]] = {"loss": [], "reward": [], "accuracy": []}
+    for place, (name, report) in enumerate(zip(names, reports, strict=True)):
+        colour, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
+        for metrics, key in ((report.sft, "loss"), (report.rl, "reward"), (report.rl, "accuracy")):
+            steps, values = series(metrics, key)
+            if values:
+                each[key].append(Curve(name, colour, steps, values, dash))
+    panels = [
+        Panel("SFT loss", "nats per token", each["loss"], log=True),
+        Panel("RL reward", "mean reward", each["reward"]),
+        Panel("RL: right answers", "share of rollouts", each["accuracy"], share=True),
+    ]
+    drawn = [panel for panel in panels if any(curve.varies for curve in panel.curves)]
+    svgs = "".join(
+        f"<div>{to_svg(panel.plot(1 / 40 if panel.log else SMOOTHING), f'{panel.title} by step, all runs')}</div>"
+        for panel in drawn
     )
-
-
-def _reward(names: Sequence[str], reports: Sequence[RunReport]) -> str:
-    """One panel a run on the same axes, so that any number of runs stays readable without more colours."""
-    drawn = [(name, *series(report.rl, "reward")) for name, report in zip(names, reports, strict=True)]
-    drawn = [entry for entry in drawn if entry[2]]
-    if not drawn:
+    if not svgs:
         return ""
-    span = (min(min(values) for _, _, values in drawn), max(max(values) for _, _, values in drawn))
-    panels = []
-    for name, steps, values in drawn:
-        figure = plots.curve_plot(name, "mean reward", [plots.Curve("reward", "rl", steps, values)], span=span)
-        panels.append(f"<div>{plots.to_svg(figure, f'RL reward by step, {name}')}</div>")
     return (
-        f'<figure><div class="grid">{"".join(panels)}</div><figcaption><p>Faint: each step. Strong: running mean. All '
-        "panels share the vertical scale.</p></figcaption></figure>"
+        f'<figure><div class="pair">{svgs}</div><figcaption><p>Strong: running mean. Faint, of few runs: each step. '
+        "Point at a step for its numbers.</p></figcaption></figure>"
     )
+
+
+def _folding(name: str) -> Column:
+    """A column that shows all of a name."""
+    return Column(name, overflow="fold")
 
 
 def _differences(names: Sequence[str], reports: Sequence[RunReport]) -> str:
@@ -118,7 +212,7 @@ def _flatten(value: Any, place: str = "") -> dict[str, Any]:
     return {place: value}
 
 
-def _labels(reports: Sequence[RunReport]) -> list[str]:
+def labels(reports: Sequence[RunReport]) -> list[str]:
     plain = [report.path.resolve().name for report in reports]
     return [f"{name} ({place})" if plain.count(name) > 1 else name for place, name in enumerate(plain, 1)]
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from h1r.common.html import bar, count, details, esc, percent, plural, table, words
 from h1r.common.prose import listing
 from h1r.report import plots
 from h1r.report.collect import RunReport
 from h1r.report.stored import FilterStep, Overlap
-from h1r.report.text import bar, count, details, esc, percent, plural, table, words
+from h1r.report.svg import to_svg
 
 _SETS = {"held_out": "evaluation", "train": "SFT", "sft": "SFT", "rl": "RL"}
 
 
 def _filter_table(steps: Sequence[FilterStep]) -> str:
-    """One row a step; bars of steps that filter the same unit share a scale."""
+    """One row a step that dropped anything, the others by name; bars of steps with the same unit share a scale."""
     most: dict[str, int] = {}
     for step in steps:
         most[step.unit] = max(most.get(step.unit, 1), step.entered)
     rows = []
-    for step in steps:
+    for step in (step for step in steps if step.entered > step.left):
         reasons = "<br>".join(
             f"{esc(words(reason))}: {number:,}" for reason, number in sorted(step.reasons.items(), key=lambda r: -r[1])
         )
@@ -28,7 +29,9 @@ def _filter_table(steps: Sequence[FilterStep]) -> str:
         numbers = [f"{number:,}" for number in (step.entered, gone, step.left)]
         rows.append([esc(words(step.step)), esc(f"{step.unit}s"), *numbers, parts, reasons])
     key = 'kept <i class="key kept"></i> dropped here <i class="key cut"></i>'
-    return table(["step", "of", "in", "dropped", "kept", key, "why dropped"], rows, (2, 3, 4))
+    found = table(["step", "of", "in", "dropped", "kept", key, "why dropped"], rows, (2, 3, 4)) if rows else ""
+    idle = [words(step.step) for step in steps if step.entered == step.left]
+    return found + (f'<p class="small soft">Dropped nothing: {esc(listing(idle))}.</p>' if idle else "")
 
 
 def kept_of(steps: Sequence[FilterStep]) -> tuple[int, int]:
@@ -109,7 +112,7 @@ def pool_html(report: RunReport) -> str:
     if pool.pass_rate_histogram:
         figure = plots.histogram_plot(pool.pass_rate_histogram)
         found += (
-            f'<figure class="narrow">{plots.to_svg(figure, "candidate RL problems by rollouts that solve them")}'
+            f'<figure class="narrow">{to_svg(figure, "candidate RL problems by rollouts that solve them")}'
             "<figcaption><p>Grey: problems it always solves teach nothing and are dropped; of those it never solves "
             "only a small part is kept, since a wrong reference answer is worse than none.</p></figcaption></figure>"
         )

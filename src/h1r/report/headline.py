@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from h1r.common.html import card, count, duration, percent, percent_interval, plural, points, size
 from h1r.common.prose import listing
 from h1r.report.collect import RunReport
 from h1r.report.paired import between
 from h1r.report.shapes import Interval
 from h1r.report.stored import ScalingResult
-from h1r.report.text import count, duration, esc, percent, percent_interval, plural, points, size
 
 
 def headline_html(report: RunReport) -> str:
@@ -15,7 +15,7 @@ def headline_html(report: RunReport) -> str:
     paragraphs = "".join(
         f'<p class="lead">{text}</p>' for text in (training_sentence(report), scaling_sentence(report)) if text
     )
-    cards = "".join(_card(*card) for card in _cards(report))
+    cards = "".join(card(*one) for one in _cards(report))
     return paragraphs + (f'<div class="cards">{cards}</div>' if cards else "")
 
 
@@ -59,6 +59,7 @@ def scaling_sentence(report: RunReport) -> str:
             f" Of majority's tokens it saves {percent(split.consensus)} by ending votes that are decided (consensus) "
             f"and {percent(split.confidence)} more by ending doubtful traces (confidence)."
         )
+    text += _confidence(scaling)
     if cheaper := scaling.cheaper_majority:
         assert cheaper.majority is not None
         text += (
@@ -66,6 +67,24 @@ def scaling_sentence(report: RunReport) -> str:
             f"for {count(cheaper.majority.tokens)} tokens."
         )
     return text
+
+
+def _confidence(scaling: ScalingResult) -> str:
+    """A warning where confidence does not tell right from wrong, or cannot be known to; else nothing."""
+    found = scaling.confidence
+    if found.auroc is None:
+        return (
+            " <b>Whether confidence tells right from wrong is not known here</b>: no problem has both a right and a "
+            "wrong answer."
+        )
+    if found.tells:
+        return ""
+    inside = f", interval {percent_interval(found.auroc_interval)}" if found.auroc_interval else ""
+    return (
+        f" <b>Confidence does not tell right from wrong here</b>: a right answer is the more confident one in "
+        f"{percent(found.auroc)} of its pairs with a wrong one (chance: 50%{inside}), so traces that are ended for "
+        "doubt are not the wrong ones."
+    )
 
 
 def _difference(scaling: ScalingResult) -> str:
@@ -87,31 +106,26 @@ def _overlap(left: Interval | None, right: Interval | None) -> bool:
 
 
 def _cards(report: RunReport) -> list[tuple[str, str, str, str]]:
-    """(class, what, number, what it means) of each card."""
+    """(what, number, what it means, class) of each card."""
     titles = {"base": "Base", "sft": "After SFT", "rl": "After RL"}
     cards = [
         (
-            stage,
             titles[stage],
             percent(result.pass_at_1),
             f"pass@1, {percent_interval(result.interval)}" if result.interval else "pass@1",
+            stage,
         )
         for stage, result in report.evals.items()
     ]
+    if gain := report.rl_gain:
+        cards.append(("RL's gain", points(gain.value), f"paired by problem, {between(gain.interval)}", "rl"))
     if scaling := report.scaling:
         against = f"{scaling.budget} traces; majority {percent(scaling.majority.accuracy)}"
-        cards.append(("deepconf", "DeepConf vote", percent(scaling.deepconf.accuracy), against))
+        cards.append(("DeepConf vote", percent(scaling.deepconf.accuracy), against, "deepconf"))
         used = f"{count(scaling.deepconf.tokens)} instead of {count(scaling.majority.tokens)}"
-        cards.append(("deepconf", "Tokens saved", percent(scaling.token_saving), used))
+        cards.append(("Tokens saved", percent(scaling.token_saving), used, "deepconf"))
     if report.stages:
         cards.append(
-            ("", "Time, all stages", duration(report.wall_seconds), f"peak memory {size(report.peak_rss_bytes)}")
+            ("Time, all stages", duration(report.wall_seconds), f"peak memory {size(report.peak_rss_bytes)}", "")
         )
     return cards
-
-
-def _card(kind: str, what: str, number: str, meaning: str) -> str:
-    return (
-        f'<div class="card {kind}"><span class="what">{esc(what)}</span><b>{esc(number)}</b>'
-        f"<span>{esc(meaning)}</span></div>"
-    )

@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from h1r.common.style import CSS
+from h1r.common.html import NONE, bar, details, duration, esc, page, percent, plural, sections, size, table, words
 from h1r.config import Recipe
 from h1r.config.text import to_toml
 from h1r.report.benchmarks import benchmarks_html
@@ -18,7 +19,7 @@ from h1r.report.collect import RunReport, total
 from h1r.report.data import curation_html, pool_html
 from h1r.report.headline import headline_html
 from h1r.report.results import accuracy_html, learning_html
-from h1r.report.text import NONE, bar, details, duration, esc, percent, section, size, table, words
+from h1r.report.stored import Machine
 from h1r.report.traces import examples_html, stops_html
 
 STAGE_WORDS = {
@@ -33,34 +34,21 @@ STAGE_WORDS = {
 }
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML document: no script, no network (refused by its own policy too), nothing outside the file."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{esc(title)}</title><style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
-    )
-
-
 def run_page(report: RunReport, browser: str | None = None) -> str:
     """The report of one run as HTML. `browser`: the address of the page of its answers, where there is one."""
-    sections = {
+    parts = {
         "benchmarks": ("Benchmarks", benchmarks_html(report.benchmarks, browser)),
         "result": ("Accuracy", accuracy_html(report)),
         "learning": ("How it learnt", learning_html(report)),
-        "answers": ("Read its answers", _answers(report)),
+        "answers": ("Read its answers", _answers(report, browser)),
         "curation": ("What it learnt from", curation_html(report)),
         "pool": ("Which problems RL practised on", pool_html(report)),
         "cost": ("Time and memory", _cost(report)),
         "repeat": ("Repeat this run", _repeat(report)),
     }
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, inner) in sections.items() if inner)
-    with_data = "".join(section(anchor, title, inner) for anchor, (title, inner) in sections.items())
     return page(
         f"{report.name}: Open-H1R report",
-        _header(report) + headline_html(report) + _missing(report) + f"<nav>{links}</nav>" + with_data + _footer(),
+        _header(report) + headline_html(report) + _missing(report) + sections(parts) + _footer(),
     )
 
 
@@ -95,7 +83,8 @@ def _missing(report: RunReport) -> str:
     )
 
 
-def _answers(report: RunReport) -> str:
+def _answers(report: RunReport, browser: str | None) -> str:
+    every = f'<p><a href="{quote(browser)}">Read every answer</a>, right and wrong ones.</p>' if browser else ""
     found = examples_html(report.evals)
     stops = stops_html(report.scaling.examples) if report.scaling else ""
     if found:
@@ -109,7 +98,7 @@ def _answers(report: RunReport) -> str:
             "<h3>What DeepConf stops</h3><p>When the mean confidence of a window of tokens falls below the threshold, "
             "the trace ends there and casts no vote: its remaining tokens are saved.</p>" + stops
         )
-    return found
+    return every + found
 
 
 def _cost(report: RunReport) -> str:
@@ -135,7 +124,34 @@ def _cost(report: RunReport) -> str:
     rollout, training = total(report.rl, "rollout_seconds"), total(report.rl, "train_seconds")
     if rollout + training:
         note += f" RL spent {percent(rollout / (rollout + training))} of its steps generating, the rest training."
-    return table(["stage", "wall time", "", "peak memory"], rows, (1, 3)) + note + "</p>"
+    return table(["stage", "wall time", "", "peak memory"], rows, (1, 3)) + note + "</p>" + _machines(report)
+
+
+def _machines(report: RunReport) -> str:
+    """Each machine that ran a part of it, with the versions there; the stages of each where there are several."""
+    told: dict[str, list[str]] = {}
+    for attempt in report.attempts:
+        if attempt.machine is not None:
+            told.setdefault(_machine(attempt.machine), []).append(STAGE_WORDS.get(attempt.stage, words(attempt.stage)))
+    return "".join(
+        f'<p class="small">Measured on {esc(one)}'
+        + (f' <span class="soft">({esc(", ".join(dict.fromkeys(stages)))})</span>' if len(told) > 1 else "")
+        + ".</p>"
+        for one, stages in told.items()
+    )
+
+
+def _machine(found: Machine) -> str:
+    """`Intel Xeon, 2 cores, 16.0 GiB of memory, 2 threads of torch; Linux 6.1, python 3.11.2, torch 2.5.1`."""
+    hardware = [
+        found.processor,
+        plural(found.cores, "core") if found.cores else "",
+        f"{size(found.memory_bytes)} of memory" if found.memory_bytes else "",
+        *found.accelerators,
+        f"{plural(found.threads, 'thread')} of torch" if found.threads else "",
+    ]
+    software = [found.system, *(f"{name} {version}" for name, version in found.versions.items())]
+    return "; ".join(", ".join(filter(None, part)) for part in (hardware, software))
 
 
 def _repeat(report: RunReport) -> str:

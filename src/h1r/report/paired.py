@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from h1r.common.html import points
 from h1r.report.shapes import Interval, Shape
-from h1r.report.text import points
 from h1r.scaling.intervals import paired_difference
 
 

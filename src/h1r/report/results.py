@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from h1r.report import plots
+from h1r.common.html import NONE, count, details, esc, percent, percent_interval, plural, points, table, words
+from h1r.common.prose import listing
+from h1r.report import curves, plots
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, Metrics, RunReport, series, total
 from h1r.report.stored import EvalResult, FamilyScore, ScalingResult
-from h1r.report.text import NONE, count, details, esc, percent, percent_interval, plural, points, table, words
+from h1r.report.svg import to_svg
 
 
 def confidence_level(report: RunReport) -> float:
@@ -27,13 +29,13 @@ def accuracy_html(report: RunReport) -> str:
     level = confidence_level(report)
     panels = []
     if report.evals:
-        figure = plots.family_plot(report.evals, level)
-        svg = plots.to_svg(figure, "pass@1 per problem family after each stage, with intervals")
+        plot = plots.family_plot(report.evals, level)
+        svg = to_svg(plot, "pass@1 per problem family after each stage, with intervals")
         panels.append(("Problems it has never seen, one answer at a time", svg, _pass_caption(report, level)))
     if report.scaling:
         height = min(max(plots.family_height(report.evals), 260), 420)
-        figure = plots.tokens_plot(report.scaling, tokens_unit(report), height)
-        svg = plots.to_svg(figure, "accuracy against tokens for majority vote and DeepConf")
+        plot = plots.tokens_plot(report.scaling, tokens_unit(report), height)
+        svg = to_svg(plot, "accuracy against tokens for majority vote and DeepConf")
         panels.append(("Many answers and a vote: what tokens buy", svg, _vote_caption(report.scaling)))
     if not panels:
         return ""
@@ -160,25 +162,42 @@ def _spending(scaling: ScalingResult) -> str:
 
 def learning_html(report: RunReport) -> str:
     found = ""
-    for metrics, drawn, caption in ((report.sft, _sft_panels, _sft_caption), (report.rl, _rl_panels, _rl_caption)):
-        panels = "".join(f"<div>{svg}</div>" for svg in drawn(report)) if metrics else ""
-        if panels:
-            found += f'<figure><div class="grid">{panels}</div><figcaption>{caption(report)}</figcaption></figure>'
+    if report.sft:
+        found += _panels("SFT", _sft_panels(report), _sft_caption(report), 1 / 40)
+    if report.rl:
+        found += _panels("RL", _rl_panels(report), _rl_caption(report))
     return found
 
 
-def _sft_panels(report: RunReport) -> list[str]:
+def _panels(stage: str, panels: Sequence[curves.Panel], caption: str, smoothing: float = curves.SMOOTHING) -> str:
+    """Panels in which anything moves; what stayed the same is said in words."""
+    there = [panel for panel in panels if panel.curves]
+    drawn = [panel for panel in there if any(curve.varies for curve in panel.curves)]
+    svgs = [f"<div>{to_svg(panel.plot(smoothing), f'{stage}: {panel.title} by step')}</div>" for panel in drawn]
+    same = [
+        f"{curve.label} {panel.say(curve.values[0])}" for panel in there if panel not in drawn for curve in panel.curves
+    ]
+    told = f"<p>The same at every step, so not drawn: {esc(listing(same))}.</p>" if same else ""
+    grid = f'<div class="grid strip">{"".join(svgs)}</div>' if svgs else ""
+    return f"<figure>{grid}<figcaption>{caption}{told}</figcaption></figure>" if there else ""
+
+
+def _sft_panels(report: RunReport) -> list[curves.Panel]:
     drawn = (
         ("SFT loss", "nats per token", "loss"),
         ("SFT gradient norm", "before clipping", "grad_norm"),
         ("SFT learning rate", "per step", "learning_rate"),
     )
-    curves = [(title, unit, plots.Curve(title, "sft", *series(report.sft, key))) for title, unit, key in drawn]
     return [
-        plots.to_svg(plots.curve_plot(title, unit, [curve], smoothing=1 / 40), f"{title} by step")
-        for title, unit, curve in curves
-        if curve.values
+        curves.Panel(title, unit, _curves(report.sft, (title, key, "sft", "solid")), log=key != "learning_rate")
+        for title, unit, key in drawn
     ]
+
+
+def _curves(metrics: Metrics, *drawn: tuple[str, str, str, str]) -> list[curves.Curve]:
+    """The curves (label, key, colour, dash) that have values."""
+    found = [(label, colour, *series(metrics, key), dash) for label, key, colour, dash in drawn]
+    return [curves.Curve(*one) for one in found if one[3]]
 
 
 def _sft_caption(report: RunReport) -> str:
@@ -198,34 +217,27 @@ def _skipped(metrics: Metrics) -> str:
     return f" <b>{plural(skipped, 'step')} skipped</b>, since the gradient was not finite." if skipped else ""
 
 
-def _rl_panels(report: RunReport) -> list[str]:
-    def line(label: str, key: str, colour: str = "rl", dash: str = "solid") -> list[plots.Curve]:
-        steps, values = series(report.rl, key)
-        return [plots.Curve(label, colour, steps, values, dash)] if values else []
-
-    drawn: Sequence[tuple[str, str, list[plots.Curve], bool]] = (
-        ("Reward", "mean reward", line("reward", "reward"), False),
-        (
-            "Right answers",
-            "share of rollouts",
-            line("correct", "accuracy") + line("well formed", "format", "sft", "dashed"),
-            True,
-        ),
-        ("Answer length", "tokens per rollout", line("length", "mean_tokens"), False),
-        ("Entropy", "nats per token", line("entropy", "entropy"), False),
-        ("Clip fraction", "share of tokens", line("clipped", "clip_fraction"), True),
-        ("TIS weight", "mean trainer/sampler ratio", line("weight", "tis_mean"), False),
+def _rl_panels(report: RunReport) -> list[curves.Panel]:
+    right = _curves(report.rl, ("correct", "accuracy", "rl", "solid"), ("well formed", "format", "sft", "dashed"))
+    drawn = (
+        ("Answer length", "tokens per rollout", "mean_tokens", False),
+        ("Entropy", "nats per token", "entropy", False),
+        ("Clip fraction", "share of tokens", "clip_fraction", True),
+        ("TIS weight", "mean trainer/sampler ratio", "tis_mean", False),
     )
     return [
-        plots.to_svg(plots.curve_plot(title, unit, curves, share), f"RL: {title.lower()} by step")
-        for title, unit, curves, share in drawn
-        if curves
+        curves.Panel("Reward", "mean reward", _curves(report.rl, ("reward", "reward", "rl", "solid"))),
+        curves.Panel("Right answers", "share of rollouts", right, share=True),
+        *(
+            curves.Panel(title, unit, _curves(report.rl, (title.lower(), key, "rl", "solid")), share=share)
+            for title, unit, key, share in drawn
+        ),
     ]
 
 
 def _rl_caption(report: RunReport) -> str:
     made, dropped, cached = (total(report.rl, f"groups_{what}") for what in ("generated", "dropped", "from_cache"))
-    width = plots.window_for(len(report.rl))
+    width = curves.window_for(len(report.rl))
     text = (
         f"<p><b>Reinforcement learning:</b> {plural(len(report.rl), 'step')}. Faint: each step. Strong: running mean "
         f"over {width} steps. "

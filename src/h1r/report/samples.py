@@ -1,7 +1,8 @@
-"""The page of answers: every sample of a run's benchmarks, to filter and to read.
+"""The page of answers: every sample that a run kept, to filter and to read. These are the answers of its evaluations,
+on held-out problems and on benchmarks, and the group of rollouts that each RL step keeps.
 
     samples.html             the page: a script of ours from a file, no network, nothing of a model's text as HTML
-    samples/index.js         which benchmarks there are
+    samples/index.js         which sets of answers there are
     samples/N.js             the list of the N-th: verdict, reason, finish reason, tokens of each answer
     samples/N-C.js           texts of consecutive answers, about CHUNK_BYTES, read when one of them is opened
 
@@ -12,49 +13,84 @@ data, as JSON without `<`.
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from h1r.common.files import write_text
+from h1r.common.html import clean, esc
 from h1r.common.packaged import packaged
 from h1r.common.style import CSS
 from h1r.records import read_lines
-from h1r.report.benchmarks import Benchmark
-from h1r.report.text import clean, esc
+from h1r.report.collect import STAGE_TITLES, RunReport
 from h1r.response.extract import split_response
 
 CHUNK_BYTES = 1 << 20
+_OURS = re.compile(r"index\.js|browser\.js|\d+(-\d+)?\.js")
 MAX_CHARS = 200_000
 """Of a question, and of an answer; of longer ones the middle is left out, and where the whole stands is said."""
 _OWN = """
 .bar{display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:center;margin:1rem 0}
 select,input,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--grid);border-radius:6px;
  padding:.25rem .5rem;max-width:100%}
-td button{padding:0 .3rem;color:var(--sft);text-align:left}td.good{color:var(--deepconf)}td.bad{color:var(--rl)}
+td button{padding:0 .3rem;color:var(--sft);text-align:left}td.good{color:var(--deepconf)}td.bad{color:var(--bad)}
 """
 
 
-def write_browser(page: Path, title: str, found: Sequence[Benchmark]) -> bool:
-    """Writes the page and its files; False without answers, and what an earlier report left is removed."""
-    kept = [one for one in found if one.answers is not None]
-    directory = page.parent / "samples"
-    shutil.rmtree(directory, ignore_errors=True)
-    if not kept:
+@dataclass(frozen=True)
+class AnswerSet:
+    """A file of answers: what was asked, the model that answered, and where its lines lie."""
+
+    name: str
+    model: str
+    path: Path
+
+
+def answer_sets(report: RunReport) -> list[AnswerSet]:
+    """Every file of answers of a run that is there, in the order of its report."""
+    found = [AnswerSet(one.name, one.model, one.answers) for one in report.benchmarks if one.answers]
+    for stage, result in report.evals.items():
+        if result.samples:
+            found.append(AnswerSet("held-out problems", STAGE_TITLES[stage], report.path / "eval" / result.samples))
+    found.append(AnswerSet("RL rollouts, a group a step", "RL", report.path / "rl" / "rollouts.jsonl"))
+    return [one for one in found if one.path.is_file()]
+
+
+def write_browser(page: Path, report: Path, title: str, found: Sequence[AnswerSet]) -> bool:
+    """Writes the page and its files, which lie in the directory of its name; `report`: the page that it belongs to.
+
+    False without answers. What an earlier report left is removed, and nothing else.
+    """
+    directory = page.with_suffix("")
+    _remove(directory)
+    if not found:
         page.unlink(missing_ok=True)
         return False
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     index = []
-    for number, one in enumerate(kept):
-        assert one.answers is not None
-        answers = _write_set(directory, number, one.answers)
+    for number, one in enumerate(found):
+        answers = _write_set(directory, number, one.path)
         index.append({"name": clean(one.name), "model": clean(one.model), "answers": answers})
     write_text(directory / "index.js", _call("index", index))
     source = packaged("report", "browser.js").read_text(encoding="utf-8")
     write_text(directory / "browser.js", source)
-    write_text(page, _page(title))
+    write_text(page, _page(title, directory.name, report.name))
     return True
+
+
+def _remove(directory: Path) -> None:
+    """The files of an earlier page; the directory too, where they were all."""
+    if not (directory / "index.js").is_file() or not (directory / "browser.js").is_file():
+        return
+    for file in directory.iterdir():
+        if _OURS.fullmatch(file.name):
+            file.unlink()
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def _write_set(directory: Path, number: int, answers: Path) -> int:
@@ -96,6 +132,21 @@ def _rows(answers: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict) and "text" in row:
             yield row
+        elif isinstance(row, dict) and isinstance(row.get("rollouts"), list):
+            yield from _rollouts(row)
+
+
+def _rollouts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The group that an RL step keeps, as answers."""
+    for number, rollout in enumerate(row["rollouts"]):
+        correct = rollout["parts"].get("correct", rollout["reward"])
+        parts = ", ".join(f"{name} {value:g}" for name, value in rollout["parts"].items())
+        yield {
+            "problem_id": f"step {row['step']}, {row['problem_id']}",
+            "sample": number,
+            "text": rollout["text"],
+            "verdict": {"reward": correct, "error": f"reward {rollout['reward']:g}: {parts}"},
+        }
 
 
 def _listed(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +159,8 @@ def _listed(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
         "sample": int(row.get("sample") or 0),
         "verdict": said,
         "reason": clean(reason or "").replace("_", " "),
-        "finish": clean(row.get("finish_reason")),
-        "tokens": int(row.get("tokens") or 0),
+        "finish": clean(row.get("finish_reason") or ""),
+        "tokens": int(row["tokens"]) if row.get("tokens") is not None else None,
     }
 
 
@@ -143,16 +194,17 @@ def _call(name: str, *arguments: Any) -> str:
     return f"h1r.{name}({text});\n"
 
 
-def _page(title: str) -> str:
+def _page(title: str, directory: str, report: str) -> str:
+    files = quote(directory)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'self'; style-src "
         "'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" '
         f'content="light dark"><title>{esc(title)}: answers</title><style>{CSS}{_OWN}</style>'
-        '<script src="samples/browser.js"></script><script src="samples/index.js"></script></head><body><main>'
-        f'<p class="eyebrow"><a href="report.html">Open-H1R report</a></p><h1>{esc(title)}: answers</h1>'
-        '<div class="bar"><select id="set" aria-label="benchmark"></select><select id="verdict" aria-label="verdict">'
+        f'<script src="{files}/browser.js"></script><script src="{files}/index.js"></script></head><body><main>'
+        f'<p class="eyebrow"><a href="{quote(report)}">Open-H1R report</a></p><h1>{esc(title)}: answers</h1>'
+        '<div class="bar"><select id="set" aria-label="answers"></select><select id="verdict" aria-label="verdict">'
         '<option value="">right and wrong</option><option>right</option><option>wrong</option><option>not scored'
         '</option></select><select id="finish" aria-label="finish reason"></select>'
         '<input id="problem" placeholder="problem" aria-label="problem"></div>'

@@ -17,8 +17,21 @@ class StageCost(Shape):
     peak_rss_bytes: int
 
 
+class Machine(Shape):
+    """See `common/machine.py`."""
+
+    system: str = ""
+    processor: str = ""
+    cores: int | None = None
+    memory_bytes: int | None = None
+    accelerators: list[str] = []
+    threads: int | None = None
+    versions: dict[str, str] = {}
+
+
 class Attempt(Shape):
-    """One start of a stage: when, with which code and command line; or settings that have changed, before and after."""
+    """One start of a stage: when, where, with which code and command line; or settings that have changed, before and
+    after."""
 
     stage: str
     time: float = 0.0
@@ -26,6 +39,7 @@ class Attempt(Shape):
     h1r: str = ""
     commit: str = ""
     changed: dict[str, list[Any]] = {}
+    machine: Machine | None = None
 
 
 class FilterStep(Shape):
@@ -118,6 +132,7 @@ class EvalResult(Shape):
     confidence_level: float | None = None
     examples: list[Example] = []
     outcomes: list[ProblemOutcome] = []
+    samples: str | None = None
 
 
 class Score(Shape):
@@ -168,6 +183,12 @@ class Separation(Shape):
     """`auroc`: the chance that a correct trace is more confident than a wrong one of the same problem."""
 
     auroc: float | None = None
+    auroc_interval: Interval | None = None
+
+    @property
+    def tells(self) -> bool:
+        """Whether confidence is above chance: the whole interval, or the value where an older run has none."""
+        return self.auroc is not None and (self.auroc_interval or (self.auroc,))[0] > 0.5
 
 
 class ScalingResult(Shape):

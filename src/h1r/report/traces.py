@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from h1r.common.html import details, esc, plural, words
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES
 from h1r.report.stored import EvalResult, Example
-from h1r.report.text import details, esc, plural, words
 
 LEVELS = 6
 """Shades, from none (sure) to strong (unsure); the style sheet has one class for each."""
@@ -120,7 +120,8 @@ def examples_html(evals: Mapping[str, EvalResult]) -> str:
     """The chosen problems with their answers and the legend of the shades; empty without examples."""
     chosen = choose(evals)
     scale = scale_of(chosen)
-    return (legend(scale) if scale else "") + "".join(_problem(shown, scale) for shown in chosen)
+    each = [_problem(shown, scale, start_open=place == 0) for place, shown in enumerate(chosen)]
+    return (legend(scale) if scale else "") + "".join(each)
 
 
 def stops_html(examples: Sequence[Example]) -> str:
@@ -157,14 +158,14 @@ def legend(scale: Scale) -> str:
     )
 
 
-def _problem(shown: Shown, scale: Scale | None) -> str:
+def _problem(shown: Shown, scale: Scale | None, start_open: bool) -> str:
     problem = shown.problem
     trained = {stage: answer for stage, answer in shown.answers.items() if stage != "base"}
     columns = "".join(
         _answer(stage, STAGE_TITLES[stage], answer, scale) for stage, answer in (trained or shown.answers).items()
     )
+    heading = f'<b>{_HEADINGS[shown.kind]}</b> <span class="tag">{esc(words(problem.family))}</span>'
     body = (
-        f'<h3>{_HEADINGS[shown.kind]} <span class="tag">{esc(words(problem.family))}</span></h3>'
         f'<div class="question">{esc(problem.question)}</div>'
         f'<p class="small soft">Reference answer: <code>{esc(problem.reference)}</code></p>'
         f'<div class="answers">{columns}</div>'
@@ -172,7 +173,7 @@ def _problem(shown: Shown, scale: Scale | None) -> str:
     if trained and "base" in shown.answers:
         base = f'<div class="answers">{_answer("base", "Base", shown.answers["base"], scale)}</div>'
         body += details("The same problem before any training here", base)
-    return f'<article class="example">{body}</article>'
+    return f'<article class="example">{details(heading, body, start_open)}</article>'
 
 
 def _answer(kind: str, title: str, answer: Example, scale: Scale | None) -> str:

@@ -2,7 +2,7 @@
 
     runs/NAME/
       recipe.json            the resolved recipe
-      attempts.jsonl         one line per start: stage, time, code version, command line; settings that have changed
+      attempts.jsonl         one line per start: stage, time, code version, command line, machine; settings that changed
       stages.json            per stage: wall_seconds, peak_rss_bytes
       STAGE/                 what one stage wrote: metrics.jsonl, checkpoints/, model/, *.jsonl
       report.html report.json
@@ -25,6 +25,7 @@ from typing import Any
 
 from h1r.common.files import read_json, write_json
 from h1r.common.hub import local_directory
+from h1r.common.machine import machine
 from h1r.common.memory import peak_rss_bytes
 from h1r.common.progress import note
 from h1r.config import Recipe, load_recipe
@@ -165,6 +166,6 @@ class Run:
             write_json(path, stages)
 
     def _log_attempt(self, stage: str, **more: Any) -> None:
-        line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version(), **more}
+        line = {"stage": stage, "time": time.time(), "argv": sys.argv, **code_version(), "machine": machine(), **more}
         with open(self.path / "attempts.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")

@@ -319,11 +319,11 @@ def _voters(
     return accuracies
 
 
-def _confidence_when(recorded: Sequence[Sequence[Trace]], window: int, grader: _Grader) -> dict[str, float | None]:
+def _confidence_when(recorded: Sequence[Sequence[Trace]], window: int, grader: _Grader) -> dict[str, Any]:
     """Whether confidence tells right from wrong: mean lowest group confidence (nats) of each, and the AUROC.
 
     The AUROC is the chance that a correct trace is more confident than a wrong one of the same problem, over all such
-    pairs; only within a problem can a vote use it.
+    pairs; only within a problem can a vote use it. Its interval resamples problems.
     """
     traces = [(i, t) for i, several in enumerate(recorded) for t in several if t.confidences]
     verdicts = grader.verdicts(traces)
@@ -331,17 +331,20 @@ def _confidence_when(recorded: Sequence[Sequence[Trace]], window: int, grader: _
     lowest = np.array([summarise(trace.confidences, window).lowest for _, trace in traces])
     right = np.array([verdict.reward >= 1.0 for verdict in verdicts if is_scored(verdict)])
     problem = np.array([index for index, _ in traces])
-    wins = pairs = 0.0
+    lost, pairs = [], []  # of each problem that has any pairs
     for index in np.unique(problem):
         of = problem == index
         gaps = lowest[of & right][:, None] - lowest[of & ~right][None, :]
-        wins += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
-        pairs += gaps.size
+        if gaps.size:
+            lost.append(float((gaps < 0).sum() + 0.5 * (gaps == 0).sum()))
+            pairs.append(float(gaps.size))
+    auroc = saving(lost, pairs) if pairs else None  # the share of pairs that are not lost
     return {
         "pass_at_1": float(right.mean()) if right.size else None,
         "correct": float(lowest[right].mean()) if right.any() else None,
         "wrong": float(lowest[~right].mean()) if (~right).any() else None,
-        "auroc": wins / pairs if pairs else None,
+        "auroc": auroc.value if auroc else None,
+        "auroc_interval": auroc.interval if auroc else None,
     }
 
 

@@ -2,90 +2,98 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from h1r.common.files import atomic
+from h1r.common.files import write_text
+from h1r.common.html import bar, card, count, details, esc, page, percent, plural, sections, table, words
 
-_STYLE = """
-:root { --ink: #1c2430; --soft: #5f6b7a; --line: #d9dee5; --kept: #2f6f9f; --cut: #d98a3d; --page: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaf0; --soft: #9aa6b5; --line: #384252; --kept: #6fb1e0; --cut: #e8a45f; --page: #141a22; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 68rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; margin: .6rem 0; } .wide { overflow-x: auto; }
-th, td { padding: .2rem .7rem .2rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-p.soft, .soft { color: var(--soft); } pre { white-space: pre-wrap; border-left: 3px solid var(--line);
-  padding-left: .7rem; margin: .3rem 0; font-size: 13px; }
-.charts { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; } figcaption { color: var(--soft); }
-"""
+_OVERLAP = ("held_out", "held_out_hit", "exact", "contained", "ngram", "total")
+_CLASSES = ("hard", "medium", "easy")
 
 
 def write_page(path: Path, summary: Mapping[str, Any]) -> None:
     """Writes the page of a summary (`summarise.py`), whole or not at all."""
-    parts = [
-        "<h1>Curation</h1>",
-        _steps(summary),
-        _sources(summary),
-        _contamination(summary),
-        _difficulty(summary),
-        _teacher(summary),
-        _samples(summary),
-        _examples(summary),
+    parts = {
+        "steps": ("What went in and what came out", _steps(summary)),
+        "sources": ("Sources", _sources(summary)),
+        "overlap": ("Overlap with the benchmarks", _contamination(summary)),
+        "difficulty": ("Difficulty", _difficulty(summary)),
+        "teacher": ("Teacher", _teacher(summary)),
+        "samples": ("Samples", _samples(summary)),
+        "dropped": ("Samples of what was dropped", _examples(summary)),
+    }
+    write_text(path, page("Open-H1R curation", _header(summary) + sections(parts) + _FOOTER))
+
+
+_FOOTER = (
+    "<footer>Written by <code>h1r curate</code>. The same numbers for programs: <code>summary.json</code>; every "
+    "record that was dropped: <code>dropped.jsonl</code>.</footer>"
+)
+
+
+def _header(summary: Mapping[str, Any]) -> str:
+    sets, packed = summary["problems"], summary["packed"]
+    cards = [
+        card("Held-out problems", count(sets["held_out"])),
+        card("SFT problems", count(sets["train"])),
+        card("RL problems", count(sets["rl"])),
+        card(
+            "Packed rows",
+            count(packed["rows"]),
+            f"of {count(packed['seq_len'])} tokens, {percent(packed['filled'])} filled",
+        ),
     ]
-    text = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Curation</title><style>{_STYLE}</style>'
-    with atomic(path) as partial:
-        partial.write_text(text + "\n".join(filter(None, parts)) + "</html>\n", encoding="utf-8")
+    return f'<p class="eyebrow">Open-H1R</p><h1>Curation</h1><div class="cards">{"".join(cards)}</div>'
 
 
 def _steps(summary: Mapping[str, Any]) -> str:
+    most: dict[str, int] = {}
+    for row in summary["table"]:
+        most[row["unit"]] = max(most.get(row["unit"], 1), row["in"])
     rows = []
     for row in summary["table"]:
         by_source = summary["by_source"].get(row["step"], {})
         why = "<br>".join(
-            f"{count:,} {_esc(reason)}<br><span class=soft>{_esc(_listed(by_source.get(reason, {})))}</span>"
-            for reason, count in row["reasons"].items()
+            f'{number:,} {esc(reason)}<br><span class="soft">{esc(_listed(by_source.get(reason, {})))}</span>'
+            for reason, number in row["reasons"].items()
         )
-        rows.append([_esc(row["step"]), _esc(row["unit"]), row["in"], row["in"] - row["out"], row["out"], why])
-    head = ["step", "unit", "in", "dropped", "out", "why, and from which source"]
-    return f"<h2>What went in and what came out</h2>{_table(head, rows)}"
+        gone = row["in"] - row["out"]
+        shares = bar((row["out"] / most[row["unit"]], "kept"), (gone / most[row["unit"]], "cut"))
+        rows.append([row["step"], words(row["unit"]) + "s", row["in"], gone, row["out"], _Html(shares), _Html(why)])
+    key = _Html('kept <i class="key kept"></i> dropped here <i class="key cut"></i>')
+    return _table(["step", "of", "in", "dropped", "kept", key, "why, and from which source"], rows)
 
 
 def _sources(summary: Mapping[str, Any]) -> str:
     rows = [
-        [_esc(name), _esc(found["domain"]), _esc(found["use"]), found["records"], found["sound"],
+        [name, found["domain"], found["use"], found["records"], found["sound"],
          summary["rl_pool"].get(name, 0), sum(summary["sample_classes"].get(name, {}).values())]
         for name, found in summary["sources"].items()
     ]  # fmt: skip
-    head = ["source", "domain", "use", "records", "sound", "RL pool", "SFT samples before the mixture"]
-    return f"<h2>Sources</h2>{_table(head, rows)}"
+    return _table(["source", "domain", "use", "records", "sound", "RL pool", "SFT samples before the mixture"], rows)
 
 
 def _contamination(summary: Mapping[str, Any]) -> str:
-    head = ["source", "benchmark", "its problems", "overlapped", "same text", "contained", "run", "records", "%"]
+    head = ["source", "benchmark", "its problems", "overlapped", "same text", "contained", "run", "records", "share"]
     rows = [
-        [_esc(source), _esc(name), *(found[key] for key in _OVERLAP), f"{found['percent']:.4f}"]
+        [source, name, *(found[key] for key in _OVERLAP), f"{found['percent']:.4f}%"]
         for source, benchmarks in summary["contamination_by_source"].items()
         for name, found in benchmarks.items()
         if found["total"]
     ]
     whole = [
-        [_esc(use.upper()), _esc(name), *(found[key] for key in _OVERLAP), f"{found['percent']:.4f}"]
+        [use.upper(), name, *(found[key] for key in _OVERLAP), f"{found['percent']:.4f}%"]
         for use, benchmarks in summary["contamination"].items()
         for name, found in benchmarks.items()
     ]
-    return (
-        "<h2>Overlap with the benchmarks</h2><p class=soft>Records that overlap are dropped; the percentage is of all "
-        "sound records of the set or source, copies included.</p>"
-        + _table(head, whole)
-        + ("<h3>By source</h3>" + _table(head, rows) if rows else "")
-        + _near(summary)
+    note = (
+        '<p class="small soft">Records that overlap are dropped; the share is of all sound records of the set or '
+        "source, copies included.</p>"
     )
+    by_source = details("By source", _table(head, rows)) if rows else ""
+    return _table(["set", *head[1:]], whole) + note + by_source + _near(summary) if whole else ""
 
 
 def _near(summary: Mapping[str, Any]) -> str:
@@ -93,41 +101,33 @@ def _near(summary: Mapping[str, Any]) -> str:
     if not summary["near_held_out"]:
         return ""
     rows = [
-        [f"{row['coverage']:.0%}", _esc(row["kept_for"]), f"{_esc(row['source'])} {_esc(row['id'])}",
-         _esc(row["question"]), f"{_esc(row['held_out'])}<br>{_esc(row['held_out_question'])}"]
+        [f"{row['coverage']:.0%}", row["kept_for"], f"{row['source']} {row['id']}", row["question"],
+         _Html(f"{esc(row['held_out'])}<br>{esc(row['held_out_question'])}")]
         for row in summary["near_held_out"]
     ]  # fmt: skip
-    head = ["coverage", "stays for", "record", "question", "held out"]
-    return (
-        f"<h3>Near and kept</h3><p class=soft>{summary['num_near_held_out']:,} records have part of a held-out "
-        "question and stay; the nearest of them. All are in near_held_out.jsonl.</p>" + _table(head, rows)
+    note = (
+        f'<p class="small soft">{plural(summary["num_near_held_out"], "record")} with part of a held-out question '
+        "stay: the nearest of them. All are in near_held_out.jsonl.</p>"
     )
-
-
-_OVERLAP = ("held_out", "held_out_hit", "exact", "contained", "ngram", "total")
+    listed = _table(["coverage", "stays for", "record", "question", "held out"], rows)
+    return details("Near and kept", note + listed)
 
 
 def _difficulty(summary: Mapping[str, Any]) -> str:
     if not summary["pass_rates"]:
         return ""
     labels = [f"{10 * at}-{10 * at + 10}" for at in range(10)] + ["100"]
-    charts = "".join(
-        f"<figure>{bars(counts, labels)}<figcaption>{_esc(name)}: problems by pass rate, %</figcaption></figure>"
-        for name, counts in summary["pass_rates"].items()
-    )
-    classes = [
-        [_esc(name), *(found.get(kind, 0) for kind in ("hard", "medium", "easy"))]
-        for name, found in summary["problem_classes"].items()
-    ]
+    charts = {f"{name}: problems by pass rate, %": (counts, labels) for name, counts in summary["pass_rates"].items()}
+    classes = [[name, *(found.get(kind, 0) for kind in _CLASSES)] for name, found in summary["problem_classes"].items()]
     rule = [
-        [_esc(name), _esc(reason), kept, gone]
+        [name, reason, kept, gone]
         for name, found in summary["rl_rule"].items()
         for reason, (kept, gone) in found.items()
     ]
     return (
-        f"<h2>Difficulty</h2><div class=charts>{charts}</div>"
-        + _table(["source", "hard", "medium", "easy"], classes)
-        + "<h3>The 8-rollout rule</h3><p class=soft>For every problem with a pass rate, whatever its use.</p>"
+        _charts(charts)
+        + _table(["source", *_CLASSES], classes)
+        + '<h3>The 8-rollout rule</h3><p class="small soft">For every problem with a pass rate, whatever its use.</p>'
         + _table(["source", "verdict", "kept", "dropped"], rule)
     )
 
@@ -136,59 +136,64 @@ def _teacher(summary: Mapping[str, Any]) -> str:
     found = summary["teacher"]
     if not found:
         return ""
-    cost = "" if found["cost"] is None else f", {found['cost']:.4g} {_esc(found['currency'])}"
-    without = "".join(f"<br>{count:,} without traces: {_esc(why)}" for why, count in found["without"].items())
+    cost = "" if found["cost"] is None else f", {found['cost']:.4g} {esc(found['currency'])}"
+    without = "".join(f"<br>{number:,} without traces: {esc(why)}" for why, number in found["without"].items())
     return (
-        f"<h2>Teacher</h2><p>{found['problems']:,} problems, {found['prompt_tokens']:,} tokens of prompts and "
-        f"{found['completion_tokens']:,} of answers{cost}.{without}</p>"
+        f"<p>{plural(found['problems'], 'problem')}, {plural(found['prompt_tokens'], 'token')} of prompts and "
+        f"{count(found['completion_tokens'])} of answers{cost}.{without}</p>"
     )
 
 
 def _samples(summary: Mapping[str, Any]) -> str:
     mixture = [
-        [_esc(name), found["samples"], found["tokens"], found["kept_samples"], found["kept_tokens"],
-         f"{100 * found['sample_share']:.1f}", f"{100 * found['token_share']:.1f}",
-         "all" if found["wanted_share"] is None else f"{100 * found['wanted_share']:.1f}"]
+        [name, found["samples"], found["tokens"], found["kept_samples"], found["kept_tokens"],
+         percent(found["sample_share"]), percent(found["token_share"]),
+         "all" if found["wanted_share"] is None else percent(found["wanted_share"])]
         for name, found in summary["mixture"].items()
     ]  # fmt: skip
-    head = ["domain", "samples", "tokens", "kept samples", "kept tokens", "% samples", "% tokens", "% wanted"]
-    classes = [
-        [_esc(kind), summary["weights"][kind], summary["classes"].get(kind, 0)] for kind in ("hard", "medium", "easy")
-    ]
+    head = ["domain", "samples", "tokens", "kept samples", "kept tokens", "of samples", "of tokens", "wanted"]
+    classes = [[kind, summary["weights"][kind], summary["classes"].get(kind, 0)] for kind in _CLASSES]
     labels = [f"{end}" if end < 1024 else f"{end // 1024}K" for end in summary["length_bins"]] + ["more"]
-    charts = "".join(
-        f"<figure>{bars([found.get(str(at), 0) for at in range(len(labels))], labels)}"
-        f"<figcaption>{_esc(name)}: samples by length, up to so many tokens</figcaption></figure>"
+    charts = {
+        f"{name}: samples by length, up to so many tokens": (
+            [found.get(str(at), 0) for at in range(len(labels))],
+            labels,
+        )
         for name, found in summary["lengths"].items()
-    )
-    packed = summary["packed"]
-    return (
-        f"<h2>Samples</h2>{_table(head, mixture)}{_table(['class', 'weight', 'samples'], classes)}"
-        f"<div class=charts>{charts}</div><p>{packed['rows']:,} packed rows of {packed['seq_len']:,} tokens, "
-        f"{100 * packed['filled']:.1f} % filled.</p>"
-    )
+    }
+    return _table(head, mixture) + _table(["class", "weight", "samples"], classes) + _charts(charts)
 
 
 def _examples(summary: Mapping[str, Any]) -> str:
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in summary["examples"]:
         groups.setdefault((row["step"], row["reason"]), []).append(row)
-    found = "".join(
-        f"<details><summary>{_esc(step)}: {_esc(reason)}</summary>"
-        + "".join(f"<p class=soft>{_esc(row['source'])} {_esc(row['id'])}{_overlap(row)}</p>"
-                  f"<pre>{_esc(row['excerpt'])}</pre>" for row in rows)
-        + "</details>"
+    return "".join(
+        details(f"{esc(step)}: {esc(reason)}", "".join(
+            f'<p class="soft">{esc(row["source"])} {esc(row["id"])}{_overlap(row)}</p><pre>{esc(row["excerpt"])}</pre>'
+            for row in rows
+        ))
         for (step, reason), rows in groups.items()
     )  # fmt: skip
-    return f"<h2>Samples of what was dropped</h2>{found}" if found else ""
 
 
 def _overlap(row: Mapping[str, Any]) -> str:
     """What a dropped record has of a held-out question."""
     if "held_out" not in row:
         return ""
-    run = f", <q>{_esc(row['run'])}</q>" if row["run"] else ""
-    return f": {row['coverage']:.0%} of {_esc(row['held_out'])}{run}"
+    run = f", <q>{esc(row['run'])}</q>" if row["run"] else ""
+    return f": {row['coverage']:.0%} of {esc(row['held_out'])}{run}"
+
+
+def _charts(charts: Mapping[str, tuple[Sequence[int], Sequence[str]]]) -> str:
+    """Bar charts by title; those without a count are left out."""
+    drawn = [
+        f"<div><h4>{esc(title)}</h4>{bars(counts, labels)}</div>"
+        for title, (counts, labels) in charts.items()
+        if any(counts)
+    ]
+    narrow = ' class="narrow"' if len(drawn) == 1 else ""
+    return f'<figure{narrow}><div class="grid">{"".join(drawn)}</div></figure>' if drawn else ""
 
 
 def bars(counts: Sequence[int], labels: Sequence[str], width: int = 320, height: int = 120) -> str:
@@ -196,47 +201,42 @@ def bars(counts: Sequence[int], labels: Sequence[str], width: int = 320, height:
     most = max([*counts, 1])
     step = width / len(counts)
     parts = []
-    for at, (count, label) in enumerate(zip(counts, labels, strict=True)):
-        tall = round(height * count / most, 1)
+    for at, (number, label) in enumerate(zip(counts, labels, strict=True)):
+        tall = round(height * number / most, 1)
         x = round(at * step, 1)
         parts.append(
-            f'<g><title>{_esc(label)}: {count:,}</title><rect x="{x}" y="{16 + height - tall}" '
-            f'width="{round(step - 2, 1)}" height="{tall}" fill="var(--kept)"/>'
-            f'<text x="{round(x + step / 2, 1)}" y="{12 + height - tall}" font-size="8" text-anchor="middle" '
-            f'fill="currentColor">{count if count else ""}</text>'
-            f'<text x="{round(x + step / 2, 1)}" y="{height + 27}" font-size="7" text-anchor="middle" '
-            f'fill="currentColor">{_esc(label)}</text></g>'
+            f'<g class="hit"><title>{esc(label)}: {number:,}</title><rect x="{x}" y="{16 + height - tall}" '
+            f'width="{round(step - 2, 1)}" height="{tall}" fill="var(--sft)"/>'
+            f'<text x="{round(x + step / 2, 1)}" y="{12 + height - tall}" font-size="9" text-anchor="middle" '
+            f'fill="var(--soft)">{count(number) if number else ""}</text>'
+            f'<text x="{round(x + step / 2, 1)}" y="{height + 28}" font-size="8.5" text-anchor="middle" '
+            f'fill="var(--soft)">{esc(label)}</text></g>'
         )
-    return f'<svg width="{width}" height="{height + 32}" role="img">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height + 32}" role="img">{"".join(parts)}</svg>'
+
+
+class _Html(str):
+    """A cell that is HTML already."""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table of plain values; columns of numbers stand to the right. Nothing without rows."""
     lines = list(rows)
-    numeric = [bool(lines) and all(not isinstance(row[at], str) or _is_number(row[at]) for row in lines)
-               for at in range(len(head))]  # fmt: skip
-    kind = [' class="n"' if one else "" for one in numeric]
-    top = "".join(f"<th{kind[at]}>{_esc(name)}</th>" for at, name in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind[at]}>{_shown(cell)}</td>" for at, cell in enumerate(row)) + "</tr>" for row in lines
+    numeric = [at for at in range(len(head)) if all(_is_number(row[at]) for row in lines)]
+    return (
+        table([_cell(name) for name in head], [[_cell(one) for one in row] for row in lines], numeric) if lines else ""
     )
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _shown(cell: Any) -> str:
-    return f"{cell:,}" if isinstance(cell, int | float) else str(cell)
+def _cell(value: Any) -> str:
+    if isinstance(value, _Html):
+        return value
+    return f"{value:,}" if isinstance(value, int | float) else esc(value)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and value[:1].isdigit() and value.endswith("%"))
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def _esc(text: str) -> str:
-    return html.escape(str(text))
+    return ", ".join(f"{name} {number:,}" for name, number in counts.items())

@@ -1,6 +1,6 @@
-"""Numbers as people read them, and the few HTML fragments that every section uses.
+"""The one writer of HTML pages: numbers as people read them, the fragments of a page, and the page itself.
 
-Everything that comes from a run passes through `esc`: model output is hostile input.
+Everything that comes from a run or a file passes through `esc`: model output is hostile input.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from h1r.report.shapes import Interval
+from h1r.common.style import CSS
 
 NONE = "–"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -42,7 +42,7 @@ def points(difference: float | None) -> str:
     return _signed(f"{100 * difference:.1f}", True) + " points"
 
 
-def percent_interval(interval: Interval | None, signed: bool = False) -> str:
+def percent_interval(interval: tuple[float, float] | None, signed: bool = False) -> str:
     """(0.38, 0.45) as `38.0% to 45.0%`."""
     return NONE if interval is None else f"{percent(interval[0], signed)} to {percent(interval[1], signed)}"
 
@@ -95,6 +95,26 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def page(title: str, body: str) -> str:
+    """A whole HTML document: no script, no network (refused by its own policy too), nothing outside the file.
+
+    `title` is text, `body` HTML.
+    """
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{esc(title)}</title><style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def sections(parts: Mapping[str, tuple[str, str]]) -> str:
+    """Sections of (title, HTML) by anchor, those that are empty left out, after links to them."""
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, inner) in parts.items() if inner)
+    return f"<nav>{links}</nav>" + "".join(section(anchor, title, inner) for anchor, (title, inner) in parts.items())
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
     """A table of HTML cells (escaped by the caller); columns in `numeric` are right-aligned. Scrolls when too wide."""
     right = set(numeric)
@@ -107,6 +127,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[
 
     body = "".join(line("td", row) for row in rows)
     return f'<div class="scroll"><table><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def card(what: str, number: str, meaning: str = "", colour: str = "") -> str:
+    """A number with its name above and its meaning below, all text; `colour`: the class of its upper edge."""
+    below = f"<span>{esc(meaning)}</span>" if meaning else ""
+    return f'<div class="card {colour}"><span class="what">{esc(what)}</span><b>{esc(number)}</b>{below}</div>'
 
 
 def bar(*parts: tuple[float, str]) -> str:
