@@ -17,7 +17,7 @@ from h1r.cli.answers import generate, solve
 from h1r.cli.chat import chat
 from h1r.cli.common import StoppedError
 from h1r.cli.evaluate import eval_
-from h1r.cli.inspect import parity, report
+from h1r.cli.inspect import parity, report, watch
 from h1r.cli.serve import serve
 from h1r.cli.share import export, push
 from h1r.cli.stages import curate, demo, rl, sft
@@ -48,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "push": push,
     "report": report,
+    "watch": watch,
     "parity": parity,
     "verify": verify,
 }

@@ -1,4 +1,4 @@
-"""Commands that look at what is there: report, parity."""
+"""Commands that look at what is there: report, watch, parity."""
 
 from __future__ import annotations
 
@@ -58,6 +58,27 @@ def report(
 
     Console().print(comparison_table(reports))
     print(f"report: {page}")
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, of a run in progress or of any other.")],
+    web: Annotated[bool, typer.Option("--web", help="A page for a browser on this machine instead.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any free one.")] = 8001,
+) -> None:
+    """Show how far a run is: stages, curves, rollouts, time left. Reads its files alone."""
+    with stopping("the run goes on; watch it again at any time"):
+        if not web:
+            from rich.console import Console
+
+            from h1r.report.live_view import watch as show
+
+            show(run, Console())
+            return
+        from h1r.report.live_server import live_server
+
+        with live_server(run, port) as server:
+            print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+            server.serve_forever()
 
 
 def parity(

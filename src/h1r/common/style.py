@@ -11,11 +11,12 @@ COLOURS = {
     "sft": ("#0072b2", "#56b4e9"),
     "rl": ("#d55e00", "#ff9350"),
     "bad": ("#b04b00", "#ff9350"),
+    "good": ("#007550", "#2cc79a"),
     "majority": ("#a8588b", "#dd93c3"),
     "deepconf": ("#00875f", "#2cc79a"),
 }
-"""Of each name, in light and in dark. Series have Okabe and Ito's, told apart with any common colour vision; `bad` is
-that of RL, dark enough for text."""
+"""Of each name, in light and in dark. Series have Okabe and Ito's, told apart with any common colour vision; `good`
+and `bad` are those of DeepConf and RL, dark enough for text."""
 
 
 def _variables(scheme: int) -> str:
@@ -87,7 +88,7 @@ summary{cursor:pointer;color:var(--sft);padding:.15rem 0}
 .example h3{margin:0 0 .5rem}.tag,h4 .small{font-weight:400}
 .tag{display:inline-block;font-size:.8rem;border:1px solid var(--grid);border-radius:99px;padding:.05rem .6rem;
  color:var(--soft);margin-right:.4rem}
-.tag.good{color:var(--deepconf);border-color:currentColor}.tag.bad{color:var(--bad);border-color:currentColor}
+.tag.good{color:var(--good);border-color:currentColor}.tag.bad{color:var(--bad);border-color:currentColor}
 .question{white-space:pre-wrap;border-left:3px solid var(--grid);padding-left:.8rem;margin:.5rem 0;max-width:none}
 .answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1rem;margin-top:.8rem}
 .answers>div{border-top:3px solid var(--grid);padding-top:.5rem;min-width:0}

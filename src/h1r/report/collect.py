@@ -168,7 +168,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
                 for name, score in scaling.methods.items()
             },
         }
-    return _strict(summary)
+    return strict(summary)
 
 
 def series(metrics: Metrics, key: str) -> tuple[list[int], list[float]]:
@@ -241,12 +241,12 @@ def _of(value: Any, name: str) -> Any:
     return None if value is None else getattr(value, name)
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """The same tree as strict JSON in UTF-8: null for a number that is not finite, U+FFFD for a lone surrogate."""
     if isinstance(value, Mapping):
-        return {_strict(key): _strict(item) for key, item in value.items()}
+        return {strict(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return None if isinstance(value, float) and not math.isfinite(value) else value

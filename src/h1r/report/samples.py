@@ -37,7 +37,7 @@ _OWN = """
 .bar{display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:center;margin:1rem 0}
 select,input,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--grid);border-radius:6px;
  padding:.25rem .5rem;max-width:100%}
-td button{padding:0 .3rem;color:var(--sft);text-align:left}td.good{color:var(--deepconf)}td.bad{color:var(--bad)}
+td button{padding:0 .3rem;color:var(--sft);text-align:left}td.good{color:var(--good)}td.bad{color:var(--bad)}
 """
 
 

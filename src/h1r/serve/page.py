@@ -1,8 +1,7 @@
 """The page at `/`: files of `static/`, which ask this server alone and run no text of a model or of a request.
 
-The policy of every reply here: scripts and styles of this server's own files, none that stand in the page, no HTML
-made of text (`require-trusted-types-for`), no form that leaves, no frame around it. The page holds nothing secret, so
-it needs no key; what it asks for needs one, and it then asks the person.
+The policy of every reply (`common/web_policy.py`) is strict. The page holds nothing secret, so it needs no key; what it
+asks for needs one, and it then asks the person.
 """
 
 from __future__ import annotations
@@ -13,16 +12,9 @@ from starlette.routing import Route
 
 from h1r.common.packaged import packaged
 from h1r.common.style import CSS
+from h1r.common.web_policy import PAGE_HEADERS
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-cache",
-}  # fmt: skip
 
 
 def _read() -> dict[str, tuple[bytes, str]]:
@@ -47,4 +39,4 @@ def page_routes() -> list[Route]:
 
 async def _answer(request: Request) -> Response:
     content, kind = PAGE_FILES[request.url.path]
-    return Response(content, media_type=kind, headers=_HEADERS)
+    return Response(content, media_type=kind, headers=PAGE_HEADERS)

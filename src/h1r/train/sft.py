@@ -102,9 +102,9 @@ def train_sft(
 ) -> dict[str, Any]:
     """Trains `model` in place on `documents` for `section.epochs` passes.
 
-    tracker: gets the numbers of every step. tokenizer: is saved with the model. directory: gets checkpoints/ and
-    model/. seed: of the order of documents. wrapped: what the forward pass is called through, where that is not the
-    model itself. resume: go on from the newest checkpoint in `directory`.
+    tracker: gets the numbers of every step. tokenizer: is saved with the model. directory: gets checkpoints/, model/,
+    and the number of steps as steps.json. seed: of the order of documents. wrapped: what the forward pass is called
+    through, where that is not the model itself. resume: go on from the newest checkpoint in `directory`.
 
     Returns {"steps", "documents", "loss"}: their numbers, and the loss of the last step in nats per token. Raises
     `StoppedEarlyError` when it was asked to end, and has saved where it is.
@@ -119,6 +119,8 @@ def train_sft(
             state = restore(checkpoints.at(step), forward, optimizer)
         idle = IdleSteps("sft", section.max_idle_steps, model, state.get("idle", (0, 0)))
     total, loss = batches.total_steps, math.nan
+    if world.main:
+        write_json(directory / "steps.json", {"total": total})
     with progress("SFT", total=total, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
         bar.start_at(step)
         while step < total:
