@@ -28,6 +28,7 @@ from h1r.kernels.triton import TRITON
 from h1r.kernels.triton.chunks import chunks_of
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
+from h1r.train.plan.costs import kept_storages, pass_costs
 
 conv_module, gate_module, scan_module = (
     importlib.import_module(f"h1r.kernels.triton.{name}") for name in ("conv", "gate", "scan")
@@ -330,3 +331,23 @@ def test_a_model_on_these_kernels_has_the_loss_and_gradients_of_plain_pytorch() 
     ours = dataclasses.replace(TRITON, attention=TORCH.attention)  # the one operator that needs the card
     for a, b in zip(loss_and_gradients(ours), loss_and_gradients(TORCH), strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_a_plan_counts_what_a_layer_on_these_kernels_keeps() -> None:
+    config = preset(
+        "tiny", hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_rms_norm=True, vocab_size=32,
+    )  # fmt: skip
+    length = 48
+    own = dataclasses.replace(TRITON, attention=TORCH.attention)
+    found = []
+    for layers in (1, 2):
+        model = build(config.replaced(num_hidden_layers=layers), 0).train().use(own)
+        layout = Layout.of([length])
+        with kept_storages() as kept:
+            model.model(torch.zeros(length, dtype=torch.long), layout)
+        shared = [*model.parameters(), *model.buffers(), layout.positions, layout.remaining]
+        known = {tensor.untyped_storage()._cdata for tensor in shared}
+        found.append(sum(size for place, size in kept.items() if place not in known))
+    counted = pass_costs(config, torch.float32, length).kept * length
+    assert abs(counted - (found[1] - found[0])) < 0.05 * counted

@@ -41,6 +41,14 @@ Set = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The recipe's seed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus",
+        metavar="NxCARD",
+        help="With --dry-run: what the run needs of such cards, as in 8xH200, and whether it fits; exit code 1 if not.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
 Columns = Annotated[
     list[str] | None,
@@ -94,25 +102,32 @@ def open_run(
 ) -> tuple[Recipe, Run]:
     """The resolved recipe and its run directory. A run directory stands for its own recipe; a table of keys is one.
     `keys` are laid over it, and `--set` over these. resume: see `Run.open`. A dry run ends here."""
-    from h1r.config import find_recipe, load_recipe, resolve
-    from h1r.config.text import parse_override, to_toml
+    from h1r.config.text import to_toml
     from h1r.run.directory import Run
 
-    overrides = {**(keys or {}), **dict(map(parse_override, set_ or []))}
-    if seed is not None:
-        overrides["seed"] = seed
-    directory = Path() if isinstance(target, dict) else Path(target)
-    if isinstance(target, dict):
-        recipe = resolve(target, overrides, "the command line")
-        default = None
-    elif directory.is_dir():
-        recipe, default = load_recipe(directory / "recipe.json", overrides), directory
-    else:
-        recipe, default = load_recipe(find_recipe(target), overrides), None
+    recipe, default = resolved_recipe(target, set_, seed, keys)
     if dry_run:
         print(recipe.model_dump_json(indent=1) if as_json else to_toml(recipe).rstrip())
         raise typer.Exit()
     return recipe, Run.open(out or default or _of_runs(recipe.name), recipe, resume)
+
+
+def resolved_recipe(
+    target: str | dict[str, Any], set_: list[str] | None, seed: int | None, keys: Mapping[str, Any] | None = None
+) -> tuple[Recipe, Path | None]:
+    """The recipe of `open_run`, and the run directory where `target` is one."""
+    from h1r.config import find_recipe, load_recipe, resolve
+    from h1r.config.text import parse_override
+
+    overrides = {**(keys or {}), **dict(map(parse_override, set_ or []))}
+    if seed is not None:
+        overrides["seed"] = seed
+    if isinstance(target, dict):
+        return resolve(target, overrides, "the command line"), None
+    directory = Path(target)
+    if directory.is_dir():
+        return load_recipe(directory / "recipe.json", overrides), directory
+    return load_recipe(find_recipe(target), overrides), None
 
 
 def _of_runs(name: str) -> Path:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from h1r.cli.common import (
     AsJson,
     Columns,
     DryRun,
+    Gpus,
     Out,
     Resume,
     Seed,
@@ -23,6 +24,7 @@ from h1r.cli.common import (
     parse_columns,
     print_json,
     print_report,
+    resolved_recipe,
     stopping,
 )
 from h1r.common.progress import note, quiet
@@ -120,6 +122,7 @@ def sft(
     seed: Seed = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Supervised fine-tuning on the curated traces, or on a file as it is."""
@@ -139,6 +142,8 @@ def sft(
         keys |= {**SFT_ON_FILE, "sft.data": recipe, "sft.columns": parse_columns(columns)}
     elif columns:
         raise UserError("--columns is for a file of data; in a recipe they are sft.columns or those of a source")
+    if gpus is not None:
+        _plan("sft", target, gpus, set_, seed, dry_run, as_json, keys)
     _train("sft", target, out, set_, seed, resume, dry_run, as_json, keys)
 
 
@@ -159,12 +164,41 @@ def rl(
     seed: Seed = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Reinforcement learning (GRPO) from the SFT model. Selects the RL problems first when that was not done."""
     given = {"rl.checkpoint": model, "rl.problems": problems}
     set_ = [*(f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None), *(set_ or [])]
+    if gpus is not None:
+        _plan("rl", recipe, gpus, set_, seed, dry_run, as_json)
     _train("rl", recipe, out, set_, seed, resume, dry_run, as_json)
+
+
+def _plan(
+    stage: Literal["sft", "rl"],
+    target: str | dict[str, Any],
+    gpus: str,
+    set_: list[str] | None,
+    seed: int | None,
+    dry_run: bool,
+    as_json: bool,
+    keys: Mapping[str, Any] | None = None,
+) -> None:
+    """Prints what the stage needs of the cards, and ends the command."""
+    from h1r.train.plan.cards import parse_cards
+
+    cards = parse_cards(gpus)
+    if not dry_run:
+        raise UserError("--gpus plans a run without starting it; give --dry-run too")
+    from h1r.train.plan.plan import plan, told
+
+    made = plan(resolved_recipe(target, set_, seed, keys)[0], stage, cards)
+    if as_json:
+        print_json(made.as_json())
+    else:
+        print("\n".join(told(made)))
+    raise typer.Exit(0 if made.fits else 1)
 
 
 def _train(

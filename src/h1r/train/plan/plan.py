@@ -1,0 +1,273 @@
+"""A plan of SFT or RL on given cards: memory a card, operations and time a step, whether it fits, and what would.
+
+    weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards a parameter; whole: 16, and 2 for a narrower copy
+    gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
+    activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice
+    work          what the pass of one layer holds beside what it keeps, and the logits of a chunk with their gradients
+    reserve       context of the driver and of exchanges, and memory between blocks: our choice, see `RESERVE`
+
+Bytes that are kept are counted (`costs.py`), the others calculated from shapes. Time is the longer of computing, at a
+share of the card's peak (`UTILISATION`), and of exchanging weights and gradients, which FSDP2 hides behind it; the
+exchange of heads between context-parallel processes is left out. Nothing here has been held against a card yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from h1r.common.hub import local_directory
+from h1r.common.prose import counted
+from h1r.config import Recipe
+from h1r.errors import UserError
+from h1r.models.checkpoint import read_config
+from h1r.models.config import ModelConfig
+from h1r.models.registry import family_of, preset, presets, resolved
+from h1r.train.linear_logprobs import LOGITS_BYTES
+from h1r.train.parallel.world import degrees
+from h1r.train.plan.cards import Cards
+from h1r.train.plan.costs import PassCosts, pass_costs
+from h1r.train.start import compute_dtype_of
+
+Stage = Literal["sft", "rl"]
+RESERVE_BYTES = 2 * 10**9
+RESERVE_SHARE = 0.05
+"""Of the card's memory, for what lies unused between blocks."""
+_PUBLISHED = re.compile(r"(?:Falcon-H1R?|Qwen3)-[0-9.]+B(?:-Deep)?", re.IGNORECASE)
+UTILISATION = 0.4
+"""Share of the peak that a step computes at, where nothing was measured. Our choice."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """memory: bytes a card by part. tokens: of a step, all cards together, at full rows or responses. flops: of a step.
+    seconds: of a step, by what takes them, of which the longer bounds it."""
+
+    stage: Stage
+    cards: Cards
+    parameters: int
+    memory: dict[str, float]
+    tokens: int
+    flops: float
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+    instead: dict[str, Any] = field(default_factory=dict)
+    """Settings that fit, where these do not."""
+
+    @property
+    def needed(self) -> float:
+        """Bytes a card."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does."""
+        return self.needed <= 1e9 * self.cards.card.gb
+
+    @property
+    def bound_by(self) -> str:
+        """What takes longest."""
+        return max(self.seconds, key=lambda part: self.seconds[part])
+
+    def as_json(self) -> dict[str, Any]:
+        """What is printed, with bytes, operations and seconds."""
+        return {
+            "stage": self.stage, "cards": self.cards.count, "card": self.cards.card.name, "parameters": self.parameters,
+            "fits": self.fits, "memory_bytes": self.memory, "needed_bytes": self.needed,
+            "card_bytes": 1e9 * self.cards.card.gb, "tokens_per_step": self.tokens, "flops_per_step": self.flops,
+            "seconds_per_step": self.seconds, "bound_by": self.bound_by, "notes": self.notes, "instead": self.instead,
+        }  # fmt: skip
+
+
+def plan(recipe: Recipe, stage: Stage, cards: Cards, utilisation: float = UTILISATION) -> Plan:
+    """Of a stage of the recipe. Raises `UserError` for a grid that does not fit the number of cards, and a context
+    degree that the model cannot take."""
+    if not 0 < utilisation <= 1:
+        raise UserError(f"a utilisation of {utilisation} is no share of a card's peak; give one from 0 to 1")
+    config = planned_config(recipe)
+    found = _planned(recipe, config, stage, cards, utilisation)
+    if found.fits:
+        return found
+    for changes in _alternatives(recipe, config, stage, cards):
+        other = _planned(_changed(recipe, changes), config, stage, cards, utilisation)
+        if other.fits:
+            return dataclasses.replace(found, instead=changes)
+    return found
+
+
+def planned_config(recipe: Recipe) -> ModelConfig:
+    """The geometry that the recipe trains: of its preset, of its checkpoint's directory, or, for a published checkpoint
+    that is not here, of the preset that its name says. Raises `UserError` for another hub id."""
+    section = recipe.model
+    if section.checkpoint is None:
+        assert section.preset is not None
+        return preset(section.preset, **section.overrides)
+    if directory := local_directory(section.checkpoint):
+        return read_config(directory)
+    if found := _PUBLISHED.search(section.checkpoint):
+        name = found[0].lower().removeprefix("falcon-h1r-").removeprefix("falcon-h1-")
+        if name in presets():
+            return preset(name)
+    raise UserError(
+        f"the sizes of {section.checkpoint} are not known here; give a directory that holds its config.json, or plan "
+        "with --set model.preset=NAME --set 'model.checkpoint=\"\"'"
+    )
+
+
+def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, utilisation: float) -> Plan:
+    section = recipe.sft if stage == "sft" else recipe.rl
+    data, context = degrees(recipe.parallel, cards.count)
+    _check_context(config, context)
+    if stage == "rl" and (recipe.parallel.shard or context > 1):
+        raise UserError("RL takes whole weights on each card; set parallel.shard = false and parallel.context = 1")
+    narrow = compute_dtype_of(section)
+    dtype = narrow or torch.float32
+    longest, tokens, rows = _sizes(recipe, stage, data)
+    costs = pass_costs(config, dtype, longest)
+    held = rows / context
+    memory = {
+        **_weights(recipe, costs, cards.count, dtype.itemsize, narrow is not None),
+        "activations": _activations(recipe, costs, held),
+        "work": _work(config, costs, held, dtype.itemsize),
+        "reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb,
+    }
+    passes = 4 if recipe.parallel.checkpoint else 3
+    flops = passes * costs.flops / longest * tokens
+    exchanged = _exchanged(recipe, costs, cards.count, dtype.itemsize, math.ceil(tokens / data / rows))
+    seconds = {
+        "computing": flops / (cards.count * utilisation * 1e12 * cards.card.tflops),
+        "exchanging": exchanged / cards.bandwidth,
+    }
+    made = Plan(stage, cards, costs.parameters, memory, tokens, flops, seconds)
+    return dataclasses.replace(made, notes=_notes(recipe, config, made, longest, dtype)) if stage == "rl" else made
+
+
+def _sizes(recipe: Recipe, stage: Stage, data: int) -> tuple[int, int, int]:
+    """Tokens of the longest document, of a step, and of the largest micro-batch."""
+    if stage == "sft":
+        sft = recipe.sft
+        rows = min(sft.micro_batch_size, math.ceil(sft.batch_size / data))
+        return sft.seq_len, sft.batch_size * sft.seq_len, rows * sft.seq_len
+    rl = recipe.rl
+    return rl.max_tokens, rl.batch_size * rl.num_generations * rl.max_tokens, max(rl.max_tokens, rl.micro_batch_tokens)
+
+
+def _weights(recipe: Recipe, costs: PassCosts, count: int, element: int, narrow: bool) -> dict[str, float]:
+    if not recipe.parallel.shard:
+        return {"weights": costs.parameters * (16 + (element if narrow else 0))}
+    unit, root = costs.largest_unit, costs.root
+    # A layer computes while the next one comes; a gradient lies in the computing type and in fp32 while it is summed.
+    gathered = element * (root + 2 * unit) + (element + 4) * max(root, unit)
+    return {"weights": 16 * costs.parameters / count, "gathered": gathered}
+
+
+def _activations(recipe: Recipe, costs: PassCosts, tokens: float) -> float:
+    if recipe.parallel.checkpoint:
+        return tokens * (costs.layers * costs.flows + costs.kept)
+    return tokens * costs.layers * costs.kept
+
+
+def _work(config: ModelConfig, costs: PassCosts, tokens: float, element: int) -> float:
+    layer = element * tokens * (3 * config.intermediate_size + 3 * config.hidden_size)
+    logits = min(LOGITS_BYTES, 4 * tokens * config.vocab_size) * 2
+    return layer + logits + (4 + element) * config.vocab_size * config.hidden_size
+
+
+def _exchanged(recipe: Recipe, costs: PassCosts, count: int, element: int, rounds: int) -> float:
+    """Bytes that a card sends in a step: of shards in each of `rounds` passes, weights twice and gradients once; of
+    whole weights the gradients of the step."""
+    share = (count - 1) / count
+    if recipe.parallel.shard:
+        return share * costs.parameters * rounds * (2 * element + 4)
+    return share * costs.parameters * 2 * 4
+
+
+def _notes(recipe: Recipe, config: ModelConfig, made: Plan, longest: int, dtype: torch.dtype) -> list[str]:
+    """What sampling on the same card has room for."""
+    each = family_of(config).model_class.cache_type.bytes_per_slot(config, longest, dtype)
+    room = 1e9 * made.cards.card.gb - made.needed
+    return [
+        f"sampling: a sequence of {longest:,} tokens keeps {gigabytes(each)} on a card; beside training there is room "
+        f"for {counted(max(0, int(room / each)), 'sequence')} of that length. Its time is not in the plan."
+    ]
+
+
+def _check_context(config: ModelConfig, context: int) -> None:
+    if context > 1 and not _divides(config, context):
+        raise UserError(f"parallel.context = {context} does not divide the heads of this model")
+
+
+def _divides(config: ModelConfig, context: int) -> bool:
+    parallel = family_of(config).context_parallel
+    return parallel is not None and all(n % context == 0 for n in resolved(parallel).heads(config).values())
+
+
+def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards) -> Iterator[dict[str, Any]]:
+    """Changes of settings that need less memory, the cheapest first: what costs no time, then computing layers twice,
+    then cutting rows."""
+    now = recipe.parallel
+    smaller: list[dict[str, Any]] = [{}]
+    if stage == "sft" and recipe.sft.micro_batch_size > 1:
+        smaller.append({"sft.micro_batch_size": 1})
+    if stage == "rl" and recipe.rl.micro_batch_tokens > recipe.rl.max_tokens:
+        smaller.append({"rl.micro_batch_tokens": recipe.rl.max_tokens})
+    shards = [{}] if now.shard or stage == "rl" or cards.count == 1 else [{}, {"parallel.shard": True}]
+    twice = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
+    contexts: list[dict[str, Any]] = [{}]
+    if stage == "sft":
+        possible = (n for n in range(now.context + 1, cards.count + 1) if cards.count % n == 0 and _divides(config, n))
+        contexts += [{"parallel.context": n, "parallel.data": -1} for n in possible]
+    for context, again, shard, rows in itertools.product(contexts, twice, shards, smaller):
+        if changes := {**rows, **shard, **again, **context}:
+            yield changes
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    for key, value in changes.items():
+        section, name = key.split(".")
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
+    return recipe
+
+
+def told(made: Plan) -> list[str]:
+    """The plan as lines of text."""
+    card, count = made.cards.card, made.cards.count
+    lines = [
+        f"{made.stage} of {made.parameters / 1e9:.2f}B parameters on {count} x {card.name}",
+        "",
+        *(f"  {part:<12} {gigabytes(size):>10}" for part, size in made.memory.items()),
+        f"  {'in all':<12} {gigabytes(made.needed):>10} of {gigabytes(1e9 * card.gb)} a card",
+        "",
+        f"  {made.tokens:,} tokens and {made.flops:.2e} operations a step at full length",
+        f"  {duration(made.seconds[made.bound_by])} a step, bound by {made.bound_by} "
+        f"({', '.join(f'{part} {duration(seconds)}' for part, seconds in made.seconds.items())}): "
+        f"{made.tokens / made.seconds[made.bound_by] / count:,.0f} tokens a second and card",
+        *(f"  {note}" for note in made.notes),
+        "  Calculated, not measured: no card has been at hand.",
+    ]
+    if not made.fits:
+        changes = " ".join(f"--set {key}={str(value).lower()}" for key, value in made.instead.items())
+        lines += [
+            "",
+            f"This does not fit. {f'With {changes} it does.' if changes else 'No setting of this stage does.'}",
+        ]
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """`12.3 s`, `4.1 min`, `2.0 h`."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(size: float) -> str:
+    """`12.3 GB`, of 10^9 bytes as cards are sold."""
+    return f"{size / 1e9:,.1f} GB"

@@ -1,0 +1,96 @@
+"""Plans of runs on cards: sizes that are known, and what is refused cannot fit. What is counted is held against what the
+kernels keep in tests/model/interpreted_triton.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from h1r.cli import main
+from h1r.config import find_recipe, load_recipe
+from h1r.errors import UserError
+from h1r.models.registry import preset
+from h1r.train.plan.cards import parse_cards
+from h1r.train.plan.costs import pass_costs
+from h1r.train.plan.plan import plan
+
+PAPER = find_recipe("h1r-7b-cluster")
+
+
+@pytest.mark.parametrize(("name", "millions"), [("7b", 7586), ("0.5b", 521), ("qwen3-8b", 8191), ("qwen3-0.6b", 596)])
+def test_parameters_are_those_of_the_published_models(name: str, millions: int) -> None:
+    costs = pass_costs(preset(name), torch.bfloat16, 64)
+    assert round(costs.parameters / 1e6) == millions
+    assert costs.root + costs.layers * costs.largest_unit == costs.parameters
+
+
+def test_operations_are_two_a_weight_and_token_and_those_of_attention_and_scan() -> None:
+    config = preset("7b")
+    length = 4096
+    costs = pass_costs(config, torch.bfloat16, length)
+    weights = costs.parameters - config.vocab_size * config.hidden_size
+    attention = 2 * length * config.num_attention_heads * config.head_dim
+    heads = config.mamba_d_ssm * config.mamba_d_state
+    scan = 2 * (config.mamba_chunk_size * (config.mamba_d_state + config.mamba_d_ssm) + 2 * heads)
+    expected = length * (2 * weights + config.num_hidden_layers * (attention + scan))
+    assert costs.flops == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_papers_layout_fits_its_cards_and_whole_weights_do_not() -> None:
+    recipe = load_recipe(PAPER, {})
+    made = plan(recipe, "sft", parse_cards("256xH100"))
+    assert made.fits
+    assert made.tokens == 128 * 36864
+    assert made.bound_by == "computing"
+    whole = plan(load_recipe(PAPER, {"parallel.shard": False}), "sft", parse_cards("256xH100"))
+    assert not whole.fits
+    assert whole.instead == {"parallel.shard": True}
+    kept = plan(load_recipe(PAPER, {"parallel.checkpoint": False}), "sft", parse_cards("256xH100"))
+    assert not kept.fits
+    assert kept.instead == {"parallel.checkpoint": True}
+
+
+def test_weights_in_shards_take_their_share() -> None:
+    recipe = load_recipe(PAPER, {})
+    sizes = [plan(recipe, "sft", parse_cards(f"{count}xH200")).memory["weights"] for count in (8, 16)]
+    assert sizes[0] == 2 * sizes[1]
+    assert sizes[0] == pytest.approx(16 * 7.5856e9 / 8, rel=1e-4)
+
+
+def test_rl_of_the_7b_is_refused_where_whole_weights_do_not_fit() -> None:
+    made = plan(load_recipe(find_recipe("h1r-7b"), {}), "rl", parse_cards("8xH200"))
+    assert not made.fits
+    assert not made.instead
+    small = {"model.checkpoint": "", "model.preset": "0.5b", "rl.max_tokens": 4096}
+    assert plan(load_recipe(find_recipe("h1r-7b"), small), "rl", parse_cards("8xH200")).fits
+
+
+def test_a_wrong_grid_and_unknown_cards_are_refused() -> None:
+    with pytest.raises(UserError, match="needs a multiple of 2 processes"):
+        plan(load_recipe(PAPER, {}), "sft", parse_cards("3xH100"))
+    with pytest.raises(UserError, match="does not divide the heads"):
+        plan(load_recipe(PAPER, {"parallel.context": 8}), "sft", parse_cards("8xH100"))
+    for wrong in ("0xH100", "8xV100", "8 H100", "", "xH100"):
+        with pytest.raises(UserError, match="is no number of cards"):
+            parse_cards(wrong)
+
+
+def test_the_command_prints_the_plan_and_its_exit_code_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    fits = ["sft", "h1r-7b-cluster", "--dry-run", "--gpus", "256xH100"]
+    assert code_of(fits) == 0
+    assert "in all" in capsys.readouterr().out
+    assert code_of([*fits, "--set", "parallel.shard=false", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["instead"] == {"parallel.shard": True}
+    assert found["needed_bytes"] == pytest.approx(sum(found["memory_bytes"].values()))
+    assert code_of(["rl", "h1r-7b", "--gpus", "8xH200"]) == 2
+    assert "--dry-run" in capsys.readouterr().err
+
+
+def code_of(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
