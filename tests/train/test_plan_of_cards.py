@@ -1,5 +1,5 @@
-"""Plans of runs on cards: sizes that are known, and what is refused cannot fit. What is counted is held against what the
-kernels keep in tests/model/interpreted_triton.py."""
+"""Plans of runs on cards: sizes that are known, and what is refused cannot fit. What is counted is held against the
+kernels in tests/model/interpreted_triton.py."""
 
 from __future__ import annotations
 
