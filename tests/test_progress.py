@@ -35,12 +35,12 @@ def test_what_an_earlier_attempt_did_is_not_in_the_rate() -> None:
 def test_one_slow_first_unit_is_no_ground_for_an_estimate() -> None:
     clock = Clock()
     bar = Bar("problems", 100_000, "problem", clock)
-    clock.now += 5
+    clock.now += 15
     bar.advance()
-    assert bar.line() == "problems: 1/100000 problem, 5 s/problem, 0:05"
+    assert bar.line() == "problems: 1/100000 problem, 15 s/problem, 0:15"
     clock.now += 1
     bar.advance(999)
-    assert bar.remaining == pytest.approx(99_000 / (1000 / 6))
+    assert bar.remaining == pytest.approx(99_000 / (1000 / 16))
 
 
 def test_without_a_total_there_is_no_estimate() -> None:

@@ -80,8 +80,9 @@ class Bar:
 
     @property
     def remaining(self) -> float | None:
-        """Estimated seconds to the end; None while it cannot be known."""
-        early = self.done - self._first < FIRST_ESTIMATE and self.elapsed < FIRST_ESTIMATE
+        """Estimated seconds to the end; None while it cannot be known: by the first unit alone it never is."""
+        done = self.done - self._first
+        early = done < FIRST_ESTIMATE and (done < 2 or self.elapsed < FIRST_ESTIMATE)
         if self.total is None or self.rate == 0 or early:
             return None
         return max(self.total - self.done, 0) / self.rate
