@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,6 +31,7 @@ from h1r.serve.replies import ChatShape, CompletionShape
 from h1r.serve.responses import ResponsesShape, messages_from
 from h1r.serve.wanted import Body, Kind, parse_json, read_body
 
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 PING_SECONDS = 15
 """Between two comments in a stream that has nothing to say, so that nobody between client and server hangs up."""
 
@@ -201,20 +201,22 @@ class Service:
                 with suppress(asyncio.CancelledError, Exception):
                     await task
 
-    async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncIterator[ServerSentEvent]:
-        """The events of a stream. An error that comes in the middle is an event of its own, and the last."""
+    async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncIterator[bytes]:
+        """The events of a stream, those that come together in one write. An error that comes in the middle is an event
+        of its own, and the last."""
         status = 499
         try:
-            async for event in job:
-                watch.saw(event)
-                if watch.first is None and isinstance(event, Delta | Raw):
-                    watch.first = time.monotonic() - watch.begun
-                    self.metrics.first.observe(watch.first)
-                for chunk in shape.chunks(event):
-                    yield _event(chunk)
+            async for events in job:
+                for event in events:
+                    watch.saw(event)
+                    if watch.first is None and isinstance(event, Delta | Raw):
+                        watch.first = time.monotonic() - watch.begun
+                        self.metrics.first.observe(watch.first)
+                if sent := b"".join([_event(chunk) for event in events for chunk in shape.chunks(event)]):
+                    yield sent
                 await asyncio.sleep(0)  # a mailbox that is never empty would keep the loop from hearing a hang-up
             status = 200
-            yield ServerSentEvent("[DONE]")
+            yield b"data: [DONE]\n\n"
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
@@ -267,17 +269,18 @@ def failure(error: BaseException) -> ApiError:
 
 
 async def _result(job: Job) -> Result | Raw:
-    async for event in job:
-        if isinstance(event, Result | Raw):
-            return event
+    async for events in job:
+        for event in events:
+            if isinstance(event, Result | Raw):
+                return event
         await asyncio.sleep(0)
     raise RuntimeError("the job ended without a result")
 
 
-def _event(chunk: dict[str, Any]) -> ServerSentEvent:
-    name = chunk.get("type") if "sequence_number" in chunk else None
-    data = json.dumps(chunk, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return ServerSentEvent(data, event=name)
+def _event(chunk: dict[str, Any]) -> bytes:
+    """A chunk as a server-sent event. JSON is one line, whatever a model writes."""
+    name = f"event: {chunk['type']}\n" if "sequence_number" in chunk else ""
+    return f"{name}data: {_json(chunk)}\n\n".encode()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

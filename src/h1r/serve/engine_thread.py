@@ -320,7 +320,7 @@ class EngineThread:
             first = ticket.parts[number]
             new = self.engine.drawn(number)
             if first:
-                new = [dataclasses.replace(one, sample_index=first + one.sample_index) for one in new]
+                new = [one._replace(sample_index=first + one.sample_index) for one in new]
             if new:
                 found.setdefault(ticket, []).extend(new)
         return found

@@ -1,7 +1,7 @@
 """A request at work, the same to every interface: pieces of text as they come, and the result.
 
-    async for event in job:        Delta (a piece of a choice's text), dict (a DeepConf progress event), Choice (one has
-                                   ended), Result (last)
+    async for events in job:       what came together, in order: Delta (a piece of a choice's text), dict (a DeepConf
+                                   progress event), Choice (one has ended), Result (last)
 
 `give_up` ends it for nobody, `finish` with what there is. Whoever stops reading gives up.
 """
@@ -23,7 +23,7 @@ from h1r.serve.mailbox import Mailbox
 from h1r.serve.messages import tool_calls_in
 from h1r.serve.model import Model
 from h1r.serve.progress_events import ended, rounded
-from h1r.serve.reply_text import Growing, Splitter, parts_of, thinking_tokens
+from h1r.serve.reply_text import Growing, Splitter, TokenTexts, parts_of, thinking_tokens
 from h1r.serve.solving import Outcome, Question, Solving
 
 
@@ -98,6 +98,7 @@ class Speaker(Protocol):
 
     owner: EngineThread
     tokenizer: Any
+    texts: TokenTexts
     ends: frozenset[int]
 
 
@@ -107,7 +108,7 @@ class Job(Protocol):
     num_traces: int
     method: str
 
-    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def __aiter__(self) -> AsyncIterator[Sequence[Event]]: ...
 
     def give_up(self) -> None: ...
 
@@ -142,24 +143,28 @@ class Plain(_AtWork):
         self.num_traces = sum(one.n for one in params)
         self._each = params[0].n
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
         box = self._work = Mailbox(self._model.owner, self._prompts, self._params, self._form.stream)
         texts = [Telling(self._model, self._form, self._params[0].stop) for _ in range(self.num_traces)]
         traces: dict[int, Trace] = {}
         choices: dict[int, Choice] = {}
-        async for prompt, drawn, ended_now in box:
-            for one in drawn:
-                for delta in texts[prompt * self._each + one.sample_index].push(one):
-                    yield delta.at(prompt * self._each + one.sample_index)
-            for trace in ended_now:
-                index = prompt * self._each + trace.sample_index
+        async for steps in box:
+            drawn: dict[int, list[Drawn]] = {}
+            for prompt, new, _ in steps:
+                for one in new:
+                    drawn.setdefault(prompt * self._each + one.sample_index, []).append(one)
+            events: list[Event] = [delta for index, new in drawn.items() for delta in texts[index].push(index, new)]
+            for index, trace in ((p * self._each + one.sample_index, one) for p, _, gone in steps for one in gone):
                 raise_if_failed(trace)
                 traces[index] = trace
                 choice = choices[index] = choice_of(self._model, trace, index, self._form)
-                for delta in texts[index].rest(choice):
-                    yield delta.at(index)
-                yield choice
-        yield Result(
+                events += [*texts[index].rest(index, choice), choice]
+            if events:
+                yield events
+        yield [self._result(choices, traces)]
+
+    def _result(self, choices: dict[int, Choice], traces: dict[int, Trace]) -> Result:
+        return Result(
             [choices[index] for index in sorted(choices)],
             sum(map(len, self._prompts)),
             sum(trace.num_tokens for trace in traces.values()),
@@ -176,15 +181,13 @@ class DeepConfJob(_AtWork):
         self.num_traces = question.plan.params.budget
         self.method = question.plan.method
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
         solving = self._work = Solving(self._model.owner, self._question, self._form.stream)
         async for found in solving:
             if isinstance(found, Outcome):
-                yield found.last_event
-                for event in self._told(found):
-                    yield event
+                yield [found.last_event, *self._told(found)]
             else:
-                yield found
+                yield [found]
 
     def _told(self, outcome: Outcome) -> list[Event]:
         """The answer, in pieces where it is streamed, and the result."""
@@ -198,17 +201,7 @@ class DeepConfJob(_AtWork):
         traces = traces_of(self._model, outcome, returned == "tokens") if returned else None
         spent = outcome.solution.tokens_total
         result = Result([choice], prompt_tokens, spent, None, self._question.seed, summary, traces)
-        return [*(delta.at(0) for delta in telling.rest(choice)), choice, result]
-
-
-@dataclass(slots=True)
-class _Piece:
-    name: str
-    text: str
-    tokens: Sequence[tuple[str, float]]
-
-    def at(self, index: int) -> Delta:
-        return Delta(index, self.name, self.text, self.tokens)
+        return [*telling.rest(0, choice), choice, result]
 
 
 @dataclass(slots=True)
@@ -223,31 +216,26 @@ class Telling:
     _tokens: list[tuple[str, float]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._growing = Growing(self.model.tokenizer)
+        self._growing = self.model.texts.growing()
         self._splitter = Splitter(self.stops, self.form.tools, self.form.open_thinking, self.form.raw)
 
-    def push(self, drawn: Drawn) -> list[_Piece]:
-        """What a token adds."""
+    def push(self, index: int, drawn: Sequence[Drawn]) -> list[Delta]:
+        """What tokens add to the choice of this index."""
         if self.form.logprobs:
-            self._tokens.append((_token_text(self.model, drawn.token_id), drawn.logprob))
-        if drawn.token_id in self.model.ends:
-            return []
-        return self._with_tokens(self._splitter.push(self._growing.push(drawn.token_id)))
+            self._tokens += [(self.model.texts.one(one.token_id), one.logprob) for one in drawn]
+        ids = [one.token_id for one in drawn if one.token_id not in self.model.ends]
+        return self._with_tokens(index, self._splitter.push(self._growing.push(ids)))
 
-    def rest(self, choice: Choice) -> list[_Piece]:
+    def rest(self, index: int, choice: Choice) -> list[Delta]:
         """What the end adds."""
-        return self._with_tokens(self._splitter.rest(choice.thinking, choice.answer))
+        return self._with_tokens(index, self._splitter.rest(choice.thinking, choice.answer))
 
-    def _with_tokens(self, pieces: list[tuple[str, str]]) -> list[_Piece]:
+    def _with_tokens(self, index: int, pieces: list[tuple[str, str]]) -> list[Delta]:
         found = []
         for name, text in pieces:
             tokens, self._tokens = self._tokens, []
-            found.append(_Piece(name, text, tokens))
+            found.append(Delta(index, name, text, tokens))
         return found
-
-
-def _token_text(model: Speaker, token: int) -> str:
-    return str(model.tokenizer.decode([token]))
 
 
 def raise_if_failed(trace: Trace) -> None:
@@ -265,7 +253,7 @@ def choice_of(model: Speaker, trace: Trace, index: int, form: Form) -> Choice:
     tokens = None
     if form.logprobs and model.tokenizer is not None:
         pairs = zip(trace.token_ids, trace.logprobs, strict=True)
-        tokens = [(_token_text(model, one), logprob) for one, logprob in pairs]
+        tokens = [(model.texts.one(one), logprob) for one, logprob in pairs]
     return Choice(index, thinking, answer, reason, calls, tokens)
 
 
@@ -298,7 +286,7 @@ def traces_of(model: Speaker, outcome: Outcome, tokens: bool) -> list[dict[str, 
         one = {**ended(ballot, entry), "seed": trace.seed, "text": trace.text}
         if tokens:
             if model.tokenizer is not None:
-                one["token_texts"] = [_token_text(model, token) for token in trace.token_ids]
+                one["token_texts"] = [model.texts.one(token) for token in trace.token_ids]
             one["confidences"] = [rounded(value) for value in trace.confidences]
         found.append(one)
     return found

@@ -12,10 +12,13 @@ from h1r.serve.engine_thread import EngineThread, Ticket
 
 Step = tuple[int, Sequence[Drawn], Sequence[Trace]]
 """Of which prompt, the tokens that a step drew, and the traces that it ended."""
+WINDOW_S = 0.03
+"""Tokens that are drawn so soon after others are handed on together. No clock on a screen is faster."""
 
 
 class Mailbox:
-    """The traces of some prompts. `async for` gives what each step brought, until all have ended.
+    """The traces of some prompts. `async for` gives what steps brought, until all have ended: the first one at once,
+    later ones together that come within `WINDOW_S`, or until one of them ends a trace.
 
     listen: tokens are given as they are drawn, where the engine can. `give_up` ends what runs; `finish` too, and
     what there is then counts as the whole (finish_reason "cancelled").
@@ -26,7 +29,11 @@ class Mailbox:
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
+        self._steps: list[Step | BaseException] = []
+        self._ready = asyncio.Event()
+        self._due = 0.0
+        """When steps are handed on, by the loop's clock."""
+        self._timer: asyncio.TimerHandle | None = None
         self._left = sum(one.n for one in params)
         self._tickets = [
             Ticket(prompt, one, _Numbered(self, index), listen)
@@ -35,16 +42,39 @@ class Mailbox:
         for ticket in self._tickets:
             owner.submit(ticket)
 
-    async def __aiter__(self) -> AsyncIterator[Step]:
+    async def __aiter__(self) -> AsyncIterator[list[Step]]:
         try:
             while self._left:
-                found = await self._steps.get()
-                if isinstance(found, BaseException):
-                    raise found
-                self._left -= len(found[2])
-                yield found
+                await self._ready.wait()
+                yield self._taken()
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self.give_up()
+
+    def _taken(self) -> list[Step]:
+        """All that has come. Raises what the engine failed with."""
+        self._ready.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due = self._loop.time() + WINDOW_S
+        steps, self._steps = self._steps, []
+        found = []
+        for step in steps:
+            if isinstance(step, BaseException):
+                raise step
+            self._left -= len(step[2])
+            found.append(step)
+        return found
+
+    def _arrived(self, step: Step | BaseException) -> None:
+        """In the event loop."""
+        self._steps.append(step)
+        if isinstance(step, BaseException) or step[2] or self._loop.time() >= self._due:
+            self._ready.set()
+        elif self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._ready.set)
 
     def give_up(self) -> None:
         """Nobody waits any more."""
@@ -69,7 +99,7 @@ class Mailbox:
 
     def _put(self, step: Step | BaseException) -> None:
         """In the engine's thread."""
-        self._owner.tell(self._loop, self._steps.put_nowait, step)
+        self._owner.tell(self._loop, self._arrived, step)
 
 
 class _Numbered:

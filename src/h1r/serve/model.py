@@ -22,6 +22,7 @@ from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.messages import checked
 from h1r.serve.options import Plan
+from h1r.serve.reply_text import TokenTexts
 from h1r.serve.solving import Question
 from h1r.serve.verifying import Verifying, check_verifier
 from h1r.serve.wanted import Body
@@ -44,6 +45,7 @@ class Model:
         self.created = int(time.time())
         self.ends = frozenset(ends)
         """Tokens that end an answer, and are no part of its text."""
+        self.texts = TokenTexts(tokenizer)
         self.verifying = Verifying(recipe.verify)
 
     def chat_prompt(self, messages: Sequence[Message], tools: Any) -> list[int]:

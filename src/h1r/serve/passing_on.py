@@ -8,7 +8,7 @@ two servers wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -53,7 +53,7 @@ class PassedOn:
         """What of it the present server has still to write again."""
         self._ended = False
 
-    async def __aiter__(self) -> AsyncIterator[Raw]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[Raw]]:
         why = ""
         for _ in range(ATTEMPTS):
             server = self._servers.take(weight=self._weight)
@@ -61,7 +61,7 @@ class PassedOn:
             try:
                 async for data in self._events(server):
                     if (left := self._unsaid(data)) is not None:
-                        yield Raw(left)
+                        yield [Raw(left)]
                 return
             except (_Passing, httpx2.HTTPError) as error:
                 failed, why = True, str(error) or type(error).__name__

@@ -8,14 +8,21 @@ bytes of a character that is not whole, are held back.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
+
+from tokenizers.decoders import ByteLevel
 
 from h1r.data.chat import THINK_CLOSE, THINK_OPEN
 from h1r.response.extract import split_response
 from h1r.serve.messages import TOOL_CALL
 
 _BROKEN = "\ufffd"
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_BYTES = {chr(byte): byte for byte in sorted(_PRINTABLE)}
+_BYTES |= {chr(0x100 + number): byte for number, byte in enumerate(sorted({*range(0x100)} - _PRINTABLE))}
+"""The byte that each character of a byte-level token stands for, as in GPT-2."""
 
 
 def parts_of(text: str, open_thinking: bool = False) -> tuple[str | None, str]:
@@ -46,8 +53,62 @@ def thinking_tokens(tokenizer: Any, token_ids: Sequence[int], text: str) -> int:
     return low
 
 
-class Growing:
-    """The text of tokens as they come. `push` gives what is new, as far as it is whole."""
+class TokenTexts:
+    """What tokens are as text. Those of a byte-level tokenizer are looked up in it once each, as bytes."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        joined = backend is not None and isinstance(backend.decoder, ByteLevel)
+        self._table: _TokenBytes | None = (
+            _TokenBytes(backend) if joined and not tokenizer.clean_up_tokenization_spaces else None
+        )
+
+    def one(self, token_id: int) -> str:
+        """The text of a token by itself."""
+        if self._table is None:
+            return str(self._tokenizer.decode([token_id]))
+        return self._table[token_id].decode(errors="replace")
+
+    def growing(self) -> Growing:
+        """For the tokens of one trace."""
+        return _Decoded(self._tokenizer) if self._table is None else _Joined(self._table)
+
+
+class Growing(Protocol):
+    """The text of tokens as they come."""
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """What is new, as far as it is whole."""
+        ...
+
+
+class _TokenBytes(dict[int, bytes]):
+    """As the decoder of `tokenizers` reads them: a token with a character that stands for no byte is its own text."""
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__()
+        self._backend = backend
+
+    def __missing__(self, token_id: int) -> bytes:
+        token = self._backend.id_to_token(token_id) or ""
+        found = bytes(_BYTES[one] for one in token) if _BYTES.keys() >= {*token} else token.encode()
+        self[token_id] = found
+        return found
+
+
+class _Joined:
+    """Of a byte-level tokenizer: the text of its tokens' bytes, one after the other."""
+
+    def __init__(self, table: _TokenBytes) -> None:
+        self._table, self._utf8 = table, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        return self._utf8.decode(b"".join([self._table[one] for one in token_ids]))
+
+
+class _Decoded:
+    """Of any other."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -56,8 +117,8 @@ class Growing:
         """Tokens before which all is decoded, and those whose text was told: what lies between is decoded again, since
         a token's text depends on the one before."""
 
-    def push(self, token_id: int) -> str:
-        self._ids.append(token_id)
+    def push(self, token_ids: Sequence[int]) -> str:
+        self._ids += token_ids
         before = self._tokenizer.decode(self._ids[self._read : self._told])
         now = self._tokenizer.decode(self._ids[self._read :])
         if len(now) <= len(before) or now.endswith(_BROKEN):

@@ -12,7 +12,7 @@ A turn whose pieces are not read to their end leaves no mark in the conversation
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -134,8 +134,9 @@ class InProcess:
             raise UserError(str(error)) from None
         events, shape = aiter(job), ChatShape(self.model, include_usage=True)
         try:
-            while (event := self._runner.run(_next(events))) is not None:
-                yield from shape.chunks(event)
+            while found := self._runner.run(_next(events)):
+                for event in found:
+                    yield from shape.chunks(event)
         except ApiError as error:
             raise UserError(str(error)) from None
         finally:
@@ -145,8 +146,8 @@ class InProcess:
         return await self._served.job(read_body(body, "chat", self._limits), body, "chat")
 
 
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
+async def _next(events: AsyncIterator[Sequence[Event]]) -> Sequence[Event]:
+    return await anext(events, ())
 
 
 class OverHttp:

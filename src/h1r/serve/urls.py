@@ -30,6 +30,7 @@ from h1r.serve.messages import messages_of
 from h1r.serve.model import problem_of, seed_of
 from h1r.serve.options import Plan, plan_for, split_model
 from h1r.serve.passing_on import PassedOn
+from h1r.serve.reply_text import TokenTexts
 from h1r.serve.solving import Question
 from h1r.serve.verifying import Verifying, check_verifier
 from h1r.serve.wanted import Body, Kind
@@ -43,6 +44,7 @@ class Urls:
     """See `app.Served`."""
 
     tokenizer = None
+    texts = TokenTexts(None)
     ends: frozenset[int] = frozenset()
 
     def __init__(self, engine: StreamedChats, recipe: Recipe, limits: Limits) -> None:

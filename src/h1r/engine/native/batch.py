@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +38,7 @@ _REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FU
 _BROKEN_LOGITS = "the model's logits are not finite numbers; its weights may hold NaN or infinite values"
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """One token of trace `sample_index` of a request, as in the `Trace` later."""
 
     sample_index: int
