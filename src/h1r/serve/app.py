@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,8 +29,8 @@ from h1r.serve.page import page_routes
 from h1r.serve.replies import ChatShape, CompletionShape
 from h1r.serve.responses import ResponsesShape, messages_from
 from h1r.serve.wanted import Body, Kind, parse_json, read_body
+from h1r.serve.writing import Chunks, Writing, sse
 
-_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 PING_SECONDS = 15
 """Between two comments in a stream that has nothing to say, so that nobody between client and server hangs up."""
 
@@ -56,12 +55,10 @@ class Served(Protocol):
         ...
 
 
-class Shape(Protocol):
+class Shape(Chunks, Protocol):
     """How an interface writes events."""
 
     def whole(self, result: Result | Raw) -> dict[str, Any]: ...
-
-    def chunks(self, event: Event) -> list[dict[str, Any]]: ...
 
 
 @dataclass(slots=True)
@@ -204,7 +201,7 @@ class Service:
     async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncIterator[bytes]:
         """The events of a stream, those that come together in one write. An error that comes in the middle is an event
         of its own, and the last."""
-        status = 499
+        status, writing = 499, Writing(shape)
         try:
             async for events in job:
                 for event in events:
@@ -212,7 +209,7 @@ class Service:
                     if watch.first is None and isinstance(event, Delta | Raw):
                         watch.first = time.monotonic() - watch.begun
                         self.metrics.first.observe(watch.first)
-                if sent := b"".join([_event(chunk) for event in events for chunk in shape.chunks(event)]):
+                if sent := writing.write(events):
                     yield sent
                 await asyncio.sleep(0)  # a mailbox that is never empty would keep the loop from hearing a hang-up
             status = 200
@@ -222,7 +219,7 @@ class Service:
         except Exception as error:
             found = error if isinstance(error, ApiError) else failure(error)
             status = found.status
-            yield _event(found.body())
+            yield sse(found.body()).encode()
         finally:
             job.give_up()
             self._left(job, watch)
@@ -275,12 +272,6 @@ async def _result(job: Job) -> Result | Raw:
                 return event
         await asyncio.sleep(0)
     raise RuntimeError("the job ended without a result")
-
-
-def _event(chunk: dict[str, Any]) -> bytes:
-    """A chunk as a server-sent event. JSON is one line, whatever a model writes."""
-    name = f"event: {chunk['type']}\n" if "sequence_number" in chunk else ""
-    return f"{name}data: {_json(chunk)}\n\n".encode()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

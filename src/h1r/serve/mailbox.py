@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from h1r.engine.native.batch import Drawn
@@ -12,13 +13,13 @@ from h1r.serve.engine_thread import EngineThread, Ticket
 
 Step = tuple[int, Sequence[Drawn], Sequence[Trace]]
 """Of which prompt, the tokens that a step drew, and the traces that it ended."""
-WINDOW_S = 0.03
-"""Tokens that are drawn so soon after others are handed on together. No clock on a screen is faster."""
+WINDOW_S = 0.05
+"""What comes so soon after what was handed on waits for the first step after that, or for the end of a trace."""
 
 
 class Mailbox:
     """The traces of some prompts. `async for` gives what steps brought, until all have ended: the first one at once,
-    later ones together that come within `WINDOW_S`, or until one of them ends a trace.
+    later ones together that come within `WINDOW_S`.
 
     listen: tokens are given as they are drawn, where the engine can. `give_up` ends what runs; `finish` too, and
     what there is then counts as the whole (finish_reason "cancelled").
@@ -29,11 +30,10 @@ class Mailbox:
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._steps: list[Step | BaseException] = []
-        self._ready = asyncio.Event()
+        self._arrived: asyncio.Queue[list[Step | BaseException]] = asyncio.Queue()
+        self._held: list[Step | BaseException] = []
+        """Not handed on yet. Belongs to the engine's thread, as `_due` does: when it is, by `time.monotonic`."""
         self._due = 0.0
-        """When steps are handed on, by the loop's clock."""
-        self._timer: asyncio.TimerHandle | None = None
         self._left = sum(one.n for one in params)
         self._tickets = [
             Ticket(prompt, one, _Numbered(self, index), listen)
@@ -45,36 +45,15 @@ class Mailbox:
     async def __aiter__(self) -> AsyncIterator[list[Step]]:
         try:
             while self._left:
-                await self._ready.wait()
-                yield self._taken()
+                steps = []
+                for step in await self._arrived.get():
+                    if isinstance(step, BaseException):
+                        raise step
+                    self._left -= len(step[2])
+                    steps.append(step)
+                yield steps
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
             self.give_up()
-
-    def _taken(self) -> list[Step]:
-        """All that has come. Raises what the engine failed with."""
-        self._ready.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._due = self._loop.time() + WINDOW_S
-        steps, self._steps = self._steps, []
-        found = []
-        for step in steps:
-            if isinstance(step, BaseException):
-                raise step
-            self._left -= len(step[2])
-            found.append(step)
-        return found
-
-    def _arrived(self, step: Step | BaseException) -> None:
-        """In the event loop."""
-        self._steps.append(step)
-        if isinstance(step, BaseException) or step[2] or self._loop.time() >= self._due:
-            self._ready.set()
-        elif self._timer is None:
-            self._timer = self._loop.call_at(self._due, self._ready.set)
 
     def give_up(self) -> None:
         """Nobody waits any more."""
@@ -98,8 +77,13 @@ class Mailbox:
                 self._put((index, (), traces))
 
     def _put(self, step: Step | BaseException) -> None:
-        """In the engine's thread."""
-        self._owner.tell(self._loop, self._arrived, step)
+        """In the engine's thread, which waits for the event loop each time that it wakes it."""
+        self._held.append(step)
+        now = time.monotonic()
+        if isinstance(step, BaseException) or step[2] or now >= self._due:
+            self._due = now + WINDOW_S
+            self._owner.tell(self._loop, self._arrived.put_nowait, self._held)
+            self._held = []
 
 
 class _Numbered:

@@ -15,6 +15,7 @@ class ChatShape:
     """One request's replies. model: as the client named it."""
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    alike = True
 
     def __init__(self, model: str, include_usage: bool) -> None:
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}

@@ -144,6 +144,9 @@ class Splitter:
         self.told = {"reasoning_content": "", "content": ""}
 
     def push(self, text: str) -> list[tuple[str, str]]:
+        if self._where == "answer" and not (self._stops or self._tools or self._blank):
+            self.told["content"] += text
+            return [("content", text)] if text else []
         self._text += text
         found: list[tuple[str, str]] = []
         while (piece := self._next()) is not None:

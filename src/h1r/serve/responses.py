@@ -36,6 +36,9 @@ def messages_from(found: dict[str, Any]) -> list[Any]:
 class ResponsesShape:
     """One request's replies, as `replies.ChatShape`."""
 
+    alike = False
+    """Each event has its number."""
+
     def __init__(self, body: Body) -> None:
         self._head = {
             "id": f"resp_{secrets.token_hex(16)}", "object": "response", "created_at": int(time.time()),

@@ -74,8 +74,8 @@ class Batch:
         """Short prompts that were prefilled before an older one, and have traces that did not start yet."""
         self._overtaken = False
         """Whether the last chunk was one of these."""
-        self.drawn: list[tuple[int, Drawn]] = []
-        """Of requests that somebody listens to: number and token, until they are taken."""
+        self.drawn: dict[int, list[Drawn]] = {}
+        """By the number of a request that somebody listens to, its tokens until they are taken."""
         self.cache = model.new_cache(plan.sequences, plan.tokens)
         self.slots = Slots(plan.sequences, model.config.vocab_size, plan.new_tokens, model.device)
         self._look_at(requests)
@@ -242,7 +242,7 @@ class Batch:
         for i, reason, token, logprob, confidence in zip(heard, *(one.tolist() for one in columns), strict=True):
             if reason != BROKEN:
                 drawn = Drawn(self.rows[i].sample_index, token, logprob, confidence)
-                self.drawn.append((self.rows[i].request.index, drawn))
+                self.drawn.setdefault(self.rows[i].request.index, []).append(drawn)
 
     def _stop_strings(self) -> list[bool]:
         found = []

@@ -252,9 +252,9 @@ class Scheduler:
         return ""
 
     def _hear(self, batch: Batch) -> None:
-        for number, token in batch.drawn:
+        for number, tokens in batch.drawn.items():
             if number in self._listeners:
-                self._listeners[number].tokens.append(token)
+                self._listeners[number].tokens += tokens
         batch.drawn.clear()
 
     def _one_less(self, number: int) -> None:
