@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from served_model import NAME, QUESTION, Running
 
 from h1r.data.tokenizer import train_tokenizer
-from h1r.serve import mailbox
+from h1r.serve import engine_thread
 from h1r.serve.reply_text import TokenTexts
 
 TEXTS = ["two and two are four", "naïve café", "数学は楽しい", "🙂🙃 \u200d👩\u200d🚀", "tab\tand\u0000nul\x1b[2J"]
@@ -33,8 +34,21 @@ def test_bytes_of_tokens_looked_up_are_what_the_tokenizer_decodes(at_once: int) 
         assert [texts.one(one) for one in ids] == [tokenizer.decode([one]) for one in ids]
 
 
+@pytest.mark.parametrize("looked_up", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("<think>", ""), ("<think>a b é</think>", "\n\nfour"), ("<think></think>", ""), ("", "four"),
+     ("<think>a</think>b</think>", "c")],
+)  # fmt: skip
+def test_tokens_of_thinking_are_counted_up_to_its_end(before: str, after: str, looked_up: bool) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    ids = [*tokenizer.encode(before), *tokenizer.encode(after)]
+    texts = TokenTexts(tokenizer if looked_up else SimpleNamespace(decode=tokenizer.decode))
+    assert texts.thinking(ids, before + after) == len(tokenizer.encode(before))
+
+
 def test_tokens_that_follow_soon_are_written_together(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "WINDOW_S", 3600.0)
+    monkeypatch.setattr(engine_thread, "WINDOW_S", 3600.0)
     asked: dict[str, Any] = {"model": NAME, "prompt": QUESTION, "max_tokens": 24, "seed": 5, "logprobs": 0, "n": 2}
     whole = server.client.post("/v1/completions", json=asked).json()
     with server.client.stream("POST", "/v1/completions", json={**asked, "stream": True}) as reply:

@@ -26,7 +26,7 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -42,6 +42,8 @@ SLICE = 8
 SETTLE_S = 0.25
 WAIT_S = 0.005
 """Longest wait of a step for an engine that is elsewhere, during which no command is heard."""
+WINDOW_S = 0.05
+"""Between two times that tokens are handed out. Each time this thread waits for the event loop, which writes them."""
 PROGRESS_S = 0.05
 """How old the answer to `progress` may be, which several runs then share."""
 
@@ -80,8 +82,7 @@ class Sink(Protocol):
         ...
 
     def take(self, drawn: Sequence[Drawn], traces: Sequence[Trace]) -> None:
-        """What one step gave: tokens, where they were asked for, and traces that ended. Samples count over the
-        ticket."""
+        """What steps gave: tokens, where they were asked for, and traces that ended. Samples count over the ticket."""
         ...
 
     def fail(self, error: BaseException) -> None:
@@ -103,6 +104,8 @@ class Ticket:
     """Of each request of the engine, the number of its first trace."""
     running: int = 0
     ended: set[int] = field(default_factory=set)
+    heard: bool = False
+    """Whether a token has been handed out."""
 
     @property
     def missing(self) -> list[int]:
@@ -129,6 +132,8 @@ class EngineThread:
         """Tickets with traces that the engine does not have yet, in order of arrival."""
         self._parts: dict[int, Ticket] = {}
         self._listening: dict[int, Ticket] = {}
+        self._due = 0.0
+        """When tokens are handed out next, by `time.monotonic`."""
         self._told: dict[asyncio.AbstractEventLoop, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._running: tuple[float, list[tuple[Ticket, Running]]] = (0.0, [])
         self._closed = self._finished = False
@@ -301,28 +306,37 @@ class EngineThread:
         started = time.perf_counter()
         traces = self.engine.step() if isinstance(self.engine, NativeEngine) else self.engine.step(WAIT_S)
         self.step_seconds += time.perf_counter() - started
-        drawn = self._drawn()
         ended: dict[Ticket, list[Trace]] = {}
         for trace in traces:
             number = trace.prompt_index
             if (owner := self._parts.get(number)) is not None:
                 ended.setdefault(owner, []).append(_renumbered(trace, owner.parts[number]))
+        drawn = self._drawn(ended)
         for ticket in [*drawn, *(one for one in ended if one not in drawn)]:
             self._hand_out(ticket, drawn.get(ticket, ()), ended.get(ticket, ()))
         self._flush()
         self._settle([ticket.sink for ticket in ended])
 
-    def _drawn(self) -> dict[Ticket, list[Drawn]]:
-        """The tokens of the step, of tickets that listen."""
+    def _drawn(self, ended: Collection[Ticket]) -> dict[Ticket, list[Drawn]]:
+        """New tokens of tickets that listen: all of them once in `WINDOW_S`, in between the first ones of a ticket, and
+        those of a trace that ended."""
         found: dict[Ticket, list[Drawn]] = {}
+        now = time.monotonic()
+        due = now >= self._due
+        if due:
+            self._due = now + WINDOW_S
         for number, ticket in self._listening.items():
             assert isinstance(self.engine, NativeEngine)
+            of_ended = not due and ticket.heard
+            if of_ended and ticket not in ended:
+                continue
             first = ticket.parts[number]
-            new = self.engine.drawn(number)
+            new = self.engine.drawn(number, of_ended)
             if first:
                 new = [one._replace(sample_index=first + one.sample_index) for one in new]
             if new:
                 found.setdefault(ticket, []).extend(new)
+                ticket.heard = True
         return found
 
     def _hand_out(self, ticket: Ticket, drawn: Sequence[Drawn], traces: Sequence[Trace]) -> None:

@@ -23,7 +23,7 @@ from h1r.serve.mailbox import Mailbox
 from h1r.serve.messages import tool_calls_in
 from h1r.serve.model import Model
 from h1r.serve.progress_events import ended, rounded
-from h1r.serve.reply_text import Growing, Splitter, TokenTexts, parts_of, thinking_tokens
+from h1r.serve.reply_text import Growing, Splitter, TokenTexts, parts_of
 from h1r.serve.solving import Outcome, Question, Solving
 
 
@@ -148,13 +148,13 @@ class Plain(_AtWork):
         texts = [Telling(self._model, self._form, self._params[0].stop) for _ in range(self.num_traces)]
         traces: dict[int, Trace] = {}
         choices: dict[int, Choice] = {}
-        async for steps in box:
+        async for prompt, new, gone in box:
             drawn: dict[int, list[Drawn]] = {}
-            for prompt, new, _ in steps:
-                for one in new:
-                    drawn.setdefault(prompt * self._each + one.sample_index, []).append(one)
-            events: list[Event] = [delta for index, new in drawn.items() for delta in texts[index].push(index, new)]
-            for index, trace in ((p * self._each + one.sample_index, one) for p, _, gone in steps for one in gone):
+            for one in new:
+                drawn.setdefault(prompt * self._each + one.sample_index, []).append(one)
+            events: list[Event] = [delta for index, ones in drawn.items() for delta in texts[index].push(index, ones)]
+            for trace in gone:
+                index = prompt * self._each + trace.sample_index
                 raise_if_failed(trace)
                 traces[index] = trace
                 choice = choices[index] = choice_of(self._model, trace, index, self._form)
@@ -168,7 +168,7 @@ class Plain(_AtWork):
             [choices[index] for index in sorted(choices)],
             sum(map(len, self._prompts)),
             sum(trace.num_tokens for trace in traces.values()),
-            sum(thinking_tokens(self._model.tokenizer, one.token_ids, one.text) for one in traces.values()),
+            sum(self._model.texts.thinking(one.token_ids, one.text) for one in traces.values()),
             self._params[0].seed,
         )
 

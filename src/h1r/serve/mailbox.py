@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 
 from h1r.engine.native.batch import Drawn
@@ -12,14 +11,11 @@ from h1r.records import Trace
 from h1r.serve.engine_thread import EngineThread, Ticket
 
 Step = tuple[int, Sequence[Drawn], Sequence[Trace]]
-"""Of which prompt, the tokens that a step drew, and the traces that it ended."""
-WINDOW_S = 0.05
-"""What comes so soon after what was handed on waits for the first step after that, or for the end of a trace."""
+"""Of which prompt, the tokens that were drawn since the last one, and the traces that ended."""
 
 
 class Mailbox:
-    """The traces of some prompts. `async for` gives what steps brought, until all have ended: the first one at once,
-    later ones together that come within `WINDOW_S`.
+    """The traces of some prompts. `async for` gives what the engine's thread hands out, until all have ended.
 
     listen: tokens are given as they are drawn, where the engine can. `give_up` ends what runs; `finish` too, and
     what there is then counts as the whole (finish_reason "cancelled").
@@ -30,10 +26,7 @@ class Mailbox:
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._arrived: asyncio.Queue[list[Step | BaseException]] = asyncio.Queue()
-        self._held: list[Step | BaseException] = []
-        """Not handed on yet. Belongs to the engine's thread, as `_due` does: when it is, by `time.monotonic`."""
-        self._due = 0.0
+        self._steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
         self._left = sum(one.n for one in params)
         self._tickets = [
             Ticket(prompt, one, _Numbered(self, index), listen)
@@ -42,16 +35,14 @@ class Mailbox:
         for ticket in self._tickets:
             owner.submit(ticket)
 
-    async def __aiter__(self) -> AsyncIterator[list[Step]]:
+    async def __aiter__(self) -> AsyncIterator[Step]:
         try:
             while self._left:
-                steps = []
-                for step in await self._arrived.get():
-                    if isinstance(step, BaseException):
-                        raise step
-                    self._left -= len(step[2])
-                    steps.append(step)
-                yield steps
+                found = await self._steps.get()
+                if isinstance(found, BaseException):
+                    raise found
+                self._left -= len(found[2])
+                yield found
         finally:
             self.give_up()
 
@@ -77,13 +68,8 @@ class Mailbox:
                 self._put((index, (), traces))
 
     def _put(self, step: Step | BaseException) -> None:
-        """In the engine's thread, which waits for the event loop each time that it wakes it."""
-        self._held.append(step)
-        now = time.monotonic()
-        if isinstance(step, BaseException) or step[2] or now >= self._due:
-            self._due = now + WINDOW_S
-            self._owner.tell(self._loop, self._arrived.put_nowait, self._held)
-            self._held = []
+        """In the engine's thread."""
+        self._owner.tell(self._loop, self._steps.put_nowait, step)
 
 
 class _Numbered:

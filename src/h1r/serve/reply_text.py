@@ -9,7 +9,9 @@ bytes of a character that is not whole, are held back.
 from __future__ import annotations
 
 import codecs
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 from tokenizers.decoders import ByteLevel
@@ -35,24 +37,6 @@ def parts_of(text: str, open_thinking: bool = False) -> tuple[str | None, str]:
     return thinking, found.answer if thinking is None else found.answer.lstrip()
 
 
-def thinking_tokens(tokenizer: Any, token_ids: Sequence[int], text: str) -> int:
-    """How many of a trace's tokens are thinking, its tags included."""
-    thinking, answer = parts_of(text)
-    if thinking is None:
-        return 0
-    if not answer and THINK_CLOSE not in text:
-        return len(token_ids)
-    low, high = 0, len(token_ids)
-    whole = text.rfind(THINK_CLOSE) + len(THINK_CLOSE)
-    while low < high:  # the fewest tokens whose text reaches beyond the closing tag
-        middle = (low + high) // 2
-        if len(tokenizer.decode(list(token_ids[:middle]))) >= whole:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 class TokenTexts:
     """What tokens are as text. Those of a byte-level tokenizer are looked up in it once each, as bytes."""
 
@@ -69,6 +53,24 @@ class TokenTexts:
         if self._table is None:
             return str(self._tokenizer.decode([token_id]))
         return self._table[token_id].decode(errors="replace")
+
+    def thinking(self, token_ids: Sequence[int], text: str) -> int:
+        """How many tokens of a trace with this text are thinking, its tags included."""
+        thinking, answer = parts_of(text)
+        if thinking is None:
+            return 0
+        if not answer and THINK_CLOSE not in text:
+            return len(token_ids)
+        if self._table is None:
+            whole = text.rfind(THINK_CLOSE) + len(THINK_CLOSE)
+            return bisect_left(
+                range(len(token_ids)), whole, key=lambda count: len(self._tokenizer.decode(list(token_ids[:count])))
+            )
+        pieces, mark, end = [self._table[one] for one in token_ids], THINK_CLOSE.encode(), 0
+        joined = b"".join(pieces)
+        for _ in range(text.count(THINK_CLOSE)):
+            end = joined.index(mark, end) + len(mark)
+        return bisect_left(list(accumulate(map(len, pieces))), end) + 1
 
     def growing(self) -> Growing:
         """For the tokens of one trace."""

@@ -7,7 +7,7 @@
 
 While rows run, an iteration prefills one chunk at most, so a long prompt does not hold them up. Sampling, confidence
 and stopping work on the whole batch; Python touches single traces only when they start and when they end (and at every
-token of a trace with stop strings, or that somebody listens to).
+token of a trace with stop strings, or whose tokens somebody asks for).
 
 **Fair admission.** Prompts go through the model in order of arrival, with one exception. While the oldest needs more
 than one chunk, every second chunk goes to later prompts that are no longer than a chunk, as many as fit into it
@@ -18,7 +18,7 @@ takes, and a long one is delayed to twice its chunks at most, since nothing over
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -75,7 +75,7 @@ class Batch:
         self._overtaken = False
         """Whether the last chunk was one of these."""
         self.drawn: dict[int, list[Drawn]] = {}
-        """By the number of a request that somebody listens to, its tokens until they are taken."""
+        """By the number of a request that somebody listens to, tokens of traces that ended before they were told."""
         self.cache = model.new_cache(plan.sequences, plan.tokens)
         self.slots = Slots(plan.sequences, model.config.vocab_size, plan.new_tokens, model.device)
         self._look_at(requests)
@@ -118,7 +118,6 @@ class Batch:
 
     def _look_at(self, requests: Sequence[Request]) -> None:
         self.has_stop_strings = any(request.params.stop for request in requests)
-        self.has_listeners = any(request.listen for request in requests)
 
     @torch.inference_mode()
     def step(self) -> list[Trace]:
@@ -147,6 +146,13 @@ class Batch:
         for request in found:
             request.prefix = request.logits = None
         return found
+
+    @torch.inference_mode()
+    def untold(self, prompt_index: int) -> list[Drawn]:
+        """The tokens of a request's running traces that this has not told yet."""
+        rows = [i for i, row in enumerate(self.rows) if row.request.index == prompt_index]
+        counts = dict(enumerate(self.slots.state["count"][: len(self.rows)].tolist()))
+        return self._tell(rows, counts) if rows else []
 
     @torch.inference_mode()
     def progress(self) -> list[Running]:
@@ -218,8 +224,6 @@ class Batch:
     def _sample(self) -> list[Trace]:
         n = len(self.rows)
         ended = self.runner.sample(n)
-        if self.has_listeners:
-            self._tell()
         stopped = self._stop_strings() if self.has_stop_strings else ()
         if not (ended or any(stopped)):
             return []
@@ -230,19 +234,22 @@ class Batch:
         leaving = [i for i, code in enumerate(codes) if code]
         return self._remove(leaving, [_REASONS[codes[i]] for i in leaving])
 
-    def _tell(self) -> None:
-        """Keeps the tokens just drawn of rows that somebody listens to."""
-        slots, n = self.slots, len(self.rows)
-        heard = [i for i, row in enumerate(self.rows) if row.request.listen]
-        if not heard:
-            return
-        row_H = torch.tensor(heard, device=slots.reason.device)
-        at_H = slots.state["count"][:n][row_H] - 1
-        columns = (slots.reason[row_H], *(of[row_H, at_H] for of in (slots.tokens, slots.logprobs, slots.confidences)))
-        for i, reason, token, logprob, confidence in zip(heard, *(one.tolist() for one in columns), strict=True):
-            if reason != BROKEN:
-                drawn = Drawn(self.rows[i].sample_index, token, logprob, confidence)
-                self.drawn.setdefault(self.rows[i].request.index, []).append(drawn)
+    def _tell(self, rows: Sequence[int], counts: Mapping[int, int]) -> list[Drawn]:
+        """The tokens of rows from where they were told to up to their counts."""
+        slots, told = self.slots, [self.rows[i].told for i in rows]
+        new = [counts[i] - first for i, first in zip(rows, told, strict=True)]
+        if max(new) <= 0:
+            return []
+        device, last = slots.reason.device, slots.tokens.shape[1] - 1
+        row_R1 = torch.tensor(rows, device=device)[:, None]
+        at_RW = (torch.tensor(told, device=device)[:, None] + torch.arange(max(new), device=device)).clamp(max=last)
+        columns = (of[row_R1, at_RW].tolist() for of in (slots.tokens, slots.logprobs, slots.confidences))
+        found: list[Drawn] = []
+        for i, count, *of_row in zip(rows, new, *columns, strict=True):
+            sample = self.rows[i].sample_index
+            found += [Drawn(sample, *one) for one in zip(*(values[:count] for values in of_row), strict=True)]
+            self.rows[i].told = counts[i]
+        return found
 
     def _stop_strings(self) -> list[bool]:
         found = []
@@ -257,6 +264,9 @@ class Batch:
     def _remove(self, leaving: list[int], reasons: Sequence[FinishReason]) -> list[Trace]:
         """Takes rows out as traces and closes the gaps with the last rows."""
         traces = [self._trace(i, reason) for i, reason in zip(leaving, reasons, strict=True)]
+        counts = {i: trace.num_tokens for i, trace in zip(leaving, traces, strict=True)}
+        for i in (i for i in leaving if self.rows[i].request.listen):
+            self.drawn.setdefault(self.rows[i].request.index, []).extend(self._tell([i], counts))
         for i, trace in zip(leaving, traces, strict=True):
             if self.rows[i].request.params.keep_state and trace.finish_reason == "stop":
                 self._keep(i, trace)

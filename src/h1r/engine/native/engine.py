@@ -124,9 +124,10 @@ class NativeEngine:
         request that was not added with `listen`."""
         return self._scheduler.tokens(number)
 
-    def drawn(self, number: int) -> list[Drawn]:
-        """What `tokens` has to give now, without a step; empty for a request that nobody listens to."""
-        return self._scheduler.drawn(number)
+    def drawn(self, number: int, of_ended: bool = False) -> list[Drawn]:
+        """What `tokens` has to give now, without a step; empty for a request that nobody listens to. of_ended: of
+        traces that have ended alone, which costs nothing where none has."""
+        return self._scheduler.drawn(number, of_ended)
 
     def withdraw(self, number: int) -> int:
         """Takes back the traces of a request that have not started, and returns how many: they are nobody's any more.

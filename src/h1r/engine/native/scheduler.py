@@ -122,6 +122,8 @@ class Scheduler:
         if listener is None:
             raise KeyError(f"request {number} was not added with listen=True, or its tokens have been read")
         while True:
+            if self._batch is not None:
+                listener.tokens += self._batch.untold(number)
             while listener.tokens:
                 yield listener.tokens.popleft()
             if not listener.left or not self._running:
@@ -129,12 +131,14 @@ class Scheduler:
                 return
             self._passed_by += self._step()
 
-    def drawn(self, number: int) -> list[Drawn]:
+    def drawn(self, number: int, of_ended: bool = False) -> list[Drawn]:
         listener = self._listeners.get(number)
         if listener is None:
             return []
         found = list(listener.tokens)
         listener.tokens.clear()
+        if self._batch is not None and not of_ended:
+            found += self._batch.untold(number)
         if not listener.left:
             del self._listeners[number]
         return found
@@ -158,6 +162,7 @@ class Scheduler:
         traces: list[Trace] = []
         if self._batch is not None:
             traces = self._batch.cancel(number)
+            self._hear(self._batch)
             if not self._batch.busy:
                 self._end_batch()
         if number in self._listeners:

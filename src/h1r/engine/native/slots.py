@@ -41,6 +41,8 @@ class Row:
     sample_index: int
     base: int
     """Tokens it holds in the cache, less the steps that the batch has decoded."""
+    told: int = 0
+    """How many of its tokens somebody who listens has."""
     text_ids: list[int] = field(default_factory=list)
     """Tokens so far, kept on the host only for traces with stop strings."""
 
