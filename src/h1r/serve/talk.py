@@ -146,8 +146,8 @@ class InProcess:
         return await self._served.job(read_body(body, "chat", self._limits), body, "chat")
 
 
-async def _next(events: AsyncIterator[Sequence[Event]]) -> Sequence[Event]:
-    return await anext(events, ())
+async def _next(events: AsyncIterator[Sequence[Event]]) -> Sequence[Event] | None:
+    return await anext(events, None)
 
 
 class OverHttp:
