@@ -149,20 +149,22 @@ def _model_keys(named: Sequence[str], stages: Sequence[str], url: Sequence[str] 
 
 
 def part_of(section: EvalSection, only: Sequence[str], limit: int, without: Sequence[str] = ()) -> EvalSection:
-    """The benchmarks called `only` (empty: all) and not in `without`, and the first `limit` problems of each (0: all)
-    under a name of their own; held-out problems are left out where it is a part. `UserError` for a name that is not
-    there, and where no benchmark is left."""
-    names = [one.name for one in section.benchmarks]
+    """The benchmarks, and sets of prompts, called `only` (empty: all) and not in `without`, and the first `limit`
+    problems of each (0: all) under a name of their own; held-out problems are left out where it is a part. `UserError`
+    for a name that is not there, and where no benchmark is left."""
+    names = [one.name for one in (*section.benchmarks, *section.safety)]
     if missing := [one for one in (*only, *without) if one not in names]:
         raise UserError(f"no benchmark is called {missing[0]}; there are {', '.join(names) or 'none'}")
-    kept = [one for one in section.benchmarks if (not only or one.name in only) and one.name not in without]
-    if names and not kept:
+    kept: dict[str, list[Any]] = {}
+    for key, rows in (("benchmarks", section.benchmarks), ("safety", section.safety)):
+        kept[key] = [one for one in rows if (not only or one.name in only) and one.name not in without]
+        if limit:
+            first = {"limit": limit, "expect": 0}
+            kept[key] = [one.model_copy(update={**first, "name": f"{one.name}-first{limit}"}) for one in kept[key]]
+    if names and not any(kept.values()):
         raise UserError("no benchmark is left; name fewer with --without")
-    if limit:
-        first = {"limit": limit, "expect": 0}
-        kept = [one.model_copy(update={**first, "name": f"{one.name}-first{limit}"}) for one in kept]
     whole = not (only or without or limit)
-    return section.model_copy(update={"benchmarks": kept, "held_out": section.held_out and whole})
+    return section.model_copy(update={**kept, "held_out": section.held_out and whole})
 
 
 def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
@@ -198,10 +200,13 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
 
 
 def _print_tables(recipe: Recipe, results: dict[str, dict[str, Any]]) -> None:
-    if not any("benchmarks" in result for result in results.values()):
-        return
     from rich.console import Console
 
+    from h1r.evals.safety import safety_table
     from h1r.evals.summary import benchmark_table
 
-    Console().print(benchmark_table(results, recipe))
+    if any("benchmarks" in result for result in results.values()):
+        Console().print(benchmark_table(results, recipe))
+    for result in results.values():
+        if "safety" in result:
+            Console().print(safety_table(result["safety"]))

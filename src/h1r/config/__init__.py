@@ -27,6 +27,8 @@ from h1r.config.generate import (
     EndpointSection,
     EngineSection,
     EvalSection,
+    GuardSection,
+    SafetySection,
     ScalingSection,
 )
 from h1r.config.judge import JudgeSection
@@ -59,6 +61,7 @@ __all__ = [
     "EnvironmentSection",
     "EvalSection",
     "GeneratedSource",
+    "GuardSection",
     "JudgeSection",
     "MixtureSection",
     "MlflowSection",
@@ -73,6 +76,7 @@ __all__ = [
     "Recipe",
     "RolloutSection",
     "SFTSection",
+    "SafetySection",
     "ScalingSection",
     "Section",
     "Source",

@@ -158,6 +158,38 @@ class BenchmarkSection(CorpusBenchmark):
         return self
 
 
+class SafetySection(BenchmarkSection):
+    """Prompts whose answers a guard model scores (appendix E): `[[eval.safety]]`."""
+
+    verifier: str = ""
+    """Nothing is verified; the guard scores the answers."""
+    samples: Positive | None = 1
+    """Answers to a prompt. The paper gives no number; our choice."""
+
+
+class GuardSection(Section):
+    """The model that calls a text safe or unsafe (appendix E: Llama-Guard-3-8B).
+
+    An API key is no part of a recipe: it is read from the environment variable H1R_GUARD_API_KEY.
+    """
+
+    urls: list[str] = []
+    """OpenAI-compatible servers with their `/v1`. Empty: `eval.safety` is refused."""
+    model: str = "meta-llama/Llama-Guard-3-8B"
+    """The model's name there."""
+    format: Literal["llama_guard", "words"] = "llama_guard"
+    """How it is asked: with the conversation, which the chat template of Llama Guard puts into its own words, or with
+    our words, for any chat model."""
+    concurrency: Positive = 32
+    """Requests at once on each server. Our choice."""
+    timeout_s: PositiveFloat = 120.0
+    """Of one attempt. Our choice."""
+    attempts: Positive = 5
+    """Tries of one request before the answer counts as unscored. Our choice."""
+    max_tokens: Positive = 256
+    """Longest reply of the guard. Our choice."""
+
+
 class EvalSection(Section):
     """pass@1 averaged over n samples (section 4.1)."""
 
@@ -174,12 +206,15 @@ class EvalSection(Section):
     held_out: bool = True
     """Ask the run's held-out problems, where it has curated data. Benchmarks are asked either way."""
     benchmarks: list[BenchmarkSection] = []
+    safety: list[SafetySection] = []
+    """Prompts whose answers a guard model scores."""
+    guard: GuardSection = GuardSection()
 
     @model_validator(mode="after")
     def _names_differ(self) -> EvalSection:
-        names = [benchmark.name for benchmark in self.benchmarks]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two benchmarks are called `{twice[0]}`; rename one")
+        for names in ([one.name for one in self.benchmarks], [one.name for one in self.safety]):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two benchmarks are called `{twice[0]}`; rename one")
         return self
 
 

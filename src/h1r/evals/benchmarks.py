@@ -211,7 +211,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     prompt = case.prompt if case and case.prompt is not None else section.prompt
     problem.verifier = case.verifier if case and case.verifier is not None else problem.verifier
     problem.metadata |= {**section.constants, **(case.constants if case else {})}
-    if require(problem.verifier).needs_judge and prompt != "{question}":
+    if problem.verifier and require(problem.verifier).needs_judge and prompt != "{question}":
         problem.metadata.setdefault("question", problem.question)
     values: dict[str, Any] = {"question": problem.question}
     if section.options:
@@ -222,7 +222,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
             raise ValueError(f"its answer {answer[:40]!r} is none of the options")
         pairs = zip(string.ascii_uppercase, options, strict=False)
         values["options"] = "\n".join(f"{letter}) {text}" for letter, text in pairs)
-    if lacks_reference(problem) or not (problem.answer.strip() or problem.metadata):
+    if problem.verifier and (lacks_reference(problem) or not (problem.answer.strip() or problem.metadata)):
         raise ValueError("it has neither an answer nor what its verifier needs instead")
     values = {**problem.metadata, **values}
     problem.question = _PLACE.sub(lambda match: str(values.get(match[1], match[0])), prompt)

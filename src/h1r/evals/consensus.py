@@ -26,7 +26,7 @@ def cons_at_n(
 ) -> float | None:
     """`verdicts` in order of (problem, sample). Problems without a scored answer are left out; None where answers have
     no majority, or nothing is left."""
-    if any(require(name).answer_kind not in _KINDS for name in {problem.verifier for problem in problems}):
+    if any(not name or require(name).answer_kind not in _KINDS for name in {problem.verifier for problem in problems}):
         return None
     right: list[bool] = []
     for index, found in groupby(verdicts, key=lambda one: one[0][0]):

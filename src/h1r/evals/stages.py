@@ -1,6 +1,7 @@
 """The stages of a run that evaluate: pass@1 of one of its models, and test-time scaling of the last one.
 
     eval/MODEL.json  eval/benchmarks/MODEL/NAME.json       the scores ("base", "sft", "rl")
+    eval/safety/MODEL/NAME.json                            what a guard model says of answers (`safety.py`)
     eval/MODEL.KEY.samples.jsonl  ...NAME.KEY.samples.jsonl  every answer (`samples.py`); the key stands for all that
                                                            they depend on
     scaling/result.json
@@ -14,6 +15,7 @@ Only this file and `answers.py` build engines here; the benchmarks themselves kn
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from h1r.engine.choose import open_engine
 from h1r.engine.endpoint.engine import ONLY_BENCHMARKS, EndpointEngine
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
+from h1r.evals import safety
 from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import (
     accepted,
@@ -37,9 +40,10 @@ from h1r.evals.benchmarks import (
     settings,
     unfinished,
 )
+from h1r.evals.guard import Guard
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
-from h1r.rollout.pipeline import RolloutPipeline
+from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
 from h1r.run.directory import Run
 from h1r.scaling.study import study
 from h1r.train.start import answering, curated, data_directory, saved_tokenizer, starting_model, tokenizer_of
@@ -52,15 +56,18 @@ _LONG = ("outcomes", "examples", "of")
 def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     """pass@1 of the run's model `which` ("base", "sft" or "rl") on its held-out problems; writes eval/WHICH.json.
 
-    Then on each of `eval.benchmarks`. A run without curated problems has these alone, and `model.checkpoint` as its
-    base model. Returns the result without the outcome of each problem and without the examples, and that of each
-    benchmark under "benchmarks". `UserError` when an earlier stage is missing, or a benchmark cannot be read.
+    Then on each of `eval.benchmarks`, and of `eval.safety`. A run without curated problems has these alone, and
+    `model.checkpoint` as its base model. Returns the result without the outcome of each problem and without the
+    examples, that of each benchmark under "benchmarks", and that of each set of prompts under "safety". `UserError`
+    when an earlier stage is missing, or a benchmark cannot be read.
     """
     remote = recipe.engine.kind == "endpoint"
     if remote and which != "base":
         raise UserError(f'engine.kind = "endpoint" asks a model of somebody else, not `{which}`; take another engine')
     benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks]
-    has_data = (data_directory(recipe, run) / "tokenizer").is_dir() or not benchmarks
+    guard = Guard(recipe.eval.guard) if recipe.eval.safety else None
+    prompts = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.safety]
+    has_data = (data_directory(recipe, run) / "tokenizer").is_dir() or not (benchmarks or prompts)
     problems = _held_out(recipe, run) if has_data and recipe.eval.held_out else []
     tokenizer = None if remote else _tokenizer(recipe, run, which, has_data)
     found: dict[str, dict[str, Any]] = {}
@@ -71,24 +78,27 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             for section, one in zip(recipe.eval.benchmarks, benchmarks, strict=True)
         }
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
-        pipeline = RolloutPipeline(
-            engine,
-            tokenizer,
-            pool.verify_many,
-            recipe.chat.system_prompt if remote else None,
-            section=recipe.rollout,
-            environment=recipe.environment,
-        )
+
+        def pipeline_of(verify_many: VerifyMany) -> RolloutPipeline:
+            return RolloutPipeline(
+                engine,
+                tokenizer,
+                verify_many,
+                recipe.chat.system_prompt if remote else None,
+                section=recipe.rollout,
+                environment=recipe.environment,
+            )
+
+        pipeline = pipeline_of(pool.verify_many)
         same = _depends_on(recipe, run, which, engine)
 
+        def of(problems: list[Problem], section: EvalSection) -> dict[str, Any]:
+            asked = section.model_dump(exclude={"benchmarks", "held_out", "safety", "guard"})
+            return {**same, "problems": contents_of(problems), "settings": asked}
+
         def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
-            of = {
-                **same,
-                "problems": contents_of(problems),
-                "settings": section.model_dump(exclude={"benchmarks", "held_out"}),
-            }
             return measured(
-                of,
+                of(problems, section),
                 path,
                 lambda samples: evaluate(pipeline, problems, section, recipe.seed, name=name, path=samples).to_dict(),
             )
@@ -106,8 +116,21 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
                 measured_now |= left_out
                 write_json(path, measured_now)
             found[section.name] = {**_without(measured_now, *_LONG), "of": {"engine": same["engine"]}}
-    summary = {**_without(result, *_LONG), **({"benchmarks": found} if found else {})}
-    without = sum(map(unfinished, (result, *found.values())))
+        guarded: dict[str, dict[str, Any]] = {}
+        scoring = pipeline_of(guard.verify_many if guard else pool.verify_many)
+        for section, one in zip(recipe.eval.safety, prompts, strict=True):
+            asked = settings(section, recipe.eval)
+            guarded[section.name] = measured(
+                {**of(one.problems, asked), "guard": recipe.eval.guard.model_dump(include={"model", "format"})},
+                run.stage(f"eval/safety/{which}") / f"{section.name}.json",
+                partial(safety.measure, scoring, one.problems, asked, recipe.seed, f"{section.name}, {which}"),
+            )
+    summary = {
+        **_without(result, *_LONG),
+        **({"benchmarks": found} if found else {}),
+        **({"safety": {name: _without(one, *_LONG) for name, one in guarded.items()}} if guarded else {}),
+    }
+    without = sum(map(unfinished, (result, *found.values(), *guarded.values())))
     return {**summary, "unfinished": without} if without else summary
 
 

@@ -22,6 +22,7 @@ from h1r.errors import UserError
 from h1r.records import read_lines
 from h1r.report.benchmarks import Benchmark, benchmark_numbers, read_benchmarks
 from h1r.report.paired import Difference, change
+from h1r.report.safety import SafetySet, read_safety, safety_numbers
 from h1r.report.shapes import Kind, validated
 from h1r.report.stored import Attempt, CurateSummary, Dropped, EvalResult, PoolSummary, ScalingResult, StageCost
 from h1r.run.metrics import read_metrics
@@ -58,6 +59,7 @@ class RunReport:
     scaling: ScalingResult | None
     missing: list[Missing]
     benchmarks: list[Benchmark] = field(default_factory=list)
+    safety: list[SafetySet] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -93,12 +95,13 @@ def collect(run: str | Path) -> RunReport:
     reader = _Reader(path)
     costs = reader.json("stages.json", "time and memory") or {}
     recipe = read_json(path / "recipe.json")
-    benchmarks = read_benchmarks(path, recipe)
+    benchmarks, safety = read_benchmarks(path, recipe), read_safety(path, recipe)
     trains = any((path / stage).exists() for stage in ("curate", "sft", "rl_pool", "rl", "scaling"))
     return RunReport(
         path=path,
         recipe=recipe,
         benchmarks=benchmarks,
+        safety=safety,
         attempts=[validated(Attempt, line, path / "attempts.jsonl") for line in reader.metrics("attempts.jsonl")],
         stages={name: validated(StageCost, cost, path / "stages.json") for name, cost in costs.items()},
         curate=reader.shape("curate/summary.json", CurateSummary, "curation"),
@@ -113,7 +116,7 @@ def collect(run: str | Path) -> RunReport:
         },
         scaling=reader.shape("scaling/result.json", ScalingResult, "test-time scaling"),
         # A run that only evaluates lacks nothing.
-        missing=reader.missing if trains or not benchmarks else [],
+        missing=reader.missing if trains or not (benchmarks or safety) else [],
     )
 
 
@@ -136,6 +139,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
         },
         "mean_tokens": {stage: _of(report.evals.get(stage), "mean_tokens") for stage in EVAL_STAGES},
         "benchmarks": benchmark_numbers(report.benchmarks),
+        "safety": safety_numbers(report.safety),
         "rl_gain": asdict(report.rl_gain) if report.rl_gain else None,
         "scaling": None,
         "wall_seconds": report.wall_seconds,

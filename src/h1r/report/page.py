@@ -19,6 +19,7 @@ from h1r.report.collect import RunReport, total
 from h1r.report.data import curation_html, pool_html
 from h1r.report.headline import headline_html
 from h1r.report.results import accuracy_html, learning_html
+from h1r.report.safety import safety_html
 from h1r.report.stored import Machine
 from h1r.report.traces import examples_html, stops_html
 
@@ -38,6 +39,7 @@ def run_page(report: RunReport, browser: str | None = None) -> str:
     """The report of one run as HTML. `browser`: the address of the page of its answers, where there is one."""
     parts = {
         "benchmarks": ("Benchmarks", benchmarks_html(report.benchmarks, browser)),
+        "safety": ("Safety", safety_html(report.safety)),
         "result": ("Accuracy", accuracy_html(report)),
         "learning": ("How it learnt", learning_html(report)),
         "answers": ("Read its answers", _answers(report, browser)),
