@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from h1r.common.files import read_json
+from h1r.common.html import esc, percent, table
 from h1r.evals.guard import MODES
 from h1r.evals.safety import TITLES, averages
 from h1r.report.shapes import Shape, validated
-from h1r.report.text import esc, percent, table
 
 
 class SafetyResult(Shape):
