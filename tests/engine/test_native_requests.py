@@ -12,7 +12,7 @@ from geometries import SMALL, randomised
 from h1r.config import EngineSection
 from h1r.engine.native.batch import Batch, Prefill
 from h1r.engine.native.engine import NativeEngine
-from h1r.engine.native.kept_states import KeptState, KeptStates
+from h1r.engine.native.kept_states import MOST_PROMPTS, KeptState, KeptStates
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels.selection import select
 from h1r.records import Trace
@@ -213,6 +213,44 @@ def test_turns_of_several_chats_go_on_from_their_states_until_the_weights_change
     engine.add(SHORT, dataclasses.replace(params, keep_state=False))
     engine.step()
     assert engine.kept.num_bytes == 0
+
+
+def test_a_chat_goes_on_from_its_last_prompt_whatever_was_thought_since() -> None:
+    engine, params = native(), SamplingParams(n=3, max_tokens=6, seed=1, keep_prompt=True)
+    chat, before = [*LONG], []
+    for turn in range(3):
+        reused = engine.kept.reused_tokens
+        number = engine.add(chat, params)
+        traces = run(engine)
+        fresh = NativeEngine(engine.model, None, EngineSection(), eos_token_ids=())
+        alone = fresh.generate([chat], dataclasses.replace(params, keep_prompt=False))
+        assert sorted(traces, key=lambda one: one.sample_index) == [
+            dataclasses.replace(one, prompt_index=number) for one in alone
+        ]
+        assert engine.kept.reused_tokens - reused == len(before)
+        before, chat = chat, [*chat, 7, 9, turn]
+    assert fresh.kept.num_bytes == 0
+    engine.add(chat, params)
+    run(engine)
+    held = engine.kept.num_bytes
+    engine.add(chat, params)
+    run(engine)
+    assert engine.kept.num_bytes == held  # the same prompt once more is not kept twice
+    engine.add(chat, dataclasses.replace(params, keep_prompt=False))
+    engine.step()
+    assert engine.kept.num_bytes == 0
+
+
+def test_prompts_are_kept_of_so_many_chats_and_no_more() -> None:
+    kept = KeptStates()
+    kept.limit = 1e9
+    for first in range(MOST_PROMPTS + 3):
+        assert kept.make_room_for_prompt([first, 1], 10)
+        kept.add(KeptState([first, 1], None, 10))  # type: ignore[arg-type]
+    assert kept.num_bytes == 10 * MOST_PROMPTS
+    assert kept.take([2, 1, 5]) is None
+    assert not kept.make_room_for_prompt([3, 1], 10)
+    assert kept.take([3, 1, 5]) is not None
 
 
 def test_prompts_that_overtake_a_long_one_are_in_the_memory_that_was_foretold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from served_model import KEY, NAME, QUESTION, Running
 
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.evals.answers import generate
+from h1r.serve.model import Model
 from h1r.serve.reply_text import Splitter, parts_of
 
 ASKED = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 16, "seed": 3}
@@ -135,3 +137,22 @@ def test_a_tool_call_is_told_as_one_and_its_text_is_not() -> None:
     assert tool_calls_in("<tool_call>{broken}</tool_call>") == ("<tool_call>{broken}</tool_call>", [])
     splitter = Splitter(tools=True)
     assert "".join(piece for one in text for _, piece in splitter.push(one)) == "I ask."
+
+
+def test_the_next_turn_of_a_chat_goes_on_from_the_last_prompt_with_the_same_answer(
+    server: Running, model: Model
+) -> None:
+    """Bit for bit what a server says that has not seen the turns before."""
+    engine = model.owner.engine
+    assert isinstance(engine, NativeEngine)
+    turns: list[dict[str, str]] = []
+    for question in ("What is 2 + 2?", "And four more?", "And then?"):
+        turns.append({"role": "user", "content": question})
+        body = {"model": NAME, "messages": [*turns], "seed": 3, "max_tokens": 12, "logprobs": True}
+        reused = model.owner.call(lambda: engine.kept.reused_tokens)
+        (choice,) = server.client.post("/v1/chat/completions", json=body).json()["choices"]
+        if len(turns) > 1:
+            assert model.owner.call(lambda: engine.kept.reused_tokens) > reused
+        turns.append({"role": "assistant", "content": choice["message"]["content"]})
+        model.owner.call(engine.kept.clear)
+        assert server.client.post("/v1/chat/completions", json=body).json()["choices"] == [choice]

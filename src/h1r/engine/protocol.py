@@ -30,7 +30,8 @@ class SamplingParams:
     exist, the trace ends when their mean confidence falls below `confidence_threshold` (nats; None: never).
 
     keep_state: the trace may be gone on with in the next call, by a prompt that begins with this one and its tokens; an
-    engine may keep what spares it the prefill of these. It changes no result.
+    engine may keep what spares it the prefill of these. keep_prompt: the same of the prompt alone, for chats whose next
+    turn leaves out what was thought. Both change no result.
     """
 
     n: int = 1
@@ -46,6 +47,7 @@ class SamplingParams:
     confidence_window: int = 2048
     confidence_threshold: float | None = None
     keep_state: bool = False
+    keep_prompt: bool = False
 
     def __post_init__(self) -> None:
         for name, one in (("stop", str), ("stop_token_ids", int)):

@@ -170,7 +170,7 @@ class Journal:
 def _request_keys(prompt: Prompt, params: SamplingParams) -> Iterator[str]:
     """A key for each trace of a request: equal keys, equal traces."""
     same = dataclasses.asdict(dataclasses.replace(params, n=1, seed=0))
-    del same["keep_state"]  # it changes no trace
+    del same["keep_state"], same["keep_prompt"]  # they change no trace
     base = json.dumps([[int(token) for token in prompt], same])
     for sample in range(params.n):
         yield hashlib.blake2b(f"{params.seed + sample} {base}".encode(), digest_size=12).hexdigest()

@@ -85,6 +85,7 @@ class Model:
             stop=body.stops,
             confidence_top_k=section.top_k,
             confidence_window=section.window,
+            keep_prompt=bool(body.messages),
         )
         if why := refusal(prompt, params, self.tokenizer, self.vocab_size, self.positions):
             code = "context_length_exceeded" if room < params.max_tokens else None

@@ -182,6 +182,8 @@ class Batch:
             self._start(request, min(free, request.params.n - request.started))
             if request.started == request.params.n:
                 self.waiting.remove(request)
+                if request.params.keep_prompt:
+                    self._keep_prompt(request)
                 if request in self.overtaking:
                     self.overtaking.remove(request)
                 request.prefix = request.logits = None
@@ -293,6 +295,15 @@ class Batch:
             cache = self.model.new_cache(1, len(token_ids))
             cache.fork_(0, 1, self.cache, i, len(token_ids))
             self.kept.add(KeptState(token_ids, cache, num_bytes))
+
+    def _keep_prompt(self, request: Request) -> None:
+        """Copies the state that its traces began with, where there is room."""
+        num_bytes = self.plan.per_sequence
+        if self.kept.make_room_for_prompt(request.prompt, num_bytes):
+            assert request.prefix is not None
+            cache = self.model.new_cache(1, len(request.prompt))
+            cache.fork_(0, 1, request.prefix, request.prefix_row, len(request.prompt))
+            self.kept.add(KeptState(request.prompt, cache, num_bytes))
 
     def _trace(self, i: int, reason: FinishReason) -> Trace:
         row, slots = self.rows[i], self.slots

@@ -1,4 +1,5 @@
-"""States of traces that ended and may be gone on with by a later prompt (`SamplingParams.keep_state`).
+"""States that a later prompt may go on from: of traces that ended (`SamplingParams.keep_state`), and of prompts alone
+(`keep_prompt`).
 
 A state is one row of a cache of its own, of exactly the length that it holds: the prompt and all but the last token of
 the trace, which has not been through the model. A prompt that begins with these tokens is prefilled from there.
@@ -10,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from h1r.models.cache import KVCache
+
+MOST_PROMPTS = 64
+"""States that are kept where prompts are: about as many chats go on at a time. Our choice."""
 
 
 @dataclass(eq=False)
@@ -39,6 +43,13 @@ class KeptStates:
             return False
         while self.num_bytes + num_bytes > self.limit:
             del self._states[0]
+        return True
+
+    def make_room_for_prompt(self, token_ids: list[int], num_bytes: int) -> bool:
+        """The same for a prompt's state; False where it is kept already."""
+        if any(one.token_ids == token_ids for one in self._states) or not self.make_room(num_bytes):
+            return False
+        del self._states[: max(0, len(self._states) - MOST_PROMPTS + 1)]
         return True
 
     def add(self, state: KeptState) -> None:

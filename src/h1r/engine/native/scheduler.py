@@ -207,14 +207,14 @@ class Scheduler:
 
     def _begin_batch(self) -> None:
         held = self.memory.fixed if self.memory is not None else 0
-        keeps, version = any(request.params.keep_state for request in self._waiting), weights_version(self.model)
-        if not keeps or version != self._version:
+        version = weights_version(self.model)
+        share = max((_share_kept(request.params) for request in self._waiting), default=0.0)
+        if not share or version != self._version:
             self.kept.clear()
         self._version = version
         self._budget = budget_bytes(self.section, self.model.device, held + self.kept.num_bytes)
-        self.kept.limit = 0.0
-        if keeps:
-            self._budget = self.kept.limit = self._budget / 2  # one half for what is kept
+        self.kept.limit = self._budget * share
+        self._budget -= self.kept.limit
         found, refused = waves(self.model, self.section, self._waiting, self._budget, self._measured_graphs)
         for request, why in refused:
             self._ended += failed(request.index, request.params, why)
@@ -265,3 +265,8 @@ class Scheduler:
     def _one_less(self, number: int) -> None:
         if number in self._listeners:
             self._listeners[number].left -= 1
+
+
+def _share_kept(params: SamplingParams) -> float:
+    """How much of the memory is for states that it has kept: of many long traces, or of some prompts."""
+    return 0.5 if params.keep_state else 0.125 if params.keep_prompt else 0.0
