@@ -75,6 +75,14 @@ def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_
     assert (numbers[0]["per_repeat"], numbers[0]["cost"]) == ([0.25, 0.5], {"amount": 3.0, "currency": "USD"})
 
 
+def test_a_calibration_error_is_told_where_there_is_one(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1], ("letters", "HLE"))
+    assert "Calibration error" not in write_report(run).read_text(encoding="utf-8")
+    path = run / "eval" / "benchmarks" / "base" / "HLE.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibration_error": 0.4567}))
+    assert "that answers state: HLE, adder: 45.7%." in write_report(run).read_text(encoding="utf-8")
+
+
 def test_a_run_that_also_trains_says_what_it_lacks(tmp_path: Path) -> None:
     run = build(tmp_path / "run", [1])
     (run / "sft").mkdir()

@@ -17,6 +17,7 @@ NAMES = [section.name for section in load_recipe(find_recipe("local-benchmarks")
 SAID = "So I have it.\n\nAnswer: A\n\n\\boxed{1}"
 
 
+@pytest.mark.timeout(900)  # seventeen data sets, on whatever machine
 @pytest.mark.skipif(not DATA.is_dir(), reason="no benchmarks here")
 def test_one_command_asks_seventeen_benchmarks_and_the_report_has_a_row_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

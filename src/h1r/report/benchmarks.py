@@ -126,11 +126,18 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
     )  # fmt: skip
     link = f'<p><a href="{quote(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
     return (
-        f"{scores}{link}<h3>What the scores do not say, and what they took</h3>{took}"
+        f"{scores}{_calibration(found)}{link}<h3>What the scores do not say, and what they took</h3>{took}"
         '<p class="small soft">cons@n: the most frequent of a problem\'s answers is right. No answer found, cut off '
         "and not scored are shares of all answers; what was not scored is in no accuracy. Time is that of the last "
         "start.</p>"
     )
+
+
+def _calibration(found: Sequence[Benchmark]) -> str:
+    """How far the confidence that answers state is from their accuracy, where any benchmark asks for it."""
+    stated = [one for one in found if one.result.calibration_error is not None]
+    said = "; ".join(f"{esc(one.name)}, {esc(one.model)}: {percent(one.result.calibration_error)}" for one in stated)
+    return said and f"<p>Calibration error of the confidence that answers state: {said}.</p>"
 
 
 def benchmark_numbers(found: Sequence[Benchmark]) -> list[dict[str, Any]]:
