@@ -17,6 +17,7 @@ from h1r.cli.answers import generate, solve
 from h1r.cli.chat import chat
 from h1r.cli.common import StoppedError
 from h1r.cli.evaluate import eval_
+from h1r.cli.help import Command
 from h1r.cli.inspect import parity, report, watch
 from h1r.cli.serve import serve
 from h1r.cli.share import export, push
@@ -53,7 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
 
 
 def _version(wanted: bool) -> None:

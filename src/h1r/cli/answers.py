@@ -35,20 +35,36 @@ if TYPE_CHECKING:
 
 def generate(
     checkpoint: Checkpoint,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A question; - reads it. Repeat for more.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Traces per question.")] = 1,
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", help="A question; - reads one from standard input. Repeat for more."
+        ),
+    ],
+    n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Traces per question.")] = 1,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 is greedy. Default: the checkpoint's, else 0.6.")
+        float | None,
+        typer.Option(
+            min=0, metavar="T", help="Sampling temperature; 0 is greedy. Default: the checkpoint's, else 0.6."
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1, help="Mass of the likeliest tokens kept. Default: the checkpoint's, else 1."),
+        typer.Option(
+            min=0.001,
+            max=1,
+            metavar="P",
+            help="Probability mass of the likeliest tokens kept. Default: the checkpoint's, else 1.",
+        ),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer, tokens. Default: the checkpoint's, else 512.")
+        int | None,
+        typer.Option(min=1, metavar="TOKENS", help="Longest answer, in tokens. Default: the checkpoint's, else 512."),
     ] = None,
     set_: Set = None,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of sampling: the same number gives the same traces.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions on the terminal."""
@@ -112,14 +128,17 @@ def solve(
     ],
     columns: Columns = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe whose [scaling] and [engine] apply. Default: that of the run.")
+        str | None,
+        typer.Option(metavar="RECIPE", help="Recipe whose [scaling] and [engine] apply. Default: that of the run."),
     ] = None,
     set_: Set = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE.jsonl", help="Append a line per solved problem, and go on from there."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of sampling: the same number gives the same traces.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""

@@ -37,8 +37,12 @@ def chat(
     deepconf: Annotated[
         int, typer.Option(min=0, metavar="N", help="Traces that vote on each answer. 0: one trace alone.")
     ] = 0,
-    model: Annotated[str | None, typer.Option(help="Which of a server's models. Default: the first.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling, for every answer. Default: drawn.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of a server's models. Default: the first.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of sampling, for every answer. Default: drawn.")
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Hold a conversation on the terminal, in which the model's thinking is seen as it comes."""

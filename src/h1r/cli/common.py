@@ -39,7 +39,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe key, as in rl.steps=5. Repeat."),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="The recipe's seed.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="In place of the recipe's seed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 Gpus = Annotated[
     str | None,

@@ -45,6 +45,7 @@ def eval_(
         list[str] | None,
         typer.Option(
             "--model",
+            metavar="NAME",
             help="base, sft, rl: models of the run (repeat; default: all that exist). Or a checkpoint, or with --url "
             "the name of a model there.",
         ),
@@ -69,7 +70,9 @@ def eval_(
     ] = None,
     url: Annotated[
         list[str] | None,
-        typer.Option("--url", help="Ask an OpenAI-compatible API here, with its /v1. Repeat for several servers."),
+        typer.Option(
+            "--url", metavar="URL", help="Ask an OpenAI-compatible API here, with its /v1. Repeat for several servers."
+        ),
     ] = None,
     key_variable: Annotated[
         str | None, typer.Option("--key-variable", metavar="NAME", help="Environment variable that holds its key.")
@@ -80,7 +83,9 @@ def eval_(
     without: Annotated[
         list[str] | None, typer.Option("--without", metavar="NAME", help="All benchmarks but this one. Repeat.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Only the first so many problems of each benchmark.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Only the first N problems of each benchmark; 0: all.")
+    ] = 0,
     scaling: Annotated[bool, typer.Option(help="Also majority and DeepConf at the recipe's budgets.")] = True,
     out: Out = None,
     set_: Set = None,
@@ -90,6 +95,7 @@ def eval_(
 ) -> None:
     """Held-out accuracy and benchmarks: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
     sampling: dict[str, Any] = {}
+    directory = None
     named = [one for one in model or [] if one not in MODELS]
     if recipe is not None and (directory := checkpoint_of(recipe)):
         if not benchmark:
@@ -97,20 +103,22 @@ def eval_(
         if model:
             raise UserError(f"{recipe} is a checkpoint, and so is --model {model[0]}; name one")
         recipe, named = None, [directory]
-        from h1r.evals.answers import sampling_of
-
-        sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}
     stages = [one for one in model or [] if one in MODELS]
     if recipe is None and not ((named or url) and benchmark):
         raise UserError("give a recipe, or a checkpoint and --benchmark, as in `h1r eval CHECKPOINT --benchmark FILE`")
+    mapping = parse_columns(columns)
+    tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt)]
+    if directory:
+        from h1r.evals.answers import sampling_of
+
+        sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}
     keys = {
         **sampling,
         **_model_keys(named, stages, url),
         **({"engine.key_variable": key_variable} if key_variable else {}),
     }
     if benchmark:
-        mapping = parse_columns(columns)
-        keys["eval.benchmarks"] = [table for file in benchmark for table in tables_of(file, mapping, prompt)]
+        keys["eval.benchmarks"] = tables
     elif columns or prompt:
         raise UserError(f"{'--columns' if columns else '--prompt'} is for a --benchmark FILE of problems; give one")
     target = recipe or {"name": _run_name(named[0] if named else "endpoint")}

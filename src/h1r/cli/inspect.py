@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from h1r.cli.common import AsJson, print_json, print_report, stopping
+from h1r.common.hub import local_directory
 from h1r.common.progress import quiet
 from h1r.errors import UserError
 
@@ -20,11 +21,13 @@ class Dtype(StrEnum):
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run directory, or several to compare.")],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="PAGE", help="Default: report.html in the run; runs/comparison.html for two or more."
+            "--out",
+            metavar="PAGE",
+            help="Where to write. Default: report.html in the run; runs/comparison.html for two or more.",
         ),
     ] = None,
     plot: Annotated[
@@ -92,18 +95,28 @@ def parity(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="One check, or all that begin with this word. Repeat.")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and arithmetic. Tolerances go with it.")] = Dtype.FLOAT32,
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is any, else cpu.")] = None,
-    kernels: Annotated[str, typer.Option(help="auto, reference, torch, native or triton.")] = "auto",
-    layers: Annotated[int | None, typer.Option(help="Check only the first so many layers.")] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Length of the inputs. Default: three chunks of the model's scan.")
+    dtype: Annotated[
+        Dtype, typer.Option(help="Type of weights and arithmetic; tolerances go with it.")
+    ] = Dtype.FLOAT32,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="Where to compute. Default: cuda where there is any, else cpu.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of inputs and random weights.")] = 0,
+    kernels: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Implementation of the operators: auto, reference, torch, native or triton."),
+    ] = "auto",
+    layers: Annotated[int | None, typer.Option(metavar="N", help="Check only the first N layers.")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Length of the inputs, in tokens. Default: three chunks of the model's scan."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of inputs and random weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Is the model exact here? Packed, padded, cached, saved, reloaded, in other implementations, over processes."""
     quiet(as_json)
+    if "/" in name:  # no preset: a path that is not there is refused before the imports, which take seconds
+        local_directory(name)
     from h1r.parity import run
 
     with stopping("run it again"):

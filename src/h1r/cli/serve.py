@@ -22,16 +22,22 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Others than loopback need H1R_API_KEY.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. Others than loopback need H1R_API_KEY.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port to listen on; 0: any free one.")
+    ] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="What clients call the model. Default: the directory's name.")
+        str | None, typer.Option(metavar="NAME", help="What clients call the model. Default: the directory's name.")
     ] = None,
     set_: Set = None,
-    max_budget: Annotated[int, typer.Option(min=1, help="Most traces of one DeepConf request.")] = 512,
-    max_requests: Annotated[int, typer.Option(min=1, help="Requests in progress; more are told to come again.")] = 512,
-    drain_seconds: Annotated[float, typer.Option(min=0, help="How long requests may go on after SIGTERM.")] = 20.0,
+    max_budget: Annotated[int, typer.Option(min=1, metavar="N", help="Most traces of one DeepConf request.")] = 512,
+    max_requests: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Most requests in progress; more are told to come again.")
+    ] = 512,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long requests may go on after SIGTERM.")
+    ] = 20.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log what is asked, too.")] = False,
 ) -> None:
     """Serve OpenAI's interface, with DeepConf as an option of every request."""
@@ -39,17 +45,19 @@ def serve(
         import sse_starlette  # noqa: F401 - the extra is installed as a whole
     except ImportError:
         raise UserError("h1r serve needs more packages; run `pip install 'open-h1r[serve]'`") from None
+    what = what or [SHIPPED]
+    addresses = [one for one in what if one.startswith(("http://", "https://"))]
+    if len(what) > 1 and len(addresses) < len(what):
+        raise UserError("one checkpoint is served at a time, or any number of URLs of one model")
+    if not addresses:
+        local_directory(what[0])  # refuses a path that is not there before the imports, which take seconds
     from h1r.serve.limits import Limits
     from h1r.serve.logs import RequestLog
     from h1r.serve.run import listening
     from h1r.serve.run import serve as run
 
-    what = what or [SHIPPED]
     limits = Limits(budget=max_budget, requests=max_requests, drain_s=drain_seconds)
     where, log = listening(host, port), RequestLog(log_prompts)
-    addresses = [one for one in what if one.startswith(("http://", "https://"))]
-    if len(what) > 1 and len(addresses) < len(what):
-        raise UserError("one checkpoint is served at a time, or any number of URLs of one model")
     from h1r.config.text import parse_override
 
     overrides = dict(map(parse_override, set_ or []))

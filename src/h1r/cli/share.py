@@ -23,13 +23,15 @@ def export(
     model: Model,
     to: Annotated[Form, typer.Option("--to", help="hf: a directory for transformers and vLLM. gguf: for llama.cpp.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="PATH", help="Default: NAME-hf or NAME.gguf here.")
+        Path | None, typer.Option("--out", metavar="PATH", help="Where to write. Default: NAME-hf or NAME.gguf here.")
     ] = None,
     converter: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="llama.cpp's source tree, or its conversion script. Default: $LLAMA_CPP."),
     ] = None,
-    outtype: Annotated[str, typer.Option(help="Of GGUF's weights, as llama.cpp calls them: f32, bf16, q8_0.")] = "f32",
+    outtype: Annotated[
+        str, typer.Option(metavar="NAME", help="Type of GGUF's weights, as llama.cpp calls them: f32, bf16, q8_0.")
+    ] = "f32",
 ) -> None:
     """Write a model for other programs: weights, tokenizer, chat template, sampling defaults and a card."""
     from h1r.run.export import export_directory, export_gguf
@@ -43,7 +45,7 @@ def export(
 
 def push(
     model: Model,
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face hub.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub.")],
     private: Annotated[bool, typer.Option("--private", help="Make a repository that others do not see.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded and stop.")] = False,
 ) -> None:

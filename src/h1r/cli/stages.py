@@ -41,7 +41,7 @@ class Pool(StrEnum):
 
 
 def demo(
-    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="Default: the built-in `tiny`.")] = "tiny",
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A recipe. Default: the built-in `tiny`.")] = "tiny",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory. Default: runs/demo.")] = None,
     set_: Set = None,
     seed: Seed = None,

@@ -26,8 +26,10 @@ class Task(StrEnum):
 
 
 def init(
-    task: Annotated[Task, typer.Argument(metavar="TASK", help="sft, rl, eval or curate.")],
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: TASK.toml here.")] = None,
+    task: Annotated[Task, typer.Argument(metavar="TASK", help="What the recipe is for: sft, rl, eval or curate.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write. Default: TASK.toml here.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="CHECKPOINT", help="Written in as the checkpoint.")
     ] = None,
@@ -49,7 +51,9 @@ def init(
 
 
 def ls(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs lie.")] = Path("runs"),
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Directory that the runs lie in. Default: runs.")
+    ] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """List runs: how far each is, what its last model scored, its size on the disk. The one used last comes first."""

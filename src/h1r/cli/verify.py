@@ -26,19 +26,27 @@ def verify(
         str, typer.Argument(metavar="FILE", help='JSONL of {"prediction", "reference"}; - is standard input.')
     ],
     verifier: Annotated[
-        str | None, typer.Option(metavar="NAME", help="For lines that name none. Default: math, boxed or not.")
+        str | None, typer.Option(metavar="NAME", help="Verifier of lines that name none. Default: math, boxed or not.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core, at most 8.")] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds for one answer.")] = 5.0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes that grade. Default: one per core, at most 8.")
+    ] = None,
+    time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time for one answer.")] = 5.0,
     validate: Annotated[
         bool,
         typer.Option("--validate", help="Examine the problems: the reference must score 1, answers to nothing 0."),
     ] = False,
     share: Annotated[
-        float, typer.Option(help="With --validate: a family is refused when a control earns for more of its items.")
+        float,
+        typer.Option(
+            metavar="SHARE", help="With --validate: a family is refused when a control earns for more of its items."
+        ),
     ] = 0.1,
     constant_share: Annotated[
-        float, typer.Option(help="With --validate: a family is refused when one answer is right for more of its items.")
+        float,
+        typer.Option(
+            metavar="SHARE", help="With --validate: a family is refused when one answer is right for more of its items."
+        ),
     ] = 0.8,
     judge: Annotated[
         bool, typer.Option("--judge", help="With --validate: ask the judge for its controls, too.")

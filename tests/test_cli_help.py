@@ -1,0 +1,89 @@
+"""What `--help` says of every command, what the shell completes, and what is refused before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from h1r.cli import COMMANDS, app
+
+GROUP = typer.main.get_command(app)
+INTERNALS = re.compile(r"<|\b(None|Optional|list\[|int|str|float|bool|Path|range)\b|x>=|x<=|\{[A-Z]|\[\[[A-Z]")
+
+
+def help_of(*words: str) -> str:
+    return CliRunner().invoke(app, [*words, "--help"], prog_name="h1r").output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_speaks_of_no_type_and_no_internals(command: str) -> None:
+    text = help_of(command)
+    assert text.startswith(f"Usage: h1r {command} [OPTIONS]")
+    assert INTERNALS.findall(text.replace("[[eval.benchmarks]]", "")) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_and_argument_says_what_it_does(command: str) -> None:
+    for parameter in GROUP.commands[command].params:  # type: ignore[attr-defined]
+        said = parameter.help or ""
+        assert len(said.split()) >= 3, f"{command} {parameter.name}: {said!r}"
+
+
+def test_the_short_form_is_the_long_one_for_every_command() -> None:
+    for command in COMMANDS:
+        assert CliRunner().invoke(app, [command, "-h"], prog_name="h1r").output == help_of(command)
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("h1r so", {"solve"}), ("h1r e", {"eval", "export"}), ("h1r solve --re", {"--recipe"}), ("h1r init s", {"sft"})],
+)
+def test_bash_completes_commands_and_options(typed: str, completed: set[str]) -> None:
+    asked = {"_H1R_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", "from h1r.cli import main; main()"],
+        env={**os.environ, **asked}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert set(done.stdout.split()) == completed, done.stderr
+
+
+WRONG = {
+    "solve": ["solve", "./nowhere", "2 + 2?"],
+    "generate": ["generate", "./nowhere", "-p", "2 + 2?"],
+    "chat": ["chat", "./nowhere"],
+    "serve": ["serve", "./nowhere"],
+    "eval": ["eval", "./nowhere.toml"],
+    "eval of a file": ["eval", "h1r:small", "--benchmark", "nowhere.jsonl"],
+    "sft": ["sft", "./nowhere.toml"],
+    "sft of a file": ["sft", "nowhere.jsonl", "--model", "h1r:small"],
+    "rl": ["rl", "./nowhere.toml"],
+    "curate": ["curate", "./nowhere.toml"],
+    "export": ["export", "./nowhere", "--to", "hf"],
+    "push": ["push", "./nowhere", "owner/name"],
+    "report": ["report", "./nowhere"],
+    "verify": ["verify", "nowhere.jsonl"],
+    "parity": ["parity", "./nowhere"],
+}
+
+
+def test_a_path_that_is_not_there_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import json, sys\nfrom h1r.cli import main\nfound = {}\nsys.modules['torch'] = None  # its import fails\n"
+        f"for name, words in {WRONG!r}.items():\n"
+        "    try:\n        code = main(words)\n"
+        "    except BaseException as end:\n        code = getattr(end, 'code', repr(end))\n"
+        "    found[name] = code\n"
+        "print(json.dumps(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == dict.fromkeys(WRONG, 2), done.stderr
+    assert list(tmp_path.iterdir()) == []
