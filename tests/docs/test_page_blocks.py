@@ -33,7 +33,7 @@ BLOCKS = [
     for block in blocks(page)
     if page.parent.name != "log" and block.not_run is None and not block.elsewhere
 ]
-TALKING = (["h1r", "serve"], ["h1r", "chat"])
+TALKING = (["h1r", "serve"], ["h1r", "chat"], ["h1r", "watch"])
 OTHERS = ("pip", "make", "git", "torchrun", "vllm", "docker")
 FILES = {
     "problems.jsonl": [

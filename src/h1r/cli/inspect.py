@@ -66,7 +66,7 @@ def report(
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, of a run in progress or of any other.")],
     web: Annotated[bool, typer.Option("--web", help="A page for a browser on this machine instead.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any free one.")] = 8001,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port of the page; 0: any free one.")] = 8001,
 ) -> None:
     """Show how far a run is: stages, curves, rollouts, time left. Reads its files alone."""
     with stopping("the run goes on; watch it again at any time"):
