@@ -3,7 +3,7 @@ import io
 import pytest
 
 from h1r.common import progress as progress_module
-from h1r.common.progress import Bar, PlainBar, progress, quiet
+from h1r.common.progress import Bar, PlainBar, note, progress, quiet, saying_once
 
 
 class Clock:
@@ -37,7 +37,7 @@ def test_one_slow_first_unit_is_no_ground_for_an_estimate() -> None:
     bar = Bar("problems", 100_000, "problem", clock)
     clock.now += 15
     bar.advance()
-    assert bar.line() == "problems: 1/100000 problem, 15 s/problem, 0:15"
+    assert bar.line() == "problems: 1/100000 problems, 15 s/problem, 0:15"
     clock.now += 1
     bar.advance(999)
     assert bar.remaining == pytest.approx(99_000 / (1000 / 16))
@@ -49,7 +49,7 @@ def test_without_a_total_there_is_no_estimate() -> None:
     clock.now += 1
     bar.advance(5)
     assert bar.remaining is None
-    assert bar.line() == "read: 5 line, 5 line/s, 0:01"
+    assert bar.line() == "read: 5 lines, 5 line/s, 0:01"
 
 
 def test_plain_lines_come_first_every_ten_seconds_and_last() -> None:
@@ -61,7 +61,7 @@ def test_plain_lines_come_first_every_ten_seconds_and_last() -> None:
     bar.close()
     lines = stream.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["1/100", "41/100", "81/100", "100/100"]
-    assert lines[1] == "SFT: 41/100 step, 4 step/s, 0:10 (about 0:15 left), loss 0.02439"
+    assert lines[1] == "SFT: 41/100 steps, 4 step/s, 0:10 (about 0:15 left), loss 0.02439"
 
 
 def test_an_unchanged_last_state_is_not_printed_twice() -> None:
@@ -95,3 +95,27 @@ def test_times_read_as_clock_times(seconds: float, text: str) -> None:
 )
 def test_rates_are_per_second_or_seconds_per_unit(rate: float, text: str) -> None:
     assert progress_module._format_rate(rate, "step") == text
+
+
+def test_what_every_stage_says_alike_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet(False)
+    try:
+        with saying_once():
+            for _ in range(3):
+                note("kernels: native", repeat=False)
+                note("done")
+        note("kernels: native", repeat=False)
+    finally:
+        quiet(True)
+    assert capsys.readouterr().err.split("\n") == ["kernels: native", *["done"] * 3, "kernels: native", ""]
+
+
+def test_a_rate_is_named_when_something_is_done_and_units_are_counted() -> None:
+    now = [0.0]
+    bar = Bar("RL", 3, "step", clock=lambda: now[0])
+    assert bar.line() == "RL: 0/3 steps, 0:00"
+    now[0] = 2.0
+    bar.advance()
+    assert bar.line() == "RL: 1/3 steps, 2 s/step, 0:02"
+    assert Bar("Read", 1, "shard", clock=lambda: 0.0).line() == "Read: 0/1 shard, 0:00"
+    assert Bar("Asked", None, "reply", clock=lambda: 0.0).count() == "0 replies"

@@ -14,6 +14,7 @@ from typing import Any
 
 from h1r.common.files import locked, read_json, write_json
 from h1r.common.progress import note
+from h1r.common.prose import counted
 from h1r.config import CorpusBenchmark, Recipe
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
@@ -120,7 +121,8 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False, partia
         if summary.get("unfinished"):
             place.unlink(missing_ok=True)
             note(
-                f"{stage}: {summary['unfinished']} answers have no verdict, so it is not finished; the same command "
+                f"{stage}: no verdict on {counted(summary['unfinished'], 'answer')}, so it is not finished; the "
+                f"same command "
                 "again asks for these alone"
             )
         elif not partial:

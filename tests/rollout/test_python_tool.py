@@ -48,5 +48,5 @@ def test_a_program_that_hangs_or_floods_costs_its_own_call() -> None:
     assert hung == Message("tool", "stopped: the program exceeded its limit on time")
     flood = tool.step(call("print('ab' * 1000)"))
     assert isinstance(flood, Message)
-    assert "... 1900 characters ..." in flood.content
+    assert "... 1,900 characters ..." in flood.content
     assert tool.step(call("print(1)")) == Message("tool", "1")

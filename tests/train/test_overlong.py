@@ -62,7 +62,7 @@ def test_weights_that_are_the_same_bits_after_all_steps_are_no_success(dtype: to
     model = torch.nn.Linear(5, 3, dtype=dtype)
     idle = IdleSteps("sft", 50, model)
     idle.add(None)
-    with pytest.raises(UserError, match="the weights after 1 sft steps are those before, bit for bit"):
+    with pytest.raises(UserError, match="the weights after 1 sft step are those before, bit for bit"):
         idle.check_end(1, model)
     resumed = IdleSteps("sft", 50, torch.nn.Linear(5, 3), idle.counts())
     with pytest.raises(UserError, match="bit for bit"):

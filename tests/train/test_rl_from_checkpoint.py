@@ -70,7 +70,7 @@ def test_a_problem_without_a_reference_never_enters_the_pool(checkpoint, tmp_pat
     assert [one.id for one in read_jsonl(run.path / "rl_pool" / "pool.jsonl", Problem)][1:] == ["six", "7"]
     assert summary["table"][0]["reasons"] == {"no reference answer": 1}
     assert read_json(run.path / "rl_pool" / "summary.json") == summary
-    assert "1 problems without a reference answer" in capsys.readouterr().err
+    assert "1 problem without a reference answer" in capsys.readouterr().err
 
 
 def test_a_file_of_nothing_but_such_problems_is_refused(checkpoint, tmp_path):

@@ -111,7 +111,7 @@ def _print_traces(traces: Sequence[Trace], asked: int, as_json: bool) -> None:
 def _asked(words: Sequence[str]) -> tuple[str, str]:
     """Whom to ask, and what."""
     if len(words) > 2:
-        raise UserError(f"{len(words)} words were given; put the question between quotation marks")
+        raise UserError(f"{counted(len(words), 'word')} were given; put the question between quotation marks")
     if len(words) == 1 and words[0] and (checkpoint_of(words[0]) or Path(words[0]).is_dir()):
         raise UserError(f"{words[0]} is a checkpoint; ask a question too, as in h1r solve {words[0]} '2 + 3 = ?'")
     return (words[0], words[1]) if len(words) == 2 else (SHIPPED, words[0])

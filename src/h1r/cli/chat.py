@@ -132,7 +132,7 @@ def _progress(event: dict[str, Any]) -> str:
     from rich.markup import escape
 
     leading = next(iter(event.get("votes") or ()), None)
-    tokens = f"{event.get('tokens', 0):,} tokens"
+    tokens = f"{counted(event.get('tokens', 0), 'token')}"
     return escape(tokens if leading is None else f"{tokens}, leading: {shown(str(leading['answer']))}")
 
 

@@ -27,7 +27,7 @@ from h1r.cli.common import (
     resolved_recipe,
     stopping,
 )
-from h1r.common.progress import note, quiet
+from h1r.common.progress import note, quiet, saying_once
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def demo(
 
     quiet(as_json)
     with stopping(f"`h1r demo {recipe} --out {run.path}` with the same options goes on where it was"):
-        for stage, _, ran in pipeline.run_all(resolved, run):
-            note(f"{stage}: {'done' if ran else 'already done'}")
+        with saying_once():
+            for stage, _, ran in pipeline.run_all(resolved, run):
+                note(f"{stage}: {'done' if ran else 'already done'}")
         print_report(run.path, as_json)
 
 
@@ -80,7 +81,7 @@ def curate(
     if ask_again:
         from h1r.data.curate.plan import ask_teacher_again
 
-        note(f"{ask_teacher_again(run.stage('curate'))} problems are asked again")
+        note(f"asked again: {counted(ask_teacher_again(run.stage('curate')), 'problem')}")
     summary = run_stage("pool" if pool is Pool.RL else "curate", resolved, run, False, as_json, resumable=False)
     if as_json:
         print_json(summary)

@@ -14,6 +14,7 @@ import typer
 
 from h1r.cli.common import AsJson, stopping
 from h1r.common.progress import note, quiet
+from h1r.common.prose import counted
 from h1r.common.terminal import shown, shown_json
 from h1r.errors import UserError
 
@@ -79,7 +80,7 @@ def verify(
     with stopping("run it again"):
         reasons = _print(verify_file(file, verifier, workers, time_limit), as_json)
     seconds = time.perf_counter() - start
-    note(f"{reasons.total()} answers in {seconds:.1f} s: {counts(reasons)}")
+    note(f"{counted(reasons.total(), 'answer')} in {seconds:.1f} s: {counts(reasons)}")
     if reasons.total() and reasons["unscored"] == reasons.total():
         raise UserError(f"{file}: no line could be graded; the verdicts say why")
 
@@ -135,5 +136,5 @@ def _validate(validation: Validation, section: Any, as_json: bool, start: float)
         Console().print(family_table(families))
     gamed = sum(family["refused_family"] is not None for family in families)
     seconds = time.perf_counter() - start
-    note(f"{count} problems in {seconds:.1f} s: {refused} refused, and {gamed} of {len(families)} families")
+    note(f"{counted(count, 'problem')} in {seconds:.1f} s: {refused} refused, and {gamed} of {len(families)} families")
     return not refused and not gamed

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from h1r.common.prose import plural_of
 from h1r.common.style import CSS
 
 NONE = "–"
@@ -58,7 +59,8 @@ def count(value: float | None) -> str:
 
 
 def plural(number: float, noun: str) -> str:
-    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+    """`1 row`, `1.23 million rows`."""
+    return f"{count(number)} {noun if number == 1 else plural_of(noun)}"
 
 
 def duration(seconds: float | None) -> str:

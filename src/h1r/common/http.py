@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from h1r.common.prose import counted
 from h1r.common.servers import Retries, Server, Servers, authorization, failure_of, retry_after, to_mend
 from h1r.errors import UserError
 
@@ -162,7 +163,7 @@ class Endpoints:
                 if not (error.limited and time.monotonic() - started < self.patience_s):
                     tried += 1
                 if tried >= self.attempts:
-                    why = f"no reply after {failures} attempts, the last at {server.url}: {error}"
+                    why = f"no reply after {counted(failures, 'attempt')}, the last at {server.url}: {error}"
                     raise EndpointError(why) from None
             finally:
                 self._servers.give_back(server, failed, asked_s)

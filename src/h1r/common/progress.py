@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from h1r.common.prose import plural_of
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Task
@@ -26,12 +28,30 @@ FIRST_ESTIMATE = 10
 """Units, or seconds, before a time that is left is named: what starts a stage would count as work."""
 
 _quiet = False
+_said: set[str] | None = None
+"""Inside of `saying_once`: what need not be said again."""
 
 
-def note(text: str) -> None:
-    """One line on standard error, unless progress is quiet."""
-    if not _quiet:
-        print(text, file=sys.stderr)
+def note(text: str, repeat: bool = True) -> None:
+    """One line on standard error, unless progress is quiet. repeat: also where `saying_once` has had the same line."""
+    if _quiet:
+        return
+    if not repeat and _said is not None:
+        if text in _said:
+            return
+        _said.add(text)
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def saying_once() -> Iterator[None]:
+    """In the block, lines that would be the same in every stage (`note` with repeat False) are said once."""
+    global _said
+    _said = set()
+    try:
+        yield
+    finally:
+        _said = None
 
 
 def quiet(on: bool = True) -> None:
@@ -88,17 +108,22 @@ class Bar:
         return max(self.total - self.done, 0) / self.rate
 
     def status(self) -> str:
-        """`rate, elapsed, estimate, values` as one phrase."""
-        parts = [_format_rate(self.rate, self.unit), _format_seconds(self.elapsed)]
+        """`rate, elapsed, estimate, values` as one phrase; without a rate while nothing is done."""
+        took = _format_seconds(self.elapsed)
         if self.remaining is not None and self.total is not None and self.done < self.total:
-            parts[1] += f" (about {_format_seconds(self.remaining)} left)"
+            took += f" (about {_format_seconds(self.remaining)} left)"
+        parts = [_format_rate(self.rate, self.unit), took] if self.rate else [took]
         parts += [f"{key} {_format_value(value)}" for key, value in self.values.items()]
         return ", ".join(parts)
 
     def line(self) -> str:
-        """The plain form: `SFT: 12/300 step, 1.3 step/s, 0:09 (about 3:41 left), loss 1.23`."""
-        of = "" if self.total is None else f"/{self.total}"
-        return f"{self.name}: {self.done}{of} {self.unit}, {self.status()}"
+        """The plain form: `SFT: 12/300 steps, 1.3 step/s, 0:09 (about 3:41 left), loss 1.23`."""
+        return f"{self.name}: {self.count()}, {self.status()}"
+
+    def count(self) -> str:
+        """`12/300 steps`, `5 lines`."""
+        of, number = ("", self.done) if self.total is None else (f"/{self.total}", self.total)
+        return f"{self.done}{of} {self.unit if number == 1 else plural_of(self.unit)}"
 
     def close(self) -> None:
         """Shows the last state."""
@@ -155,12 +180,11 @@ class RichBar(Bar):
             TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[count]}"), Status(),
             console=console, refresh_per_second=4,
         )  # fmt: skip
-        self._task = self._progress.add_task(name, total=total, count=f"0 {unit}")
+        self._task = self._progress.add_task(name, total=total, count=self.count())
         self._progress.start()
 
     def _show(self) -> None:
-        of = "" if self.total is None else f"/{self.total}"
-        self._progress.update(self._task, completed=self.done, count=f"{self.done}{of} {self.unit}")
+        self._progress.update(self._task, completed=self.done, count=self.count())
 
     def close(self) -> None:
         self._progress.stop()

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 row`, `1,234 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """`1 row`, `1,234 rows`, `2 replies`."""
+    return f"{number:,} {noun if number == 1 else plural_of(noun)}"
+
+
+def plural_of(noun: str) -> str:
+    """Of a regular noun: `rows`, `processes`, `replies`."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith("s") else "s")
 
 
 def listing(items: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from h1r.common.hub import local_directory
 from h1r.common.packaged import PREFIX
+from h1r.common.prose import counted
 from h1r.config import ChatSection
 from h1r.data.chat import CHAT_TEMPLATE, IM_END, IM_START, THINK_CLOSE, THINK_OPEN, chat_template, is_foreign
 from h1r.data.foreign_template import with_system_prompt
@@ -51,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     if vocab_size < MIN_VOCAB_SIZE:
         raise UserError(
             f"tokenizer.vocab_size = {vocab_size} cannot hold the 256 bytes and "
-            f"{MIN_VOCAB_SIZE - 256} special tokens; set it to {MIN_VOCAB_SIZE} or more"
+            f"{counted(MIN_VOCAB_SIZE - 256, 'special token')}; set it to {MIN_VOCAB_SIZE} or more"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from h1r.common.prose import counted
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.records import Trace
 
@@ -49,7 +50,8 @@ def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: 
 def too_long(prompt_tokens: int, max_tokens: int, positions: int) -> str:
     """Why a prompt of so many tokens cannot be answered, in words that `is_unanswerable` knows."""
     return (
-        f"{_TOO_LONG}{prompt_tokens}) and max_tokens ({max_tokens}) exceed the engine's {positions} positions; shorten "
+        f"{_TOO_LONG}{prompt_tokens}) and max_tokens ({max_tokens}) exceed the engine's "
+        f"{counted(positions, 'position')}; shorten "
         "the prompt, or lower max_tokens"
     )
 

@@ -19,6 +19,7 @@ from h1r.common.files import contents, read_json
 from h1r.common.hub import local_directory
 from h1r.common.lines import LineFile
 from h1r.common.progress import note, progress
+from h1r.common.prose import counted
 from h1r.common.reading import DamagedError, json_value, lines
 from h1r.config import EnvironmentSection, Recipe, load_recipe, resolve
 from h1r.data.own import SUFFIXES, format_of, own_problems
@@ -83,7 +84,7 @@ class Solved:
             f"{'no answer' if self.answer is None else one_line(self.answer)}{verdict}\n"
             f"  votes   {votes or 'none'} ({100 * self.share:.0f}% for the winner)\n"
             f"  tokens  {self.tokens:,} in {self.traces} of {self.budget} traces{full}; ended by {self.stop_reason}"
-            + (f", with {in_flight:,} tokens in flight" if in_flight else "")
+            + (f", with {counted(in_flight, 'token')} in flight" if in_flight else "")
         )
 
 
@@ -221,7 +222,9 @@ def summary(solved: Sequence[Solved]) -> str:
     full = sum(one.full_budget_tokens or one.tokens for one in solved)
     graded = [one.correct for one in solved if one.correct is not None]
     right = f"{sum(graded)} of {len(graded)} correct, " if graded else ""
-    return f"{len(solved)} problems: {right}{tokens:,} tokens, against about {full:,} without stopping"
+    return (
+        f"{counted(len(solved), 'problem')}: {right}{counted(tokens, 'token')}, against about {full:,} without stopping"
+    )
 
 
 class Results:

@@ -21,7 +21,7 @@ from typing import Any
 
 from h1r.common.files import read_json, write_json
 from h1r.common.progress import note
-from h1r.common.prose import listing
+from h1r.common.prose import counted, listing
 from h1r.config import BenchmarkSection, CaseSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
@@ -76,7 +76,8 @@ def load_benchmark(section: BenchmarkSection, root: str = ".") -> Benchmark:
     first = f" ({_named(found.unusable[:1])})" if found.unusable else ""
     if section.expect and not section.limit and size != section.expect:
         raise UserError(
-            f"benchmark `{section.name}` has {size} problems, and `expect` says {section.expect}; is the file whole, "
+            f"benchmark `{section.name}` has {counted(size, 'problem')}, and `expect` says {section.expect}; is "
+            f"the file whole, "
             "and the right one?"
         )
     if not found.problems:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from h1r.common.progress import PlainBar, is_quiet
+from h1r.common.prose import counted
 from h1r.engine.protocol import Running
 from h1r.records import Problem
 from h1r.scaling.ballot import Ballot, Entry, State
@@ -158,7 +159,9 @@ def frame(
         parts.append(_all_spending(run, running, totals))
     phase = "warm-up" if run.warming_up(focus) else "until agreed" if run.params.tau is not None else "to the budget"
     finished = totals.finished + len(problems) - len(going)
-    head = f"DeepConf, {run.params.budget} traces, {phase}" + (f", {finished}/{totals.problems} problems" * several)
+    head = f"DeepConf, {counted(run.params.budget, 'trace')}, {phase}" + (
+        f", {finished}/{counted(totals.problems, 'problem')}" * several
+    )
     return Group(Text(f"{head}, {seconds:.0f} s", style="dim", no_wrap=True, overflow="ellipsis"), *parts)
 
 
@@ -256,7 +259,7 @@ def _all_spending(run: DeepConfRun, running: Sequence[Running], totals: Totals) 
     """Over every problem of the file: what was spent, against the full budget."""
     spent = totals.tokens + sum(ballot.tokens for ballot in run.ballots) + sum(one.num_tokens for one in running)
     known = [full_budget(run.params.budget, ballot) for ballot in run.ballots]
-    text = Text(f"in all  {spent:,} tokens", no_wrap=True, overflow="ellipsis")
+    text = Text(f"in all  {counted(spent, 'token')}", no_wrap=True, overflow="ellipsis")
     if all(full is not None for full in known):
         full = totals.full + sum(full or 0.0 for full in known)
         text.append(f" of about {full:,.0f} without stopping, for the problems begun")

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from h1r.common.prose import counted
 from h1r.config import Recipe
 from h1r.evals.cost import cost_of, model_name, money
 
@@ -31,7 +32,7 @@ def result_table(report: Mapping[str, Any]) -> Table:
         for method in ("majority", "deepconf"):
             for entry in scaling.get("budgets") or [scaling]:
                 if found := entry.get(method):
-                    name = f"{method}, {entry['budget']} traces"
+                    name = f"{method}, {counted(entry['budget'], 'trace')}"
                     table.add_row(name, _percent(found["accuracy"]), "", _number(found["tokens"]))
     table.caption = "\n".join(_gains(report)) or None
     return table
@@ -45,7 +46,9 @@ def _gains(report: Mapping[str, Any]) -> list[str]:
         found.append(f"RL changes pass@1 by {value} points ({low} to {high}, paired by problem).")
     scaling = report["scaling"]
     if scaling and scaling["token_saving"] is not None:
-        told = f"At {scaling['budget']} traces DeepConf spends {_percent(scaling['token_saving'])} fewer tokens"
+        told = (
+            f"At {counted(scaling['budget'], 'trace')} DeepConf spends {_percent(scaling['token_saving'])} fewer tokens"
+        )
         if split := scaling.get("saving"):
             told += f": {_percent(split['consensus'])} by consensus, {_percent(split['confidence'])} by confidence"
         found.append(told + ".")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, Self
 
+from h1r.common.prose import counted
 from h1r.errors import UserError
 
 MEND = "change the recipe's [model.overrides] or the checkpoint's config.json"
@@ -95,7 +96,7 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     if isinstance(default, tuple):
         if isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value)):
             return tuple(map(float, value))
-        raise UserError(f"model config: {name} = {value!r} must be {len(default)} numbers; {MEND}")
+        raise UserError(f"model config: {name} = {value!r} must be {counted(len(default), 'number')}; {MEND}")
     if isinstance(default, float) and _is_number(value):
         return float(value)
     kind = int if name.endswith("_token_id") else type(default)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.parity import caching, checkpoints, engines, operators, packing, ranks
 from h1r.parity.measure import Check, Tolerance
@@ -49,7 +50,7 @@ CHECKS: tuple[Check, ...] = (
     *(
         Check(
             f"context-parallel-{degree}",
-            f"loss and gradients on {degree} processes = on one",
+            f"loss and gradients on {counted(degree, 'process')} = on one",
             partial(ranks.context_parallel, degree=degree),
             RANKS,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.parity.measure import NotHereError, Worst
 from h1r.parity.subject import Subject, free_bytes
@@ -24,7 +25,9 @@ def context_parallel(subject: Subject, degree: int) -> Worst:
     weights = 4 * sum(p.numel() for p in subject.model.parameters())
     needed, free = 3 * degree * weights, free_bytes("cpu")
     if free is not None and needed > free:
-        raise NotHereError(f"{degree} processes need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+        raise NotHereError(
+            f"{counted(degree, 'process')} need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        )
     kernels = subject.model.kernels.name
     error = parity_worst_error(
         subject.checkpoint(), degree, subject.seed, subject.tokens, "torch" if kernels == "triton" else kernels

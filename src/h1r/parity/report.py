@@ -16,6 +16,7 @@ import torch
 from rich.table import Table
 
 from h1r.common.progress import progress
+from h1r.common.prose import counted
 from h1r.models.device import chosen_device
 from h1r.parity.checks import choose
 from h1r.parity.measure import Check, Outcome
@@ -119,8 +120,9 @@ def sentence(header: dict[str, Any]) -> str:
     kernels = header["kernels"]
     versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items() if version)
     return (
-        f"{header['model']}: {header['layers']} layers, {header['parameters']:,} parameters, {header['dtype']} on "
-        f"{header['device']}, {header['tokens']} tokens, seed {header['seed']}\n"
+        f"{header['model']}: {counted(header['layers'], 'layer')}, {header['parameters']:,} parameters, "
+        f"{header['dtype']} on "
+        f"{header['device']}, {counted(header['tokens'], 'token')}, seed {header['seed']}\n"
         f"kernels {kernels['name']} ({kernels['reason']}); {versions}"
     )
 

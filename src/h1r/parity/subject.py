@@ -17,6 +17,7 @@ from torch import Tensor
 from h1r.common.hub import local_directory
 from h1r.common.memory import free_memory_bytes
 from h1r.common.packaged import PREFIX
+from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
@@ -121,7 +122,7 @@ def open_subject(
     held in memory, or cut.
     """
     chosen = select(kernels, device, dtype)
-    cut = "" if layers is None else f", its first {layers} layers"
+    cut = "" if layers is None else f", its first {counted(layers, 'layer')}"
     directory = local_directory(name) if Path(name).is_dir() or name.startswith(PREFIX) else None
     config = presets().get(name) or (read_config(directory) if directory else None)
     if config is not None:
@@ -175,7 +176,7 @@ def _cut(name: str, config: ModelConfig, layers: int | None) -> ModelConfig:
     if layers is None:
         return config
     if not 1 <= layers <= config.num_hidden_layers:
-        raise UserError(f"--layers {layers} is refused: {name} has {config.num_hidden_layers} layers")
+        raise UserError(f"--layers {layers} is refused: {name} has {counted(config.num_hidden_layers, 'layer')}")
     return config.replaced(num_hidden_layers=layers)
 
 
@@ -185,7 +186,7 @@ def _tokens(config: ModelConfig, tokens: int | None) -> int:
         return min(max(3 * config.tokens_per_block + 8, SHORTEST), most)
     if not SHORTEST <= tokens <= most:
         raise UserError(
-            f"--tokens {tokens} is refused: the checks need {SHORTEST}, and this model has {most} positions"
+            f"--tokens {tokens} is refused: the checks need {SHORTEST}, and this model has {counted(most, 'position')}"
         )
     return tokens
 

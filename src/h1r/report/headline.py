@@ -50,9 +50,9 @@ def scaling_sentence(report: RunReport) -> str:
     text += f" ({_difference(scaling)})."
     saving = scaling.token_saving
     if saving is not None:
-        direction = "fewer" if saving >= 0 else "more"
+        direction = "fewer tokens" if saving >= 0 else "more tokens"
         interval = scaling.paired.token_saving_interval
-        text += f" DeepConf writes <b>{percent(abs(saving))} {direction} tokens</b>"
+        text += f" DeepConf writes <b>{percent(abs(saving))} {direction}</b>"
         text += f" (interval of the saving: {percent_interval(interval)})." if interval else "."
     if split := scaling.saving:
         text += (
@@ -64,7 +64,7 @@ def scaling_sentence(report: RunReport) -> str:
         assert cheaper.majority is not None
         text += (
             f" <b>A plain majority of {cheaper.budget} is cheaper here</b>: {percent(cheaper.majority.accuracy)} right "
-            f"for {count(cheaper.majority.tokens)} tokens."
+            f"for {plural(cheaper.majority.tokens, 'token')}."
         )
     return text
 
@@ -120,7 +120,7 @@ def _cards(report: RunReport) -> list[tuple[str, str, str, str]]:
     if gain := report.rl_gain:
         cards.append(("RL's gain", points(gain.value), f"paired by problem, {between(gain.interval)}", "rl"))
     if scaling := report.scaling:
-        against = f"{scaling.budget} traces; majority {percent(scaling.majority.accuracy)}"
+        against = f"{plural(scaling.budget, 'trace')}; majority {percent(scaling.majority.accuracy)}"
         cards.append(("DeepConf vote", percent(scaling.deepconf.accuracy), against, "deepconf"))
         used = f"{count(scaling.deepconf.tokens)} instead of {count(scaling.majority.tokens)}"
         cards.append(("Tokens saved", percent(scaling.token_saving), used, "deepconf"))

@@ -144,7 +144,7 @@ def _methods(scaling: ScalingResult) -> str:
         gap, inside = (paired.accuracy_difference, paired.accuracy_interval) if paired else (None, None)
         beside = f' <span class="soft">({percent_interval(inside, signed=True)})</span>' if inside else ""
         cells.append([esc(words(name)), percent(score.accuracy), points(gap) + beside, count(score.tokens)])
-    head = [f"ways to spend {scaling.budget} traces", "right", "against majority", "tokens"]
+    head = [f"ways to spend {plural(scaling.budget, 'trace')}", "right", "against majority", "tokens"]
     return table(head, cells, (1, 2, 3))
 
 
@@ -202,9 +202,9 @@ def _curves(metrics: Metrics, *drawn: tuple[str, str, str, str]) -> list[curves.
 
 def _sft_caption(report: RunReport) -> str:
     _, speed = series(report.sft, "tokens_per_s")
-    rate = f" at {count(sum(speed) / len(speed))} tokens/s" if speed else ""
+    rate = f" at {plural(round(sum(speed) / len(speed)), 'token')} a second" if speed else ""
     learnt = total(report.sft, "tokens")
-    seen = f", {count(learnt)} tokens" if learnt else ""
+    seen = f", {plural(learnt, 'token')}" if learnt else ""
     return (
         f"<p><b>Supervised fine-tuning:</b> {plural(len(report.sft), 'step')}{seen}{rate}. The loss is the mean "
         "negative log-likelihood of the worked traces' answer tokens: how surprised the model is by correct "
@@ -240,7 +240,7 @@ def _rl_caption(report: RunReport) -> str:
     width = curves.window_for(len(report.rl))
     text = (
         f"<p><b>Reinforcement learning:</b> {plural(len(report.rl), 'step')}. Faint: each step. Strong: running mean "
-        f"over {width} steps. "
+        f"over {plural(width, 'step')}. "
         "Reward and right answers are on training problems, so they move with what each step drew. "
         "Entropy is how open the model's choice of the next token is. Clip fraction is how often GRPO held an update "
         "back. The TIS weight corrects sampler against trainer probabilities: 1 means they agree.</p>"

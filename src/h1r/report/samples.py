@@ -24,6 +24,7 @@ from urllib.parse import quote
 from h1r.common.files import write_text
 from h1r.common.html import clean, esc
 from h1r.common.packaged import packaged
+from h1r.common.prose import counted
 from h1r.common.style import CSS
 from h1r.records import read_lines
 from h1r.report.collect import STAGE_TITLES, RunReport
@@ -183,7 +184,8 @@ def _cut(text: str, answers: Path) -> str:
     if len(text) <= MAX_CHARS:
         return text
     half = MAX_CHARS // 2
-    return f"{text[:half]}\n\n[... {len(text) - MAX_CHARS:,} characters, see {answers.name} ...]\n\n{text[-half:]}"
+    left_out = counted(len(text) - MAX_CHARS, "character")
+    return f"{text[:half]}\n\n[... {left_out}, see {answers.name} ...]\n\n{text[-half:]}"
 
 
 def _call(name: str, *arguments: Any) -> str:

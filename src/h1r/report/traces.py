@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from h1r.common.html import details, esc, plural, words
+from h1r.common.prose import counted
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES
 from h1r.report.stored import EvalResult, Example
 
@@ -206,4 +207,8 @@ def trace_html(answer: Example, scale: Scale | None) -> str:
 
 def _shorten(text: str, limit: int = 4 * SHOWN_TOKENS) -> str:
     hidden = len(text) - limit
-    return text if hidden <= 0 else f"{text[: limit // 2]} [{hidden:,} characters not shown] {text[-limit // 2 :]}"
+    return (
+        text
+        if hidden <= 0
+        else f"{text[: limit // 2]} [{counted(hidden, 'character')} not shown] {text[-limit // 2 :]}"
+    )

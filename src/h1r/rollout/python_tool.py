@@ -15,6 +15,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from h1r.common.prose import counted
 from h1r.records import Message
 from h1r.rollout.environment import Environment, Reply
 from h1r.sandbox import Limits, SandboxPool
@@ -78,7 +79,7 @@ class PythonTool(Environment):
         half = self._max_output_chars // 2
         if len(text) <= self._max_output_chars:
             return text
-        return f"{text[:half]}\n... {len(text) - 2 * half} characters ...\n{text[-half:]}"
+        return f"{text[:half]}\n... {counted(len(text) - 2 * half, 'character')} ...\n{text[-half:]}"
 
 
 def last_call(content: str) -> dict[str, str] | str | None:

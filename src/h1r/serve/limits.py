@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from h1r.common.prose import counted
 from h1r.serve.errors import ApiError
 
 
@@ -39,7 +40,8 @@ class Admission:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after_s=10)
         most = self.limits
         if self.requests >= most.requests or (self.requests and self.traces + traces > most.traces):
-            busy = f"{self.requests} requests with {self.traces} traces are in progress; ask again in a while"
+            under_way = f"{counted(self.requests, 'request')} with {counted(self.traces, 'trace')}"
+            busy = f"{under_way} in progress; ask again in a while"
             raise ApiError(429, busy, code="rate_limit_exceeded", retry_after_s=min(60.0, self.seconds_each))
         self.requests += 1
         self.traces += traces

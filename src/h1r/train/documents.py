@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from h1r.common.progress import note
+from h1r.common.prose import counted
 from h1r.data.chat import Encoded, encode_samples
 from h1r.errors import UserError
 from h1r.records import Sample, read_jsonl
@@ -113,7 +114,10 @@ def to_documents(encoded: Sequence[Encoded], weights: Sequence[float], seq_len: 
 
 def _tell_left_out(count: int, of: int, seq_len: int) -> None:
     if count:
-        note(f"{count} of {of} samples are left out: none of their first {seq_len} tokens (sft.seq_len) carries loss")
+        note(
+            f"{count} of {of} samples are left out: none of their first {counted(seq_len, 'token')} "
+            f"(sft.seq_len) carries loss"
+        )
 
 
 class PackedDocuments(Sequence[StoredDocument]):

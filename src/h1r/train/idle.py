@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.models.shards import own_rows
 
@@ -35,7 +36,8 @@ class IdleSteps:
         self._in_a_row, self._total, self._why = self._in_a_row + 1, self._total + 1, why
         if self._limit and self._in_a_row >= self._limit:
             raise UserError(
-                f"{self._in_a_row} {self._stage} steps in a row changed no weight, the last since {why}; mend that, or "
+                f"{counted(self._in_a_row, self._stage + ' step')} in a row changed no weight, the last since "
+                f"{why}; mend that, or "
                 f"raise {self._stage}.max_idle_steps (0: never stop)"
             )
 
@@ -45,14 +47,14 @@ class IdleSteps:
             return
         if steps and self._total >= steps:
             raise UserError(
-                f"none of {steps} {self._stage} steps changed a weight, the last since {self._why}; no model is "
-                f"written. {self._stage}.max_idle_steps = 0 writes it all the same"
+                f"none of {counted(steps, self._stage + ' step')} changed a weight, the last since {self._why}; no "
+                f"model is written. {self._stage}.max_idle_steps = 0 writes it all the same"
             )
         if steps and fingerprint(model) == self._first:
             raise UserError(
-                f"the weights after {steps} {self._stage} steps are those before, bit for bit; no model is written: "
-                f"raise {self._stage}.optimizer.learning_rate, or store the checkpoint in float32, where smaller "
-                "updates count"
+                f"the weights after {counted(steps, self._stage + ' step')} are those before, bit for bit; no model "
+                f"is written: raise {self._stage}.optimizer.learning_rate, or store the checkpoint in float32, where "
+                "smaller updates count"
             )
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(own_rows(parameter.detach())[0]).all()):

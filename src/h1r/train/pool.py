@@ -15,6 +15,7 @@ from typing import Any
 
 from h1r.common.files import contents, write_json
 from h1r.common.progress import note, progress
+from h1r.common.prose import counted
 from h1r.config import ControlsSection, Recipe
 from h1r.data.curate.rules.difficulty import Rollouts, select_for_rl
 from h1r.data.curate.rules.filters import Dropped, excerpt
@@ -54,7 +55,8 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         refused, controls = _refused(tested, pool, recipe.controls)
         taken = len(problems)
         if refused or without:
-            note(f"RL pool: {len(without)} problems without a reference answer and {len(refused)} that negative "
+            note(f"RL pool: {counted(len(without), 'problem')} without a reference answer and {len(refused)} "
+                 f"that negative "
                  "controls refuse are left out; rl_pool/dropped.jsonl names them")  # fmt: skip
         out = {one.id for one in refused}
         problems = [problem for problem in problems if problem.id not in out]

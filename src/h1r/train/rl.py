@@ -20,6 +20,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note, progress
+from h1r.common.prose import counted
 from h1r.config import EnvironmentSection, Recipe, RLSection, RolloutSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, Prompt
@@ -71,7 +72,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
         with world.agreed():
             if world.data_degree > 1 and recipe.engine.kind != "native":
                 raise UserError(
-                    f'rl on {world.data_degree} processes draws rollouts on engine.kind = "native" only, not '
+                    f'rl on {counted(world.data_degree, "process")} draws rollouts on engine.kind = "native" only, not '
                     f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
                 )
             pool = stack.enter_context(open_backend(recipe.verify, Rewards(section.rewards).needs_format))
@@ -229,8 +230,9 @@ def _fitting(
     if not fitting:
         shortest = min(map(len, prompts))
         raise UserError(
-            f"rl.max_tokens = {section.max_tokens} and the shortest prompt's {shortest} tokens exceed the model's "
-            f"{positions} positions; lower rl.max_tokens"
+            f"rl.max_tokens = {section.max_tokens} and the shortest prompt's {counted(shortest, 'token')} "
+            f"exceed the model's "
+            f"{counted(positions, 'position')}; lower rl.max_tokens"
         )
     if len(fitting) < len(prompts):
         note(

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note
+from h1r.common.prose import counted
 from h1r.config import Recipe, RLSection, SFTSection
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
 from h1r.data.control_tokens import add_control_tokens
@@ -63,7 +64,8 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"model.overrides.vocab_size = {config.vocab_size} is less than the tokenizer's {len(tokenizer)} tokens; "
+            f"model.overrides.vocab_size = {config.vocab_size} is less than the tokenizer's "
+            f"{counted(len(tokenizer), 'token')}; "
             "remove it, and the tokenizer's own size is taken"
         )
     if world.mesh is None:
@@ -175,8 +177,8 @@ def for_chat(model: CausalLM, tokenizer: PreTrainedTokenizerFast, source: str | 
         extra = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
         if not extra <= {IM_START, IM_END}:
             raise UserError(
-                f"tokenizer has {size} tokens but {source} only {rows}; set tokenizer.path to the checkpoint's own "
-                "tokenizer"
+                f"tokenizer has {counted(size, 'token')} but {source} only {rows}; set tokenizer.path to the "
+                "checkpoint's own tokenizer"
             )
         if any(parameter.is_meta for parameter in model.parameters()):
             raise UserError(
@@ -274,7 +276,7 @@ def equip(model: CausalLM, kernels: str, dtype: torch.dtype | None = None) -> Ca
     """Sets the kernels of `model` by name and prints which they are. dtype: of the weights in use, where that is not
     the one they are kept in. Raises `UserError` when they cannot run here."""
     chosen = select(kernels, model.device, dtype or model.dtype)
-    note(f"kernels: {chosen.name} ({chosen.reason})")
+    note(f"kernels: {chosen.name} ({chosen.reason})", repeat=False)
     return model.use(chosen)
 
 

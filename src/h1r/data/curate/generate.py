@@ -28,6 +28,7 @@ from h1r.common import finish_reasons
 from h1r.common.files import atomic
 from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
 from h1r.common.progress import Bar, note
+from h1r.common.prose import counted
 from h1r.config import PriceSection, Recipe, TraceSection
 from h1r.data.chat import SYSTEM_PROMPT
 from h1r.data.curate.io.items import Given, Item
@@ -319,7 +320,8 @@ class Endpoint:
             self._refused += 1
             if not self._answered and self._refused >= ALL_REFUSED:
                 raise UserError(
-                    f"the teacher refused the first {self._refused} problems, the last with {error}; mend corpus.traces"
+                    f"the teacher refused the first {counted(self._refused, 'problem')}, the last with {error}; "
+                    f"mend corpus.traces"
                 ) from None
             note(f"the teacher refused problem {problem.id}: {error}")
             return Made([], f"refused: {error}", made.prompt_tokens, made.completion_tokens)

@@ -42,7 +42,7 @@ def _header(summary: Mapping[str, Any]) -> str:
         card(
             "Packed rows",
             count(packed["rows"]),
-            f"of {count(packed['seq_len'])} tokens, {percent(packed['filled'])} filled",
+            f"of {plural(packed['seq_len'], 'token')}, {percent(packed['filled'])} filled",
         ),
     ]
     return f'<p class="eyebrow">Open-H1R</p><h1>Curation</h1><div class="cards">{"".join(cards)}</div>'

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from h1r.common.files import read_json
 from h1r.common.progress import progress
+from h1r.common.prose import counted
 from h1r.config import CorpusSource, Recipe
 from h1r.data.chat import encode_samples
 from h1r.data.curate.context import context
@@ -348,7 +349,11 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
                     continue
                 drop_log.take("over-long in tokens")
                 if one is None or len(one.token_ids) > limit:
-                    size = f"{len(one.token_ids)} tokens" if one else f"{num_chars_written(sample)} characters"
+                    size = (
+                        f"{counted(len(one.token_ids), 'token')}"
+                        if one
+                        else f"{counted(num_chars_written(sample), 'character')}"
+                    )
                     text = f"{size}: {item.problem.question}"
                     drop_log.drop("over-long in tokens", item, "too many tokens", text, name)
                     continue

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from h1r.common.files import atomic, read_json, replace_directory, write_json
 from h1r.common.progress import note, progress
+from h1r.common.prose import counted
 from h1r.common.reading import clean
 from h1r.config import ControlsSection, CorpusBenchmark, Recipe
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign, render
@@ -250,7 +251,7 @@ class _Curation:
         found = write_conflicts(self.work, self.shards, context.context(self.work).verify, keep)
         if found:
             done = "none of their answers is used" if keep == "none" else "the first answer of each is used"
-            note(f"{found:,} questions have answers that differ; {done} (curate.conflicts)")
+            note(f"answers to {counted(found, 'question')} differ; {done} (curate.conflicts)")
 
     def _write_held_out_bands(self) -> None:
         """Keys, bands and texts of held-out questions, with negative ordinals, beside those of the shards."""
@@ -419,7 +420,8 @@ def told_of(path: str | Path, result: dict[str, Any]) -> str:
     named = "; ".join(f"{count:,}: {why} (row {row:,} first)" for why, (count, row) in reasons[:TOLD])
     if named:
         more = f"; and {len(reasons) - TOLD} other reasons" if len(reasons) > TOLD else ""
-        note(f"{path}: {sum(count for _, (count, _) in reasons):,} rows set aside; {named}{more}")
+        rows = counted(sum(count for _, (count, _) in reasons), "row")
+        note(f"{path}: {rows} set aside; {named}{more}")
     return named
 
 

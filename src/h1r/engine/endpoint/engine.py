@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from h1r.common.finish_reasons import BROKEN, finish_reason
 from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
+from h1r.common.prose import counted
 from h1r.common.servers import api_key
 from h1r.config import EngineSection
 from h1r.engine.endpoint.limits import Limits
@@ -87,7 +88,9 @@ class EndpointEngine:
         try:
             listed = {str(one.get("id")): one for one in self._run(self._endpoints.models()).result()}
             if own.model is None and len(listed) != 1:
-                raise UserError(f"{section.addresses[0]} lists {len(listed)} models; name one by engine.endpoint.model")
+                raise UserError(
+                    f"{section.addresses[0]} lists {counted(len(listed), 'model')}; name one by engine.endpoint.model"
+                )
             self.model = own.model or next(iter(listed))
         except BaseException:
             self.close()
@@ -215,7 +218,8 @@ class EndpointEngine:
             self._failed += 1
             if self._failed >= HOPELESS:
                 raise UserError(
-                    f"the first {self._failed} requests failed, the last since {trace.error}; mend the recipe (a key "
+                    f"the first {counted(self._failed, 'request')} failed, the last since {trace.error}; mend "
+                    f"the recipe (a key "
                     "that the API does not know can be named in engine.endpoint.leave_out) or start the server, then "
                     "run the same command again"
                 )

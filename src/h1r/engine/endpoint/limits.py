@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from h1r.common.progress import note
+from h1r.common.prose import counted
 from h1r.engine.requests import too_long
 
 _CONTEXT = re.compile(r"maximum context length (?:is|of) (\d{1,12})|must be <= (\d{1,12})\. Given: \d{1,12} `inputs`")
@@ -44,8 +45,8 @@ class Limits:
         if allowed < asked and not self._said:
             self._said = True
             note(
-                f"max_tokens = {asked} is more than the server has for an answer; answers have at most {allowed} tokens"
-                + ("" if allowed == self.most else ", by the length of the prompt")
+                f"max_tokens = {asked} is more than the server has for an answer; answers have at most "
+                f"{counted(allowed, 'token')}" + ("" if allowed == self.most else ", by the length of the prompt")
             )
         return allowed
 

@@ -197,9 +197,9 @@ def budget_bytes(section: EngineSection, device: torch.device, held: int) -> flo
 
 
 def size_text(size: float) -> str:
-    """Bytes for people."""
+    """Bytes for people, in three figures: `1.72 MiB`, `160 KiB`, `1010 KiB`."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}"
+            return f"{size:.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"

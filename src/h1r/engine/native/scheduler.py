@@ -234,7 +234,7 @@ class Scheduler:
         assert self.runner is not None
         if plan.total > 2 * self._announced:
             if not self._announced:
-                note(f"decoding: {self.runner.how}{self._nothing_to_enforce()}")
+                note(f"decoding: {self.runner.how}{self._nothing_to_enforce()}", repeat=False)
             note(plan.sentence())
             self._announced = plan.total
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
+from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
@@ -90,7 +91,7 @@ def parity_worst_error(
     """
     check_degree(source if isinstance(source, ModelConfig) else read_config(Path(source)), degree)
     if tokens < 8:
-        raise UserError(f"context parallelism cannot be checked on {tokens} tokens; give at least 8")
+        raise UserError(f"context parallelism cannot be checked on {counted(tokens, 'token')}; give at least 8")
     with tempfile.TemporaryDirectory() as directory:
         result = Path(directory) / "error"
         # A server imports torch once and forks for every call; it starts no thread before.

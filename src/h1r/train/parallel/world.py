@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from h1r.common.prose import counted
 from h1r.config import ParallelSection
 from h1r.errors import UserError
 from h1r.models import CausalLM
@@ -132,7 +133,7 @@ def degrees(section: ParallelSection, processes: int) -> tuple[int, int]:
     if data < 1 or data * context != processes:
         wanted = f"a multiple of {context}" if section.data == -1 else f"{data * context}"
         raise UserError(
-            f"[parallel] context = {context}, data = {section.data} needs {wanted} processes, and there "
+            f"[parallel] context = {context}, data = {section.data} needs {counted(wanted, 'process')}, and there "
             f"{'is 1' if processes == 1 else f'are {processes}'}; change [parallel], or start as many with "
             "`torchrun --nproc-per-node N -m h1r ...`"
         )

@@ -32,6 +32,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from h1r.common.http import EndpointError, Endpoints
+from h1r.common.prose import counted
 from h1r.config.judge import JudgeSection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict, first_problem
@@ -164,7 +165,9 @@ def _wishes(problem: Problem) -> tuple[Official | None, int]:
 
 
 def _undecided(votes: int) -> str:
-    return "the judge's reply is no verdict" if votes == 1 else f"the judge's {votes} replies have no majority"
+    return (
+        "the judge's reply is no verdict" if votes == 1 else f"the judge's {counted(votes, 'reply')} have no majority"
+    )
 
 
 def submit(problem: Problem, answer: str) -> Future[Verdict]:

@@ -110,7 +110,7 @@ def _confine(with_files: bool, forks: bool) -> tuple[WorkerIsolation, str]:
     except OSError as error:
         return WorkerIsolation.RLIMITS, str(error)
     if abi and threads > 1 and not forks:
-        return WorkerIsolation.CALLS, f"a verifier had started {threads - 1} threads, which no file rule reaches"
+        return WorkerIsolation.CALLS, f"a verifier had started threads ({threads - 1}), which no file rule reaches"
     return (WorkerIsolation.LANDLOCK if abi else WorkerIsolation.CALLS), why
 
 

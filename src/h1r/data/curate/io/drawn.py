@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from h1r.common.progress import Bar
+from h1r.common.prose import counted
 from h1r.config import CorpusSection, CorpusSource, GeneratedSource, ProblemsSection
 from h1r.data.curate.io.generated import GeneratedProblems, derive_seed
 from h1r.data.curate.io.items import Item
@@ -166,6 +167,7 @@ class _Stream:
         else:
             mend = f"widen its knobs (now {self._section.knobs or 'the defaults'}) or lower its `share`"
         return UserError(
-            f"corpus.sources: `{self._section.name}` gave {self._given} different questions and {wanted} are needed; "
+            f"corpus.sources: `{self._section.name}` gave {counted(self._given, 'different question')} and "
+            f"{wanted} are needed; "
             f"{mend}"
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 from h1r.common import finish_reasons
 from h1r.common.packaged import PREFIX, packaged
+from h1r.common.prose import counted
 from h1r.common.reading import NESTED, is_deep
 from h1r.config import CorpusBenchmark, CorpusSource
 from h1r.data.curate.io.chats import (
@@ -129,7 +130,8 @@ class Reader:
                 yield number, row
             if len(self.bad) >= MAX_BAD:
                 raise UserError(
-                    f"{self.path}: {len(self.bad):,} rows up to row {number:,} cannot be read, the first since "
+                    f"{self.path}: {counted(len(self.bad), 'row')} up to row {number:,} cannot be read, the "
+                    f"first since "
                     f"{self.bad[0].why}; mend `columns` or the file"
                 )
 

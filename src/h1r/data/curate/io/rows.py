@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from h1r.common.prose import counted
 from h1r.common.reading import NESTED, DamagedError, decoded, is_deep, json_value, lines, refuse_half_pairs, whole
 from h1r.config import CorpusBenchmark
 from h1r.data.curate.io.chats import SHAPE_COLUMNS
@@ -82,7 +83,7 @@ def _csv(section: CorpusBenchmark, path: str) -> Iterator[Row]:
             raise UserError(f"{path}: its first row names no columns, or one twice; is its `kind` csv?")
         for number, values in enumerate(filter(None, reader), 1):
             if len(values) != len(names):
-                why = f"{len(values)} values for {len(names)} columns"
+                why = f"{len(values)} values for {counted(len(names), 'column')}"
                 yield number, BadLine(path, number, why, ",".join(values)[:EXCERPT])
             else:
                 yield number, dict(zip(names, values, strict=True))
