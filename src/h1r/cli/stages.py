@@ -28,6 +28,7 @@ from h1r.cli.common import (
     stopping,
 )
 from h1r.common.progress import note, quiet, saying_once
+from h1r.common.prose import counted
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
