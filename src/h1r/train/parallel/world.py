@@ -131,9 +131,9 @@ def degrees(section: ParallelSection, processes: int) -> tuple[int, int]:
     context = section.context
     data = processes // context if section.data == -1 else section.data
     if data < 1 or data * context != processes:
-        wanted = f"a multiple of {context}" if section.data == -1 else f"{data * context}"
+        wanted = f"a multiple of {context} processes" if section.data == -1 else counted(data * context, "process")
         raise UserError(
-            f"[parallel] context = {context}, data = {section.data} needs {counted(wanted, 'process')}, and there "
+            f"[parallel] context = {context}, data = {section.data} needs {wanted}, and there "
             f"{'is 1' if processes == 1 else f'are {processes}'}; change [parallel], or start as many with "
             "`torchrun --nproc-per-node N -m h1r ...`"
         )
