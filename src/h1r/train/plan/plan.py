@@ -245,7 +245,7 @@ def told(made: Plan) -> list[str]:
         *(f"  {part:<12} {gigabytes(size):>10}" for part, size in made.memory.items()),
         f"  {'in all':<12} {gigabytes(made.needed):>10} of {gigabytes(1e9 * card.gb)} a card",
         "",
-        f"  {made.tokens:,} tokens and {made.flops:.2e} operations a step at full length",
+        f"  {counted(made.tokens, 'token')} and {made.flops:.2e} operations a step at full length",
         f"  {duration(made.seconds[made.bound_by])} a step, bound by {made.bound_by} "
         f"({', '.join(f'{part} {duration(seconds)}' for part, seconds in made.seconds.items())}): "
         f"{made.tokens / made.seconds[made.bound_by] / count:,.0f} tokens a second and card",
