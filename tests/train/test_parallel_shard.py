@@ -16,7 +16,7 @@ from tiny_training import assert_same_stage, metrics_of, read_weights, run_from
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from h1r.config import Recipe
+from h1r.config import Recipe, ValidationSection
 from h1r.models import build, load, save
 from h1r.models.shards import gathered
 from h1r.run.checkpoints import Checkpoints
@@ -30,7 +30,8 @@ def sharded_recipe(context: int = 1, shard: bool = True, tied: bool = False, **c
     recipe = recipe_for(context, **changes)
     model = recipe.model.model_copy(update={"overrides": {**recipe.model.overrides, "tie_word_embeddings": tied}})
     parallel = recipe.parallel.model_copy(update={"shard": shard})
-    return recipe.model_copy(update={"parallel": parallel, "model": model})
+    section = recipe.sft.model_copy(update={"validation": ValidationSection(documents=3, every=1)})
+    return recipe.model_copy(update={"parallel": parallel, "model": model, "sft": section})
 
 
 @pytest.fixture(scope="module")

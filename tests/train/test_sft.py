@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -36,11 +37,14 @@ from h1r.data.chat import Encoded, encode_samples
 from h1r.data.packing import pack
 from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
+from h1r.models import load
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Sample, read_jsonl
 from h1r.run.checkpoints import Checkpoints
-from h1r.train.documents import Document, to_documents
-from h1r.train.sft import Batches, accumulate_gradients, sft
+from h1r.train.checkpoint import save_checkpoint
+from h1r.train.documents import Document, read_samples, to_documents
+from h1r.train.sft import Batches, accumulate_gradients, sft, validation_loss
+from h1r.train.validation import kept_out
 
 MODEL = tiny_model(seed=2)
 SFT = {
@@ -279,3 +283,70 @@ def test_sft_whose_weights_become_no_numbers_ends_with_an_error_and_no_model(cur
     with pytest.raises(UserError, match=r"weights are not finite after sft"):
         train_sft_in(run, recipe)
     assert not (run.path / "sft" / "model").exists()
+
+
+def test_documents_that_are_kept_out_are_measured_and_never_trained_on(curated: Path, tmp_path: Path) -> None:
+    found = {}
+    for count in (0, 5):
+        recipe = training_recipe(sft={**SFT, "validation": {"documents": count, "every": 2}})
+        run = run_from(curated, tmp_path / str(count), recipe)
+        found[count] = sft(recipe, run)
+        lines = metrics_of(run.path / "sft")
+        due = [line["step"] for line in lines if "validation_loss" in line]
+        steps = found[count]["steps"]
+        assert due == [step for step in range(steps) if count and ((step + 1) % 2 == 0 or step + 1 == steps)]
+    assert found[5]["documents"] == found[0]["documents"] - 5
+    tokenizer = load_tokenizer(curated / "curate" / "tokenizer")
+    everything = read_samples(curated / "curate" / "samples.jsonl", tokenizer, None, 128)
+    trained, held_out = kept_out(everything, 5, training_recipe(sft=SFT).seed)
+    assert len(held_out) == 5
+    assert sorted(str(one.ids) for one in (*trained, *held_out)) == sorted(str(one.ids) for one in everything)
+    model = load(run.path / "sft" / "model")
+    slow = sum(
+        -weight * logprob.item()
+        for one in held_out
+        for logprob, weight in zip(sequence_logprobs(model, list(one.ids)), one.loss[1:], strict=True)
+    )  # weights of samples are 1 here
+    last = [line["validation_loss"] for line in lines if "validation_loss" in line][-1]
+    assert last == pytest.approx(slow / sum(one.targets for one in held_out), rel=1e-4)
+
+
+def test_the_best_model_is_published_and_a_run_that_goes_on_finds_it_again(curated: Path, tmp_path: Path) -> None:
+    """A learning rate that grows too large makes the last model worse than one before."""
+    keys = {**SFT, "epochs": 3, "optimizer": {"learning_rate": 0.3}, "min_lr_ratio": 1.0, "warmup_ratio": 1.0}
+    recipe = training_recipe(sft={**keys, "validation": {"documents": 6, "every": 1, "publish": "best"}})
+    whole = run_from(curated, tmp_path / "whole", recipe)
+    summary = sft(recipe, whole)
+    losses = [line["validation_loss"] for line in metrics_of(whole.path / "sft")]
+    assert summary["validation_loss"] == min(losses) < losses[-1]
+    documents = read_samples(
+        curated / "curate" / "samples.jsonl", load_tokenizer(curated / "curate" / "tokenizer"), None, 128
+    )
+    held_out = kept_out(documents, 6, recipe.seed)[1]
+    model = load(whole.path / "sft" / "model")
+    assert validation_loss(model, held_out, recipe.sft) == pytest.approx(min(losses), rel=1e-5)
+
+    broken = run_from(curated, tmp_path / "broken", recipe)
+    with mock.patch("h1r.train.sft.save_checkpoint", side_effect=saved_then_killed(2)), pytest.raises(Killed):
+        sft(recipe, broken)
+    sft(recipe, broken, resume=True)
+    assert_same_stage(broken.path / "sft", whole.path / "sft")
+
+
+def saved_then_killed(at: int):
+    """Saves checkpoints, and dies after so many."""
+    count = itertools.count(1)
+
+    def save(*arguments, **options):
+        save_checkpoint(*arguments, **options)
+        if next(count) == at:
+            raise Killed
+
+    return save
+
+
+def test_the_best_needs_something_to_go_by() -> None:
+    with pytest.raises(ValueError, match="needs documents to tell the best by"):
+        SFTSection(validation={"publish": "best"})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="leaves nothing of 3 documents"):
+        kept_out(random_documents(0, 3), 3, 0)

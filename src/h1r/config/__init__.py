@@ -43,7 +43,15 @@ from h1r.config.trackers import (
     TrackioSection,
     WandbSection,
 )
-from h1r.config.train import BackfillSection, ModelSection, OptimizerSection, ParallelSection, RLSection, SFTSection
+from h1r.config.train import (
+    BackfillSection,
+    ModelSection,
+    OptimizerSection,
+    ParallelSection,
+    RLSection,
+    SFTSection,
+    ValidationSection,
+)
 from h1r.config.verify import ControlsSection, VerifySection
 
 __all__ = [
@@ -85,6 +93,7 @@ __all__ = [
     "TraceSection",
     "TrackerSection",
     "TrackioSection",
+    "ValidationSection",
     "VerifySection",
     "WandbSection",
     "find_recipe",

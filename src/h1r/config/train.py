@@ -55,6 +55,24 @@ class OptimizerSection(Section):
 ComputeDtype = Literal["stored", "float32", "bfloat16"]
 
 
+class ValidationSection(Section):
+    """Documents that are kept out of SFT, and their loss while it runs."""
+
+    documents: Count = 0
+    """How many are kept out, drawn by the recipe's seed; their loss is `validation_loss` in nats per token. 0: none."""
+    every: Positive = 100
+    """Optimiser steps between two measurements; the last step always has one. Our choice."""
+    publish: Literal["last", "best"] = "last"
+    """Which model the stage ends with: the last, or that of the least validation loss. Our choice: the last, as the
+    paper's."""
+
+    @model_validator(mode="after")
+    def _something_to_go_by(self) -> ValidationSection:
+        if self.publish == "best" and not self.documents:
+            raise ValueError('publish = "best" needs documents to tell the best by; set `documents`')
+        return self
+
+
 class SFTSection(Section):
     """Supervised fine-tuning (Table 1)."""
 
@@ -91,6 +109,7 @@ class SFTSection(Section):
     time_limit_s: PositiveFloat | None = None
     """Seconds after which an attempt saves a checkpoint and ends with exit code 75, as it does on SIGTERM; `--resume`
     goes on. Unset: no limit."""
+    validation: ValidationSection = ValidationSection()
     max_idle_steps: Count = 50
     """Steps in a row whose gradient is not finite that end the run with an error. One with none but these, or whose
     weights are not finite at its end, writes no model. 0: neither is looked at. Our choice."""

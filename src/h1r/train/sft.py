@@ -15,7 +15,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
-from h1r.train.checkpoint import keep_defaults, publish, restore, save_checkpoint
+from h1r.train.checkpoint import keep_defaults, restore, save_checkpoint
 from h1r.train.documents import Document, Documents, PackedDocuments, documents_of, read_samples
 from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
@@ -49,6 +49,7 @@ from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, data_directory, own_data, saved_tokenizer, start
 from h1r.train.stopping import Stopping
+from h1r.train.validation import Validation, kept_out, without_gradients
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
@@ -112,12 +113,17 @@ def train_sft(
     checkpoints = Checkpoints(directory, section.keep_checkpoints)
     step, state = world.told(checkpoints.step_to_resume(resume)), {}
     with world.agreed():
-        batches = Batches(documents, section, seed)
+        trained, held_out = kept_out(documents, section.validation.documents, seed)
+        batches = Batches(trained, section, seed)
         forward = model if wrapped is None else wrapped
         optimizer = make_optimizer(forward, section.optimizer)
         if step:
             state = restore(checkpoints.at(step), forward, optimizer)
         idle = IdleSteps("sft", section.max_idle_steps, model, state.get("idle", (0, 0)))
+    validation = Validation(
+        section.validation, lambda: validation_loss(forward, held_out, section, world), directory, world,
+        state.get("best"),
+    )  # fmt: skip
     total, loss = batches.total_steps, math.nan
     if world.main:
         write_json(directory / "steps.json", {"total": total})
@@ -126,7 +132,7 @@ def train_sft(
         while step < total:
             began = time.monotonic()
             rows = batches.rows_of(step)
-            loss, tokens = accumulate_gradients(forward, documents, rows, section.micro_batch_size, world)
+            loss, tokens = accumulate_gradients(forward, trained, rows, section.micro_batch_size, world)
             factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
             norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
             values: dict[str, float] = {
@@ -137,20 +143,21 @@ def train_sft(
                 "tokens": tokens,
                 "tokens_per_s": round(tokens / (time.monotonic() - began), 1),
             }
+            values |= validation.after(step + 1, total, model, tokenizer)
             tracker.log(step, values)
             step += 1
             bar.advance(1, loss=loss)
             idle.add(None if stepped else "its gradient was not finite")
             stop = stopping.why()
             if step < total and (stop or step % section.checkpoint_every == 0):
-                state = {"step": step, "idle": idle.counts()}
+                state = {"step": step, "idle": idle.counts(), "best": validation.best}
                 save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
             if step < total and stop:
                 raise stopping.ended(f"sft ends at step {step} of {total}, since {stop}; --resume goes on from there")
     with world.agreed():
         idle.check_end(total, model)
-    publish(directory, model, tokenizer, world)
-    return {"steps": total, "documents": len(documents), "loss": loss}
+    validation.publish(model, tokenizer)
+    return {"steps": total, "documents": len(trained), "loss": loss, **validation.summary}
 
 
 def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World) -> Documents:
@@ -224,22 +231,41 @@ def accumulate_gradients(
 
     Every process of `world` gets all rows, reads and runs its share, and ends with the same gradient and loss.
     """
-    valid = sum(documents[index].targets for row in rows for index in row)
+    valid = _targets(documents, rows)
+    total = 0.0
+    for loss in _losses(model, documents, rows, micro_batch_size, world):
+        mean = loss / valid
+        mean.backward()
+        total += mean.item()
+    world.sync_gradients(model)
+    return world.sum(total), sum(documents[index].length for row in rows for index in row)
+
+
+def validation_loss(model: Trained, documents: Documents, section: SFTSection, world: World = ALONE) -> float:
+    """The loss on documents that are not trained on, in nats per token with loss, the same on every process."""
+    lengths = [document.length for document in documents]
+    rows = pack(lengths, list(range(len(lengths))), section.seq_len)
+    losses = _losses(model, documents, rows, section.micro_batch_size, world)
+    return world.sum(without_gradients(model, lambda: [loss.item() for loss in losses])) / _targets(documents, rows)
+
+
+def _targets(documents: Documents, rows: Sequence[Sequence[int]]) -> int:
+    return sum(documents[index].targets for row in rows for index in row)
+
+
+def _losses(
+    model: Trained, documents: Documents, rows: Sequence[Sequence[int]], micro_batch_size: int, world: World
+) -> Iterator[Tensor]:
+    """The summed loss of each micro-batch of this process, and of the passes that it runs along without one."""
     shares = _shares(model, documents, rows, world)
     mine = [rows[index] for index in shares[world.data_rank]]
-    total = 0.0
     for at in range(0, len(mine), micro_batch_size):
-        micro_batch = mine[at : at + micro_batch_size]
-        chosen = [documents[index] for row in micro_batch for index in row]
-        loss = call(model, weighted_cross_entropy, chosen, world) / valid
-        loss.backward()
-        total += loss.item()
+        chosen = [documents[index] for row in mine[at : at + micro_batch_size] for index in row]
+        yield call(model, weighted_cross_entropy, chosen, world)
     for _ in range(world.idle_rounds([-(-len(share) // micro_batch_size) for share in shares])):
         shortest = min(documents[rows[0][0]], documents[rows[-1][-1]], key=lambda one: one.length).ids
         silent = Document(shortest, [0] * len(shortest), 0.0)
-        call(model, weighted_cross_entropy, [silent], world).backward()
-    world.sync_gradients(model)
-    return world.sum(total), sum(documents[index].length for row in rows for index in row)
+        yield call(model, weighted_cross_entropy, [silent], world)
 
 
 def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]], world: World) -> list[list[int]]:
