@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "first-hour.ipynb"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def notebook() -> Any:
     return nbformat.read(NOTEBOOK, as_version=4)
 
