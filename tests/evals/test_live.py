@@ -44,6 +44,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
     write(path / "recipe.json", json.dumps(recipe))
     write(path / "stages.json", json.dumps({"sft": {"wall_seconds": 75.0, "peak_rss_bytes": 1}}))
     write(path / "done" / "sft.json", "{}")
+    write(path / "eval" / "base.json", json.dumps({"pass_at_1": 0.0}))
     write(path / "eval" / "sft.json", json.dumps({"pass_at_1": 0.25}))
     sft = [{"step": step, "time": float(step), "loss": 6 / (1 + step)} for step in range(1000)]
     write(path / "sft" / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in sft))
@@ -63,7 +64,7 @@ def test_the_state_of_a_run_is_that_of_its_files(run: Path) -> None:
     assert found["training"] == {
         "stage": "rl", "step": 40, "total": 100, "seconds_per_step": 3.0, "left_seconds": 180.0}  # fmt: skip
     assert training_line(found["training"]) == "RL: step 40 of 100, 3.0 s a step, about 3 min left"
-    assert found["scores"] == {"sft": 0.25}
+    assert found["scores"] == {"base": 0.0, "sft": 0.25}
     states = {stage["name"]: (stage["done"], stage["running"], stage["seconds"]) for stage in found["stages"]}
     assert (states["sft"], states["rl"]) == ((True, False, 75.0), (False, True, None))
     loss, reward = found["curves"][:2]

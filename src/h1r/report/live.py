@@ -62,7 +62,9 @@ def live_state(run: Path) -> dict[str, Any]:
             for stage, title, unit, key, log in _CURVES
             if len(metrics[stage]) > 1
         ],
-        "scores": {stage: score for stage in EVAL_STAGES if (score := _score(run / "eval" / f"{stage}.json"))},
+        "scores": {
+            stage: score for stage in EVAL_STAGES if (score := _score(run / "eval" / f"{stage}.json")) is not None
+        },
         "rollouts": _rollouts(run / "rl" / "rollouts.jsonl"),
     }
 
