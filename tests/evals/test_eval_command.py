@@ -131,6 +131,11 @@ def test_a_part_leaves_the_held_out_problems_out() -> None:
     assert (part.held_out, part.benchmarks[0].limit, part.benchmarks[0].expect) == (False, 5, 0)
 
 
+def test_a_part_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="take a part of benchmarks, and the recipe has none"):
+        part_of(EvalSection(), [], 5)
+
+
 def test_the_cost_is_that_of_the_models_prices() -> None:
     usage = {"prompt_tokens": 3_000_000, "cached_tokens": 1_000_000, "completion_tokens": 500_000}
     result = {"usage": usage, "of": {"engine": {"model": "m"}}}

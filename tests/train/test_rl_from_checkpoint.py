@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny_training import CONFIG, checksum_verdicts, training_recipe
 
+from h1r.cli import main
 from h1r.common.files import read_json
 from h1r.config import Recipe
-from h1r.data.tokenizer import train_tokenizer
+from h1r.data.tokenizer import load_tokenizer, train_tokenizer
 from h1r.errors import UserError
 from h1r.models import build, load, save
 from h1r.pipeline import run_stage
@@ -60,6 +61,20 @@ def test_a_checkpoint_and_a_file_of_problems_are_enough(checkpoint, tmp_path, mo
     before, after = load(checkpoint).state_dict(), load(run.path / "rl" / "model").state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert sorted(one.name for one in run.path.iterdir() if one.is_dir()) == ["done", "rl", "rl_pool"]
+
+
+def test_a_run_of_rl_alone_is_evaluated_on_a_file(checkpoint, tmp_path, capsys):
+    """It has no base model, since nothing says what tokenizer that would have."""
+    _, run = opened(tmp_path, checkpoint, [*ROWS])
+    save(load(checkpoint), run.stage("rl") / "model", load_tokenizer(checkpoint))
+    benchmark = written(tmp_path / "benchmark.jsonl", [{"question": "What is 2 + 3?", "answer": "5"}])
+    options = ["--set", "eval.samples=1", "--set", "eval.max_tokens=4", "--no-scaling", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(run.path), "--benchmark", str(benchmark), *options])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["eval_rl"]
+    assert list(found["eval_rl"]["benchmarks"]) == ["benchmark"]
 
 
 @pytest.mark.parametrize("missing", [None, "", " ", "NaN", float("nan"), "N/A", "null"])

@@ -28,6 +28,7 @@ from h1r.errors import UserError
 
 if TYPE_CHECKING:
     from h1r.config import EvalSection, Recipe
+    from h1r.run.directory import Run
 
 MODELS = ("base", "sft", "rl")
 BOXED = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -126,7 +127,7 @@ def eval_(
     partial = bool(only or without or limit)
     resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit, without or [])})
     alone = resolved.engine.kind == "endpoint"
-    existing = ["base"] if alone else ["base", *run.models()]
+    existing = ["base"] if alone else _models_of(resolved, run)
     todo = [f"eval_{which}" for which in stages or existing]
     todo += ["scaling"] * (scaling and not partial and not alone and existing != ["base"])
     results = {one: run_stage(one, resolved, run, False, as_json, resumable=False, partial=partial) for one in todo}
@@ -137,6 +138,15 @@ def eval_(
         print_report(run.path, as_json)
     if any(result.get("unfinished") for result in results.values()):
         raise typer.Exit(1)
+
+
+def _models_of(recipe: Recipe, run: Run) -> list[str]:
+    """The models of a run that can be asked. RL from a checkpoint has no base model of its own: nothing says what
+    tokenizer it would have."""
+    named = recipe.model.checkpoint or recipe.tokenizer.path or recipe.sft.data
+    has_base = bool(named) or (run.path / "curate" / "tokenizer").is_dir()
+    trained = run.models()
+    return trained if trained and not has_base else ["base", *trained]
 
 
 def _run_name(model: str) -> str:
@@ -169,9 +179,13 @@ def part_of(section: EvalSection, only: Sequence[str], limit: int, without: Sequ
         if limit:
             first = {"limit": limit, "expect": 0}
             kept[key] = [one.model_copy(update={**first, "name": f"{one.name}-first{limit}"}) for one in kept[key]]
-    if names and not any(kept.values()):
-        raise UserError("no benchmark is left; name fewer with --without")
     whole = not (only or without or limit)
+    if not whole and not any(kept.values()):
+        raise UserError(
+            "no benchmark is left; name fewer with --without"
+            if names
+            else "--limit, --only and --without take a part of benchmarks, and the recipe has none; give --benchmark"
+        )
     return section.model_copy(update={**kept, "held_out": section.held_out and whole})
 
 
