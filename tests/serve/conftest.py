@@ -4,14 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served_model import NAME, Running, make_run, running
+from served_model import LIMITS, NAME, Running, make_run, running
 
 from h1r.evals.answers import recipe_of
-from h1r.serve.limits import Limits
 from h1r.serve.local import Local
 from h1r.serve.model import Model, open_model
-
-LIMITS = Limits(body_bytes=200_000, budget=64, choices=16, requests=64, traces=2048)
 
 
 @pytest.fixture(scope="package")

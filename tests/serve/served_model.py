@@ -29,6 +29,7 @@ from h1r.serve.run import http_config
 NAME = "tiny"
 KEY = "a-key-for-tests"
 QUESTION = "What is 2 + 2?"
+LIMITS = Limits(body_bytes=200_000, budget=64, choices=16, requests=64, traces=2048)
 RECIPE = Recipe.model_validate(
     {
         "name": NAME,

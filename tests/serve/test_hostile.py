@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_model import KEY, Running, eventually, running
+from served_model import KEY, LIMITS, Running, eventually, running
 from test_serve_chat import ask
 
-from conftest import LIMITS
 from h1r.serve.local import Local
 from h1r.serve.logs import RequestLog
 from h1r.serve.model import Model

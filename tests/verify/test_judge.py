@@ -20,12 +20,13 @@ from chat_server import Answer, breaks, chat_server, drips, fails, says, send
 from h1r.config.judge import JudgeSection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
+from h1r.response.control_tokens import clean
 from h1r.verify import RewardService, VerifierPool
 from h1r.verify.judge import grade as judge
 from h1r.verify.judge.cache import Judgement, JudgementCache
 from h1r.verify.judge.forms import FORMS, read_reply
 from h1r.verify.judge.grade import Judge
-from h1r.verify.judge.prompt import clean, extracted_answer, messages
+from h1r.verify.judge.prompt import extracted_answer, messages
 
 CORRECT, INCORRECT = says("Verdict: correct"), says("Verdict: incorrect")
 

@@ -47,5 +47,4 @@ def _untyped(name: str) -> str:
 
 def _bounds(text: str) -> str:
     """`[default: 1; x>=1]` as `[default: 1; at least 1]`."""
-    text = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)
-    return re.sub(r"x>=([\d.]+)", r"at least \1", text)
+    return text.replace("<=x<=", " to ").replace("x>=", "at least ")

@@ -28,10 +28,9 @@ from h1r.errors import UserError
 from h1r.evals.gradable import why_ungradable
 from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
-from h1r.verify import require
+from h1r.verify import has_judge, require
 from h1r.verify.controls import examine
 from h1r.verify.controls.answers import lacks_reference
-from h1r.verify.judge.grade import settings_of_environment
 
 NAMED = 5
 """Unusable problems that a note names; the result has them all."""
@@ -107,7 +106,7 @@ def _named(rows: Sequence[Mapping[str, str]]) -> str:
 def check_verifiers(benchmarks: Sequence[Benchmark], verify_many: VerifyMany) -> None:
     """Grades an answer by each verifier of each benchmark, before anything is asked; `UserError` for one that fails."""
     judged = [one.name for one in benchmarks if any(require(problem.verifier).needs_judge for problem in one.problems)]
-    if judged and not settings_of_environment().urls:
+    if judged and not has_judge():
         raise UserError(
             f"a model has to judge answers of {listing(judged)}; set judge.urls and judge.model, or leave out "
             "what needs it with --without NAME"

@@ -9,7 +9,6 @@ as functions. Two formulas with an unknown that no point gives a value are not t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -18,17 +17,27 @@ from h1r.mathematics.types import Answer, Group, Relation, Value
 from h1r.mathematics.value import same_value
 
 SLACK = Fraction(1, 2 * 10**8)
-_SET = re.compile(r"\s*([A-Za-z]|\\[A-Za-z]+)\s*=\s*(-?\d+(?:\.\d+)?(?:/[1-9]\d*)?)\s*")
+_DIGITS = frozenset("0123456789./-")
+_MAX_CHARS = 40
+"""Of a value."""
 
 Point = Mapping[str, Fraction]
 
 
 def point_of(text: str) -> dict[str, Fraction]:
     """The values of "a=2,b=3"; `ValueError` for anything else."""
-    found = [_SET.fullmatch(part) for part in text.split(",")]
-    if not all(found):
-        raise ValueError(f"{text!r} is no list of values such as a=2,b=3")
-    return {match[1]: Fraction(match[2]) for match in found if match}
+    found = {}
+    for part in text.split(","):
+        name, _, value = (one.strip() for one in part.partition("="))
+        letters = name.removeprefix("\\")
+        is_name = letters.isascii() and letters.isalpha() and (len(letters) == 1 or letters != name)
+        if not is_name or not _DIGITS.issuperset(value) or len(value) > _MAX_CHARS:
+            raise ValueError(f"{text!r} is no list of values such as a=2,b=3")
+        try:
+            found[name] = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{text!r} is no list of values such as a=2,b=3") from None
+    return found
 
 
 def same_at(left: Answer, right: Answer, points: tuple[Point, ...]) -> bool | None:

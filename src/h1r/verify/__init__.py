@@ -4,7 +4,15 @@ from h1r.common.callable_package import make_callable
 from h1r.response.format import check_format
 from h1r.verify.registry import Verifier, is_generated, register, require, verifier, verifier_names
 from h1r.verify.workers.pool import VerifierPool, reference_scores, verify
-from h1r.verify.workers.service import Backend, RewardService, default_workers, open_backend, use_judge, with_max_tests
+from h1r.verify.workers.service import (
+    Backend,
+    RewardService,
+    default_workers,
+    has_judge,
+    open_backend,
+    use_judge,
+    with_max_tests,
+)
 
 __all__ = [
     "Backend",
@@ -13,6 +21,7 @@ __all__ = [
     "VerifierPool",
     "check_format",
     "default_workers",
+    "has_judge",
     "is_generated",
     "open_backend",
     "reference_scores",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from h1r.common.prose import listing
@@ -55,9 +54,11 @@ class Cards:
 
 def parse_cards(text: str) -> Cards:
     """`8xH200`, `H200`. Raises `UserError` for what is no number of a known card."""
-    found = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?(\w+)", text.strip(), re.IGNORECASE)
-    card = CARDS.get(found[2].lower()) if found else None
-    if found is None or card is None:
+    number, cross, name = text.strip().lower().partition("x")
+    if not (cross and number.isascii() and number.isdigit()):
+        number, name = "1", text.strip().lower()
+    card = CARDS.get(name)
+    if card is None or len(number) > 6 or not int(number):
         names = listing([one.name for one in CARDS.values()])
         raise UserError(f"--gpus {text} is no number of cards; give it as in 8xH200, of {names}")
-    return Cards(int(found[1] or 1), card)
+    return Cards(int(number), card)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,7 +39,6 @@ Stage = Literal["sft", "rl"]
 RESERVE_BYTES = 2 * 10**9
 RESERVE_SHARE = 0.05
 """Of the card's memory, for what lies unused between blocks."""
-_PUBLISHED = re.compile(r"(?:Falcon-H1R?|Qwen3)-[0-9.]+B(?:-Deep)?", re.IGNORECASE)
 UTILISATION = 0.4
 """Share of the peak that a step computes at, where nothing was measured. Our choice."""
 
@@ -111,10 +109,12 @@ def planned_config(recipe: Recipe) -> ModelConfig:
         return preset(section.preset, **section.overrides)
     if directory := local_directory(section.checkpoint):
         return read_config(directory)
-    if found := _PUBLISHED.search(section.checkpoint):
-        name = found[0].lower().removeprefix("falcon-h1r-").removeprefix("falcon-h1-")
-        if name in presets():
-            return preset(name)
+    name = section.checkpoint.rpartition("/")[2].lower()
+    size = name.removeprefix("falcon-h1r-").removeprefix("falcon-h1-")
+    if size != name or name.startswith("qwen3-"):
+        known = [one for one in presets() if size == one or size.startswith(f"{one}-")]
+        if known:
+            return preset(max(known, key=len))
     raise UserError(
         f"the sizes of {section.checkpoint} are not known here; give a directory that holds its config.json, or plan "
         "with --set model.preset=NAME --set 'model.checkpoint=\"\"'"

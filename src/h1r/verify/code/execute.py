@@ -6,6 +6,8 @@ an assertion's test code with its own report under this run's nonce. Everything 
 
 from __future__ import annotations
 
+import time
+
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.session import SandboxError
 from h1r.sandbox.slots import Slot
@@ -26,6 +28,7 @@ def judge(
     limits = limits or Limits()
     tests = with_expected(slot, tests, limits)
     result = Result(0, size(tests), [])
+    began = time.monotonic()
     with slot.answer(limits) as answer:
         try:
             result = _judge(slot, code, language, tests, limits, stop)
@@ -34,7 +37,9 @@ def judge(
         except SandboxError:
             if not answer.is_over:
                 raise
-    if answer.is_over and not result.correct:
+    # A run's own clock stops at the same limit, and may be first on a busy machine.
+    is_over = answer.is_over or time.monotonic() - began >= limits.answer_wall_s
+    if is_over and not result.correct:
         why = f"the whole answer exceeds {limits.answer_wall_s:g} s"
         return Result(result.passed, result.total, [Failure(min(result.passed, result.total - 1), why, "time")])
     return result

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 _HEAD = re.compile(r":[ \t]*(?:#.*)?$")
+_DEFINING = (("def",), ("async", "def"), ("class",))
+_MAX_GAP = 100
+"""Characters that are looked at before a name and behind it."""
 SOLUTION_CLASS = re.compile(r"^class\s+Solution\b", re.MULTILINE)
 
 
@@ -25,7 +28,16 @@ def complete(setup: str) -> str:
 
 def defines(code: str, name: str) -> bool:
     """Whether a line of the code begins to define that name at the top level."""
-    return (
-        re.search(rf"^(?:(?:async\s+)?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*[:=]", code, re.M)
-        is not None
-    )
+    at = code.find(name)
+    while at >= 0:
+        if at == 0 or code[at - 1].isspace():
+            head, after = code[max(0, at - _MAX_GAP) : at], code[at + len(name) : at + len(name) + _MAX_GAP]
+            line = head.rpartition("\n")[2]
+            if "\n" in head or at <= _MAX_GAP:  # the beginning of the line is seen
+                ends = not (after[:1].isalnum() or after[:1] == "_")
+                if not line and after.lstrip()[:1] in (":", "="):
+                    return True
+                if line and ends and not line[0].isspace() and tuple(line.split()) in _DEFINING:
+                    return True
+        at = code.find(name, at + 1)
+    return False

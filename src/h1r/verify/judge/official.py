@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from h1r.verify.judge.prompt import clean, shortened
+from h1r.response.control_tokens import clean
+from h1r.verify.judge.prompt import shortened
 
 _FINAL_ANSWER = re.compile(r"(?:### )?(?:the )?final answer(?: is)?:?", re.IGNORECASE)
 

@@ -102,6 +102,13 @@ def use_judge(section: JudgeSection) -> None:
     judge.use(section)
 
 
+def has_judge() -> bool:
+    """Whether a server of a judge is set. `UserError` for settings that cannot be read."""
+    from h1r.verify.judge import grade as judge
+
+    return bool(judge.settings_of_environment().urls)
+
+
 class RewardService:
     """Verdicts for coroutines. Makes a `VerifierPool` of `workers` processes unless a backend is given."""
 

@@ -153,6 +153,7 @@ def _hub(section: CorpusBenchmark, path: str) -> Iterator[Row]:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         where = f"row {number + 1} of " if number else ""
         raise UserError(
-            f"cannot open {where}hub data set {path} (subset {section.subset}, split {section.split}, revision "
-            f"{section.revision}): {first}; check path, subset, split, revision and the network"
+            f"cannot open {where}hub data set {path} (subset {section.subset}, split {section.split}"
+            + (f", revision {section.revision}" if section.revision else "")
+            + f"): {first}; check path, subset, split, revision and the network"
         ) from error
