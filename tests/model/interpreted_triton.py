@@ -28,7 +28,7 @@ from h1r.kernels.triton import TRITON
 from h1r.kernels.triton.chunks import chunks_of
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
-from h1r.train.plan.costs import kept_storages, pass_costs
+from h1r.train.plan.costs import bytes_beside, kept_storages, pass_costs
 
 conv_module, gate_module, scan_module = (
     importlib.import_module(f"h1r.kernels.triton.{name}") for name in ("conv", "gate", "scan")
@@ -347,7 +347,6 @@ def test_a_plan_counts_what_a_layer_on_these_kernels_keeps() -> None:
         with kept_storages() as kept:
             model.model(torch.zeros(length, dtype=torch.long), layout)
         shared = [*model.parameters(), *model.buffers(), layout.positions, layout.remaining]
-        known = {tensor.untyped_storage()._cdata for tensor in shared}
-        found.append(sum(size for place, size in kept.items() if place not in known))
+        found.append(bytes_beside(kept, shared))
     counted = pass_costs(config, torch.float32, length).kept * length
     assert abs(counted - (found[1] - found[0])) < 0.05 * counted

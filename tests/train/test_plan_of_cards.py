@@ -70,7 +70,7 @@ def test_rl_of_the_7b_is_refused_where_whole_weights_do_not_fit() -> None:
 def test_a_wrong_grid_and_unknown_cards_are_refused() -> None:
     with pytest.raises(UserError, match="needs a multiple of 2 processes"):
         plan(load_recipe(PAPER, {}), "sft", parse_cards("3xH100"))
-    with pytest.raises(UserError, match="does not divide the heads"):
+    with pytest.raises(UserError, match="does not divide both the 12 query heads and the 24 SSM heads"):
         plan(load_recipe(PAPER, {"parallel.context": 8}), "sft", parse_cards("8xH100"))
     for wrong in ("0xH100", "8xV100", "8 H100", "", "xH100"):
         with pytest.raises(UserError, match="is no number of cards"):

@@ -9,7 +9,7 @@ Shapes as in `kernels/contract.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,8 +79,7 @@ def _counted(config: ModelConfig, dtype: torch.dtype, length: int) -> tuple[Caus
     with FlopCounterMode(display=False) as products, kept_storages() as kept:
         model.model(torch.zeros(length, dtype=torch.long, device="meta"), layout)
     count.flops += products.get_total_flops()
-    shared = {_place(p) for p in (*model.parameters(), *model.buffers(), layout.positions, layout.remaining)}
-    count.kept = sum(size for place, size in kept.items() if place not in shared)
+    count.kept = bytes_beside(kept, [*model.parameters(), *model.buffers(), layout.positions, layout.remaining])
     return model, count
 
 
@@ -97,6 +96,12 @@ def kept_storages() -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield found
+
+
+def bytes_beside(kept: Mapping[int, int], tensors: Iterable[Tensor]) -> int:
+    """Of what `kept_storages` found, the bytes that are not those of `tensors`."""
+    own = {_place(tensor) for tensor in tensors}
+    return sum(size for place, size in kept.items() if place not in own)
 
 
 def _place(tensor: Tensor) -> int:

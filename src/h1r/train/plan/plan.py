@@ -22,14 +22,16 @@ from typing import Any, Literal
 
 import torch
 
+from h1r.common.html import duration
 from h1r.common.hub import local_directory
 from h1r.common.prose import counted
 from h1r.config import Recipe
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
 from h1r.models.config import ModelConfig
-from h1r.models.registry import family_of, preset, presets, resolved
+from h1r.models.registry import family_of, preset, presets
 from h1r.train.linear_logprobs import LOGITS_BYTES
+from h1r.train.parallel.context import check_degree, degrees_allowed
 from h1r.train.parallel.world import degrees
 from h1r.train.plan.cards import Cards
 from h1r.train.plan.costs import PassCosts, pass_costs
@@ -124,7 +126,7 @@ def planned_config(recipe: Recipe) -> ModelConfig:
 def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, utilisation: float) -> Plan:
     section = recipe.sft if stage == "sft" else recipe.rl
     data, context = degrees(recipe.parallel, cards.count)
-    _check_context(config, context)
+    check_degree(config, context)
     if stage == "rl" and (recipe.parallel.shard or context > 1):
         raise UserError("RL takes whole weights on each card; set parallel.shard = false and parallel.context = 1")
     narrow = compute_dtype_of(section)
@@ -199,16 +201,6 @@ def _notes(recipe: Recipe, config: ModelConfig, made: Plan, longest: int, dtype:
     ]
 
 
-def _check_context(config: ModelConfig, context: int) -> None:
-    if context > 1 and not _divides(config, context):
-        raise UserError(f"parallel.context = {context} does not divide the heads of this model")
-
-
-def _divides(config: ModelConfig, context: int) -> bool:
-    parallel = family_of(config).context_parallel
-    return parallel is not None and all(n % context == 0 for n in resolved(parallel).heads(config).values())
-
-
 def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards) -> Iterator[dict[str, Any]]:
     """Changes of settings that need less memory, the cheapest first: what costs no time, then computing layers twice,
     then cutting rows."""
@@ -222,8 +214,8 @@ def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Card
     twice = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
     contexts: list[dict[str, Any]] = [{}]
     if stage == "sft":
-        possible = (n for n in range(now.context + 1, cards.count + 1) if cards.count % n == 0 and _divides(config, n))
-        contexts += [{"parallel.context": n, "parallel.data": -1} for n in possible]
+        larger = [n for n in degrees_allowed(config) if n > now.context and cards.count % n == 0]
+        contexts += [{"parallel.context": n, "parallel.data": -1} for n in larger]
     for context, again, shard, rows in itertools.product(contexts, twice, shards, smaller):
         if changes := {**rows, **shard, **again, **context}:
             yield changes
@@ -259,13 +251,6 @@ def told(made: Plan) -> list[str]:
             f"This does not fit. {f'With {changes} it does.' if changes else 'No setting of this stage does.'}",
         ]
     return lines
-
-
-def duration(seconds: float) -> str:
-    """`12.3 s`, `4.1 min`, `2.0 h`."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def gigabytes(size: float) -> str:
