@@ -3,10 +3,11 @@
     python benchmarks/gpu_decode.py [--quick] [--geometries 0.5b,7b] [--cases 1:512:512,...] [--engines ...] [--json]
     python benchmarks/gpu_decode.py --quick --geometries tiny        without a card: fp32, and no graphs
 
-A case is sequences:prompt:new. Engines take turns, each call is a whole generation with prefill, sampling at
-temperature 1 and log-probabilities; what is printed is the median of calls after the first, and the first by itself,
-which compiles kernels. Graphs do not outlive a call, so recording them is in every call of `graphs`. vLLM lives in a
-process of its own, with its own sampling, on weights of its own (speed does not see them).
+A case is sequences:prompt:new. Each call is a whole generation with prefill, sampling at temperature 1 and
+log-probabilities; what is printed is the median of calls after the first, and the first by itself, which compiles
+kernels. Graphs do not outlive a call, so recording them is in every call of `graphs`. Each engine has the card for
+itself, in a process of its own that ends before the next begins: vLLM takes most of a card's memory when it starts.
+vLLM has its own sampling, on weights of its own (speed does not see them).
 
 Rows: {"engine": "machine", ...} with the card and its measured read bandwidth; {"engine": "eager" | "graphs" | "vllm",
 "geometry", "sequences", "prompt_tokens", "new_tokens", "tokens_per_s", "ms_per_step", "first_call_s"}, for the native
@@ -24,6 +25,7 @@ import gc
 import itertools
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,8 +64,13 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Any]] = [machine(device)]
     bandwidth = rows[0]["read_gb_per_s"]
-    for name in arguments.geometries:
-        rows += geometry_rows(name, device, dtype, arguments, bandwidth)
+    if len(arguments.engines) > 1:
+        free(device)
+        for engine in arguments.engines:
+            rows += rows_of_process(engine)
+    else:
+        for name in arguments.geometries:
+            rows += geometry_rows(name, device, dtype, arguments, bandwidth)
     print(json.dumps(rows) if arguments.json else "\n".join(map(str, rows)))
     return int(any(row.get("ok") is False for row in rows))
 
@@ -86,6 +93,23 @@ def command_line() -> argparse.Namespace:
         note("graphs are left out: they need a CUDA device")
         arguments.engines = [name for name in arguments.engines if name != "graphs"]
     return arguments
+
+
+def rows_of_process(engine: str) -> list[dict[str, Any]]:
+    """What this script, run for one engine alone, found; a row that says why, where it found nothing."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--engines", engine, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        return [row for row in json.loads(done.stdout) if row["engine"] != "machine"]
+    except ValueError:
+        return [{"engine": engine, "ok": False, "why": f"its process ended with {done.returncode}, see above"}]
+
+
+def free(device: torch.device) -> None:
+    """Gives the card's memory back, for other processes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -116,29 +140,26 @@ def geometry_rows(
     name: str, device: torch.device, dtype: torch.dtype, arguments: argparse.Namespace, bandwidth: float
 ) -> list[dict[str, Any]]:
     config = preset(name)
+    if arguments.engines == ["vllm"]:
+        longest = max(prompt + new for _, prompt, new in arguments.cases)
+        with vllm_engine(config, dtype, longest, arguments) as vllm:
+            return [row for case in arguments.cases for row in case_rows(name, config, None, vllm, case, arguments, 0)]
     with torch.device(device):
         model = HybridForCausalLM(config).init_weights().to(dtype).eval()
     model.use(select("auto" if device.type == "cuda" else "torch", device, dtype)).requires_grad_(False)
-    rows = []
-    longest = max(prompt + new for _, prompt, new in arguments.cases)
-    with vllm_beside(config, dtype, longest, arguments) as vllm:
-        for sequences, prompt_tokens, new_tokens in arguments.cases:
-            rows += case_rows(name, model, vllm, (sequences, prompt_tokens, new_tokens), arguments, bandwidth)
+    rows = [row for case in arguments.cases for row in case_rows(name, config, model, None, case, arguments, bandwidth)]
     if "graphs" in arguments.engines:
         rows.append(check_row(name, model))
     del model
-    gc.collect()
+    free(device)
     return rows
 
 
 @contextmanager
-def vllm_beside(
+def vllm_engine(
     config: HybridConfig, dtype: torch.dtype, longest: int, arguments: argparse.Namespace
-) -> Iterator[VLLM | None]:
-    """vLLM on a checkpoint that is a configuration only; None where it was not asked for."""
-    if "vllm" not in arguments.engines:
-        yield None
-        return
+) -> Iterator[VLLM]:
+    """On a checkpoint that is a configuration only."""
     with tempfile.TemporaryDirectory() as directory:
         kind = str(dtype).removeprefix("torch.")
         (Path(directory) / "config.json").write_text(json.dumps(to_hf(config, kind)), encoding="utf-8")
@@ -154,17 +175,18 @@ def vllm_beside(
 
 
 def case_rows(
-    name: str, model: HybridForCausalLM, vllm: VLLM | None, case: tuple[int, int, int],
-    arguments: argparse.Namespace, bandwidth: float,
+    name: str, config: HybridConfig, model: HybridForCausalLM | None, vllm: VLLM | None,
+    case: tuple[int, int, int], arguments: argparse.Namespace, bandwidth: float,
 ) -> list[dict[str, Any]]:  # fmt: skip
+    """Of a case, on the native engine with `model`, or on `vllm`."""
     sequences, prompt_tokens, new_tokens = case
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(3, model.config.vocab_size, (sequences, prompt_tokens), generator=generator).tolist()
-    natives = {kind: Native(model, sequences, kind == "eager") for kind in ("eager", "graphs")}
+    prompts = torch.randint(3, config.vocab_size, (sequences, prompt_tokens), generator=generator).tolist()
+    natives = {}
+    if model is not None:
+        natives = {kind: Native(model, sequences, kind == "eager") for kind in arguments.engines}
     runs: dict[str, Callable[[], float]] = {
-        kind: partial(native.seconds, prompts, new_tokens)
-        for kind, native in natives.items()
-        if kind in arguments.engines
+        kind: partial(native.seconds, prompts, new_tokens) for kind, native in natives.items()
     }
     if vllm is not None:
         runs["vllm"] = partial(vllm.seconds, prompts, new_tokens)
@@ -180,7 +202,7 @@ def case_rows(
             "new_tokens": new_tokens, "tokens_per_s": round(sequences * new_tokens / median, 1),
             "ms_per_step": round(1e3 * median / new_tokens, 3), "first_call_s": round(first, 2),
         }  # fmt: skip
-        if kind in natives:
+        if model is not None:
             moved = bytes_moved(model, sequences, prompt_tokens, new_tokens)
             row |= {"share_of_memory": round(moved / median / bandwidth / 1e9, 3), **natives[kind].memory}
         rows.append(row)

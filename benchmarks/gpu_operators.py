@@ -2,6 +2,7 @@
 
 Imported by `gpu_train_step.py`. Sets of kernels: ours (`triton`), plain PyTorch (`torch`), mamba-ssm with
 causal-conv1d, and for the scan flash-linear-attention; those that cannot be imported are reported with the reason.
+Without a card plain PyTorch runs alone, on the CPU: a rehearsal of the script, and no measurement.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import importlib
 import importlib.util
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,7 @@ from h1r.kernels.torch.operators import TORCH
 from h1r.models.falcon_h1.config import HybridConfig
 
 TOLERANCE = 1e-2  # of ‖out - exact‖ / ‖exact‖ in bf16
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Operator = Callable[..., Tensor]
 
 
@@ -45,18 +48,18 @@ class Case:
         ]
 
 
-def cases(config: HybridConfig, lengths: list[int], device: str = "cuda") -> dict[str, Case]:
+def cases(config: HybridConfig, lengths: list[int]) -> dict[str, Case]:
     """Every operator of a layer of this geometry on documents of these lengths."""
-    layout, T = Layout.of(lengths, device), sum(lengths)
+    layout, T = Layout.of(lengths, DEVICE), sum(lengths)
     H, P, G, S = config.mamba_n_heads, config.mamba_d_head, config.mamba_n_groups, config.mamba_d_state
     M, N, E = config.mamba_d_ssm, config.conv_dim, config.head_dim
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device)
+        return torch.randn(*shape, device=DEVICE)
 
     angle = random(T, E // 2)
     head = min(T, 4096)
-    targets = torch.randint(0, config.vocab_size, (head,), device=device)
+    targets = torch.randint(0, config.vocab_size, (head,), device=DEVICE)
 
     def scan(k: Kernels) -> Operator:
         return lambda x, B, C, D, dt, A: k.scan(x, dt, A, B, C, D, layout, config.mamba_chunk_size)
@@ -66,8 +69,8 @@ def cases(config: HybridConfig, lengths: list[int], device: str = "cuda") -> dic
         "scan": Case(
             scan,
             [
-                random(T, H, P), random(T, G, S), random(T, G, S), random(H), torch.rand(T, H, device=device) * 0.1,
-                -torch.rand(H, device=device) * 16,
+                random(T, H, P), random(T, G, S), random(T, G, S), random(H), torch.rand(T, H, device=DEVICE) * 0.1,
+                -torch.rand(H, device=DEVICE) * 16,
             ],
             kept=2,
         ),
@@ -92,6 +95,9 @@ def cases(config: HybridConfig, lengths: list[int], device: str = "cuda") -> dic
 
 def kernel_sets() -> tuple[dict[str, Kernels], dict[str, str]]:
     """The sets that can run on this machine, and why the others cannot."""
+    if DEVICE.type != "cuda":
+        why = "needs a CUDA card"
+        return {"torch": TORCH}, {"triton": why, "mamba-ssm": why, "fla": why}
     from h1r.kernels.triton import TRITON
 
     sets, missing = {"triton": TRITON, "torch": TORCH}, {}
@@ -150,15 +156,39 @@ def milliseconds(run: Callable[[], Any], repeats: int) -> float:
     """Median over `repeats` timed runs on the device, after three that warm up."""
     for _ in range(3):
         run()
-    pairs = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        pairs.append((start, end))
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in pairs)
+    watches = [Stopwatch() for _ in range(repeats)]
+    for watch in watches:
+        with watch:
+            run()
+    return statistics.median(watch.milliseconds() for watch in watches)
+
+
+class Stopwatch:
+    """Of what a block does: on a card between two events of its stream, without waiting; else on the clock."""
+
+    def __enter__(self) -> None:
+        if DEVICE.type == "cuda":
+            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self.events[0].record()
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = time.perf_counter()
+        if DEVICE.type == "cuda":
+            self.events[1].record()
+
+    def milliseconds(self) -> float:
+        """On a card it waits until the block has run there. What failed in it is raised here."""
+        if DEVICE.type != "cuda":
+            return 1e3 * (self.ended - self.began)
+        self.events[1].synchronize()
+        return self.events[0].elapsed_time(self.events[1])
+
+
+def free_cached() -> None:
+    """Gives back what PyTorch keeps of freed memory of the card."""
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def forward_and_backward(operator: Operator, leaves: list[Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -187,7 +217,7 @@ def time_operators(
                 row |= {"forward_ms": milliseconds(forward, repeats), "both_ms": milliseconds(both, repeats)}
             except Exception as error:
                 row["why"] = f"{type(error).__name__}: {error}"[:200]
-            torch.cuda.empty_cache()
+            free_cached()
             rows.append(row)
     return rows
 

@@ -21,11 +21,11 @@ from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 
 @pytest.fixture
 def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention makes what a fused kernel makes: its result, and the mask as numbers."""
+    """Attention makes what a fused kernel makes: its result, and the mask as numbers. It takes no grouped heads beside
+    a mask, as those of a card do not."""
 
-    def fused(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor, enable_gqa: bool = False
-    ) -> torch.Tensor:
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        assert q.shape[1] == k.shape[1]
         q.new_zeros(attn_mask.shape).masked_fill_(~attn_mask, -torch.inf)
         return torch.empty_like(q)
 

@@ -13,6 +13,7 @@ from h1r.kernels.torch.conv import causal_conv
 from h1r.kernels.torch.ssd import ssd_scan_rows, ssd_step
 from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
+from h1r.models.layers.attention import masked_attention
 
 
 @settings(max_examples=20, deadline=None)
@@ -138,3 +139,13 @@ def test_cache_memory_follows_its_formula() -> None:
     cache = HybridCache.allocate(SMALL, 5, 33, torch.float32)
     held = sum(t.nbytes for group in (cache.keys, cache.values, cache.conv, cache.ssm) for t in group)
     assert held + cache.lengths.nbytes == 5 * HybridCache.bytes_per_slot(SMALL, 33, torch.float32)
+
+
+def test_repeated_keys_are_looked_at_as_grouped_heads_look() -> None:
+    q, k, v = (torch.randn(2, heads, n, 16) for heads, n in ((6, 5), (2, 9), (2, 9)))
+    mask = torch.arange(9) <= torch.tensor([[4], [2]])[:, None, None] + torch.arange(5)[:, None]
+    grouped, repeated = (masked_attention(q, k, v, mask, repeat) for repeat in (False, True))
+    torch.testing.assert_close(repeated, grouped, rtol=1e-5, atol=1e-6)
+    # Query head 4 belongs to the second group of keys.
+    alone = masked_attention(q[:, 4:5], k[:, 1:], v[:, 1:], mask, False)
+    torch.testing.assert_close(repeated[:, 4:5], alone, rtol=1e-5, atol=1e-6)

@@ -178,7 +178,8 @@ class CausalLM(nn.Module):
         """What a prefill in PyTorch holds at once at most besides its cache, in bytes: `columns` tokens of each of
         `rows` prompts, of `length` in all."""
         c, element, T = self.config, self.dtype.itemsize, rows * columns
-        part = max(T * attention_step_bytes(c, element, length), 4 * element * T * c.intermediate_size)
+        attention = T * attention_step_bytes(c, element, length) + repeated_keys_bytes(c, element, rows * length)
+        part = max(attention, 4 * element * T * c.intermediate_size)
         return 3 * element * T * c.hidden_size + T * length + part
 
 
@@ -186,6 +187,11 @@ def attention_step_bytes(config: ModelConfig, element: int, length: int) -> int:
     """Of one token, what cached attention holds at once: its projections, rotated, and the mask as numbers."""
     heads, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     return 3 * element * (heads + 2 * keys) + (1 + element) * length
+
+
+def repeated_keys_bytes(config: ModelConfig, element: int, positions: int) -> int:
+    """Of a prefill on a card: keys and values of so many positions of the cache, once for every query head."""
+    return 2 * element * positions * config.num_attention_heads * config.head_dim
 
 
 def _init(part: nn.Module, cls: type[CausalLM], config: ModelConfig, generator: torch.Generator | None) -> None:

@@ -5,6 +5,7 @@ Tests hold the formulas to what the operations make, counted on tensors without 
 
 from __future__ import annotations
 
+from h1r.models.causal_lm import repeated_keys_bytes
 from h1r.models.falcon_h1.config import HybridConfig
 
 
@@ -34,6 +35,7 @@ def prefill_bytes(config: HybridConfig, element: int, rows: int, columns: int, l
     states = 2 * (chunks + rows) * c.mamba_d_ssm * c.mamba_d_state
     scan = element * T * (projected + 2 * c.conv_dim) + 4 * (wide + states)
     attention = element * T * (c.mamba_d_ssm + 3 * (heads + 2 * keys)) + (1 + element) * T * length
+    attention += repeated_keys_bytes(c, element, rows * length)
     weight = element * c.hidden_size if columns > 1 else 0  # of a row of a matrix, times its multipliers
     products = (element * T + weight) * max(projected, c.intermediate_size)
     mlp = 3 * element * T * c.intermediate_size

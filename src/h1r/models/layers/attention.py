@@ -68,10 +68,22 @@ class GroupedQueryAttention(nn.Module):
         place_BT = start_B[:, None] + torch.arange(T, device=h_BTD.device)
         keys[row[:, None], :, place_BT] = k_BTKE.to(keys.dtype)
         values[row[:, None], :, place_BT] = v_BTKE.to(values.dtype)
-        out = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2), keys[:, :, :length], values[:, :, :length], attn_mask=mask, enable_gqa=True
+        out = masked_attention(
+            q_BTHE.transpose(1, 2), keys[:, :, :length], values[:, :, :length], mask, keys.device.type != "cpu"
         )
         return out.transpose(1, 2).reshape(rows, T, -1)
+
+
+def masked_attention(q_BHTE: Tensor, k_BKLE: Tensor, v_BKLE: Tensor, mask: Tensor, repeat: bool) -> Tensor:
+    """[B, H, T, E] of queries that look where `mask` [B, 1, T, L] is True.
+
+    repeat: keys and values are repeated for the query heads of their group. A card wants it: PyTorch has no fused
+    kernel there that takes a mask and grouped heads together, and would write all scores [B, H, T, L] in fp32.
+    """
+    if not repeat:
+        return F.scaled_dot_product_attention(q_BHTE, k_BKLE, v_BKLE, attn_mask=mask, enable_gqa=True)
+    k_BHLE, v_BHLE = (t.repeat_interleave(q_BHTE.shape[1] // t.shape[1], 1) for t in (k_BKLE, v_BKLE))
+    return F.scaled_dot_product_attention(q_BHTE, k_BHLE, v_BHLE, attn_mask=mask)
 
 
 class CachedStep:
