@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -40,6 +40,8 @@ class Scripted:
     dies_after: int | None = None
     pause_s: float = 0.0
     says: tuple[str, ...] = ()
+    writes: Callable[[int], list[tuple[str, float]]] = tokens_of
+    """The trace of a seed."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     sent: int = 0
     broken: int = 0
@@ -53,10 +55,10 @@ class Scripted:
             self.open_streams += 1
         try:
             if not body.get("stream"):
-                text = "".join(self.says) or "".join(piece for piece, _ in tokens_of(body["seed"]))
+                text = "".join(self.says) or "".join(piece for piece, _ in self.writes(body["seed"]))
                 message = {"role": "assistant", "content": text}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
-                usage = {"prompt_tokens": 9, "completion_tokens": len(tokens_of(body["seed"])), "total_tokens": 99}
+                usage = {"prompt_tokens": 9, "completion_tokens": len(self.writes(body["seed"])), "total_tokens": 99}
                 self._send(handler, json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
                 return
             handler.send_response(200)
@@ -69,7 +71,7 @@ class Scripted:
                 self.open_streams -= 1
 
     def _stream(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-        pieces = [(piece, 4.0) for piece in self.says] or tokens_of(body["seed"])
+        pieces = [(piece, 4.0) for piece in self.says] or self.writes(body["seed"])
         for number, (piece, ahead) in enumerate(pieces):
             if number == self.dies_after:
                 handler.close_connection = True

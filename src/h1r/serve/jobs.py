@@ -272,8 +272,16 @@ def summary_of(outcome: Outcome, question: Question) -> dict[str, Any]:
         "answer": solution.answer, "share": rounded(solution.vote.share), "certainty": last["certainty"],
         "votes": last["votes"], "votes_rest": last["votes_rest"], "selected_by": outcome.selected_by,
         "selected_trace": None if outcome.shown is None else outcome.shown.sample_index,
-        "fallback": solution.fallback, "seconds": round(outcome.seconds, 3),
+        "fallback": solution.fallback, "seconds": round(outcome.seconds, 3), **_tests_of(outcome),
     }  # fmt: skip
+
+
+def _tests_of(outcome: Outcome) -> dict[str, Any]:
+    """How many tests there were, and the share of them that the program shown passes."""
+    tests, trace = outcome.tests, outcome.shown
+    if tests is None:
+        return {}
+    return {"tests": tests.total, "tests_passed": None if trace is None else rounded(tests.passed(trace.text))}
 
 
 def traces_of(model: Speaker, outcome: Outcome, tokens: bool) -> list[dict[str, Any]]:
@@ -284,6 +292,8 @@ def traces_of(model: Speaker, outcome: Outcome, tokens: bool) -> list[dict[str, 
         entry = ballot.entries[index]
         trace = entry.trace
         one = {**ended(ballot, entry), "seed": trace.seed, "text": trace.text}
+        if outcome.tests is not None:
+            one["tests_passed"] = rounded(outcome.tests.passed(trace.text))
         if tokens:
             if model.tokenizer is not None:
                 one["token_texts"] = [model.texts.one(token) for token in trace.token_ids]

@@ -24,6 +24,7 @@ from h1r.serve.messages import checked
 from h1r.serve.options import Plan
 from h1r.serve.reply_text import TokenTexts
 from h1r.serve.solving import Question
+from h1r.serve.testing import tested_problem
 from h1r.serve.verifying import Verifying, check_verifier
 from h1r.serve.wanted import Body
 
@@ -94,8 +95,7 @@ class Model:
 
     def question(self, prompt: Sequence[int], messages: Sequence[Message], plan: Plan, seed: int) -> Question:
         """A conversation as a problem for DeepConf; that of one question is the one that `h1r solve` has."""
-        check_verifier(plan.verifier)
-        problem = problem_of(messages, plan.verifier)
+        problem = problem_of(messages, plan)
         return Question(
             problem, ProblemPrompt(prompt, problem), plan, seed, self.recipe.rollout, self.verifying.many,
             self.tokenizer, "engine",
@@ -106,11 +106,16 @@ class Model:
         return str(self.tokenizer.decode(list(prompt[-8:]))).rstrip().endswith(THINK_OPEN)
 
 
-def problem_of(messages: Sequence[Message], verifier: str) -> Problem:
-    """A conversation as a problem; that of one question is the one that `h1r solve` has."""
+def problem_of(messages: Sequence[Message], plan: Plan) -> Problem:
+    """A conversation as a problem; that of one question is the one that `h1r solve` has. `ApiError` for a verifier
+    whose answers cannot be the same."""
     asked = [one.content for one in messages if one.role != "system"]
     text = asked[0] if len(asked) == 1 else "\n\n".join(f"{one.role}: {one.content}" for one in messages)
-    return Problem(id=content_id(text), question=text, answer="", verifier=verifier)
+    problem = Problem(id=content_id(text), question=text, answer="", verifier=plan.verifier)
+    if plan.tests:
+        return tested_problem(problem, plan.tests)
+    check_verifier(plan.verifier)
+    return problem
 
 
 def seed_of(body: Body) -> int:

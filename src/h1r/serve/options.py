@@ -25,12 +25,13 @@ from h1r.scaling.deepconf import majority_params
 from h1r.scaling.parameters import Consensus, DeepConf
 from h1r.scaling.voting import Voter
 from h1r.serve.errors import ApiError
+from h1r.serve.testing import checked_tests
 
 EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh": 512, "max": 512}
 """Traces of each `reasoning_effort`; 0 is a plain answer. Our choice. No more than the server's limit."""
 _SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>deepconf|majority)(?:-(?P<budget>\d{1,6}))?")
 
-Select = Literal["votes", "confidence"]
+Select = Literal["votes", "tests", "confidence"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -51,9 +52,12 @@ class Options(BaseModel):
     voter: Voter | None = None
     warmup_votes: Literal["above_threshold", "all"] | None = None
     window: Annotated[int, Field(ge=1, strict=True)] | None = None
-    select: Select = "votes"
-    """votes: the answer that the traces agree on. confidence: the whole trace of the highest confidence, for answers
-    that are not short."""
+    select: Select | None = None
+    """votes: the answer that the traces agree on. For answers that are not short: tests: a program that passes the
+    request's `tests`; confidence: the whole trace of the highest confidence. Unset: tests where there are some, else
+    votes."""
+    tests: Any = None
+    """See `testing.py`."""
     verifier: str = "math"
     """Which verifier reads answers, and says which are the same."""
     return_traces: bool | Literal["tokens"] = False
@@ -69,6 +73,7 @@ class Plan:
     params: DeepConf
     select: Select
     verifier: str
+    tests: tuple[Any, ...]
     return_traces: bool | Literal["tokens"]
     method: str
     curves: int = 0
@@ -119,7 +124,21 @@ def plan_for(
         params = _params(options, section, sampling)
     except ValueError as error:
         raise ApiError(400, str(error), "deepconf") from None
-    return Plan(params, options.select, options.verifier, options.return_traces, options.method, options.curves)
+    select, tests = _selection(options)
+    return Plan(params, select, options.verifier, tests, options.return_traces, options.method, options.curves)
+
+
+def _selection(options: Options) -> tuple[Select, tuple[Any, ...]]:
+    """How the reply is chosen, and the tests that choose it."""
+    if options.tests is None:
+        if options.select == "tests":
+            raise ApiError(400, 'deepconf.select is "tests", and deepconf.tests is missing', "deepconf.tests")
+        return options.select or "votes", ()
+    if options.select not in (None, "tests"):
+        raise ApiError(400, f'deepconf.tests go with select "tests", not "{options.select}"', "deepconf.select")
+    if "verifier" in options.model_fields_set:
+        raise ApiError(400, "deepconf.tests decide in place of a verifier; leave deepconf.verifier out", "deepconf")
+    return "tests", checked_tests(options.tests)
 
 
 def _params(options: Options, section: ScalingSection, sampling: SamplingParams) -> DeepConf:

@@ -5,7 +5,8 @@ question), the same reading and comparing of answers, and the same policy for tr
 
 Which trace is shown. select "votes": of the traces that voted for the winning answer in its most frequent form, the one
 of the highest confidence (that of the voter, the lowest group confidence for a majority), the earlier of equals.
-select "confidence", and where no trace holds an answer: of the traces that ended by themselves the one of the highest
+select "tests": of those whose program passes the request's tests the one of the highest confidence; where none does,
+of those that pass most. select "confidence", and where no trace holds an answer or passes a test: of the traces that ended by themselves the one of the highest
 confidence; of those at the token limit where none did. `Outcome.selected_by` says which.
 """
 
@@ -31,6 +32,7 @@ from h1r.serve.engine_thread import EngineThread
 from h1r.serve.options import Plan
 from h1r.serve.progress_events import ProgressEvents
 from h1r.serve.session import Session
+from h1r.serve.testing import TestRuns
 
 PERIOD_S = 0.2
 """Seconds between two progress events, at least."""
@@ -61,6 +63,8 @@ class Outcome:
     selected_by: str
     seconds: float
     last_event: dict[str, Any]
+    tests: TestRuns | None = None
+    """What programs passed, where the request carries tests."""
 
 
 class Solving:
@@ -119,27 +123,34 @@ def solve(engine: Engine, question: Question, look: Callable[[ProgressEvents], N
     begun = time.monotonic()
     problem, plan = question.problem, question.plan
     pipeline = RolloutPipeline(engine, question.tokenizer, question.verify_many, section=question.rollout)
+    tests = TestRuns(problem, question.verify_many) if plan.tests else None
     run = DeepConfRun(
         pipeline.engine, [question.prompt], plan.params, seeds=[problem_seed(question.seed, problem.id)],
-        extract=extract_for(problem), groups=[groups_for(problem, question.verify_many)],
+        extract=tests or extract_for(problem), groups=[groups_for(problem, question.verify_many)],
         on_trace=lambda _: look(events),
     )  # fmt: skip
     events = ProgressEvents(run, plan.method, plan.curves)
     engine.watch(lambda: look(events))
     (solution,) = run.solve()
+    if tests is not None:
+        tests.raise_if_none_ran()
     ballot = run.ballots[0]
-    entry, by = shown(ballot, solution, plan)
+    entry, by = shown(ballot, solution, plan, tests)
     trace = None if entry is None else entry.trace
-    return Outcome(solution, ballot, trace, by, time.monotonic() - begun, events.event())
+    return Outcome(solution, ballot, trace, by, time.monotonic() - begun, events.event(), tests)
 
 
-def shown(ballot: Ballot, solution: Solution, plan: Plan) -> tuple[Entry | None, str]:
+def shown(
+    ballot: Ballot, solution: Solution, plan: Plan, tests: TestRuns | None = None
+) -> tuple[Entry | None, str]:
     """The trace that the reply shows, and what selected it; see the module."""
     entries = [ballot.entries[index] for index in sorted(ballot.entries)]
     if plan.select == "votes" and solution.answer is not None:
         states = ("voted", "below_threshold") if solution.fallback else ("voted",)
         found = [e for e in entries if e.state in states and e.answer == solution.answer]
         return _surest(found, plan), "votes"
+    if tests is not None and (most := max((tests.passed(e.trace.text) for e in entries), default=0.0)):
+        return _surest([e for e in entries if tests.passed(e.trace.text) == most], plan), "tests"
     complete = [e for e in entries if e.trace.finish_reason == "stop" and e.state != "cancelled"]
     complete = complete or [e for e in entries if e.confidence is not None] or [e for e in entries if e.trace.text]
     return _surest(complete, plan), "confidence"

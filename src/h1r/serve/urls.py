@@ -32,7 +32,7 @@ from h1r.serve.options import Plan, plan_for, split_model
 from h1r.serve.passing_on import PassedOn
 from h1r.serve.reply_text import TokenTexts
 from h1r.serve.solving import Question
-from h1r.serve.verifying import Verifying, check_verifier
+from h1r.serve.verifying import Verifying
 from h1r.serve.wanted import Body, Kind
 
 TAU = 0.95
@@ -113,8 +113,7 @@ class Urls:
         return dataclasses.replace(plan, params=params, method="majority")
 
     def _question(self, messages: Sequence[Message], plan: Plan, seed: int) -> Question:
-        check_verifier(plan.verifier)
-        problem = problem_of(messages, plan.verifier)
+        problem = problem_of(messages, plan)
         sent = [{"role": one.role, "content": one.content} for one in messages]
         stopping = "stream" if self._engine.ranks else "consensus"
         prompt = ProblemPrompt((), problem, messages=sent)

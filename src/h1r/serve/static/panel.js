@@ -93,7 +93,7 @@ export class Panel {
     this.#find(".text").textContent = answer;
     this.#find(".thinking").hidden = !thinking;
     this.#find(".thinking").textContent = thinking;
-    const how = { votes: "the surest of those that voted for the winner", confidence: "the surest trace" }[deepconf.selected_by];
+    const how = { votes: "the surest of those that voted for the winner", confidence: "the surest trace", tests: "the surest of those that pass most tests" }[deepconf.selected_by];
     this.#find(".which").textContent = deepconf.selected_trace === null ? "No trace has any text." : `Trace ${deepconf.selected_trace}: ${how}.`;
   }
 
