@@ -61,7 +61,7 @@ def test_one_that_passes_ends_the_run_and_programs_may_read_their_input(tmp_path
     with scripted(writes=reads) as one, before(one) as server:
         said = ask(server, deepconf={"budget": 24, "tau": 0.95, "tests": tests})["usage"]["deepconf"]
         assert (said["traces"], said["stop_reason"], said["tests_passed"]) == (6, "warmup consensus", 1.0)
-        hostile = f"open({str(tmp_path / 'escaped')!r}, 'w').write('x')\nassert square(1) == 1"
+        hostile = f"import pathlib\npathlib.Path({str(tmp_path / 'escaped')!r}).touch()\nassert square(1) == 1"
         reply = ask(server, deepconf={"budget": 6, "tests": [hostile]})
         assert reply["usage"]["deepconf"]["tests_passed"] == 0
         assert not list(tmp_path.iterdir())

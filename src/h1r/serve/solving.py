@@ -5,9 +5,9 @@ question), the same reading and comparing of answers, and the same policy for tr
 
 Which trace is shown. select "votes": of the traces that voted for the winning answer in its most frequent form, the one
 of the highest confidence (that of the voter, the lowest group confidence for a majority), the earlier of equals.
-select "tests": of those whose program passes the request's tests the one of the highest confidence; where none does,
-of those that pass most. select "confidence", and where no trace holds an answer or passes a test: of the traces that ended by themselves the one of the highest
-confidence; of those at the token limit where none did. `Outcome.selected_by` says which.
+select "tests": the same of those whose program passes the request's tests; where none does, of those that pass most.
+select "confidence", and where no trace holds an answer or passes a test: of the traces that ended by themselves the one
+of the highest confidence; of those at the token limit where none did. `Outcome.selected_by` says which.
 """
 
 from __future__ import annotations

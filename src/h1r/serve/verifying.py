@@ -44,5 +44,5 @@ def check_verifier(name: str) -> None:
     except UserError as error:
         raise ApiError(400, str(error), "deepconf.verifier") from None
     if kind not in _COMPARED:
-        said = f'answers for the verifier {name} cannot be the same as others; give `tests`, or ask for select "confidence"'
+        said = f'answers for the verifier {name} cannot be the same; give `tests`, or ask for select "confidence"'
         raise ApiError(400, said, "deepconf.verifier")
