@@ -43,6 +43,8 @@ class Scripted:
     writes: Callable[[int], list[tuple[str, float]]] = tokens_of
     """The trace of a seed."""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """In small letters, of each request."""
     sent: int = 0
     broken: int = 0
     """Streams that the client closed before their end."""
@@ -52,6 +54,7 @@ class Scripted:
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         with self.lock:
             self.requests.append(body)
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self.open_streams += 1
         try:
             if not body.get("stream"):

@@ -25,6 +25,7 @@ from h1r.serve.gate import Gate
 from h1r.serve.limits import Limits
 from h1r.serve.logs import RequestLog
 from h1r.serve.run import http_config
+from h1r.serve.spans import Spans
 
 NAME = "tiny"
 KEY = "a-key-for-tests"
@@ -74,8 +75,10 @@ def make_run(folder: Path, sharpen: float = 8.0) -> Path:
 class Running:
     """A server in a thread of this process, on a real socket of loopback."""
 
-    def __init__(self, served: Served, limits: Limits, log: RequestLog, key: str | None) -> None:
-        self.service = Service(served, limits, log)
+    def __init__(
+        self, served: Served, limits: Limits, log: RequestLog, key: str | None, spans: Spans | None = None
+    ) -> None:
+        self.service = Service(served, limits, log, spans)
         self._server = uvicorn.Server(http_config(Gate(self.service.app(), key, ("127.0.0.1",)), Limits(drain_s=0)))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
@@ -99,9 +102,13 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    served: Served, limits: Limits | None = None, log: RequestLog | None = None, key: str | None = KEY
+    served: Served,
+    limits: Limits | None = None,
+    log: RequestLog | None = None,
+    key: str | None = KEY,
+    spans: Spans | None = None,
 ) -> Iterator[Running]:
-    server = Running(served, limits or Limits(), log or RequestLog(quiet=True), key)
+    server = Running(served, limits or Limits(), log or RequestLog(quiet=True), key, spans)
     try:
         yield server
     finally:

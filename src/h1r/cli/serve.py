@@ -39,6 +39,10 @@ def serve(
         float, typer.Option(min=0, metavar="SECONDS", help="How long requests may go on after SIGTERM.")
     ] = 20.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log what is asked, too.")] = False,
+    otel: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send OpenTelemetry traces to this collector, as http://127.0.0.1:4318."),
+    ] = None,
 ) -> None:
     """Serve OpenAI's interface, with DeepConf as an option of every request."""
     try:
@@ -58,6 +62,11 @@ def serve(
 
     limits = Limits(budget=max_budget, requests=max_requests, drain_s=drain_seconds)
     where, log = listening(host, port), RequestLog(log_prompts)
+    spans = None
+    if otel is not None:
+        from h1r.serve.spans import spans_to
+
+        spans = spans_to(otel)
     from h1r.config.text import parse_override
 
     overrides = dict(map(parse_override, set_ or []))
@@ -69,7 +78,7 @@ def serve(
         recipe = resolve({"name": "defaults"}, overrides, "--set")
         key = api_key(recipe.engine.key_variable)
         with stopping("start it again"), open_urls(addresses, recipe, limits, key) as served:
-            run(served, where, limits, log)
+            run(served, where, limits, log, spans)
         return
     check_checkpoint(what[0])
     from h1r.evals.answers import recipe_of
@@ -78,7 +87,7 @@ def serve(
 
     recipe = recipe_of(what[0], overrides)
     with stopping("start it again"), open_model(what[0], name or _name(what[0], recipe.name), recipe) as model:
-        run(Local(model, limits), where, limits, log)
+        run(Local(model, limits), where, limits, log, spans)
 
 
 def _name(checkpoint: str, recipe: str) -> str:

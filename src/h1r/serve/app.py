@@ -28,9 +28,12 @@ from h1r.serve.metrics import Metrics
 from h1r.serve.page import page_routes
 from h1r.serve.replies import ChatShape, CompletionShape
 from h1r.serve.responses import ResponsesShape, messages_from
+from h1r.serve.spans import RequestSpan, Spans
 from h1r.serve.wanted import Body, Kind, parse_json, read_body
 from h1r.serve.writing import Chunks, Writing, sse
 
+_TOLD_OF_DEEPCONF = ("budget", "traces", "stopped", "saved_tokens", "stop_reason", "threshold", "selected_by")
+"""What a span says of `usage.deepconf`: nothing that a model wrote."""
 PING_SECONDS = 15
 """Between two comments in a stream that has nothing to say, so that nobody between client and server hangs up."""
 
@@ -75,6 +78,7 @@ class _Watch:
     tokens: tuple[int, int] | None = None
     """Of prompt and completion."""
     prompt: Any = None
+    span: RequestSpan | None = None
 
     def saw(self, event: Event) -> None:
         """Takes over what counts of an event."""
@@ -87,8 +91,8 @@ class _Watch:
 class Service:
     """The application's state. Belongs to the event loop."""
 
-    def __init__(self, served: Served, limits: Limits, log: RequestLog) -> None:
-        self.served, self.limits, self.log = served, limits, log
+    def __init__(self, served: Served, limits: Limits, log: RequestLog, spans: Spans | None = None) -> None:
+        self.served, self.limits, self.log, self.spans = served, limits, log, spans
         self.admission = Admission(limits)
         self.metrics = Metrics(self.admission, served.owners())
         self.jobs: set[Job] = set()
@@ -142,6 +146,8 @@ class Service:
     def _answering(self, kind: Kind, shape_of: Callable[[Body], Shape]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             watch = _Watch(request.url.path, time.monotonic(), secrets.token_hex(8))
+            if self.spans is not None:
+                watch.span = self.spans.request(request.method, watch.route, request.headers)
             try:
                 response = await self._answer(request, kind, shape_of, watch)
             except ApiError as error:
@@ -150,6 +156,9 @@ class Service:
             except ClientGoneError:
                 self._ended(watch, 499)
                 return Response(status_code=499)
+            except Exception as error:
+                self._ended(watch, failure(error).status)
+                raise
             response.headers["X-Request-Id"] = watch.id
             return response
 
@@ -163,6 +172,7 @@ class Service:
         job = await self.served.job(body, found, kind)
         watch.method, watch.model = job.method, body.model  # a name that is known now, and no text of anybody's
         self.admission.enter(job.num_traces)
+        job.span = watch.span
         self.jobs.add(job)
         shape = shape_of(body)
         if body.stream:
@@ -243,6 +253,14 @@ class Service:
             for state, count in summary["states"].items():
                 metrics.traces.labels(state).inc(count)
             metrics.saved.inc(summary["saved_tokens"] or 0)
+        if watch.span is not None:
+            watch.span.end(
+                status, h1r__request_id=watch.id, gen_ai__request__model=watch.model, h1r__method=watch.method,
+                h1r__first_token_s=watch.first,
+                gen_ai__usage__input_tokens=None if watch.tokens is None else watch.tokens[0],
+                gen_ai__usage__output_tokens=None if watch.tokens is None else watch.tokens[1],
+                **{f"h1r.deepconf.{name}": (summary or {}).get(name) for name in _TOLD_OF_DEEPCONF},
+            )  # fmt: skip
         self.log.write(
             id=watch.id, route=watch.route, model=watch.model, method=watch.method, status=status,
             seconds=round(seconds, 4), first_token_s=None if watch.first is None else round(watch.first, 4),

@@ -28,13 +28,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from h1r.engine.native.batch import Drawn
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import Trace
+from h1r.serve.spans import RequestSpan, TicketSpans
 
 T = TypeVar("T")
 CLOSING = "the server is shutting down"
@@ -106,14 +107,18 @@ class Ticket:
     ended: set[int] = field(default_factory=set)
     heard: bool = False
     """Whether a token has been handed out."""
+    span: InitVar[RequestSpan | None] = None
+    """Of the request, where its spans are collected."""
+    spans: TicketSpans | None = field(init=False, default=None)
 
     @property
     def missing(self) -> list[int]:
         """The samples that have not ended."""
         return [sample for sample in range(self.params.n) if sample not in self.ended]
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, span: RequestSpan | None) -> None:
         self.left = self.params.n
+        self.spans = None if span is None else span.ticket(self)
 
 
 class EngineThread:
@@ -212,6 +217,8 @@ class EngineThread:
         ticket.parts, ticket.left, ticket.running = {}, 0, 0
         ticket.handed = ticket.params.n
         self.tokens += sum(trace.num_tokens for trace in traces)
+        if ticket.spans is not None:
+            ticket.spans.told(traces)
         return traces
 
     def progress(self, ticket: Ticket) -> list[Running]:
@@ -298,6 +305,8 @@ class EngineThread:
         ticket.running += count
         ticket.parts[number] = first
         self._parts[number] = ticket
+        if ticket.spans is not None:
+            ticket.spans.handed(first)
         if ticket.handed == ticket.params.n:
             self._waiting.remove(ticket)
         return count
@@ -345,6 +354,8 @@ class EngineThread:
         ticket.ended.update(trace.sample_index for trace in traces)
         ticket.sink.take(drawn, traces)
         ticket.left -= len(traces)  # after its sink has them: who sees that nothing is left has everything
+        if traces and ticket.spans is not None:
+            ticket.spans.told(traces)
         if not ticket.running:
             for number in list(ticket.parts):
                 self._forget(ticket, number)
@@ -380,6 +391,8 @@ class EngineThread:
             ticket.parts, ticket.running, ticket.handed = {}, 0, ticket.params.n
             ticket.sink.fail(error)
             ticket.left = 0
+            if ticket.spans is not None:
+                ticket.spans.told(())
         self._flush()
 
     def _close(self) -> None:

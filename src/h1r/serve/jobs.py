@@ -25,6 +25,7 @@ from h1r.serve.model import Model
 from h1r.serve.progress_events import ended, rounded
 from h1r.serve.reply_text import Growing, Splitter, TokenTexts, parts_of
 from h1r.serve.solving import Outcome, Question, Solving
+from h1r.serve.spans import RequestSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,12 @@ class Speaker(Protocol):
 
 
 class Job(Protocol):
-    """See the module. `num_traces`: how many it may have in the engine."""
+    """See the module. `num_traces`: how many it may have in the engine. `span`: of its request, set before it begins
+    where spans are collected."""
 
     num_traces: int
     method: str
+    span: RequestSpan | None
 
     def __aiter__(self) -> AsyncIterator[Sequence[Event]]: ...
 
@@ -119,6 +122,7 @@ class _AtWork:
     """A job that has begun once `_work` is there."""
 
     _work: Mailbox | Solving | None = None
+    span: RequestSpan | None = None
 
     def give_up(self) -> None:
         """See the module."""
@@ -144,7 +148,7 @@ class Plain(_AtWork):
         self._each = params[0].n
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
-        box = self._work = Mailbox(self._model.owner, self._prompts, self._params, self._form.stream)
+        box = self._work = Mailbox(self._model.owner, self._prompts, self._params, self._form.stream, self.span)
         texts = [Telling(self._model, self._form, self._params[0].stop) for _ in range(self.num_traces)]
         traces: dict[int, Trace] = {}
         choices: dict[int, Choice] = {}
@@ -182,7 +186,7 @@ class DeepConfJob(_AtWork):
         self.method = question.plan.method
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
-        solving = self._work = Solving(self._model.owner, self._question, self._form.stream)
+        solving = self._work = Solving(self._model.owner, self._question, self._form.stream, self.span)
         async for found in solving:
             if isinstance(found, Outcome):
                 yield [found.last_event, *self._told(found)]

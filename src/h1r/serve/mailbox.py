@@ -9,6 +9,7 @@ from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.records import Trace
 from h1r.serve.engine_thread import EngineThread, Ticket
+from h1r.serve.spans import RequestSpan
 
 Step = tuple[int, Sequence[Drawn], Sequence[Trace]]
 """Of which prompt, the tokens that were drawn since the last one, and the traces that ended."""
@@ -22,14 +23,19 @@ class Mailbox:
     """
 
     def __init__(
-        self, owner: EngineThread, prompts: Sequence[Prompt], params: Sequence[SamplingParams], listen: bool
+        self,
+        owner: EngineThread,
+        prompts: Sequence[Prompt],
+        params: Sequence[SamplingParams],
+        listen: bool,
+        span: RequestSpan | None = None,
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
         self._left = sum(one.n for one in params)
         self._tickets = [
-            Ticket(prompt, one, _Numbered(self, index), listen)
+            Ticket(prompt, one, _Numbered(self, index), listen, span=span)
             for index, (prompt, one) in enumerate(zip(prompts, params, strict=True))
         ]
         for ticket in self._tickets:

@@ -17,6 +17,7 @@ import httpx2
 from h1r.common.servers import Server, Servers, authorization, failure_of, retry_after, to_mend
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Raw
+from h1r.serve.spans import RequestSpan
 
 ATTEMPTS = 4
 SILENCE_S = 600.0
@@ -34,6 +35,7 @@ class PassedOn:
     """See `jobs.Job`. path: of the interface, after `/v1`. weight: tokens that it may take."""
 
     method = "plain"
+    span: RequestSpan | None = None
 
     def __init__(
         self,
@@ -58,8 +60,10 @@ class PassedOn:
         for _ in range(ATTEMPTS):
             server = self._servers.take(weight=self._weight)
             failed, asked_s = False, None
+            headers = dict(self._headers)
+            attempt = None if self.span is None else self.span.attempt(f"{server.url}/{self._path}", headers)
             try:
-                async for data in self._events(server):
+                async for data in self._events(server, headers):
                     if (left := self._unsaid(data)) is not None:
                         yield [Raw(left)]
                 return
@@ -68,6 +72,9 @@ class PassedOn:
                 asked_s = error.asked_s if isinstance(error, _Passing) else None
             finally:
                 self._servers.give_back(server, failed, asked_s, self._weight)
+                if attempt is not None:
+                    attempt.set_attribute("h1r.failed", failed)
+                    attempt.end()
             if self._ended:
                 return
             self._awaited = dict(self._told)
@@ -80,11 +87,11 @@ class PassedOn:
         """There is nothing to end it with but its end."""
         self._ended = True
 
-    async def _events(self, server: Server) -> AsyncIterator[dict[str, Any]]:
+    async def _events(self, server: Server, headers: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a stream, or the whole reply."""
         url = f"{server.url}/{self._path}"
         async with self._client.stream(
-            "POST", url, json=self._body, headers=self._headers, timeout=httpx2.Timeout(SILENCE_S, connect=10.0)
+            "POST", url, json=self._body, headers=headers, timeout=httpx2.Timeout(SILENCE_S, connect=10.0)
         ) as response:
             if response.status_code >= 400:
                 self._refused(response, await response.aread())

@@ -25,6 +25,7 @@ from h1r.serve.app import Served, Service
 from h1r.serve.gate import Gate
 from h1r.serve.limits import Limits
 from h1r.serve.logs import RequestLog
+from h1r.serve.spans import Spans
 
 KEY_VARIABLE = "H1R_API_KEY"
 
@@ -57,9 +58,9 @@ def listening(host: str, port: int) -> Listening:
     return found
 
 
-def serve(served: Served, where: Listening, limits: Limits, log: RequestLog) -> None:
+def serve(served: Served, where: Listening, limits: Limits, log: RequestLog, spans: Spans | None = None) -> None:
     """Serves until a signal. `UserError` where the address is taken."""
-    service = Service(served, limits, log)
+    service = Service(served, limits, log, spans)
     app: ASGIApp = Gate(service.app(), where.key, (where.host,) if where.on_loopback else None)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     taken = socket.socket(family)
@@ -72,7 +73,12 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog) -> 
                 f"{where.host}:{where.port} cannot be listened on ({error.strerror}); give another --port"
             ) from None
         host = f"[{where.host}]" if ":" in where.host else where.host
-        asyncio.run(_serve(Server(http_config(app, limits)), service, taken, f"http://{host}:{taken.getsockname()[1]}"))
+        url = f"http://{host}:{taken.getsockname()[1]}"
+        try:
+            asyncio.run(_serve(Server(http_config(app, limits)), service, taken, url))
+        finally:
+            if spans is not None:
+                spans.close()
 
 
 def http_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:

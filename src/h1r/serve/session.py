@@ -22,6 +22,7 @@ from h1r.engine.requests import NO_STREAM, one_per_prompt
 from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.serve.engine_thread import EngineThread, Ticket
+from h1r.serve.spans import RequestSpan
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +38,8 @@ class Abandoned(Exception):  # noqa: N818 - nothing is wrong
 class Session:
     """See the module. Its methods belong to the thread of the run, `end` and the sinks' to others."""
 
-    def __init__(self, owner: EngineThread) -> None:
-        self._owner = owner
+    def __init__(self, owner: EngineThread, span: RequestSpan | None = None) -> None:
+        self._owner, self._span = owner, span
         self._tickets: list[Ticket] = []
         self._cond = threading.Condition()
         self._inbox: deque[Trace | BaseException] = deque()
@@ -132,7 +133,7 @@ class Session:
 
     def _add(self, prompt: Prompt, params: SamplingParams) -> int:
         index = len(self._tickets)
-        ticket = Ticket(prompt, params, _Numbered(self, index))
+        ticket = Ticket(prompt, params, _Numbered(self, index), span=self._span)
         self._tickets.append(ticket)
         if self._ended:
             ticket.left = 0

@@ -32,6 +32,7 @@ from h1r.serve.engine_thread import EngineThread
 from h1r.serve.options import Plan
 from h1r.serve.progress_events import ProgressEvents
 from h1r.serve.session import Session
+from h1r.serve.spans import RequestSpan
 from h1r.serve.testing import TestRuns
 
 PERIOD_S = 0.2
@@ -70,9 +71,9 @@ class Outcome:
 class Solving:
     """Begins at once. `async for` gives progress events, and the `Outcome` last; an error of the run is raised."""
 
-    def __init__(self, owner: EngineThread, question: Question, events: bool) -> None:
+    def __init__(self, owner: EngineThread, question: Question, events: bool, span: RequestSpan | None = None) -> None:
         self._question, self._events = question, events
-        self._session = Session(owner)
+        self._session = Session(owner, span)
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[dict[str, Any] | Outcome | BaseException] = asyncio.Queue()
         self._last = 0.0
@@ -140,9 +141,7 @@ def solve(engine: Engine, question: Question, look: Callable[[ProgressEvents], N
     return Outcome(solution, ballot, trace, by, time.monotonic() - begun, events.event(), tests)
 
 
-def shown(
-    ballot: Ballot, solution: Solution, plan: Plan, tests: TestRuns | None = None
-) -> tuple[Entry | None, str]:
+def shown(ballot: Ballot, solution: Solution, plan: Plan, tests: TestRuns | None = None) -> tuple[Entry | None, str]:
     """The trace that the reply shows, and what selected it; see the module."""
     entries = [ballot.entries[index] for index in sorted(ballot.entries)]
     if plan.select == "votes" and solution.answer is not None:
