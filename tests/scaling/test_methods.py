@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from h1r.records import Trace
 from h1r.scaling.answer_groups import AnswerGroups
-from h1r.scaling.methods import METHODS, AdaptiveConsistency, Borda, Recorded, Shortest, solved
+from h1r.scaling.methods import METHODS, AdaptiveConsistency, Borda, Recorded, Shortest, loop_end, solved
 
 
 def trace(length: int, sure: float = 5.0, index: int = 0, reason: str = "stop") -> Trace:
@@ -55,6 +55,29 @@ def test_a_trace_weighs_by_its_rank() -> None:
     assert Borda(1.0).solve(several).vote.totals == {"b": 3.0, "a": 3.0}
     assert Borda(0.0).solve(several).vote.answer == "a"
     assert Borda(2.0).solve(several).vote.answer == "b"
+
+
+def slow_loop_end(ids: list[int], repeats: int, period: int, shortest: int) -> int | None:
+    for end in range(1, len(ids) + 1):
+        for size in range(1, period + 1):
+            span = max(repeats * size, shortest)
+            if end >= span and repeats * size <= len(ids) and all(
+                ids[at] == ids[at - size] for at in range(end - span + size, end)
+            ):  # fmt: skip
+                return end
+    return None
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(2, 4), st.integers(1, 5), st.integers(1, 12))
+def test_a_loop_ends_where_its_slow_definition_says(ids: list[int], repeats: int, period: int, shortest: int) -> None:
+    assert loop_end(ids, repeats, period, shortest) == slow_loop_end(ids, repeats, period, shortest)
+
+
+def test_a_trace_that_loops_ends_there_and_does_not_vote() -> None:
+    several = recorded(("a", 900, 9.0), ("a", 900, 9.0), ("b", 40, 1.0))  # of one token again and again
+    solution = solved(METHODS["no_loops"], several, 0)
+    assert (solution.answer, solution.states) == ("b", ["cancelled", "cancelled", "voted"])
+    assert [one.num_tokens for one in solution.traces] == [64, 64, 40]
 
 
 @given(problems())

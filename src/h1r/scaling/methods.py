@@ -4,6 +4,7 @@
     short_1, short_3       all at once, and the first 1 or 3 that end are all that count           arXiv 2505.17813
     best_of_n              the answer of the trace that was surest of its tokens                   arXiv 2502.18581
     borda                  a vote in which a trace weighs by its rank in that                      arXiv 2502.18581
+    no_loops               a trace ends where it repeats itself; the others vote                    our choice
 
 Sureness is the mean of a trace's token confidences, in nats. The paper's self-certainty takes every word of the
 vocabulary where a token confidence takes the likeliest `top_k`, which is what engines return.
@@ -123,12 +124,45 @@ class Borda:
         return Spent(recorded.vote(order, weights), [trace.num_tokens for trace in recorded.traces], answered)
 
 
+@dataclass(frozen=True, slots=True)
+class NoLoops:
+    """Majority of the traces that do not run into a loop. One that does ends at the first token at which its last
+    `repeats` copies of up to `period` tokens are the same, and are `shortest` tokens or more together (our choice, in
+    the manner of `response.repetition`, which reads whole texts)."""
+
+    repeats: int = 4
+    period: int = 128
+    shortest: int = 64
+
+    def solve(self, recorded: Recorded) -> Spent:
+        ends = [loop_end(trace.token_ids, self.repeats, self.period, self.shortest) for trace in recorded.traces]
+        tokens = [t.num_tokens if end is None else end for t, end in zip(recorded.traces, ends, strict=True)]
+        whole = [index for index, end in enumerate(ends) if end is None]
+        return Spent(recorded.vote(whole), tokens, whole)
+
+
+def loop_end(token_ids: Sequence[int], repeats: int, period: int, shortest: int) -> int | None:
+    """How many tokens there are when the last ones are `repeats` or more copies of at most `period` tokens, `shortest`
+    tokens in all; None if they never are."""
+    ids = np.asarray(token_ids)
+    first: int | None = None
+    for size in range(1, min(period, len(ids) // repeats) + 1):
+        needed = max((repeats - 1) * size, shortest - size)
+        same = np.concatenate(([0], np.cumsum(ids[size:] == ids[:-size])))
+        hits = np.flatnonzero(same[needed:] - same[:-needed] == needed)
+        if hits.size:
+            end = size + needed + int(hits[0])
+            first = end if first is None else min(first, end)
+    return first
+
+
 METHODS: dict[str, Method] = {
     "adaptive_consistency": AdaptiveConsistency(),
     "short_1": Shortest(1),
     "short_3": Shortest(3),
     "best_of_n": BestOfN(),
     "borda": Borda(),
+    "no_loops": NoLoops(),
 }
 
 
