@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from h1r.common.progress import note
 from h1r.errors import UserError
 from h1r.serve.app import Served, Service
+from h1r.serve.connections import bounds
 from h1r.serve.gate import Gate
 from h1r.serve.limits import Limits
 from h1r.serve.logs import RequestLog
@@ -84,7 +85,7 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog, spa
 def http_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """How HTTP is spoken: by h11, which bounds headers and takes no request that could be read in two ways."""
     return uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False,
+        app, **bounds(), ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False,
         h11_max_incomplete_event_size=64 << 10, timeout_keep_alive=30,
         timeout_graceful_shutdown=int(limits.drain_s + 10),
     )  # fmt: skip

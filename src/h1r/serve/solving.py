@@ -124,7 +124,7 @@ def solve(engine: Engine, question: Question, look: Callable[[ProgressEvents], N
     begun = time.monotonic()
     problem, plan = question.problem, question.plan
     pipeline = RolloutPipeline(engine, question.tokenizer, question.verify_many, section=question.rollout)
-    tests = TestRuns(problem, question.verify_many) if plan.tests else None
+    tests = TestRuns(problem) if plan.tests else None
     run = DeepConfRun(
         pipeline.engine, [question.prompt], plan.params, seeds=[problem_seed(question.seed, problem.id)],
         extract=tests or extract_for(problem), groups=[groups_for(problem, question.verify_many)],

@@ -10,13 +10,16 @@ one has passed. Programs and tests run where neither reaches anything of the ser
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from h1r.common.prose import counted
 from h1r.records import Problem
-from h1r.rollout.pipeline import VerifyMany, is_scored
+from h1r.response.extract import split_response
+from h1r.rollout.pipeline import is_scored
 from h1r.serve.errors import ApiError
+from h1r.verify.code.grade import submit
 from h1r.verify.code.problem_tests import TestsError, parse_tests
 
 MOST_TESTS = 64
@@ -24,6 +27,8 @@ MOST_CHARACTERS = 32_768
 """Of all tests together, as JSON."""
 LIMITS = {"time_s": 4.0, "total_s": 16.0, "memory_bytes": 512 << 20}
 """Of the program of one trace (`sandbox.limits`)."""
+MOST_SECONDS = 300.0
+"""Of all programs of a request, waiting for a sandbox included; the rest of them are not run."""
 
 
 def checked_tests(given: Any) -> tuple[Any, ...]:
@@ -64,22 +69,35 @@ class TestRuns:
 
     __test__ = False  # no test case of pytest's
 
-    def __init__(self, problem: Problem, verify_many: VerifyMany) -> None:
-        self._problem, self._verify = problem, verify_many
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._left_s = MOST_SECONDS
         self.total = len(problem.metadata["tests"])
         self._passed: dict[str, float] = {}
+        self._right: set[str] = set()
         self._scored = False
         self._error: str | None = None
 
     def __call__(self, text: str) -> str | None:
         """The common answer of all programs that pass; None for the others."""
-        verdict = self._verify([self._problem], [text])[0]
+        answer = split_response(text).answer
+        if answer is None or self._left_s <= 0:
+            return None
+        if text not in self._passed:
+            self._run(text, answer)
+        return f"passes {counted(self.total, 'test')}" if text in self._right else None
+
+    def _run(self, text: str, answer: str) -> None:
+        begun = time.monotonic()
+        verdict = submit(self._problem, answer).result()
+        self._left_s -= time.monotonic() - begun
         if is_scored(verdict):
             self._scored = True
         else:
             self._error = verdict.error
         self._passed[text] = verdict.parts.get("pass_rate", 0.0)
-        return f"passes {counted(self.total, 'test')}" if verdict.reward >= 1.0 else None
+        if verdict.reward >= 1.0:
+            self._right.add(text)
 
     def raise_if_none_ran(self) -> None:
         """`ApiError` where no program could be run against the tests, by no fault of its own."""
