@@ -176,12 +176,12 @@ def areal() -> Traces:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=136)
+    parser.add_argument("--problems", type=int, default=136, help="for the model in the package; 0: none")
     parser.add_argument("--budget", type=int, default=32)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with VerifierPool() as pool:
-        sets = [shipped(options.problems, options.budget, pool)]
+        sets = [shipped(options.problems, options.budget, pool)] if options.problems else []
         if (DATA / "qwen05b_traces").is_dir():
             sets += [qwen(pool), areal()]
         table = [row for found in sets for row in rows(found)]

@@ -19,6 +19,11 @@ def test_the_page_counts_the_attacks_on_the_sandbox() -> None:
     assert f"| {count('answers.txt')} answers |" in PAGE
 
 
+def test_the_page_counts_the_requests_to_the_server() -> None:
+    requests = (TESTS / "serve" / "hostile_requests.jsonl").read_text(encoding="utf-8").splitlines()
+    assert f"| {len(requests)} requests to a real server |" in PAGE
+
+
 def test_the_page_counts_the_lines_of_choice() -> None:
     lines = sum(
         bool(line.strip())

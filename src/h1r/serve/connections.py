@@ -38,11 +38,11 @@ class BoundedProtocol(H11Protocol):
         if self.conn.their_state is h11.IDLE:
             self._await_head()
         else:
-            self._head = _cancelled(self._head)
+            self._head = _cancel(self._head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
-        self._head, self._unread = _cancelled(self._head), _cancelled(self._unread)
+        self._head, self._unread = _cancel(self._head), _cancel(self._unread)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -53,7 +53,7 @@ class BoundedProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """It has read."""
-        self._unread = _cancelled(self._unread)
+        self._unread = _cancel(self._unread)
         super().resume_writing()
 
     def _await_head(self) -> None:
@@ -66,9 +66,11 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """No timer, after this one has been cancelled."""
     if timer is not None:
         timer.cancel()
+    return None
 
 
 def connections_possible() -> int:
