@@ -93,7 +93,7 @@ class Load:
                     last = line if line.startswith("data: ") else last
             if last == "data: [DONE]":
                 return "ok"
-            return "error in the stream" if '"error"' in last else "lost"
+            return _error_in(last) or "lost"
         except TimeoutError:
             return "hung up"
         except httpx2.HTTPError as error:
@@ -122,6 +122,14 @@ class Load:
             times = sorted(took for at, took in self.plain if number * third <= at < (number + 1) * third)
             found[name] = [round(times[int(len(times) * q)], 3) for q in (0.5, 0.99)] if times else []
         return found
+
+
+def _error_in(last: str) -> str | None:
+    """What the last line of a stream says went wrong."""
+    try:
+        return f"error: {json.loads(last.removeprefix('data: '))['error']['message'][:120]}"
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def main() -> None:
