@@ -33,7 +33,7 @@ def test_the_front_of_the_compose_file_answers_over_both_replicas_with_a_key_alo
         settings = ("--set", "scaling.window=4", "--set", "scaling.warmup=6", "--set", "scaling.budgets=[24]")
         process = warm.start(*program, *command, *settings, "--port", "0", env={"H1R_API_KEY": KEY})
         try:
-            assert eventually(lambda: "serving scripted at" in process.stderr.read_text(), 120), process.stderr
+            assert eventually(lambda: "serving scripted at" in process.stderr.read_text(), 240), process.stderr
             port = re.search(r"serving \S+ at http://0\.0\.0\.0:(\d+)/v1", process.stderr.read_text())
             assert port is not None
             url = f"http://127.0.0.1:{port[1]}"
