@@ -19,6 +19,7 @@ FLOORS = [
     {"scaling", "train"},
     {"evals", "parity"},
     {"report", "serve"},
+    {"delegate"},
     {"__main__", "api", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [

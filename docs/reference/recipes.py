@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from h1r.config import CorpusSource, GeneratedSource, Recipe, Section
+from h1r.config import BenchmarkSection, CorpusSource, GeneratedSource, InspectSection, Recipe, Section
 from h1r.config.trackers import TRACKER_KINDS
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -40,6 +40,8 @@ def sections(kind: type[Section], place: str, defaults: Section | None = None) -
             inner += sections(field.annotation, path, field.default)
         elif path == "corpus.sources":
             inner += sections(GeneratedSource, f"[{path}]") + sections(CorpusSource, f"[{path}]")
+        elif path == "eval.benchmarks":
+            inner += sections(BenchmarkSection, f"[{path}]") + sections(InspectSection, f"[{path}]")
         elif path == "trackers":
             inner += [line for kind in TRACKER_KINDS.values() for line in sections(kind, f"[{path}]")]
         elif (rows := get_args(field.annotation)) and isinstance(rows[0], type) and issubclass(rows[0], Section):

@@ -38,7 +38,15 @@ def _evaluate(which: str) -> Callable[[Recipe, Run, bool], Summary]:
     def evaluate(recipe: Recipe, run: Run, resume: bool) -> Summary:
         from h1r.evals.stages import evaluate_stage
 
-        return evaluate_stage(recipe, run, which)
+        summary = evaluate_stage(recipe, run, which)
+        if not recipe.eval.delegated:
+            return summary
+        from h1r.delegate.inspect_tasks import run_tasks
+
+        found, unfinished = run_tasks(recipe, run, which)
+        unfinished += summary.get("unfinished", 0)
+        summary["benchmarks"] = {**summary.get("benchmarks", {}), **found}
+        return {**summary, "unfinished": unfinished} if unfinished else summary
 
     return evaluate
 

@@ -16,6 +16,7 @@ from h1r.config.corpus import (
 )
 from h1r.config.data import (
     ChatSection,
+    ClassifierSection,
     CurateSection,
     ProblemsSection,
     RLPoolSection,
@@ -28,6 +29,7 @@ from h1r.config.generate import (
     EngineSection,
     EvalSection,
     GuardSection,
+    InspectSection,
     SafetySection,
     ScalingSection,
 )
@@ -59,6 +61,7 @@ __all__ = [
     "BenchmarkSection",
     "CaseSection",
     "ChatSection",
+    "ClassifierSection",
     "ControlsSection",
     "CorpusBenchmark",
     "CorpusSection",
@@ -70,6 +73,7 @@ __all__ = [
     "EvalSection",
     "GeneratedSource",
     "GuardSection",
+    "InspectSection",
     "JudgeSection",
     "MixtureSection",
     "MlflowSection",

@@ -185,6 +185,8 @@ class CorpusSection(Section):
     examples: Count = 5
     """Dropped records shown on the page for each reason."""
     traces: TraceSection = TraceSection()
+    domains: list[str] = []
+    """Further domains, which a classifier gives (`curate.classifiers`)."""
     mixture: MixtureSection = MixtureSection()
 
     @model_validator(mode="after")
@@ -199,7 +201,7 @@ class CorpusSection(Section):
             raise ValueError(f"two sources are called `{twice[0]}`; rename one")
         if self.traces.by == "endpoint" and not (self.traces.url and self.traces.model):
             raise ValueError("traces.by = `endpoint` needs traces.url and traces.model")
-        domains = {source.domain for source in self.sources}
+        domains = {source.domain for source in self.sources} | set(self.domains)
         if self.sources and (unknown := sorted(set(self.max_tokens_by) - domains)):
             raise ValueError(f"max_tokens_by names domain `{unknown[0]}`, which no source has")
         if self.sources and (unknown := sorted(set(self.mixture.shares) - domains)):

@@ -42,6 +42,26 @@ class ProblemsSection(Section):
     """Which held-out problems, and which training ones; apart from `seed`, so that runs compare."""
 
 
+class ClassifierSection(Section):
+    """A classifier of texts that keeps problems, drops them, or names their domain; needs the extra `curate`."""
+
+    name: str
+    """What the drop log calls it."""
+    path: str
+    """A scikit-learn pipeline that takes texts (`.joblib`, `.pkl`: loading it runs what is in it), or a transformers
+    model for text classification, a directory or hub id. Relative to `corpus.root`."""
+    on: Literal["question", "trace"] = "question"
+    """What it reads: the question, or the question with its first trace."""
+    keep: list[str] = []
+    """Labels that stay; a problem whose likeliest label is another one goes. Empty: all."""
+    label: str | None = None
+    """The label that must be likely enough, such as that of good quality."""
+    least: Fraction = 0.5
+    """Its least probability. Our choice."""
+    sets_domain: bool = False
+    """The likeliest label becomes the problem's domain, for mixture and limits (`corpus.domains` names them)."""
+
+
 class CurateSection(Section):
     """Trace making and filtering (section 2)."""
 
@@ -60,6 +80,16 @@ class CurateSection(Section):
     """The same for their words without the template of their family, where a few words weigh more. Our choice."""
     languages: list[str] = []
     """ISO 639-1 codes (`en`, `zh`) of the languages that questions may be in; needs the extra `curate`. Empty: any."""
+    classifiers: list[ClassifierSection] = []
+    """In order; generated problems pass them by."""
+    embedder: str | None = None
+    """The directory of a model2vec or sentence-transformers model. With it questions that mean the same are near
+    duplicates, where their numbers and answers are the same too."""
+    near_meaning: Fraction = 0.9
+    """Cosine of two embeddings above which questions mean the same; it depends on the model. Our choice."""
+    difficulty: Literal["length", "judge"] = "length"
+    """What gives samples their class where there is no pass rate: the length of the traces within the family, or the
+    model of `[judge]`, which is asked for one word. Our choice."""
     conflicts: Literal["none", "first"] = "none"
     """Of one question with answers that differ by its verifier: none is used, or the first. Our choice."""
     ngram: Positive = 10

@@ -158,6 +158,47 @@ class BenchmarkSection(CorpusBenchmark):
         return self
 
 
+class RoleSection(Section):
+    """Another model that a task of inspect_ai asks: one that plays the user, or one that grades."""
+
+    model: str
+    """Its name as inspect_ai has it ("openai/gpt-4.1", "h1r/CHECKPOINT"); with `url` its name there."""
+    url: str | None = None
+    """An OpenAI-compatible API, with its `/v1`."""
+    key_variable: str | None = None
+    """The environment variable that holds the key of `url`."""
+
+
+class InspectSection(Section):
+    """A benchmark that inspect_ai runs on our model: agents, tools, simulated users; needs the extra `inspect`."""
+
+    kind: Literal["inspect"]
+    """Who runs it."""
+    name: str
+    """The name under which it is reported."""
+    task: str
+    """The task as inspect_ai has it: "inspect_evals/tau2_telecom", or "FILE.py@task"."""
+    args: dict[str, Any] = {}
+    """The task's own arguments."""
+    roles: dict[str, RoleSection] = {}
+    """Other models that the task asks, such as `user` and `grader`. Unset: the evaluated model plays them too."""
+    sandbox: str | None = "h1r"
+    """Where its programs run: ours, in place of what the task names. Unset: what the task names, such as Docker."""
+    files: str | None = None
+    """What the samples find in our sandbox: a folder, or a Dockerfile, whose copied files these are; "PACKAGE:PATH" is
+    a path in an installed package."""
+    scorer: str | None = None
+    """Whose score counts, where the task has several. Unset: the first."""
+    samples: Positive | None = None
+    """Answers per problem. Unset: `eval.samples`."""
+    max_tokens: Positive | None = None
+    """Longest reply of the model. Unset: `eval.max_tokens`."""
+    limit: Count = 0
+    """Problems asked, the first ones; 0: all."""
+    expect: Count = 0
+    """Problems that the task has; 0: any number."""
+
+
 class SafetySection(BenchmarkSection):
     """Prompts whose answers a guard model scores (appendix E): `[[eval.safety]]`."""
 
@@ -205,10 +246,20 @@ class EvalSection(Section):
     """Of the bootstrap intervals."""
     held_out: bool = True
     """Ask the run's held-out problems, where it has curated data. Benchmarks are asked either way."""
-    benchmarks: list[BenchmarkSection] = []
+    benchmarks: list[Annotated[BenchmarkSection | InspectSection, Field(discriminator="kind")]] = []
     safety: list[SafetySection] = []
     """Prompts whose answers a guard model scores."""
     guard: GuardSection = GuardSection()
+
+    @property
+    def own(self) -> list[BenchmarkSection]:
+        """The benchmarks that are files or data sets of the hub."""
+        return [one for one in self.benchmarks if isinstance(one, BenchmarkSection)]
+
+    @property
+    def delegated(self) -> list[InspectSection]:
+        """The benchmarks that inspect_ai runs."""
+        return [one for one in self.benchmarks if isinstance(one, InspectSection)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> EvalSection:

@@ -22,7 +22,7 @@ from h1r.config.data import (
     RLPoolSection,
     TokenizerSection,
 )
-from h1r.config.generate import EngineSection, EvalSection, ScalingSection
+from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, InspectSection, ScalingSection
 from h1r.config.judge import JudgeSection
 from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import TRACKER_KINDS, TrackerSection
@@ -33,7 +33,7 @@ from h1r.errors import UserError
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
 _BUILT_IN = packaged("recipes")
-_KINDS = ("reasoning_gym", "jsonl", "json", "csv", "parquet", "hub")
+_KINDS = ("reasoning_gym", "jsonl", "json", "csv", "parquet", "hub", "inspect")
 
 
 class Recipe(Section):
@@ -210,7 +210,8 @@ def _explain(error: ValidationError) -> str:
     """One sentence for the first complaint, with the nearest known key for an unknown one."""
     detail = error.errors()[0]
     parts = [str(part) for part in detail["loc"]]
-    place = ".".join(parts)
+    asked = parts[:2] == ["eval", "benchmarks"]
+    place = ".".join(part for part in parts if not (asked and part in _KINDS))
     if place in _MOVED:
         return f"key `{place}` of an earlier version is now `{_MOVED[place]}`; give the value to that, and remove this"
     if detail["type"] == "extra_forbidden":
@@ -219,7 +220,7 @@ def _explain(error: ValidationError) -> str:
     if detail["type"] == "missing":
         return f"key `{place}` is missing; add it"
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        return f"`{place}` needs a `kind`: one of reasoning_gym, jsonl, json, parquet, hub"
+        return f"`{place}` needs a `kind`: one of {', '.join(_KINDS[1:] if asked else _KINDS[:-1])}"
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not place:
@@ -235,7 +236,8 @@ def _known_keys(parts: list[str]) -> list[str]:
         if part.isdigit() or (part == "sources" and found is CorpusSection):
             continue
         if part in _KINDS:
-            found = GeneratedSource if part == "reasoning_gym" else CorpusSource
+            ours = {"reasoning_gym": GeneratedSource, "inspect": InspectSection}
+            found = ours.get(part, BenchmarkSection if parts[0] == "eval" else CorpusSource)
             continue
         if part in TRACKER_KINDS and parts[0] == "trackers":
             found = TRACKER_KINDS[part]

@@ -10,8 +10,8 @@ from typing import Any
 from h1r.config import Recipe
 from h1r.errors import UserError
 
-_INLINE = ("overrides", "knobs", "columns", "shares", "rewards", "parameters", "prices")
-_ROWS = ("sources", "benchmarks")
+_INLINE = ("overrides", "knobs", "columns", "shares", "rewards", "parameters", "prices", "args", "roles")
+_ROWS = ("sources", "benchmarks", "classifiers")
 
 
 def parse_override(text: str) -> tuple[str, Any]:

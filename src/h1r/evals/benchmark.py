@@ -104,7 +104,7 @@ def evaluate(
         samples = stack.enter_context(Samples(path, problems, section.samples))
         _generate(pipeline, samples, section, seed, progress, name)
         samples.finish()
-        return _result(pipeline, samples, section, seed, time.monotonic() - started)
+        return result_of(samples, section, seed, time.monotonic() - started, pipeline)
 
 
 def _generate(
@@ -192,19 +192,23 @@ def _consecutive(places: Sequence[Place]) -> Iterator[tuple[Place, int]]:
         yield places[start], count
 
 
-def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, seed: int, seconds: float) -> EvalResult:
+def result_of(
+    samples: Samples, section: EvalSection, seed: int, seconds: float, pipeline: RolloutPipeline | None = None
+) -> EvalResult:
+    """The scores of answers that are all there. Without the pipeline that made them nobody compares them for a
+    consensus. `UserError` where not one has a verdict."""
     found = dict(samples.answers())
     outcomes, n = [], section.samples
     repeats: list[list[bool]] = [[] for _ in range(n)]
     for index, problem in enumerate(samples.problems):
-        scored = [(sample, answer) for sample in range(n) if (answer := found[index, sample]).scored]
+        scored = [(sample, answer) for sample in range(n) if (answer := found.get((index, sample))) and answer.scored]
         for sample, answer in scored:
             repeats[sample].append(is_correct(answer))
         if scored:
             right = sum(is_correct(answer) for _, answer in scored)
             outcomes.append(Outcome(problem.id, problem.family, right, len(scored)))
     if not outcomes:
-        first = samples.verdict((0, 0))
+        first = next((verdict for _, verdict in samples.verdicts()), None)
         raise UserError(f"no answer could be scored: {first.error if first else 'no verdict came'}")
     estimate = pass_at_1(outcomes, section.confidence_level)
     fewest = min(outcome.samples for outcome in outcomes)
@@ -215,7 +219,7 @@ def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, s
         per_family=per_family(outcomes, section.confidence_level),
         pass_at_k={str(k): pass_at_k(outcomes, k) for k in powers},
         per_repeat=[sum(repeat) / len(repeat) for repeat in repeats if repeat],
-        cons_at_n=cons_at_n(samples.problems, samples.verdicts(), pipeline.verify_many) if n > 1 else None,
+        cons_at_n=cons_at_n(samples.problems, samples.verdicts(), pipeline.verify_many) if pipeline and n > 1 else None,
         calibration_error=calibration_error(found.values()),
         mean_tokens=sum(answer.tokens for answer in found.values()) / len(found),
         usage=total_usage(found.values()),
@@ -226,7 +230,7 @@ def _result(pipeline: RolloutPipeline, samples: Samples, section: EvalSection, s
         seed=seed,
         seconds=seconds,
         outcomes=outcomes,
-        examples=_examples(pipeline.tokenizer, samples, found),
+        examples=_examples(pipeline.tokenizer if pipeline else None, samples, found),
     )
 
 
@@ -235,10 +239,10 @@ def _examples(tokenizer: Any, samples: Samples, found: dict[Place, Answer]) -> l
     shown = []
     for family in sorted({problem.family for problem in samples.problems}):
         members = [i for i, problem in enumerate(samples.problems) if problem.family == family]
-        chosen = [(i, 0) for i in members[:EXAMPLES_PER_FAMILY]]
+        chosen = [(i, 0) for i in members[:EXAMPLES_PER_FAMILY] if (i, 0) in found]
         for kind in (True, False):
             if all(is_correct(found[place]) != kind for place in chosen):
-                every = ((i, sample) for i in members for sample in range(samples.n))
+                every = ((i, sample) for i in members for sample in range(samples.n) if (i, sample) in found)
                 chosen += [place for place in every if is_correct(found[place]) == kind][:1]
         shown += [
             example(tokenizer, samples.problems[place[0]], samples.trace(place), samples.verdict(place))

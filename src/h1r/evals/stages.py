@@ -64,18 +64,21 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     remote = recipe.engine.kind == "endpoint"
     if remote and which != "base":
         raise UserError(f'engine.kind = "endpoint" asks a model of somebody else, not `{which}`; take another engine')
-    benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.benchmarks]
+    benchmarks = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.own]
     guard = Guard(recipe.eval.guard) if recipe.eval.safety else None
     prompts = [load_benchmark(section, recipe.corpus.root) for section in recipe.eval.safety]
-    has_data = (data_directory(recipe, run) / "tokenizer").is_dir() or not (benchmarks or prompts)
+    others = benchmarks or prompts or recipe.eval.delegated
+    has_data = (data_directory(recipe, run) / "tokenizer").is_dir() or not others
     problems = _held_out(recipe, run) if has_data and recipe.eval.held_out else []
+    if not (problems or benchmarks or prompts) and recipe.eval.delegated:
+        return {}
     tokenizer = None if remote else _tokenizer(recipe, run, which, has_data)
     found: dict[str, dict[str, Any]] = {}
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
         usable = {
             section.name: accepted(one, pool.verify_many, recipe.controls, section.allow_unusable)
-            for section, one in zip(recipe.eval.benchmarks, benchmarks, strict=True)
+            for section, one in zip(recipe.eval.own, benchmarks, strict=True)
         }
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
 
@@ -107,7 +110,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         if problems:
             path = run.stage("eval") / f"{which}.json"
             result = measure(problems, recipe.eval, f"Evaluate {which}", path)
-        for section, one in zip(recipe.eval.benchmarks, benchmarks, strict=True):
+        for section, one in zip(recipe.eval.own, benchmarks, strict=True):
             own, unusable = usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
             measured_now = measure(own, settings(section, recipe.eval), f"{section.name}, {which}", path)
@@ -115,7 +118,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             if any(measured_now.get(key) != value for key, value in left_out.items()):
                 measured_now |= left_out
                 write_json(path, measured_now)
-            found[section.name] = {**_without(measured_now, *_LONG), "of": {"engine": same["engine"]}}
+            found[section.name] = summary_of(measured_now)
         guarded: dict[str, dict[str, Any]] = {}
         scoring = pipeline_of(guard.verify_many if guard else pool.verify_many)
         for section, one in zip(recipe.eval.safety, prompts, strict=True):
@@ -210,6 +213,11 @@ def _tokenizer(recipe: Recipe, run: Run, which: str, has_data: bool) -> PreTrain
 
 def _held_out(recipe: Recipe, run: Run) -> list[Problem]:
     return list(read_jsonl(curated(recipe, run, "held_out.jsonl"), Problem))
+
+
+def summary_of(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of a benchmark as the summary of its stage has it."""
+    return {**_without(result, *_LONG), "of": {"engine": result["of"]["engine"]}}
 
 
 def _without(result: dict[str, Any], *keys: str) -> dict[str, Any]:

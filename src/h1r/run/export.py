@@ -13,6 +13,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from h1r.common.files import atomic, replace_directory
 from h1r.errors import UserError
@@ -83,9 +84,10 @@ def _converter(given: Path | None) -> Path:
     )
 
 
-def push(model: Path, repository: str, private: bool) -> str:
-    """Uploads a checkpoint as one commit to OWNER/NAME on the hub, which is made where it is missing; its address. The
-    hub's own environment applies: HF_TOKEN, HF_ENDPOINT. `UserError` with the hub's reason."""
+def push(source: Path, repository: str, private: bool, kind: Literal["model", "dataset"] = "model") -> str:
+    """Uploads a checkpoint, or a directory of a data set, as one commit to OWNER/NAME on the hub, which is made
+    where it is missing; its address. The hub's own environment applies: HF_TOKEN, HF_ENDPOINT. `UserError` with the
+    hub's reason."""
     import tempfile
 
     from huggingface_hub import HfApi
@@ -93,10 +95,13 @@ def push(model: Path, repository: str, private: bool) -> str:
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _copy(model, Path(folder))
-            hub.create_repo(repository, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model of Open-H1R")
+            if kind == "model":
+                _copy(source, Path(folder))
+            hub.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
+            given = folder if kind == "model" else source
+            message = f"{'Model' if kind == 'model' else 'Data'} of Open-H1R"
+            hub.upload_folder(repo_id=repository, folder_path=given, commit_message=message, repo_type=kind)
     except (OSError, ValueError) as error:  # the hub's are of these kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{repository} was not pushed: {reason}") from None
-    return f"{hub.endpoint}/{repository}"
+    return f"{hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"

@@ -30,8 +30,8 @@ def executable() -> str | None:
     return None
 
 
-def command(program: str, readable: Sequence[str], scratch_bytes: int) -> list[str]:
-    """The words before the command to run: `readable` read-only under its own names, an empty
+def command(program: str, readable: Sequence[str], scratch_bytes: int, writable: Sequence[str] = ()) -> list[str]:
+    """The words before the command to run: `readable` read-only and `writable` under their own names, an empty
     scratch folder, to which /tmp leads unless something readable is in it, nothing else.
 
     Links stay links, as on the host. The environment is the caller's.
@@ -41,6 +41,8 @@ def command(program: str, readable: Sequence[str], scratch_bytes: int) -> list[s
     for path in readable:
         place = Path(path)
         words += ["--symlink", str(place.readlink()), path] if place.is_symlink() else ["--ro-bind", path, path]
+    for path in writable:
+        words += ["--bind", path, path]
     for device in DEVICES:
         words += ["--dev-bind", device, device]
     for path in INPUT_PATHS:

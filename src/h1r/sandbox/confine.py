@@ -105,8 +105,9 @@ def _become(user: int) -> None:
     os.setresuid(user, user, user)
 
 
-def enter_namespaces(readable: Iterable[str]) -> None:
-    """This process goes to a root of its own: `readable` read-only under their own names, an empty scratch, no /proc.
+def enter_namespaces(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
+    """This process goes to a root of its own: `readable` read-only and `writable` folders under their own names, an
+    empty scratch, no /proc.
 
     It stays in the host's process namespace, so that its forks can have one each. Root builds the new root first and
     leaves its rights then, since nobody may not reach what only root may read; another user needs its new user
@@ -115,12 +116,12 @@ def enter_namespaces(readable: Iterable[str]) -> None:
     proc = os.open("/proc/self", os.O_PATH)
     if os.geteuid() == 0:
         _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
-        _build_root(readable)
+        _build_root(readable, writable)
         leave_root()
         _new_world(proc)
     else:
         _new_world(proc)
-        _build_root(readable)
+        _build_root(readable, writable)
     os.close(proc)
 
 
@@ -133,12 +134,13 @@ def _new_world(proc: int) -> None:
         os.close(handle)
 
 
-def _build_root(readable: Iterable[str]) -> None:
+def _build_root(readable: Iterable[str], writable: Iterable[str]) -> None:
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     root = "/tmp"  # any folder that exists serves as the mount point; the sources are opened before it is covered
     attributes = _ATTR_RDONLY | _ATTR_NOSUID
     shown = [(path, os.O_NOFOLLOW, attributes | _ATTR_NODEV) for path in readable]
     shown += [(path, 0, attributes) for path in ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")]
+    shown += [(path, os.O_NOFOLLOW, _ATTR_NOSUID | _ATTR_NODEV) for path in writable]
     sources = [(os.open(path, os.O_PATH | flags), path, attributes) for path, flags, attributes in shown]
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,nr_inodes=4096,mode=755")
     os.mkdir(root + SCRATCH, 0o755)

@@ -42,8 +42,9 @@ _PARENT_CHECK_S = 5.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def main(descriptor: int, level: int, readable: list[str], import_paths: list[str]) -> None:
-    """Serves runs until the parent closes the socket. `readable` is what a run may see of the file system."""
+def main(descriptor: int, level: int, readable: list[str], writable: list[str], import_paths: list[str]) -> None:
+    """Serves runs until the parent closes the socket. `readable` is what a run may see of the file system, `writable`
+    the folders that it may change and that outlive it."""
     connection = socket.socket(fileno=descriptor)
     _close_all_but({0, 1, 2, connection.fileno()})
     os.chdir("/")
@@ -51,7 +52,7 @@ def main(descriptor: int, level: int, readable: list[str], import_paths: list[st
     site.setquit()  # programs call `exit()`, which `python -S` does not define
     prelude()
     __import__("h1r.sandbox.checks")
-    fork_server = _ForkServer(connection, Isolation(level), readable)
+    fork_server = _ForkServer(connection, Isolation(level), readable, writable)
     try:
         fork_server.prepare()
     except Exception as error:
@@ -64,10 +65,10 @@ def main(descriptor: int, level: int, readable: list[str], import_paths: list[st
 
 
 class _ForkServer:
-    def __init__(self, connection: socket.socket, level: Isolation, readable: list[str]) -> None:
+    def __init__(self, connection: socket.socket, level: Isolation, readable: list[str], writable: list[str]) -> None:
         self._connection = connection
         self._level = level
-        self._readable = readable
+        self._readable, self._writable = readable, writable
         self._parent = os.getppid()
         self._landlock_abi = 0
         self._own_user = level >= Isolation.BUBBLEWRAP
@@ -76,7 +77,7 @@ class _ForkServer:
     def prepare(self) -> None:
         """Enters what all runs share; raises when the kernel refuses the level."""
         if self._level == Isolation.NAMESPACES:
-            confine.enter_namespaces(self._readable)
+            confine.enter_namespaces(self._readable, self._writable)
             return
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -211,7 +212,8 @@ class _ForkServer:
         confine.drop_capabilities(keep=self._kept_right)
         confine.no_new_privileges()
         if self._landlock_abi and scratch is not None:
-            confine.restrict_files([*readable, scratch], [scratch] if files or own_files else [])
+            own = [scratch] if files or own_files else []
+            confine.restrict_files([*readable, scratch], [*own, *self._writable])
         changes = files or own_files or self._landlock_abi >= confine.FIRST_TRUNCATION_ABI
         confine.restrict_system_calls(seccomp.Grant(limits.processes > 1, strict=not namespaces, changes=changes))
 

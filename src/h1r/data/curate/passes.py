@@ -32,7 +32,8 @@ from h1r.data.curate.io.samples import READ_ROWS, SAMPLES, sample_row, write_pac
 from h1r.data.curate.joins.database import lookup
 from h1r.data.curate.joins.keys import band_keys, content, exact_keys, hash64, share_of
 from h1r.data.curate.joins.merged import Moved, with_moved
-from h1r.data.curate.rules import natural_language, steps
+from h1r.data.curate.label import labels_in
+from h1r.data.curate.rules import classify, natural_language, steps
 from h1r.data.curate.rules.decontaminate import Near, Overlaps
 from h1r.data.curate.rules.difficulty import pass_rate_class
 from h1r.data.curate.rules.filters import excerpt, num_chars
@@ -146,7 +147,12 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
     the boilerplate from."""
     ctx = context(work)
     languages = ctx.recipe.curate.languages
-    drop_log = DropLog(*steps.SOUND, *[(natural_language.STEP, "problem")] * bool(languages))
+    classifiers = ctx.recipe.curate.classifiers
+    drop_log = DropLog(
+        *steps.SOUND,
+        *[(natural_language.STEP, "problem")] * bool(languages),
+        *[(classify.step_of(one), "problem") for one in classifiers],
+    )
     sizes = read_json(work / "families.json")
     keys: list[tuple[Any, ...]] = []
     questions: list[tuple[str, str]] = []
@@ -169,6 +175,8 @@ def sound(work: Path, shard: str) -> dict[str, Any]:
     items = steps.normalise(read_items(work / "read" / f"{shard}.parquet"), drop_log)
     if languages:
         items = natural_language.in_languages(items, drop_log, languages)
+    for one in classifiers:
+        items = classify.classified(items, drop_log, one, ctx.recipe.corpus.root)
     items = steps.references(items, drop_log, ctx.verify, ctx.sampled_families)
     items = steps.controlled(items, drop_log, ctx.verify, ctx.recipe.controls, tally, ctx.sampled_families)
     write_items(work / "sound" / f"{shard}.parquet", noted(items))
@@ -325,12 +333,15 @@ def weighed(work: Path, shard: str) -> dict[str, Any]:
     classes: Counter[str] = Counter()
     families: dict[str, Counter[str]] = defaultdict(Counter)
     weights = {"hard": recipe.curate.hard_weight, "medium": 1.0, "easy": recipe.curate.easy_weight}
+    labels = labels_in(work / "difficulty" / f"{shard}.jsonl")
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for item in read_items(work / "traced" / f"{shard}.parquet"):
             easy, hard = cuts.get(item.problem.family, (-1.0, 1e308))
             length = mean_chars(item)
-            found = "hard" if length >= hard else "easy" if length <= easy else "medium"
+            found = labels.get(item.problem.id) or (
+                "hard" if length >= hard else "easy" if length <= easy else "medium"
+            )
             if item.pass_rate is not None:
                 found = pass_rate_class(item.pass_rate, recipe.curate.easy_share, recipe.curate.hard_share)
             samples = [

@@ -49,6 +49,7 @@ from h1r.data.curate.io.read import Reader, files_of
 from h1r.data.curate.joins.conflicts import write_conflicts
 from h1r.data.curate.joins.database import Joins
 from h1r.data.curate.joins.keys import exact_keys, share_of
+from h1r.data.curate.label import label_problems, labels_in
 from h1r.data.curate.page import write_page
 from h1r.data.curate.rules.dedup import shingles, template
 from h1r.data.curate.rules.steps import HELD_OUT
@@ -102,7 +103,8 @@ def ask_teacher_again(stage: Path) -> int:
         (work / "generated" / "done.json").unlink(missing_ok=True)
         for name in AFTER_TRACES:
             shutil.rmtree(work / name, ignore_errors=True)
-        for path in (work / "length_classes.json", work / "mixture.json", *(work / "drops").glob("*.parquet")):
+        files = [work / f"{name}.json" for name in ("length_classes", "mixture", "labelled")]
+        for path in (*files, *(work / "drops").glob("*.parquet")):
             if path.suffix == ".json" or path.name.partition("-")[0] in AFTER_TRACES:
                 path.unlink(missing_ok=True)
     return count
@@ -149,13 +151,16 @@ class _Curation:
             self._once("bands/held_out.parquet", self._write_held_out_bands)
             self._pass("distinct", self.shards, passes.distinct)
             thresholds = (recipe.curate.near_duplicate_threshold, recipe.curate.near_duplicate_content)
-            self._once("near.parquet", lambda: joins.near(self._templates(), *thresholds))
+            meaning = (recipe.curate.embedder, recipe.curate.near_meaning)
+            self._once("near.parquet", lambda: joins.near(self._templates(), *thresholds, *meaning))
             self._generate()
             self._pass("traced", self.shards, passes.traced)
             shares = (recipe.curate.easy_share, recipe.curate.hard_share)
             self._once("length_classes.json", lambda: write_json(
                 self.work / "length_classes.json", joins.length_classes(*shares)))  # fmt: skip
             self._need_something()
+            if recipe.curate.difficulty == "judge":
+                self._once("labelled.json", self._label)
             self._once("tokenizer", self._train_tokenizer)
             self._pass("weighed", self.shards, passes.weighed)
             self._once("mixture.json", lambda: write_json(
@@ -368,6 +373,26 @@ class _Curation:
             add_control_tokens(tokenizer, (IM_START, IM_END))
         end_of_turn(tokenizer)
         replace_directory(self.work / "tokenizer", tokenizer.save_pretrained)
+
+    def _label(self) -> None:
+        """Has the judge say how hard problems are whose pass rate nobody knows."""
+        wanted = {
+            shard: [
+                item.problem for item in read_items(self.work / "traced" / f"{shard}.parquet") if item.pass_rate is None
+            ]
+            for shard in self.shards
+        }
+        found: Counter[str] = Counter()
+        (self.work / "difficulty").mkdir(exist_ok=True)
+        with progress("Difficulty", total=sum(map(len, wanted.values())), unit="problem") as bar:
+            for shard, problems in wanted.items():
+                path = self.work / "difficulty" / f"{shard}.jsonl"
+                label_problems(path, problems, self.recipe.judge, bar)
+                labels = labels_in(path)
+                found.update(labels.get(problem.id, "none") for problem in problems)
+        if found["none"]:
+            note(f"no label came for {counted(found['none'], 'problem')}; their class is by length")
+        write_json(self.work / "labelled.json", dict(sorted(found.items())))
 
     def _need_something(self) -> None:
         """Drawn problems must leave samples and RL problems; a corpus of files at least one of both."""

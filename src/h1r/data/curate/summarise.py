@@ -116,6 +116,7 @@ def summary(recipe: Recipe, work: Path, results: Results) -> dict[str, Any]:
         "by_source": {row["step"]: row["by_source"] for row in rows if row["by_source"]},
         "examples": _examples(work, results, recipe.corpus.examples),
         "near_held_out": heapq.nlargest(MOST_NEAR, near_held_out(work, shards), key=lambda row: row["coverage"]),
+        **({"difficulty_labels": read_json(work / "labelled.json")} if (work / "labelled.json").exists() else {}),
         "num_near_held_out": sum(result["near_held_out"] for result in results["distinct"]),
         "sources": _sources(recipe, results),
         "contamination": {use: report(held_out, found) for use, found in by_use.items()},

@@ -21,11 +21,13 @@ import pyarrow.parquet as pq
 from h1r.data.curate.io.files import write_rows
 from h1r.data.curate.joins.keys import content
 from h1r.data.curate.rules.dedup import jaccard, shingles
+from h1r.data.curate.rules.meaning import Embed, alike, open_embedder
 
 ALL_PAIRS = 64
 """Records of equal bands that are compared each with each; of more, one is compared with those that are no copies."""
-KEY_BYTES, BAND_BYTES = 128, 128
-"""Memory that a row of keys, of bands costs while rows of equal hash are found: 90 to 120 as measured."""
+KEY_BYTES, BAND_BYTES, TEXT_BYTES = 128, 128, 4096
+"""Memory that a row of keys, of bands costs while rows of equal hash are found: 90 to 120 as measured; and that of a
+question with what sorting takes, an estimate."""
 PAIRS = pa.schema([("ordinal", pa.int64()), ("first", pa.int64())])
 TWINS = pa.schema([("ordinal", pa.int64()), ("twin", pa.string()), ("reason", pa.string()), ("first", pa.int64())])
 
@@ -86,10 +88,18 @@ class Joins:
         self._copy("suspects", "select ordinal from suspects order by ordinal")
         self._run("drop table twins; drop table suspects")
 
-    def near(self, templates: Mapping[str, Set[str]], threshold: float, content_threshold: float) -> None:
+    def near(
+        self,
+        templates: Mapping[str, Set[str]],
+        threshold: float,
+        content_threshold: float,
+        embedder: str | None = None,
+        meaning_threshold: float = 1.0,
+    ) -> None:
         """bands, texts -> near.parquet: records whose question nearly is that of a held-out one or of an earlier one.
 
-        Held-out questions have negative ordinals, so they come first. A record is dropped for a twin that is kept.
+        Held-out questions have negative ordinals, so they come first. A record is dropped for a twin that is kept. With
+        an embedder those that mean the same are such twins too.
         """
         self._view("bands")
         self._view("texts")
@@ -111,6 +121,8 @@ class Joins:
                 """)
                 for _, rows in itertools.groupby(members, lambda row: row[0]):
                     yield from _twins(rows, templates, threshold, content_threshold)
+            if embedder is not None:
+                yield from self._alike(open_embedder(embedder), meaning_threshold)
 
         # No output: in which order groups and ranges of blocks come is nobody's business.
         proposed, found = self._scratch / "pairs.parquet", self._scratch / "found.parquet"
@@ -127,6 +139,16 @@ class Joins:
         self._run("drop table groups")
         proposed.unlink()
         found.unlink()
+
+    def _alike(self, embed: Embed, threshold: float) -> Iterator[tuple[int, int]]:
+        """(later, earlier) of questions of one block that mean the same."""
+        for low, high in self._parts("texts", TEXT_BYTES):
+            rows = self._rows(f"""
+                select block, ordinal, question from texts where block between {low} and {high} order by block, ordinal
+            """)
+            for _, block in itertools.groupby(rows, lambda row: row[0]):
+                if len(found := [(ordinal, question) for _, ordinal, question in block]) > 1:
+                    yield from alike(found, embed, threshold)
 
     def length_classes(self, easy_share: float, hard_share: float) -> dict[str, tuple[float, float]]:
         """lengths -> family: (easy up to, hard from), in characters, by the rule of `difficulty.length_class`."""

@@ -1,0 +1,1 @@
+"""Benchmarks that other harnesses run on our models: inspect_ai, lm_eval, harbor."""
