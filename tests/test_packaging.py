@@ -52,6 +52,7 @@ def test_nothing_is_loaded_with_code_of_its_own() -> None:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr == "from_pretrained"
+                and ast.unparse(node.func.value) != "StaticModel"  # a table of vectors, which has no code to load
             ):
                 said = {keyword.arg: keyword.value for keyword in node.keywords}.get("trust_remote_code")
                 assert isinstance(said, ast.Constant), f"{path}:{node.lineno}"

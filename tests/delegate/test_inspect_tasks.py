@@ -145,7 +145,7 @@ def test_what_cannot_be_run_is_refused_with_a_sentence(tmp_path: Path) -> None:
     assert part_of(wrong.eval, ["n"], 1).benchmarks[0].limit == 1
 
 
-def test_inspect_finds_a_checkpoint_of_ours_by_its_entry_point(tmp_path: Path) -> None:
+def test_inspect_finds_a_checkpoint_of_ours_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = small_checkpoint(tmp_path / "small")
     (tmp_path / "two.py").write_text(
         "from inspect_ai import Task, task\n"
@@ -157,8 +157,9 @@ def test_inspect_finds_a_checkpoint_of_ours_by_its_entry_point(tmp_path: Path) -
         "    samples = [Sample(input=f'What is {n} + 2?', target='') for n in range(2)]\n"
         "    return Task(dataset=MemoryDataset(samples), solver=generate(), scorer=includes())\n"
     )
+    monkeypatch.chdir(tmp_path)  # inspect_ai looks for files below the current directory
     (log,) = inspect_ai.eval(
-        str(tmp_path / "two.py"), model=f"h1r/{small}", display="none", max_tokens=6, seed=1, log_dir=str(tmp_path)
+        "two.py", model=f"h1r/{small}", display="none", max_tokens=6, seed=1, log_dir=str(tmp_path)
     )
     assert log.status == "success", log.error
     assert [one.output.usage.output_tokens for one in log.samples] == [6, 6]

@@ -112,8 +112,8 @@ def _of_transformers(directory: Path | str) -> Classify:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(directory, trust_remote_code=False).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"classifier {directory} cannot be loaded: {str(error).splitlines()[0]}") from None
     labels = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]

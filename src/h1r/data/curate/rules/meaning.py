@@ -45,7 +45,7 @@ def open_embedder(path: str) -> Embed:
         else:
             from sentence_transformers import SentenceTransformer
 
-            model = SentenceTransformer(str(directory))
+            model = SentenceTransformer(str(directory), trust_remote_code=False)
     except ImportError:
         raise UserError(f"curate.embedder = `{path}` needs {library}; run `pip install {library}`") from None
     except Exception as error:  # of many kinds: files that are missing, damaged, or of another model
