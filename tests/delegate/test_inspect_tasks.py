@@ -111,15 +111,18 @@ def test_tau2_with_a_simulated_user(tmp_path: Path) -> None:
 
 
 def test_scicode_counts_sub_problems_and_whole_ones_in_our_sandbox(tmp_path: Path) -> None:
+    asked = {
+        "name": "SciCode", "task": f"{HERE / 'scicode_stand_ins.py'}@stand_ins",
+        "args": {"data": str(tmp_path / "test_data.h5")}, "files": "inspect_evals:scicode/Dockerfile",
+    }  # fmt: skip
     with chat_server(scripted(programmer)) as server:
-        recipe = recipe_for(
-            server.url,
-            {
-                "name": "SciCode", "task": f"{HERE / 'scicode_stand_ins.py'}@stand_ins",
-                "args": {"data": str(tmp_path / "test_data.h5")}, "files": "inspect_evals:scicode/Dockerfile",
-            },
-        )  # fmt: skip
+        wrong = recipe_for(server.url, {**asked, "expect": 7})
+        with pytest.raises(UserError, match="has 2 problems, and `expect` says 7"):
+            run_stage("eval_base", wrong, Run.open(tmp_path / "run", wrong))
+        requests = len(server.requests)
+        recipe = recipe_for(server.url, {**asked, "expect": 2})
         summary = run_stage("eval_base", recipe, Run.open(tmp_path / "run", recipe))
+        assert len(server.requests) == requests, "a task that was run is run again"
     found = summary["benchmarks"]
     assert (found["SciCode"]["problems"], found["SciCode-whole"]["problems"]) == (3, 2)
     assert found["SciCode"]["pass_at_1"] == pytest.approx(2 / 3)
@@ -127,22 +130,13 @@ def test_scicode_counts_sub_problems_and_whole_ones_in_our_sandbox(tmp_path: Pat
 
 
 def test_what_cannot_be_run_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with chat_server(scripted(programmer)) as server:
-        missing = recipe_for(server.url, {"name": "none", "task": "inspect_evals/no_such_task"})
-        with pytest.raises(UserError, match="no_such_task"):
-            run_stage("eval_base", missing, Run.open(tmp_path / "a", missing))
-        task = f"{HERE / 'scicode_stand_ins.py'}@stand_ins"
-        data = {"data": str(tmp_path / "test_data.h5")}
-        wrong = recipe_for(
-            server.url,
-            {"name": "n", "task": task, "args": data, "expect": 7, "files": "inspect_evals:scicode/Dockerfile"},
-        )
-        with pytest.raises(UserError, match="`expect` says 7"):
-            run_stage("eval_base", wrong, Run.open(tmp_path / "b", wrong))
+    missing = recipe_for("http://127.0.0.1:9/v1", {"name": "none", "task": "inspect_evals/no_such_task"})
+    with pytest.raises(UserError, match="no_such_task"):
+        run_stage("eval_base", missing, Run.open(tmp_path / "a", missing))
     misspelt = {"kind": "inspect", "name": "n", "task": "t", "filez": "f"}
     with pytest.raises(UserError, match=r"unknown key `eval\.benchmarks\.0\.filez`; did you mean `files`"):
         resolve({"name": "x", "eval": {"benchmarks": [misspelt]}}, None, "test")
-    assert part_of(wrong.eval, ["n"], 1).benchmarks[0].limit == 1
+    assert part_of(missing.eval, ["none"], 1).benchmarks[0].limit == 1
 
 
 def test_inspect_finds_a_checkpoint_of_ours_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,10 @@ class H1R(OpenAICompatibleAPI):
     async def aclose(self) -> None:
         """Ends connections and the engine."""
         await super().aclose()
+        self.release()
+
+    def release(self) -> None:
+        """Ends the engine in this process, if there is one; nothing can be asked after it."""
         self._things.close()
 
     def service_model_name(self) -> str:

@@ -152,15 +152,19 @@ class _Measure:
 
         section, asked = self._section, self._asked
         how: dict[str, Any] = {"display": "none", "log_dir": str(directory), "fail_on_error": False}
-        earlier = list_eval_logs(str(directory)) if directory.is_dir() else []
+        earlier = [read_eval_log(one) for one in list_eval_logs(str(directory))[:1]] if directory.is_dir() else []
+        if earlier and earlier[0].status == "success" and not any(one.error for one in earlier[0].samples or ()):
+            return earlier[0]
         note(f"{section.name}: inspect_ai runs {section.task}; `inspect view --log-dir {directory}` shows it")
+        opened: list[Model] = []
         try:
             if earlier:
-                (log,) = eval_retry(read_eval_log(earlier[0]), **how)
+                (log,) = eval_retry(earlier[0], **how)
             else:
+                opened.append(self._open(*self._model))
                 (log,) = evaluate(
                     section.task,
-                    model=self._open(*self._model),
+                    model=opened[0],
                     model_roles={role: self._role(one) for role, one in section.roles.items()},
                     task_args=section.args,
                     sandbox=sandbox_of(section),
@@ -175,6 +179,9 @@ class _Measure:
                 )
         except PrerequisiteError as error:
             raise UserError(f"inspect_ai cannot run {section.task}: {error.message}") from None
+        finally:
+            for model in opened:
+                model.api.release()  # type: ignore[attr-defined]
         if log.status != "success":
             raise UserError(
                 f"inspect_ai did not finish {section.task} ({log.error.message if log.error else log.status}); the "
@@ -186,7 +193,7 @@ class _Measure:
         from inspect_ai.model import get_model
 
         importlib.import_module("h1r.delegate.inspect_registry")
-        return get_model(f"h1r/{name}", **keys)
+        return get_model(f"h1r/{name}", memoize=False, **keys)
 
     def _role(self, role: Any) -> Model:
         from inspect_ai.model import get_model
