@@ -74,9 +74,7 @@ def test_files_outlive_commands_and_nothing_else_is_reached(
 def test_given_files_are_there_to_read(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("data")
     (tmp_path / "other.txt").write_text("other")
-    (tmp_path / "Dockerfile").write_text(
-        "FROM x\nCOPY data.txt .\nCOPY --chmod=755 data.txt /elsewhere/\nRUN x\n"
-    )
+    (tmp_path / "Dockerfile").write_text("FROM x\nCOPY data.txt .\nCOPY --chmod=755 data.txt /elsewhere/\nRUN x\n")
     assert list(shown_files(tmp_path / "Dockerfile")) == ["data.txt"]
     place = SandboxFolder(str(tmp_path / "Dockerfile"))
     try:

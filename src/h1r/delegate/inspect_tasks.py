@@ -72,11 +72,11 @@ def _model_name(recipe: Recipe, run: Run, which: str) -> tuple[tuple[str, dict[s
             raise UserError("a task of inspect_ai wants the model's name; set engine.endpoint.model")
         asked = recipe.engine.endpoint.model_dump(include={"parameters"})
         return (name, keys), {"engine": {**kind, **asked, "model": name}}
-    place = run.path / which / "model"
+    place: Path | None = run.path / which / "model"
     if which == "base":
         place = local_directory(recipe.model.checkpoint) if recipe.model.checkpoint else None
-        if place is None:
-            raise UserError("tasks of inspect_ai ask a checkpoint; set model.checkpoint, or evaluate a trained model")
+    if place is None:
+        raise UserError("tasks of inspect_ai ask a checkpoint here; set model.checkpoint, or evaluate a trained model")
     return (str(place), keys), {"engine": kind, "files": [contents(place)]}
 
 
