@@ -35,6 +35,7 @@ IMPORTED = (
     "h1r.data.curate.passes",
     "h1r.evals.stages",
     "h1r.evals.answers",
+    "h1r.evals.solving",
     "h1r.scaling.study",
     "h1r.train.sft",
     "h1r.train.rl",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from h1r.engine.choose import open_engine as open_engine
     from h1r.engine.protocol import SamplingParams as SamplingParams
     from h1r.errors import UserError as UserError
-    from h1r.evals.answers import solve as solve
+    from h1r.evals.solving import solve as solve
     from h1r.models import load as load
     from h1r.models import save as save
     from h1r.models.registry import register as model  # noqa: F401 - a public name
@@ -79,7 +79,7 @@ _MODULES = {
     "rl": "h1r.api",
     "save": "h1r.models",
     "sft": "h1r.api",
-    "solve": "h1r.evals.answers",
+    "solve": "h1r.evals.solving",
     "tracker": "h1r.run.trackers.registry",
     "verifier": "h1r.verify",
     "write_jsonl": "h1r.records",

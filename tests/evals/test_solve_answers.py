@@ -10,7 +10,8 @@ from h1r.config import EngineSection, JudgeSection, Recipe
 from h1r.data.tokenizer import train_tokenizer, with_chat_format
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.evals.answers import _problems, generate, recipe_of, solve
+from h1r.evals.answers import generate, recipe_of
+from h1r.evals.solving import _problems, solve
 from h1r.evals.stages import evaluate_stage, scaling_stage
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset

@@ -12,8 +12,8 @@ import warm
 from h1r.config import Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
-from h1r.evals.answers import solve
 from h1r.evals.solve_view import View
+from h1r.evals.solving import solve
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, write_jsonl
@@ -120,7 +120,7 @@ def test_solved_problems_are_not_solved_again(run: Path, tmp_path: Path, monkeyp
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded for problems that are all solved")
 
-    monkeypatch.setattr("h1r.evals.answers.open_checkpoint", refuse)
+    monkeypatch.setattr("h1r.evals.solving.open_checkpoint", refuse)
     assert solve(str(run), str(run / "problems.jsonl"), RECIPE, out=out) == first
 
 

@@ -11,7 +11,8 @@ import pytest
 from served_model import NAME, QUESTION, RECIPE, Running, eventually
 from test_serve_chat import ask, chunks
 
-from h1r.evals.answers import open_checkpoint, recipe_of, solve
+from h1r.evals.answers import open_checkpoint, recipe_of
+from h1r.evals.solving import solve
 from h1r.records import Problem, Trace, content_id, write_jsonl
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES

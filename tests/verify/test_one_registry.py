@@ -39,7 +39,7 @@ def test_no_room_grades_past_the_pool(room):
 
 
 @pytest.mark.parametrize(
-    "file", ["train/rl.py", "train/pool.py", "evals/stages.py", "evals/answers.py", "data/curate/plan.py"]
+    "file", ["train/rl.py", "train/pool.py", "evals/stages.py", "evals/solving.py", "data/curate/plan.py"]
 )
 def test_each_stage_opens_the_backend_that_the_recipe_names(file):
     source = (SOURCE / file).read_text(encoding="utf-8")

@@ -149,8 +149,9 @@ def solve(
     mapping = parse_columns(columns)
     from h1r.config import find_recipe, load_recipe
     from h1r.config.text import parse_override
-    from h1r.evals.answers import recipe_of, summary
-    from h1r.evals.answers import solve as answer
+    from h1r.evals.answers import recipe_of
+    from h1r.evals.solving import solve as answer
+    from h1r.evals.solving import summary
 
     overrides = dict(map(parse_override, set_ or []))
     resolved = load_recipe(find_recipe(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)

@@ -18,6 +18,7 @@ from h1r.common.hub import is_hub_id, local_directory
 from h1r.common.packaged import PREFIX
 from h1r.common.progress import note
 from h1r.common.terminal import shown_json
+from h1r.common.torch_ahead import load_ahead
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class StoppedError(Exception):
 
 def check_checkpoint(name: str) -> None:
     """Says at once what is wrong with a name (`local_directory`), or that loading begins, since the imports take
-    seconds."""
+    seconds; those of torch's libraries begin here."""
     local_directory(name)
     note(f"loading {name}")
+    load_ahead()
 
 
 def checkpoint_of(name: str) -> str | None:

@@ -193,7 +193,8 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
     """The `[[eval.benchmarks]]` of a TOML file, or one that reads a file of problems, whose columns are those given, or
     have usual names."""
     from h1r.data.curate.io.read import expand
-    from h1r.data.own import columns_of, format_of, plain_name
+    from h1r.data.file_kinds import format_of, plain_name
+    from h1r.data.own import columns_of
 
     path = Path(expand(file))
     if path.suffix == ".toml":

@@ -54,7 +54,7 @@ def serve(
     if len(what) > 1 and len(addresses) < len(what):
         raise UserError("one checkpoint is served at a time, or any number of URLs of one model")
     if not addresses:
-        local_directory(what[0])  # refuses a path that is not there before the imports, which take seconds
+        check_checkpoint(what[0])
     from h1r.serve.limits import Limits
     from h1r.serve.logs import RequestLog
     from h1r.serve.run import listening
@@ -80,7 +80,6 @@ def serve(
         with stopping("start it again"), open_urls(addresses, recipe, limits, key) as served:
             run(served, where, limits, log, spans)
         return
-    check_checkpoint(what[0])
     from h1r.evals.answers import recipe_of
     from h1r.serve.local import Local
     from h1r.serve.model import open_model

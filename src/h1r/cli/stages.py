@@ -128,7 +128,7 @@ def sft(
     as_json: AsJson = False,
 ) -> None:
     """Supervised fine-tuning on the curated traces, or on a file as it is."""
-    from h1r.data.own import format_of
+    from h1r.data.file_kinds import format_of
     from h1r.run.directory import model_directory
 
     keys: dict[str, Any] = {}

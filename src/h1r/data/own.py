@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from h1r.common.progress import note
 from h1r.common.prose import counted
 from h1r.config import CorpusBenchmark, CorpusSource
-from h1r.config.corpus import Format
 from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.io.chats import shape_of
 from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, prefixes, reach, value_text
 from h1r.data.curate.io.read import Reader
 from h1r.data.curate.io.rows import rows_of
 from h1r.data.curate.rules.steps import normalise, sample_of
+from h1r.data.file_kinds import format_of, plain_name
 from h1r.errors import UserError
 from h1r.records import BadLine, Problem, Sample, content_id
 from h1r.verify.controls.answers import NO_ANSWER
@@ -31,20 +31,6 @@ QUESTION = ("question", "problem", "prompt")
 ANSWER = ("answer", "expected_answer", "final_answer", "target")
 SOLUTION = ("solution", "output", "response", "completion", *ANSWER)
 """Usual names of columns, the first that a file has."""
-_KINDS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_COMPRESSED = (".gz", ".zst")
-SUFFIXES = (*_KINDS, *(kind + end for kind in (".jsonl", ".json", ".csv") for end in _COMPRESSED))
-
-
-def format_of(path: str | Path) -> Format | None:
-    """What a file is by its name; None for no file of data."""
-    path = Path(path)
-    return cast("Format | None", _KINDS.get(plain_name(path).suffix)) if path.name.endswith(SUFFIXES) else None
-
-
-def plain_name(path: Path) -> Path:
-    """The path without the suffix of an archive."""
-    return path.with_suffix("") if path.suffix in _COMPRESSED else path
 
 
 def columns_of(path: Path, given: Mapping[str, str], needed: Sequence[str], optional: Sequence[str]) -> dict[str, str]:

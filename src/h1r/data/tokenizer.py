@@ -14,9 +14,9 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from h1r.common.hub import local_directory
 from h1r.common.packaged import PREFIX
@@ -25,6 +25,9 @@ from h1r.config import ChatSection
 from h1r.data.chat import CHAT_TEMPLATE, IM_END, IM_START, THINK_CLOSE, THINK_OPEN, chat_template, is_foreign
 from h1r.data.foreign_template import with_system_prompt
 from h1r.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD = "<|pad|>"
 BEGIN_OF_TEXT = "<|begin_of_text|>"
@@ -69,6 +72,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(_without_markers(texts), trainer)
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=_with_think_as_text(tokenizer),
         pad_token=PAD,
@@ -82,7 +87,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
-    """Loads a tokenizer directory or hub id; `UserError` when there is none, or it is not a fast one."""
+    """Loads a tokenizer directory or hub id; `UserError` when there is none, or it is not a fast one.
+    Imports transformers, which takes seconds; `lazy_tokenizer.py` has one for where that matters."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     place = local_directory(path_or_id) if str(path_or_id).startswith(PREFIX) else path_or_id
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)

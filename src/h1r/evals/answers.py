@@ -1,91 +1,31 @@
-"""Answers to a person's own questions: plain traces, or DeepConf on a question or a file of problems."""
+"""What asking a checkpoint takes, and answers to a person's questions as plain traces; `solving.py` has DeepConf."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from h1r.common.files import contents, read_json
+from h1r.common.files import read_json
 from h1r.common.hub import local_directory
-from h1r.common.lines import LineFile
 from h1r.common.progress import note, progress
-from h1r.common.prose import counted
-from h1r.common.reading import DamagedError, json_value, lines
-from h1r.config import EnvironmentSection, Recipe, load_recipe, resolve
-from h1r.data.own import SUFFIXES, format_of, own_problems
-from h1r.data.tokenizer import load_tokenizer
+from h1r.config import Recipe, load_recipe, resolve
+from h1r.data.lazy_tokenizer import load_lazily
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
-from h1r.errors import UserError
-from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id
-from h1r.rollout.pipeline import RolloutPipeline, is_scored
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import model_directory
-from h1r.scaling.answers import extract_for, groups_for
-from h1r.scaling.ballot import STATES, Solution, State
-from h1r.scaling.deepconf import DeepConfRun, problem_seed
-from h1r.scaling.journal import Journal
-from h1r.scaling.parameters import DeepConf
 from h1r.train.checkpoint import DEFAULTS
-from h1r.train.problems import check_ids, read_problems
 from h1r.train.start import answering
-from h1r.verify import open_backend, use_judge
+from h1r.verify import use_judge
 
-_OTHER_FILES = (".gz", ".zst", ".zip", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
-"""What a word ends with that is the name of a file, and no question."""
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """What DeepConf came to on one problem.
-
-    `votes`: (answer, weight), the heaviest first. `full_budget_tokens`: what all traces of the budget would cost at
-    the mean length of those that ran to their end, an estimate, None when none did. `correct`: None without reference
-    or verdict. `text`: of the first trace that gave the answer. `states` counts traces, `tokens_by_state` their tokens,
-    those in flight at a consensus under "cancelled". `threshold`: nats, None when none was needed.
-    """
-
-    problem_id: str
-    question: str
-    answer: str | None
-    share: float
-    votes: list[tuple[str, float]]
-    traces: int
-    budget: int
-    tokens: int
-    full_budget_tokens: int | None
-    stop_reason: str
-    correct: bool | None
-    text: str | None
-    states: dict[State, int]
-    tokens_by_state: dict[State, int]
-    threshold: float | None
-
-    def lines(self) -> str:
-        """The outcome for the terminal."""
-        verdict = {None: "", True: " (correct)", False: " (wrong)"}[self.correct]
-        in_flight = self.tokens_by_state.get("cancelled", 0)
-        votes = ", ".join(f"{one_line(answer)}: {weight:.3g}" for answer, weight in self.votes[:5])
-        full = (
-            "" if self.full_budget_tokens is None else f", against about {self.full_budget_tokens:,} without stopping"
-        )
-        return (
-            f"{'no answer' if self.answer is None else one_line(self.answer)}{verdict}\n"
-            f"  votes   {votes or 'none'} ({100 * self.share:.0f}% for the winner)\n"
-            f"  tokens  {self.tokens:,} in {self.traces} of {self.budget} traces{full}; ended by {self.stop_reason}"
-            + (f", with {counted(in_flight, 'token')} in flight" if in_flight else "")
-        )
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -142,7 +82,7 @@ def generate(
             section=recipe.rollout,
             environment=recipe.environment,
         )
-        for trace in pipeline.stream([_problem(question) for question in questions], params):
+        for trace in pipeline.stream([problem_of(question) for question in questions], params):
             traces.append(trace)
             bar.advance()
     return in_order(traces)
@@ -153,219 +93,8 @@ def in_order(traces: Sequence[Trace]) -> list[Trace]:
     return sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index))
 
 
-def solve(
-    checkpoint: str,
-    question: str,
-    recipe: Recipe,
-    seed: int = 0,
-    out: Path | None = None,
-    view: View | None = None,
-    system_prompt: str | None = None,
-    columns: Mapping[str, str] | None = None,
-) -> list[Solved]:
-    """DeepConf, as the recipe's [scaling] has it at its largest budget, on a question or on a file of problems
-    (`data/own.py`), with answers or without; columns: our field -> column of it, where they have no usual names.
-
-    With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
-    line is not solved again. Traces that ended are kept in OUT.traces until their problem has its line, so that a kill
-    costs only those that were running. system_prompt: another one than the checkpoint's own. Returns all
-    results, old and new, in the order of the problems.
-
-    `UserError` for a checkpoint or a file that cannot be read, a problem id that stands for two problems, or results in
-    `out` that other settings made.
-    """
-    problems = _problems(question, columns)
-    if not recipe.scaling.budgets:
-        raise UserError("scaling.budgets is empty; give it at least one budget, as in --set scaling.budgets=[64]")
-    with ExitStack() as open_things:
-        results = (
-            open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed, system_prompt))) if out else None
-        )
-        solved: dict[str, Solved] = dict(results.solved) if results else {}
-        for problem in problems:
-            if problem.id in solved and solved[problem.id].question != problem.question:
-                raise UserError(f"{out}: its result for `{problem.id}` answers another question; give another --out")
-        left = [problem for problem in problems if problem.id not in solved]
-        view = view or (open_view() if left else View())
-        if left:
-            engine, tokenizer = open_things.enter_context(open_checkpoint(checkpoint, recipe))
-            params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
-            pool = open_things.enter_context(open_backend(recipe.verify))
-            pipeline = RolloutPipeline(
-                engine, tokenizer, pool.verify_many, system_prompt, recipe.rollout, recipe.environment
-            )
-            journal = open_things.enter_context(Journal(pipeline.engine, results.traces)) if results else None
-            open_things.callback(view.close)
-            open_things.callback(engine.watch, None)
-            engine.watch(view.tick)
-            totals = Totals(len(problems), len(problems) - len(left))
-            for some in _batches(left, params.budget, recipe.engine.max_sequences):
-                run = _run(journal or pipeline.engine, pipeline, some, params, seed, view)
-                view.begin(run, some, totals)
-                new = [_solved(p, one, run, pipeline) for p, one in zip(some, run.solve(), strict=True)]
-                if results and journal:
-                    results.append(new)
-                    journal.forget()
-                for one in new:
-                    solved[one.problem_id] = one
-                    totals.finished += 1
-                    totals.tokens += one.tokens
-                    totals.full += one.full_budget_tokens or 0
-        if results:
-            results.traces.unlink(missing_ok=True)
-    return [solved[problem.id] for problem in problems]
-
-
-def summary(solved: Sequence[Solved]) -> str:
-    """One line over several problems."""
-    tokens = sum(one.tokens for one in solved)
-    full = sum(one.full_budget_tokens or one.tokens for one in solved)
-    graded = [one.correct for one in solved if one.correct is not None]
-    right = f"{sum(graded)} of {len(graded)} correct, " if graded else ""
-    return (
-        f"{counted(len(solved), 'problem')}: {right}{counted(tokens, 'token')}, against about {full:,} without stopping"
-    )
-
-
-class Results:
-    """The file of results: one JSON line per solved problem. `solved`: those that are there already, by problem id."""
-
-    def __init__(self, path: Path, settings: str) -> None:
-        self.traces = path.with_name(path.name + ".traces")
-        self._settings = settings
-        self._file = LineFile(path)
-        self.solved: dict[str, Solved] = {}
-        for number, line in enumerate(self._file.lines(), 1):
-            try:
-                fields = json.loads(line)
-                made_with = fields.pop("settings")
-                one = Solved(**{**fields, "votes": [(answer, weight) for answer, weight in fields["votes"]]})
-            except (ValueError, TypeError, KeyError, AttributeError):
-                self._file.close()
-                raise UserError(f"{path}, line {number}: no result of `h1r solve`; give another --out") from None
-            if made_with != settings:
-                self._file.close()
-                raise UserError(
-                    f"{path}, line {number}: made with another checkpoint (or other weights in it), seed, or [scaling] "
-                    "or [chat] settings; give another --out, or delete the file to start again"
-                )
-            self.solved[one.problem_id] = one
-
-    def __enter__(self) -> Results:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, solved: Sequence[Solved]) -> None:
-        """Adds results; they survive whatever happens once this returns."""
-        rows = [{**dataclasses.asdict(one), "settings": self._settings} for one in solved]
-        self._file.append([json.dumps(row, ensure_ascii=False) for row in rows])
-        self._file.sync()
-
-
-def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | None) -> str:
-    """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
-    source = model_directory(checkpoint)
-    parts = [
-        json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
-        recipe.scaling.model_dump_json(exclude={"problems"}),
-        recipe.chat.model_dump_json(include={"system_prompt"}),
-        *([] if system_prompt is None else [system_prompt]),
-        *([] if recipe.environment == EnvironmentSection() else [recipe.environment.model_dump_json()]),
-        str(seed),
-    ]
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()
-
-
-def _batches(problems: Sequence[Problem], budget: int, slots: int) -> Iterator[Sequence[Problem]]:
-    """Problems that run together: enough that the slots stay full while some problems end early."""
-    size = max(1, 4 * slots // budget)
-    for first in range(0, len(problems), size):
-        yield problems[first : first + size]
-
-
-def _run(
-    engine: Engine,
-    pipeline: RolloutPipeline,
-    problems: Sequence[Problem],
-    params: DeepConf,
-    seed: int,
-    view: View,
-) -> DeepConfRun:
-    return DeepConfRun(
-        engine,
-        pipeline.prompts(problems),
-        params,
-        seeds=[problem_seed(seed, problem.id) for problem in problems],
-        extract=[extract_for(problem) for problem in problems],
-        groups=[groups_for(problem, pipeline.verify_many) for problem in problems],
-        on_trace=lambda _: view.tick(),
-    )
-
-
-def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pipeline: RolloutPipeline) -> Solved:
-    winner = solution.answer_trace
-    text = None if winner is None else winner.text
-    correct = None
-    if problem.answer:
-        if winner is not None:
-            verdict = pipeline.verdicts([problem], [winner])[0]
-            correct = verdict.reward >= 1.0 if is_scored(verdict) else None
-        elif any(state != "error" for state in solution.states):
-            correct = False
-    full = full_budget(solution.budget, run.ballots[solution.prompt_index])
-    return Solved(
-        problem_id=problem.id,
-        question=problem.question,
-        answer=solution.answer,
-        share=solution.vote.share,
-        votes=sorted(solution.vote.totals.items(), key=lambda vote: -vote[1]),
-        traces=len(solution.traces),
-        budget=solution.budget,
-        tokens=solution.tokens_total,
-        full_budget_tokens=None if full is None else round(full),
-        stop_reason=solution.stop_reason,
-        correct=correct,
-        text=text,
-        states={state: solution.states.count(state) for state in STATES},
-        tokens_by_state=dict(solution.tokens),
-        threshold=solution.threshold,
-    )
-
-
-def _problems(question: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    is_file = question.split() == [question] and question.endswith((*SUFFIXES, *_OTHER_FILES))
-    if not is_file:
-        if columns:
-            raise UserError(f"--columns is for a file of problems, and {question!r} is a question; leave it out")
-        return [_problem(question)]
-    if not question.endswith(SUFFIXES):
-        kind = "a file" if os.path.exists(question) else "no file, but looks like the name of one"
-        raise UserError(
-            f"{question} is {kind}, and problems are read from files that end with "
-            f"{', '.join(SUFFIXES)}; convert it, or ask the question in words"
-        )
-    if columns or not _holds_records(question):
-        return own_problems(Path(question), columns or {})
-    found = read_problems(question)
-    check_ids(found, question)
-    return found
-
-
-def _holds_records(path: str) -> bool:
-    """Whether a file has our own records, with their verifiers: what `h1r curate` writes."""
-    if format_of(path) != "jsonl":
-        return False
-    try:
-        _, first = next(lines(path), (0, b""))
-        row = json_value(first)
-    except (ValueError, DamagedError):
-        return False
-    return isinstance(row, dict) and "question" in row and bool({"verifier", "metadata"} & set(row))
-
-
-def _problem(question: str) -> Problem:
+def problem_of(question: str) -> Problem:
+    """A question of nobody's data, without an answer."""
     return Problem(id=content_id(question), question=question, answer="")
 
 
@@ -383,6 +112,6 @@ def open_checkpoint(checkpoint: str, recipe: Recipe) -> Iterator[tuple[Engine, P
 
     # Loaded first where it is needed: what is wrong with a checkpoint is told before what is wrong with its tokenizer.
     early = model() if recipe.engine.kind == "native" else None
-    tokenizer = load_tokenizer(found)
+    tokenizer = load_lazily(found)
     with open_engine(recipe.engine, tokenizer, model if early is None else lambda: early, found) as engine:
         yield engine, tokenizer

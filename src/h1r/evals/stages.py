@@ -17,9 +17,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from h1r.common.files import contents, write_json
 from h1r.common.hub import local_directory
@@ -48,6 +46,9 @@ from h1r.run.directory import Run
 from h1r.scaling.study import study
 from h1r.train.start import answering, curated, data_directory, saved_tokenizer, starting_model, tokenizer_of
 from h1r.verify import open_backend
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _LONG = ("outcomes", "examples", "of")
 """What a result has and its summary leaves out, but for the engine among `of`."""

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -110,6 +108,8 @@ def save(
 
     def write(directory: Path) -> None:
         if weights is None:
+            from huggingface_hub import save_torch_state_dict
+
             save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
         else:
             write_streamed(
@@ -284,6 +284,9 @@ def _directory(path_or_id: str | Path, revision: str | None) -> Path:
         if revision is not None:
             raise UserError(f"revision {revision!r} is for hub ids, and {path} is a directory; leave it out")
         return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     name = str(path_or_id)
     try:
         wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]

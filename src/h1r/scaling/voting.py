@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincc
 
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.confidence import Confidence
@@ -89,6 +88,8 @@ def lead_probability(outcome: Vote) -> float:
         return 0.0
     unit = math.fsum(outcome.totals.values()) / outcome.count
     second = max((total for answer, total in outcome.totals.items() if answer != outcome.answer), default=0.0)
+    from scipy.special import betaincc  # which takes longer to import than most problems to solve
+
     return float(betaincc(outcome.weight / unit + 1, second / unit + 1, 0.5))
 
 

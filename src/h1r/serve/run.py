@@ -29,6 +29,8 @@ from h1r.serve.logs import RequestLog
 from h1r.serve.spans import Spans
 
 KEY_VARIABLE = "H1R_API_KEY"
+BACKLOG = 2048
+"""Connections that wait to be accepted, as uvicorn has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog, spa
             raise UserError(
                 f"{where.host}:{where.port} cannot be listened on ({error.strerror}); give another --port"
             ) from None
+        taken.listen(BACKLOG)  # so that nobody is refused who asks as soon as the address is told
         host = f"[{where.host}]" if ":" in where.host else where.host
         url = f"http://{host}:{taken.getsockname()[1]}"
         try:

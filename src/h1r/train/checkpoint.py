@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import read_json, write_json
 from h1r.config import Recipe
@@ -31,6 +30,9 @@ from h1r.run.checkpoints import Checkpoints
 from h1r.train.parallel.gradients import Trained, weights_of
 from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _ARRAYS = "arrays.npz"
 

@@ -15,9 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from h1r.common.progress import note, progress
 from h1r.common.prose import counted
@@ -48,6 +46,9 @@ from h1r.train.rollouts import GroupStream
 from h1r.train.start import compute_dtype_of, loaded, rl_policy, rl_start
 from h1r.train.stopping import Stopping
 from h1r.verify import open_backend, with_max_tests
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:

@@ -18,11 +18,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import contents, read_json, write_json
 from h1r.common.progress import progress
@@ -50,6 +49,9 @@ from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, data_directory, own_data, saved_tokenizer, start
 from h1r.train.stopping import Stopping
 from h1r.train.validation import Validation, kept_out, without_gradients
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from h1r.common.progress import note
 from h1r.common.prose import counted
 from h1r.config import Recipe, RLSection, SFTSection
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
 from h1r.data.control_tokens import add_control_tokens
-from h1r.data.own import format_of
+from h1r.data.file_kinds import format_of
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.errors import UserError
 from h1r.kernels.selection import select
@@ -27,6 +27,9 @@ from h1r.train.parallel.activations import checkpoint_layers
 from h1r.train.parallel.gradients import Trained, computing_model
 from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def starting_model(recipe: Recipe, run: Run) -> CausalLM:

@@ -14,10 +14,9 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from h1r.common.files import replace_directory
 from h1r.config import ValidationSection
@@ -27,6 +26,9 @@ from h1r.train.checkpoint import publish
 from h1r.train.documents import Document, Documents, StoredDocument
 from h1r.train.parallel.gradients import Sharded, Trained
 from h1r.train.parallel.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Chosen(Sequence[Any]):
