@@ -290,14 +290,14 @@ def test_what_is_withdrawn_had_not_started_and_the_rest_goes_on_in_another_reque
     heard, traces = [], []
     while engine.busy:
         traces += engine.step()
-        heard += engine.drawn(number)
+        heard += engine.drawn([number]).get(number, [])
     ended = [(trace.prompt_index, trace.sample_index) for trace in traces]
     assert ended.index((other, 0)) < min(ended.index((rest, j)) for j in range(4))
     whole = {trace.sample_index: trace.token_ids for trace in alone(SHORT, params, number)}
     parts = {(number, j): whole[j] for j in range(3)} | {(rest, j): whole[3 + j] for j in range(4)}
     assert {(t.prompt_index, t.sample_index): t.token_ids for t in traces if t.prompt_index != other} == parts
     assert [[one.token_id for one in heard if one.sample_index == j] for j in range(3)] == [whole[j] for j in range(3)]
-    assert engine.drawn(number) == []
+    assert engine.drawn([number]) == {}
 
 
 def test_a_request_of_which_nothing_started_is_withdrawn_whole() -> None:

@@ -43,8 +43,11 @@ SLICE = 8
 SETTLE_S = 0.25
 WAIT_S = 0.005
 """Longest wait of a step for an engine that is elsewhere, during which no command is heard."""
-WINDOW_S = 0.05
+WINDOW_S, LONGEST_WINDOW_S = 0.05, 0.25
 """Between two times that tokens are handed out. Each time this thread waits for the event loop, which writes them."""
+WRITING_SHARE = 0.02
+"""Of the time, at most so much is for what the event loop does with tokens: where that takes longer, as with many
+streams of a small model, they are handed out less often, down to once in `LONGEST_WINDOW_S`."""
 PROGRESS_S = 0.05
 """How old the answer to `progress` may be, which several runs then share."""
 
@@ -138,7 +141,8 @@ class EngineThread:
         self._parts: dict[int, Ticket] = {}
         self._listening: dict[int, Ticket] = {}
         self._due = 0.0
-        """When tokens are handed out next, by `time.monotonic`."""
+        """When all new tokens are handed out next, by `time.monotonic`."""
+        self._cost = LoopCost()
         self._told: dict[asyncio.AbstractEventLoop, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._running: tuple[float, list[tuple[Ticket, Running]]] = (0.0, [])
         self._closed = self._finished = False
@@ -320,32 +324,32 @@ class EngineThread:
             number = trace.prompt_index
             if (owner := self._parts.get(number)) is not None:
                 ended.setdefault(owner, []).append(_renumbered(trace, owner.parts[number]))
-        drawn = self._drawn(ended)
+        due = time.monotonic() >= self._due
+        drawn = self._drawn(ended, due) if self._listening else {}
         for ticket in [*drawn, *(one for one in ended if one not in drawn)]:
             self._hand_out(ticket, drawn.get(ticket, ()), ended.get(ticket, ()))
+        if due and drawn:
+            self._due = time.monotonic() + self._cost.window
+            for loop in [*self._told]:
+                self.tell(loop, self._cost.look)
         self._flush()
         self._settle([ticket.sink for ticket in ended])
 
-    def _drawn(self, ended: Collection[Ticket]) -> dict[Ticket, list[Drawn]]:
-        """New tokens of tickets that listen: all of them once in `WINDOW_S`, in between the first ones of a ticket, and
+    def _drawn(self, ended: Collection[Ticket], due: bool) -> dict[Ticket, list[Drawn]]:
+        """New tokens of tickets that listen: all of them where a window is over, else the first ones of a ticket, and
         those of a trace that ended."""
+        assert isinstance(self.engine, NativeEngine)
+        whole = [number for number, ticket in self._listening.items() if due or not ticket.heard]
+        new = self.engine.drawn(whole) if whole else {}
+        if not due and (others := [number for number, ticket in self._listening.items() if ticket in ended]):
+            new = {**self.engine.drawn(others, of_ended=True), **new}
         found: dict[Ticket, list[Drawn]] = {}
-        now = time.monotonic()
-        due = now >= self._due
-        if due:
-            self._due = now + WINDOW_S
-        for number, ticket in self._listening.items():
-            assert isinstance(self.engine, NativeEngine)
-            of_ended = not due and ticket.heard
-            if of_ended and ticket not in ended:
-                continue
-            first = ticket.parts[number]
-            new = self.engine.drawn(number, of_ended)
-            if first:
-                new = [one._replace(sample_index=first + one.sample_index) for one in new]
-            if new:
-                found.setdefault(ticket, []).extend(new)
-                ticket.heard = True
+        for number in sorted(new):
+            ticket = self._listening[number]
+            if first := ticket.parts[number]:
+                new[number] = [one._replace(sample_index=first + one.sample_index) for one in new[number]]
+            found.setdefault(ticket, []).extend(new[number])
+            ticket.heard = True
         return found
 
     def _hand_out(self, ticket: Ticket, drawn: Sequence[Drawn], traces: Sequence[Trace]) -> None:
@@ -398,6 +402,27 @@ class EngineThread:
     def _close(self) -> None:
         self._closed = True
         self._fail(RuntimeError(CLOSING))
+
+
+class LoopCost:
+    """What the event loop spends on a window's tokens: `look` runs in it, each time that it is handed some."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """Of processor time, so that neighbours on the machine do not count; the mean of the last windows."""
+        self._looked: tuple[float, float] | None = None
+
+    def look(self) -> None:
+        """Takes the time. A pause says nothing about writing."""
+        now, before = (time.monotonic(), time.thread_time()), self._looked
+        if before is not None and now[0] - before[0] < 2 * LONGEST_WINDOW_S:
+            self.seconds += (now[1] - before[1] - self.seconds) / 4
+        self._looked = now
+
+    @property
+    def window(self) -> float:
+        """How long the next tokens wait, s."""
+        return max(WINDOW_S, min(self.seconds / WRITING_SHARE, LONGEST_WINDOW_S))
 
 
 def _call_all(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:

@@ -18,7 +18,7 @@ takes, and a long one is delayed to twice its chunks at most, since nothing over
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -148,11 +148,11 @@ class Batch:
         return found
 
     @torch.inference_mode()
-    def untold(self, prompt_index: int) -> list[Drawn]:
-        """The tokens of a request's running traces that this has not told yet."""
-        rows = [i for i, row in enumerate(self.rows) if row.request.index == prompt_index]
+    def untold(self, prompt_indices: Collection[int]) -> dict[int, list[Drawn]]:
+        """By request, the tokens of running traces that this has not told yet."""
+        rows = [i for i, row in enumerate(self.rows) if row.request.index in prompt_indices]
         counts = dict(enumerate(self.slots.state["count"][: len(self.rows)].tolist()))
-        return self._tell(rows, counts) if rows else []
+        return self._tell(rows, counts) if rows else {}
 
     @torch.inference_mode()
     def progress(self) -> list[Running]:
@@ -236,21 +236,23 @@ class Batch:
         leaving = [i for i, code in enumerate(codes) if code]
         return self._remove(leaving, [_REASONS[codes[i]] for i in leaving])
 
-    def _tell(self, rows: Sequence[int], counts: Mapping[int, int]) -> list[Drawn]:
-        """The tokens of rows from where they were told to up to their counts."""
+    def _tell(self, rows: Sequence[int], counts: Mapping[int, int]) -> dict[int, list[Drawn]]:
+        """By request, the tokens of rows from where they were told to up to their counts."""
         slots, told = self.slots, [self.rows[i].told for i in rows]
         new = [counts[i] - first for i, first in zip(rows, told, strict=True)]
         if max(new) <= 0:
-            return []
+            return {}
         device, last = slots.reason.device, slots.tokens.shape[1] - 1
         row_R1 = torch.tensor(rows, device=device)[:, None]
         at_RW = (torch.tensor(told, device=device)[:, None] + torch.arange(max(new), device=device)).clamp(max=last)
         columns = (of[row_R1, at_RW].tolist() for of in (slots.tokens, slots.logprobs, slots.confidences))
-        found: list[Drawn] = []
+        found: dict[int, list[Drawn]] = {}
         for i, count, *of_row in zip(rows, new, *columns, strict=True):
-            sample = self.rows[i].sample_index
-            found += [Drawn(sample, *one) for one in zip(*(values[:count] for values in of_row), strict=True)]
-            self.rows[i].told = counts[i]
+            row = self.rows[i]
+            tokens = [Drawn(row.sample_index, *one) for one in zip(*(values[:count] for values in of_row), strict=True)]
+            if tokens:
+                found.setdefault(row.request.index, []).extend(tokens)
+            row.told = counts[i]
         return found
 
     def _stop_strings(self) -> list[bool]:
@@ -267,8 +269,9 @@ class Batch:
         """Takes rows out as traces and closes the gaps with the last rows."""
         traces = [self._trace(i, reason) for i, reason in zip(leaving, reasons, strict=True)]
         counts = {i: trace.num_tokens for i, trace in zip(leaving, traces, strict=True)}
-        for i in (i for i in leaving if self.rows[i].request.listen):
-            self.drawn.setdefault(self.rows[i].request.index, []).extend(self._tell([i], counts))
+        if listened := [i for i in leaving if self.rows[i].request.listen]:
+            for number, tokens in self._tell(listened, counts).items():
+                self.drawn.setdefault(number, []).extend(tokens)
         for i, trace in zip(leaving, traces, strict=True):
             if self.rows[i].request.params.keep_state and trace.finish_reason == "stop":
                 self._keep(i, trace)

@@ -16,7 +16,7 @@ Two ways in, over the same `add` and `step`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,10 @@ class NativeEngine:
         request that was not added with `listen`."""
         return self._scheduler.tokens(number)
 
-    def drawn(self, number: int, of_ended: bool = False) -> list[Drawn]:
-        """What `tokens` has to give now, without a step; empty for a request that nobody listens to. of_ended: of
-        traces that have ended alone, which costs nothing where none has."""
-        return self._scheduler.drawn(number, of_ended)
+    def drawn(self, numbers: Collection[int], of_ended: bool = False) -> dict[int, list[Drawn]]:
+        """What `tokens` of these requests has to give now, without a step; those with nothing new, or that nobody
+        listens to, are missing. of_ended: of traces that have ended alone, which costs nothing where none has."""
+        return self._scheduler.drawn(numbers, of_ended)
 
     def withdraw(self, number: int) -> int:
         """Takes back the traces of a request that have not started, and returns how many: they are nobody's any more.

@@ -11,7 +11,7 @@ When nothing is left, cache and slots are given back; the next request reads the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,7 +123,7 @@ class Scheduler:
             raise KeyError(f"request {number} was not added with listen=True, or its tokens have been read")
         while True:
             if self._batch is not None:
-                listener.tokens += self._batch.untold(number)
+                listener.tokens += self._batch.untold([number]).get(number, [])
             while listener.tokens:
                 yield listener.tokens.popleft()
             if not listener.left or not self._running:
@@ -131,16 +131,17 @@ class Scheduler:
                 return
             self._passed_by += self._step()
 
-    def drawn(self, number: int, of_ended: bool = False) -> list[Drawn]:
-        listener = self._listeners.get(number)
-        if listener is None:
-            return []
-        found = list(listener.tokens)
-        listener.tokens.clear()
-        if self._batch is not None and not of_ended:
-            found += self._batch.untold(number)
-        if not listener.left:
-            del self._listeners[number]
+    def drawn(self, numbers: Collection[int], of_ended: bool = False) -> dict[int, list[Drawn]]:
+        found: dict[int, list[Drawn]] = {}
+        listened = self._listeners.keys() & numbers
+        running = {} if of_ended or self._batch is None or not listened else self._batch.untold(listened)
+        for number in listened:
+            listener = self._listeners[number]
+            if new := [*listener.tokens, *running.get(number, ())]:
+                found[number] = new
+            listener.tokens.clear()
+            if not listener.left:
+                del self._listeners[number]
         return found
 
     def withdraw(self, number: int) -> int:
