@@ -11,7 +11,7 @@ import pytest
 from served_model import NAME, QUESTION, Running
 
 from h1r.data.tokenizer import train_tokenizer
-from h1r.serve import engine_thread
+from h1r.serve import window
 from h1r.serve.reply_text import TokenTexts
 
 TEXTS = ["two and two are four", "naïve café", "数学は楽しい", "🙂🙃 \u200d👩\u200d🚀", "tab\tand\u0000nul\x1b[2J"]
@@ -48,7 +48,7 @@ def test_tokens_of_thinking_are_counted_up_to_its_end(before: str, after: str, l
 
 
 def test_tokens_that_follow_soon_are_written_together(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_thread, "WINDOW_S", 3600.0)
+    monkeypatch.setattr(window, "WINDOW_S", 3600.0)
     asked: dict[str, Any] = {"model": NAME, "prompt": QUESTION, "max_tokens": 24, "seed": 5, "logprobs": 0, "n": 2}
     whole = server.client.post("/v1/completions", json=asked).json()
     with server.client.stream("POST", "/v1/completions", json={**asked, "stream": True}) as reply:
@@ -61,3 +61,24 @@ def test_tokens_that_follow_soon_are_written_together(server: Running, monkeypat
         logprobs = [value for one in told if one["logprobs"] for value in one["logprobs"]["token_logprobs"]]
         assert logprobs == choice["logprobs"]["token_logprobs"][: len(logprobs)]
         assert logprobs
+
+
+def test_a_window_is_longer_where_the_event_loop_takes_more_than_its_share() -> None:
+    now = [0.0, 0.0, 0.0]
+    one = window.Window(lambda: (now[0], now[1], now[2]))
+
+    def after(computed: float, written: float, seconds: float = 0.1) -> float:
+        now[:] = now[0] + seconds, now[1] + written, now[2] + computed
+        one.look()
+        return one.seconds
+
+    assert after(0.1, 0.05) == window.WINDOW_S  # nothing to compare with
+    assert after(0.1, 0.003) == pytest.approx(1.5 * window.WINDOW_S)
+    assert after(0.1, 0.05) == pytest.approx(3 * window.WINDOW_S)
+    for _ in range(5):
+        longest = after(0.1, 0.05)
+    assert longest == window.LONGEST_WINDOW_S
+    assert after(0.0, 0.05, 60) == window.LONGEST_WINDOW_S  # a pause
+    for _ in range(5):
+        shortest = after(0.1, 0.001)
+    assert shortest == window.WINDOW_S

@@ -36,6 +36,7 @@ from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import Trace
 from h1r.serve.spans import RequestSpan, TicketSpans
+from h1r.serve.window import Window
 
 T = TypeVar("T")
 CLOSING = "the server is shutting down"
@@ -43,11 +44,6 @@ SLICE = 8
 SETTLE_S = 0.25
 WAIT_S = 0.005
 """Longest wait of a step for an engine that is elsewhere, during which no command is heard."""
-WINDOW_S, LONGEST_WINDOW_S = 0.05, 0.25
-"""Between two times that tokens are handed out. Each time this thread waits for the event loop, which writes them."""
-WRITING_SHARE = 0.02
-"""Of the time, at most so much is for what the event loop does with tokens: where that takes longer, as with many
-streams of a small model, they are handed out less often, down to once in `LONGEST_WINDOW_S`."""
 PROGRESS_S = 0.05
 """How old the answer to `progress` may be, which several runs then share."""
 
@@ -142,7 +138,7 @@ class EngineThread:
         self._listening: dict[int, Ticket] = {}
         self._due = 0.0
         """When all new tokens are handed out next, by `time.monotonic`."""
-        self._cost = LoopCost()
+        self._window = Window()
         self._told: dict[asyncio.AbstractEventLoop, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._running: tuple[float, list[tuple[Ticket, Running]]] = (0.0, [])
         self._closed = self._finished = False
@@ -329,9 +325,9 @@ class EngineThread:
         for ticket in [*drawn, *(one for one in ended if one not in drawn)]:
             self._hand_out(ticket, drawn.get(ticket, ()), ended.get(ticket, ()))
         if due and drawn:
-            self._due = time.monotonic() + self._cost.window
+            self._due = time.monotonic() + self._window.seconds
             for loop in [*self._told]:
-                self.tell(loop, self._cost.look)
+                self.tell(loop, self._window.look)
         self._flush()
         self._settle([ticket.sink for ticket in ended])
 
@@ -402,27 +398,6 @@ class EngineThread:
     def _close(self) -> None:
         self._closed = True
         self._fail(RuntimeError(CLOSING))
-
-
-class LoopCost:
-    """What the event loop spends on a window's tokens: `look` runs in it, each time that it is handed some."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        """Of processor time, so that neighbours on the machine do not count; the mean of the last windows."""
-        self._looked: tuple[float, float] | None = None
-
-    def look(self) -> None:
-        """Takes the time. A pause says nothing about writing."""
-        now, before = (time.monotonic(), time.thread_time()), self._looked
-        if before is not None and now[0] - before[0] < 2 * LONGEST_WINDOW_S:
-            self.seconds += (now[1] - before[1] - self.seconds) / 4
-        self._looked = now
-
-    @property
-    def window(self) -> float:
-        """How long the next tokens wait, s."""
-        return max(WINDOW_S, min(self.seconds / WRITING_SHARE, LONGEST_WINDOW_S))
 
 
 def _call_all(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from h1r.kernels.cpu.structs import check_sizes
@@ -98,10 +99,12 @@ def _built() -> Path:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        objects = []
-        for source in sources:
-            objects.append(str(Path(folder) / f"{source.stem}.o"))
-            _run([_compiler(), *_FLAGS, "-c", str(source), "-o", objects[-1]])
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        commands = [
+            [_compiler(), *_FLAGS, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
         finished = Path(folder) / target.name
         _run([_compiler(), "-shared", *objects, "-lm", "-o", str(finished)])
         finished.replace(target)
