@@ -10,6 +10,7 @@ import ast
 import importlib
 import re
 import types
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -56,8 +57,8 @@ def names_of_modules() -> list[str]:
 def modules() -> dict[str, types.ModuleType | None]:
     """The modules that use `re`; None for one that does not import here (an engine or a compiler is missing)."""
     found: dict[str, types.ModuleType | None] = {}
-    for path, tree in _trees():
-        if path.stem == "__main__" or not any(map(_imports_re, ast.walk(tree))):
+    for path, nodes in _files():
+        if path.stem == "__main__" or not any(map(_imports_re, nodes)):
             continue
         name = f"h1r.{_module(path)}".removesuffix(".")
         try:
@@ -119,37 +120,34 @@ def _patterns(value: Any, place: str, seen: set[int], depth: int) -> Iterator[tu
 def _uses() -> dict[str, set[str]]:
     """Methods called on a global name, by its place, imported names included; one used in another way is searched."""
     found: dict[str, set[str]] = {}
-    for path, tree in _trees():
+    for path, nodes in _files():
         own = _module(path)
         home = {
             alias.asname or alias.name: f"{node.module.removeprefix('h1r.')}:{alias.name}"
-            for node in ast.walk(tree)
+            for node in nodes
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("h1r")
             for alias in node.names
         }
         called: set[int] = set()
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 called.add(id(node.value))
                 if node.attr in METHODS:
                     place = home.get(node.value.id, f"{own}:{node.value.id}")
                     found.setdefault(place, set()).add(node.attr)
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in called:
                 place = home.get(node.id, f"{own}:{node.id}")
                 found.setdefault(place, set()).add("search")
     return found
 
 
+@cache
 def calls() -> list[Call]:
     """Every call of the module `re` in the sources that gives an expression."""
     found = []
-    for path, tree in _trees():
-        functions = [
-            node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        ]
-        inside = {id(inner) for function in functions for inner in ast.walk(function)}
-        for node in ast.walk(tree):
+    for path, nodes in _files():
+        for node, deferred in nodes.items():
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
                 continue
             owner, method = node.func.value, node.func.attr
@@ -157,9 +155,7 @@ def calls() -> list[Call]:
                 continue
             argument = node.args[0]
             literal = argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else None
-            found.append(
-                Call(_module(path), method, literal, _flags(node), ast.unparse(argument), deferred=id(node) in inside)
-            )
+            found.append(Call(_module(path), method, literal, _flags(node), ast.unparse(argument), deferred))
     return found
 
 
@@ -181,8 +177,8 @@ def _is_flag(node: ast.AST) -> bool:
 def hidden_engines() -> list[str]:
     """Imports that would keep a call of `re` out of `calls`, and other engines."""
     found = []
-    for path, tree in _trees():
-        for node in ast.walk(tree):
+    for path, nodes in _files():
+        for node in nodes:
             if isinstance(node, ast.ImportFrom) and node.module in ("re", "regex", "re2"):
                 found.append(f"{_module(path)}: {ast.unparse(node)}")
             if isinstance(node, ast.Import):
@@ -194,8 +190,21 @@ def hidden_engines() -> list[str]:
 
 
 @cache
-def _trees() -> list[tuple[Path, ast.AST]]:
-    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in _paths()]
+def _files() -> list[tuple[Path, dict[ast.AST, bool]]]:
+    """Each file, and its nodes in the order of `ast.walk`: whether each stands in a function."""
+    return [(path, _nodes(ast.parse(path.read_text(encoding="utf-8")))) for path in _paths()]
+
+
+def _nodes(tree: ast.AST) -> dict[ast.AST, bool]:
+    found = {tree: False}
+    waiting = deque(found)
+    while waiting:
+        node = waiting.popleft()
+        deferred = found[node] or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            found[child] = deferred
+            waiting.append(child)
+    return found
 
 
 def _paths() -> list[Path]:

@@ -55,6 +55,7 @@ class _Shape:
 
     def __init__(self, tree: list[Node], flags: int) -> None:
         self._flags = flags
+        self._usual: dict[str, list[str]] = {}
         self._groups = {node[1][0]: list(node[1][3]) for node in _all(tree) if node[0] is sre.SUBPATTERN}
         self.prefixes: list[str] = []
         self.bodies: list[str] = []
@@ -93,9 +94,12 @@ class _Shape:
             return self._samples(*_inner(node), count)
         if kind not in _ONE_CHARACTER:
             return [""]
-        takes = self._matcher(node)
-        usual = [sign for sign in (*_USUAL, *_UNIVERSE) if takes(sign)][:2]
-        return usual or _named(node)[:2] or [""]
+        name = repr(node)
+        if name not in self._usual:
+            takes = self._matcher(node)
+            usual = list(itertools.islice((sign for sign in (*_USUAL, *_UNIVERSE) if takes(sign)), 2))
+            self._usual[name] = usual or _named(node)[:2] or [""]
+        return self._usual[name]
 
     def _kinds(self, tree: list[Node]) -> list[str]:
         single = list({repr(node): node for node in _all(tree) if node[0] in _ONE_CHARACTER}.values())

@@ -266,9 +266,21 @@ def parse(page: str) -> _Links:
     return parser
 
 
-def test_report_json_holds_the_promised_numbers(tmp_path: Path) -> None:
-    write_report(build_run(tmp_path, seed=3))
-    numbers = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all stages with its report, which no test changes."""
+    run = build_run(tmp_path_factory.mktemp("whole") / "run", seed=3)
+    write_report(run)
+    return run
+
+
+@pytest.fixture
+def whole_page(whole: Path) -> str:
+    return (whole / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_json_holds_the_promised_numbers(whole: Path) -> None:
+    numbers = json.loads((whole / "report.json").read_text(encoding="utf-8"))
     assert numbers["pass_at_1"] == {"base": 0.004, "sft": 0.42, "rl": 0.56}
     assert numbers["scaling"]["budget"] == 32
     assert numbers["scaling"]["majority"] == {"accuracy": 0.66, "tokens": 97.3 * 3200}
@@ -278,43 +290,44 @@ def test_report_json_holds_the_promised_numbers(tmp_path: Path) -> None:
     assert numbers["seed"] == 3
 
 
-def test_page_is_one_file_without_scripts_and_well_formed(tmp_path: Path) -> None:
-    page = write_report(build_run(tmp_path)).read_text(encoding="utf-8")
-    found = parse(page)
+def test_page_is_one_file_without_scripts_and_well_formed(whole_page: str) -> None:
+    found = parse(whole_page)
     assert all(link.startswith("#") for link in found.loaded)
     assert not found.handlers
     assert not found.tags & {"script", "img", "link", "iframe", "object"}
-    assert not re.search(r"url\((?!#|&quot;#)|@import|https?://", page)
+    assert not re.search(r"url\((?!#|&quot;#)|@import|https?://", whole_page)
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> None:
-    page = write_report(build_run(tmp_path)).read_text(encoding="utf-8")
-    ids = re.findall(r'\sid="([^"]+)"', page)
+def test_ids_are_unique_and_every_reference_has_its_target(whole_page: str) -> None:
+    ids = re.findall(r'\sid="([^"]+)"', whole_page)
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    referred = set(re.findall(r'href="#([^"]+)"', whole_page)) | set(re.findall(r"url\(#([^)]+)\)", whole_page))
+    assert referred <= set(ids)
 
 
 @pytest.mark.parametrize(
     "field", ["family", "question", "reference", "text", "tokens", "finish_reason", "reason", "step", "recipe", "argv"]
 )
 def test_hostile_text_is_escaped_wherever_it_stands(tmp_path: Path, field: str) -> None:
-    run = build_run(tmp_path)
-    hostile = f"\"'>{HOSTILE}</style></main>&lt;\x00\ud800"
-    path, change = {
-        "reason": ("curate/dropped.jsonl", None),
-        "step": ("curate/summary.json", lambda tree: tree["table"][0].update(step=hostile, reasons={hostile: 2})),
-        "recipe": ("recipe.json", lambda tree: tree.update(name=hostile)),
-        "argv": ("attempts.jsonl", None),
-    }.get(field, ("eval/rl.json", lambda tree: _spoil(tree, field, hostile)))
-    if change is None:
-        line = {"stage": hostile, "argv": ["h1r", hostile], "commit": hostile, "h1r": hostile}
-        _jsonl(run / path, [{"id": hostile, "step": hostile, "reason": hostile, "excerpt": hostile, **line}])
-    else:
-        tree = json.loads((run / path).read_text(encoding="utf-8"))
-        change(tree)
-        _json(run / path, tree)
+    run = build_run(tmp_path, stages={"reason": "curate", "step": "curate"}.get(field, "eval"))
+    hostile = f"\"'>{HOSTILE}</style></main>&lt;\x00\ud800<b>{field}</b>"
+    evaluations = [f"eval/{stage}.json" for stage in ("base", "sft", "rl")]
+    paths, change = {
+        "reason": (["curate/dropped.jsonl"], None),
+        "step": (["curate/summary.json"], lambda tree: tree["table"][0].update(step=hostile, reasons={hostile: 2})),
+        "recipe": (["recipe.json"], lambda tree: tree.update(name=hostile)),
+        "argv": (["attempts.jsonl"], None),
+    }.get(field, (evaluations, lambda tree: _spoil(tree, field, hostile)))
+    for path in paths:
+        if change is None:
+            line = {"stage": hostile, "argv": ["h1r", hostile], "commit": hostile, "h1r": hostile}
+            _jsonl(run / path, [{"id": hostile, "step": hostile, "reason": hostile, "excerpt": hostile, **line}])
+        else:
+            tree = json.loads((run / path).read_text(encoding="utf-8"))
+            change(tree)
+            _json(run / path, tree)
     page = write_report(run).read_text(encoding="utf-8")
-    assert "&lt;script&gt;" in page
+    assert (f"&lt;b&gt;{field}&lt;/b&gt;" in page) == (field != "finish_reason")  # which no page shows
     assert not parse(page).tags & {"script", "img"}
 
 
@@ -362,7 +375,7 @@ def test_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_broken_file_is_named_and_the_old_report_stays(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
+    run = build_run(tmp_path, stages="eval")
     before = write_report(run).read_bytes()
     _json(run / "eval" / "rl.json", {"pass_at_1": "high"})
     with pytest.raises(UserError, match=r"rl\.json: pass_at_1"):
@@ -379,13 +392,14 @@ def test_broken_dropped_line_is_named(tmp_path: Path) -> None:
         collect(run)
 
 
-def test_same_run_gives_the_same_page(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
-    assert write_report(run, tmp_path / "a.html").read_bytes() == write_report(run, tmp_path / "b.html").read_bytes()
+def test_same_run_gives_the_same_page(tmp_path: Path, whole: Path) -> None:
+    """In another directory and a second time."""
+    run = build_run(tmp_path / "run", seed=3)
+    assert write_report(run, tmp_path / "report.html").read_bytes() == (whole / "report.html").read_bytes()
 
 
 def test_torn_and_nonfinite_metrics_leave_the_curve(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
+    run = build_run(tmp_path, stages="rl")
     path = run / "rl" / "metrics.jsonl"
     lines = [json.dumps({"step": s, "reward": r}) for s, r in ((0, 0.5), (1, math.nan), (2, math.inf), (3, 0.7))]
     path.write_text("\n".join(lines) + '\n{"step": 4, "rew', encoding="utf-8")
@@ -394,7 +408,7 @@ def test_torn_and_nonfinite_metrics_leave_the_curve(tmp_path: Path) -> None:
 
 
 def test_steps_without_a_group_are_not_called_steps_with_a_bad_gradient(tmp_path: Path) -> None:
-    run = build_run(tmp_path / "run")
+    run = build_run(tmp_path / "run", stages="rl")
     lines = [
         {"step": step, "reward": 0.5, "groups": 0 if step < 3 else 8, "skipped": int(step == 5)} for step in range(9)
     ]
@@ -538,7 +552,7 @@ def test_main_plot_of_a_run_without_results_is_refused(tmp_path: Path) -> None:
 
 
 def test_claims_stay_within_their_intervals(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
+    run = build_run(tmp_path, stages="scaling")
     assert "too close to call" in write_report(run).read_text(encoding="utf-8")
     tree = json.loads((run / "scaling" / "result.json").read_text(encoding="utf-8"))
     tree["paired"]["accuracy_interval"] = [0.004, 0.04]
@@ -546,19 +560,17 @@ def test_claims_stay_within_their_intervals(tmp_path: Path) -> None:
     assert "too close to call" not in write_report(run).read_text(encoding="utf-8")
 
 
-def test_other_ways_to_spend_the_budget_stand_beside_majority(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
-    page = write_report(run).read_text(encoding="utf-8")
-    table = page[page.index("ways to spend 32 traces") :].partition("</table>")[0]
+def test_other_ways_to_spend_the_budget_stand_beside_majority(whole: Path, whole_page: str) -> None:
+    table = whole_page[whole_page.index("ways to spend 32 traces") :].partition("</table>")[0]
     names = re.findall(r"<td[^>]*>(short 3|deepconf|majority)</td>", table)
     assert names == ["short 3", "deepconf", "majority"]  # the fewest tokens first
     assert re.search(r"-5\.0 points.*-8\.0% to -2\.0%", table.replace("\N{MINUS SIGN}", "-"))
-    summary = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    summary = json.loads((whole / "report.json").read_text(encoding="utf-8"))
     assert summary["scaling"]["methods"]["short_3"]["paired"]["accuracy_difference"] == -0.05
 
 
 def test_the_saving_is_split_and_a_cheaper_majority_is_named(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
+    run = build_run(tmp_path, stages="scaling")
     page = write_report(run).read_text(encoding="utf-8")
     assert "saves 29.2% by ending votes that are decided (consensus) and 9.8% more by ending doubtful traces" in page
     assert "is cheaper here" not in page
@@ -570,7 +582,7 @@ def test_the_saving_is_split_and_a_cheaper_majority_is_named(tmp_path: Path) -> 
 
 
 def test_what_rl_gained_is_told_problem_by_problem(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
+    run = build_run(tmp_path, stages="eval scaling")
     for stage, right in (("sft", 4), ("rl", 5)):
         tree = json.loads((run / "eval" / f"{stage}.json").read_text(encoding="utf-8"))
         outcomes = [{"problem_id": f"p{n}", "family": "a", "correct": right + n % 2, "samples": 8} for n in range(100)]
@@ -591,13 +603,11 @@ def test_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:
     assert time.process_time() - start < 10
 
 
-def test_what_a_place_of_a_plot_says_is_what_was_measured(tmp_path: Path) -> None:
-    run = build_run(tmp_path)
-    page = write_report(run).read_text(encoding="utf-8")
-    told = [html.unescape(one) for one in re.findall(r'class="spot"[^>]*><title>(.*?)</title>', page)]
+def test_what_a_place_of_a_plot_says_is_what_was_measured(whole: Path, whole_page: str) -> None:
+    told = [html.unescape(one) for one in re.findall(r'class="spot"[^>]*><title>(.*?)</title>', whole_page)]
     assert "all problems, RL: 56.0% (51.0% to 61.0%)" in told
     assert "majority vote of 16: 63.5%, 155,680 tokens" in told
-    line = json.loads((run / "rl" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[7])
+    line = json.loads((whole / "rl" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[7])
     right, formed = percent(line["accuracy"]), percent(line["format"])
     assert f"step 7: correct {right}, well formed {formed}" in told
 
@@ -614,11 +624,10 @@ def test_spots_lie_on_their_points() -> None:
     assert all(left <= x <= left + width for (left, width), x in zip(bands, points, strict=True))
 
 
-def test_losses_have_a_log_scale_and_what_stays_the_same_no_axes(tmp_path: Path) -> None:
-    page = write_report(build_run(tmp_path)).read_text(encoding="utf-8")
-    assert "nats per token (log scale)" in page
-    assert "The same at every step, so not drawn: SFT gradient norm 0.6." in page
-    assert 'aria-label="SFT: SFT gradient norm by step"' not in page
+def test_losses_have_a_log_scale_and_what_stays_the_same_no_axes(whole_page: str) -> None:
+    assert "nats per token (log scale)" in whole_page
+    assert "The same at every step, so not drawn: SFT gradient norm 0.6." in whole_page
+    assert 'aria-label="SFT: SFT gradient norm by step"' not in whole_page
 
 
 @given(st.floats(1e-8, 1e8), st.floats(1.05, 1e6))
@@ -639,7 +648,7 @@ def test_a_log_scale_has_round_ticks_inside_its_range(low: float, factor: float)
     ],
 )  # fmt: skip
 def test_confidence_that_tells_nothing_is_said_so(tmp_path: Path, confidence: dict[str, Any], told: str | None) -> None:
-    run = build_run(tmp_path)
+    run = build_run(tmp_path, stages="scaling")
     tree = json.loads((run / "scaling" / "result.json").read_text(encoding="utf-8"))
     _json(run / "scaling" / "result.json", {**tree, "confidence": confidence})
     page = write_report(run).read_text(encoding="utf-8")
@@ -690,7 +699,7 @@ def test_runs_are_compared_problem_by_problem_and_their_curves_lie_over_one_anot
 
 
 def test_every_answer_that_a_run_kept_can_be_read(tmp_path: Path) -> None:
-    run = build_run(tmp_path / "run")
+    run = build_run(tmp_path / "run", stages="eval")
     tree = json.loads((run / "eval" / "rl.json").read_text(encoding="utf-8"))
     _json(run / "eval" / "rl.json", {**tree, "samples": "rl.1.samples.jsonl"})
     verdict = {"reward": 1.0, "parts": {}, "extracted": "4", "error": None, "reason": None}
@@ -709,7 +718,7 @@ def test_every_answer_that_a_run_kept_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_page_elsewhere_leaves_the_files_there_alone(tmp_path: Path) -> None:
-    run = build_run(tmp_path / "run")
+    run = build_run(tmp_path / "run", stages="eval")
     rollout = {"text": "so 4", "reward": 0.5, "parts": {"correct": 1.0}}
     _jsonl(run / "rl" / "rollouts.jsonl", [{"step": 3, "problem_id": "p2", "rollouts": [rollout]}])
     mine = tmp_path / "out" / "samples" / "index.js"
@@ -771,9 +780,9 @@ def test_pages_fit_a_phone_and_a_screen_in_both_schemes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
-def test_browser_runs_and_requests_nothing(tmp_path: Path) -> None:
+def test_browser_runs_and_requests_nothing(tmp_path: Path, whole: Path) -> None:
     """The page's own policy refuses every request and script, and a refusal is written to the console."""
-    done = browse(write_report(build_run(tmp_path / "run")), tmp_path)
+    done = browse(whole / "report.html", tmp_path)
     assert "What it learnt from" in done.stdout
     assert "CONSOLE" not in done.stderr
     assert "<title>owned</title>" not in done.stdout
@@ -781,13 +790,13 @@ def test_browser_runs_and_requests_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 @pytest.mark.parametrize("width", [360, 800, 1280])
-def test_nothing_overflows_sideways(tmp_path: Path, width: int) -> None:
+def test_nothing_overflows_sideways(tmp_path: Path, whole_page: str, width: int) -> None:
     """Measured in a frame of the given width, with all folds open; tables may scroll within themselves."""
-    page = write_report(build_run(tmp_path / "run")).read_text(encoding="utf-8")
-    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', page)
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', whole_page)
     assert policy
     measure = "<script>const r=document.documentElement;parent.postMessage([r.scrollWidth,r.clientWidth],'*')</script>"
-    framed = page.replace(policy[0], "").replace("<details>", "<details open>").replace("</body>", measure + "</body>")
+    unfolded = whole_page.replace(policy[0], "").replace("<details>", "<details open>")
+    framed = unfolded.replace("</body>", measure + "</body>")
     (tmp_path / "framed.html").write_text(framed, encoding="utf-8")
     outer = tmp_path / "outer.html"
     outer.write_text(
