@@ -116,11 +116,13 @@ def engine_model(request: pytest.FixtureRequest, engine: Any) -> CausalLM:
 
 
 @pytest.fixture
-def unhurried(engine: Any) -> Iterator[None]:
-    """A server's steps take long enough for its tokens to be seen one after another, on a busy machine, too."""
+def endless_tokens(engine: Any) -> Iterator[int]:
+    """How many tokens a trace without an end has, to be seen on its way. A server goes on while it is listened to: there
+    they are many, and its steps take long enough for them to be seen one after another, on a busy machine, too."""
     file = PACE_FILES.get(getattr(engine, "url", ""))
-    if file is not None:
-        file.touch()
-    yield
-    if file is not None:
-        file.unlink()
+    if file is None:
+        yield 60
+        return
+    file.touch()
+    yield 240
+    file.unlink()

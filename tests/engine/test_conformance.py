@@ -178,16 +178,19 @@ def test_a_stop_string_at_the_first_doubtful_token_is_a_stop(engine: Engine) -> 
     assert found >= 3
 
 
-def test_traces_stream_as_they_end(engine: Engine, unhurried: None) -> None:
-    long, short = SamplingParams(n=2, max_tokens=240, temperature=0.0), SamplingParams(n=2, max_tokens=2, seed=21)
+def test_traces_stream_as_they_end(engine: Engine, endless_tokens: int) -> None:
+    long, short = (
+        SamplingParams(n=2, max_tokens=endless_tokens, temperature=0.0),
+        SamplingParams(n=2, max_tokens=2, seed=21),
+    )
     seen = list(engine.stream([ENDLESS, PROMPTS[2]], [long, short]))
     assert {t.prompt_index for t in seen[:2]} == {1}
-    assert [t.num_tokens for t in seen[2:]] == [240, 240]
+    assert [t.num_tokens for t in seen[2:]] == [endless_tokens] * 2
 
 
-def test_progress_is_each_running_trace_as_far_as_it_is(engine: Engine, unhurried: None) -> None:
+def test_progress_is_each_running_trace_as_far_as_it_is(engine: Engine, endless_tokens: int) -> None:
     window = 5
-    long = SamplingParams(n=2, max_tokens=240, temperature=0.0, confidence_window=window)
+    long = SamplingParams(n=2, max_tokens=endless_tokens, temperature=0.0, confidence_window=window)
     short = SamplingParams(n=2, max_tokens=3, seed=21, confidence_window=window)
 
     def listed() -> dict[tuple[int, int], list[int]]:
@@ -236,9 +239,10 @@ def test_closing_a_stream_ends_its_traces(engine: Engine) -> None:
     assert [t.token_ids for t in engine.generate([PROMPTS[2]], params)] == [t.token_ids for t in before]
 
 
-def test_cancel_returns_running_traces_and_stops_the_prompt(engine: Engine, unhurried: None) -> None:
-    # Long enough for both prompts to have begun, at a server too, when the second's first trace ends.
-    params = [SamplingParams(n=3, max_tokens=tokens, temperature=0.0) for tokens in (240, 60)]
+def test_cancel_returns_running_traces_and_stops_the_prompt(engine: Engine, endless_tokens: int) -> None:
+    # Long enough for both prompts to have begun when the second's first trace ends.
+    lengths = endless_tokens, endless_tokens // 4
+    params = [SamplingParams(n=3, max_tokens=tokens, temperature=0.0) for tokens in lengths]
     prompts = [ENDLESS, ENDLESS]
     whole = engine.generate(prompts, params)
     stream = engine.stream(prompts, params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import math
 import tomllib
 from collections.abc import Callable, Iterator
@@ -23,7 +24,9 @@ from torch import Tensor
 from h1r.engine.sampling import token_confidence
 from h1r.models import save
 
-pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm")
+# Imported by the tests: each process that collects them would spend seconds on it.
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed: make setup-vllm", allow_module_level=True)
 
 GROUP = "vllm.logits_processors"
 NAME = "h1r.engine.vllm.plugin:DeepConf"

@@ -159,7 +159,7 @@ def test_a_server_follows_a_model_in_training(engine: VLLMServer, own: list[Trac
 
 
 def test_what_the_server_recorded_is_fetched_once_and_then_gone(
-    engine: VLLMServer, unhurried: None, monkeypatch: pytest.MonkeyPatch
+    engine: VLLMServer, endless_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
     call = engine.call
@@ -175,8 +175,9 @@ def test_what_the_server_recorded_is_fetched_once_and_then_gone(
         assert np.isfinite(trace.sampling_logprobs).all()
         assert trace.sampling_logprobs != trace.logprobs
     # One that runs until it is cancelled, beside one that ends when the other has surely begun.
-    endless = SamplingParams(n=2, temperature=1e-4, max_tokens=240)
-    stream = engine.stream([[3], [3]], [endless, SamplingParams(temperature=0.0, max_tokens=60)])
+    endless = SamplingParams(n=2, temperature=1e-4, max_tokens=endless_tokens)
+    short = SamplingParams(temperature=0.0, max_tokens=endless_tokens // 4)
+    stream = engine.stream([[3], [3]], [endless, short])
     next(stream)
     cancelled = engine.cancel(0)
     assert list(stream) == []

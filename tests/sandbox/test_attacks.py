@@ -49,6 +49,8 @@ SNIPPETS["PARENTHESES"] = "(" * 100_000
 LEVELS = ("NAMESPACES", "BUBBLEWRAP", "LANDLOCK")
 LINGER_S = 30.0
 """What was killed may be on its way out, and what an earlier file of this process started may come and go."""
+ENDS_S = 60.0
+"""A limit holds on an idle machine after two seconds; without one, these programs run for ever."""
 ENDLESS = ("endless_iterator", "shared_doubling", "colliding_set", "hangs", "slow_conversions_of_an_object",
            "generator_that_trickles", "slow_equality_in_a_set")  # fmt: skip
 
@@ -139,9 +141,9 @@ def check_nothing_happened(pool, outside) -> None:
         with pytest.raises(BlockingIOError):
             server.recv(1) if server.type == socket.SOCK_DGRAM else server.accept()
     until = time.monotonic() + LINGER_S
-    while descendants() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert descendants() == []
+    while (alive := descendants()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert alive == []
     with pool.lease() as slot:
         honest = judge(slot, "print(input())", "python", parse_tests([{"input": TOKEN, "output": TOKEN}]), Limits())
     assert honest.correct
@@ -162,7 +164,7 @@ def test_a_hostile_program_earns_nothing_and_reaches_nothing(name, pool, outside
         else:
             result = judge(slot, code, "python", parse_tests([{"input": "3\n", "output": TOKEN}]), LIMITS)
             assert (result.correct, result.passed) == (False, 0)
-    assert time.monotonic() - started < 10 * LIMITS.time_s
+    assert time.monotonic() - started < ENDS_S
     check_nothing_happened(pool, outside)
 
 
@@ -222,7 +224,7 @@ def test_a_hostile_source_earns_nothing_from_its_compiler(name, pool, outside, m
     with pool.lease() as slot:
         result = judge(slot, code, "cpp", parse_tests([{"input": "3\n", "output": TOKEN}]), LIMITS)
     assert (result.correct, result.passed) == (False, 0)
-    assert time.monotonic() - started < 10 * builds.COMPILE_LIMITS.time_s
+    assert time.monotonic() - started < ENDS_S
     check_nothing_happened(pool, outside)
 
 
