@@ -117,7 +117,7 @@ def engine_model(request: pytest.FixtureRequest, engine: Any) -> CausalLM:
 
 @pytest.fixture
 def endless_tokens(engine: Any) -> Iterator[int]:
-    """How many tokens a trace without an end has, to be seen on its way. A server goes on while it is listened to: there
+    """How many tokens a trace without an end has, to be seen on its way. A server goes on meanwhile: there
     they are many, and its steps take long enough for them to be seen one after another, on a busy machine, too."""
     file = PACE_FILES.get(getattr(engine, "url", ""))
     if file is None:

@@ -140,7 +140,7 @@ def test_threads_that_a_verifier_starts_lower_the_level_only_where_it_grades_bes
 
 
 def everyday_work() -> Iterator[tuple[Problem, str]]:
-    """Right and wrong answers for every built-in verifier that grades here or in a worker, but for those of families."""
+    """Right and wrong answers for every built-in verifier that grades here or in a worker, families apart."""
     mathematics = {
         r"\int_0^1 x dx": r"\int_0^1 y dy", r"\sum_{k=1}^{10} k": "55", r"\frac{1}{7}": "1/7", "x+1": "1+x",
         r"\lim_{n \to \infty} \frac{1}{n}": "0",
