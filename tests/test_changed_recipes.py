@@ -81,7 +81,8 @@ def test_what_comes_later_is_measured_again_and_no_model_is_touched(
 @pytest.mark.parametrize(
     ("change", "kept", "deleted"),
     [
-        ({"rl": {"steps": 3}}, ["curate", "sft"], ["rl_pool", "done/pool.json", "rl", "done/rl.json"]),
+        ({"rl": {"steps": 3}}, ["curate", "sft", "rl_pool"], ["rl", "done/rl.json"]),
+        ({"rl": {"max_tokens": 30}}, ["curate", "sft"], ["rl_pool", "done/pool.json", "rl", "done/rl.json"]),
         ({"rl_pool": {"rollouts": 3}}, ["curate", "sft"], ["rl_pool", "rl"]),
         ({"sft": {"epochs": 1}}, ["curate"], ["sft", "rl_pool", "rl"]),
         ({"sft": {"seq_len": 64}}, [], ["curate", "sft", "rl_pool", "rl"]),
@@ -115,7 +116,7 @@ def test_every_key_has_stages_and_the_rest_begins_with_curation(tmp_path: Path) 
     known = {key for key in Recipe.model_fields if stages_of(key)[0] == "curate"}
     assert known == {
         "name", "seed", "threads", "plugins", "tokenizer", "chat", "problems", "curate", "corpus", "parallel",
-        "engine", "rollout", "verify", "controls", "judge", "trackers",
+        "engine", "rollout", "verify", "controls", "ablation", "judge", "trackers",
     }  # fmt: skip
     Checkpoints(tmp_path / "sft").save(1, lambda directory: write_json(directory / "state.json", 1))
     assert spoilt(tmp_path, "rl.steps") == []

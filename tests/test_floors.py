@@ -20,7 +20,7 @@ FLOORS = [
     {"evals", "parity"},
     {"report", "serve"},
     {"delegate"},
-    {"__main__", "api", "cli", "pipeline"},
+    {"__main__", "ablate", "api", "cli", "pipeline"},
 ]
 WITHOUT_TORCH = [
     "h1r.errors", "h1r.common.files", "h1r.config", "h1r.records", "h1r.run", "h1r.common.progress", "h1r.config.text",

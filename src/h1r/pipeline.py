@@ -156,11 +156,14 @@ def _unfinish_after(stage: str, run: Run) -> None:
         (run.path / "done" / f"{later}.json").unlink(missing_ok=True)
 
 
-def run_all(recipe: Recipe, run: Run) -> Iterator[tuple[str, Summary, bool]]:
-    """Every stage in order: (name, summary, whether it ran now). Finished ones are skipped, begun training goes on."""
+def run_all(recipe: Recipe, run: Run, until: str | None = None) -> Iterator[tuple[str, Summary, bool]]:
+    """Every stage in order, to the last or to `until`: (name, summary, whether it ran now). Finished ones are skipped,
+    begun training goes on."""
     for stage in STAGES:
         done = _complete(recipe, run, stage)
         yield stage, run_stage(stage, recipe, run, resume=True) if done is None else done, done is None
+        if stage == until:
+            return
 
 
 def check_parts(recipe: Recipe) -> None:

@@ -21,7 +21,7 @@ from h1r.cli.help import Command
 from h1r.cli.inspect import parity, report, watch
 from h1r.cli.serve import serve
 from h1r.cli.share import export, push
-from h1r.cli.stages import curate, demo, rl, sft
+from h1r.cli.stages import ablate, curate, demo, rl, sft
 from h1r.cli.start import init, ls
 from h1r.cli.verify import verify
 from h1r.common.terminal import shown
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "curate": curate,
     "sft": sft,
     "rl": rl,
+    "ablate": ablate,
     "eval": eval_,
     "generate": generate,
     "solve": solve,

@@ -111,7 +111,7 @@ def open_run(
     if dry_run:
         print(recipe.model_dump_json(indent=1) if as_json else to_toml(recipe).rstrip())
         raise typer.Exit()
-    return recipe, Run.open(out or default or _of_runs(recipe.name), recipe, resume)
+    return recipe, Run.open(out or default or of_runs(recipe.name), recipe, resume)
 
 
 def resolved_recipe(
@@ -132,7 +132,7 @@ def resolved_recipe(
     return load_recipe(find_recipe(target), overrides), None
 
 
-def _of_runs(name: str) -> Path:
+def of_runs(name: str) -> Path:
     """The directory of a run by the name of its recipe; `UserError` for one that would lie elsewhere than in runs/."""
     if not name.strip() or name.startswith(".") or any(one in name for one in "/\\\0"):
         raise UserError(f"a run called {name!r} would not lie in runs/; rename it, or give --out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +20,7 @@ from h1r.cli.common import (
     Seed,
     Set,
     Target,
+    of_runs,
     open_run,
     parse_columns,
     print_json,
@@ -29,9 +30,11 @@ from h1r.cli.common import (
 )
 from h1r.common.progress import note, quiet, saying_once
 from h1r.common.prose import counted
+from h1r.common.terminal import shown, shown_json
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
+    from h1r.ablate import Trial
     from h1r.config import Recipe
     from h1r.run.directory import Run
 
@@ -60,6 +63,51 @@ def demo(
             for stage, _, ran in pipeline.run_all(resolved, run):
                 note(f"{stage}: {'done' if ran else 'already done'}")
         print_report(run.path, as_json)
+
+
+def ablate(
+    recipe: Target,
+    out: Out = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the variants of a recipe with each of its seeds, and say what each earns and costs. Finished runs are
+    skipped, begun ones go on."""
+    from h1r import ablate as ablation
+
+    resolved, directory = resolved_recipe(recipe, set_, None)
+    directory = out or directory or of_runs(resolved.name)
+    planned = ablation.trials(resolved, directory)
+    if dry_run:
+        print_plan(planned, as_json)
+        return
+    quiet(as_json)
+    with stopping(f"`h1r ablate {recipe} --out {directory}` with the same options goes on where it was"):
+        with saying_once():
+            for trial, stage, ran in ablation.run_trials(planned, resolved.ablation.until):
+                if ran:
+                    note(f"{trial.path.name}, {stage}: done")
+        rows = ablation.write_page(resolved, planned, directory)
+    if as_json:
+        print(shown_json((directory / "ablation.json").read_text(encoding="utf-8")))
+        return
+    from rich.console import Console
+
+    from h1r.report.ablation import ablation_table
+
+    Console().print(ablation_table(rows))
+    print(f"report: {directory / 'ablation.html'}")
+
+
+def print_plan(planned: Sequence[Trial], as_json: bool) -> None:
+    """Each run of an ablation, and the stage that it begins with."""
+    if as_json:
+        print_json([{"run": str(one.path), "begins_with": one.begins_with, "changes": one.changes} for one in planned])
+        return
+    for one in planned:
+        changes = ", ".join(f"{key} = {value!r}" for key, value in one.changes.items())
+        print(shown(f"{one.path}: from {one.begins_with} on{f', {changes}' if changes else ''}"))
 
 
 def curate(

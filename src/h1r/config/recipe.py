@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from h1r.common.packaged import packaged
 from h1r.common.plugins import is_file, load_plugins
+from h1r.config.ablation import AblationSection
 from h1r.config.base import Count, Section
 from h1r.config.corpus import CorpusSection, CorpusSource, GeneratedSource
 from h1r.config.data import (
@@ -67,6 +68,7 @@ class Recipe(Section):
     scaling: ScalingSection = ScalingSection()
     verify: VerifySection = VerifySection()
     controls: ControlsSection = ControlsSection()
+    ablation: AblationSection = AblationSection()
     judge: JudgeSection = JudgeSection()
     trackers: list[TrackerSection] = []
     """Services that get the numbers of every stage, besides the JSON lines that a run always has. May change within a

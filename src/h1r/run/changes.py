@@ -17,7 +17,7 @@ from h1r.run.checkpoints import Checkpoints
 
 NO_RESULT = frozenset(
     {
-        *("name", "trackers", "parallel", "engine", "rollout.max_failed_share"),
+        *("name", "trackers", "parallel", "engine", "rollout.max_failed_share", "ablation"),
         *("eval.benchmarks", "eval.held_out"),  # a result is filed with all that it depends on
         *("corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"),
     }
@@ -27,12 +27,15 @@ _MEASURED = ("eval_base", "eval_sft", "eval_rl", "scaling")
 _MODEL = ("sft", "pool", "rl", *_MEASURED)
 _AFTER_SFT = ("pool", "rl", *_MEASURED)
 _ALL = ("curate", *_MODEL)
+POOL_READS = ("checkpoint", "problems", "max_tests", "partial_credit", "max_tokens")
+"""Keys of [rl] that the selection of its problems reads too."""
 _STAGES_OF = {
     "eval": _MEASURED[:3],
     "scaling": ("scaling",),
     "controls.in_eval": _MEASURED[:3],
     "rl_pool": ("pool", "rl", "eval_rl", "scaling"),
-    "rl": ("pool", "rl", "eval_rl", "scaling"),
+    "rl": ("rl", "eval_rl", "scaling"),
+    **{f"rl.{key}": ("pool", "rl", "eval_rl", "scaling") for key in POOL_READS},
     "sft": ("sft", "eval_sft", *_AFTER_SFT),
     "model": _MODEL,
     "model.checkpoint": _ALL,  # its tokenizer encodes what is curated
@@ -41,7 +44,7 @@ _STAGES_OF = {
     "rollout": _ALL,  # of a teacher, too
 }
 """Table or key of a recipe -> the stages whose results it changes; those of the longest name count, and else all."""
-_WHERE = {"curate": "curate", "sft": "sft", "pool": "rl_pool", "rl": "rl"}
+DIRECTORIES = {"curate": "curate", "sft": "sft", "pool": "rl_pool", "rl": "rl"}
 """Stages that are not run again for a changed key, and their directories."""
 
 
@@ -70,8 +73,8 @@ def stages_of(key: str) -> tuple[str, ...]:
 
 def spoilt(run: Path, key: str) -> list[str]:
     """The directories of what has begun in a run and depends on a key, and the marks that say that it is finished."""
-    found = [stage for stage in stages_of(key) if stage in _WHERE and _has_begun(run, stage)]
-    paths = [path for stage in found for path in (run / _WHERE[stage], run / "done" / f"{stage}.json")]
+    found = [stage for stage in stages_of(key) if stage in DIRECTORIES and _has_begun(run, stage)]
+    paths = [path for stage in found for path in (run / DIRECTORIES[stage], run / "done" / f"{stage}.json")]
     return [str(path) for path in paths if path.exists()]
 
 
@@ -105,7 +108,7 @@ def _has_begun(run: Path, stage: str) -> bool:
     """Whether a stage has left anything that it would go on from."""
     if (run / "done" / f"{stage}.json").exists():
         return True
-    directory = run / _WHERE[stage]
+    directory = run / DIRECTORIES[stage]
     if stage == "curate":
         return any((directory / name).exists() for name in ("summary.json", "samples.jsonl")) or any(
             (directory / "work/read").glob("*")
