@@ -112,7 +112,7 @@ class TicketSpans:
         now = time.time_ns()
         for trace in traces:
             begun = max((at for first, at in self._handed if first <= trace.sample_index), default=now)
-            attributes = {
+            attributes: dict[str, Any] = {
                 "h1r.trace": trace.sample_index, "h1r.seed": str(trace.seed), "h1r.finish_reason": trace.finish_reason,
                 "gen_ai.usage.output_tokens": trace.num_tokens,
             }  # fmt: skip
