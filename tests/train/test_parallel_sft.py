@@ -25,7 +25,6 @@ from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.train import sft as sft_module
 from h1r.train.parallel.world import degrees
-from h1r.train.rl import rl
 from h1r.train.sft import sft
 from h1r.train.start import starting_model
 
@@ -196,10 +195,8 @@ def test_data_takes_the_processes_that_context_leaves() -> None:
         degrees(ParallelSection(context=4), 2)
 
 
-def test_a_run_goes_on_with_another_grid_and_rl_asks_for_none(curated: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_grid(curated: Path, tmp_path: Path) -> None:
     run = run_from(curated, tmp_path / "run", recipe_for(context=2))
-    with pytest.raises(UserError, match=r"rl keeps sequences whole, but \[parallel\] context = 2"):
-        rl(recipe_for(context=2), run)
     assert Run.open(run.path, recipe_for()) == run
 
 

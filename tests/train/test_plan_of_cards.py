@@ -14,7 +14,7 @@ from h1r.errors import UserError
 from h1r.models.registry import preset
 from h1r.train.plan.cards import parse_cards
 from h1r.train.plan.costs import pass_costs
-from h1r.train.plan.plan import plan
+from h1r.train.plan.plan import Stage, plan
 
 PAPER = find_recipe("h1r-7b-cluster")
 
@@ -59,12 +59,45 @@ def test_weights_in_shards_take_their_share() -> None:
     assert sizes[0] == pytest.approx(16 * 7.5856e9 / 8, rel=1e-4)
 
 
-def test_rl_of_the_7b_is_refused_where_whole_weights_do_not_fit() -> None:
-    made = plan(load_recipe(find_recipe("h1r-7b"), {}), "rl", parse_cards("8xH200"))
+def test_rl_of_the_7b_wants_shards_and_then_has_room_for_the_engines_whole_copy() -> None:
+    recipe = load_recipe(find_recipe("h1r-7b"), {})
+    whole = plan(recipe, "rl", parse_cards("8xH200"))
+    assert not whole.fits
+    assert whole.instead == {"parallel.shard": True}
+    made = plan(load_recipe(find_recipe("h1r-7b-8xh200"), {}), "rl", parse_cards("8xH200"))
+    assert made.fits
+    assert made.memory["engine"] == 2 * made.parameters
+    assert made.memory["weights"] == pytest.approx(16 * made.parameters / 8)
+    cache = preset_cache("7b", 49152)
+    assert made.sampling["cache"] == pytest.approx(made.sequences * cache, rel=1e-6)
+    assert made.sequences == int(0.8 * (141e9 - sum(made.sampling.values()) + made.sampling["cache"]) / cache)
+
+
+def preset_cache(name: str, length: int) -> int:
+    """Bytes of a sequence's keys, values, convolution tail and fp32 states, by shape."""
+    c = preset(name)
+    tokens = length * 2 * c.num_key_value_heads * c.head_dim * 2
+    states = 4 * c.mamba_d_ssm * c.mamba_d_state
+    tail = 2 * (c.mamba_d_ssm + 2 * c.mamba_n_groups * c.mamba_d_state) * (c.mamba_d_conv - 1)
+    return c.num_hidden_layers * (tokens + states + tail)
+
+
+def test_vllm_keeps_its_share_of_the_card_while_the_trainer_trains() -> None:
+    recipe = load_recipe(find_recipe("h1r-7b-8xh200"), {"engine.kind": "vllm"})
+    made = plan(recipe, "rl", parse_cards("8xH200"))
     assert not made.fits
-    assert not made.instead
-    small = {"model.checkpoint": "", "model.preset": "0.5b", "rl.max_tokens": 4096}
-    assert plan(load_recipe(find_recipe("h1r-7b"), small), "rl", parse_cards("8xH200")).fits
+    assert made.instead.keys() == {"engine.gpu_memory_utilization"}
+    assert made.memory["engine"] == pytest.approx(0.9 * 141e9)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+@pytest.mark.parametrize(
+    ("name", "cards"), [("h1r-3b-1xh200", "1xH200"), ("h1r-7b-8xh200", "8xH200"), ("h1r-7b-cluster", "256xH100")]
+)
+def test_the_recipes_fit_the_cards_that_they_are_for(name: str, cards: str, stage: Stage) -> None:
+    made = plan(load_recipe(find_recipe(name), {}), stage, parse_cards(cards))
+    assert made.fits
+    assert made.needed < 1e9 * made.cards.card.gb
 
 
 def test_a_wrong_grid_and_unknown_cards_are_refused() -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from h1r.config import Recipe, RLSection, resolve
 from h1r.data.tokenizer import load_tokenizer
-from h1r.engine.choose import open_engine
 from h1r.models import build
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -27,18 +26,18 @@ from h1r.run.directory import Run
 from h1r.run.metrics import Metrics, read_metrics
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.train.documents import read_samples
-from h1r.train.parallel.gradients import computing_model
+from h1r.train.fleet import open_fleet
 from h1r.train.parallel.world import open_world
 from h1r.train.rl import train_rl
 from h1r.train.sft import train_sft
-from h1r.train.start import rl_policy, saved_tokenizer, starting_model
+from h1r.train.start import rl_policy, rl_reference, saved_tokenizer, starting_model
 
 CONFIG = HybridConfig(
     vocab_size=23, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
     mamba_chunk_size=4, initializer_range=0.25, eos_token_id=7, max_position_embeddings=200,
 )  # fmt: skip
-UNREPEATABLE = {"time", "tokens_per_s", "rollout_seconds", "train_seconds"}
+UNREPEATABLE = {"time", "tokens_per_s", "sync_seconds", "rollout_seconds", "train_seconds"}
 """Measurements of the clock, the only metrics in which two equal runs may differ."""
 
 
@@ -160,14 +159,15 @@ def train_rl_in(
     verifier: Callable[[Sequence[Problem], Sequence[str]], list[Verdict]] = checksum_verdicts,
 ) -> dict[str, Any]:
     """`train_rl` on the pool and sft/model of a run, with all processes that torch.distributed knows."""
-    world = open_world(recipe.parallel.model_copy(update={"shard": False}))
+    world = open_world(recipe.parallel)
     tokenizer = saved_tokenizer(recipe, run)
-    model, wrapped = rl_policy(recipe, run.path / "sft" / "model", tokenizer)
+    source = run.path / "sft" / "model"
+    model, wrapped = rl_policy(recipe, source, tokenizer, world)
     stage = run.stage("rl")
-    with open_engine(recipe.engine, tokenizer, computing_model(wrapped)) as engine:
+    with open_fleet(recipe, tokenizer, wrapped, world) as fleet:
         return train_rl(
             model,
-            engine,
+            fleet,
             verifier,
             list(read_jsonl(run.path / "rl_pool" / "pool.jsonl", Problem)),
             recipe.rl,
@@ -176,6 +176,7 @@ def train_rl_in(
             directory=stage,
             system_prompt=recipe.chat.system_prompt,
             seed=recipe.seed,
+            reference=rl_reference(recipe, source, tokenizer, world) if recipe.rl.kl_coef else None,
             wrapped=wrapped,
             world=world,
             resume=resume,

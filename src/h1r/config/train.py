@@ -277,16 +277,17 @@ class RLSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` alone. RL takes `data`
-    and `checkpoint`. May change within a run."""
+    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` alone. May change
+    within a run."""
 
     context: Positive = 1
-    """Processes that share one packed row, by tokens and heads; must divide the query heads and the SSM heads."""
+    """Processes that share one packed row (in RL: one micro-batch), by tokens and heads; must divide the query heads
+    and the SSM heads."""
     data: Annotated[int, Field(ge=-1)] = -1
     """Groups of `context` processes, each with rows of its own; -1: as many as there are processes for."""
     shard: bool = False
-    """In SFT, keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). Our choice: off, for
-    what fits is faster replicated."""
+    """Keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). In RL an engine in the process
+    has a whole copy beside it, in `rl.compute_dtype`. Our choice: off, for what fits is faster replicated."""
     checkpoint: bool = False
     """Activation checkpointing: keep of each layer only its input and compute the rest again in the backward pass, to
     the same bits, for about a third more time. Our choice: off, for what fits is faster kept."""

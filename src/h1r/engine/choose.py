@@ -38,14 +38,16 @@ def open_engine(
     tokenizer: Any,
     model: CausalLM | Callable[[], CausalLM],
     directory: str | Path | None = None,
+    in_training: bool = False,
 ) -> Iterator[Engine]:
     """An engine until the end of the `with` block.
 
     model: one in training, whose changes every later request must see; or a function that loads one, called only by an
         engine that needs it in this process. directory: a checkpoint of exactly these weights, where there is one.
+    in_training: a trainer gives it further weights (`Engine.load_weights`) though `model` is a function.
     Raises `UserError` for an engine that is not registered, not installed, or that cannot run the model.
     """
-    opener, source = ENGINES.require(section.kind), Source(model, directory)
+    opener, source = ENGINES.require(section.kind), Source(model, directory, in_training or isinstance(model, CausalLM))
     if isinstance(opener, type):
         built = opener(source.model(), tokenizer, section)
         with closing(built) if hasattr(built, "close") else nullcontext(built) as engine:

@@ -16,10 +16,12 @@ from h1r.models import CausalLM
 @dataclass(frozen=True)
 class Source:
     """given: a model in training, or a function that loads one. directory: a checkpoint directory or hub id of exactly
-    these weights, where there is one."""
+    these weights, where there is one. in_training: its user trains on what is sampled, whether the model is `given` in
+    training or its weights come by `Engine.load_weights`."""
 
     given: CausalLM | Callable[[], CausalLM]
     directory: str | Path | None = None
+    in_training: bool = False
 
     @property
     def live(self) -> CausalLM | None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,11 +36,13 @@ def own_rows(tensor: Tensor) -> tuple[Tensor, slice | None]:
     return tensor.to_local(), slice(start, min(rows, start + chunk))
 
 
-def gathered(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The whole tensors, one after the other, on the CPU. All processes must run through it, in step."""
+def gathered(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    """The whole tensors, one after the other, on the CPU. All processes must run through it, in step. dtype: what they
+    are cast to before they travel; None: as they are."""
     from torch.distributed.tensor import DTensor
 
-    for name, tensor in weights.items():
+    for name, stored in weights.items():
+        tensor = stored if dtype is None else stored.to(dtype)
         yield name, (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 

@@ -68,7 +68,7 @@ def save_checkpoint(
 
     with world.agreed():
         directory = checkpoints.begin(step) if world.main else checkpoints.partial(step)
-    _save_gathered(model, directory / "model", tokenizer, world)
+    save_gathered(model, directory / "model", tokenizer, world)
     save_shards(get_optimizer_state_dict(model, optimizer), checkpoint_id=directory / "optimizer")
     with world.agreed():
         if world.main:
@@ -116,7 +116,7 @@ def publish(stage: Path, model: CausalLM, tokenizer: PreTrainedTokenizerFast, wo
     """Writes the stage's final model to `STAGE/model`, whole or not at all. Every process of `world` calls it."""
     final = stage / "model"
     if world.mesh is not None:
-        _save_gathered(model, final, tokenizer, world)
+        save_gathered(model, final, tokenizer, world)
     elif world.main:
         save(model, final, tokenizer)
     return final
@@ -136,9 +136,15 @@ def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
     write_json(model / DEFAULTS, {"scaling": recipe.scaling.model_dump(mode="json")})
 
 
-def _save_gathered(model: CausalLM, path: Path, tokenizer: PreTrainedTokenizerFast, world: World) -> None:
-    """One process writes what all of them gather, tensor by tensor."""
-    weights = gathered(stored_state(model))
+def save_gathered(
+    model: CausalLM,
+    path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """One process writes what all of them gather, tensor by tensor. dtype: as in `gathered`."""
+    weights = gathered(stored_state(model), dtype)
     with world.agreed():
         try:
             if world.main:

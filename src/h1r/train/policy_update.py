@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.losses import finite, kl_estimate, tis_weights
 from h1r.train.optim import linear_schedule, optimizer_step
 from h1r.train.parallel.balance import document_costs, spread
-from h1r.train.parallel.gradients import Trained, call, computing_model, weights_of
+from h1r.train.parallel.gradients import Trained, call, give_back, weights_of
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Group
 
@@ -34,7 +35,7 @@ def train_on(
     section: RLSection,
     step: int,
     world: World = ALONE,
-    reference: CausalLM | None = None,
+    reference: Trained | None = None,
 ) -> dict[str, float]:
     """`updates_per_batch` optimiser steps on one batch of groups; returns the means of their metrics.
 
@@ -45,7 +46,7 @@ def train_on(
         return {"loss": math.nan, "grad_norm": 0.0, "skipped": 0}
     set_norms(rollouts, section)
     if section.updates_per_batch > 1:
-        for rollout, logprobs in _logprobs(computing_model(model), rollouts, section, world):
+        for rollout, logprobs in _logprobs(model, rollouts, section, world):
             rollout.old_logprobs = logprobs
     if section.kl_coef:
         assert reference is not None
@@ -63,13 +64,18 @@ def train_on(
 
 @torch.no_grad()
 def _logprobs(
-    model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World
-) -> Iterator[tuple[Rollout, Tensor]]:
+    model: Trained, rollouts: Sequence[Rollout], section: RLSection, world: World
+) -> list[tuple[Rollout, Tensor]]:
     """The rollouts that this process runs, and the log-probability of each response token under `model`."""
-    for micro in _shares(model, rollouts, section, world)[world.data_rank]:
-        hidden, target, lengths = response_hidden(model, micro)
-        logprobs = head_logprobs(model, hidden, target, section.temperature)[0]
-        yield from zip(micro, logprobs.split(lengths), strict=True)
+    found: list[tuple[Rollout, Tensor]] = []
+    shares = _shares(model, rollouts, section, world)
+    for micro in shares[world.data_rank]:
+        logprobs, _, lengths = call(model, response_logprobs, micro, section, world)
+        found += zip(micro, logprobs.split(lengths), strict=True)
+    for silent in _silent(model, rollouts, shares, world):
+        call(model, response_logprobs, silent, section, world)
+    give_back(model)
+    return found
 
 
 def accumulate_gradients(
@@ -98,11 +104,15 @@ def accumulate_gradients(
 
 def _accumulate(model: Trained, rollouts: Sequence[Rollout], section: RLSection, world: World) -> dict[str, float]:
     totals = dict.fromkeys(SUMS + KL_SUMS * bool(section.kl_coef), 0.0)
-    for micro in _shares(model, rollouts, section, world)[world.data_rank]:
-        loss, values = call(model, rollout_loss, micro, section)
+    shares = _shares(model, rollouts, section, world)
+    for micro in shares[world.data_rank]:
+        loss, values = call(model, rollout_loss, micro, section, world)
         loss.backward()
-        for key, value in values.items():
-            totals[key] += value
+        if world.context_rank == 0:  # the ranks of a row measure the same tokens
+            for key, value in values.items():
+                totals[key] += value
+    for silent in _silent(model, rollouts, shares, world):
+        call(model, rollout_loss, silent, section, world)[0].backward()
     return {key: world.sum(value) for key, value in totals.items()}
 
 
@@ -125,13 +135,30 @@ def _shares(model: Trained, rollouts: Sequence[Rollout], section: RLSection, wor
     return [micro_batches([rollouts[i] for i in share], section.micro_batch_tokens) for share in shares]
 
 
-def rollout_loss(model: CausalLM, rollouts: Sequence[Rollout], section: RLSection) -> tuple[Tensor, dict[str, float]]:
+def _silent(
+    model: Trained, rollouts: Sequence[Rollout], shares: list[list[list[Rollout]]], world: World
+) -> Iterator[list[Rollout]]:
+    """Micro-batches without a loss, for the passes that this process runs along (`World.idle_rounds`)."""
+    rounds = world.idle_rounds([len(share) for share in shares])
+    if not rounds:
+        return
+    shortest = min(rollouts, key=lambda rollout: len(rollout.ids))
+    zeros = torch.zeros(shortest.response_length, device=weights_of(model).device)
+    for _ in range(rounds):
+        yield [replace(shortest, norm=0.0, ce_norm=0.0, old_logprobs=None, reference_logprobs=zeros)]
+
+
+def rollout_loss(
+    model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE
+) -> tuple[Tensor, dict[str, float]]:
     """This micro-batch's share of the batch loss, and sums over its tokens for the metrics.
+
+    The context-parallel ranks of a row run one micro-batch. Each computes the log-probabilities of its own tokens; they
+    exchange them, and all compute the loss of the whole: a loss may then look at whole sequences, whatever it is.
 
     Marks tokens whose log-probabilities are not finite in `Rollout.valid`.
     """
-    hidden, target, lengths = response_hidden(model, rollouts)
-    logprobs, spread = head_logprobs(model, hidden, target, section.temperature, with_entropy=True)
+    logprobs, spread, lengths = response_logprobs(model, rollouts, section, world, with_entropy=True)
     repeat = torch.tensor(lengths, device=logprobs.device)
 
     def per_token(values: list[float]) -> Tensor:
@@ -172,11 +199,31 @@ def rollout_loss(model: CausalLM, rollouts: Sequence[Rollout], section: RLSectio
     return loss, values
 
 
+def response_logprobs(
+    model: CausalLM, rollouts: Sequence[Rollout], section: RLSection, world: World = ALONE, with_entropy: bool = False
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Log-probability [T] of each response token of all rollouts end to end, the entropy [T] of its distribution (zeros
+    without `with_entropy`), and each rollout's share of T; the same on every rank of a row."""
+    hidden, target, lengths, start = _own_hidden(model, rollouts, world)
+    own = head_logprobs(model, hidden, target, section.temperature, with_entropy)
+    logprobs, entropy = (world.joined(one, start, sum(lengths)) for one in own)
+    return logprobs, entropy, lengths
+
+
 def response_hidden(model: CausalLM, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, list[int]]:
     """Hidden states [T, D] that predict the response tokens [T] of all rollouts end to end, and each one's share of
     T."""
+    return _own_hidden(model, rollouts, ALONE)[:3]
+
+
+def _own_hidden(model: CausalLM, rollouts: Sequence[Rollout], world: World) -> tuple[Tensor, Tensor, list[int], int]:
+    """As `response_hidden`, of the response tokens that this rank predicts, and how many come before them."""
     layout = Layout.of([len(rollout.ids) for rollout in rollouts], model.device)
     ids = torch.tensor([token for rollout in rollouts for token in rollout.ids], device=model.device)
     is_response = torch.tensor([flag for r in rollouts for flag in r.is_response], device=model.device)
-    target = is_response.nonzero().squeeze(-1)
-    return model.model(ids, layout)[target - 1], ids[target], [rollout.response_length for rollout in rollouts]
+    target, mine = is_response.nonzero().squeeze(-1), world.share(layout.num_tokens)
+    # A token is predicted by the rank that holds the token before it, which may not be its own.
+    start = int((target <= mine.start).sum())
+    target = target[start:][target[start:] <= mine.stop]
+    hidden = model.model(ids[mine], layout)[target - 1 - mine.start]
+    return hidden, ids[target], [rollout.response_length for rollout in rollouts], start

@@ -3,7 +3,7 @@ sampling, cross-entropy on positive samples, zero-advantage groups backfilled. O
 
     for every step:  groups with signal -> token streams -> policy loss + mu * positive cross-entropy -> AdamW
 
-The sampler is an engine on the same weights in the same process, and several processes share the prompts of a step.
+The sampler is an engine on the same weights (`fleet.py`), and several processes share the prompts of a step.
 Trainer and sampler still run different kernels, so the importance weight between them is applied, and its mean is
 logged: it belongs within a percent of 1.
 """
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from h1r.common.progress import note, progress
 from h1r.common.prose import counted
 from h1r.config import EnvironmentSection, Recipe, RLSection, RolloutSection
-from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, Prompt
 from h1r.errors import UserError
 from h1r.models import CausalLM
@@ -33,17 +32,17 @@ from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
 from h1r.train.algorithms import make_loss
 from h1r.train.checkpoint import keep_defaults, publish, restore, restored_arrays, save_checkpoint
+from h1r.train.fleet import Fleet, open_fleet
 from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
-from h1r.train.parallel.gradients import computing_model
+from h1r.train.parallel.gradients import Trained, computing_model
 from h1r.train.parallel.launch import join
-from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.policy_update import train_on
 from h1r.train.rl_log import cut_examples, keep_example, rollout_metrics
 from h1r.train.rollouts import GroupStream
-from h1r.train.start import compute_dtype_of, loaded, rl_policy, rl_start
+from h1r.train.start import rl_policy, rl_reference, rl_start
 from h1r.train.stopping import Stopping
 from h1r.verify import open_backend, with_max_tests
 
@@ -58,67 +57,50 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
 
     Builds the parts of `train_rl` from the recipe and the run directory. resume: go on from the newest checkpoint, to
     the same bits as an unbroken run. Returns steps and the last reward. Several processes draw prompts and train on
-    rollouts of their own, and write what one would. Raises `UserError` for a recipe that asks for context parallelism.
+    rollouts of their own, and write what one would.
     """
-    if recipe.parallel.context > 1:
-        raise UserError(
-            f"rl keeps sequences whole, but [parallel] context = {recipe.parallel.context}, which sft alone can use; "
-            "go on in the same run with --set parallel.context=1"
-        )
-    # The engine reads whole weights, so RL keeps them whole on every process, whatever SFT does.
-    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"shard": False})})
     world = join("rl", recipe, run, resume)
     with run.timed("rl") if world.main else nullcontext(), ExitStack() as stack:
         directory, section = run.stage("rl"), recipe.rl
         with world.agreed():
-            if world.data_degree > 1 and recipe.engine.kind != "native":
-                raise UserError(
-                    f'rl on {counted(world.data_degree, "process")} draws rollouts on engine.kind = "native" only, not '
-                    f'"{recipe.engine.kind}"; change it, or start rl without torchrun'
-                )
             pool = stack.enter_context(open_backend(recipe.verify, Rewards(section.rewards).needs_format))
             source, tokenizer = rl_start(recipe, run)
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-            model, wrapped = rl_policy(recipe, source, tokenizer)
+            model, wrapped = rl_policy(recipe, source, tokenizer, world)
             keep_freed_memory(model.device)
-            reference = None
-            if section.kl_coef:
-                dtype = compute_dtype_of(section)
-                reference = loaded(source, recipe.model.kernels, tokenizer, recipe.seed, dtype).requires_grad_(False)
-            engine = stack.enter_context(open_engine(recipe.engine, tokenizer, computing_model(wrapped)))
+            reference = rl_reference(recipe, source, tokenizer, world) if section.kl_coef else None
             tracker: Tracker = NoTracker()
             if world.main:
                 tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
-        try:
-            summary = train_rl(
-                model,
-                engine,
-                pool.verify_many,
-                problems,
-                section,
-                tracker,
-                tokenizer=tokenizer,
-                directory=directory,
-                rollout=recipe.rollout,
-                environment=recipe.environment,
-                seed=recipe.seed,
-                max_model_len=recipe.engine.max_model_len,
-                reference=reference,
-                wrapped=wrapped,
-                world=world,
-                resume=resume,
-            )
-            keep_defaults(directory / "model", recipe, world)
-            return summary
-        finally:
-            tracker.close()
+        stack.callback(tracker.close)
+        fleet = stack.enter_context(open_fleet(recipe, tokenizer, wrapped, world))
+        summary = train_rl(
+            model,
+            fleet,
+            pool.verify_many,
+            problems,
+            section,
+            tracker,
+            tokenizer=tokenizer,
+            directory=directory,
+            rollout=recipe.rollout,
+            environment=recipe.environment,
+            seed=recipe.seed,
+            max_model_len=recipe.engine.max_model_len,
+            reference=reference,
+            wrapped=wrapped,
+            world=world,
+            resume=resume,
+        )
+        keep_defaults(directory / "model", recipe, world)
+        return summary
 
 
 def train_rl(
     model: CausalLM,
-    engine: Engine,
+    engine: Engine | Fleet,
     verifier: VerifyMany,
     problems: Sequence[Problem],
     section: RLSection,
@@ -131,14 +113,15 @@ def train_rl(
     environment: EnvironmentSection | None = None,
     seed: int = 0,
     max_model_len: int | None = None,
-    reference: CausalLM | None = None,
-    wrapped: CausalLM | ComputeCopy | None = None,
+    reference: Trained | None = None,
+    wrapped: Trained | None = None,
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Trains `model` in place on `problems` for `section.steps` steps.
 
-    engine: samples from what computes (`wrapped`), so that it sees every update. verifier: grades the answers.
+    engine: samples from what computes (`wrapped`), so that it sees every update, or a fleet, which is told of each.
+    verifier: grades the answers.
     tracker: gets the numbers of every step. tokenizer: writes the prompts, and is saved with the model.
     directory: gets rollouts.jsonl, checkpoints/ and model/. seed: of the order of problems and of sampling.
     rollout: what becomes of traces that the engine fails at. environment: what answers the model; None: one turn.
@@ -154,6 +137,7 @@ def train_rl(
     make_loss(section)
     if section.kl_coef and reference is None:
         raise ValueError(f"kl_coef = {section.kl_coef} needs a reference model")
+    fleet = engine if isinstance(engine, Fleet) else Fleet(engine)
     checkpoints = Checkpoints(directory, section.keep_checkpoints)
     step, state = world.told(checkpoints.step_to_resume(resume)), {}
     with world.agreed():
@@ -161,7 +145,7 @@ def train_rl(
         computing = computing_model(forward).train()
         optimizer = make_optimizer(forward, section.optimizer)
         problems = [with_max_tests(problem, section.max_tests, seed, section.partial_credit) for problem in problems]
-        pipeline = RolloutPipeline(engine, tokenizer, verifier, system_prompt, rollout, environment)
+        pipeline = RolloutPipeline(fleet.engine, tokenizer, verifier, system_prompt, rollout, environment)
         prompts: list[Prompt] = [*pipeline.prompts(problems)]
         positions = model.config.max_position_embeddings
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))
@@ -180,6 +164,8 @@ def train_rl(
         while step < section.steps:
             start = time.monotonic()
             computing.eval()
+            fleet.update()
+            synced = time.monotonic()
             collected = stream.collect(step)
             sampled = time.monotonic()
             computing.train()
@@ -190,7 +176,8 @@ def train_rl(
                     f"every rollout of the first step was cut off at rl.max_tokens = {section.max_tokens}: the model "
                     f"ended none with a token of {list(model.config.eos_token_ids)}"
                 )
-            values["rollout_seconds"] = round(sampled - start, 3)
+            values["sync_seconds"] = round(synced - start, 3)
+            values["rollout_seconds"] = round(sampled - synced, 3)
             values["train_seconds"] = round(time.monotonic() - sampled, 3)
             tracker.log(step, values)
             if world.main:

@@ -24,7 +24,7 @@ from h1r.models.resize import with_rows
 from h1r.models.shards import own_rows
 from h1r.run.directory import Run
 from h1r.train.parallel.activations import checkpoint_layers
-from h1r.train.parallel.gradients import Trained, computing_model
+from h1r.train.parallel.gradients import Sharded, Trained, computing_model
 from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 
@@ -58,11 +58,8 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
     or the overrides' vocabulary is too small for the tokenizer, or a preset meets a tokenizer without an end token.
     """
     tokenizer = saved_tokenizer(recipe, run)
-    master = None if compute_dtype is None else torch.float32
     if recipe.model.checkpoint is not None:
-        source = recipe.model.checkpoint
-        model = skeleton(source, master) if world.mesh else load(source, master, device=default_device())
-        return _placed(for_chat(model, tokenizer, source, recipe.seed), recipe, world, compute_dtype)
+        return _from_checkpoint(recipe, recipe.model.checkpoint, tokenizer, world, compute_dtype)
     assert recipe.model.preset is not None
     config = preset(recipe.model.preset, **{**_tokens(tokenizer), **recipe.model.overrides})
     if len(tokenizer) > config.vocab_size:
@@ -72,10 +69,10 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
             "remove it, and the tokenizer's own size is taken"
         )
     if world.mesh is None:
-        return _placed(build(config, recipe.seed).to(default_device()), recipe, world, compute_dtype)
+        return _whole(build(config, recipe.seed).to(default_device()), recipe, world, compute_dtype)
     with torch.device("meta"):
         empty: CausalLM = family_of(config).model_class(config)
-    return _placed(empty, recipe, world, compute_dtype)
+    return _in_shards(empty, None, recipe, world, compute_dtype)
 
 
 def own_data(recipe: Recipe) -> Path | None:
@@ -199,13 +196,40 @@ def for_chat(model: CausalLM, tokenizer: PreTrainedTokenizerFast, source: str | 
 
 
 def rl_policy(
-    recipe: Recipe, source: str | Path, tokenizer: PreTrainedTokenizerFast
-) -> tuple[CausalLM, CausalLM | ComputeCopy]:
-    """The model of a checkpoint as RL trains it (`for_chat`), whole on this process, and what its passes are called
+    recipe: Recipe, source: str | Path, tokenizer: PreTrainedTokenizerFast, world: World = ALONE
+) -> tuple[CausalLM, Trained]:
+    """The model of a checkpoint as RL trains it (`for_chat`) on this process of `world`, and what its passes are called
     through. Raises as `loaded` does."""
+    return _from_checkpoint(recipe, source, tokenizer, world, compute_dtype_of(recipe.rl))
+
+
+def rl_reference(
+    recipe: Recipe, source: str | Path, tokenizer: PreTrainedTokenizerFast, world: World = ALONE
+) -> Trained:
+    """The model that the KL term holds the policy to: the same checkpoint, in the type that computes, in shards where
+    the policy is; it does not change. Raises as `loaded` does."""
     dtype = compute_dtype_of(recipe.rl)
-    model = load(source, None if dtype is None else torch.float32, device=default_device())
-    return _whole(for_chat(model, tokenizer, source, recipe.seed), recipe, ALONE, dtype)
+    if world.mesh is not None:
+        frozen = _from_checkpoint(recipe, source, tokenizer, world, dtype)[1]
+        assert isinstance(frozen, Sharded)
+        return frozen.requires_grad_(False)
+    model = loaded(source, recipe.model.kernels, tokenizer, recipe.seed, dtype)
+    return world.parallelize(model).requires_grad_(False)
+
+
+def _from_checkpoint(
+    recipe: Recipe,
+    source: str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    compute_dtype: torch.dtype | None,
+) -> tuple[CausalLM, Trained]:
+    master = None if compute_dtype is None else torch.float32
+    if world.mesh is None:
+        model = for_chat(load(source, master, device=default_device()), tokenizer, source, recipe.seed)
+        return _whole(model, recipe, world, compute_dtype)
+    model = for_chat(skeleton(source, master), tokenizer, source, recipe.seed)
+    return _in_shards(model, source, recipe, world, compute_dtype)
 
 
 def _whole(
@@ -222,12 +246,11 @@ def _whole(
     return model, trained
 
 
-def _placed(
-    model: CausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
+def _in_shards(
+    model: CausalLM, source: str | Path | None, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
 ) -> tuple[CausalLM, Trained]:
-    """A model with weights as `_whole` has it; a skeleton in shards, and filled."""
-    if world.mesh is None:
-        return _whole(model, recipe, world, compute_dtype)
+    """A skeleton in shards, and filled from a checkpoint, or at random."""
+    assert world.mesh is not None
     model = world.parallelize(model.train())
     if recipe.parallel.checkpoint:
         checkpoint_layers(model)
@@ -236,8 +259,8 @@ def _placed(
     model.tie_weights()
     model.restore_buffers()
     equip(model, recipe.model.kernels, compute_dtype)
-    if recipe.model.checkpoint is not None:
-        load_weights(model, recipe.model.checkpoint)
+    if source is not None:
+        load_weights(model, source)
     else:
         fill_random(model, recipe.seed)
     return model, sharded

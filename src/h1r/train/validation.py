@@ -24,7 +24,7 @@ from h1r.errors import UserError
 from h1r.models import CausalLM
 from h1r.train.checkpoint import publish
 from h1r.train.documents import Document, Documents, StoredDocument
-from h1r.train.parallel.gradients import Sharded, Trained
+from h1r.train.parallel.gradients import Trained, give_back
 from h1r.train.parallel.world import World
 
 if TYPE_CHECKING:
@@ -107,15 +107,12 @@ class Validation:
 
 
 def without_gradients(forward: Trained, losses: Callable[[], Sequence[float]]) -> float:
-    """The sum of what `losses` gives, without a backward pass. Gathered shards are given back: FSDP2 keeps those of the
-    root for a backward pass, and the next step would not see what the optimiser has changed."""
+    """The sum of what `losses` gives, without a backward pass."""
     try:
         with torch.no_grad():
             return math.fsum(losses())
     finally:
-        for module in forward.modules() if isinstance(forward, Sharded) else ():
-            if callable(reshard := getattr(module, "reshard", None)):
-                reshard()
+        give_back(forward)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -29,7 +29,7 @@ from h1r.engine.native.runner import is_filtered
 from h1r.engine.native.slots import Request, Slots
 from h1r.models import CausalLM
 
-_SHARE_OF_FREE = 0.8
+SHARE_OF_FREE = 0.8
 _MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"
 
 
@@ -191,9 +191,9 @@ def budget_bytes(section: EngineSection, device: torch.device, held: int) -> flo
     if device.type == "cuda":
         # What PyTorch keeps for itself but nothing uses is free to this process.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return _SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + kept) + held
+        return SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + kept) + held
     free = free_memory_bytes()
-    return float("inf") if free is None else _SHARE_OF_FREE * free + held
+    return float("inf") if free is None else SHARE_OF_FREE * free + held
 
 
 def size_text(size: float) -> str:

@@ -22,12 +22,12 @@ from h1r.models import save
 def open_server(section: EngineSection, tokenizer: Any, source: Source) -> Iterator[Engine]:
     """The client of a server, which is told to take the weights it should have where it has others."""
     engine = VLLMServer(section.addresses, tokenizer, section)
+    if source.in_training and not engine.knows_sampling_logprobs:
+        raise UserError(
+            f"the server at {engine.url} does not tell the log-probabilities that training needs; start it with "
+            f"{EXTENSION} {SAMPLER}"
+        )
     if (model := source.live) is not None:
-        if not engine.knows_sampling_logprobs:
-            raise UserError(
-                f"the server at {engine.url} does not tell the log-probabilities that training needs; start it with "
-                f"{EXTENSION} {SAMPLER}"
-            )
         with tempfile.TemporaryDirectory(prefix="h1r-model-", dir=section.weights_directory) as first:
             # As a checkpoint, for its configuration to be compared, too.
             engine.load_weights(save(model, first))

@@ -169,6 +169,12 @@ class VLLMEngine(StreamingEngine):
             cleanup_dist_env_and_memory()
 
 
+def one_card(visible: str | None, index: int) -> str:
+    """What CUDA_VISIBLE_DEVICES says where one card is to be seen: number `index` of those that `visible` names (None:
+    of all)."""
+    return str(index) if not visible else visible.split(",")[index].strip()
+
+
 @contextmanager
 def _process_kept(in_process: bool) -> Iterator[None]:
     """Tells vLLM whether it may run in this process, and undoes what its start does to the process: environment, number
@@ -177,6 +183,10 @@ def _process_kept(in_process: bool) -> Iterator[None]:
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    if not in_process and torch.cuda.is_available() and torch.distributed.is_initialized():
+        # vLLM's own process takes the first card that it sees, whichever of the node this process trains on.
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = one_card(visible, torch.cuda.current_device())
     try:
         yield
     finally:

@@ -83,6 +83,14 @@ def call(model: Trained, function: Callable[..., T], *arguments: Any) -> T:
     return model(function, *arguments) if isinstance(model, Sharded | ComputeCopy) else function(model, *arguments)
 
 
+def give_back(model: Trained) -> None:
+    """After passes without a backward pass: gathered shards are given back. FSDP2 keeps those of the root for a
+    backward pass, and the next step would not see what the optimiser has changed."""
+    for module in model.modules() if isinstance(model, Sharded) else ():
+        if callable(reshard := getattr(module, "reshard", None)):
+            reshard()
+
+
 def computing_model(model: Trained) -> CausalLM:
     """The model that runs forward and backward, and that an engine may sample from."""
     return model.model if isinstance(model, Sharded | ComputeCopy) else model
@@ -110,8 +118,8 @@ def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dty
     if len(kinds) > 1:
         names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         raise UserError(
-            f"the checkpoint holds weights in {names}, and shards take one type; set sft.compute_dtype, which keeps "
-            "all of them in float32"
+            f"the checkpoint holds weights in {names}, and shards take one type; set compute_dtype, which keeps all "
+            "of them in float32"
         )
     # Inputs keep their types: the rotary table stays in fp32 whatever the weights are.
     reduce_dtype = torch.float32 if (compute_dtype or model.dtype).itemsize < 4 else None

@@ -33,7 +33,7 @@ class ComputeCopy:
 
     def __init__(self, weights: CausalLM, dtype: torch.dtype) -> None:
         self.weights = weights
-        self.model = _empty_like(weights, dtype).train()
+        self.model = empty_like(weights, dtype).train()
         self._pairs = list(zip(self.model.parameters(), weights.parameters(), strict=True))
         for mine, weight in self._pairs:
             mine.register_post_accumulate_grad_hook(partial(_hand_over, weight))
@@ -62,7 +62,8 @@ def _hand_over(weight: Tensor, mine: Tensor) -> None:
         weight.grad.add_(grad)
 
 
-def _empty_like(weights: CausalLM, dtype: torch.dtype) -> CausalLM:
+def empty_like(weights: CausalLM, dtype: torch.dtype) -> CausalLM:
+    """A whole model of the same config in another type, on the same device, whose parameters have no values yet."""
     with torch.device("meta"):
         model: CausalLM = family_of(weights.config).model_class(weights.config)
     return model.cast(dtype).materialise(weights.device)

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from h1r.common.prose import counted
@@ -49,6 +50,16 @@ class World:
         """Whether this process writes files and speaks."""
         return self.data_rank == 0 and self.context_rank == 0
 
+    @property
+    def rank(self) -> int:
+        """Of this process among all of the grid."""
+        return self.data_rank * self.context_degree + self.context_rank
+
+    @property
+    def size(self) -> int:
+        """Processes of the grid."""
+        return self.data_degree * self.context_degree
+
     def parallelize(self, model: CausalLM) -> CausalLM:
         """See `context.parallelize`; a context degree of 1 leaves the model as it is."""
         return model if self.context is None or self.context_degree == 1 else parallelize(model, self.context)
@@ -58,8 +69,8 @@ class World:
         return model if self.mesh is None else shard_parameters(model, self.mesh, compute_dtype)
 
     def deal(self, items: Sequence[T]) -> Sequence[T]:
-        """The items (micro-batches) of this row of the grid."""
-        return items[self.data_rank :: self.data_degree]
+        """The items (prompts) of this process, of a row's ranks each some."""
+        return items[self.rank :: self.size]
 
     def idle_rounds(self, rounds: Sequence[int]) -> int:
         """How many forward and backward passes without a micro-batch of its own this row of the grid must run along,
@@ -85,17 +96,29 @@ class World:
         return total.item()
 
     def gather(self, mine: Sequence[T]) -> list[T]:
-        """What the rows of the grid got from `deal`, together again in its order. Objects travel pickled."""
-        rows = self.rows(mine)
-        return [rows[i % len(rows)][i // len(rows)] for i in range(sum(len(row) for row in rows))]
+        """What all processes made of what `deal` gave them, together again in its order. Objects travel pickled."""
+        said = self._said(mine)
+        return [said[i % len(said)][i // len(said)] for i in range(sum(map(len, said)))]
 
     def rows(self, mine: Sequence[T]) -> list[list[T]]:
-        """What each row of the grid has. Objects travel pickled."""
+        """What the first rank of each row of the grid has. Objects travel pickled."""
+        return self._said(mine)[:: self.context_degree]
+
+    def _said(self, mine: Sequence[T]) -> list[list[T]]:
         if self.everyone is None:
             return [list(mine)]
-        said: list[list[T]] = [[]] * (self.data_degree * self.context_degree)
+        said: list[list[T]] = [[]] * self.size
         dist.all_gather_object(said, list(mine), group=self.everyone)
-        return said[:: self.context_degree]
+        return said
+
+    def joined(self, own: Tensor, start: int, total: int) -> Tensor:
+        """[total] numbers of one per token, of which each rank of the row has those from its `start` on. The backward
+        pass gives a rank the gradient of its own: a loss of all of them must be the same on the whole row, and counts
+        once."""
+        if self.context is None or self.context_degree == 1:
+            return own
+        whole: Tensor = _Joined.apply(own, start, total, self.context)
+        return whole
 
     def told(self, value: T) -> T:
         """What the main process has as `value`, on all of them."""
@@ -121,6 +144,20 @@ class World:
         dist.all_gather_object(said, None if mine is None else str(mine), group=self.everyone)
         if mistakes := [text for text in said if text is not None]:
             raise UserError(mistakes[0])
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, start: int, total: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.place = slice(start, start + len(own))
+        whole = own.new_zeros(total)
+        whole[ctx.place] = own
+        dist.all_reduce(whole, group=group)  # zeros elsewhere, so nothing is rounded
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0][ctx.place], None, None, None
 
 
 ALONE = World()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class PassCosts:
     flops: float
 
 
+@lru_cache(maxsize=16)
 def pass_costs(config: ModelConfig, dtype: torch.dtype, length: int) -> PassCosts:
     """Counted for one document of so many tokens, computed in `dtype`."""
     (one, first), (two, second) = (_counted(config.replaced(num_hidden_layers=n), dtype, length) for n in (1, 2))

@@ -4,11 +4,17 @@
     gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
     activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice
     work          what the pass of one layer holds beside what it keeps, and the logits of a chunk with their gradients
+    engine        of RL: the whole weights that an engine samples from, where it does not read those that are trained
+    reference     of RL with a KL term: the model that it is held to
+    cache         of RL, while it samples: keys, values and states of the sequences that are decoded together
     reserve       context of the driver and of exchanges, and memory between blocks: our choice, see `RESERVE`
 
 Bytes that are kept are counted (`costs.py`), the others calculated from shapes. Time is the longer of computing, at a
 share of the card's peak (`UTILISATION`), and of exchanging weights and gradients, which FSDP2 hides behind it; the
 exchange of heads between context-parallel processes is left out. Nothing here has been held against a card yet.
+
+RL samples and trains in turn on the same cards. What training holds is free while the native engine samples, whose
+cache is as large as the room allows; vLLM keeps its share of the card (`engine.gpu_memory_utilization`) all the time.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from h1r.common.html import duration
 from h1r.common.hub import local_directory
 from h1r.common.prose import counted
 from h1r.config import Recipe
+from h1r.engine.native.memory import SHARE_OF_FREE
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
 from h1r.models.config import ModelConfig
@@ -33,7 +40,7 @@ from h1r.models.registry import family_of, preset, presets
 from h1r.train.linear_logprobs import LOGITS_BYTES
 from h1r.train.parallel.context import check_degree, degrees_allowed
 from h1r.train.parallel.world import degrees
-from h1r.train.plan.cards import Cards
+from h1r.train.plan.cards import Card, Cards
 from h1r.train.plan.costs import PassCosts, pass_costs
 from h1r.train.start import compute_dtype_of
 
@@ -47,8 +54,9 @@ UTILISATION = 0.4
 
 @dataclass(frozen=True)
 class Plan:
-    """memory: bytes a card by part. tokens: of a step, all cards together, at full rows or responses. flops: of a step.
-    seconds: of a step, by what takes them, of which the longer bounds it."""
+    """memory: bytes a card by part, while it trains. tokens: of a step, all cards together, at full rows or responses.
+    flops: of a step. seconds: of a step, by what takes them, of which the longer bounds it. sampling: bytes by part,
+    while it samples; empty for SFT. sequences: that are decoded together on a card."""
 
     stage: Stage
     cards: Cards
@@ -60,11 +68,13 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     instead: dict[str, Any] = field(default_factory=dict)
     """Settings that fit, where these do not."""
+    sampling: dict[str, float] = field(default_factory=dict)
+    sequences: int = 0
 
     @property
     def needed(self) -> float:
         """Bytes a card."""
-        return sum(self.memory.values())
+        return max(sum(self.memory.values()), sum(self.sampling.values()))
 
     @property
     def fits(self) -> bool:
@@ -83,6 +93,7 @@ class Plan:
             "fits": self.fits, "memory_bytes": self.memory, "needed_bytes": self.needed,
             "card_bytes": 1e9 * self.cards.card.gb, "tokens_per_step": self.tokens, "flops_per_step": self.flops,
             "seconds_per_step": self.seconds, "bound_by": self.bound_by, "notes": self.notes, "instead": self.instead,
+            "sampling_bytes": self.sampling, "sequences_decoded_together": self.sequences,
         }  # fmt: skip
 
 
@@ -127,28 +138,39 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     section = recipe.sft if stage == "sft" else recipe.rl
     data, context = degrees(recipe.parallel, cards.count)
     check_degree(config, context)
-    if stage == "rl" and (recipe.parallel.shard or context > 1):
-        raise UserError("RL takes whole weights on each card; set parallel.shard = false and parallel.context = 1")
     narrow = compute_dtype_of(section)
     dtype = narrow or torch.float32
     longest, tokens, rows = _sizes(recipe, stage, data)
     costs = pass_costs(config, dtype, longest)
     held = rows / context
+    kept = _weights(recipe, costs, cards.count, dtype.itemsize, narrow is not None)
+    reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
+    engine = _engine(recipe, costs, cards, dtype.itemsize) if stage == "rl" else {}
     memory = {
-        **_weights(recipe, costs, cards.count, dtype.itemsize, narrow is not None),
+        **kept,
+        **engine,
+        **(_gathered(costs, dtype.itemsize) if recipe.parallel.shard else {}),
         "activations": _activations(recipe, costs, held),
         "work": _work(config, costs, held, dtype.itemsize),
-        "reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb,
+        **reserve,
     }
-    passes = 4 if recipe.parallel.checkpoint else 3
-    flops = passes * costs.flops / longest * tokens
-    exchanged = _exchanged(recipe, costs, cards.count, dtype.itemsize, math.ceil(tokens / data / rows))
+    flops = _passes(recipe, stage) * costs.flops / longest * tokens
+    exchanged = _exchanged(recipe, stage, costs, cards.count, dtype.itemsize, math.ceil(tokens / data / rows))
     seconds = {
         "computing": flops / (cards.count * utilisation * 1e12 * cards.card.tflops),
         "exchanging": exchanged / cards.bandwidth,
     }
     made = Plan(stage, cards, costs.parameters, memory, tokens, flops, seconds)
-    return dataclasses.replace(made, notes=_notes(recipe, config, made, longest, dtype)) if stage == "rl" else made
+    return _with_sampling(recipe, config, made, {**kept, **engine, **reserve}, dtype) if stage == "rl" else made
+
+
+def _passes(recipe: Recipe, stage: Stage) -> int:
+    """Forward passes in whose time a step computes; a backward pass takes two."""
+    each = 4 if recipe.parallel.checkpoint else 3
+    if stage == "sft":
+        return each
+    rl = recipe.rl
+    return rl.updates_per_batch * each + (rl.updates_per_batch > 1) + bool(rl.kl_coef)
 
 
 def _sizes(recipe: Recipe, stage: Stage, data: int) -> tuple[int, int, int]:
@@ -162,12 +184,28 @@ def _sizes(recipe: Recipe, stage: Stage, data: int) -> tuple[int, int, int]:
 
 
 def _weights(recipe: Recipe, costs: PassCosts, count: int, element: int, narrow: bool) -> dict[str, float]:
-    if not recipe.parallel.shard:
-        return {"weights": costs.parameters * (16 + (element if narrow else 0))}
+    if recipe.parallel.shard:
+        return {"weights": 16 * costs.parameters / count}
+    return {"weights": costs.parameters * (16 + (element if narrow else 0))}
+
+
+def _gathered(costs: PassCosts, element: int) -> dict[str, float]:
     unit, root = costs.largest_unit, costs.root
     # A layer computes while the next one comes; a gradient lies in the computing type and in fp32 while it is summed.
-    gathered = element * (root + 2 * unit) + (element + 4) * max(root, unit)
-    return {"weights": 16 * costs.parameters / count, "gathered": gathered}
+    return {"gathered": element * (root + 2 * unit) + (element + 4) * max(root, unit)}
+
+
+def _engine(recipe: Recipe, costs: PassCosts, cards: Cards, element: int) -> dict[str, float]:
+    """What lies on a card beside the weights that are trained, whether it samples or trains."""
+    kind, shard = recipe.engine.kind, recipe.parallel.shard
+    found: dict[str, float] = {}
+    if kind == "vllm":
+        found["engine"] = recipe.engine.gpu_memory_utilization * 1e9 * cards.card.gb
+    elif shard and kind != "server":
+        found["engine"] = element * costs.parameters
+    if recipe.rl.kl_coef:
+        found["reference"] = costs.parameters * (4 / cards.count if shard else element)
+    return found
 
 
 def _activations(recipe: Recipe, costs: PassCosts, tokens: float) -> float:
@@ -182,23 +220,34 @@ def _work(config: ModelConfig, costs: PassCosts, tokens: float, element: int) ->
     return layer + logits + (4 + element) * config.vocab_size * config.hidden_size
 
 
-def _exchanged(recipe: Recipe, costs: PassCosts, count: int, element: int, rounds: int) -> float:
-    """Bytes that a card sends in a step: of shards in each of `rounds` passes, weights twice and gradients once; of
-    whole weights the gradients of the step."""
+def _exchanged(recipe: Recipe, stage: Stage, costs: PassCosts, count: int, element: int, rounds: int) -> float:
+    """Bytes that a card sends in a step: of shards in each of `rounds` passes, weights twice and gradients once, and in
+    RL once for the engine; of whole weights the gradients of the step."""
     share = (count - 1) / count
     if recipe.parallel.shard:
-        return share * costs.parameters * rounds * (2 * element + 4)
+        return share * costs.parameters * (rounds * (2 * element + 4) + (element if stage == "rl" else 0))
     return share * costs.parameters * 2 * 4
 
 
-def _notes(recipe: Recipe, config: ModelConfig, made: Plan, longest: int, dtype: torch.dtype) -> list[str]:
-    """What sampling on the same card has room for."""
+def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[str, float], dtype: torch.dtype) -> Plan:
+    """The plan with what a card holds while it samples. held: besides the cache."""
+    longest, rl, engine = recipe.rl.max_tokens, recipe.rl, recipe.engine
+    if engine.kind == "server":
+        return dataclasses.replace(made, notes=["sampling: on servers with cards of their own, which are not planned."])
     each = family_of(config).model_class.cache_type.bytes_per_slot(config, longest, dtype)
-    room = 1e9 * made.cards.card.gb - made.needed
-    return [
-        f"sampling: a sequence of {longest:,} tokens keeps {gigabytes(each)} on a card; beside training there is room "
-        f"for {counted(max(0, int(room / each)), 'sequence')} of that length. Its time is not in the plan."
-    ]
+    room = SHARE_OF_FREE * (1e9 * made.cards.card.gb - sum(held.values()))
+    if engine.kind == "vllm":  # its cache lies within its share
+        room = held["engine"] - dtype.itemsize * made.parameters
+    drawn = math.ceil(rl.batch_size * rl.num_generations / made.cards.count)
+    sequences = max(1, min(int(room / each), engine.max_sequences, drawn))
+    cache = sequences * each
+    if engine.kind == "vllm":
+        cache = max(0.0, cache - room)
+    note = (
+        f"sampling: a sequence of {longest:,} tokens keeps {gigabytes(each)}; a card draws {drawn:,} a step and "
+        f"decodes {sequences:,} of that length together. Its time is not in the plan."
+    )
+    return dataclasses.replace(made, sampling={**held, "cache": cache}, sequences=sequences, notes=[note])
 
 
 def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards) -> Iterator[dict[str, Any]]:
@@ -210,14 +259,16 @@ def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Card
         smaller.append({"sft.micro_batch_size": 1})
     if stage == "rl" and recipe.rl.micro_batch_tokens > recipe.rl.max_tokens:
         smaller.append({"rl.micro_batch_tokens": recipe.rl.max_tokens})
-    shards = [{}] if now.shard or stage == "rl" or cards.count == 1 else [{}, {"parallel.shard": True}]
+    shards = [{}] if now.shard or cards.count == 1 else [{}, {"parallel.shard": True}]
     twice = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
-    contexts: list[dict[str, Any]] = [{}]
-    if stage == "sft":
-        larger = [n for n in degrees_allowed(config) if n > now.context and cards.count % n == 0]
-        contexts += [{"parallel.context": n, "parallel.data": -1} for n in larger]
-    for context, again, shard, rows in itertools.product(contexts, twice, shards, smaller):
-        if changes := {**rows, **shard, **again, **context}:
+    larger = [n for n in degrees_allowed(config) if n > now.context and cards.count % n == 0]
+    contexts = [{}, *({"parallel.context": n, "parallel.data": -1} for n in larger)]
+    engines: list[dict[str, Any]] = [{}]
+    if stage == "rl" and recipe.engine.kind == "vllm":
+        lower = [share for share in (0.6, 0.5, 0.4, 0.3, 0.2) if share < recipe.engine.gpu_memory_utilization]
+        engines += [{"engine.gpu_memory_utilization": share} for share in lower]
+    for context, again, engine, shard, rows in itertools.product(contexts, twice, engines, shards, smaller):
+        if changes := {**rows, **shard, **engine, **again, **context}:
             yield changes
 
 
@@ -234,8 +285,8 @@ def told(made: Plan) -> list[str]:
     lines = [
         f"{made.stage} of {made.parameters / 1e9:.2f}B parameters on {count} x {card.name}",
         "",
-        *(f"  {part:<12} {gigabytes(size):>10}" for part, size in made.memory.items()),
-        f"  {'in all':<12} {gigabytes(made.needed):>10} of {gigabytes(1e9 * card.gb)} a card",
+        *_table(made.memory, card),
+        *(["", "while it samples", "", *_table(made.sampling, card)] if made.sampling else []),
         "",
         f"  {counted(made.tokens, 'token')} and {made.flops:.2e} operations a step at full length",
         f"  {duration(made.seconds[made.bound_by])} a step, bound by {made.bound_by} "
@@ -251,6 +302,11 @@ def told(made: Plan) -> list[str]:
             f"This does not fit. {f'With {changes} it does.' if changes else 'No setting of this stage does.'}",
         ]
     return lines
+
+
+def _table(parts: dict[str, float], card: Card) -> list[str]:
+    total = f"{gigabytes(sum(parts.values())):>10} of {gigabytes(1e9 * card.gb)} a card"
+    return [*(f"  {part:<12} {gigabytes(size):>10}" for part, size in parts.items()), f"  {'in all':<12} {total}"]
 
 
 def gigabytes(size: float) -> str:

@@ -1,0 +1,119 @@
+"""The half of RL that samples: an engine in each process, and how it gets the weights that are in training.
+
+    whole weights, one engine in the process   it reads the weights themselves, or follows them (`engine/following.py`)
+    shards, an engine in the process           it reads a whole copy, which `update` refreshes (`SamplingCopy`)
+    several processes, vLLM or servers         one process writes the weights into a directory, which all engines read
+
+The other half is the trainer (`rl.py`), which calls `update` before it samples. Every process does so, in step.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from h1r.common.prose import counted
+from h1r.config import EngineSection, Recipe
+from h1r.engine.choose import open_engine
+from h1r.engine.protocol import Engine
+from h1r.engine.vllm.weights import memory_directory
+from h1r.errors import UserError
+from h1r.train.checkpoint import save_gathered
+from h1r.train.parallel.gradients import Sharded, Trained, computing_model, weights_of
+from h1r.train.parallel.sampling_copy import SamplingCopy
+from h1r.train.parallel.world import ALONE, World
+from h1r.train.start import compute_dtype_of, equip, loaded
+
+READS_FILES = ("vllm", "server")
+"""Engines with weights of their own, which they take from a directory."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """engine: of this process. update: gives it the weights in training as they are; every process calls it."""
+
+    engine: Engine
+    update: Callable[[], None] = _nothing
+
+
+@contextmanager
+def open_fleet(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, trained: Trained, world: World = ALONE
+) -> Iterator[Fleet]:
+    """`recipe.engine` beside a model in training, until the end of the `with` block. Every process of `world` opens
+    it. Raises as `open_engine` does, on all alike."""
+    with ExitStack() as stack:
+        if world.size > 1 and recipe.engine.kind in READS_FILES:
+            yield _fed_by_files(recipe, tokenizer, trained, world, stack)
+            return
+        copy = None
+        if isinstance(trained, Sharded):
+            dtype = compute_dtype_of(recipe.rl) or trained.weights.dtype
+            copy = SamplingCopy(trained.weights, dtype, world)
+        with world.agreed():
+            model = computing_model(trained) if copy is None else equip(copy.model, recipe.model.kernels)
+            engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
+        yield Fleet(engine) if copy is None else Fleet(engine, copy.refresh)
+
+
+def _fed_by_files(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, trained: Trained, world: World, stack: ExitStack
+) -> Fleet:
+    section = recipe.engine
+    place: Path | None = None
+    with world.agreed():
+        if world.main:
+            parent = section.weights_directory or memory_directory()
+            try:
+                made = tempfile.TemporaryDirectory(prefix="h1r-weights-", dir=parent)
+            except OSError as error:
+                raise UserError(f"engine.weights_directory = {parent} cannot be written ({error})") from None
+            place = Path(stack.enter_context(made))
+    place = Path(world.told(str(place))) / "model"
+    # In shards the computing type is that of the passes; whole weights that compute have it already.
+    dtype = compute_dtype_of(recipe.rl) if isinstance(trained, Sharded) else None
+    source = weights_of(trained) if isinstance(trained, Sharded) else computing_model(trained)
+
+    def write() -> None:
+        save_gathered(source, place, tokenizer, world, dtype)
+
+    write()
+    with world.agreed():
+        if not (place / "config.json").exists():
+            raise UserError(
+                f"{place} is on another machine; set engine.weights_directory to a directory that all processes see"
+            )
+        own = own_servers(section, world)
+        load = partial(loaded, place, recipe.model.kernels)  # for an engine that runs in this process
+        engine = stack.enter_context(open_engine(own, tokenizer, load, place, in_training=True))
+
+    def update() -> None:
+        write()
+        with world.agreed():  # nobody samples, or writes again, before all have read
+            engine.load_weights(place)
+
+    return Fleet(engine, update)
+
+
+def own_servers(section: EngineSection, world: World) -> EngineSection:
+    """The section with this process's share of the servers, of which each gives some their weights. `UserError` where
+    there are fewer than processes."""
+    if section.kind != "server":
+        return section
+    servers = section.addresses
+    if len(servers) < world.size:
+        raise UserError(
+            f"rl on {counted(world.size, 'process')} asks as many servers, and engine.urls names "
+            f"{len(servers)}; name more, or start fewer processes"
+        )
+    return section.model_copy(update={"url": None, "urls": servers[world.rank :: world.size]})
