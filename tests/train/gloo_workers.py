@@ -22,13 +22,14 @@ Groups = dict[int, Any]
 class Workers:
     """`call(function, *arguments)` runs `function(groups, *arguments)` on every rank and returns their results."""
 
-    def __init__(self, world: int, directory: Path) -> None:
+    def __init__(self, world: int, directory: Path, limit: float = TIMEOUT) -> None:
+        self._limit = limit
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["h1r.train.sft", "h1r.data.curate.plan", "hypothesis", "pytest"])
         self._pipes, self._processes = [], []
         for rank in range(world):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, world, str(directory / "rendezvous"), there))
+            process = context.Process(target=_serve, args=(rank, world, str(directory / "rendezvous"), there, limit))
             process.start()
             self._pipes.append(here)
             self._processes.append(process)
@@ -38,7 +39,7 @@ class Workers:
             pipe.send((function, arguments))
         results = []
         for rank, pipe in enumerate(self._pipes):
-            assert pipe.poll(2 * TIMEOUT), f"rank {rank} does not answer"
+            assert pipe.poll(2 * self._limit), f"rank {rank} does not answer"
             done, result = pipe.recv()
             assert done, f"rank {rank}:\n{result}"
             results.append(result)
@@ -50,9 +51,9 @@ class Workers:
             process.join()
 
 
-def _serve(rank: int, world: int, rendezvous: str, pipe: Connection) -> None:
+def _serve(rank: int, world: int, rendezvous: str, pipe: Connection, limit: float) -> None:
     torch.set_num_threads(1)
-    timeout = timedelta(seconds=TIMEOUT)
+    timeout = timedelta(seconds=limit)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world, timeout=timeout)
     groups = {degree: dist.new_group(list(range(degree)), timeout) for degree in range(1, world + 1)}
     while True:

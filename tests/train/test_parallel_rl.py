@@ -42,7 +42,7 @@ from h1r.train.start import rl_policy, saved_tokenizer
 
 @pytest.fixture(scope="module")
 def grids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Workers]]:
-    found = {n: Workers(n, tmp_path_factory.mktemp(f"world{n}")) for n in (2, 3, 4)}
+    found = {n: Workers(n, tmp_path_factory.mktemp(f"world{n}"), limit=240.0) for n in (2, 3, 4)}
     yield found
     for workers in found.values():
         workers.close()

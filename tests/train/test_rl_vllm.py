@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gloo_workers import Groups, Workers
-from test_rl import RL, _examples, ready_for_rl
+from test_rl import RL, ready_for_rl
 from tiny_training import metrics_of, train_rl_in, training_recipe
 
-from h1r.config import ParallelSection, Recipe
-from h1r.run.directory import Run
 from serving import vllm_server
 
 pytestmark = pytest.mark.skipif(
@@ -20,9 +17,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def recipe_for(temperature: float = 1.0, **engine: Any) -> Recipe:
-    """Three steps at a rate that moves the policy, of a geometry that vLLM takes."""
-    return training_recipe(
+def trained(curated: Path, path: Path, temperature: float = 1.0, **engine: Any) -> list[dict[str, Any]]:
+    """Metrics of three steps at a rate that moves the policy."""
+    recipe = training_recipe(
         model={
             "overrides": {
                 "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -33,11 +30,6 @@ def recipe_for(temperature: float = 1.0, **engine: Any) -> Recipe:
         rl={**RL, "steps": 3, "temperature": temperature},
         engine={"max_sequences": 8, **engine},
     )  # fmt: skip
-
-
-def trained(curated: Path, path: Path, temperature: float = 1.0, **engine: Any) -> list[dict[str, Any]]:
-    """Metrics of a run."""
-    recipe = recipe_for(temperature, **engine)
     run = ready_for_rl(curated, path, recipe)
     train_rl_in(run, recipe)
     return metrics_of(run.path / "rl")
@@ -61,27 +53,6 @@ def test_rl_with_vllm_samples_from_the_weights_it_trains(curated: Path, tmp_path
     native = trained(curated, tmp_path / "native")
     lines = trained(curated, tmp_path / "vllm", kind="vllm", max_model_len=128)
     assert_alike(native, lines)
-
-
-def trained_here(groups: Groups, recipe: Recipe, path: str) -> Any:
-    return train_rl_in(Run(Path(path)), recipe)
-
-
-@pytest.mark.slow  # starts two vLLM
-@pytest.mark.parametrize("shard", [False, True])
-def test_two_vllm_engines_of_two_processes_draw_the_tokens_of_one(curated: Path, tmp_path: Path, shard: bool) -> None:
-    recipe = recipe_for(kind="vllm", max_model_len=128)
-    alone = ready_for_rl(curated, tmp_path / "alone", recipe)
-    train_rl_in(alone, recipe)
-    recipe = recipe.model_copy(update={"parallel": ParallelSection(shard=shard)})
-    run = ready_for_rl(curated, tmp_path / "run", recipe)
-    workers = Workers(2, tmp_path)
-    try:
-        workers.call(trained_here, recipe, str(run.path))
-    finally:
-        workers.close()
-    assert _examples(run) == _examples(alone)
-    assert_alike(metrics_of(alone.path / "rl"), metrics_of(run.path / "rl"))
 
 
 @pytest.mark.slow
