@@ -177,7 +177,7 @@ def copied(groups: Groups, recipe: Recipe, path: str) -> tuple[dict[str, torch.T
     )
     assert isinstance(wrapped, Sharded)
     copy = SamplingCopy(model, torch.bfloat16, open_world(recipe.parallel))
-    found = {name: weight.to(torch.bfloat16) for name, weight in copy.model.state_dict().items()}
+    found = {name: weight.to(torch.bfloat16, copy=True) for name, weight in copy.model.state_dict().items()}
     expected = dict(gathered(model.state_dict(), torch.bfloat16))
     if dist.get_rank() == 1:
         copy.model.model.layers[1].feed_forward.up_proj.weight[5, 3] *= 1.01
