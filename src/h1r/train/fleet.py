@@ -15,8 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from h1r.common.prose import counted
 from h1r.config import EngineSection, Recipe
@@ -29,6 +28,9 @@ from h1r.train.parallel.gradients import Sharded, Trained, computing_model, weig
 from h1r.train.parallel.sampling_copy import SamplingCopy
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, equip, loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 READS_FILES = ("vllm", "server")
 """Engines with weights of their own, which they take from a directory."""
