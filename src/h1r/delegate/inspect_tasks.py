@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from h1r.common.files import contents, read_json, write_json
 from h1r.common.hub import local_directory
 from h1r.common.progress import note
+from h1r.common.prose import counted
 from h1r.config import EvalSection, InspectSection, Recipe
 from h1r.errors import UserError
 from h1r.evals.benchmark import result_of
@@ -115,7 +116,7 @@ class _Measure:
         found = parts_of(log, self._section.scorer)
         if self._section.expect and not self._section.limit and found.problems != self._section.expect:
             raise UserError(
-                f"benchmark `{self._section.name}` has {found.problems} problems, and `expect` says "
+                f"benchmark `{self._section.name}` has {counted(found.problems, 'problem')}, and `expect` says "
                 f"{self._section.expect}; is the task the right one?"
             )
         seconds = time.monotonic() - started
