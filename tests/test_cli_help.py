@@ -30,6 +30,12 @@ def test_help_speaks_of_no_type_and_no_internals(command: str) -> None:
     assert INTERNALS.findall(text.replace("[[eval.benchmarks]]", "")) == []
 
 
+def test_no_line_of_the_list_of_commands_is_cut() -> None:
+    listed = CliRunner().invoke(app, ["-h"], prog_name="h1r", env={"COLUMNS": "80"}).output.partition("Commands:")[2]
+    assert all(re.search(rf"^  {command} +\S.*\.$", listed, flags=re.MULTILINE) for command in COMMANDS)
+    assert "..." not in listed
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_and_argument_says_what_it_does(command: str) -> None:
     for parameter in GROUP.commands[command].params:  # type: ignore[attr-defined]

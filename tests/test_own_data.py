@@ -43,6 +43,13 @@ def write(name: str, rows: list[dict[str, Any]]) -> str:
     return name
 
 
+def test_a_file_whose_name_has_spaces_is_read_and_not_asked(h1r: Command, model: Path) -> None:
+    Path("my own é.jsonl").write_text('{"question": "Say 4."}\r\n{"question": "Say 5."}\r\n', encoding="utf-8")
+    done = h1r("solve", model, "my own é.jsonl", *FAST, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 2
+
+
 @pytest.mark.parametrize("name", ["own.jsonl", "own.json", "own.parquet"])
 def test_a_checkpoint_is_evaluated_on_a_file_of_any_format(h1r: Command, model: Path, name: str) -> None:
     write(name, [{"text": "Say 4.", "gold": "4"}, {"text": "Say 5.", "gold": "5"}])

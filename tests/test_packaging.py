@@ -69,6 +69,13 @@ def test_vllm_for_cpus_changes_no_tested_version() -> None:
             assert pins.get(canonicalize_name(added.name), added.specifier) == added.specifier, added
 
 
+def test_the_page_on_the_index_has_no_relative_link() -> None:
+    page = (ROOT / PROJECT["readme"]).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert targets
+    assert [target for target in targets if not target.startswith("https://")] == []
+
+
 def test_recipes_ship_with_the_package() -> None:
     packaged = importlib.resources.files("h1r") / "recipes"
     shipped = {recipe.name for recipe in packaged.iterdir() if recipe.name.endswith(".toml")}

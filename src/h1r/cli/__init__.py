@@ -28,7 +28,7 @@ from h1r.common.terminal import shown
 from h1r.errors import UserError
 
 app = typer.Typer(
-    help="Open-H1R: curate, fine-tune, reinforce and scale a hybrid reasoning model, and see what each step gains.",
+    help="Open-H1R: curate data, train hybrid reasoning models by SFT and RL, and scale them at test time.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,

@@ -141,7 +141,7 @@ def solve(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Answer with DeepConf: many traces, the doubtful ones cut short, the rest voting by confidence."""
+    """Answer with DeepConf, by the vote of many traces. Doubtful traces are stopped early; the rest vote."""
     quiet(as_json)
     checkpoint, question = _asked(words)
     check_question(question)

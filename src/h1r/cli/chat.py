@@ -45,7 +45,7 @@ def chat(
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Hold a conversation on the terminal, in which the model's thinking is seen as it comes."""
+    """Chat on the terminal. What the model thinks is shown as it is generated."""
     is_server = what.startswith(("http://", "https://"))
     if model is not None and not is_server:
         raise UserError("--model is for the address of a server; a checkpoint is one model")

@@ -94,7 +94,10 @@ def eval_(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Held-out accuracy and benchmarks: pass@1 with intervals, majority and DeepConf, and the tokens each spent."""
+    """Measure accuracy on held-out problems and benchmarks.
+
+    Reports pass@1 with intervals, majority voting and DeepConf, and the tokens that each spent.
+    """
     sampling: dict[str, Any] = {}
     directory = None
     named = [one for one in model or [] if one not in MODELS]

@@ -35,7 +35,7 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html and report.json of a run, or one page that compares several."""
+    """Write the report of a run, or a page that compares several. Writes report.html and report.json."""
     twice = next((run for i, run in enumerate(runs) if run.resolve() in [one.resolve() for one in runs[:i]]), None)
     if twice is not None:
         raise UserError(f"{twice} is named twice; a run is compared with others")
@@ -113,7 +113,10 @@ def parity(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of inputs and random weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Is the model exact here? Packed, padded, cached, saved, reloaded, in other implementations, over processes."""
+    """Check that the model computes the same on every path.
+
+    Packed, padded, cached, saved and reloaded, in other implementations, and over several processes.
+    """
     quiet(as_json)
     if "/" in name:  # no preset: a path that is not there is refused before the imports, which take seconds
         local_directory(name)

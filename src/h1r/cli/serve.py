@@ -44,7 +44,7 @@ def serve(
         typer.Option(metavar="URL", help="Send OpenTelemetry traces to this collector, as http://127.0.0.1:4318."),
     ] = None,
 ) -> None:
-    """Serve OpenAI's interface, with DeepConf as an option of every request."""
+    """Serve an OpenAI-compatible API. DeepConf is an option of every request."""
     try:
         import sse_starlette  # noqa: F401 - the extra is installed as a whole
     except ImportError:

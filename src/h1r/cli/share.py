@@ -42,7 +42,11 @@ def export(
         str, typer.Option(metavar="NAME", help="Type of GGUF's weights, as llama.cpp calls them: f32, bf16, q8_0.")
     ] = "f32",
 ) -> None:
-    """Write a model for other programs: weights, tokenizer, chat template, sampling defaults, card; or curated data."""
+    """Write a model for other programs, or curated data.
+
+    A model is a directory for transformers and vLLM, with tokenizer, chat template, sampling defaults and a card, or a
+    file for llama.cpp.
+    """
     from h1r.run.export import export_directory, export_gguf
 
     if to is Form.DATASET:

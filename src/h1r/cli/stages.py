@@ -52,7 +52,7 @@ def demo(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """The whole loop: curate, SFT, RL, test-time scaling, report. Finished stages are skipped, begun ones go on."""
+    """Run all stages: curate, SFT, RL, test-time scaling, report. Finished stages are skipped, begun ones go on."""
     out = Path("runs/demo") if out is None and recipe == "tiny" else out
     resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json, resume=True)
     from h1r import pipeline
@@ -72,7 +72,7 @@ def ablate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the variants of a recipe with each of its seeds, and say what each earns and costs. Finished runs are
+    """Run the variants of a recipe, with each of its seeds. Says what each earns and costs. Finished runs are
     skipped, begun ones go on."""
     from h1r import ablate as ablation
 
@@ -125,7 +125,7 @@ def curate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make problems and traces, verify and filter them; say what was dropped and why."""
+    """Make problems and traces, verify and filter them. What was dropped is listed with its reason."""
     resolved, run = open_run(recipe, out, set_, seed, dry_run, as_json)
     if ask_again:
         from h1r.data.curate.plan import ask_teacher_again
@@ -175,7 +175,7 @@ def sft(
     gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
-    """Supervised fine-tuning on the curated traces, or on a file as it is."""
+    """Fine-tune on curated traces, or on a file as it is."""
     from h1r.data.file_kinds import format_of
     from h1r.run.directory import model_directory
 

@@ -56,7 +56,7 @@ def ls(
     ] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs: how far each is, what its last model scored, its size on the disk. The one used last comes first."""
+    """List runs with their state, score and size. The run that was used last comes first."""
     from h1r.run.listing import runs_in
 
     found = runs_in(directory)

@@ -54,7 +54,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Grade answers: a verdict a line, in the order of the lines."""
+    """Grade answers: one verdict per line, in the order of the lines."""
     quiet(as_json)
     if time_limit <= 0:
         raise UserError(f"--time-limit is {time_limit:g}; give seconds above 0")

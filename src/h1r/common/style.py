@@ -49,8 +49,8 @@ nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:1.2rem 0 0;font-size:.92
 nav a{text-decoration:none}
 nav a:hover{text-decoration:underline}
 section{margin-top:3rem;padding-top:1.6rem;border-top:1px solid var(--grid)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.2rem,1fr));gap:.8rem;margin:1.4rem 0 .8rem}
-.card{background:var(--panel);border:1px solid var(--grid);border-top:4px solid var(--grid);
+.cards{display:flex;flex-wrap:wrap;gap:.8rem;margin:1.4rem 0 .8rem}
+.card{flex:1 1 13rem;background:var(--panel);border:1px solid var(--grid);border-top:4px solid var(--grid);
  border-radius:10px;padding:.7rem .9rem}
 .card b{display:block;
  font-size:1.25rem;line-height:1.5;white-space:nowrap;font-variant-numeric:tabular-nums;letter-spacing:-.02em}
@@ -109,7 +109,7 @@ footer{margin-top:3rem;color:var(--soft);font-size:.88rem}
  .strip{grid-template-columns:none;grid-auto-flow:column;grid-auto-columns:min(85%,18rem);overflow-x:auto;
   scroll-snap-type:x proximity}.strip>*{scroll-snap-align:start}th{white-space:nowrap}
  table:has(.key) :is(th:has(.key),td:has(.track)){display:none}
- .cards{grid-template-columns:1fr 1fr}}
+ .card{flex-basis:40%}}
 @media print{:root{color-scheme:light;"""
     + _variables(0)
     + """--paper:#fff}body{font-size:11pt}nav{display:none}main{max-width:none;padding:0}

@@ -259,7 +259,8 @@ def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pipeline: Ro
 
 
 def _problems(question: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    is_file = question.split() == [question] and question.endswith((*SUFFIXES, *_OTHER_FILES))
+    named = question.endswith((*SUFFIXES, *_OTHER_FILES))
+    is_file = named and (question.split() == [question] or os.path.exists(question))
     if not is_file:
         if columns:
             raise UserError(f"--columns is for a file of problems, and {question!r} is a question; leave it out")
