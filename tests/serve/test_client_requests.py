@@ -1,5 +1,6 @@
-"""Requests as evaluation tools send them, recorded once from the tools, and what these read of the replies. The tools
-themselves run in test_guide.py where they are installed."""
+"""Requests as evaluation tools send them, and what these read of the replies: the first two recorded from the tools, with
+names and questions of ours put in, the third written after them. The tools themselves run in test_guide.py where they
+are installed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ REQUESTS = [json.loads(line) for line in (Path(__file__).parent / "client_reques
 
 
 @pytest.mark.parametrize("one", REQUESTS, ids=lambda one: one["client"])
-def test_a_recorded_request_has_the_reply_that_its_client_reads(server: Running, one: dict[str, Any]) -> None:
+def test_a_request_of_a_client_has_the_reply_that_its_client_reads(server: Running, one: dict[str, Any]) -> None:
     response = server.client.post(one["path"], json=one["body"], headers=one["headers"])
     assert response.status_code == 200, response.text
     found = response.json()
