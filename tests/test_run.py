@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from h1r.common.files import read_json, write_json
-from h1r.common.memory import free_memory_bytes, peak_rss_bytes
+from h1r.common.memory import free_memory_bytes, installed_memory_bytes, peak_rss_bytes
 from h1r.config import Recipe
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
@@ -207,6 +207,11 @@ def test_free_memory_is_that_of_the_control_group_with_its_idle_file_pages(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert free_memory_bytes(tmp_path) == free
+
+
+def test_no_more_is_free_than_is_installed() -> None:
+    free, installed = free_memory_bytes(), installed_memory_bytes()
+    assert free is None or installed is None or 0 < free <= installed
 
 
 def test_free_memory_that_nobody_tells_is_none(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from geometries import SMALL, randomised
 
 from h1r.config import EngineSection
+from h1r.engine.native import memory
 from h1r.engine.native.batch import Batch, Prefill
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.memory import size_text
@@ -225,3 +226,21 @@ def test_sizes_read_as_three_figures_and_never_as_powers() -> None:
     shown = {1: "1 B", 999: "999 B", 1010 * 1024: "1010 KiB", 1023.9 * 1024: "1024 KiB", 1.234 * 2**20: "1.23 MiB",
              160 * 1024: "160 KiB", 2.5 * 2**30: "2.50 GiB"}  # fmt: skip
     assert {size: size_text(size) for size in shown} == shown
+
+
+@pytest.mark.parametrize("installed", [None, 1 << 34])
+@pytest.mark.parametrize("kept", [{}, {"keep_prompt": True}, {"keep_state": True}], ids=["nothing", "prompt", "state"])
+def test_a_machine_that_does_not_say_what_is_free_answers_all_the_same(
+    kept: dict[str, bool], installed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Macs do not, and a container without /proc."""
+    monkeypatch.setattr(memory, "free_memory_bytes", lambda: None)
+    monkeypatch.setattr(memory, "installed_memory_bytes", lambda: installed)
+    subject = NativeEngine(randomised(SMALL, seed=1).use(select("torch")), None, EngineSection(), eos_token_ids=())
+    params = SamplingParams(max_tokens=3, **kept)
+    for _ in range(2):
+        (trace,) = subject.generate([[3, 4, 5]], params)
+        assert (trace.error, trace.num_tokens) == (None, 3)
+    assert subject.memory is not None
+    assert "nan" not in subject.memory.sentence()
+    assert (subject.kept.limit > 0) == bool(kept)

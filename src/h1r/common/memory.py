@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -14,6 +15,13 @@ def peak_rss_bytes() -> int:
     return unit * max(
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     )
+
+
+def installed_memory_bytes() -> int | None:
+    """Bytes of memory that the machine has; None where the system does not say."""
+    with suppress(OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int | None:

@@ -17,12 +17,13 @@ Weights of the model itself are the caller's and not counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from h1r.common.memory import free_memory_bytes
+from h1r.common.memory import free_memory_bytes, installed_memory_bytes
 from h1r.config import EngineSection
 from h1r.engine.native.memory_bytes import prefill_bytes, runner_bytes
 from h1r.engine.native.runner import is_filtered
@@ -30,6 +31,8 @@ from h1r.engine.native.slots import Request, Slots
 from h1r.models import CausalLM
 
 SHARE_OF_FREE = 0.8
+SHARE_OF_ALL = 0.5
+"""Of what the machine has, where nobody tells what is free (Macs). Our choice."""
 _MEND = "lower max_tokens or shorten the prompt, or raise engine.memory_gib"
 
 
@@ -185,15 +188,16 @@ def waves(
 
 def budget_bytes(section: EngineSection, device: torch.device, held: int) -> float:
     """The recipe's `engine.memory_gib`, or 0.8 of what is free on the device plus the bytes that this engine holds
-    already; infinite where the system does not say."""
+    already. Where the system does not say what is free, half of what the machine has; infinite without that too."""
     if section.memory_gib is not None:
         return section.memory_gib * 2**30
     if device.type == "cuda":
         # What PyTorch keeps for itself but nothing uses is free to this process.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + kept) + held
-    free = free_memory_bytes()
-    return float("inf") if free is None else SHARE_OF_FREE * free + held
+    if (free := free_memory_bytes()) is not None:
+        return SHARE_OF_FREE * free + held
+    return SHARE_OF_ALL * (installed_memory_bytes() or math.inf)
 
 
 def size_text(size: float) -> str:

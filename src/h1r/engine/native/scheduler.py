@@ -10,6 +10,7 @@ When nothing is left, cache and slots are given back; the next request reads the
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -214,8 +215,10 @@ class Scheduler:
             self.kept.clear()
         self._version = version
         self._budget = budget_bytes(self.section, self.model.device, held + self.kept.num_bytes)
-        self.kept.limit = self._budget * share
-        self._budget -= self.kept.limit
+        # A machine that does not say what is free has no bound, and no share of one can be taken away.
+        self.kept.limit = self._budget * share if share else 0.0
+        if math.isfinite(self._budget):
+            self._budget -= self.kept.limit
         found, refused = waves(self.model, self.section, self._waiting, self._budget, self._measured_graphs)
         for request, why in refused:
             self._ended += failed(request.index, request.params, why)
