@@ -138,7 +138,7 @@ def _rl_line(step: int, rng: random.Random) -> dict[str, Any]:
         "clip_fraction": 0.004 + 0.001 * abs(noise), "entropy": 0.31 - 0.12 * rise + 0.01 * noise,
         "mean_tokens": 96 + 14 * rise + 2 * noise, "truncated": 0.02, "tis_mean": 1 + 0.002 * noise, "grad_norm": 0.4,
         "learning_rate": 1e-4, "groups_generated": 40, "groups_dropped": 11, "groups_from_cache": 3,
-        "rollout_seconds": 4.1, "train_seconds": 2.4, "nonfinite": 0,
+        "sync_seconds": 0.5, "rollout_seconds": 4.1, "train_seconds": 2.4, "nonfinite": 0,
     }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Requests as evaluation tools send them, and what these read of the replies: two recorded from the tools, with names and
-questions of ours put in, the third written after them. The tools themselves run in test_guide.py where they are
+"""Requests as evaluation tools send them, and what these read of the replies: two recorded from the tools, with names
+and questions of ours put in, the third written after them. The tools themselves run in test_guide.py where they are
 installed."""
 
 from __future__ import annotations

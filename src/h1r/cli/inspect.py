@@ -33,6 +33,12 @@ def report(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also save the main plot of one run; the suffix is the format.")
     ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            "--timeline", metavar="FILE", help="Also write RL's steps as trace events (JSON), for chrome://tracing."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a run, or a page that compares several. Writes report.html and report.json."""
@@ -47,6 +53,13 @@ def report(
         from h1r.report import save_main_plot
 
         save_main_plot(runs[0], plot)
+    if timeline is not None:
+        if len(runs) != 1:
+            raise UserError(f"--timeline shows one run, but {len(runs)} were named; leave one")
+        from h1r.report import collect
+        from h1r.report.timeline import write_timeline
+
+        write_timeline(collect(runs[0]), timeline)
     if len(runs) == 1:
         print_report(runs[0], as_json, out)
         return

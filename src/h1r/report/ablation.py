@@ -19,6 +19,7 @@ from h1r.common.files import write_json, write_text
 from h1r.common.html import NONE, count, duration, esc, page, percent, plural, points, section, table
 from h1r.report.collect import RunReport
 from h1r.report.paired import Difference, ProblemOutcome, between, change
+from h1r.report.timeline import sampled_tokens
 
 __all__ = ["Row", "Run", "ablation_table", "rows_of", "write_ablation"]
 _LEVEL = 0.95
@@ -119,14 +120,6 @@ def _pooled(runs: Sequence[Run], stage: str) -> list[ProblemOutcome]:
             right[one.problem_id] += one.correct
             asked[one.problem_id] += one.samples
     return [ProblemOutcome(problem_id=name, correct=right[name], samples=n) for name, n in asked.items()]
-
-
-def sampled_tokens(report: RunReport) -> float | None:
-    """Tokens that RL sampled, those of dropped groups included; None of a run without RL."""
-    if not report.rl:
-        return None
-    generations = report.recipe["rl"]["num_generations"]
-    return float(sum(row["mean_tokens"] * row["groups_generated"] * generations for row in report.rl))
 
 
 def _cells(row: Row) -> list[str]:

@@ -11,16 +11,17 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from h1r.common.html import NONE, bar, details, duration, esc, page, percent, plural, sections, size, table, words
+from h1r.common.html import NONE, bar, details, duration, esc, page, plural, sections, size, table, words
 from h1r.config import Recipe
 from h1r.config.text import to_toml
 from h1r.report.benchmarks import benchmarks_html
-from h1r.report.collect import RunReport, total
+from h1r.report.collect import RunReport
 from h1r.report.data import curation_html, pool_html
 from h1r.report.headline import headline_html
 from h1r.report.results import accuracy_html, learning_html
 from h1r.report.safety import safety_html
 from h1r.report.stored import Machine
+from h1r.report.timeline import step_time_html
 from h1r.report.traces import examples_html, stops_html
 
 STAGE_WORDS = {
@@ -123,10 +124,8 @@ def _cost(report: RunReport) -> str:
         '<p class="small soft">Wall time adds up over resumed attempts. Peak memory is the high-water mark of the '
         "process at the end of the stage: stages run in one process inherit the mark of those before."
     )
-    rollout, training = total(report.rl, "rollout_seconds"), total(report.rl, "train_seconds")
-    if rollout + training:
-        note += f" RL spent {percent(rollout / (rollout + training))} of its steps generating, the rest training."
-    return table(["stage", "wall time", "", "peak memory"], rows, (1, 3)) + note + "</p>" + _machines(report)
+    stages = table(["stage", "wall time", "", "peak memory"], rows, (1, 3)) + note + "</p>"
+    return stages + step_time_html(report) + _machines(report)
 
 
 def _machines(report: RunReport) -> str:
