@@ -229,7 +229,12 @@ def _rl_panels(report: RunReport) -> list[curves.Panel]:
         curves.Panel("Reward", "mean reward", _curves(report.rl, ("reward", "reward", "rl", "solid"))),
         curves.Panel("Right answers", "share of rollouts", right, share=True),
         *(
-            curves.Panel(title, unit, _curves(report.rl, (title.lower(), key, "rl", "solid")), share=share)
+            curves.Panel(
+                title,
+                unit,
+                _curves(report.rl, (title if title.startswith("TIS") else title.lower(), key, "rl", "solid")),
+                share=share,
+            )
             for title, unit, key, share in drawn
         ),
     ]
