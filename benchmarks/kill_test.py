@@ -1,0 +1,293 @@
+"""SFT and RL killed at random moments (`kill -9`), and gone on with: is anything lost, repeated or changed?
+
+    python benchmarks/kill_test.py [--kills 20] [--restarts 10] [--seed 0] [--json]
+
+A tiny run is trained once without interruption. Then the same is trained again and again while processes of it are
+killed: the command itself, which samples, trains and drives, or one of its children, which verify. After a killed
+command the same command is given again with `--resume`; a killed child the command has to survive. `restarts`: kills
+of a random process under `torchrun --max-restarts` with two processes, which has to go on by itself.
+
+Prints {"kills", "finished", "lost", "repeated", "bit_equal"}, for each kind of victim too: how many runs ended by
+themselves, steps that are missing in their metrics, steps that are there twice, and whether weights and metrics (but
+for clocks) are those of the run without interruption. Exit status 1 if anything is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+H1R = [sys.executable, "-m", "h1r"]
+CLOCKS = {"time", "tokens_per_s", "sync_seconds", "rollout_seconds", "train_seconds"}
+LIMIT_S = 600
+RECIPE = """
+name = "kill"
+threads = 1
+[verify]
+workers = 1
+[model]
+overrides = { hidden_size = 32, intermediate_size = 64, num_hidden_layers = 2, num_attention_heads = 2 }
+[tokenizer]
+vocab_size = 300
+[chat]
+system_prompt = ""
+[problems]
+train = 64
+rl = 16
+held_out = 8
+[[corpus.sources]]
+kind = "reasoning_gym"
+family = "chain_sum"
+knobs = { min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 2 }
+[rl_pool]
+rollouts = 2
+keep_unsolved_share = 1.0
+keep_overlong_share = 1.0
+[sft]
+epochs = 20
+batch_size = 4
+seq_len = 256
+checkpoint_every = 3
+[rl]
+steps = 24
+warmup_steps = 0
+batch_size = 2
+num_generations = 4
+temperature = 1.0
+max_tokens = 24
+checkpoint_every = 2
+"""
+
+
+@dataclass
+class Tally:
+    """What came of the runs that were killed."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    finished: int = 0
+    lost: int = 0
+    repeated: int = 0
+    bit_equal: bool = True
+    why: list[str] = field(default_factory=list)
+
+    def compare(self, stage: str, killed: Path, unbroken: Path) -> None:
+        """Counts a run that has ended."""
+        self.finished += 1
+        there, expected = metrics(killed, stage), metrics(unbroken, stage)
+        seen = Counter(row["step"] for row in there)
+        steps = {row["step"] for row in expected}
+        self.lost += len(steps - seen.keys())
+        self.repeated += sum(count - 1 for count in seen.values())
+        same = there == expected and weights(killed, stage) == weights(unbroken, stage)
+        if not same:
+            self.why.append(f"{stage} of {killed.name} differs from the run without interruption")
+        self.bit_equal &= same
+
+    def failed(self, why: str) -> None:
+        """A run that did not go on."""
+        self.bit_equal = False
+        self.why.append(why)
+
+    def numbers(self) -> dict[str, Any]:
+        """As they are printed."""
+        return {
+            "kills": sum(self.kills.values()), "victims": dict(self.kills), "finished": self.finished,
+            "lost": self.lost, "repeated": self.repeated, "bit_equal": self.bit_equal, "why": self.why,
+        }  # fmt: skip
+
+
+def metrics(run: Path, stage: str) -> list[dict[str, Any]]:
+    """The lines of a stage's metrics, without what a clock says."""
+    lines = (run / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in CLOCKS} for line in lines]
+
+
+def weights(run: Path, stage: str) -> bytes:
+    return (run / stage / "model" / "model.safetensors").read_bytes()
+
+
+def h1r(*arguments: str | Path) -> float:
+    """Runs a command to its end; seconds."""
+    start = time.monotonic()
+    subprocess.run([*H1R, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - start
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as written:
+        return subprocess.Popen(command, stdout=written, stderr=written, start_new_session=True)
+
+
+def below(process: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found, parents = [], {process}
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                table[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    while parents:
+        parents = {child for child, parent in table.items() if parent in parents}
+        found += sorted(parents)
+    return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of it is left."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def killed_runs(kills: int, base: Path, unbroken: Path, spent: dict[str, float], draw: random.Random) -> Tally:
+    """SFT and RL in turns, each with kills until it ends, until `kills` are done."""
+    tally, number = Tally(), 0
+    while sum(tally.kills.values()) < kills and len(tally.why) < 3:
+        stage = ("sft", "rl")[number % 2]
+        run = base / f"killed-{number}"
+        shutil.copytree(unbroken, run)
+        number += 1
+        for later in ("rl",) if stage == "rl" else ("sft", "rl_pool", "rl"):
+            shutil.rmtree(run / later, ignore_errors=True)
+            (run / "done" / f"{'pool' if later == 'rl_pool' else later}.json").unlink(missing_ok=True)
+        _until_it_ends(tally, stage, run, kills, spent[stage], draw)
+        if not tally.why:
+            tally.compare(stage, run, unbroken)
+        shutil.rmtree(run)
+    return tally
+
+
+def _until_it_ends(
+    tally: Tally, stage: str, run: Path, kills: int, seconds: float, draw: random.Random, most: int = 6
+) -> None:
+    """At most `most` kills of a run, so that it ends some time."""
+    begun = time.monotonic()
+    for attempt in range(most + 1):
+        process = start([*H1R, stage, "--resume", str(run)], run.with_suffix(".log"))
+        try:
+            if attempt == most or sum(tally.kills.values()) >= kills:
+                process.wait(LIMIT_S)
+            while process.poll() is None:
+                try:
+                    process.wait(draw.uniform(0.2, 1.1) * seconds)
+                except subprocess.TimeoutExpired:
+                    children = below(process.pid)
+                    if children and draw.random() < 0.3 and sum(tally.kills.values()) < kills:
+                        os.kill(draw.choice(children), signal.SIGKILL)
+                        tally.kills[f"{stage}, a child"] += 1
+                        process.wait(LIMIT_S)
+                    else:
+                        process.kill()
+                        process.wait()
+                        tally.kills[f"{stage}, the command"] += 1
+        except (subprocess.TimeoutExpired, ProcessLookupError) as error:
+            tally.failed(f"{stage}: {type(error).__name__} after {time.monotonic() - begun:.0f} s")
+            return
+        finally:
+            end(process)
+        if process.returncode == 0:
+            return
+        if process.returncode != -signal.SIGKILL:
+            tally.failed(f"{stage} ended with {process.returncode}: {run.with_suffix('.log').read_text()[-400:]}")
+            return
+    tally.failed(f"{stage} did not end")
+
+
+def restarted_runs(kills: int, base: Path, curated: Path, draw: random.Random) -> Tally:
+    """SFT by two processes under torchrun, which starts them again when one has been killed."""
+    tally, number = Tally(), 0
+    unbroken = base / "unbroken-2"
+    shutil.copytree(curated, unbroken)
+    began = time.monotonic()
+    subprocess.run(launched(unbroken, 0), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds = time.monotonic() - began
+    while sum(tally.kills.values()) < kills and not tally.why:
+        run = base / f"restarted-{number}"
+        shutil.copytree(curated, run)
+        number += 1
+        wanted = min(3, kills - sum(tally.kills.values()))
+        process = start(launched(run, wanted), run.with_suffix(".log"))
+        try:
+            for _ in range(wanted):
+                time.sleep(draw.uniform(0.3, 1.0) * seconds)
+                ranks = [one for one in below(process.pid) if _is_rank(one)]
+                if process.poll() is None and ranks:
+                    os.kill(draw.choice(ranks), signal.SIGKILL)
+                    tally.kills["a rank under torchrun"] += 1
+            process.wait(LIMIT_S)
+        except (subprocess.TimeoutExpired, ProcessLookupError) as error:
+            tally.failed(f"torchrun: {type(error).__name__}")
+        finally:
+            end(process)
+        if process.returncode:
+            tally.failed(f"torchrun ended with {process.returncode}: {run.with_suffix('.log').read_text()[-400:]}")
+        else:
+            tally.compare("sft", run, unbroken)
+        shutil.rmtree(run)
+    return tally
+
+
+def launched(run: Path, restarts: int) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", str(restarts),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "-m", "h1r", "sft", "--resume", str(run),
+    ]  # fmt: skip
+
+
+def _is_rank(process: int) -> bool:
+    """A process of torchrun's that runs h1r, and not a child of one."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        return b"h1r" in words and b"RANK=" in Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of commands and their children")
+    parser.add_argument("--restarts", type=int, default=10, help="of processes under torchrun")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="h1r-kill-") as place:
+        base = Path(place)
+        recipe, unbroken = base / "kill.toml", base / "unbroken"
+        recipe.write_text(RECIPE, encoding="utf-8")
+        h1r("curate", recipe, "--out", unbroken)
+        curated = base / "curated"
+        shutil.copytree(unbroken, curated)
+        spent = {"sft": h1r("sft", unbroken)}
+        h1r("curate", "--pool", "rl", unbroken)
+        spent["rl"] = h1r("rl", unbroken)
+        tallies = {"resumed": killed_runs(options.kills, base, unbroken, spent, draw)}
+        tallies["restarted"] = restarted_runs(options.restarts, base, curated, draw)
+    found = {name: tally.numbers() for name, tally in tallies.items()}
+    total = {key: sum(one[key] for one in found.values()) for key in ("kills", "finished", "lost", "repeated")}
+    result = {**total, "bit_equal": all(one["bit_equal"] for one in found.values()), **found}
+    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+    return int(not result["bit_equal"] or bool(result["lost"] or result["repeated"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

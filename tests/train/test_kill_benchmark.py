@@ -1,0 +1,70 @@
+"""What `benchmarks/kill_test.py` counts: it finds a step that is lost, one that is there twice, and a changed bit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("kill_test")
+
+
+def trained(path: Path, steps: list[int], weights: bytes = b"same", loss: float = 1.0, clock: float = 0.0) -> Path:
+    model = path / "sft" / "model"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(weights)
+    rows = [{"step": step, "loss": loss, "time": clock + step} for step in steps]
+    (path / "sft" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("steps", "changed", "expected"),
+    [
+        ([1, 2, 3], {"clock": 50.0}, (0, 0, True)),
+        ([1, 3], {}, (1, 0, False)),
+        ([1, 2, 2, 3], {}, (0, 1, False)),
+        ([1, 2, 3], {"weights": b"other"}, (0, 0, False)),
+        ([1, 2, 3], {"loss": 1.0000001}, (0, 0, False)),
+    ],
+    ids=["another clock", "lost", "repeated", "other weights", "another loss"],
+)
+def test_a_run_is_compared_step_by_step_and_bit_by_bit(
+    bench: Any, tmp_path: Path, steps: list[int], changed: dict[str, Any], expected: tuple[int, int, bool]
+) -> None:
+    tally = bench.Tally()
+    tally.compare("sft", trained(tmp_path / "killed", steps, **changed), trained(tmp_path / "unbroken", [1, 2, 3]))
+    assert (tally.lost, tally.repeated, tally.bit_equal) == expected
+    assert tally.finished == 1
+    assert bool(tally.why) != tally.bit_equal
+
+
+def test_a_run_that_does_not_go_on_is_no_success(bench: Any) -> None:
+    tally = bench.Tally()
+    tally.failed("it hangs")
+    assert tally.numbers()["bit_equal"] is False
+    assert tally.numbers()["why"] == ["it hangs"]
+
+
+def test_victims_are_found_among_children_and_theirs(bench: Any) -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; sys.stdin.read()'])"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        while not bench.below(process.pid):
+            assert process.poll() is None
+        (child,) = bench.below(process.pid)
+        assert os.getpgid(child) == process.pid
+        assert child in bench.below(os.getpid())
+    finally:
+        bench.end(process)
+    assert process.returncode is not None
