@@ -27,10 +27,10 @@ from h1r.run.metrics import Metrics, read_metrics
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.train.documents import read_samples
 from h1r.train.fleet import open_fleet
-from h1r.train.parallel.world import open_world
+from h1r.train.parallel.world import ALONE, open_world
 from h1r.train.rl import train_rl
 from h1r.train.sft import train_sft
-from h1r.train.start import rl_policy, rl_reference, saved_tokenizer, starting_model
+from h1r.train.start import rl_policy, rl_reference, saved_tokenizer, start
 
 CONFIG = HybridConfig(
     vocab_size=23, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -191,14 +191,16 @@ def train_sft_in(
     if documents is None:
         tokenizer = load_tokenizer(directory / "tokenizer")
         documents = read_samples(directory / "samples.jsonl", tokenizer, recipe.chat.system_prompt, recipe.sft.seq_len)
+    model, wrapped = start(recipe, run, ALONE)
     return train_sft(
-        starting_model(recipe, run),
+        model,
         documents,
         recipe.sft,
         metrics_for(stage, resume, dies_after),
         tokenizer=saved_tokenizer(recipe, run),
         directory=stage,
         seed=recipe.seed,
+        wrapped=wrapped,
         resume=resume,
     )
 

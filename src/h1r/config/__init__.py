@@ -47,6 +47,7 @@ from h1r.config.trackers import (
 )
 from h1r.config.train import (
     BackfillSection,
+    LoraSection,
     ModelSection,
     OptimizerSection,
     ParallelSection,
@@ -75,6 +76,7 @@ __all__ = [
     "GuardSection",
     "InspectSection",
     "JudgeSection",
+    "LoraSection",
     "MixtureSection",
     "MlflowSection",
     "ModelSection",

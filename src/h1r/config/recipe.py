@@ -27,7 +27,7 @@ from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, In
 from h1r.config.judge import JudgeSection
 from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import TRACKER_KINDS, TrackerSection
-from h1r.config.train import ModelSection, ParallelSection, RLSection, SFTSection
+from h1r.config.train import LoraSection, ModelSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
 from h1r.errors import UserError
 
@@ -60,6 +60,7 @@ class Recipe(Section):
     rl_pool: RLPoolSection = RLPoolSection()
     sft: SFTSection = SFTSection()
     rl: RLSection = RLSection()
+    lora: LoraSection = LoraSection()
     parallel: ParallelSection = ParallelSection()
     engine: EngineSection = EngineSection()
     rollout: RolloutSection = RolloutSection()

@@ -276,6 +276,19 @@ class RLSection(Section):
         return self
 
 
+class LoraSection(Section):
+    """Low-rank adapters in place of all weights, in SFT and RL (arXiv 2106.09685). A stage's `model/` has them merged
+    in, its `adapter/` has PEFT's format. The paper trains all weights. Each process holds the model whole."""
+
+    rank: Count = 0
+    """Of the adapters; 0: none, all weights are trained."""
+    alpha: PositiveFloat = 32.0
+    """B A counts alpha / rank times. PEFT's name is `lora_alpha`. Our choice."""
+    targets: list[str] = []
+    """Layers that get one, by the last part of their names, as in ["q_proj", "in_proj"]. Empty: every linear layer
+    between embedding and head. Our choice."""
+
+
 class ParallelSection(Section):
     """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` alone. May change
     within a run."""

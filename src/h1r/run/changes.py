@@ -37,6 +37,7 @@ _STAGES_OF = {
     "rl": ("rl", "eval_rl", "scaling"),
     **{f"rl.{key}": ("pool", "rl", "eval_rl", "scaling") for key in POOL_READS},
     "sft": ("sft", "eval_sft", *_AFTER_SFT),
+    "lora": ("sft", "eval_sft", *_AFTER_SFT),
     "model": _MODEL,
     "model.checkpoint": _ALL,  # its tokenizer encodes what is curated
     "sft.seq_len": _ALL,  # the width of the packed rows that curation writes

@@ -1,7 +1,8 @@
 """What a trainer needs to go on: a model directory, and beside it the optimiser and the trainer's state.
 
 checkpoints/step_00000100/
-  model/         loads in transformers and vLLM as it is
+  model/         loads in transformers and vLLM as it is, or
+  adapter/       of a model of which adapters alone are trained (`lora.py`)
   optimizer.pt   of a model that every process holds whole, or
   optimizer/     of one in shards: torch.distributed.checkpoint, a file from each process
   state.json     step, data position, caches: everything that is not a tensor
@@ -21,13 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from h1r.common.files import read_json, write_json
+from h1r.common.files import read_json, replace_directory, write_json
 from h1r.config import Recipe
 from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
-from h1r.train.parallel.gradients import Trained, weights_of
+from h1r.train.lora import ADAPTER, Adapted
+from h1r.train.parallel.gradients import Trained, published_model
 from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
 
@@ -44,7 +46,7 @@ DEFAULTS = "h1r.json"
 def save_checkpoint(
     checkpoints: Checkpoints,
     step: int,
-    model: CausalLM,
+    trained: Trained,
     optimizer: torch.optim.Optimizer,
     tokenizer: PreTrainedTokenizerFast,
     state: dict[str, Any],
@@ -57,7 +59,10 @@ def save_checkpoint(
         if world.main:
 
             def write(directory: Path) -> None:
-                save(model, directory / "model", tokenizer)
+                if isinstance(trained, Adapted):
+                    trained.save(directory / ADAPTER)
+                else:
+                    save(published_model(trained), directory / "model", tokenizer)
                 torch.save(optimizer.state_dict(), directory / "optimizer.pt")
                 _write_state(directory, state, arrays)
 
@@ -66,6 +71,7 @@ def save_checkpoint(
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
+    model = published_model(trained)
     with world.agreed():
         directory = checkpoints.begin(step) if world.main else checkpoints.partial(step)
     save_gathered(model, directory / "model", tokenizer, world)
@@ -79,8 +85,11 @@ def save_checkpoint(
 def restore(directory: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Loads a checkpoint into model and optimiser, bit for bit, and returns the trainer's state. Every process calls
     it, and reads its own share of a model in shards."""
-    model = weights_of(trained)
-    load_weights(model, directory / "model")
+    model = published_model(trained)
+    if isinstance(trained, Adapted):
+        trained.load(directory / ADAPTER)
+    else:
+        load_weights(model, directory / "model")
     if isinstance(trained, ComputeCopy):
         trained.refresh()
     if (directory / "optimizer").is_dir():
@@ -112,9 +121,12 @@ def _write_state(directory: Path, state: dict[str, Any], arrays: Mapping[str, np
     write_json(directory / "state.json", state)
 
 
-def publish(stage: Path, model: CausalLM, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:
-    """Writes the stage's final model to `STAGE/model`, whole or not at all. Every process of `world` calls it."""
-    final = stage / "model"
+def publish(stage: Path, trained: Trained, tokenizer: PreTrainedTokenizerFast, world: World = ALONE) -> Path:
+    """Writes the stage's final model to `STAGE/model`, whole or not at all, and what was adapted of it to
+    `STAGE/adapter`. Every process of `world` calls it."""
+    final, model = stage / "model", published_model(trained)
+    if isinstance(trained, Adapted) and world.main:
+        replace_directory(stage / ADAPTER, trained.save)
     if world.mesh is not None:
         save_gathered(model, final, tokenizer, world)
     elif world.main:

@@ -24,7 +24,7 @@ from h1r.engine.protocol import Engine
 from h1r.engine.vllm.weights import memory_directory
 from h1r.errors import UserError
 from h1r.train.checkpoint import save_gathered
-from h1r.train.parallel.gradients import Sharded, Trained, computing_model, weights_of
+from h1r.train.parallel.gradients import Sharded, Trained, computing_model
 from h1r.train.parallel.sampling_copy import SamplingCopy
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, equip, loaded
@@ -84,7 +84,7 @@ def _fed_by_files(
     place = Path(world.told(str(place))) / "model"
     # In shards the computing type is that of the passes; whole weights that compute have it already.
     dtype = compute_dtype_of(recipe.rl) if isinstance(trained, Sharded) else None
-    source = weights_of(trained) if isinstance(trained, Sharded) else computing_model(trained)
+    source = computing_model(trained)
 
     def write() -> None:
         save_gathered(source, place, tokenizer, world, dtype)

@@ -7,6 +7,7 @@ from torch import nn
 
 from h1r.common.progress import note
 from h1r.config import OptimizerSection
+from h1r.train.lora import Adapted
 from h1r.train.parallel.gradients import Trained, weights_of
 from h1r.train.parallel.precision import ComputeCopy
 
@@ -29,7 +30,7 @@ def make_optimizer(trained: Trained, section: OptimizerSection) -> torch.optim.A
         {"params": others, "weight_decay": 0.0, "lr_scale": section.vector_lr_scale},
     ]
     optimizer = torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=True)
-    if isinstance(trained, ComputeCopy):
+    if isinstance(trained, ComputeCopy | Adapted):
         trained.follow(optimizer)
     return optimizer
 

@@ -18,7 +18,7 @@ from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.losses import finite, kl_estimate, tis_weights
 from h1r.train.optim import linear_schedule, optimizer_step
 from h1r.train.parallel.balance import document_costs, spread
-from h1r.train.parallel.gradients import Trained, call, give_back, weights_of
+from h1r.train.parallel.gradients import Trained, call, computing_model, give_back, weights_of
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Group
 
@@ -130,7 +130,7 @@ def _shares(model: Trained, rollouts: Sequence[Rollout], section: RLSection, wor
     """The micro-batches of each row of the grid."""
     if world.data_degree == 1:
         return [micro_batches(rollouts, section.micro_batch_tokens)]
-    costs = document_costs(weights_of(model), [len(rollout.ids) for rollout in rollouts])
+    costs = document_costs(computing_model(model), [len(rollout.ids) for rollout in rollouts])
     shares = spread(costs, world.data_degree)
     return [micro_batches([rollouts[i] for i in share], section.micro_batch_tokens) for share in shares]
 

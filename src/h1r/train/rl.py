@@ -36,7 +36,7 @@ from h1r.train.fleet import Fleet, open_fleet
 from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import make_optimizer
-from h1r.train.parallel.gradients import Trained, computing_model
+from h1r.train.parallel.gradients import Trained, computing_model, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.policy_update import train_on
@@ -155,7 +155,7 @@ def train_rl(
             stream.restore(state["stream"], restored_arrays(checkpoints.at(step)))
             if step > section.steps:
                 raise UserError(f"rl.steps = {section.steps}, but {step} are done; raise it, or give another --out")
-        idle = IdleSteps("rl", section.max_idle_steps, model, state.get("idle", (0, 0)))
+        idle = IdleSteps("rl", section.max_idle_steps, weights_of(forward), state.get("idle", (0, 0)))
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
@@ -188,15 +188,15 @@ def train_rl(
             # The last one too, for a run that is extended.
             if stop or step % section.checkpoint_every == 0 or step == section.steps:
                 state = {"step": step, "stream": stream.state(), "idle": idle.counts(), "reward": values["reward"]}
-                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world, stream.arrays())
+                save_checkpoint(checkpoints, step, forward, optimizer, tokenizer, state, world, stream.arrays())
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
             if stop and step < section.steps:
                 raise stopping.ended(
                     f"rl ends at step {step} of {section.steps}, since {stop}; --resume goes on from there"
                 )
     with world.agreed():
-        idle.check_end(section.steps, model)
-    publish(directory, model, tokenizer, world)
+        idle.check_end(section.steps, weights_of(forward))
+    publish(directory, forward, tokenizer, world)
     return {"steps": section.steps, "reward": values["reward"]}
 
 

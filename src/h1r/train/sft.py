@@ -43,7 +43,7 @@ from h1r.train.memory import keep_freed_memory
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.overlong import without_overlong
 from h1r.train.parallel.balance import document_costs, spread
-from h1r.train.parallel.gradients import Trained, call, weights_of
+from h1r.train.parallel.gradients import Trained, call, computing_model, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, data_directory, own_data, saved_tokenizer, start
@@ -121,7 +121,8 @@ def train_sft(
         optimizer = make_optimizer(forward, section.optimizer)
         if step:
             state = restore(checkpoints.at(step), forward, optimizer)
-        idle = IdleSteps("sft", section.max_idle_steps, model, state.get("idle", (0, 0)))
+        weights = weights_of(forward)
+        idle = IdleSteps("sft", section.max_idle_steps, weights, state.get("idle", (0, 0)))
     validation = Validation(
         section.validation, lambda: validation_loss(forward, held_out, section, world), directory, world,
         state.get("best"),
@@ -136,7 +137,7 @@ def train_sft(
             rows = batches.rows_of(step)
             loss, tokens = accumulate_gradients(forward, trained, rows, section.micro_batch_size, world)
             factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
-            norm, stepped = optimizer_step(model, optimizer, section.optimizer, factor)
+            norm, stepped = optimizer_step(weights, optimizer, section.optimizer, factor)
             values: dict[str, float] = {
                 "loss": loss,
                 "learning_rate": section.optimizer.learning_rate * factor,
@@ -145,7 +146,7 @@ def train_sft(
                 "tokens": tokens,
                 "tokens_per_s": round(tokens / (time.monotonic() - began), 1),
             }
-            values |= validation.after(step + 1, total, model, tokenizer)
+            values |= validation.after(step + 1, total, forward, tokenizer)
             tracker.log(step, values)
             step += 1
             bar.advance(1, loss=loss)
@@ -153,12 +154,12 @@ def train_sft(
             stop = stopping.why()
             if step < total and (stop or step % section.checkpoint_every == 0):
                 state = {"step": step, "idle": idle.counts(), "best": validation.best}
-                save_checkpoint(checkpoints, step, model, optimizer, tokenizer, state, world)
+                save_checkpoint(checkpoints, step, forward, optimizer, tokenizer, state, world)
             if step < total and stop:
                 raise stopping.ended(f"sft ends at step {step} of {total}, since {stop}; --resume goes on from there")
     with world.agreed():
-        idle.check_end(total, model)
-    validation.publish(model, tokenizer)
+        idle.check_end(total, weights)
+    validation.publish(forward, tokenizer)
     return {"steps": total, "documents": len(trained), "loss": loss, **validation.summary}
 
 
@@ -274,7 +275,7 @@ def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]],
     """Which rows each row of the grid runs, as even in cost and number as can be."""
     if world.data_degree == 1:
         return [list(range(len(rows)))]
-    each = iter(document_costs(weights_of(model), [documents[index].length for row in rows for index in row]))
+    each = iter(document_costs(computing_model(model), [documents[index].length for row in rows for index in row]))
     costs = [sum(itertools.islice(each, len(row))) for row in rows]
     return spread(costs, world.data_degree, limit=-(-len(rows) // world.data_degree))
 

@@ -23,6 +23,7 @@ from h1r.models.registry import family_of, preset
 from h1r.models.resize import with_rows
 from h1r.models.shards import own_rows
 from h1r.run.directory import Run
+from h1r.train.lora import Adapted
 from h1r.train.parallel.activations import checkpoint_layers
 from h1r.train.parallel.gradients import Sharded, Trained, computing_model
 from h1r.train.parallel.precision import ComputeCopy
@@ -224,7 +225,8 @@ def _from_checkpoint(
     world: World,
     compute_dtype: torch.dtype | None,
 ) -> tuple[CausalLM, Trained]:
-    master = None if compute_dtype is None else torch.float32
+    # Adapters are fp32 whatever they are added to, so the model itself may be as narrow as it computes.
+    master = compute_dtype if recipe.lora.rank or compute_dtype is None else torch.float32
     if world.mesh is None:
         model = for_chat(load(source, master, device=default_device()), tokenizer, source, recipe.seed)
         return _whole(model, recipe, world, compute_dtype)
@@ -234,12 +236,16 @@ def _from_checkpoint(
 
 def _whole(
     model: CausalLM, recipe: Recipe, world: World, compute_dtype: torch.dtype | None
-) -> tuple[CausalLM, CausalLM | ComputeCopy]:
+) -> tuple[CausalLM, CausalLM | ComputeCopy | Adapted]:
     """A model that this process holds whole, context-parallel where `world` says so, and beside it a copy to compute
-    with where it computes in another type."""
+    with where it computes in another type, or adapters."""
     model.train()
-    narrow = compute_dtype not in (None, model.dtype)
-    trained = ComputeCopy(model, compute_dtype) if compute_dtype is not None and narrow else model
+    trained: CausalLM | ComputeCopy | Adapted = model
+    narrow = compute_dtype is not None and compute_dtype != model.dtype
+    if recipe.lora.rank:
+        trained = Adapted(model.cast(compute_dtype) if compute_dtype and narrow else model, recipe.lora, recipe.seed)
+    elif compute_dtype is not None and narrow:
+        trained = ComputeCopy(model, compute_dtype)
     computing = world.parallelize(equip(computing_model(trained), recipe.model.kernels))
     if recipe.parallel.checkpoint:
         checkpoint_layers(computing)
@@ -251,6 +257,8 @@ def _in_shards(
 ) -> tuple[CausalLM, Trained]:
     """A skeleton in shards, and filled from a checkpoint, or at random."""
     assert world.mesh is not None
+    if recipe.lora.rank:
+        raise UserError("adapters need whole weights; set parallel.shard = false, or lora.rank = 0")
     model = world.parallelize(model.train())
     if recipe.parallel.checkpoint:
         checkpoint_layers(model)

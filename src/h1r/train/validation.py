@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -21,9 +22,9 @@ import torch
 from h1r.common.files import replace_directory
 from h1r.config import ValidationSection
 from h1r.errors import UserError
-from h1r.models import CausalLM
 from h1r.train.checkpoint import publish
 from h1r.train.documents import Document, Documents, StoredDocument
+from h1r.train.lora import ADAPTER
 from h1r.train.parallel.gradients import Trained, give_back
 from h1r.train.parallel.world import World
 
@@ -80,7 +81,7 @@ class Validation:
         self.best = best
         """The least loss so far; None before the first."""
 
-    def after(self, step: int, total: int, model: CausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    def after(self, step: int, total: int, model: Trained, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
         """What is logged of a step that has just been taken, the first being 1; nothing where nothing is due. Every
         process calls it."""
         if not self._section.documents or (step % self._section.every and step != total):
@@ -92,13 +93,15 @@ class Validation:
                 publish(self._directory / "best", model, tokenizer, self._world)
         return {"validation_loss": loss}
 
-    def publish(self, model: CausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    def publish(self, model: Trained, tokenizer: PreTrainedTokenizerFast) -> None:
         """Writes the model of the stage: the last, or the best. Every process calls it."""
-        best = self._directory / "best" / "model"
+        best = self._directory / "best"
         if self._section.publish == "last" or self.best is None:
             publish(self._directory, model, tokenizer, self._world)
         elif self._world.main:
-            replace_directory(self._directory / "model", lambda new: _link(best, new))
+            for name in ("model", ADAPTER):
+                if (best / name).is_dir():
+                    replace_directory(self._directory / name, partial(_link, best / name))
 
     @property
     def summary(self) -> dict[str, Any]:

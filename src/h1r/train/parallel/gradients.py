@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from h1r.errors import UserError
 from h1r.kernels.torch.operators import at_least_fp32
 from h1r.models import CausalLM
+from h1r.train.lora import Adapted, Adapters
 from h1r.train.parallel.precision import ComputeCopy
 
 T = TypeVar("T")
@@ -74,13 +75,13 @@ class Sharded(nn.Module):
         return self.model
 
 
-Trained = CausalLM | Sharded | ComputeCopy
+Trained = CausalLM | Sharded | ComputeCopy | Adapted
 """What a trainer's forward pass is called through (`call`): the model itself, or what stands between."""
 
 
 def call(model: Trained, function: Callable[..., T], *arguments: Any) -> T:
     """`function(model, ...)` with the parameters that compute: whole ones, in the type they compute in."""
-    return model(function, *arguments) if isinstance(model, Sharded | ComputeCopy) else function(model, *arguments)
+    return function(model, *arguments) if isinstance(model, CausalLM) else model(function, *arguments)
 
 
 def give_back(model: Trained) -> None:
@@ -93,12 +94,17 @@ def give_back(model: Trained) -> None:
 
 def computing_model(model: Trained) -> CausalLM:
     """The model that runs forward and backward, and that an engine may sample from."""
-    return model.model if isinstance(model, Sharded | ComputeCopy) else model
+    return model if isinstance(model, CausalLM) else model.model
 
 
-def weights_of(model: Trained) -> CausalLM:
-    """The model whose parameters are optimised, checkpointed and published."""
-    return model.weights if isinstance(model, Sharded | ComputeCopy) else model
+def weights_of(model: Trained) -> CausalLM | Adapters:
+    """Whose parameters are optimised and checkpointed."""
+    return model if isinstance(model, CausalLM) else model.weights
+
+
+def published_model(model: Trained) -> CausalLM:
+    """What a stage publishes: the weights, or the sums with adapters."""
+    return model.model if isinstance(model, Adapted) else model if isinstance(model, CausalLM) else model.weights
 
 
 def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:

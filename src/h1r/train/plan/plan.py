@@ -1,6 +1,7 @@
 """A plan of SFT or RL on given cards: memory a card, operations and time a step, whether it fits, and what would.
 
-    weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards a parameter; whole: 16, and 2 for a narrower copy
+    weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards a parameter; whole: 16, and 2 for a narrower copy;
+                  with adapters, theirs are 16 and those of the model what it computes in, its matrices twice
     gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
     activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice
     work          what the pass of one layer holds beside what it keeps, and the logits of a chunk with their gradients
@@ -38,6 +39,7 @@ from h1r.models.checkpoint import read_config
 from h1r.models.config import ModelConfig
 from h1r.models.registry import family_of, preset, presets
 from h1r.train.linear_logprobs import LOGITS_BYTES
+from h1r.train.lora import adapted_matrices
 from h1r.train.parallel.context import check_degree, degrees_allowed
 from h1r.train.parallel.world import degrees
 from h1r.train.plan.cards import Card, Cards
@@ -144,6 +146,8 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     costs = pass_costs(config, dtype, longest)
     held = rows / context
     kept = _weights(recipe, costs, cards.count, dtype.itemsize, narrow is not None)
+    if recipe.lora.rank:
+        kept = _adapted(recipe, config, costs, dtype.itemsize)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
     engine = _engine(recipe, costs, cards, dtype.itemsize) if stage == "rl" else {}
     memory = {
@@ -155,7 +159,9 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
         **reserve,
     }
     flops = _passes(recipe, stage) * costs.flops / longest * tokens
-    exchanged = _exchanged(recipe, stage, costs, cards.count, dtype.itemsize, math.ceil(tokens / data / rows))
+    trained = kept["adapters"] / 16 if recipe.lora.rank else costs.parameters
+    rounds = math.ceil(tokens / data / rows)
+    exchanged = _exchanged(recipe, stage, costs, cards.count, dtype.itemsize, rounds, trained)
     seconds = {
         "computing": flops / (cards.count * utilisation * 1e12 * cards.card.tflops),
         "exchanging": exchanged / cards.bandwidth,
@@ -189,6 +195,22 @@ def _weights(recipe: Recipe, costs: PassCosts, count: int, element: int, narrow:
     return {"weights": costs.parameters * (16 + (element if narrow else 0))}
 
 
+def _adapted(recipe: Recipe, config: ModelConfig, costs: PassCosts, element: int) -> dict[str, float]:
+    """The model and its adapted matrices as they were, in the type that computes; 16 bytes for a parameter of the
+    adapters. `UserError` for shards, which adapters do not go with."""
+    if recipe.parallel.shard:
+        raise UserError("adapters need whole weights; set parallel.shard = false, or lora.rank = 0")
+    with torch.device("meta"):
+        layer = family_of(config).model_class(config.replaced(num_hidden_layers=1))
+    shapes = [weight.shape for weight in adapted_matrices(layer, recipe.lora).values()]
+    matrices, ranks = sum(map(math.prod, shapes)), sum(map(sum, shapes))
+    layers = config.num_hidden_layers
+    return {
+        "weights": element * (costs.parameters + layers * matrices),
+        "adapters": 16.0 * layers * recipe.lora.rank * ranks,
+    }
+
+
 def _gathered(costs: PassCosts, element: int) -> dict[str, float]:
     unit, root = costs.largest_unit, costs.root
     # A layer computes while the next one comes; a gradient lies in the computing type and in fp32 while it is summed.
@@ -220,13 +242,15 @@ def _work(config: ModelConfig, costs: PassCosts, tokens: float, element: int) ->
     return layer + logits + (4 + element) * config.vocab_size * config.hidden_size
 
 
-def _exchanged(recipe: Recipe, stage: Stage, costs: PassCosts, count: int, element: int, rounds: int) -> float:
+def _exchanged(
+    recipe: Recipe, stage: Stage, costs: PassCosts, count: int, element: int, rounds: int, trained: float
+) -> float:
     """Bytes that a card sends in a step: of shards in each of `rounds` passes, weights twice and gradients once, and in
-    RL once for the engine; of whole weights the gradients of the step."""
+    RL once for the engine; of whole weights the step's gradients, of `trained` parameters."""
     share = (count - 1) / count
     if recipe.parallel.shard:
         return share * costs.parameters * (rounds * (2 * element + 4) + (element if stage == "rl" else 0))
-    return share * costs.parameters * 2 * 4
+    return share * trained * 2 * 4
 
 
 def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[str, float], dtype: torch.dtype) -> Plan:
