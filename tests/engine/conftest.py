@@ -59,7 +59,7 @@ def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory
     engine.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of vLLM's own server on the model, with our processors; on this machine's loopback only."""
     log = tmp_path_factory.mktemp("log") / "server.log"
