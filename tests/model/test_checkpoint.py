@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from geometries import SMALL, geometries, randomised
@@ -246,7 +247,7 @@ def test_a_hub_id_is_fetched_through_huggingface_hub(tmp_path: Path, monkeypatch
         asked.append((repo_id, revision, patterns["allow_patterns"]))
         return str(tmp_path)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert same_bits(load("tiiuae/Falcon-H1R-7B", revision="main"), model)
     ((repo_id, revision, patterns),) = asked
     assert (repo_id, revision) == ("tiiuae/Falcon-H1R-7B", "main")
@@ -263,7 +264,7 @@ def test_a_path_never_reaches_the_network(name: str, tmp_path: Path, monkeypatch
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(UserError, match="no checkpoint directory"):
         load(name)
 
@@ -274,7 +275,7 @@ def test_a_local_directory_is_read_without_the_hub_and_takes_no_revision(
     def download(*_: Any, **__: Any) -> str:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     save(randomised(SMALL), tmp_path / "owner" / "name")
     monkeypatch.chdir(tmp_path)
     assert load("owner/name").config == SMALL
@@ -286,7 +287,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPa
     def download(*_: Any, **__: Any) -> str:
         raise OSError("offline\nand a long trace")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(UserError, match=r"could not be fetched from the hub \(offline\)$"):
         load("tiiuae/Falcon-H1R-7B")
 

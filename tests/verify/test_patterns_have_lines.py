@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 ELSEWHERE = {
@@ -13,6 +15,7 @@ ELSEWHERE = {
 """Expressions whose examples stand in another test. Nothing new belongs here: a line in a table takes its place."""
 
 
+@pytest.mark.slow
 def test_each_expression_has_a_line_in_the_tables() -> None:
     script = HERE / "counted_patterns.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=300)
