@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from h1r.common.files import write_json
-from h1r.common.html import bar, count, duration, percent, table
+from h1r.common.html import bar, duration, percent, plural, table
 from h1r.errors import UserError
 from h1r.report.collect import Metrics, RunReport
 
@@ -43,7 +43,7 @@ def step_time_html(report: RunReport) -> str:
         if found
     ]
     sampling, tokens = sum(times["rollout_seconds"]), sampled_tokens(report)
-    speed = f" Rollouts: {count(tokens / sampling)} tokens a second." if tokens and sampling else ""
+    speed = f" Rollouts: {plural(round(tokens / sampling), 'token')} a second." if tokens and sampling else ""
     return (
         "<h3>An RL step</h3>"
         + table(["part", "median", "share of all steps", ""], rows, (1, 2))

@@ -118,7 +118,7 @@ class Adapted:
         self.refresh()
 
 
-def adapted_matrices(model: CausalLM, section: LoraSection) -> dict[str, nn.Parameter]:
+def adapted_matrices(model: CausalLM, section: LoraSection) -> dict[str, Tensor]:
     """The matrices that get adapters, by the names of their layers: those of `section.targets`, or all linear ones
     between embedding and head. `UserError` for a target that no layer has."""
     linear = {
@@ -129,7 +129,8 @@ def adapted_matrices(model: CausalLM, section: LoraSection) -> dict[str, nn.Para
     kinds = {name.rpartition(".")[2] for name in linear}
     if unknown := [one for one in section.targets if one not in kinds]:
         raise UserError(f"lora.targets: no layer is called {unknown[0]}; this model has {', '.join(sorted(kinds))}")
-    return {name: w for name, w in linear.items() if not section.targets or name.rpartition(".")[2] in section.targets}
+    wanted = section.targets or kinds
+    return {name: weight for name, weight in linear.items() if name.rpartition(".")[2] in wanted}
 
 
 def _hand_over(a: Tensor, b: Tensor, scale: float, matrix: Tensor) -> None:

@@ -75,13 +75,14 @@ class Sharded(nn.Module):
         return self.model
 
 
+_BETWEEN = (Sharded, ComputeCopy, Adapted)
 Trained = CausalLM | Sharded | ComputeCopy | Adapted
 """What a trainer's forward pass is called through (`call`): the model itself, or what stands between."""
 
 
 def call(model: Trained, function: Callable[..., T], *arguments: Any) -> T:
     """`function(model, ...)` with the parameters that compute: whole ones, in the type they compute in."""
-    return function(model, *arguments) if isinstance(model, CausalLM) else model(function, *arguments)
+    return model(function, *arguments) if isinstance(model, _BETWEEN) else function(model, *arguments)
 
 
 def give_back(model: Trained) -> None:
@@ -94,17 +95,19 @@ def give_back(model: Trained) -> None:
 
 def computing_model(model: Trained) -> CausalLM:
     """The model that runs forward and backward, and that an engine may sample from."""
-    return model if isinstance(model, CausalLM) else model.model
+    return model.model if isinstance(model, _BETWEEN) else model
 
 
 def weights_of(model: Trained) -> CausalLM | Adapters:
     """Whose parameters are optimised and checkpointed."""
-    return model if isinstance(model, CausalLM) else model.weights
+    return model.weights if isinstance(model, _BETWEEN) else model
 
 
 def published_model(model: Trained) -> CausalLM:
     """What a stage publishes: the weights, or the sums with adapters."""
-    return model.model if isinstance(model, Adapted) else model if isinstance(model, CausalLM) else model.weights
+    if isinstance(model, Adapted):
+        return model.model
+    return model.weights if isinstance(model, Sharded | ComputeCopy) else model
 
 
 def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:
