@@ -95,6 +95,9 @@ class Tally:
         if not same:
             self.why.append(f"{stage} of {killed.name} differs from the run without interruption")
         self.bit_equal &= same
+        print(
+            f"{killed.name}: {stage} {'equal' if same else 'differs'}, {dict(self.kills)}", file=sys.stderr, flush=True
+        )
 
     def failed(self, why: str) -> None:
         """A run that did not go on."""
