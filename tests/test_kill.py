@@ -1,6 +1,7 @@
 """What a person does after `kill -9`: the same command with --resume, through the real program."""
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -8,43 +9,11 @@ import pytest
 
 import warm
 
-RECIPE = """
-name = "kill"
-threads = 1
-[verify]
-workers = 1
-[model]
-overrides = { hidden_size = 32, intermediate_size = 64, num_hidden_layers = 2, num_attention_heads = 2 }
-[tokenizer]
-vocab_size = 300
-[chat]
-system_prompt = ""
-[problems]
-train = 64
-rl = 16
-held_out = 8
-[[corpus.sources]]
-kind = "reasoning_gym"
-family = "chain_sum"
-knobs = { min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 2 }
-[rl_pool]
-rollouts = 2
-keep_unsolved_share = 1.0
-keep_overlong_share = 1.0
-[sft]
-epochs = 6
-batch_size = 4
-seq_len = 256
-checkpoint_every = 3
-[rl]
-steps = 6
-warmup_steps = 0
-batch_size = 2
-num_generations = 4
-temperature = 1.0
-max_tokens = 24
-checkpoint_every = 2
-"""
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from kill_test import RECIPE, weights
+
+SHORTER = ("--set", "sft.epochs=6", "--set", "rl.steps=6")
 
 
 def run(*arguments: str | Path) -> None:
@@ -66,15 +35,11 @@ def kill_after_first_checkpoint(stage: str, path: Path) -> None:
     assert not (path / stage / "model").exists(), f"{stage} was finished before it was killed"
 
 
-def weights(path: Path, stage: str) -> bytes:
-    return (path / stage / "model" / "model.safetensors").read_bytes()
-
-
 @pytest.mark.slow
 def test_training_that_was_killed_resumes_to_the_bits_of_an_unbroken_run(tmp_path: Path) -> None:
     recipe, unbroken, killed = tmp_path / "kill.toml", tmp_path / "unbroken", tmp_path / "killed"
     recipe.write_text(RECIPE)
-    run("curate", recipe, "--out", unbroken)
+    run("curate", recipe, "--out", unbroken, *SHORTER)
     shutil.copytree(unbroken, killed)
     for stage in ("sft", "rl"):
         run(stage, unbroken)
