@@ -150,7 +150,7 @@ def test_shards_and_adapters_do_not_go_together() -> None:
     from h1r.train.parallel.world import World
     from h1r.train.start import _in_shards
 
-    recipe = training_recipe(**LORA)
+    recipe = training_recipe(**LORA, parallel={"shard": True})
     with pytest.raises(UserError, match=r"set parallel\.shard = false"):
         _in_shards(tiny_model(), None, recipe, World(mesh=object()), None)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from h1r.config import LoraSection
+from h1r.config import LoraSection, Recipe
 from h1r.errors import UserError
 from h1r.models import CausalLM
 
@@ -131,6 +131,12 @@ def adapted_matrices(model: CausalLM, section: LoraSection) -> dict[str, Tensor]
         raise UserError(f"lora.targets: no layer is called {unknown[0]}; this model has {', '.join(sorted(kinds))}")
     wanted = section.targets or kinds
     return {name: weight for name, weight in linear.items() if name.rpartition(".")[2] in wanted}
+
+
+def check_whole_weights(recipe: Recipe) -> None:
+    """`UserError` for adapters of weights in shards."""
+    if recipe.lora.rank and recipe.parallel.shard:
+        raise UserError("adapters need whole weights; set parallel.shard = false, or lora.rank = 0")
 
 
 def _hand_over(a: Tensor, b: Tensor, scale: float, matrix: Tensor) -> None:

@@ -23,7 +23,7 @@ from h1r.models.registry import family_of, preset
 from h1r.models.resize import with_rows
 from h1r.models.shards import own_rows
 from h1r.run.directory import Run
-from h1r.train.lora import Adapted
+from h1r.train.lora import Adapted, check_whole_weights
 from h1r.train.parallel.activations import checkpoint_layers
 from h1r.train.parallel.gradients import Sharded, Trained, computing_model
 from h1r.train.parallel.precision import ComputeCopy
@@ -257,8 +257,7 @@ def _in_shards(
 ) -> tuple[CausalLM, Trained]:
     """A skeleton in shards, and filled from a checkpoint, or at random."""
     assert world.mesh is not None
-    if recipe.lora.rank:
-        raise UserError("adapters need whole weights; set parallel.shard = false, or lora.rank = 0")
+    check_whole_weights(recipe)
     model = world.parallelize(model.train())
     if recipe.parallel.checkpoint:
         checkpoint_layers(model)

@@ -39,7 +39,7 @@ from h1r.models.checkpoint import read_config
 from h1r.models.config import ModelConfig
 from h1r.models.registry import family_of, preset, presets
 from h1r.train.linear_logprobs import LOGITS_BYTES
-from h1r.train.lora import adapted_matrices
+from h1r.train.lora import adapted_matrices, check_whole_weights
 from h1r.train.parallel.context import check_degree, degrees_allowed
 from h1r.train.parallel.world import degrees
 from h1r.train.plan.cards import Card, Cards
@@ -198,8 +198,7 @@ def _weights(recipe: Recipe, costs: PassCosts, count: int, element: int, narrow:
 def _adapted(recipe: Recipe, config: ModelConfig, costs: PassCosts, element: int) -> dict[str, float]:
     """The model and its adapted matrices as they were, in the type that computes; 16 bytes for a parameter of the
     adapters. `UserError` for shards, which adapters do not go with."""
-    if recipe.parallel.shard:
-        raise UserError("adapters need whole weights; set parallel.shard = false, or lora.rank = 0")
+    check_whole_weights(recipe)
     with torch.device("meta"):
         layer = family_of(config).model_class(config.replaced(num_hidden_layers=1))
     shapes = [weight.shape for weight in adapted_matrices(layer, recipe.lora).values()]
