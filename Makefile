@@ -2,6 +2,7 @@
 # make test    the test suite                  make lint    ruff and mypy
 # make setup-vllm  adds vLLM for CPUs to .venv (docs/guide/vllm.md); its tests skip without it
 # make docs    writes the generated pages       make site    builds the documentation into site/
+# make wheel   a wheel with kernels for this platform, in dist/
 # make bench   side-by-side measurements       make smoke   the demo's road at the smallest sizes, checked
 #
 # Every target sets up .venv once and reuses it. Nothing outside the checkout is written but pip's cache.
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where it is set, each of the many processes that commands and tests start compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench smoke setup setup-vllm docs site clean help
+.PHONY: demo test lint bench smoke setup setup-vllm docs site wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -51,6 +52,10 @@ docs: $(READY)
 
 site: $(READY)
 	$(RUN)/mkdocs build --strict --quiet
+
+# CC names the compiler. Without H1R_LEVELS a wheel is pure Python, and its kernels compile on first use.
+wheel: $(READY)
+	H1R_LEVELS=all $(PIP) wheel --no-deps --no-build-isolation -w dist .
 
 setup: $(READY)
 

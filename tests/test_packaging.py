@@ -2,10 +2,16 @@
 
 import ast
 import importlib.resources
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -93,3 +99,40 @@ def test_the_checkout_documents_only_targets_that_exist() -> None:
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "CONTRIBUTING.md", ".ci/run"))
     for target in re.findall(r"^ *make ([a-z]+)", text, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize(
+    ("platform", "levels", "tag", "names"),
+    [
+        ("linux-x86_64", "all", "linux_x86_64", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-amx"]),
+        ("macosx-11.0-arm64", "all", "macosx_11_0_arm64", ["apple-m1"]),
+        ("linux-x86_64", "", "any", []),
+    ],
+)
+def test_a_wheel_has_the_libraries_that_were_asked_for(
+    tmp_path: Path, platform: str, levels: str, tag: str, names: list[str]
+) -> None:
+    """With a stand-in for the compiler, and the kernels as the whole package: what is compiled is tested elsewhere."""
+    for part in ("setup.py", "pyproject.toml", "LICENSE", PROJECT["readme"], "src/h1r/__init__.py"):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / part, tmp_path / part)
+    shutil.copytree(ROOT / "src/h1r/kernels", tmp_path / "src/h1r/kernels")
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\necho "$*" >> asked\nwhile [ "$1" != -o ]; do shift; done; echo library > "$2"\n')
+    compiler.chmod(0o755)
+    stale = tmp_path / "build/lib/h1r/kernels/cpu/lib/old.so"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    environment = {**os.environ, "CC": str(compiler), "H1R_LEVELS": levels, "_PYTHON_HOST_PLATFORM": platform}
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert wheel.name.endswith(f"-py3-none-{tag}.whl")
+    with zipfile.ZipFile(wheel) as content:
+        files = [name for name in content.namelist() if name.startswith("h1r/kernels/cpu/lib/")]
+    assert [re.sub(r"-[0-9a-f]{16}\.so$", "", Path(name).name) for name in sorted(files)] == names
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines() if names else []
+    links = [line for line in asked if " -c " not in line]
+    assert len(links) == len(names)
+    assert all("dynamic_lookup" in line for line in links) == platform.startswith("macosx") or not links
+    assert not any("omp" in line for line in links)  # the runtime is torch's

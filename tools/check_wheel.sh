@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks a release: builds the wheel, installs it into a new environment, and runs the packaged smoke recipe from an
+# Checks a release: builds the wheel with its kernels (H1R_LEVELS= : without), installs it into a new environment, and runs the packaged smoke recipe from an
 # empty directory, where nothing of the checkout can help: tools/check_wheel.sh [PYTHON]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -9,7 +9,7 @@ trap 'rm -rf "$place"' EXIT
 
 "$python" -m venv "$place/build"
 "$place/build/bin/pip" --disable-pip-version-check install -q build
-"$place/build/bin/python" -m build --wheel --outdir "$place/dist" "$root" >/dev/null
+H1R_LEVELS=${H1R_LEVELS-all} "$place/build/bin/python" -m build --wheel --outdir "$place/dist" "$root" >/dev/null
 wheel=$(ls "$place"/dist/*.whl)
 "$python" -m venv "$place/venv"
 # pycosat, which reasoning-gym imports, needs a compiler; tools/pycosat does without one.

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from h1r.kernels.cpu.build import _FLAGS, _SOURCES
+from h1r.kernels.cpu.toolchain import FLAGS, SOURCES
 
-OPERATORS = [_SOURCES / f"{name}.c" for name in ("attention", "conv", "pointwise", "scan")]
+OPERATORS = [SOURCES / f"{name}.c" for name in ("attention", "conv", "pointwise", "scan")]
 DRIVER = Path(__file__).parent / "csrc" / "driver.c"
-PORTABLE = [flag for flag in _FLAGS if not flag.startswith("-march") and flag != "-fopenmp"]
 
 
 def output(folder: Path, compiler: str, *flags: str, runner: tuple[str, ...] = ()) -> dict[str, list[float]]:
     program = folder / "driver"
-    command = [compiler, *PORTABLE, *flags, *map(str, OPERATORS), str(DRIVER), "-lm", "-o", str(program)]
+    command = [compiler, *FLAGS, *flags, *map(str, OPERATORS), str(DRIVER), "-lm", "-o", str(program)]
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     # What a machine preloads would come before the sanitizers' own library, which must be the first.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}

@@ -4,12 +4,12 @@
 |---|---|---|
 | `reference` | the definitions, written to be read: one token at a time | any device, any float type; slow |
 | `torch` | chunked scan and shifted convolution in plain PyTorch | any device, any float type |
-| `native` | C, compiled for this machine on first use | CPU, fp32 |
+| `native` | C, compiled in the wheel or on first use | CPU, fp32 |
 | `triton` | Triton kernels | CUDA |
 
-`auto` takes `native` for fp32 on a CPU with a C compiler, `triton` on CUDA with Triton, and `torch` otherwise; what it
-took and why is in `Kernels.reason`, and every command prints it. A name that cannot run here raises; an operator called
-with tensors that it does not take raises too. Nothing falls back in silence.
+`auto` takes `native` for fp32 on a CPU where the wheel brought a library or a compiler is found, `triton` on CUDA with
+Triton, and `torch` otherwise; what it took and why is in `Kernels.reason`, and every command prints it. A name that
+cannot run here raises; an operator called with tensors that it does not take raises too. Nothing falls back in silence.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def _load(name: str) -> Kernels:
 
         return REFERENCE
     if name == "native":
-        from h1r.kernels.cpu import NATIVE, tiles
+        from h1r.kernels.cpu import NATIVE, origin, tiles
 
-        return dataclasses.replace(NATIVE, reason=f"asked for; {tiles()[1]}")
+        return dataclasses.replace(NATIVE, reason=f"asked for; {origin()}; {tiles()[1]}")
     if name == "triton":
         from h1r.kernels.triton import TRITON
 

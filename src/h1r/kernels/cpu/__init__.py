@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from h1r.kernels.contract import Kernels
-from h1r.kernels.cpu.build import library, obstacle
+from h1r.kernels.cpu.build import library, obstacle, origin
 from h1r.kernels.cpu.common import check, need_memory, ptr, scan_tasks
 from h1r.kernels.cpu.fused_layer import layer
 from h1r.kernels.cpu.head_attention import attend, attend_backward, takes
@@ -20,7 +20,7 @@ from h1r.kernels.cpu.products import linear, tiles
 from h1r.kernels.layout import Layout
 from h1r.kernels.torch import operators as portable
 
-__all__ = ["NATIVE", "obstacle", "tiles"]
+__all__ = ["NATIVE", "obstacle", "origin", "tiles"]
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,30 +1,40 @@
-"""Compiles the C sources for this machine on first use and loads them.
+"""Finds the compiled C sources for this machine, or compiles them on first use, and loads them.
 
-One shared library per (sources, compiler, processor), kept in the user's cache directory and moved into place whole, so
-that concurrent processes do not see half a file. OpenMP symbols are left to the libgomp that torch has already loaded:
-with a second one, two pools of threads would fight for the cores.
+A library that came with the package is taken when it was made from the sources that lie here: of those whose
+instruction set the processor has, the widest. Else one is compiled, one shared library per (sources, compiler,
+instruction set, processor), kept in the user's cache directory and moved into place whole, so that concurrent processes
+do not see half a file. `H1R_ARCH` names an instruction set (`toolchain.LEVELS`), or `native`: compiled here, for this
+processor.
+
+OpenMP symbols are left to the runtime that torch has already loaded: with a second one, two pools of threads would
+fight for the cores.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from h1r.errors import UserError
 from h1r.kernels.cpu.structs import check_sizes
-
-_SOURCES = Path(__file__).parent / "csrc"
-# No -ffast-math: rounding tricks in vexp must stay as written, and a NaN must stay one.
-_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno",
-          "-fno-trapping-math", "-Wno-psabi")  # fmt: skip
+from h1r.kernels.cpu.toolchain import (
+    LEVELS,
+    SHIPPED,
+    Level,
+    compile_library,
+    compiler,
+    digest,
+    lacking,
+    native,
+    platform_name,
+    processor,
+    shipped_name,
+)
 
 _SIGNATURES = {
     "swiglu_forward": "pplp lii",
@@ -58,27 +68,48 @@ _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": cty
 
 
 def obstacle() -> str | None:
-    """Why the library cannot be used on this machine; None when it can. Compiles on the first call."""
-    if sys.platform != "linux":
-        return f"they are built on Linux only, not on {sys.platform}"
-    if shutil.which(_compiler()) is None:
-        return f"no C compiler {_compiler()!r} was found (install gcc, or name one in CC)"
+    """Why the library cannot be used on this machine; None when it can. Compiles on the first call, where it must.
+
+    Raises `UserError` when `H1R_ARCH` names what there is not, or what this processor cannot run.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        return f"they are built on Linux and macOS only, not on {sys.platform}"
+    file = _chosen()[1]
+    if file is None and shutil.which(compiler()) is None:
+        return (
+            f"no library that fits came with the package, and no C compiler {compiler()!r} was found (install gcc, "
+            "or name one in CC)"
+        )
     try:
         library()
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        return f"their compilation failed: {detail.strip().splitlines()[0] if detail.strip() else error}"
+        failed = "compilation" if file is None else "loading"
+        return f"their {failed} failed: {detail.strip().splitlines()[0] if detail.strip() else error}"
     return None
+
+
+def origin() -> str:
+    """Which library it is, in words for the user."""
+    level, file = _chosen()
+    if file is not None:
+        return f"compiled for {level.name}, as it came with the package"
+    return "compiled here for " + ("this processor" if level.name == "native" else level.name)
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """The loaded library. Raises `OSError` or `subprocess.SubprocessError` when it cannot be built or loaded, and
     `RuntimeError` when a struct that Python fills in has another size there."""
-    import torch  # its libgomp must be in the process first
+    import torch  # its OpenMP must be in the process first
 
     assert torch.get_num_threads() > 0
-    loaded = ctypes.CDLL(str(_built()))
+    if sys.platform == "darwin":  # it is there already; now its symbols are for all to find
+        runtime = Path(torch.__file__).parent / "lib" / "libomp.dylib"
+        if runtime.exists():
+            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+    level, file = _chosen()
+    loaded = ctypes.CDLL(str(file or compiled(level)))
     for name, signature in _SIGNATURES.items():
         getattr(loaded, name).argtypes = [_TYPES[letter] for letter in signature.replace(" ", "")]
     loaded.sample_rows.restype = ctypes.c_int64
@@ -86,43 +117,43 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _built() -> Path:
-    sources = sorted(_SOURCES.glob("*.c"))
-    digest = hashlib.sha256()
-    for source in (*sources, *sorted(_SOURCES.glob("*.h"))):
-        digest.update(source.read_bytes())
-    version = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
-    digest.update(repr((_FLAGS, version, _processor())).encode())
+@functools.cache
+def _chosen() -> tuple[Level, Path | None]:
+    return choose(os.environ.get("H1R_ARCH") or None)
+
+
+def choose(wanted: str | None, folder: Path = SHIPPED) -> tuple[Level, Path | None]:
+    """The instruction set `wanted`, or this machine's best, and its library in `folder`; None: to be compiled.
+
+    Raises `UserError` for one that there is not, or that this processor has not.
+    """
+    here = LEVELS.get(platform_name(), ())
+    if wanted == "native":
+        return native(), None
+    if wanted is not None:
+        level = next((level for level in here if level.name == wanted), None)
+        if level is None:
+            names = ", ".join(["native", *(level.name for level in here)])
+            raise UserError(f"H1R_ARCH = {wanted!r} is unknown on {platform_name()}; choose one of {names}")
+        if missing := lacking(level):
+            able = ", ".join(["native", *(level.name for level in here if not lacking(level))])
+            raise UserError(
+                f"H1R_ARCH = {wanted!r} needs {', '.join(missing)}, which this processor has not; choose one of {able}"
+            )
+        file = folder / shipped_name(level)
+        return level, file if file.exists() else None
+    if folder.is_dir():
+        for level in reversed(here):
+            if not lacking(level) and (file := folder / shipped_name(level)).exists():
+                return level, file
+    return native(), None
+
+
+def compiled(level: Level) -> Path:
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    about = digest(level.flags, version, processor() if level.name == "native" else None)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "h1r"
-    target = cache / f"native-{digest.hexdigest()[:16]}.so"
-    if target.exists():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
-        commands = [
-            [_compiler(), *_FLAGS, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)
-        ]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(_run, commands))
-        finished = Path(folder) / target.name
-        _run([_compiler(), "-shared", *objects, "-lm", "-o", str(finished)])
-        finished.replace(target)
+    target = cache / f"{level.name}-{about}.so"
+    if not target.exists():
+        compile_library(level, target)
     return target
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-
-
-def _compiler() -> str:
-    return os.environ.get("CC", "cc")
-
-
-def _processor() -> str:
-    """What -march=native depends on: the processor's feature flags."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

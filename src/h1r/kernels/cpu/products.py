@@ -16,6 +16,7 @@ from torch import Tensor
 
 from h1r.kernels.cpu.build import library
 from h1r.kernels.cpu.common import check, need_memory, ptr
+from h1r.kernels.cpu.toolchain import processor
 
 SMALLEST = 1 << 20
 """Multiply-adds below which a call costs more than tiles save."""
@@ -29,7 +30,13 @@ def tiles() -> tuple[bool, str]:
     ready = library().amx_ready()
     if ready > 0:
         return True, "products on AMX tiles, each number in three bf16 parts"
-    return False, "products by torch, since " + ("Linux refused AMX" if ready else "this processor has no AMX")
+    if ready:
+        return False, "products by torch, since Linux refused AMX"
+    compiled_without = "amx_bf16" in processor().split()
+    return (
+        False,
+        f"products by torch, since {'these kernels have' if compiled_without else 'this processor has'} no AMX",
+    )
 
 
 def product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None, plus: Tensor | None = None) -> Tensor:

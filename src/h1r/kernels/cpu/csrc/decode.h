@@ -10,8 +10,6 @@
 #ifndef H1R_DECODE_H
 #define H1R_DECODE_H
 
-#include <omp.h>
-
 #include "vector.h"
 
 /* Columns of one panel of a packed matrix, and rows of one block: with 32 registers, 8 x 3 accumulators. */

@@ -3,9 +3,14 @@
  *
  * Rows are independent of one another, and sums are taken in double.
  */
-#include <omp.h>
-
 #include "vector.h"
+
+/* glibc 2.29 brought a second `log`, which sets no errno. With the first, libraries compiled anywhere run on 2.28. */
+#if defined(__GLIBC__) && defined(__x86_64__)
+__asm__(".symver log, log@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver log, log@GLIBC_2.17");
+#endif
 
 /* Rows of all arrays are slots; `new` columns hold what each trace has said. Mirrored by `h1r.kernels.cpu.structs`, for `engine/native/slots.py`. */
 typedef struct {

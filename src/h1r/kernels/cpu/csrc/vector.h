@@ -11,6 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* As in omp.h, which does not come with every clang. */
+int omp_get_thread_num(void);
+int omp_get_num_threads(void);
+
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX__)
