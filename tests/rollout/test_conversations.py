@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from h1r.errors import UserError
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
 from h1r.records import FinishReason, Message, Problem, Trace, Verdict
+from h1r.response.extract import split_response
+from h1r.response.format import is_well_formed
 from h1r.rollout.environment import ENVIRONMENTS, Environment, Reply
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.train.batch import to_rollouts
@@ -210,3 +213,30 @@ def _layout(ids: list[int]) -> Any:
     from h1r.kernels.layout import Layout
 
     return Layout.of([len(ids)], torch.device("cpu"))
+
+
+OPENS_THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+class Thinking(TurnEngine):
+    """As a model whose template opens the thinking: it never writes the tag itself, and is cut off or ends it."""
+
+    def stream(self, prompts: Sequence[Prompt], params: Any) -> Iterator[Trace]:
+        for trace in super().stream(prompts, params):
+            trace.text = "perhaps \\boxed{3}" if trace.sample_index else "so</think>\\boxed{4}"
+            yield trace
+
+
+@pytest.mark.parametrize("template", [OPENS_THINKING, OPENS_THINKING.replace("<think>\n", "")])
+def test_a_trace_that_ends_in_thinking_that_its_prompt_opened_has_no_answer(template: str) -> None:
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = template
+    pipeline = RolloutPipeline(Thinking(last=5), tokenizer, lambda p, t: [Verdict(0.5)] * len(t), "", RolloutSection())
+    ended, cut = pipeline.graded(PROBLEMS[:1], SamplingParams(n=2, max_tokens=200))
+    opened = template is OPENS_THINKING
+    assert ended.trace.text == ("<think>\n" if opened else "") + "so</think>\\boxed{4}"
+    assert is_well_formed(ended.trace.text) == opened
+    assert (split_response(cut.trace.text).answer is None) == opened

@@ -202,6 +202,16 @@ def conversation_ids(
     return token_ids(tokenizer, [text])[0]
 
 
+def open_thinking(tokenizer: PreTrainedTokenizerFast, prompt: Sequence[int]) -> str:
+    """What the end of a prompt begins of the model's thinking: `<think>` and the blanks after it where the tokenizer's
+    template opens it, else "". A trace's text is read with it in front: without, one that ends while it thinks would
+    be an answer."""
+    if not is_foreign(tokenizer):
+        return ""
+    end = str(tokenizer.decode(list(prompt[-16:]), skip_special_tokens=False))
+    return end[end.rfind(THINK_OPEN) :] if end.rstrip().endswith(THINK_OPEN) else ""
+
+
 def reply_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], closed: bool) -> list[int]:
     """What follows a turn that the model has written, up to where it writes the next one: replies by a user or a tool.
 

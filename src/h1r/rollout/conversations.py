@@ -6,6 +6,7 @@
     round 1   every prompt, n traces each           a turn that ends is answered in a thread while the others decode
     round k   one prompt per conversation that goes on: all its tokens so far, and the reply
 
+The text of a turn begins with what its prompt opened of the thinking, where a chat template does so (`open_thinking`).
 The model's tokens are never tokenised again, so what the loss sees is what was sampled. A later turn's prompt begins
 with the earlier one's and its answer, whose state the engine may have kept (`SamplingParams.keep_state`; vLLM finds it
 in its prefix cache). A round ends with its longest turn.
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r.config.rollout import EnvironmentSection
-from h1r.data.chat import end_of_turn, reply_ids
+from h1r.data.chat import end_of_turn, open_thinking, reply_ids
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
 from h1r.engine.requests import one_per_prompt
 from h1r.records import FinishReason, Message, Trace
@@ -90,6 +91,8 @@ class ConversationEngine:
         self._stream = OpenStream(engine)
         self._owners: list[int | Conversation] = []
         """Of each prompt of that stream, whose traces they are: a prompt's, or a later turn of a conversation."""
+        self._openings: list[str] = []
+        """Of each prompt of that stream, what the texts of its traces begin with."""
         self._count = 0
         self._all: dict[tuple[int, int], Conversation] = {}
 
@@ -101,6 +104,7 @@ class ConversationEngine:
         """See `Engine.stream`; a trace is a whole conversation."""
         each = one_per_prompt(prompts, params)
         self._stream, self._owners, self._count, self._all = OpenStream(self._engine), [], 0, {}
+        self._openings = []
         for prompt, one in zip(prompts, each, strict=True):
             self.add(prompt, one)
         while self._stream.waits:
@@ -108,20 +112,18 @@ class ConversationEngine:
             yield from self._round(self._stream, going_on)
             for conversation in going_on:
                 if not conversation.ended:
-                    self._owners.append(conversation)
-                    self._stream.add(*conversation.request())
+                    self._ask(conversation, *conversation.request())
         self._all = {}
 
     def add(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `Engine.add`."""
         index, self._count = self._count, self._count + 1
-        self._owners.append(index)
         if isinstance(prompt, ProblemPrompt) and prompt.environment:
             for sample in range(params.n):
                 trace = Trace(index, sample, [], "", [], [], [], "stop", params.seed + sample)
                 self._all[index, sample] = Conversation(prompt, params, trace, prompt.environment())
             params = dataclasses.replace(params, keep_state=True)
-        self._stream.add(prompt, params)
+        self._ask(index, prompt, params)
         return index
 
     def cancel(self, prompt_index: int) -> list[Trace]:
@@ -131,6 +133,7 @@ class ConversationEngine:
             if prompt_index != (owner.trace.prompt_index if isinstance(owner, Conversation) else owner):
                 continue
             for turn in self._stream.cancel(number):
+                turn.text = self._openings[number] + turn.text
                 conversation = self._conversation(turn)
                 if conversation is None:
                     turn.prompt_index = prompt_index
@@ -168,6 +171,11 @@ class ConversationEngine:
         """See `Engine.load_weights`."""
         self._engine.load_weights(weights)
 
+    def _ask(self, owner: int | Conversation, prompt: Prompt, params: SamplingParams) -> None:
+        self._owners.append(owner)
+        self._openings.append("" if self._tokenizer is None else open_thinking(self._tokenizer, prompt))
+        self._stream.add(prompt, params)
+
     def _conversation(self, turn: Trace | Running) -> Conversation | None:
         """Whose turn it is; None for a trace of a prompt without an environment."""
         owner = self._owners[turn.prompt_index]
@@ -177,6 +185,7 @@ class ConversationEngine:
         """The traces that end in this round; conversations that go on are appended to `going_on`, in order."""
         waiting: list[tuple[Conversation, Future[tuple[Reply, float]]]] = []
         for turn in turns:
+            turn.text = self._openings[turn.prompt_index] + turn.text
             conversation = self._conversation(turn)
             if conversation is None:
                 owner = self._owners[turn.prompt_index]

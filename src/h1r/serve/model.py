@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from h1r.config import Recipe
-from h1r.data.chat import THINK_OPEN, conversation_ids
+from h1r.data.chat import conversation_ids, open_thinking
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.requests import refusal
@@ -103,7 +103,7 @@ class Model:
 
     def opens_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether the prompt itself ends with the tag that opens the thinking, as some templates have it."""
-        return str(self.tokenizer.decode(list(prompt[-8:]))).rstrip().endswith(THINK_OPEN)
+        return bool(open_thinking(self.tokenizer, prompt))
 
 
 def problem_of(messages: Sequence[Message], plan: Plan) -> Problem:

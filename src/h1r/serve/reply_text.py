@@ -62,7 +62,8 @@ class TokenTexts:
         if not answer and THINK_CLOSE not in text:
             return len(token_ids)
         if self._table is None:
-            whole = text.rfind(THINK_CLOSE) + len(THINK_CLOSE)
+            written = self._tokenizer.decode(list(token_ids))  # without what the prompt opened of the thinking
+            whole = written.rfind(THINK_CLOSE, 0, len(text)) + len(THINK_CLOSE)
             return bisect_left(
                 range(len(token_ids)), whole, key=lambda count: len(self._tokenizer.decode(list(token_ids[:count])))
             )
