@@ -210,3 +210,22 @@ def test_a_number_that_leads_nowhere_is_one_sentence(key, sentence):
     tree = {"name": "lists", "corpus": {"sources": [{"kind": "reasoning_gym", "family": "chain_sum"}]}}
     with pytest.raises(UserError, match=sentence):
         resolve(tree, {key: -1}, "here")
+
+
+def float_keys(table: dict[str, object], before: str = "") -> list[str]:
+    found = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found += float_keys(value, f"{before}{name}.")
+        elif isinstance(value, float):
+            found.append(before + name)
+    return found
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_number_of_a_recipe_is_infinite(value: float) -> None:
+    keys = float_keys(load_recipe(ROOT / "recipes" / "tiny.toml").model_dump())
+    assert len(keys) > 40
+    for key in keys:
+        with pytest.raises(UserError, match=f"{key}` = {value} is refused"):
+            load_recipe(ROOT / "recipes" / "tiny.toml", {key: value})
