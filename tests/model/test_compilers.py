@@ -4,19 +4,22 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from h1r.kernels.cpu.toolchain import FLAGS, SOURCES
+from h1r.kernels.cpu.toolchain import FLAGS, LEVELS, SOURCES, compile_library
 
 OPERATORS = [SOURCES / f"{name}.c" for name in ("attention", "conv", "pointwise", "scan")]
 DRIVER = Path(__file__).parent / "csrc" / "driver.c"
 
 
-def output(folder: Path, compiler: str, *flags: str, runner: tuple[str, ...] = ()) -> dict[str, list[float]]:
+def output(
+    folder: Path, compiler: str, *flags: str, sources: Sequence[Path] = OPERATORS, runner: tuple[str, ...] = ()
+) -> dict[str, list[float]]:
     program = folder / "driver"
-    command = [compiler, *FLAGS, *flags, *map(str, OPERATORS), str(DRIVER), "-lm", "-o", str(program)]
+    command = [compiler, *FLAGS, *map(str, sources), str(DRIVER), *flags, "-lm", "-o", str(program)]
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     # What a machine preloads would come before the sanitizers' own library, which must be the first.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -51,16 +54,25 @@ def test_narrower_vectors_give_the_same(tmp_path: Path, expected: dict[str, list
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="no clang")
-def test_clang_gives_the_same(tmp_path: Path, expected: dict[str, list[float]]) -> None:
-    agree(output(tmp_path, "clang", "-march=native"), expected)
+def test_clang_gives_the_same_on_threads_of_gcc_s_runtime(tmp_path: Path, expected: dict[str, list[float]]) -> None:
+    openmp = ("-Xclang", "-fopenmp", str(SOURCES / "clang_openmp.c"), "-lgomp")  # clang's own runtime is not linked
+    agree(output(tmp_path, "clang", "-march=native", *openmp), expected)
 
 
 @pytest.mark.skipif(
     not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")), reason="no cross compiler or no qemu"
 )
-def test_an_arm_processor_gives_the_same(tmp_path: Path, expected: dict[str, list[float]]) -> None:
-    flags = ("-march=armv8-a", "-fopenmp", "-static")
-    agree(output(tmp_path, "aarch64-linux-gnu-gcc", *flags, runner=("qemu-aarch64",)), expected)
+def test_an_arm_processor_gives_the_same(
+    tmp_path: Path, expected: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library of the wheel, as it is compiled for it, called by the program."""
+    library, (level,) = tmp_path / "library.so", LEVELS["linux-aarch64"]
+    monkeypatch.setenv("CC", "aarch64-linux-gnu-gcc")
+    compile_library(level, library)
+    assert b"GLIBC_2.29" not in library.read_bytes()  # newer than what torch asks for
+    flags = ("-fopenmp", str(library), f"-Wl,-rpath,{tmp_path}")
+    runner = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+    agree(output(tmp_path, "aarch64-linux-gnu-gcc", *flags, sources=(), runner=runner), expected)
 
 
 def test_no_operator_steps_outside_its_arrays(tmp_path: Path, expected: dict[str, list[float]]) -> None:

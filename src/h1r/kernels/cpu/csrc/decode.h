@@ -102,7 +102,7 @@ INLINE void fold_pairs(vec rows[LANES], const int width)
 #pragma GCC unroll 8
     for (int i = 0; i < LANES / (2 * width); i++) {
         vec a = rows[2 * i], b = rows[2 * i + 1];
-        rows[i] = __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+        rows[i] = shuffle(a, b, even) + shuffle(a, b, odd);
     }
 }
 
