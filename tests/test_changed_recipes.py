@@ -116,7 +116,7 @@ def test_every_key_has_stages_and_the_rest_begins_with_curation(tmp_path: Path) 
     known = {key for key in Recipe.model_fields if stages_of(key)[0] == "curate"}
     assert known == {
         "name", "seed", "threads", "plugins", "tokenizer", "chat", "problems", "curate", "corpus", "parallel",
-        "engine", "rollout", "verify", "controls", "ablation", "judge", "trackers",
+        "cluster", "engine", "rollout", "verify", "controls", "ablation", "judge", "trackers",
     }  # fmt: skip
     Checkpoints(tmp_path / "sft").save(1, lambda directory: write_json(directory / "state.json", 1))
     assert spoilt(tmp_path, "rl.steps") == []

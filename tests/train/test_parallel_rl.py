@@ -28,13 +28,14 @@ from tiny_training import (
 
 from h1r.config import EngineSection, ParallelSection, Recipe
 from h1r.errors import UserError
+from h1r.models.checksum import checksum
 from h1r.models.shards import gathered
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.train.batch import Rollout, set_norms
 from h1r.train.fleet import own_servers
 from h1r.train.parallel.gradients import Sharded
-from h1r.train.parallel.sampling_copy import SamplingCopy, checksum
+from h1r.train.parallel.sampling_copy import SamplingCopy
 from h1r.train.parallel.world import ALONE, World, open_world
 from h1r.train.policy_update import accumulate_gradients
 from h1r.train.start import rl_policy, saved_tokenizer

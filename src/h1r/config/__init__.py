@@ -47,6 +47,7 @@ from h1r.config.trackers import (
 )
 from h1r.config.train import (
     BackfillSection,
+    ClusterSection,
     LoraSection,
     ModelSection,
     OptimizerSection,
@@ -63,6 +64,7 @@ __all__ = [
     "CaseSection",
     "ChatSection",
     "ClassifierSection",
+    "ClusterSection",
     "ControlsSection",
     "CorpusBenchmark",
     "CorpusSection",

@@ -27,7 +27,7 @@ from h1r.config.generate import BenchmarkSection, EngineSection, EvalSection, In
 from h1r.config.judge import JudgeSection
 from h1r.config.rollout import EnvironmentSection, RolloutSection
 from h1r.config.trackers import TRACKER_KINDS, TrackerSection
-from h1r.config.train import LoraSection, ModelSection, ParallelSection, RLSection, SFTSection
+from h1r.config.train import ClusterSection, LoraSection, ModelSection, ParallelSection, RLSection, SFTSection
 from h1r.config.verify import ControlsSection, VerifySection
 from h1r.errors import UserError
 
@@ -62,6 +62,7 @@ class Recipe(Section):
     rl: RLSection = RLSection()
     lora: LoraSection = LoraSection()
     parallel: ParallelSection = ParallelSection()
+    cluster: ClusterSection = ClusterSection()
     engine: EngineSection = EngineSection()
     rollout: RolloutSection = RolloutSection()
     environment: EnvironmentSection = EnvironmentSection()

@@ -312,3 +312,24 @@ class ParallelSection(Section):
         if self.data == 0:
             raise ValueError("data must be -1 or at least 1")
         return self
+
+
+class ClusterSection(Section):
+    """Where RL's trainers and engines run (docs/guide/parallel.md). May change within a run."""
+
+    backend: Literal["processes", "ray"] = "processes"
+    """`processes`: in this process, or in those that `torchrun` starts, each of which trains and samples. `ray`: in
+    actors of a Ray cluster, which `h1r rl` drives; needs the extra `ray`."""
+    address: str | None = None
+    """ray: of the cluster to join. Unset: the one that this process is in, or that RAY_ADDRESS names, or else one that
+    is started on this machine and ended with the run."""
+    trainers: Positive = 1
+    """ray: ranks that train together, as `[parallel]` says."""
+    engines: Positive = 1
+    """ray: engines that sample, each of `engine.kind`."""
+    trainer_gpus: NonNegative | None = None
+    """ray: cards of a trainer; a fraction shares one with others. Unset: 1 where the cluster has cards."""
+    engine_gpus: NonNegative | None = None
+    """ray: cards of an engine, as `trainer_gpus`."""
+    start_limit_s: PositiveFloat = 600.0
+    """ray: seconds that trainers and engines have to start, and an engine to load its model. Our choice."""

@@ -17,7 +17,7 @@ from h1r.run.checkpoints import Checkpoints
 
 NO_RESULT = frozenset(
     {
-        *("name", "trackers", "parallel", "engine", "rollout.max_failed_share", "ablation"),
+        *("name", "trackers", "parallel", "cluster", "engine", "rollout.max_failed_share", "ablation"),
         *("eval.benchmarks", "eval.held_out"),  # a result is filed with all that it depends on
         *("corpus.executor", "corpus.workers", "corpus.address", "corpus.memory_mb"),
     }

@@ -1,4 +1,5 @@
-"""The long lists of cached rollouts as arrays beside a checkpoint's JSON, end to end in the order of the rollouts.
+"""The long lists of rollouts as arrays, end to end in the order of the rollouts: beside a checkpoint's JSON, and on the
+way between processes.
 
     token_ids [tokens] int32, sampling_logprobs [tokens] float64, mask [tokens] int8
     lengths [rollouts, 3] int64: of the three; -1 for a mask that is None
@@ -8,7 +9,8 @@ A cache of 64 groups of the paper's length has 20 million tokens: 0.9 GB as JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -43,3 +45,22 @@ def fill(traces: Iterable[Trace], arrays: Mapping[str, np.ndarray]) -> None:
 def without_lists(trace: dict[str, Any]) -> dict[str, Any]:
     """A trace's fields as JSON, without what `to_arrays` takes."""
     return {**trace, "token_ids": [], "sampling_logprobs": [], "mask": None}
+
+
+Packed = tuple[list[dict[str, Any]], dict[str, np.ndarray]]
+"""Traces on their way: what is short of each, and their long lists."""
+
+
+def packed(traces: Sequence[Trace]) -> Packed:
+    """The inverse of `unpacked`."""
+    rows = [without_lists({one.name: getattr(trace, one.name) for one in fields(trace)}) for trace in traces]
+    return rows, to_arrays(traces)
+
+
+def unpacked(found: Packed) -> list[Trace]:
+    """The traces, bit for bit; without arrays from the JSON alone."""
+    rows, arrays = found
+    traces = [Trace(**row) for row in rows]
+    if arrays:
+        fill(traces, arrays)
+    return traces

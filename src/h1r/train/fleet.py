@@ -3,29 +3,34 @@
     whole weights, one engine in the process   it reads the weights themselves, or follows them (`engine/following.py`)
     shards, an engine in the process           it reads a whole copy, which `update` refreshes (`SamplingCopy`)
     several processes, vLLM or servers         one process writes the weights into a directory, which all engines read
+    engines on a Ray cluster (`cluster/`)      the same, and each says what it has read
 
-The other half is the trainer (`rl.py`), which calls `update` before it samples. Every process does so, in step.
+The other half is the policy (`policy.py`). The loop of both (`rl.py`) calls `update` before it samples. Every process
+does so, in step.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from h1r.common.prose import counted
-from h1r.config import EngineSection, Recipe
+from h1r.config import EngineSection, Recipe, RLSection
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine
 from h1r.engine.vllm.weights import memory_directory
 from h1r.errors import UserError
+from h1r.models.checkpoint import stored_state
 from h1r.train.checkpoint import save_gathered
 from h1r.train.parallel.gradients import Sharded, Trained, computing_model
-from h1r.train.parallel.sampling_copy import SamplingCopy
+from h1r.train.parallel.sampling_copy import SamplingCopy, checksums
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import compute_dtype_of, equip, loaded
 
@@ -71,40 +76,65 @@ def open_fleet(
 def _fed_by_files(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, trained: Trained, world: World, stack: ExitStack
 ) -> Fleet:
-    section = recipe.engine
     place: Path | None = None
     with world.agreed():
         if world.main:
-            parent = section.weights_directory or memory_directory()
-            try:
-                made = tempfile.TemporaryDirectory(prefix="h1r-weights-", dir=parent)
-            except OSError as error:
-                raise UserError(f"engine.weights_directory = {parent} cannot be written ({error})") from None
-            place = Path(stack.enter_context(made))
-    place = Path(world.told(str(place))) / "model"
-    # In shards the computing type is that of the passes; whole weights that compute have it already.
-    dtype = compute_dtype_of(recipe.rl) if isinstance(trained, Sharded) else None
-    source = computing_model(trained)
-
-    def write() -> None:
-        save_gathered(source, place, tokenizer, world, dtype)
-
-    write()
+            place = stack.enter_context(weights_place(recipe.engine))
+    place = Path(world.told(str(place)))
+    write_weights(trained, recipe.rl, place, tokenizer, world)
     with world.agreed():
-        if not (place / "config.json").exists():
-            raise UserError(
-                f"{place} is on another machine; set engine.weights_directory to a directory that all processes see"
-            )
-        own = own_servers(section, world)
-        load = partial(loaded, place, recipe.model.kernels)  # for an engine that runs in this process
-        engine = stack.enter_context(open_engine(own, tokenizer, load, place, in_training=True))
+        own = own_servers(recipe.engine, world)
+        engine = stack.enter_context(open_on_files(recipe, own, tokenizer, place))
 
     def update() -> None:
-        write()
+        write_weights(trained, recipe.rl, place, tokenizer, world)
         with world.agreed():  # nobody samples, or writes again, before all have read
             engine.load_weights(place)
 
     return Fleet(engine, update)
+
+
+@contextmanager
+def weights_place(section: EngineSection) -> Iterator[Path]:
+    """Where a trainer writes checkpoints for engines to read, until the end of the `with` block. `UserError` where it
+    cannot be made."""
+    parent = section.weights_directory or memory_directory()
+    try:
+        made = tempfile.TemporaryDirectory(prefix="h1r-weights-", dir=parent)
+    except OSError as error:
+        raise UserError(f"engine.weights_directory = {parent} cannot be written ({error})") from None
+    with made as place:
+        yield Path(place) / "model"
+
+
+def write_weights(
+    trained: Trained, section: RLSection, place: Path, tokenizer: PreTrainedTokenizerFast, world: World
+) -> None:
+    """Writes what computes, as it computes, into the checkpoint directory `place`. Every process of `world` calls
+    it."""
+    save_gathered(computing_model(trained), place, tokenizer, world, _written_dtype(trained, section))
+
+
+def sums_of(trained: Trained, section: RLSection, world: World) -> dict[str, int]:
+    """The checksum of each tensor that `write_weights` writes. Every process of `world` calls it."""
+    return checksums(stored_state(computing_model(trained)), world, _written_dtype(trained, section))
+
+
+def _written_dtype(trained: Trained, section: RLSection) -> torch.dtype | None:
+    """In shards the computing type is that of the passes; whole weights that compute have it already."""
+    return compute_dtype_of(section) if isinstance(trained, Sharded) else None
+
+
+def open_on_files(
+    recipe: Recipe, section: EngineSection, tokenizer: PreTrainedTokenizerFast, place: Path
+) -> AbstractContextManager[Engine]:
+    """`section`'s engine on the checkpoint in `place`, where it will find others. `UserError` where it is not seen."""
+    if not (place / "config.json").exists():
+        raise UserError(
+            f"{place} is on another machine; set engine.weights_directory to a directory that all processes see"
+        )
+    load = partial(loaded, place, recipe.model.kernels)  # for an engine that runs in this process
+    return open_engine(section, tokenizer, load, place, in_training=True)
 
 
 def own_servers(section: EngineSection, world: World) -> EngineSection:

@@ -3,9 +3,10 @@ sampling, cross-entropy on positive samples, zero-advantage groups backfilled. O
 
     for every step:  groups with signal -> token streams -> policy loss + mu * positive cross-entropy -> AdamW
 
-The sampler is an engine on the same weights (`fleet.py`), and several processes share the prompts of a step.
-Trainer and sampler still run different kernels, so the importance weight between them is applied, and its mean is
-logged: it belongs within a percent of 1.
+The loop knows two halves: a policy that trains (`policy.py`) and a fleet that samples from its weights (`fleet.py`).
+Where they run, it does not know: in this process, in several that run the loop in step (`World`), or in actors of a
+Ray cluster (`cluster/`). Trainer and sampler run different kernels wherever they are, so the importance weight between
+them is applied, and its mean is logged: it belongs within a percent of 1.
 """
 
 from __future__ import annotations
@@ -30,16 +31,14 @@ from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
-from h1r.train.algorithms import make_loss
-from h1r.train.checkpoint import keep_defaults, publish, restore, restored_arrays, save_checkpoint
+from h1r.train.checkpoint import keep_defaults, restored_arrays
+from h1r.train.cluster.handles import open_cluster, open_handles
 from h1r.train.fleet import Fleet, open_fleet
-from h1r.train.idle import IdleSteps
 from h1r.train.memory import keep_freed_memory
-from h1r.train.optim import make_optimizer
-from h1r.train.parallel.gradients import Trained, computing_model, weights_of
+from h1r.train.parallel.gradients import Trained
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.policy_update import train_on
+from h1r.train.policy import LocalPolicy, Policy
 from h1r.train.rl_log import cut_examples, keep_example, rollout_metrics
 from h1r.train.rollouts import GroupStream
 from h1r.train.start import rl_policy, rl_reference, rl_start
@@ -63,21 +62,30 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
     with run.timed("rl") if world.main else nullcontext(), ExitStack() as stack:
         directory, section = run.stage("rl"), recipe.rl
         with world.agreed():
+            on_ray = recipe.cluster.backend == "ray"
+            if on_ray and world.everyone is not None:
+                raise UserError('cluster.backend = "ray" starts its own trainers; start `h1r rl` without torchrun')
+            cluster = stack.enter_context(open_cluster(recipe)) if on_ray else None
             pool = stack.enter_context(open_backend(recipe.verify, Rewards(section.rewards).needs_format))
             source, tokenizer = rl_start(recipe, run)
             problems = list(read_jsonl(run.need("rl_pool/pool.jsonl", "curate --pool rl"), Problem))
             if not problems:
                 raise UserError(f"{run.path}/rl_pool/pool.jsonl is empty: nothing is left to learn; loosen [rl_pool]")
-            model, wrapped = rl_policy(recipe, source, tokenizer, world)
-            keep_freed_memory(model.device)
-            reference = rl_reference(recipe, source, tokenizer, world) if section.kl_coef else None
+            if cluster is None:
+                model, wrapped = rl_policy(recipe, source, tokenizer, world)
+                keep_freed_memory(model.device)
+                reference = rl_reference(recipe, source, tokenizer, world) if section.kl_coef else None
             tracker: Tracker = NoTracker()
             if world.main:
                 tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
         stack.callback(tracker.close)
-        fleet = stack.enter_context(open_fleet(recipe, tokenizer, wrapped, world))
+        if cluster is None:
+            policy: Policy = LocalPolicy(model, section, tokenizer, directory, reference, wrapped, world)
+            fleet = stack.enter_context(open_fleet(recipe, tokenizer, wrapped, world))
+        else:
+            policy, fleet = stack.enter_context(open_handles(cluster, recipe, run))
         summary = train_rl(
-            model,
+            policy,
             fleet,
             pool.verify_many,
             problems,
@@ -89,8 +97,6 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             environment=recipe.environment,
             seed=recipe.seed,
             max_model_len=recipe.engine.max_model_len,
-            reference=reference,
-            wrapped=wrapped,
             world=world,
             resume=resume,
         )
@@ -99,7 +105,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
 
 
 def train_rl(
-    model: CausalLM,
+    model: CausalLM | Policy,
     engine: Engine | Fleet,
     verifier: VerifyMany,
     problems: Sequence[Problem],
@@ -118,7 +124,7 @@ def train_rl(
     world: World = ALONE,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains `model` in place on `problems` for `section.steps` steps.
+    """Trains `model` in place, or a policy wherever it is, on `problems` for `section.steps` steps.
 
     engine: samples from what computes (`wrapped`), so that it sees every update, or a fleet, which is told of each.
     verifier: grades the answers.
@@ -127,35 +133,33 @@ def train_rl(
     rollout: what becomes of traces that the engine fails at. environment: what answers the model; None: one turn.
     max_model_len: longest prompt and rollout together, where the engine takes less than the model's positions.
     reference: the model that the KL term holds `model` to, needed where `section.kl_coef` is not 0; it does not change.
-    wrapped: what the passes are called through, where that is not the model itself.
+    wrapped: what the passes are called through, where that is not the model itself. A policy has both already.
     resume: go on from the newest checkpoint in `directory`.
 
     Returns {"steps", "reward"}: the number of steps, and the mean reward of the last one. Raises `UserError` when no
     prompt leaves room for `section.max_tokens`, or nothing is registered as `section.algorithm`, and
     `StoppedEarlyError` when it was asked to end, and has saved where it is.
     """
-    make_loss(section)
-    if section.kl_coef and reference is None:
-        raise ValueError(f"kl_coef = {section.kl_coef} needs a reference model")
     fleet = engine if isinstance(engine, Fleet) else Fleet(engine)
-    checkpoints = Checkpoints(directory, section.keep_checkpoints)
-    step, state = world.told(checkpoints.step_to_resume(resume)), {}
+    checkpoints = Checkpoints(directory)
+    step = world.told(checkpoints.step_to_resume(resume))
     with world.agreed():
-        forward = model if wrapped is None else wrapped
-        computing = computing_model(forward).train()
-        optimizer = make_optimizer(forward, section.optimizer)
+        policy: Policy
+        if isinstance(model, CausalLM):
+            policy = LocalPolicy(model, section, tokenizer, directory, reference, wrapped, world)
+        else:
+            policy = model
         problems = [with_max_tests(problem, section.max_tests, seed, section.partial_credit) for problem in problems]
         pipeline = RolloutPipeline(fleet.engine, tokenizer, verifier, system_prompt, rollout, environment)
         prompts: list[Prompt] = [*pipeline.prompts(problems)]
-        positions = model.config.max_position_embeddings
+        positions = policy.positions
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))
         stream = GroupStream(problems, prompts, pipeline, section, seed, world)
+        state = policy.restore(step)
         if step:
-            state = restore(checkpoints.at(step), forward, optimizer)
             stream.restore(state["stream"], restored_arrays(checkpoints.at(step)))
             if step > section.steps:
                 raise UserError(f"rl.steps = {section.steps}, but {step} are done; raise it, or give another --out")
-        idle = IdleSteps("rl", section.max_idle_steps, weights_of(forward), state.get("idle", (0, 0)))
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
@@ -163,18 +167,16 @@ def train_rl(
         bar.start_at(step)
         while step < section.steps:
             start = time.monotonic()
-            computing.eval()
             fleet.update()
             synced = time.monotonic()
             collected = stream.collect(step)
             sampled = time.monotonic()
-            computing.train()
-            values = train_on(forward, optimizer, collected.groups, section, step, world, reference)
+            values = policy.step(collected.groups, step)
             values |= rollout_metrics(collected)
             if step == 0 and values["truncated"] == 1:
                 note(
                     f"every rollout of the first step was cut off at rl.max_tokens = {section.max_tokens}: the model "
-                    f"ended none with a token of {list(model.config.eos_token_ids)}"
+                    f"ended none with a token of {list(policy.eos_token_ids)}"
                 )
             values["sync_seconds"] = round(synced - start, 3)
             values["rollout_seconds"] = round(sampled - synced, 3)
@@ -183,20 +185,18 @@ def train_rl(
             if world.main:
                 keep_example(directory / "rollouts.jsonl", step, collected)
             step += 1
-            idle.add(_why_idle(values))
+            policy.count_idle(_why_idle(values))
             stop = stopping.why()
             # The last one too, for a run that is extended.
             if stop or step % section.checkpoint_every == 0 or step == section.steps:
-                state = {"step": step, "stream": stream.state(), "idle": idle.counts(), "reward": values["reward"]}
-                save_checkpoint(checkpoints, step, forward, optimizer, tokenizer, state, world, stream.arrays())
+                state = {"step": step, "stream": stream.state(), "reward": values["reward"]}
+                policy.save(step, state, stream.arrays())
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
             if stop and step < section.steps:
                 raise stopping.ended(
                     f"rl ends at step {step} of {section.steps}, since {stop}; --resume goes on from there"
                 )
-    with world.agreed():
-        idle.check_end(section.steps, weights_of(forward))
-    publish(directory, forward, tokenizer, world)
+    policy.publish(section.steps)
     return {"steps": section.steps, "reward": values["reward"]}
 
 

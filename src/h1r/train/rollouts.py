@@ -17,7 +17,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +30,7 @@ from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
-from h1r.train.cached_arrays import fill, to_arrays, without_lists
+from h1r.train.cached_arrays import Packed, packed, unpacked
 from h1r.train.parallel.world import ALONE, World
 
 
@@ -52,6 +52,21 @@ class Group:
     """The optimiser step whose policy sampled it."""
     parts: list[dict[str, float]] = field(default_factory=list)
     """What each reward is the weighted sum of, by name."""
+
+
+def pack_groups(groups: Sequence[Group]) -> Packed:
+    """Groups as JSON, and the long lists of their traces as arrays; the inverse of `unpack_groups`."""
+    rows, arrays = packed([trace for group in groups for trace in group.traces])
+    left = iter(rows)
+    packs = [{one.name: getattr(group, one.name) for one in fields(group)} for group in groups]
+    return [{**pack, "traces": [next(left) for _ in pack["traces"]]} for pack in packs], arrays
+
+
+def unpack_groups(found: Packed) -> list[Group]:
+    """The groups, bit for bit; without arrays from the JSON alone, as earlier versions wrote it."""
+    packs, arrays = found
+    left = iter(unpacked(([row for pack in packs for row in pack["traces"]], arrays)))
+    return [Group(**{**pack, "traces": [next(left) for _ in pack["traces"]]}) for pack in packs]
 
 
 @dataclass
@@ -138,23 +153,16 @@ class GroupStream:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on to the same bits, as JSON, but for `arrays`."""
-        cache = [asdict(dataclasses.replace(group, traces=[])) for group in self._cache]
-        for row, group in zip(cache, self._cache, strict=True):
-            row["traces"] = [without_lists(asdict(trace)) for trace in group.traces]
-        return {"drawn": self._drawn, "yield": self._yield, "cache": cache}
+        return {"drawn": self._drawn, "yield": self._yield, "cache": pack_groups(self._cache)[0]}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The long lists of the cached rollouts (`cached_arrays.py`)."""
-        return to_arrays(trace for group in self._cache for trace in group.traces)
+        return pack_groups(self._cache)[1]
 
     def restore(self, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from `state` and `arrays`; without arrays from the state alone, as earlier versions wrote it."""
         self._drawn, self._yield = state["drawn"], state["yield"]
-        self._cache = [
-            Group(**{**group, "traces": [Trace(**trace) for trace in group["traces"]]}) for group in state["cache"]
-        ]
-        if arrays:
-            fill((trace for group in self._cache for trace in group.traces), arrays)
+        self._cache = unpack_groups((state["cache"], dict(arrays)))
 
     def _sample(self, count: int, step: int) -> list[Group]:
         section = self._section

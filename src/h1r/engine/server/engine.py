@@ -30,7 +30,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.engine.server.events import Refused, get_json
 from h1r.engine.server.stream import Stream
 from h1r.engine.streaming import StreamingEngine
-from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
+from h1r.engine.vllm.weights import BACKEND, agreed, memory_directory, weight_files
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
 from h1r.models.served import foreign_config
@@ -152,6 +152,11 @@ class VLLMServer(StreamingEngine):
                 self._post("finish_weight_update", {"weight_version": "h1r"})
             finally:
                 self._post("resume")
+
+    def received(self) -> dict[str, int]:
+        """Checksum (`models/checksum.py`) of each tensor of the weights that the servers' workers took last, by name;
+        empty before the first `load_weights`."""
+        return agreed(self.call("h1r_received"))
 
     def call(self, method: str, *arguments: Any, url: str | None = None) -> list[Any]:
         """The answers of the workers of the server at `url`, or of all servers, to a method of `WorkerExtension`.

@@ -25,7 +25,7 @@ from h1r.config import EngineSection
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.limits import block_tokens, cache_bytes_for, unsupported
 from h1r.engine.vllm.versions import untested
-from h1r.engine.vllm.weights import BACKEND, memory_directory, weight_files
+from h1r.engine.vllm.weights import BACKEND, agreed, memory_directory, weight_files
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
 from h1r.models.served import foreign_config
@@ -158,6 +158,11 @@ class VLLMEngine(StreamingEngine):
             self._llm.update_weights({"update_info": {"files": files}})
             self._llm.finish_weight_update()
         self._llm.reset_prefix_cache()
+
+    def received(self) -> dict[str, int]:
+        """Checksum (`models/checksum.py`) of each tensor of the weights that vLLM's workers took last, by name; empty
+        before the first `load_weights`."""
+        return agreed(self._llm.collective_rpc("h1r_received"))
 
     def close(self) -> None:
         """Ends vLLM and frees its memory; the engine cannot be used afterwards."""

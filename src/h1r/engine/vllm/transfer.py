@@ -27,6 +27,7 @@ from vllm.model_executor.model_loader.reload import (  # type: ignore[import-not
 from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
 
 from h1r.engine.vllm.weights import BACKEND
+from h1r.models.checksum import checksum
 
 
 @dataclass
@@ -55,6 +56,7 @@ class FileWeightTransfer(WeightTransferEngine):  # type: ignore[misc,unused-igno
 
     def receive_weights(self, update_info: FilesUpdateInfo) -> None:
         model: Any = self.model
+        RECEIVED.clear()
         model.load_weights(_tensors_of(update_info.files))
 
     def finish_weight_update(self) -> None:
@@ -64,11 +66,17 @@ class FileWeightTransfer(WeightTransferEngine):  # type: ignore[misc,unused-igno
         pass
 
 
+RECEIVED: dict[str, int] = {}
+"""Checksum of each tensor that this worker was last given, by name."""
+
+
 def _tensors_of(files: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     for file in files:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
-                yield name, tensors.get_tensor(name)
+                tensor = tensors.get_tensor(name)
+                RECEIVED[name] = checksum(tensor)
+                yield name, tensor
 
 
 def _no_states_from_inside_a_prefill() -> None:

@@ -64,6 +64,12 @@ def weight_files(
     yield files
 
 
+def agreed(received: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """What all workers say of the tensors that they took; those that one has otherwise are missing."""
+    first, *others = received
+    return {name: said for name, said in first.items() if all(one.get(name) == said for one in others)}
+
+
 def memory_directory() -> str | None:
     """Where temporary files cost memory and no disk, if the system has such a place."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

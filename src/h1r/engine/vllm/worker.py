@@ -32,11 +32,11 @@ from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found,u
     MoveDirectionality,
 )
 
-import h1r.engine.vllm.transfer  # noqa: F401 - registers the backend
 from h1r.engine.confidence_window import Windows, recent_means
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import choose, uniform
 from h1r.engine.vllm.stream import KEY
+from h1r.engine.vllm.transfer import RECEIVED
 from h1r.engine.vllm.versions import untested
 
 if why := untested(str(vllm.__version__)):  # a server that was told to load this ends with the sentence
@@ -323,6 +323,10 @@ class WorkerExtension:
 
     def h1r_progress(self, names: Sequence[str]) -> list[tuple[int, float | None] | None]:
         return self._h1r_sampler().progress(names)
+
+    def h1r_received(self) -> dict[str, int]:
+        """Checksum of each tensor of the weights that this worker took last, by name; empty before the first."""
+        return dict(RECEIVED)
 
     def h1r_unreadable(self, files: Sequence[str]) -> list[str]:
         """Which of these files this worker cannot read."""

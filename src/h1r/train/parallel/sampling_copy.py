@@ -11,18 +11,17 @@ one number a tensor.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from h1r.models import CausalLM
+from h1r.models.checksum import checksum
 from h1r.models.shards import own_rows
 from h1r.train.parallel.precision import empty_like
 from h1r.train.parallel.world import World
-
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_ODD = -7046029254386353131  # 2^64 over the golden ratio, as a signed number: Knuth's multiplier of hashes
-_PART = 1 << 22
 
 
 class SamplingCopy:
@@ -53,10 +52,9 @@ class SamplingCopy:
     def check(self) -> None:
         """Raises `RuntimeError` on all processes where the copy of one does not have the weights in training."""
         device = self.model.device
-        shards = torch.tensor([self._of_own_rows(weight) for _, _, weight in self._pairs], device=device)
+        sums = checksums({name: weight for name, _, weight in self._pairs}, self._world, self._dtype)
+        shards = torch.tensor(list(sums.values()), device=device)
         copy = torch.tensor([checksum(mine.to(self._dtype)) for _, mine, _ in self._pairs], device=device)
-        if self._world.everyone is not None:
-            dist.all_reduce(shards, group=self._world.everyone)
         differing = (shards != copy).int()
         if self._world.everyone is not None:
             dist.all_reduce(differing, dist.ReduceOp.MAX, group=self._world.everyone)
@@ -65,21 +63,20 @@ class SamplingCopy:
                 f"the engine's weights are not those in training after a sync: {names[0]} ({len(names)} in all)"
             )
 
-    def _of_own_rows(self, weight: Tensor) -> int:
-        mine, rows = own_rows(weight)
-        if rows is None and self._world.rank:
+
+def checksums(weights: Mapping[str, Tensor], world: World, dtype: torch.dtype | None = None) -> dict[str, int]:
+    """`checksum` of each whole tensor, cast to `dtype` (None: as it is), the same on all processes of `world`, which
+    hold them whole, or in shards."""
+
+    def of_own_rows(weight: Tensor) -> int:
+        mine, rows = own_rows(weight.detach())
+        if rows is None and world.mesh is not None and world.rank:
             return 0  # whole on every process, and counted once
-        return checksum(mine.to(self._dtype), 0 if rows is None else rows.start * weight[0].numel())
+        mine = mine if dtype is None else mine.to(dtype)
+        return checksum(mine, 0 if rows is None else rows.start * weight[0].numel())
 
-
-def checksum(tensor: Tensor, first: int = 0) -> int:
-    """sum_i bits_i * (2 (first + i) odd + 1) modulo 2^64, signed: elements are numbered from `first` on, so the sums of
-    a tensor's parts add up to that of the tensor."""
-    flat = tensor.detach().contiguous().view(-1)
-    bits = flat.view(_BITS[flat.element_size()])
-    total = 0
-    for start in range(0, len(bits), _PART):
-        part = bits[start : start + _PART].long()
-        place = torch.arange(first + start, first + start + len(part), device=part.device)
-        total += int((part * (2 * place * _ODD + 1)).sum())
-    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
+    sums = torch.tensor([of_own_rows(weight) for weight in weights.values()])
+    if world.mesh is not None:
+        sums = sums.to(world.mesh.device_type)
+        dist.all_reduce(sums, group=world.everyone)
+    return dict(zip(weights, sums.tolist(), strict=True))

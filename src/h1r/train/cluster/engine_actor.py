@@ -1,0 +1,171 @@
+"""What runs in an engine's actor: an engine, and the one thread that touches it.
+
+A ticket is a prompt and how it is sampled. Those that come while others run join them in one stream of the engine,
+between two of its traces. New weights wait for the end of what runs. What a ticket samples is determined by its seed
+and the weights, so one that was lost with an actor may be asked of another.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from asyncio import wrap_future
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from h1r.config import EngineSection
+from h1r.engine.protocol import Engine, SamplingParams
+from h1r.engine.source import dtype_of
+from h1r.errors import UserError
+from h1r.models import CausalLM
+from h1r.models.checkpoint import stored_state
+from h1r.models.checksum import checksum
+from h1r.records import Trace
+from h1r.rollout.open_stream import OpenStream
+from h1r.train.cached_arrays import Packed, packed
+from h1r.train.cluster.setting import Setting
+from h1r.train.fleet import open_on_files, own_servers
+from h1r.train.parallel.sampling_copy import checksums
+from h1r.train.parallel.world import ALONE, World
+from h1r.train.start import rl_start
+
+
+@dataclass(eq=False)
+class _Ticket:
+    prompt: list[int]
+    params: SamplingParams
+    future: Future[Packed] = field(default_factory=Future)
+    traces: list[Trace] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Job:
+    """What the engine's thread does when nothing runs."""
+
+    work: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
+class EngineActor:
+    """The methods are coroutines of one event loop, so that any number of tickets is under way at once."""
+
+    def __init__(self, setting: Setting, index: int, engines: int) -> None:
+        self._setting, self._own = setting, World(data_rank=index, data_degree=engines)
+        self._inbox: queue.SimpleQueue[_Ticket | _Job] = queue.SimpleQueue()
+        self._jobs: list[_Job] = []
+        self._resources = ExitStack()
+        threading.Thread(target=self._main, name="h1r-engine", daemon=True).start()
+
+    async def open(self, place: str) -> dict[str, int]:
+        """Opens the engine on the checkpoint in `place`; the checksums of what it has."""
+        return await self._do(partial(self._open, Path(place)))
+
+    async def take(self, place: str) -> dict[str, int]:
+        """Takes the weights of the checkpoint in `place`; the checksums of what it has then."""
+        return await self._do(partial(self._take, Path(place)))
+
+    async def sample(self, prompt: np.ndarray, params: SamplingParams) -> Packed:
+        """The `params.n` traces of a prompt [tokens], in order, without what RL does not read."""
+        ticket = _Ticket(prompt.tolist(), params)
+        self._inbox.put(ticket)
+        return await wrap_future(ticket.future)
+
+    async def _do(self, work: Callable[[], Any]) -> Any:
+        job = _Job(work)
+        self._inbox.put(job)
+        return await wrap_future(job.future)
+
+    def _main(self) -> None:
+        while True:
+            found = self._jobs.pop(0) if self._jobs else self._inbox.get()
+            if isinstance(found, _Ticket):
+                self._sample(found)
+                continue
+            try:
+                found.future.set_result(found.work())
+            except BaseException as error:
+                found.future.set_exception(error)
+
+    def _sample(self, first: _Ticket) -> None:
+        """A stream of tickets that takes in others while it runs."""
+        asked: list[_Ticket] = []
+        stream = OpenStream(self._engine)
+
+        def admit(found: _Ticket | _Job) -> None:
+            if isinstance(found, _Job):
+                self._jobs.append(found)
+                return
+            asked.append(found)
+            stream.add(found.prompt, found.params)
+
+        try:
+            admit(first)
+            self._drain(admit)
+            for trace in stream:
+                ticket = asked[trace.prompt_index]
+                trace.logprobs, trace.confidences = [], []
+                ticket.traces.append(trace)
+                if len(ticket.traces) == ticket.params.n:
+                    ticket.traces.sort(key=lambda one: one.sample_index)
+                    ticket.future.set_result(packed(ticket.traces))
+                if not self._jobs:
+                    self._drain(admit)
+        except BaseException as error:
+            for ticket in asked:
+                if not ticket.future.done():
+                    ticket.future.set_exception(error)
+
+    def _drain(self, admit: Callable[[_Ticket | _Job], None]) -> None:
+        """What has come, up to new weights: later tickets are for these."""
+        while not self._jobs:
+            try:
+                admit(self._inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _open(self, place: Path) -> dict[str, int]:
+        recipe, run = self._setting.enter()
+        section = own_servers(recipe.engine, self._own)
+        _refuse_other_type(section, place)
+        opened = open_on_files(recipe, section, rl_start(recipe, run)[1], place)
+        self._engine = self._resources.enter_context(opened)
+        return _sums(self._engine, place)
+
+    def _take(self, place: Path) -> dict[str, int]:
+        self._engine.load_weights(place)
+        return _sums(self._engine, place)
+
+
+def _refuse_other_type(section: EngineSection, place: Path) -> None:
+    if section.kind != "native" or section.dtype == "auto" or not (place / "config.json").exists():
+        return
+    if (trained := dtype_of(place)) != getattr(torch, section.dtype):
+        raise UserError(
+            f"engine.dtype = {section.dtype} is not what the trainer computes in "
+            f"({str(trained).removeprefix('torch.')}); set rl.compute_dtype, or leave it out"
+        )
+
+
+def _sums(engine: Engine, place: Path) -> dict[str, int]:
+    """The checksum of each tensor that an engine has: as its model has it, or as its workers have read it, or, of an
+    engine that says neither, as it lies in the files that it was given."""
+    model = getattr(engine, "model", None)
+    if isinstance(model, CausalLM):
+        return checksums(stored_state(model), ALONE)
+    received: Callable[[], dict[str, int]] | None = getattr(engine, "received", None)
+    if received is not None and (found := received()):
+        return found
+    sums: dict[str, int] = {}
+    for file in sorted(place.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            sums |= {name: checksum(tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
+    return sums

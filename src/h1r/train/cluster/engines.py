@@ -1,0 +1,181 @@
+"""Several engines of a cluster as one: the tickets of a stream go to the engine with the least to do.
+
+A ticket's seed and the weights determine its tokens, so it does not matter who samples it, nor how often: the tickets
+of an engine that died are sampled once more, by the others and by the engine that takes its place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from h1r.common.progress import note
+from h1r.engine.protocol import Prompt, Running, SamplingParams
+from h1r.engine.requests import one_per_prompt
+from h1r.errors import UserError
+from h1r.records import Trace
+from h1r.train.cached_arrays import unpacked
+from h1r.train.cluster.replies import answer, first_answers
+
+MAX_DEATHS = 2
+"""So many engines may die with one ticket before the run ends: it may be what kills them."""
+
+
+@dataclass(eq=False)
+class _Ticket:
+    number: int
+    prompt: Prompt
+    params: SamplingParams
+    deaths: int = 0
+
+
+class RayEngines:
+    """The engine protocol over actors (`EngineActor`), for one stream at a time.
+
+    start: makes the actor of a number below `count`. max_sequences: traces that one decodes together. limit_s: seconds
+    that an engine has to start.
+    """
+
+    def __init__(self, ray: Any, start: Callable[[int], Any], count: int, max_sequences: int, limit_s: float) -> None:
+        self._ray, self._start, self._limit_s = ray, start, limit_s
+        self._room = 2 * max_sequences
+        self._actors = [start(index) for index in range(count)]
+        self._waiting: deque[_Ticket] = deque()
+        self._asked: dict[Any, tuple[int, _Ticket]] = {}
+        """Reference of a reply -> whose it is to be, and to what."""
+        self._busy: Counter[int] = Counter()
+        self._count = 0
+        self._look: Callable[[], None] | None = None
+
+    def open(self, place: Path, sums: Mapping[str, int]) -> None:
+        """Opens all of them on the checkpoint in `place`, whose tensors have these checksums. Raises `UserError` as
+        `open_engine` does."""
+        self._place, self._sums = place, sums
+        asked = [actor.open.remote(str(place)) for actor in self._actors]
+        for index, found in enumerate(first_answers(self._ray, asked, self._limit_s, "engine")):
+            self._check(index, found)
+
+    def take(self, place: Path, sums: Mapping[str, int]) -> None:
+        """Has all of them take the weights in `place`. Raises `RuntimeError` where one then has others."""
+        self._place, self._sums = place, sums
+        asked = [actor.take.remote(str(place)) for actor in self._actors]
+        for index, one in enumerate(asked):
+            try:
+                found = answer(self._ray, one, "engine")
+            except self._lost as error:
+                self._replace(index, error)
+            else:
+                self._check(index, found)
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
+        """See `Engine.generate`."""
+        return sorted(self.stream(prompts, params), key=lambda trace: (trace.prompt_index, trace.sample_index))
+
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
+        """See `Engine.stream`; the traces of a prompt come together, without `logprobs` and `confidences`. `UserError`
+        where `MAX_DEATHS` engines died with one ticket."""
+        self._waiting.clear()
+        self._asked.clear()
+        self._busy.clear()
+        self._count = 0
+        for prompt, one in zip(prompts, one_per_prompt(prompts, params), strict=True):
+            self.add(prompt, one)
+        while self._asked or self._waiting:
+            self._hand_out()
+            ended, _ = self._ray.wait([*self._asked])
+            for one in ended:
+                yield from self._ended(one)
+            if self._look is not None:
+                self._look()
+
+    def add(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `Engine.add`."""
+        number, self._count = self._count, self._count + 1
+        self._waiting.append(_Ticket(number, prompt, params))
+        return number
+
+    def cancel(self, prompt_index: int) -> list[Trace]:
+        """Of `Engine.cancel` what RL needs: that no trace of the prompt comes any more. What runs goes on unseen."""
+        self._waiting = deque(ticket for ticket in self._waiting if ticket.number != prompt_index)
+        self._asked = {one: asked for one, asked in self._asked.items() if asked[1].number != prompt_index}
+        return []
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """`look` is called whenever a prompt has ended."""
+        self._look = look
+
+    def progress(self) -> list[Running]:
+        """Nothing: what runs is not known here."""
+        return []
+
+    def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
+        """Raises `UserError`: they come from the trainers (`take`)."""
+        raise UserError("engines on a cluster take the weights of its trainers")
+
+    @property
+    def _lost(self) -> tuple[type[Exception], ...]:
+        errors = self._ray.exceptions
+        return (errors.RayActorError, errors.ObjectLostError)
+
+    def _hand_out(self) -> None:
+        """Every engine gets as much as keeps it busy, and the rest waits for whoever is free first."""
+        while self._waiting:
+            index = min(range(len(self._actors)), key=lambda one: self._busy[one])
+            if self._busy[index] >= self._room:
+                return
+            ticket = self._waiting.popleft()
+            self._busy[index] += ticket.params.n
+            prompt = np.array(ticket.prompt, np.int32)
+            self._asked[self._actors[index].sample.remote(prompt, ticket.params)] = (index, ticket)
+
+    def _ended(self, one: Any) -> list[Trace]:
+        if one not in self._asked:  # lost with its engine, or cancelled
+            return []
+        index, ticket = self._asked[one]
+        try:
+            traces = unpacked(answer(self._ray, one, "engine"))
+        except self._lost as error:
+            self._redo(index, error)
+            return []
+        del self._asked[one]
+        self._busy[index] -= ticket.params.n
+        for trace in traces:
+            trace.prompt_index = ticket.number
+        return traces
+
+    def _redo(self, index: int, why: Exception) -> None:
+        """Puts another engine in the place of one that died, and its tickets first in the queue."""
+        lost = [one for one, (whose, _) in self._asked.items() if whose == index]
+        again = [self._asked.pop(one)[1] for one in lost]
+        for ticket in again:
+            ticket.deaths += 1
+            if ticket.deaths >= MAX_DEATHS:
+                raise UserError(f"{MAX_DEATHS} engines died while they sampled one prompt, the last: {_line(why)}")
+        self._waiting.extendleft(reversed(again))
+        self._busy[index] = 0
+        self._replace(index, why)
+
+    def _replace(self, index: int, why: Exception) -> None:
+        note(f"engine {index} died ({_line(why)}); another takes its place")
+        self._ray.kill(self._actors[index])
+        self._actors[index] = self._start(index)
+        asked = [self._actors[index].open.remote(str(self._place))]
+        (found,) = first_answers(self._ray, asked, self._limit_s, "engine")
+        self._check(index, found)
+
+    def _check(self, index: int, found: Mapping[str, int]) -> None:
+        if differing := sorted(name for name, value in self._sums.items() if found.get(name) != value):
+            raise RuntimeError(
+                f"the weights of engine {index} are not those in training after a sync: {differing[0]} "
+                f"({len(differing)} in all)"
+            )
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

@@ -1,0 +1,147 @@
+"""The two halves of RL as actors of a Ray cluster, and the handles that its loop drives them by.
+
+    h1r rl: the loop (`rl.py`), prompts, verifying        one process without a model
+      RayPolicy   step, save, send weights  ->  `trainers` x TrainerActor, a `World` under torch.distributed
+      RayEngines  tickets                   ->  `engines`  x EngineActor, native, vLLM or a server's client
+
+Weights travel as a checkpoint in `engine.weights_directory`, which one trainer writes and all engines read; then the
+checksum of every tensor that an engine has is held against that of the policy's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h1r.common.prose import counted
+from h1r.config import Recipe
+from h1r.errors import UserError
+from h1r.run.directory import Run
+from h1r.train.cluster.engine_actor import EngineActor
+from h1r.train.cluster.engines import RayEngines
+from h1r.train.cluster.replies import answers, first_answers
+from h1r.train.cluster.setting import Setting
+from h1r.train.cluster.trainer_actor import TrainerActor
+from h1r.train.fleet import Fleet, weights_place
+from h1r.train.policy import Policy
+from h1r.train.rollouts import Group, pack_groups
+from h1r.verify.workers.ray_cluster import RayCluster
+
+
+@contextmanager
+def open_cluster(recipe: Recipe) -> Iterator[RayCluster]:
+    """The Ray cluster of `[cluster]`, until the end of the `with` block. `UserError` where Ray is not installed, where
+    the cluster cannot be joined, and for numbers of trainers that do not fit."""
+    section, context, data = recipe.cluster, recipe.parallel.context, recipe.parallel.data
+    if section.trainers % context or data not in (-1, section.trainers // context):
+        raise UserError(
+            f"cluster.trainers = {section.trainers} is not parallel.context = {context} times parallel.data = {data}; "
+            "make it a multiple of parallel.context, and leave parallel.data out"
+        )
+    # A cluster of this machine has a place for each actor, whatever the machine has processors.
+    verifying = 2 * recipe.verify.workers if recipe.verify.backend == "ray" else 0
+    places = max(os.cpu_count() or 1, section.trainers + section.engines + verifying)
+    try:
+        cluster = RayCluster(section.address, num_cpus=places)
+    except ImportError:
+        raise UserError(
+            'Ray is not installed; `pip install "open-h1r[ray]"`, or leave cluster.backend out, which trains on the '
+            "processes of torchrun"
+        ) from None
+    try:
+        yield cluster
+    finally:
+        cluster.leave()
+
+
+@contextmanager
+def open_handles(cluster: RayCluster, recipe: Recipe, run: Run) -> Iterator[tuple[RayPolicy, Fleet]]:
+    """Trainers and engines of the recipe, until the end of the `with` block. Raises as `rl_policy` and `open_engine`
+    do, and `UserError` where actors do not start in `cluster.start_limit_s`."""
+    ray, section, setting = cluster.ray, recipe.cluster, Setting.of(recipe, run)
+    card = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    trainer_cards = card if section.trainer_gpus is None else section.trainer_gpus
+    engine_cards = card if section.engine_gpus is None else section.engine_gpus
+    if recipe.engine.kind == "server":
+        engine_cards = 0.0
+    actors: list[Any] = []
+
+    def start(kind: type, cards: float, *arguments: Any) -> Any:
+        actors.append(ray.remote(num_cpus=1, num_gpus=cards)(kind).remote(setting, *arguments))
+        return actors[-1]
+
+    try:
+        with weights_place(recipe.engine) as place:
+            trainers = [start(TrainerActor, trainer_cards) for _ in range(section.trainers)]
+            policy = RayPolicy(ray, trainers, section.start_limit_s)
+            sums = policy.send_weights(place)
+            engines = RayEngines(
+                ray,
+                lambda index: start(EngineActor, engine_cards, index, section.engines),
+                section.engines,
+                recipe.engine.max_sequences,
+                section.start_limit_s,
+            )
+            engines.open(place, sums)
+            yield policy, Fleet(engines, lambda: engines.take(place, policy.send_weights(place)))
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class RayPolicy(Policy):
+    """A policy whose ranks are `trainers`. limit_s: seconds that they have to start."""
+
+    def __init__(self, ray: Any, trainers: Sequence[Any], limit_s: float) -> None:
+        self._ray, self._trainers = ray, trainers
+        hosts = [trainer.host.remote() for trainer in trainers]
+        (host, *_) = first_answers(ray, hosts, limit_s, "trainer")
+        (port,) = answers(ray, [trainers[0].store.remote(host, len(trainers))], "trainer")
+        joined = [trainer.join.remote(host, port, rank, len(trainers)) for rank, trainer in enumerate(trainers)]
+        self.positions, self.eos_token_ids = answers(ray, joined, "trainer")[0]
+
+    def restore(self, step: int) -> dict[str, Any]:
+        """See `Policy.restore`."""
+        state: dict[str, Any] = self._call("restore", step)
+        return state
+
+    def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """See `Policy.step`. The groups lie in the cluster's store once, and ranks of a machine share them."""
+        found: dict[str, float] = self._on_all("step", self._ray.put(pack_groups(groups)), step)
+        return found
+
+    def count_idle(self, why: str | None) -> None:
+        """See `Policy.count_idle`."""
+        self._call("count_idle", why)
+
+    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """See `Policy.save`."""
+        self._call("save", step, state, dict(arrays))
+
+    def publish(self, steps: int) -> None:
+        """See `Policy.publish`."""
+        self._call("publish", steps)
+
+    def send_weights(self, place: Path) -> dict[str, int]:
+        """See `LocalPolicy.send_weights`."""
+        found: dict[str, int] = self._on_all("send_weights", str(place))
+        return found
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return self._on_all("call", method, *arguments)
+
+    def _on_all(self, method: str, *arguments: Any) -> Any:
+        """What the main rank says."""
+        asked = [getattr(trainer, method).remote(*arguments) for trainer in self._trainers]
+        try:
+            return answers(self._ray, asked, "trainer")[0]
+        except self._ray.exceptions.RayActorError as error:
+            raise UserError(
+                f"one of {counted(len(self._trainers), 'trainer')} died ({str(error).splitlines()[0]}); --resume goes "
+                "on from the newest checkpoint"
+            ) from error

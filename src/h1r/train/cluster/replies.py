@@ -1,0 +1,43 @@
+"""What actors say, with mistakes of the user's as `UserError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from h1r.common.prose import counted
+from h1r.errors import UserError
+
+
+def answers(ray: Any, asked: Sequence[Any], what: str) -> list[Any]:
+    """All answers in order, or the first failure as soon as it comes: others may wait for who failed. Raises
+    `UserError` where an actor did, `RuntimeError` where it failed otherwise, and Ray's own errors where one died."""
+    waiting = list(asked)
+    while waiting:
+        ended, waiting = ray.wait(waiting)
+        for one in ended:
+            answer(ray, one, what)
+    return [answer(ray, one, what) for one in asked]
+
+
+def answer(ray: Any, asked: Any, what: str) -> Any:
+    """One of `answers`."""
+    try:
+        return ray.get(asked)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from None
+        raise RuntimeError(f"a {what} on the Ray cluster failed: {error}") from error
+
+
+def first_answers(ray: Any, asked: Sequence[Any], limit_s: float, what: str) -> list[Any]:
+    """Those of actors that are still to start; `UserError` where some do not in `limit_s`."""
+    started, late = ray.wait(list(asked), num_returns=len(asked), timeout=limit_s)
+    if late:
+        answers(ray, started, what)
+        raise UserError(
+            f"{len(late)} of {counted(len(asked), what)} did not start in {limit_s:g} s: the cluster has too few free "
+            "processors or cards; lower cluster.trainers or cluster.engines, or raise cluster.start_limit_s"
+        )
+    return answers(ray, asked, what)

@@ -1,0 +1,122 @@
+"""RL in actors of a Ray cluster: the rollouts, the weights and the files of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_parallel_rl import assert_same, recipe_for, trained_alone
+from test_rl import _examples, ready_for_rl
+from tiny_training import assert_same_stage, checksum_verdicts
+
+import h1r.train.rl as module
+from h1r.config import ClusterSection, Recipe
+from h1r.errors import UserError
+from h1r.run.directory import Run
+from h1r.train.cluster.engines import RayEngines
+from h1r.train.cluster.handles import RayPolicy, open_cluster
+from h1r.train.cluster.replies import answers
+from h1r.train.fleet import Fleet
+from h1r.train.rl import rl
+from h1r.verify.workers.ray_cluster import RayCluster
+
+pytest.importorskip("ray")
+
+
+def on_cluster(trainers: int = 1, engines: int = 1, **more: Any) -> Recipe:
+    section = ClusterSection(backend="ray", trainers=trainers, engines=engines)
+    return recipe_for(**more).model_copy(update={"cluster": section})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with open_cluster(on_cluster(2, 2)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def alone(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained_alone(curated, tmp_path_factory.mktemp("rl") / "alone", recipe_for())
+
+
+def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayEngines], None]) -> None:
+    """`rl` with the tests' verifier; before: looks at the engines before the loop begins."""
+    plain = module.train_rl
+
+    def train(policy: RayPolicy, fleet: Fleet, verifier: Any, *rest: Any, **more: Any) -> dict[str, Any]:
+        assert isinstance(fleet.engine, RayEngines)
+        before(fleet.engine)
+        return plain(policy, fleet, checksum_verdicts, *rest, **more)
+
+    monkeypatch.setattr(module, "train_rl", train)
+
+
+def test_two_engines_make_the_bits_of_one_process_though_they_die(
+    cluster: RayCluster,
+    curated: Path,
+    alone: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def kill(engines: RayEngines) -> None:
+        """The first before it has tickets, which are then lost with it, and the second before it takes new weights."""
+        hand_out, take = engines._hand_out, engines.take
+        calls = {"tickets": 0, "weights": 0}
+
+        def handing() -> None:
+            calls["tickets"] += 1
+            if calls["tickets"] == 1:
+                cluster.ray.kill(engines._actors[0])
+            hand_out()
+
+        def taking(place: Path, sums: Mapping[str, int]) -> None:
+            calls["weights"] += 1
+            if calls["weights"] == 2:
+                cluster.ray.kill(engines._actors[1])
+            take(place, sums)
+
+        engines._hand_out, engines.take = handing, taking  # type: ignore[method-assign]
+
+    recipe = on_cluster(engines=2)
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    graded_by_checksum(monkeypatch, kill)
+    rl(recipe, run)
+    assert_same_stage(run.path / "rl", alone.path / "rl")
+    assert _examples(run) == _examples(alone)
+    said = [line for line in capsys.readouterr().err.splitlines() if "another takes its place" in line]
+    assert [line.split(" died")[0] for line in said] == ["engine 0", "engine 1"]
+
+
+def test_two_trainers_in_shards_learn_what_one_process_does_and_weights_that_differ_are_found(
+    cluster: RayCluster, curated: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = on_cluster(trainers=2, shard=True)
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    seen: list[RayEngines] = []
+    graded_by_checksum(monkeypatch, seen.append)
+    rl(recipe, run)
+    assert_same(run, alone)
+    name = next(iter(seen[0]._sums))
+    with pytest.raises(RuntimeError, match=f"engine 0 are not those in training after a sync: {name} .1 in all"):
+        seen[0]._check(0, {**seen[0]._sums, name: 1})
+
+
+def test_what_a_user_got_wrong_comes_back_from_an_actor_as_a_sentence(cluster: RayCluster) -> None:
+    @cluster.ray.remote(num_cpus=0)
+    def wrong() -> None:
+        raise UserError("a sentence")
+
+    with pytest.raises(UserError, match=r"^a sentence$"):
+        answers(cluster.ray, [wrong.remote()], "trainer")
+
+
+def test_trainers_that_share_no_grid_are_refused_before_a_cluster_starts() -> None:
+    recipe = on_cluster(trainers=3, context=2)
+    with (
+        pytest.raises(UserError, match=r"cluster.trainers = 3 is not parallel.context = 2 times"),
+        open_cluster(recipe),
+    ):
+        pass
