@@ -14,7 +14,7 @@ EXPORTED = {
     "Environment", "RolloutPipeline", "engine", "environment", "model", "tracker",
     "Message", "Problem", "Recipe", "Sample", "SamplingParams", "Trace", "UserError", "Verdict", "VerifierPool",
     "__version__", "curate", "evaluate", "load", "load_recipe", "loss", "open_engine", "parity", "read_jsonl",
-    "report", "reward", "rl", "rollout", "save", "sft", "solve", "verifier", "verify", "write_jsonl",
+    "report", "reward", "rl", "rollout", "save", "scaling_method", "sft", "solve", "verifier", "verify", "write_jsonl",
 }  # fmt: skip
 
 

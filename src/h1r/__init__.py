@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from h1r.api import rl as rl
     from h1r.api import sft as sft
     from h1r.common.engines import engine as engine
+    from h1r.common.scaling_methods import scaling_method as scaling_method
     from h1r.config import Recipe as Recipe
     from h1r.config import load_recipe as load_recipe
     from h1r.engine.choose import open_engine as open_engine
@@ -78,6 +79,7 @@ _MODULES = {
     "reward": "h1r.rollout.rewards",
     "rl": "h1r.api",
     "save": "h1r.models",
+    "scaling_method": "h1r.common.scaling_methods",
     "sft": "h1r.api",
     "solve": "h1r.evals.solving",
     "tracker": "h1r.run.trackers.registry",

@@ -22,7 +22,7 @@ from h1r.common.files import atomic
 from h1r.common.reading import DamagedError, lines
 from h1r.errors import UserError
 
-FinishReason = Literal["stop", "length", "confidence", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "confidence", "repetition", "cancelled", "error"]
 DifficultyClass = Literal["easy", "medium", "hard"]
 Reason = Literal["not_extracted", "not_readable", "wrong", "time", "crash", "unscored"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -63,7 +63,8 @@ class Trace:
     under the temperature-scaled distribution that was sampled from, before any top-k/top-p/min-p filter; it equals
     `logprobs` at temperature 1. `confidences` is DeepConf's token confidence: the negative mean log-probability of the
     top-k tokens (arXiv 2508.15260), nats. `finish_reason`: "stop" an end token or stop string, "length" the token
-    limit, "confidence" DeepConf's early stop, "cancelled" by the caller, "error" see `error`.
+    limit, "confidence" DeepConf's early stop, "repetition" a loop that was to end it, "cancelled" by the caller,
+    "error" see `error`.
 
     `usage`: what a server states of a request whose tokens it does not give: prompt_tokens, completion_tokens,
     reasoning_tokens (among completion_tokens), cached_tokens (among prompt_tokens); all other lists are empty then.

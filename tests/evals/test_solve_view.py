@@ -14,8 +14,8 @@ from h1r.models import build
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, Trace
 from h1r.scaling.confidence import summarise
-from h1r.scaling.deepconf import DeepConfRun
 from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import ScalingRun
 
 PROBLEMS = [Problem(str(k), f"What is {k}\nplus something long " + "x" * 90, "") for k in range(3)]
 
@@ -44,11 +44,11 @@ def drawn(width: int, height: int, *arguments: object) -> list[str]:
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def frames(engine: NativeEngine, problems: list[Problem], look: object) -> DeepConfRun:
+def frames(engine: NativeEngine, problems: list[Problem], look: object) -> ScalingRun:
     """Solves, and calls `look(run)` between any two steps."""
     sampling = SamplingParams(max_tokens=40, confidence_window=6, confidence_top_k=5)
     params = DeepConf(14, warmup=4, keep_top=0.5, tau=0.9, sampling=sampling)
-    run = DeepConfRun(engine, [[5 + k, 6, 7] for k in range(len(problems))], params, seeds=[0] * len(problems))
+    run = ScalingRun(engine, [[5 + k, 6, 7] for k in range(len(problems))], params, seeds=[0] * len(problems))
     engine.watch(lambda: look(run))  # type: ignore[operator]
     run.solve()
     engine.watch(None)
@@ -59,7 +59,7 @@ def frames(engine: NativeEngine, problems: list[Problem], look: object) -> DeepC
 def test_a_frame_fits_the_terminal(engine: NativeEngine, count: int) -> None:
     steps = 0
 
-    def look(run: DeepConfRun) -> None:
+    def look(run: ScalingRun) -> None:
         nonlocal steps
         steps += 1
         if steps % 6 == 1:
@@ -75,7 +75,7 @@ def test_a_frame_fits_the_terminal(engine: NativeEngine, count: int) -> None:
 def test_a_frame_shows_every_trace_as_it_is(engine: NativeEngine) -> None:
     states: set[str] = set()
 
-    def look(run: DeepConfRun) -> None:
+    def look(run: ScalingRun) -> None:
         lines = drawn(120, 60, run, PROBLEMS[:1], Totals(1))
         rows = {int(m[1]): m for line in lines if (m := re.match(r" +(\d+) +(\w[\w ]*?) +([\d,]+) +(\d+\.\d+)", line))}
         ballot = run.ballots[0]
@@ -101,7 +101,7 @@ def test_running_traces_are_counted_over_the_whole_run(engine: NativeEngine) -> 
     ended: dict[tuple[int, int], Trace] = {}
     checked = 0
 
-    def look(run: DeepConfRun) -> None:
+    def look(run: ScalingRun) -> None:
         nonlocal checked
         for one in run.running():
             assert one.sample_index not in run.ballots[one.prompt_index].entries
@@ -124,7 +124,7 @@ def test_frames_are_drawn_a_few_times_a_second_only(engine: NativeEngine) -> Non
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
     view = LiveView(console, clock=lambda: clock[0])
     drawings = 0
-    run = DeepConfRun(engine, [[5]], DeepConf(4, warmup=4), seeds=[0])
+    run = ScalingRun(engine, [[5]], DeepConf(4, warmup=4), seeds=[0])
     running = run.running
 
     def counted() -> list:  # type: ignore[type-arg]
@@ -146,7 +146,7 @@ def test_off_a_terminal_there_are_lines_with_the_tokens_spent(
 ) -> None:
     view = PlainView()
 
-    def look(run: DeepConfRun) -> None:
+    def look(run: ScalingRun) -> None:
         view.begin(run, PROBLEMS[:1], Totals(1)) if not began else None
         began.append(True)
         view.tick()

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from h1r.common.progress import progress, quiet
+from h1r.common.scaling_methods import METHODS
 from h1r.config import RolloutSection, ScalingSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.report.stored import ScalingResult
 from h1r.rollout.pipeline import RolloutPipeline
-from h1r.scaling.methods import METHODS
 from h1r.scaling.study import study
 from h1r.scaling.voting import VOTERS
 from h1r.verify.workers.pool import VerifierPool
@@ -112,12 +112,28 @@ def test_confidence_that_knows_better_beats_the_majority(outcome):
 
 def test_other_methods_are_priced_on_the_same_traces(outcome):
     _, result = outcome
-    assert set(result["methods"]) == set(METHODS)
+    # cges asks for log-probabilities, which a study does not keep, and bayesian_stopping for shapes
+    assert set(result["methods"]) == set(METHODS) - {"majority", "deepconf", "cges", "bayesian_stopping"}
     methods, majority = result["methods"], result["majority"]
     assert methods["best_of_n"]["accuracy"] == 1.0 > majority["accuracy"]  # as confidence knows better here
     assert methods["best_of_n"]["tokens"] == methods["borda"]["tokens"] == majority["tokens"]
     assert methods["short_1"]["tokens"] < methods["short_3"]["tokens"] < majority["tokens"]
     assert methods["adaptive_consistency"]["paired"]["token_saving"] > 0
+
+
+def test_another_method_takes_the_place_of_deepconf():
+    section = SECTION.model_copy(update={"method": "esc", "options": {"window": 4}, "budgets": [20], "tau": None})
+    with VerifierPool() as pool:
+        result = study(
+            RolloutPipeline(SequentialEngine(informative), TOKENIZER, pool.verify_many), PROBLEMS, section, 7
+        )
+    read = ScalingResult.model_validate(result)
+    assert (read.method, read.deepconf.tokens, "saving" in result["budgets"][0]) == (
+        "esc", result["budgets"][0]["deepconf_simulated"]["tokens"], False,
+    )  # fmt: skip
+    assert result["agreement"] == {"same_verdict": 1.0, "prefixes": 1.0, "token_ratio": 1.0}
+    assert result["methods"]["deepconf"]["tokens"] > 0
+    assert "esc" not in result["methods"]
 
 
 def test_the_saving_is_what_consensus_saves_and_what_ending_doubtful_traces_adds(outcome):

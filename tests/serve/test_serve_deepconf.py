@@ -16,8 +16,8 @@ from h1r.evals.solving import solve
 from h1r.records import Problem, Trace, content_id, write_jsonl
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import STATES
-from h1r.scaling.deepconf import DeepConfRun, problem_seed
 from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.serve.errors import ApiError
 from h1r.serve.options import plan_for, split_model
 
@@ -41,7 +41,7 @@ def test_it_is_the_run_of_solve_trace_by_trace(server: Running, run: Path, seed:
         from h1r.rollout.pipeline import RolloutPipeline
 
         pipeline = RolloutPipeline(engine, tokenizer)
-        (solution,) = DeepConfRun(
+        (solution,) = ScalingRun(
             pipeline.engine, pipeline.prompts([PROBLEM]), DeepConf.from_section(recipe.scaling, 12),
             seeds=[problem_seed(seed, PROBLEM.id)], extract=extract_for(PROBLEM),
             groups=[groups_for(PROBLEM, pipeline.verify_many)],

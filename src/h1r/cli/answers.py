@@ -131,6 +131,14 @@ def solve(
         str | None,
         typer.Option(metavar="RECIPE", help="Recipe whose [scaling] and [engine] apply. Default: that of the run."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How many traces become one answer: majority, adaptive_consistency, esc and others "
+            "(docs/guide/scaling-methods.md). Default: scaling.method, which is deepconf.",
+        ),
+    ] = None,
     set_: Set = None,
     out: Annotated[
         Path | None,
@@ -153,7 +161,7 @@ def solve(
     from h1r.evals.solving import solve as answer
     from h1r.evals.solving import summary
 
-    overrides = dict(map(parse_override, set_ or []))
+    overrides = dict(map(parse_override, set_ or [])) | ({"scaling.method": method} if method else {})
     resolved = load_recipe(find_recipe(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
     go_on = "run it again" if out is None else f"the same command goes on from {out}"
     with stopping(go_on):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from h1r.common.engines import ENGINES
+from h1r.common.scaling_methods import METHODS
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 from h1r.config.corpus import CorpusBenchmark
 from h1r.config.prices import PriceSection
@@ -270,8 +271,14 @@ class EvalSection(Section):
 
 
 class ScalingSection(Section):
-    """DeepConf (section 5.1; arXiv 2508.15260)."""
+    """DeepConf (section 5.1; arXiv 2508.15260), or another method of test-time scaling."""
 
+    method: str = "deepconf"
+    """How a budget of traces becomes an answer: `deepconf`, `majority`, `adaptive_consistency`, `esc`, `cges`,
+    `bayesian_stopping`, `best_of_n`, `borda`, `short_1`, `short_3`, `no_loops` (docs/guide/scaling-methods.md), or a
+    name that a plugin registers."""
+    options: dict[str, Any] = {}
+    """What the method reads of its own, such as `certain = 0.9`; DeepConf has the keys below instead."""
     problems: Positive = 30
     """Held-out problems to scale on."""
     budgets: list[Positive] = [512]
@@ -309,8 +316,15 @@ class ScalingSection(Section):
     max_tokens: Positive = 65536
     """Longest trace."""
 
+    @field_validator("method")
+    @classmethod
+    def _is_registered(cls, method: str) -> str:
+        if method not in METHODS:
+            METHODS.require(method)
+        return method
+
     @model_validator(mode="after")
     def _warmup_fits(self) -> ScalingSection:
-        if self.budgets and min(self.budgets) < self.warmup:
+        if self.method == "deepconf" and self.budgets and min(self.budgets) < self.warmup:
             raise ValueError(f"budgets must be at least warmup ({self.warmup}), since warm-up traces count")
         return self

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from h1r.records import Trace
+from h1r.response.loops import Loop
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,8 @@ class SamplingParams:
 
     DeepConf (arXiv 2508.15260): `confidence_top_k` tokens enter each token confidence; once `confidence_window` tokens
     exist, the trace ends when their mean confidence falls below `confidence_threshold` (nats; None: never).
+
+    loop: a trace that runs into such a loop ends with it (None: never). An engine that cannot tell fails the request.
 
     keep_state: the trace may be gone on with in the next call, by a prompt that begins with this one and its tokens; an
     engine may keep what spares it the prefill of these. keep_prompt: the same of the prompt alone, for chats whose next
@@ -46,6 +49,7 @@ class SamplingParams:
     confidence_top_k: int = 20
     confidence_window: int = 2048
     confidence_threshold: float | None = None
+    loop: Loop | None = None
     keep_state: bool = False
     keep_prompt: bool = False
 

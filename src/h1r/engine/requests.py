@@ -11,6 +11,7 @@ from h1r.records import Trace
 
 ONE_STREAM = "another stream of this engine is in progress; read it to its end, or close it, before the next one"
 NO_STREAM = "no stream of this engine is in progress, so there is none to add a prompt to"
+NO_LOOPS = "this engine cannot end a trace where it repeats itself; take the native one, or another scaling.method"
 ONE_TOP_K = "confidence_top_k must be the same for all requests of one call"
 
 _EMPTY, _OUTSIDE, _TOO_LONG = "the prompt is empty", "the prompt holds token ids outside", "prompt ("

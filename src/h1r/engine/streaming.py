@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import NO_STREAM, ONE_STREAM, ONE_TOP_K, failed, one_per_prompt, refusal
+from h1r.engine.requests import NO_LOOPS, NO_STREAM, ONE_STREAM, ONE_TOP_K, failed, one_per_prompt, refusal
 from h1r.records import Trace
 
 LOOK_SECONDS = 0.1
@@ -157,6 +157,8 @@ class StreamingEngine(ABC):
             return why
         if params.confidence_threshold is not None and not self._ends(params):
             return "confidence_threshold needs an end token, which vLLM is made to end the trace with"
+        if params.loop is not None:
+            return NO_LOOPS
         return None
 
     def _ends(self, params: SamplingParams) -> list[int]:

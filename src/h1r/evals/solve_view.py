@@ -5,7 +5,7 @@
        12  done         41       6.037  6.037  100          its lowest window, which is what it votes with
         3  stopped      22       4.891
 
-The frame is drawn from a `DeepConfRun` between two steps of its engine, some times a second, and changes nothing in it.
+The frame is drawn from a `ScalingRun` between two steps of its engine, some times a second, and changes nothing in it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from h1r.engine.protocol import Running
 from h1r.records import Problem
 from h1r.scaling.ballot import Ballot, Entry, State
 from h1r.scaling.confidence import summarise
-from h1r.scaling.deepconf import DeepConfRun
-from h1r.scaling.voting import VOTERS
+from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import ScalingRun
 
 PERIOD = 0.25
 """Seconds between two frames."""
@@ -58,7 +58,7 @@ class Totals:
 class View:
     """Shows nothing; what the others have in common."""
 
-    def begin(self, run: DeepConfRun, problems: Sequence[Problem], totals: Totals) -> None:
+    def begin(self, run: ScalingRun, problems: Sequence[Problem], totals: Totals) -> None:
         """From now on this run on these problems is shown."""
 
     def tick(self) -> None:
@@ -73,12 +73,12 @@ class PlainView(View):
 
     def __init__(self) -> None:
         self._bar = PlainBar("Solve", None, "trace")
-        self._run: DeepConfRun | None = None
+        self._run: ScalingRun | None = None
         self._totals = Totals(0)
         self._before = 0
         self._ended = 0
 
-    def begin(self, run: DeepConfRun, problems: Sequence[Problem], totals: Totals) -> None:
+    def begin(self, run: ScalingRun, problems: Sequence[Problem], totals: Totals) -> None:
         self._before += self._ended
         self._run, self._totals, self._ended = run, totals, 0
 
@@ -105,9 +105,9 @@ class LiveView(View):
         self._live.start()
         self._drawn = -PERIOD
         self._begun = clock()
-        self._shown: tuple[DeepConfRun, Sequence[Problem], Totals] | None = None
+        self._shown: tuple[ScalingRun, Sequence[Problem], Totals] | None = None
 
-    def begin(self, run: DeepConfRun, problems: Sequence[Problem], totals: Totals) -> None:
+    def begin(self, run: ScalingRun, problems: Sequence[Problem], totals: Totals) -> None:
         self._shown = run, problems, totals
 
     def tick(self) -> None:
@@ -135,7 +135,7 @@ def open_view() -> View:
 
 
 def frame(
-    run: DeepConfRun, problems: Sequence[Problem], totals: Totals, width: int, height: int, seconds: float
+    run: ScalingRun, problems: Sequence[Problem], totals: Totals, width: int, height: int, seconds: float
 ) -> RenderableType:
     """The state of a run in `height` lines of `width` columns."""
     running = run.running()
@@ -159,7 +159,8 @@ def frame(
         parts.append(_all_spending(run, running, totals))
     phase = "warm-up" if run.warming_up(focus) else "until agreed" if run.params.tau is not None else "to the budget"
     finished = totals.finished + len(problems) - len(going)
-    head = f"DeepConf, {counted(run.params.budget, 'trace')}, {phase}" + (
+    method = "DeepConf" if isinstance(run.params, DeepConf) else type(run.params).__name__
+    head = f"{method}, {counted(run.params.budget, 'trace')}, {phase}" + (
         f", {finished}/{counted(totals.problems, 'problem')}" * several
     )
     return Group(Text(f"{head}, {seconds:.0f} s", style="dim", no_wrap=True, overflow="ellipsis"), *parts)
@@ -167,14 +168,18 @@ def frame(
 
 def full_budget(budget: int, ballot: Ballot) -> float | None:
     """What the whole budget would cost at the mean length of the warm-up's traces, which all ran to their end. None
-    before they have. Of the later ones the long are stopped more often, so their lengths say less."""
-    warmup = [e.trace for e in ballot.entries.values() if e.trace.sample_index < ballot.params.warmup]
-    whole = [trace.num_tokens for trace in warmup if trace.finish_reason in ("stop", "length")]
-    return budget * sum(whole) / len(whole) if whole and len(warmup) == ballot.params.warmup else None
+    before they have. Of the later ones the long are stopped more often, so their lengths say less. Without a warm-up,
+    of all that have ended, and None where one was cut short, since those that were not are the short ones."""
+    first = ballot.params.warmup
+    ended = [e.trace for e in ballot.entries.values() if not first or e.trace.sample_index < first]
+    whole = [trace.num_tokens for trace in ended if trace.finish_reason in ("stop", "length")]
+    cut = any(entry.state in ("stopped", "cancelled") for entry in ballot.entries.values())
+    known = len(ended) == first if first else not cut
+    return budget * sum(whole) / len(whole) if whole and known else None
 
 
 def _problem_table(
-    run: DeepConfRun,
+    run: ScalingRun,
     problems: Sequence[Problem],
     running: Sequence[Sequence[Running]],
     shown: range,
@@ -229,7 +234,7 @@ def _trace_table(ballot: Ballot, running: Sequence[Running], room: int) -> Table
     return table
 
 
-def _standing(run: DeepConfRun, focus: int) -> Text:
+def _standing(run: ScalingRun, focus: int) -> Text:
     ballot = run.ballots[focus]
     vote = ballot.standing()
     everything = sum(vote.totals.values())
@@ -237,7 +242,7 @@ def _standing(run: DeepConfRun, focus: int) -> Text:
     text = Text("votes   ", no_wrap=True, overflow="ellipsis")
     text.append("  ".join(f"{one_line(a)} {w / everything:.0%}" for a, w in leading if everything) or "none yet")
     if run.params.tau is not None:
-        sure = "" if run.params.consensus == "share" else f", leads by {ballot.certainty(vote):.0%} certainty"
+        sure = "" if ballot.certainty(vote) == vote.share else f", leads by {ballot.certainty(vote):.0%} certainty"
         text.append(f"   (agreed at {run.params.tau:.0%}{sure})", style="dim")
     return text
 
@@ -255,7 +260,7 @@ def _spending(ballot: Ballot, running: Sequence[Running], name: str) -> Text:
     return text
 
 
-def _all_spending(run: DeepConfRun, running: Sequence[Running], totals: Totals) -> Text:
+def _all_spending(run: ScalingRun, running: Sequence[Running], totals: Totals) -> Text:
     """Over every problem of the file: what was spent, against the full budget."""
     spent = totals.tokens + sum(ballot.tokens for ballot in run.ballots) + sum(one.num_tokens for one in running)
     known = [full_budget(run.params.budget, ballot) for ballot in run.ballots]
@@ -268,10 +273,7 @@ def _all_spending(run: DeepConfRun, running: Sequence[Running], totals: Totals) 
 
 def weight_of(ballot: Ballot, entry: Entry) -> float | None:
     """What a trace adds to its answer's total; None when it does not vote."""
-    if entry.state != "voted" or entry.confidence is None:
-        return None
-    statistic = VOTERS[ballot.params.voter][0]
-    return 1.0 if statistic is None else float(getattr(entry.confidence, statistic))
+    return ballot.params.weight(entry) if entry.state == "voted" and entry.confidence is not None else None
 
 
 def lowest_of(ballot: Ballot, entry: Entry) -> float | None:

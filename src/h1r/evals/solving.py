@@ -1,4 +1,4 @@
-"""DeepConf on a person's question or file of problems: what `h1r solve` does."""
+"""DeepConf, or another method, on a person's question or file of problems: what `h1r solve` does."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from h1r.records import Problem
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.run.directory import model_directory
 from h1r.scaling.answers import extract_for, groups_for
-from h1r.scaling.ballot import STATES, Solution, State
-from h1r.scaling.deepconf import DeepConfRun, problem_seed
+from h1r.scaling.ballot import STATES, Method, Solution, State
 from h1r.scaling.journal import Journal
-from h1r.scaling.parameters import DeepConf
+from h1r.scaling.methods import method_of
+from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.verify import open_backend
 
 _OTHER_FILES = (".gz", ".zst", ".zip", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
@@ -37,7 +37,7 @@ _OTHER_FILES = (".gz", ".zst", ".zip", ".csv", ".tsv", ".txt", ".toml", ".yaml",
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """What DeepConf came to on one problem.
+    """What DeepConf, or another method, came to on one problem.
 
     `votes`: (answer, weight), the heaviest first. `full_budget_tokens`: what all traces of the budget would cost at
     the mean length of those that ran to their end, an estimate, None when none did. `correct`: None without reference
@@ -87,7 +87,7 @@ def solve(
     system_prompt: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list[Solved]:
-    """DeepConf, as the recipe's [scaling] has it at its largest budget, on a question or on a file of problems
+    """The recipe's `scaling.method` at its largest budget, DeepConf as a rule, on a question or on a file of problems
     (`data/own.py`), with answers or without; columns: our field -> column of it, where they have no usual names.
 
     With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
@@ -113,7 +113,7 @@ def solve(
         view = view or (open_view() if left else View())
         if left:
             engine, tokenizer = open_things.enter_context(open_checkpoint(checkpoint, recipe))
-            params = DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets))
+            params = method_of(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
             pipeline = RolloutPipeline(
                 engine, tokenizer, pool.verify_many, system_prompt, recipe.rollout, recipe.environment
@@ -191,9 +191,11 @@ class Results:
 def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | None) -> str:
     """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
     source = model_directory(checkpoint)
+    # Results from before these were keys are gone on with.
+    unchanged = ("method", "options") if recipe.scaling.method == "deepconf" else ()
     parts = [
         json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
-        recipe.scaling.model_dump_json(exclude={"problems"}),
+        recipe.scaling.model_dump_json(exclude={"problems", *unchanged}),
         recipe.chat.model_dump_json(include={"system_prompt"}),
         *([] if system_prompt is None else [system_prompt]),
         *([] if recipe.environment == EnvironmentSection() else [recipe.environment.model_dump_json()]),
@@ -213,11 +215,11 @@ def _run(
     engine: Engine,
     pipeline: RolloutPipeline,
     problems: Sequence[Problem],
-    params: DeepConf,
+    params: Method,
     seed: int,
     view: View,
-) -> DeepConfRun:
-    return DeepConfRun(
+) -> ScalingRun:
+    return ScalingRun(
         engine,
         pipeline.prompts(problems),
         params,
@@ -228,7 +230,7 @@ def _run(
     )
 
 
-def _solved(problem: Problem, solution: Solution, run: DeepConfRun, pipeline: RolloutPipeline) -> Solved:
+def _solved(problem: Problem, solution: Solution, run: ScalingRun, pipeline: RolloutPipeline) -> Solved:
     winner = solution.answer_trace
     text = None if winner is None else winner.text
     correct = None

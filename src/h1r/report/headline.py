@@ -44,7 +44,7 @@ def scaling_sentence(report: RunReport) -> str:
     if scaling is None:
         return ""
     text = (
-        f"With {plural(scaling.budget, 'answer')} to each problem and a vote, DeepConf gets "
+        f"With {plural(scaling.budget, 'answer')} to each problem and a vote, {scaling.label} gets "
         f"<b>{percent(scaling.deepconf.accuracy)}</b> right and plain majority {percent(scaling.majority.accuracy)}"
     )
     text += f" ({_difference(scaling)})."
@@ -52,7 +52,7 @@ def scaling_sentence(report: RunReport) -> str:
     if saving is not None:
         direction = "fewer tokens" if saving >= 0 else "more tokens"
         interval = scaling.paired.token_saving_interval
-        text += f" DeepConf writes <b>{percent(abs(saving))} {direction}</b>"
+        text += f" {scaling.label} writes <b>{percent(abs(saving))} {direction}</b>"
         text += f" (interval of the saving: {percent_interval(interval)})." if interval else "."
     if split := scaling.saving:
         text += (
@@ -121,7 +121,7 @@ def _cards(report: RunReport) -> list[tuple[str, str, str, str]]:
         cards.append(("RL's gain", points(gain.value), f"paired by problem, {between(gain.interval)}", "rl"))
     if scaling := report.scaling:
         against = f"{plural(scaling.budget, 'trace')}; majority {percent(scaling.majority.accuracy)}"
-        cards.append(("DeepConf vote", percent(scaling.deepconf.accuracy), against, "deepconf"))
+        cards.append((f"{scaling.label} vote", percent(scaling.deepconf.accuracy), against, "deepconf"))
         used = f"{count(scaling.deepconf.tokens)} instead of {count(scaling.majority.tokens)}"
         cards.append(("Tokens saved", percent(scaling.token_saving), used, "deepconf"))
     if report.stages:

@@ -89,7 +89,7 @@ def _missing(report: RunReport) -> str:
 def _answers(report: RunReport, browser: str | None) -> str:
     every = f'<p><a href="{quote(browser)}">Read every answer</a>, right and wrong ones.</p>' if browser else ""
     found = examples_html(report.evals)
-    stops = stops_html(report.scaling.examples) if report.scaling else ""
+    stops = stops_html(report.scaling.examples) if report.scaling and report.scaling.method == "deepconf" else ""
     if found:
         found = (
             "<p>Held-out problems, the first recorded answer of each stage, picked to show each kind of outcome and "

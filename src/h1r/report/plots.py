@@ -112,7 +112,7 @@ def draw_tokens(axes: Axes, scaling: ScalingResult, voted: str) -> list[Spot]:
     ]
     budgets = sorted(budgets, key=lambda entry: entry.budget)
     spots = []
-    for name, title, dash in (("majority", "majority vote", (0, (4, 2))), ("deepconf", "DeepConf", "solid")):
+    for name, title, dash in (("majority", "majority vote", (0, (4, 2))), ("deepconf", scaling.label, "solid")):
         found = [(entry.budget, score) for entry in budgets if (score := getattr(entry, name)) is not None]
         if not found:
             continue

@@ -35,7 +35,7 @@ def accuracy_html(report: RunReport) -> str:
     if report.scaling:
         height = min(max(plots.family_height(report.evals), 260), 420)
         plot = plots.tokens_plot(report.scaling, tokens_unit(report), height)
-        svg = to_svg(plot, "accuracy against tokens for majority vote and DeepConf")
+        svg = to_svg(plot, f"accuracy against tokens for majority vote and {report.scaling.label}")
         panels.append(("Many answers and a vote: what tokens buy", svg, _vote_caption(report.scaling)))
     if not panels:
         return ""
@@ -61,8 +61,10 @@ def _pass_caption(report: RunReport, level: float) -> str:
 def _vote_caption(scaling: ScalingResult) -> str:
     text = (
         "<b>Budget</b>, the number at a marker: answers (traces) per problem. Up and to the left is better: more right "
-        "answers for fewer tokens. DeepConf stops traces early that the model itself is unsure of."
+        "answers for fewer tokens."
     )
+    if scaling.method == "deepconf":
+        text += " DeepConf stops traces early that the model itself is unsure of."
     if any(score.simulated for entry in scaling.budgets for score in (entry.majority, entry.deepconf) if score):
         text += " Filled markers were run; hollow ones replay the recorded traces of the largest run."
     if scaling.deepconf.interval is not None:
@@ -124,7 +126,16 @@ def _scaling_tables(scaling: ScalingResult) -> str:
         saved = 1 - entry.deepconf.tokens / entry.majority.tokens if entry.majority and entry.deepconf else None
         parts = (entry.saving.consensus, entry.saving.confidence) if entry.saving else (None, None)
         rows.append([*row, *map(percent, (saved, *parts))])
-    head = ["traces", "majority right", "tokens", "DeepConf right", "tokens", "saved", "by consensus", "by confidence"]
+    head = [
+        "traces",
+        "majority right",
+        "tokens",
+        f"{scaling.label} right",
+        "tokens",
+        "saved",
+        "by consensus",
+        "by confidence",
+    ]
     budgets = table(head, rows, range(8)) if rows else ""
     voters = sorted(scaling.voters.items(), key=lambda item: -item[1])
     if not voters:
@@ -137,7 +148,7 @@ def _methods(scaling: ScalingResult) -> str:
     """Other ways to spend the largest budget, beside majority and DeepConf; the fewest tokens first."""
     if not scaling.methods:
         return ""
-    rows = [("majority", scaling.majority, None), ("deepconf", scaling.deepconf, scaling.paired)]
+    rows = [("majority", scaling.majority, None), (scaling.method, scaling.deepconf, scaling.paired)]
     rows += [(name, score, score.paired) for name, score in scaling.methods.items()]
     cells = []
     for name, score, paired in sorted(rows, key=lambda row: row[1].tokens):
@@ -157,7 +168,9 @@ def _spending(scaling: ScalingResult) -> str:
         for state in states
         if any(score.tokens_by_state.get(state) for score in both)
     ]
-    return table([f"tokens of traces that, at {scaling.budget}", "majority", "DeepConf"], rows, (1, 2)) if rows else ""
+    return (
+        table([f"tokens of traces that, at {scaling.budget}", "majority", scaling.label], rows, (1, 2)) if rows else ""
+    )
 
 
 def learning_html(report: RunReport) -> str:

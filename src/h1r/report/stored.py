@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import Field
@@ -195,6 +196,8 @@ class ScalingResult(Shape):
     """The study at its largest `budget` (traces per problem) and below; tokens are summed over `problems`."""
 
     budget: int
+    method: str = "deepconf"
+    """The one whose scores are called deepconf here."""
     problems: int | None = None
     majority: Score
     deepconf: Score
@@ -204,6 +207,11 @@ class ScalingResult(Shape):
     paired: Paired = Paired()
     confidence: Separation = Separation()
     examples: list[Example] = []
+
+    @property
+    def label(self) -> str:
+        """What the method is called in a text: letters, digits and spaces alone."""
+        return "DeepConf" if self.method == "deepconf" else re.sub(r"[^A-Za-z0-9]+", " ", self.method)[:40].strip()
 
     @property
     def token_saving(self) -> float | None:

@@ -2,7 +2,7 @@
 
 `Journal` is an engine over another engine. What is asked for is looked up first: a trace is a function of the prompt,
 the sampling parameters and its seed, so one that the journal holds is given back as it was, those of a prompt in the
-order in which they ended before. `DeepConfRun` on top of it walks through the same states again (threshold, votes,
+order in which they ended before. `ScalingRun` on top of it walks through the same states again (threshold, votes,
 consensus) and only then reaches what must still be generated. Traces that were running at the kill start again from
 their first token; what they had spent is lost, and counted by nobody.
 
@@ -171,6 +171,8 @@ def _request_keys(prompt: Prompt, params: SamplingParams) -> Iterator[str]:
     """A key for each trace of a request: equal keys, equal traces."""
     same = dataclasses.asdict(dataclasses.replace(params, n=1, seed=0))
     del same["keep_state"], same["keep_prompt"]  # they change no trace
+    if same["loop"] is None:  # so that the journals of versions before it are read
+        del same["loop"]
     base = json.dumps([[int(token) for token in prompt], same])
     for sample in range(params.n):
         yield hashlib.blake2b(f"{params.seed + sample} {base}".encode(), digest_size=12).hexdigest()

@@ -1,9 +1,13 @@
-"""Other ways to turn a budget of traces into one answer, each a small class, priced on the complete traces of a vote.
+"""Ways to spend a budget of traces beside DeepConf (`parameters.py`), each a small class; the registry has their names.
 
-    adaptive_consistency   traces one after the other, until the leader is surely ahead            arXiv 2305.11860
-    short_1, short_3       all at once, and the first 1 or 3 that end are all that count           arXiv 2505.17813
+    majority               all side by side, one vote each                                         arXiv 2203.11171
     best_of_n              the answer of the trace that was surest of its tokens                   arXiv 2502.18581
     borda                  a vote in which a trace weighs by its rank in that                      arXiv 2502.18581
+    adaptive_consistency   traces one after the other, until the leader is surely ahead            arXiv 2305.11860
+    esc                    a few at a time, until all of these answer the same                     arXiv 2401.10480
+    cges                   one after the other, until the posterior of an answer is high           arXiv 2511.02603
+    bayesian_stopping      the same with the answer shapes of other problems (its own file)        arXiv 2602.05395
+    short_1, short_3       all at once, and the first 1 or 3 that end are all that count           arXiv 2505.17813
     no_loops               a trace ends where it repeats itself; the others vote                    our choice
 
 Sureness is the mean of a trace's token confidences, in nats. The paper's self-certainty takes every word of the
@@ -13,175 +17,255 @@ vocabulary where a token confidence takes the likeliest `top_k`, which is what e
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
-import numpy as np
+from h1r.common.scaling_methods import METHODS
+from h1r.config import ScalingSection
+from h1r.engine.protocol import SamplingParams
+from h1r.errors import UserError
+from h1r.response.loops import Loop
+from h1r.scaling.ballot import Ballot, Entry, Method, Needs, StopReason
+from h1r.scaling.voting import Vote, lead_probability
 
-from h1r.records import Trace
-from h1r.scaling.answer_groups import AnswerGroups
-from h1r.scaling.answers import Extract
-from h1r.scaling.ballot import Solution, State
-from h1r.scaling.replay import cut
-from h1r.scaling.voting import Vote, lead_probability, vote
+
+def method_of(section: ScalingSection, budget: int, name: str | None = None, **options: Any) -> Method:
+    """The recipe's method, or another one by its name, at a budget, with `scaling.options`, or these over them. The
+    recipe's options belong to its own method. `UserError` for a name or an option that there is not, `ValueError` for a
+    value out of range."""
+    wanted = section.method if name is None else name
+    kind: type[Method] = METHODS.require(wanted, "scaling.method")
+    given = {**(section.options if wanted == section.method else {}), **options}
+    known = option_names(kind)
+    unknown = [key for key in given if key not in known]
+    if unknown and wanted != "deepconf":
+        said = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f'method "{wanted}" has no option `{unknown[0]}`; {said}')
+    return kind.from_section(section, budget, **given)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The complete traces of one problem, in order of sample index, what they answer, and which answers are the same.
-    A trace that failed has no answer."""
+def option_names(kind: type[Method]) -> list[str]:
+    """The options of a method: its own fields."""
+    base = {one.name for one in dataclasses.fields(Method)}
+    return [one.name for one in dataclasses.fields(kind) if one.name not in base]
 
-    traces: Sequence[Trace]
-    answers: Sequence[str | None]
-    groups: AnswerGroups
 
-    @classmethod
-    def read(cls, traces: Sequence[Trace], extract: Extract, groups: AnswerGroups) -> Recorded:
-        usable = [trace.finish_reason != "error" and bool(trace.confidences) for trace in traces]
-        answers = [extract(trace.text) if fine else None for trace, fine in zip(traces, usable, strict=True)]
-        return cls(traces, answers, groups)
-
-    def __len__(self) -> int:
-        return len(self.traces)
-
-    def sureness(self) -> list[float]:
-        """Mean token confidence of each trace, nats; 0 of one without tokens."""
-        return [float(np.mean(trace.confidences)) if trace.confidences else 0.0 for trace in self.traces]
-
-    def vote(self, order: Sequence[int], weights: Sequence[float] | None = None) -> Vote:
-        """The vote of the traces in `order`, the earlier answer winning a tie. `index` counts among all traces."""
-        found = vote([self.answers[i] for i in order], [1.0] * len(order) if weights is None else weights, self.groups)
-        return found if found.index is None else dataclasses.replace(found, index=order[found.index])
+def meets(kind: type[Method], has: frozenset[str]) -> bool:
+    """Whether recorded traces have what the method needs: token lists that are not empty, by their names."""
+    return kind.needs <= has
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """A vote, how many tokens of each trace were generated until it was known, and which traces it asked."""
-
-    vote: Vote
-    tokens: list[int]
-    asked: Sequence[int]
-
-
-class Method(Protocol):
-    def solve(self, recorded: Recorded) -> Spent: ...
+class Majority(Method):
+    """Self-consistency (arXiv 2203.11171): every trace runs to its end and has one vote."""
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptiveConsistency:
-    """Draws one trace after the other, so nothing is in flight at the end, and stops when the leading answer is the
-    likelier of the first two with a probability of `certainty` (the paper's Beta criterion and its 0.95)."""
+class BestOfN(Method):
+    """The answer of the surest trace that has one (self-certainty, arXiv 2502.18581). Every trace runs to its end."""
 
-    certainty: float = 0.95
+    needs: ClassVar[frozenset[Needs]] = frozenset({"confidences"})
 
-    def solve(self, recorded: Recorded) -> Spent:
-        found, drawn = Vote(), 0
-        while drawn < len(recorded) and lead_probability(found) < self.certainty:
-            drawn += 1
-            found = recorded.vote(range(drawn))
-        tokens = [trace.num_tokens if i < drawn else 0 for i, trace in enumerate(recorded.traces)]
-        return Spent(found, tokens, range(drawn))
+    @property
+    def voter(self) -> str:
+        return "surest"
 
+    def vote(self, ballot: Ballot, chosen: Sequence[int]) -> Vote:
+        return ballot.vote_of([(index, 1.0) for index in _by_sureness(ballot, chosen)[:1]])
 
-@dataclass(frozen=True, slots=True)
-class Shortest:
-    """short-m@k: k traces side by side, ended together when the first m are done. These vote; a tie goes to the
-    shorter. The length is that of the whole trace, which the paper counts to the end of its thinking."""
-
-    m: int
-
-    def solve(self, recorded: Recorded) -> Spent:
-        lengths = [trace.num_tokens for trace in recorded.traces]
-        first = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))[: self.m]
-        end = lengths[first[-1]]
-        return Spent(recorded.vote(first), [min(length, end) for length in lengths], first)
+    def weight(self, entry: Entry) -> float | None:
+        return None if entry.confidence is None else entry.confidence.mean
 
 
 @dataclass(frozen=True, slots=True)
-class BestOfN:
-    """The answer of the surest trace that has one. Every trace runs to its end."""
+class Borda(Method):
+    """Of N answered traces the surest has N^power votes, the next (N - 1)^power, and so on (arXiv 2502.18581, Borda
+    voting). `power` 0 is majority and a large one best of N; 1 is our choice."""
 
-    def solve(self, recorded: Recorded) -> Spent:
-        sureness = recorded.sureness()
-        answered = [i for i, answer in enumerate(recorded.answers) if answer is not None]
-        surest = sorted(answered, key=lambda i: (-sureness[i], i))[:1]
-        return Spent(recorded.vote(surest), [trace.num_tokens for trace in recorded.traces], answered)
-
-
-@dataclass(frozen=True, slots=True)
-class Borda:
-    """Of N answered traces the surest has N^power votes, the next (N - 1)^power, and so on. `power` 0 is majority and
-    a large one best of N; 1 is our choice."""
-
+    needs: ClassVar[frozenset[Needs]] = frozenset({"confidences"})
     power: float = 1.0
 
-    def solve(self, recorded: Recorded) -> Spent:
-        sureness = recorded.sureness()
-        answered = [i for i, answer in enumerate(recorded.answers) if answer is not None]
-        order = sorted(answered, key=lambda i: (-sureness[i], i))
-        weights = [float(len(order) - rank) ** self.power for rank in range(len(order))]
-        return Spent(recorded.vote(order, weights), [trace.num_tokens for trace in recorded.traces], answered)
+    def __post_init__(self) -> None:
+        self.check(budget=self.budget >= 1, power=0 <= self.power < 100)
+
+    @property
+    def voter(self) -> str:
+        return "rank"
+
+    def vote(self, ballot: Ballot, chosen: Sequence[int]) -> Vote:
+        order = _by_sureness(ballot, chosen)
+        return ballot.vote_of([(index, float(len(order) - rank) ** self.power) for rank, index in enumerate(order)])
+
+    def weight(self, entry: Entry) -> float | None:
+        return None
+
+
+def _by_sureness(ballot: Ballot, chosen: Sequence[int]) -> list[int]:
+    """The traces with an answer, the surest first, the earlier of equals first; without confidences, 0 nats."""
+
+    def sureness(index: int) -> float:
+        confidence = ballot.entries[index].confidence
+        return 0.0 if confidence is None else confidence.mean
+
+    answered = [index for index in chosen if ballot.entries[index].answer is not None]
+    return sorted(answered, key=lambda index: (-sureness(index), index))
 
 
 @dataclass(frozen=True, slots=True)
-class NoLoops:
+class AdaptiveConsistency(Method):
+    """Draws one trace after the other, so nothing is in flight at the end, and stops when the leading answer is the
+    likelier of the first two with a probability of `certain` (arXiv 2305.11860: its Beta criterion and its 0.95,
+    which the paper finds as good as the Dirichlet one that it approximates)."""
+
+    certain: float = 0.95
+
+    def __post_init__(self) -> None:
+        self.check(budget=self.budget >= 1, certain=0 < self.certain <= 1)
+
+    @property
+    def tau(self) -> float | None:
+        return self.certain
+
+    def first(self) -> int:
+        return 1
+
+    def more(self, ballot: Ballot) -> int:
+        return 0 if ballot.agreed() else 1
+
+    def certainty(self, outcome: Vote) -> float:
+        return lead_probability(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStopping(Method):
+    """Early-stopping self-consistency (arXiv 2401.10480): `window` traces at a time, until all of a window have the
+    same answer; then all that there are vote. Its window of 5. A trace without an answer differs from every other."""
+
+    window: int = 5
+
+    def __post_init__(self) -> None:
+        self.check(budget=self.budget >= 1, window=self.window >= 2)
+
+    def first(self) -> int:
+        return min(self.window, self.budget)
+
+    def more(self, ballot: Ballot) -> int:
+        drawn = sorted(ballot.entries)
+        last = [ballot.entries[index].answer for index in drawn[-self.window :]]
+        same = None not in last and len(set(ballot.groups(last))) == 1
+        return 0 if same else min(self.window, self.budget - len(drawn))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceGuided(Method):
+    """CGES, confidence-guided early stopping (arXiv 2511.02603, version 2 of 2026, Algorithm 1): one trace after the
+    other, until the posterior of an answer reaches `certain`.
+
+        A(a) = prod_t  C_t  where trace t answers a,  (1 - C_t) / K  where it does not
+
+    over the K different answers so far and one that was not given yet; the posterior is A, normalised. The paper leaves
+    open which C in (0, 1) stands for a trace; here it is the geometric mean of the probabilities that the model gave
+    its tokens. Unlike Algorithm 1, the answer not given yet neither ends a problem nor wins: it is no answer.
+    """
+
+    needs: ClassVar[frozenset[Needs]] = frozenset({"logprobs"})
+    certain: float = 0.95
+
+    def __post_init__(self) -> None:
+        self.check(budget=self.budget >= 1, certain=0 < self.certain <= 1)
+
+    @property
+    def tau(self) -> float | None:
+        return self.certain
+
+    @property
+    def voter(self) -> str:
+        return "posterior"
+
+    def first(self) -> int:
+        return 1
+
+    def more(self, ballot: Ballot) -> int:
+        return 0 if ballot.agreed() else 1
+
+    def vote(self, ballot: Ballot, chosen: Sequence[int]) -> Vote:
+        given = [i for i in chosen if ballot.entries[i].answer is not None and ballot.entries[i].likelihood is not None]
+        if not given:
+            return Vote()
+        answers = [ballot.entries[i].answer for i in given]
+        likelihoods = [ballot.entries[i].likelihood or 0.0 for i in given]
+        totals = posterior([str(one) for one in ballot.groups(answers)], likelihoods)
+        winner = max(totals, key=totals.__getitem__)  # the first of equals
+        index = given[answers.index(winner)]
+        return Vote(winner, totals[winner], totals[winner], totals, len(given), index)
+
+    def weight(self, entry: Entry) -> float | None:
+        return entry.likelihood
+
+
+def posterior(centres: Sequence[str], likelihoods: Sequence[float]) -> dict[str, float]:
+    """The posterior of each answer of CGES, in order of first appearance; what they lack to 1 is that of an answer not
+    given yet."""
+    distinct = list(dict.fromkeys(centres))
+    logs = dict.fromkeys(distinct, 0.0)
+    unseen = 0.0
+    for centre, likelihood in zip(centres, likelihoods, strict=True):
+        sure = min(max(likelihood, 1e-9), 1 - 1e-9)
+        other = math.log1p(-sure) - math.log(len(distinct))
+        for one in distinct:
+            logs[one] += math.log(sure) if one == centre else other
+        unseen += other
+    top = max(unseen, *logs.values())
+    whole = math.fsum([math.exp(unseen - top), *(math.exp(one - top) for one in logs.values())])
+    return {one: math.exp(log - top) / whole for one, log in logs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Shortest(Method):
+    """short-m@k (arXiv 2505.17813): k traces side by side, ended together when the first m are done. These vote; a tie
+    goes to the shorter. The length is that of the whole trace, which the paper counts to the end of its thinking."""
+
+    settling: ClassVar[StopReason] = "first ended"
+    m: ClassVar[int]
+
+    def settled(self, ballot: Ballot, last: Entry) -> bool:
+        return len(ballot.entries) >= self.m
+
+    def vote(self, ballot: Ballot, chosen: Sequence[int]) -> Vote:
+        ended = sorted(chosen, key=lambda index: (ballot.entries[index].trace.num_tokens, index))
+        return ballot.vote_of([(index, 1.0) for index in ended])
+
+
+@dataclass(frozen=True, slots=True)
+class Short1(Shortest):
+    """short-1@k (arXiv 2505.17813): the answer of the first trace that ends. A trace that ends without one counts."""
+
+    m: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Short3(Shortest):
+    """short-3@k (arXiv 2505.17813): the first three traces that end vote."""
+
+    m: ClassVar[int] = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NoLoops(Method):
     """Majority of the traces that do not run into a loop. One that does ends at the first token at which its last
     `repeats` copies of up to `period` tokens are the same, and are `shortest` tokens or more together (our choice, in
-    the manner of `response.repetition`, which reads whole texts)."""
+    the manner of `response.repetition`, which reads whole texts). Needs an engine that can tell: the native one."""
 
+    needs: ClassVar[frozenset[Needs]] = frozenset({"token_ids"})
     repeats: int = 4
     period: int = 128
     shortest: int = 64
 
-    def solve(self, recorded: Recorded) -> Spent:
-        ends = [loop_end(trace.token_ids, self.repeats, self.period, self.shortest) for trace in recorded.traces]
-        tokens = [t.num_tokens if end is None else end for t, end in zip(recorded.traces, ends, strict=True)]
-        whole = [index for index, end in enumerate(ends) if end is None]
-        return Spent(recorded.vote(whole), tokens, whole)
+    def __post_init__(self) -> None:
+        self.check(budget=self.budget >= 1)
+        Loop(self.repeats, self.period, self.shortest)
 
-
-def loop_end(token_ids: Sequence[int], repeats: int, period: int, shortest: int) -> int | None:
-    """How many tokens there are when the last ones are `repeats` or more copies of at most `period` tokens, `shortest`
-    tokens in all; None if they never are."""
-    ids = np.asarray(token_ids)
-    first: int | None = None
-    for size in range(1, min(period, len(ids) // repeats) + 1):
-        needed = max((repeats - 1) * size, shortest - size)
-        same = np.concatenate(([0], np.cumsum(ids[size:] == ids[:-size])))
-        hits = np.flatnonzero(same[needed:] - same[:-needed] == needed)
-        if hits.size:
-            end = size + needed + int(hits[0])
-            first = end if first is None else min(first, end)
-    return first
-
-
-METHODS: dict[str, Method] = {
-    "adaptive_consistency": AdaptiveConsistency(),
-    "short_1": Shortest(1),
-    "short_3": Shortest(3),
-    "best_of_n": BestOfN(),
-    "borda": Borda(),
-    "no_loops": NoLoops(),
-}
-
-
-def solved(method: Method, recorded: Recorded, prompt_index: int) -> Solution:
-    """The solution, with each trace as far as it was generated: "voted" if the vote asked it and it has an answer,
-    "no_answer" where it has none, "cancelled" if it had not ended, or ended in the step in which the vote was known."""
-    spent = method.solve(recorded)
-    traces: list[Trace] = []
-    states: list[State] = []
-    for index, (trace, tokens) in enumerate(zip(recorded.traces, spent.tokens, strict=True)):
-        whole = tokens == trace.num_tokens
-        traces.append(trace if whole else cut(trace, tokens, "cancelled"))
-        if whole and trace.finish_reason == "error":
-            states.append("error")
-        elif whole and recorded.answers[index] is None:
-            states.append("no_answer")
-        else:
-            states.append("voted" if index in spent.asked else "cancelled")
-    return Solution(
-        prompt_index=prompt_index, vote=spent.vote, traces=traces, states=states, threshold=None, stop_reason="budget",
-        budget=len(recorded),
-    )  # fmt: skip
+    def requested(self, ballot: Ballot) -> SamplingParams:
+        return dataclasses.replace(self.sampling, loop=Loop(self.repeats, self.period, self.shortest))

@@ -2,10 +2,10 @@
 
 The concurrency model: `slots` sequences are decoded together, one token each per step; requests wait in the order in
 which they came and enter a slot as soon as one is free; prefill takes no time. A trace ends at its recorded end, or
-earlier at the first full window below its request's threshold; where that is its last token, an end token or a stop
-string comes first, and running out of tokens does not, as in the engines. At a cancellation, traces in slots have spent
-the tokens of the steps since they entered, and waiting ones have spent nothing. `slots=None`: every request starts at
-once.
+earlier at the first full window below its request's threshold, or in its request's loop; where that is its last token,
+an end token or a stop string comes first, and running out of tokens does not, as in the engines. At a cancellation,
+traces in slots have spent the tokens of the steps since they entered, and waiting ones have spent nothing.
+`slots=None`: every request starts at once.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any
 
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import FinishReason, Trace
+from h1r.response.loops import loop_end
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, extract_answer
+from h1r.scaling.ballot import Method, Solution
 from h1r.scaling.confidence import stop_length
-from h1r.scaling.deepconf import Solution, solve_many
-from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import solve_many
 
 
 def simulate_many(
     problems: Sequence[Sequence[Trace]],
-    params: DeepConf,
+    params: Method,
     *,
     slots: int | None = None,
     extract: Extract | Sequence[Extract] = extract_answer,
@@ -65,17 +66,21 @@ class _Request:
     params: SamplingParams
     start: int = 0
     length: int = 0
-    stopped: bool = False
+    reason: FinishReason = "stop"
 
     def begin(self, now: int) -> None:
         """Settles where the trace will end; not before it is admitted, since many never are."""
-        self.start, self.length = now, self.trace.num_tokens
+        self.start, self.length, self.reason = now, self.trace.num_tokens, self.trace.finish_reason
+        ended = self.length + (self.trace.finish_reason == "length")
+        if self.params.loop is not None:
+            at = loop_end(self.trace.token_ids, self.params.loop)
+            if at is not None and at < ended:
+                self.length, self.reason, ended = at, "repetition", at + 1
         if self.params.confidence_threshold is not None:
             window, threshold = self.params.confidence_window, self.params.confidence_threshold
             at = stop_length(self.trace.confidences, window, threshold)
-            ended = self.length + (self.trace.finish_reason == "length")
             if at is not None and at < ended:
-                self.length, self.stopped = at, True
+                self.length, self.reason = at, "confidence"
 
     def result(self, length: int, reason: FinishReason) -> Trace:
         trace = cut(self.trace, length, reason)
@@ -89,7 +94,7 @@ class ReplayEngine:
     def __init__(self, recorded: Sequence[Sequence[Trace]], slots: int | None = None) -> None:
         for index, traces in enumerate(recorded):
             for j, trace in enumerate(traces):
-                if trace.finish_reason in ("confidence", "cancelled"):
+                if trace.finish_reason in ("confidence", "repetition", "cancelled"):
                     raise ValueError(f"problem {index}, trace {j} was cut short and cannot be replayed")
         self._recorded = recorded
         self._slots = slots
@@ -119,7 +124,7 @@ class ReplayEngine:
             while self._running and self._running[0][0] == self._now:
                 ended.append(heapq.heappop(self._running)[-1])
             for request in ended:
-                yield request.result(request.length, "confidence" if request.stopped else request.trace.finish_reason)
+                yield request.result(request.length, request.reason)
 
     def add(self, prompt: Prompt, params: SamplingParams) -> int:
         index, self._count = self._count, self._count + 1

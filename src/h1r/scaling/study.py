@@ -1,4 +1,4 @@
-"""Accuracy against tokens: majority voting and online DeepConf at several budgets, on the same problems and seeds.
+"""Accuracy against tokens: majority and another method, DeepConf as a rule, at several budgets, on the same seeds.
 
     saving = 1 - tokens(DeepConf) / tokens(majority)        all generated tokens, both at the same budget
     accuracy difference = DeepConf - majority               paired by problem
@@ -6,8 +6,9 @@
 
 At the largest budget both are real runs of the engine, with early stopping and consensus inside it. The complete traces
 of the majority run are then replayed (`h1r.scaling.replay`) to price the smaller budgets, marked `simulated`, and the
-largest once more, so that a reader sees how far replay and reality agree. Other methods (`h1r.scaling.methods`) are
-priced on the same traces. Nothing here chooses a parameter.
+largest once more, so that a reader sees how far replay and reality agree. The other registered methods are priced on
+the same traces. Nothing here chooses a parameter. The rows of `scaling.method` are called "deepconf" in the result,
+whichever method it is; its name is `method`.
 """
 
 from __future__ import annotations
@@ -24,28 +25,22 @@ import numpy as np
 
 from h1r.common.progress import Bar, note
 from h1r.common.progress import progress as show_progress
+from h1r.common.scaling_methods import METHODS
 from h1r.config import ScalingSection
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, extract_for, groups_for
+from h1r.scaling.ballot import STATES, Method, Solution, State
 from h1r.scaling.confidence import Confidence, summarise
-from h1r.scaling.deepconf import (
-    STATES,
-    OnTrace,
-    Solution,
-    State,
-    majority_baseline,
-    majority_params,
-    problem_seed,
-    solve_many,
-)
+from h1r.scaling.deepconf import majority_baseline, majority_params
 from h1r.scaling.examples import example
 from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
-from h1r.scaling.methods import METHODS, Recorded, solved
+from h1r.scaling.methods import meets, method_of
 from h1r.scaling.parameters import DeepConf, sampling_of
 from h1r.scaling.replay import simulate_many
+from h1r.scaling.run import OnTrace, problem_seed, solve_many
 from h1r.scaling.voting import VOTERS, vote_by
 
 ProgressOf = Callable[[str, int | None, str], AbstractContextManager[Bar]]
@@ -83,14 +78,16 @@ def study(
     groups = [groups_for(problem, pipeline.verify_many) for problem in problems]
     extract = [extract_for(problem) for problem in problems]
 
-    sampling, deepconf = sampling_of(section), DeepConf.from_section(section, largest)
+    sampling, chosen = sampling_of(section), method_of(section, largest)
+    needs_logprobs = "logprobs" in chosen.needs
     total = len(problems) * largest
-    with _watched(progress, f"majority of {largest}", total, problems) as (on_trace, majority_seconds):
+    with _watched(progress, f"majority of {largest}", total, problems, needs_logprobs) as (on_trace, majority_seconds):
         majority = majority_baseline(
             engine, prompts, largest, sampling, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace
         )
-    with _watched(progress, f"DeepConf at {largest}", total, problems) as (on_trace, online_seconds):
-        online = solve_many(engine, prompts, deepconf, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace)
+    title = f"{'DeepConf' if section.method == 'deepconf' else section.method} at {largest}"
+    with _watched(progress, title, total, problems) as (on_trace, online_seconds):
+        online = solve_many(engine, prompts, chosen, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace)
     answered = [i for i in range(len(problems)) if not (_failed(majority[i]) or _failed(online[i]))]
     if len(answered) < len(problems):
         note(f"the engine could not answer {len(problems) - len(answered)} of {len(problems)} problems: left out")
@@ -101,13 +98,17 @@ def study(
 
     rows = []
     for budget in budgets:
-        both = DeepConf.from_section(section, budget)
-        voted, replayed, to_their_end = (
+        both = method_of(section, budget)
+        voted, replayed = (
             simulate_many(recorded, params, slots=slots, extract=extract, groups=groups)
-            for params in (majority_params(budget, sampling), both, replace(both, stop_doubtful=False))
+            for params in (majority_params(budget, sampling), both)
         )
         row = _row(budget, voted, online if budget == largest else replayed, grader)
-        row["saving"] = _split(voted, to_their_end, replayed)
+        if isinstance(both, DeepConf):
+            to_their_end = simulate_many(
+                recorded, replace(both, stop_doubtful=False), slots=slots, extract=extract, groups=groups
+            )
+            row["saving"] = _split(voted, to_their_end, replayed)
         if budget == largest:
             row["majority"] |= {"simulated": False, "seconds": majority_seconds()}
             row["deepconf"] |= {"simulated": False, "seconds": online_seconds()}
@@ -117,12 +118,13 @@ def study(
 
     return {
         "budget": largest,
+        "method": section.method,
         "problems": len(problems),
         "seed": seed,
         "section": section.model_dump(mode="json"),
         **{key: rows[-1][key] for key in ("majority", "deepconf", "paired", "agreement")},
         "budgets": rows,
-        "methods": _methods(recorded, majority, extract, groups, grader),
+        "methods": _methods(section, recorded, majority, slots, extract, groups, grader),
         "voters": _voters(recorded, section.window, extract, groups, grader),
         "confidence": _confidence_when(recorded, section.window, grader),
         "outcomes": _outcomes(problems, majority, online, grader),
@@ -140,9 +142,10 @@ def _failed(solution: Solution) -> bool:
 
 @contextmanager
 def _watched(
-    progress: ProgressOf, name: str, total: int, problems: Sequence[Problem]
+    progress: ProgressOf, name: str, total: int, problems: Sequence[Problem], logprobs: bool = False
 ) -> Iterator[tuple[OnTrace, Callable[[], float]]]:
-    """Progress over the traces of a run: what is called with each of them, and what tells the seconds it took."""
+    """Progress over the traces of a run: what is called with each of them, and what tells the seconds it took.
+    logprobs: keep them."""
     started, tokens = time.monotonic(), 0
     seconds = 0.0
     with progress(name, total, "trace") as bar:
@@ -150,7 +153,9 @@ def _watched(
         def on_trace(trace: Trace) -> None:
             nonlocal tokens
             trace.problem_id = problems[trace.prompt_index].id
-            trace.logprobs, trace.sampling_logprobs = [], []  # votes need none, and they are half of the memory
+            trace.sampling_logprobs = []  # votes need none, and they are half of the memory
+            if not logprobs:
+                trace.logprobs = []
             tokens += trace.num_tokens
             bar.advance(tokens=tokens)
 
@@ -276,23 +281,38 @@ def _agreement(
 
 
 def _methods(
+    section: ScalingSection,
     recorded: Sequence[Sequence[Trace]],
     majority: Sequence[Solution],
+    slots: int | None,
     extract: Sequence[Extract],
     groups: Sequence[AnswerGroups],
     grader: _Grader,
 ) -> dict[str, dict[str, Any]]:
-    """Other ways to spend the largest budget, by name: accuracy, tokens, and the paired difference to majority."""
-    parts = zip(recorded, extract, groups, strict=True)
-    problems = [Recorded.read(traces, read, of) for traces, read, of in parts]
+    """Other ways to spend the largest budget, by name: accuracy, tokens, and the paired difference to majority. Those
+    that the traces have too little for, or that need options which nobody gave, are left out."""
     found = {}
-    for name, method in METHODS.items():
-        solutions = [solved(method, one, index) for index, one in enumerate(problems)]
+    for name, method in others(section, len(recorded[0]), frozenset({"confidences", "token_ids"})).items():
+        solutions = simulate_many(recorded, method, slots=slots, extract=extract, groups=groups)
         found[name] = {
             **_score(solutions, grader),
             "paired": _paired(majority, solutions, grader),
             "simulated": True,
         }
+    return found
+
+
+def others(section: ScalingSection, budget: int, has: frozenset[str]) -> dict[str, Method]:
+    """The registered methods but for majority and the recipe's own, at a budget, as far as traces that have these lists
+    can price them."""
+    found = {}
+    for name in METHODS.names():
+        if name in ("majority", section.method) or not meets(METHODS.require(name), has):
+            continue
+        try:
+            found[name] = method_of(section, budget, name)
+        except (UserError, ValueError):  # it has options without a default, or does not work at this budget
+            continue
     return found
 
 

@@ -1,7 +1,7 @@
 """DeepConf as a request asks for it, by the three roads that clients have, the stronger one first:
 
     extra_body={"deepconf": {"budget": 64, "tau": 0.95, ...}}         keys of `Options`
-    model="tiny@deepconf-64" | "tiny@deepconf" | "tiny@majority-16"
+    model="tiny@deepconf-64" | "tiny@deepconf" | "tiny@majority-16" | "tiny@esc-40" (any registered method)
     reasoning_effort="low" | "medium" | "high"                        `EFFORTS`
 
 What a request leaves open is as in the recipe's [scaling]. A budget below two warm-ups, where it is none of the
@@ -17,11 +17,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from h1r.common.scaling_methods import METHODS
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
+from h1r.errors import UserError
 from h1r.records import first_problem
+from h1r.scaling.ballot import Method
 from h1r.scaling.confidence import Reading
 from h1r.scaling.deepconf import majority_params
+from h1r.scaling.methods import method_of
 from h1r.scaling.parameters import Consensus, DeepConf
 from h1r.scaling.voting import Voter
 from h1r.serve.errors import ApiError
@@ -29,7 +33,8 @@ from h1r.serve.testing import checked_tests
 
 EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh": 512, "max": 512}
 """Traces of each `reasoning_effort`; 0 is a plain answer. Our choice. No more than the server's limit."""
-_SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>deepconf|majority)(?:-(?P<budget>\d{1,6}))?")
+_SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>[a-z][a-z0-9_]{0,63})(?:-(?P<budget>\d{1,6}))?")
+_DEEPCONF_ONLY = ("warmup", "keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
 
 Select = Literal["votes", "tests", "confidence"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -40,8 +45,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    method: Literal["deepconf", "majority"] = "deepconf"
-    """majority: every trace runs to its end and has one vote; with `tau` no longer than until they agree."""
+    method: str | None = None
+    """A registered method. majority: every trace runs to its end and has one vote; with `tau` no longer than until they
+    agree. The keys from `warmup` to `warmup_votes` are DeepConf's, others have `options`."""
+    options: dict[str, bool | int | float] = {}
+    """The method's own, in place of `scaling.options`. Numbers alone: a request names no file of the server's."""
     budget: Annotated[int, Field(ge=1, strict=True)] | None = None
     """Traces, the warm-up included."""
     warmup: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -70,7 +78,7 @@ class Options(BaseModel):
 class Plan:
     """A request for DeepConf: its parameters, and what is made of its traces."""
 
-    params: DeepConf
+    params: Method
     select: Select
     verifier: str
     tests: tuple[Any, ...]
@@ -82,7 +90,7 @@ class Plan:
 def split_model(name: str) -> tuple[str, str | None, int | None]:
     """A model's name, and of its suffix the method and the budget; None where there is none."""
     match = _SUFFIX.fullmatch(name)
-    if match is None:
+    if match is None or match["method"] not in METHODS:
         return name, None, None
     return match["model"], match["method"], int(match["budget"]) if match["budget"] else None
 
@@ -110,9 +118,10 @@ def plan_for(
             budget = min(EFFORTS.get(effort or "none", 0), most)
             if not budget:
                 return None
-        options = Options(method="majority" if method == "majority" else "deepconf")
-    elif method is not None and "method" not in options.model_fields_set:
+        options = Options(method=method)
+    elif method is not None and options.method is None:
         options = options.model_copy(update={"method": method})
+    options = options.model_copy(update={"method": options.method or section.method})
     if options.budget is None:
         wanted = budget if budget is not None else max(section.budgets, default=64)
         options = options.model_copy(update={"budget": wanted if budget is not None else min(wanted, most)})
@@ -122,10 +131,11 @@ def plan_for(
         raise ApiError(400, said, "deepconf.budget")
     try:
         params = _params(options, section, sampling)
-    except ValueError as error:
+    except (UserError, ValueError) as error:
         raise ApiError(400, str(error), "deepconf") from None
     select, tests = _selection(options)
-    return Plan(params, select, options.verifier, tests, options.return_traces, options.method, options.curves)
+    name = options.method or section.method
+    return Plan(params, select, options.verifier, tests, options.return_traces, name, options.curves)
 
 
 def _selection(options: Options) -> tuple[Select, tuple[Any, ...]]:
@@ -141,11 +151,18 @@ def _selection(options: Options) -> tuple[Select, tuple[Any, ...]]:
     return "tests", checked_tests(options.tests)
 
 
-def _params(options: Options, section: ScalingSection, sampling: SamplingParams) -> DeepConf:
+def _params(options: Options, section: ScalingSection, sampling: SamplingParams) -> Method:
     budget = options.budget or 0
     sampling = dataclasses.replace(
         sampling, confidence_top_k=section.top_k, confidence_window=options.window or section.window
     )
+    if options.method not in ("deepconf", "majority"):
+        given = [key for key in _DEEPCONF_ONLY if getattr(options, key) is not None]
+        if given:
+            raise ValueError(f"deepconf.{given[0]} goes with method deepconf or majority, not {options.method}")
+        return dataclasses.replace(method_of(section, budget, options.method, **options.options), sampling=sampling)
+    if options.options:
+        raise ValueError(f"method {options.method} has no options")
     if options.method == "majority":
         params = majority_params(budget, sampling)
         if options.tau is None:
@@ -155,7 +172,7 @@ def _params(options: Options, section: ScalingSection, sampling: SamplingParams)
             params, warmup=options.warmup or _warmup(section, budget), stop_doubtful=False, tau=options.tau,
             consensus=options.consensus or section.consensus,
         )  # fmt: skip
-    given = {
+    chosen = {
         name: value
         for name in ("keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
         if (value := getattr(options, name)) is not None
@@ -163,7 +180,7 @@ def _params(options: Options, section: ScalingSection, sampling: SamplingParams)
     own = {name: getattr(section, name) for name in ("keep_top", "reading", "tau", "consensus", "voter")}
     own["warmup_votes"] = section.warmup_votes
     warmup = options.warmup or _warmup(section, budget)
-    return DeepConf(budget=budget, warmup=warmup, sampling=sampling, **{**own, **given})
+    return DeepConf(budget=budget, warmup=warmup, sampling=sampling, **{**own, **chosen})
 
 
 def _warmup(section: ScalingSection, budget: int) -> int:

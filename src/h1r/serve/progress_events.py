@@ -16,7 +16,7 @@ import numpy as np
 from h1r.evals.solve_view import full_budget, lowest_of, weight_of
 from h1r.scaling.ballot import Ballot, Entry
 from h1r.scaling.confidence import group_confidences
-from h1r.scaling.deepconf import DeepConfRun
+from h1r.scaling.run import ScalingRun
 
 MOST_ANSWERS = 20
 """Of the vote; the rest is told as one sum."""
@@ -25,7 +25,7 @@ MOST_ANSWERS = 20
 class ProgressEvents:
     """Of a run with one problem. Belongs to the run's thread."""
 
-    def __init__(self, run: DeepConfRun, method: str, curves: int = 0) -> None:
+    def __init__(self, run: ScalingRun, method: str, curves: int = 0) -> None:
         self._run, self._method, self._curves = run, method, curves
         self._begun = time.monotonic()
         self._told: dict[int, dict[str, Any]] = {}

@@ -2,7 +2,7 @@
 own and blocks, as DeepConf does (`scaling/deepconf.py`). A session serves one stream at a time, as any engine.
 
     session = Session(owner)
-    DeepConfRun(session, prompts, params, seeds=...).solve()          in a thread
+    ScalingRun(session, prompts, params, seeds=...).solve()          in a thread
     session.end(give_up=True)                                         from any other: the stream raises `Abandoned`
     session.end(give_up=False)                                        the stream ends with what there is
 """

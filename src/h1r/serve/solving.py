@@ -1,4 +1,6 @@
-"""DeepConf on one question of a request: `DeepConfRun` in a thread, its progress and its outcome to the event loop.
+"""DeepConf, or another method, on one question of a request: `ScalingRun` in a thread.
+
+Its progress and its outcome go to the event loop.
 
 It is the run of `h1r solve`, on the same prompt, with the same seeds (`problem_seed` of the request's seed and the
 question), the same reading and comparing of answers, and the same policy for traces that fail.
@@ -26,7 +28,8 @@ from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
 from h1r.rollout.prompts import ProblemPrompt
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import Ballot, Entry, Solution
-from h1r.scaling.deepconf import DeepConfRun, problem_seed
+from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.scaling.voting import VOTERS
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.options import Plan
@@ -125,7 +128,7 @@ def solve(engine: Engine, question: Question, look: Callable[[ProgressEvents], N
     problem, plan = question.problem, question.plan
     pipeline = RolloutPipeline(engine, question.tokenizer, question.verify_many, section=question.rollout)
     tests = TestRuns(problem) if plan.tests else None
-    run = DeepConfRun(
+    run = ScalingRun(
         pipeline.engine, [question.prompt], plan.params, seeds=[problem_seed(question.seed, problem.id)],
         extract=tests or extract_for(problem), groups=[groups_for(problem, question.verify_many)],
         on_trace=lambda _: look(events),
@@ -156,7 +159,7 @@ def shown(ballot: Ballot, solution: Solution, plan: Plan, tests: TestRuns | None
 
 
 def _surest(entries: list[Entry], plan: Plan) -> Entry | None:
-    statistic = VOTERS[plan.params.voter][0] or "lowest"
+    statistic = (VOTERS[plan.params.voter][0] if isinstance(plan.params, DeepConf) else None) or "lowest"
 
     def confidence(entry: Entry) -> float:
         return -1.0 if entry.confidence is None else float(getattr(entry.confidence, statistic))

@@ -22,6 +22,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.records import Message
 from h1r.rollout.prompts import ProblemPrompt
 from h1r.scaling.deepconf import majority_params
+from h1r.scaling.parameters import DeepConf
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import DeepConfJob, Form, Job
@@ -102,10 +103,16 @@ class Urls:
 
     def _possible(self, plan: Plan) -> Plan:
         """What the servers can do of it."""
+        lacks = plan.params.needs & ({"token_ids"} if self._engine.ranks else {"token_ids", "logprobs", "confidences"})
+        if lacks and not isinstance(plan.params, DeepConf):
+            said = f"method {plan.method} needs {', '.join(sorted(lacks))}, which the servers here do not tell"
+            raise ApiError(400, said, "deepconf.method")
         if self._engine.ranks:
             sampling = dataclasses.replace(plan.params.sampling, confidence_top_k=self._engine.ranks)
             return dataclasses.replace(plan, params=dataclasses.replace(plan.params, sampling=sampling))
         given = plan.params
+        if not isinstance(given, DeepConf):
+            return plan
         params = dataclasses.replace(
             majority_params(given.budget, given.sampling), warmup=min(given.warmup, max(2, given.budget // 4)),
             stop_doubtful=False, tau=given.tau or TAU, consensus=given.consensus,

@@ -152,7 +152,7 @@ class EndpointEngine:
             raise RuntimeError(NO_STREAM)
         if not isinstance(prompt, ChatPrompt) or not prompt.messages:
             raise UserError(ONLY_BENCHMARKS)
-        if params.confidence_threshold is not None or params.stop_token_ids:
+        if params.confidence_threshold is not None or params.loop is not None or params.stop_token_ids:
             raise UserError(ONLY_BENCHMARKS)
         self._asked.append((prompt, params))
         return len(self._asked) - 1

@@ -25,7 +25,7 @@ from typing import Any
 from h1r.common.servers import Server, Servers, failure_of
 from h1r.engine.connections import hang_up
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
-from h1r.engine.requests import failed
+from h1r.engine.requests import NO_LOOPS, failed
 from h1r.engine.server.events import Refused, ServerRequest
 from h1r.errors import UserError
 from h1r.records import FinishReason, Trace
@@ -107,6 +107,8 @@ class StreamedChats:
             why = "a chat server takes messages, and no token ids"
         elif params.confidence_threshold is not None and not self.ranks:
             why = "the servers tell no log-probabilities, which confidence_threshold needs"
+        elif params.loop is not None:
+            why = NO_LOOPS
         if why is not None:
             self._refused += failed(index, params, why)
             return index

@@ -27,14 +27,17 @@ from torch import Tensor
 from h1r.engine.confidence_window import recent_means
 from h1r.engine.native.kept_states import KeptState, KeptStates
 from h1r.engine.native.memory import MemoryPlan, group_of
-from h1r.engine.native.runner import BROKEN, DOUBTFUL, FULL, STOPPED, Runner
+from h1r.engine.native.runner import BROKEN, DOUBTFUL, FULL, LOOPED, STOPPED, Runner
 from h1r.engine.native.slots import Request, Row, Slots
 from h1r.engine.protocol import Running
 from h1r.engine.stop_strings import holds_stop_string, text_of
 from h1r.models import CausalLM
 from h1r.records import FinishReason, Trace
+from h1r.response.loops import LoopWatch
 
-_REASONS: dict[int, FinishReason] = {STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length", BROKEN: "error"}
+_REASONS: dict[int, FinishReason] = {
+    STOPPED: "stop", DOUBTFUL: "confidence", FULL: "length", BROKEN: "error", LOOPED: "repetition",
+}  # fmt: skip
 _BROKEN_LOGITS = "the model's logits are not finite numbers; its weights may hold NaN or infinite values"
 
 
@@ -118,6 +121,7 @@ class Batch:
 
     def _look_at(self, requests: Sequence[Request]) -> None:
         self.has_stop_strings = any(request.params.stop for request in requests)
+        self.has_loops = any(request.params.loop for request in requests)
 
     @torch.inference_mode()
     def step(self) -> list[Trace]:
@@ -220,16 +224,21 @@ class Batch:
         self.slots.start(first, request, samples, (*self.eos_token_ids, *request.params.stop_token_ids))
         base = len(request.prompt) - self._decoded
         self._base = max(self._base, base) if self.rows else base
-        self.rows.extend(Row(request, sample, base) for sample in samples)
+        loop = request.params.loop
+        self.rows.extend(Row(request, sample, base, watch=LoopWatch(loop) if loop else None) for sample in samples)
         request.started += count
 
     def _sample(self) -> list[Trace]:
         n = len(self.rows)
         ended = self.runner.sample(n)
         stopped = self._stop_strings() if self.has_stop_strings else ()
-        if not (ended or any(stopped)):
+        looped = self._loops() if self.has_loops else ()
+        if not (ended or any(stopped) or any(looped)):
             return []
         codes = self.slots.reason[:n].tolist()
+        for i, found in enumerate(looped):
+            if found and codes[i] in (0, FULL):
+                codes[i] = LOOPED
         for i, found in enumerate(stopped):
             if found and codes[i] != BROKEN:
                 codes[i] = STOPPED
@@ -264,6 +273,10 @@ class Batch:
             row.text_ids.append(token)
             found.append(holds_stop_string(self.tokenizer, row.text_ids, row.request.params.stop))
         return found
+
+    def _loops(self) -> list[bool]:
+        last = self.slots.state["last"].tolist()
+        return [row.watch is not None and row.watch.add(token) for row, token in zip(self.rows, last, strict=False)]
 
     def _remove(self, leaving: list[int], reasons: Sequence[FinishReason]) -> list[Trace]:
         """Takes rows out as traces and closes the gaps with the last rows."""

@@ -23,8 +23,9 @@ from h1r.kernels.cpu.structs import Sampler
 from h1r.models import CausalLM
 from h1r.models.cache import KVCache
 
-STOPPED, DOUBTFUL, FULL, BROKEN = 1, 2, 3, 4
-"""Codes in `Slots.reason`; 0 goes on. BROKEN: the logits are no numbers, so that nothing could be chosen."""
+STOPPED, DOUBTFUL, FULL, BROKEN, LOOPED = 1, 2, 3, 4, 5
+"""Codes in `Slots.reason`; 0 goes on. BROKEN: the logits are no numbers, so that nothing could be chosen. LOOPED is
+the batch's own."""
 
 
 class Runner(Protocol):

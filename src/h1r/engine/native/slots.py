@@ -11,6 +11,7 @@ from torch import Tensor
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.sampling import stream_key
 from h1r.models.cache import KVCache
+from h1r.response.loops import LoopWatch
 
 INTEGERS = ("count", "max_tokens", "window", "key", "top_k", "last")
 FLOATS = ("temperature", "top_p", "min_p", "threshold", "group_sum")
@@ -45,6 +46,8 @@ class Row:
     """How many of its tokens somebody who listens has."""
     text_ids: list[int] = field(default_factory=list)
     """Tokens so far, kept on the host only for traces with stop strings."""
+    watch: LoopWatch | None = None
+    """Of a trace that a loop is to end."""
 
 
 class Slots:
