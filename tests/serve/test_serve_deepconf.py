@@ -119,6 +119,36 @@ def test_a_suffix_an_object_and_an_effort_ask_for_the_same(server: Running) -> N
     assert (majority["method"], majority["stopped"], majority["traces"]) == ("majority", 0, 6)
 
 
+def test_any_method_is_a_request_option(server: Running, run: Path, tmp_path: Path) -> None:
+    asked = {"method": "esc", "budget": 9, "options": {"window": 3}, **VERIFIER}
+    by_object = ask(server, deepconf=asked, max_tokens=24, seed=5)
+    by_suffix = ask(server, model=f"{NAME}@esc-9", deepconf={**VERIFIER, "budget": 9}, max_tokens=24, seed=5)
+    said = by_object["usage"]["deepconf"]
+    assert (said["method"], said["budget"], said["warmup"], said["threshold"]) == ("esc", 9, 0, None)
+    assert by_suffix["usage"]["deepconf"]["method"] == "esc"
+    scaling = {"scaling.method": "esc", "scaling.options": {"window": 3}, "scaling.budgets": [9]}
+    write_jsonl(tmp_path / "problem.jsonl", [PROBLEM])
+    (solved,) = solve(str(run), str(tmp_path / "problem.jsonl"), recipe_of(str(run), scaling), seed=5)
+    assert (said["answer"], said["tokens"], said["traces"]) == (solved.answer, solved.tokens, solved.traces)
+    assert said["stop_reason"] == solved.stop_reason
+
+
+def test_what_a_method_cannot_take_is_refused() -> None:
+    from h1r.engine.protocol import SamplingParams
+
+    assert split_model("a/b@short_3-8") == ("a/b", "short_3", 8)
+    for wrong, why in (
+        ({"method": "nothing"}, "unknown scaling method `nothing`"),
+        ({"method": "esc", "tau": 0.9}, "deepconf.tau goes with method deepconf or majority, not esc"),
+        ({"method": "esc", "options": {"windw": 3}}, "has no option `windw`"),
+        ({"method": "bayesian_stopping"}, "needs the answer shapes"),
+        ({"method": "bayesian_stopping", "options": {"shapes": "/etc/passwd"}}, "deepconf"),
+        ({"options": {"window": 3}}, "method deepconf has no options"),
+    ):
+        with pytest.raises(ApiError, match=why):
+            plan_for(RECIPE.scaling, 64, SamplingParams(), wrong, (None, None), None)
+
+
 def test_what_a_request_leaves_open_is_as_in_the_recipe() -> None:
     from h1r.engine.protocol import SamplingParams
 
