@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from scripted_server import Scripted, doubtful, scripted, tokens_of
-from served_model import Running, eventually, running
+from served_model import KEY, LIMITS, NAME, QUESTION, RECIPE, Running, eventually, running
 
 from h1r.common.servers import COOLDOWN_S
 from h1r.config import resolve
@@ -23,6 +23,7 @@ SETTINGS = {
     "scaling.keep_top": 0.5,
     "scaling.voter": "majority",
 }
+PLAIN = ("/v1/chat/completions", "plain", 200)
 BODY = {"model": "scripted", "messages": [{"role": "user", "content": "What is 6 * 7?"}], "max_tokens": 64, "seed": 3}
 
 
@@ -164,3 +165,37 @@ def test_a_server_whose_every_replica_is_gone_is_a_clear_error() -> None:
         events = server.client.post("/v1/chat/completions", json={**BODY, "stream": True}).text
         assert '"error"' in events
         assert "[DONE]" not in events
+
+
+def test_over_two_servers_of_ours_each_trace_is_that_of_one(server: Running) -> None:
+    """To the token at which it is stopped, whose place a front knows from the confidences that ours tell."""
+    asked = {
+        "model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24, "seed": 1 << 40,
+        "deepconf": {"verifier": "first-character", "return_traces": "tokens", "budget": 24},
+    }  # fmt: skip
+    own = {f"scaling.{name}": value for name, value in RECIPE.scaling.model_dump(exclude_defaults=True).items()}
+    with running(server.service.served, LIMITS) as second:
+        key = {"Authorization": f"Bearer {KEY}"}
+        with (
+            open_urls([f"{one.url}/v1" for one in (server, second)], resolve({"name": "defaults"}, own, "--set"),
+                      Limits(), KEY) as served,
+            running(served) as front,
+        ):  # fmt: skip
+            answers = {}
+            for name, one in (("alone", server), ("together", front)):
+                reply = one.client.post("/v1/chat/completions", json=asked, headers=key)
+                assert reply.status_code == 200, reply.text
+                answers[name] = reply.json()
+            assert min(one.service.metrics.requests.labels(*PLAIN)._value.get() for one in (server, second)) >= 8
+    alone, together = answers["alone"], answers["together"]
+    assert together["usage"]["deepconf"]["stopping"] == "stream"
+    assert together["usage"]["deepconf"]["stopped"] > 0
+    told = ("state", "tokens", "confidence", "finish_reason", "answer", "weight", "seed", "confidences", "text")
+    for name in told:
+        assert [one[name] for one in together["deepconf"]["traces"]] == [
+            one[name] for one in alone["deepconf"]["traces"]
+        ]
+    same = ("threshold", "votes", "answer", "states", "tokens_by_state", "selected_trace", "stop_reason")
+    for name in same:
+        assert together["usage"]["deepconf"][name] == alone["usage"]["deepconf"][name]
+    assert together["choices"][0]["message"] == alone["choices"][0]["message"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import SamplingParams
@@ -39,15 +39,28 @@ class Form:
     stream: bool = False
 
 
+class Told(NamedTuple):
+    """A token as a client is told of it. content: its bytes, which may be a part of a character. Nats."""
+
+    content: bytes
+    logprob: float
+    confidence: float
+
+    @property
+    def text(self) -> str:
+        """By itself."""
+        return self.content.decode(errors="replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a choice. name: `reasoning_content` or `content`. tokens: those drawn since the last piece, with
-    their log-probabilities (nats), where they were asked for."""
+    """A piece of a choice. name: `reasoning_content` or `content`. tokens: those drawn since the last piece, where
+    they were asked for."""
 
     index: int
     name: str
     text: str
-    tokens: Sequence[tuple[str, float]] = ()
+    tokens: Sequence[Told] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ class Choice:
     answer: str
     finish_reason: str
     tool_calls: Sequence[dict[str, Any]] = ()
-    tokens: Sequence[tuple[str, float]] | None = None
+    tokens: Sequence[Told] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +230,7 @@ class Telling:
     stops: tuple[str, ...]
     _growing: Growing = field(init=False)
     _splitter: Splitter = field(init=False)
-    _tokens: list[tuple[str, float]] = field(init=False, default_factory=list)
+    _tokens: list[Told] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._growing = self.model.texts.growing()
@@ -226,13 +239,15 @@ class Telling:
     def push(self, index: int, drawn: Sequence[Drawn]) -> list[Delta]:
         """What tokens add to the choice of this index."""
         if self.form.logprobs:
-            self._tokens += [(self.model.texts.one(one.token_id), one.logprob) for one in drawn]
+            texts = self.model.texts
+            self._tokens += [Told(texts.bytes_of(one.token_id), one.logprob, one.confidence) for one in drawn]
         ids = [one.token_id for one in drawn if one.token_id not in self.model.ends]
         return self._with_tokens(index, self._splitter.push(self._growing.push(ids)))
 
     def rest(self, index: int, choice: Choice) -> list[Delta]:
-        """What the end adds."""
-        return self._with_tokens(index, self._splitter.rest(choice.thinking, choice.answer))
+        """What the end adds; tokens without a text of their own, such as the one that ends an answer, too."""
+        pieces = self._splitter.rest(choice.thinking, choice.answer)
+        return self._with_tokens(index, pieces or ([("content", "")] if self._tokens else []))
 
     def _with_tokens(self, index: int, pieces: list[tuple[str, str]]) -> list[Delta]:
         found = []
@@ -256,8 +271,8 @@ def choice_of(model: Speaker, trace: Trace, index: int, form: Form) -> Choice:
     reason = "tool_calls" if calls else "stop" if trace.finish_reason == "stop" else "length"
     tokens = None
     if form.logprobs and model.tokenizer is not None:
-        pairs = zip(trace.token_ids, trace.logprobs, strict=True)
-        tokens = [(model.texts.one(one), logprob) for one, logprob in pairs]
+        columns = zip(trace.token_ids, trace.logprobs, trace.confidences, strict=True)
+        tokens = [Told(model.texts.bytes_of(one), *values) for one, *values in columns]
     return Choice(index, thinking, answer, reason, calls, tokens)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from h1r.serve.jobs import Choice, Delta, Event, Raw, Result
+from h1r.serve.jobs import Choice, Delta, Event, Raw, Result, Told
 
 
 class ChatShape:
@@ -126,25 +126,29 @@ def usage_of(result: Result) -> dict[str, Any]:
     return usage
 
 
-def chat_logprobs(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """`logprobs` of a chat's choice. Nothing but the drawn token is known."""
+def chat_logprobs(tokens: Sequence[Told]) -> dict[str, Any]:
+    """`logprobs` of a chat's choice: of the drawn tokens alone, and DeepConf's confidence in each, which stands for the
+    likeliest ones (`engine/endpoint/streamed.py` reads it)."""
     return {
         "content": [
-            {"token": text, "logprob": _number(logprob), "bytes": list(text.encode()), "top_logprobs": []}
-            for text, logprob in tokens
+            {
+                "token": one.text, "logprob": _number(one.logprob), "bytes": list(one.content), "top_logprobs": [],
+                "confidence": -_number(-one.confidence),
+            }
+            for one in tokens
         ],
         "refusal": None,
-    }
+    }  # fmt: skip
 
 
-def completion_logprobs(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
+def completion_logprobs(tokens: Sequence[Told]) -> dict[str, Any]:
     """The same for a completion."""
     offsets, at = [], 0
-    for text, _ in tokens:
+    for one in tokens:
         offsets.append(at)
-        at += len(text)
+        at += len(one.text)
     return {
-        "tokens": [text for text, _ in tokens], "token_logprobs": [_number(one) for _, one in tokens],
+        "tokens": [one.text for one in tokens], "token_logprobs": [_number(one.logprob) for one in tokens],
         "top_logprobs": None, "text_offset": offsets,
     }  # fmt: skip
 

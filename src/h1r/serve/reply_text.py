@@ -50,9 +50,13 @@ class TokenTexts:
 
     def one(self, token_id: int) -> str:
         """The text of a token by itself."""
+        return self.bytes_of(token_id).decode(errors="replace")
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes of a token; of a byte-level tokenizer those that make the text when they are joined."""
         if self._table is None:
-            return str(self._tokenizer.decode([token_id]))
-        return self._table[token_id].decode(errors="replace")
+            return str(self._tokenizer.decode([token_id])).encode(errors="replace")
+        return self._table[token_id]
 
     def thinking(self, token_ids: Sequence[int], text: str) -> int:
         """How many tokens of a trace with this text are thinking, its tags included."""

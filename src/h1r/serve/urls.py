@@ -2,7 +2,7 @@
 
 What the servers tell of each token decides how DeepConf saves, and the reply says which (`usage.deepconf.stopping`):
 
-    stream       top log-probabilities: a doubtful trace ends by closing its stream
+    stream       top log-probabilities, or the confidences of `h1r serve`: a doubtful trace ends by closing its stream
     consensus    none: every trace runs to its end and has one vote, until the votes agree (`tau`, else 0.95)
 """
 
@@ -97,16 +97,20 @@ class Urls:
     def _passed_on(self, body: Body, found: dict[str, Any], kind: Kind, seed: int) -> PassedOn:
         path = {"chat": "chat/completions", "completion": "completions", "response": "responses"}[kind]
         sent = {key: value for key, value in found.items() if key != "deepconf"}
-        sent |= {"model": self._engine.model, "seed": seed % (1 << 31)}
+        sent |= {"model": self._engine.model, "seed": seed if self._engine.ours else seed % (1 << 31)}
         weight = (body.max_tokens or _LONGEST) * body.n
         return PassedOn(self._engine.servers, self._client, path, sent, self._engine.key, weight)
 
     def _possible(self, plan: Plan) -> Plan:
         """What the servers can do of it."""
-        lacks = plan.params.needs & ({"token_ids"} if self._engine.ranks else {"token_ids", "logprobs", "confidences"})
+        lacks = plan.params.needs & (
+            {"token_ids"} if self._engine.knows_confidences else {"token_ids", "logprobs", "confidences"}
+        )
         if lacks and not isinstance(plan.params, DeepConf):
             said = f"method {plan.method} needs {', '.join(sorted(lacks))}, which the servers here do not tell"
             raise ApiError(400, said, "deepconf.method")
+        if self._engine.ours:
+            return plan
         if self._engine.ranks:
             sampling = dataclasses.replace(plan.params.sampling, confidence_top_k=self._engine.ranks)
             return dataclasses.replace(plan, params=dataclasses.replace(plan.params, sampling=sampling))
@@ -122,7 +126,7 @@ class Urls:
     def _question(self, messages: Sequence[Message], plan: Plan, seed: int) -> Question:
         problem = problem_of(messages, plan)
         sent = [{"role": one.role, "content": one.content} for one in messages]
-        stopping = "stream" if self._engine.ranks else "consensus"
+        stopping = "stream" if self._engine.knows_confidences else "consensus"
         prompt = ProblemPrompt((), problem, messages=sent)
         return Question(problem, prompt, plan, seed, self._recipe.rollout, self.verifying.many, None, stopping)
 

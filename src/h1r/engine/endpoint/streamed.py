@@ -4,6 +4,7 @@ One request is one trace, read by a thread of its own. What a server tells of ea
 
 * top log-probabilities: confidences, hence DeepConf. A trace whose window falls below `confidence_threshold` ends
   by closing its stream, at which servers stop generating.
+* the confidence of each token (`h1r serve`): the same, and exactly what the engine there has; with the whole seed.
 * none: the text alone, without confidences; `confidence_threshold` is refused.
 
 Servers of one model are balanced by the tokens that their requests may still have, passed over while they fail, and
@@ -51,6 +52,8 @@ class _Live:
     error: str | None = None
     thinking: str = ""
     answer: str = ""
+    content: bytearray = field(default_factory=bytearray)
+    """Of the tokens, where a server of ours tells them."""
     logprobs: list[float] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
     pieces: int = 0
@@ -60,6 +63,7 @@ class _Live:
     def begin_anew(self) -> None:
         """What a server that failed has given is forgotten."""
         self.thinking = self.answer = ""
+        self.content = bytearray()
         self.logprobs, self.confidences, self.pieces, self.usage = [], [], 0, {}
         self.reason, self.error = "length", None
 
@@ -91,6 +95,8 @@ class StreamedChats:
         self._count = 0
         self._lock = threading.Lock()
         self.model = model or self._listed()
+        self.ours = False
+        """Whether the servers tell the confidence of each token, as `h1r serve` does."""
         self.ranks = self._known_ranks()
         """How many likeliest tokens the servers tell of each token; 0: none."""
 
@@ -99,13 +105,18 @@ class StreamedChats:
         """Whether a trace has not been handed out yet."""
         return bool(self._live or self._refused)
 
+    @property
+    def knows_confidences(self) -> bool:
+        """Whether traces have any, so that a doubtful one can be stopped."""
+        return self.ours or self.ranks > 0
+
     def add(self, prompt: Prompt, params: SamplingParams) -> int:
         """The number of the request."""
         index, self._count = self._count, self._count + 1
         why = None
         if not isinstance(prompt, ChatPrompt) or not prompt.messages:
             why = "a chat server takes messages, and no token ids"
-        elif params.confidence_threshold is not None and not self.ranks:
+        elif params.confidence_threshold is not None and not self.knows_confidences:
             why = "the servers tell no log-probabilities, which confidence_threshold needs"
         elif params.loop is not None:
             why = NO_LOOPS
@@ -194,10 +205,10 @@ class StreamedChats:
         return passing
 
     def _body(self, live: _Live) -> dict[str, Any]:
-        params = live.params
+        params, seed = live.params, live.params.seed + live.sample
         body: dict[str, Any] = {
             "model": self.model, "messages": list(live.messages), "stream": True, "temperature": params.temperature,
-            "top_p": params.top_p, "max_tokens": params.max_tokens, "seed": (params.seed + live.sample) % _SEEDS,
+            "top_p": params.top_p, "max_tokens": params.max_tokens, "seed": seed if self.ours else seed % _SEEDS,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
         if params.stop:
@@ -206,7 +217,7 @@ class StreamedChats:
             body["top_k"] = params.top_k
         if params.min_p:
             body["min_p"] = params.min_p
-        if self.ranks:
+        if self.knows_confidences:
             body |= {"logprobs": True, "top_logprobs": self.ranks}
         return {**body, **self.extra}
 
@@ -227,7 +238,10 @@ class StreamedChats:
             for token in (choice.get("logprobs") or {}).get("content") or ():
                 best = sorted((float(one["logprob"]) for one in token.get("top_logprobs") or ()), reverse=True)
                 live.logprobs.append(float(token["logprob"]))
-                if best := best[: live.params.confidence_top_k]:
+                if self.ours:
+                    live.confidences.append(float(token["confidence"]))
+                    live.content += bytes(token["bytes"])
+                elif best := best[: live.params.confidence_top_k]:
                     live.confidences.append(-sum(best) / len(best))
                 if _is_low(live):
                     live.reason = "confidence"
@@ -256,29 +270,33 @@ class StreamedChats:
         """What the first server that answers tells."""
         said = None
         for server in self.servers.all:
-            for ranks in (*_RANKS, 0):
+            for ranks, self.ours in (*((ranks, False) for ranks in _RANKS), (0, True), (0, False)):
                 found, said = self._probe(server, ranks)
                 if found is not None:
                     return found
         raise UserError(f"no server answers a chat request ({said}); see its log")
 
     def _probe(self, server: Server, ranks: int) -> tuple[int | None, str]:
-        """How many ranks come where so many are asked for; None where the request fails."""
+        """How many ranks come where so many are asked for; None where the request fails, or the confidences that a
+        server of ours would tell do not come."""
         live = _Live(
             0, 0, ({"role": "user", "content": "1"},), SamplingParams(max_tokens=2, confidence_top_k=max(1, ranks))
         )
         self.ranks = ranks
-        most, body = 0, self._body(live)
+        most, confident, body = 0, False, self._body(live)
         request = ServerRequest(f"{server.url}/chat/completions", 60.0, self.key)
         try:
             for event in request.events(body):
                 for choice in event.get("choices") or ():
                     for token in (choice.get("logprobs") or {}).get("content") or ():
                         most = max(most, len(token.get("top_logprobs") or ()))
+                        confident = "confidence" in token and "bytes" in token
         except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return None, str(error)
         finally:
             request.close()
+        if self.ours and not confident:
+            return None, ""
         return (most if most > 1 else 0), ""
 
 
@@ -294,6 +312,8 @@ def _trace(live: _Live, cancelled: bool = False) -> Trace:
     text = live.answer
     if live.thinking:
         text = f"<think>\n{live.thinking}" + (f"\n</think>\n\n{text}" if text else "")
+    if live.content and (cancelled or live.reason == "confidence"):
+        text = live.content.decode(errors="replace")  # to the token at which it ended, and the chunk went on
     broken = live.error is not None and not cancelled
     n = len(live.confidences)
     return Trace(
