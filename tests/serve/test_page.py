@@ -217,6 +217,20 @@ def test_the_call_to_copy_gives_the_same_answer(page: Page) -> None:
     assert printed == [message]
 
 
+def test_tests_of_a_program_go_with_the_question(page: Page) -> None:
+    page.evaluate("document.getElementById('tests').parentElement.open = true")
+    fill(page, "#tests", '["assert f(2) == 4"')
+    page.evaluate("document.getElementById('start').click()")
+    assert "JSON list" in text(page, "#state")
+    fill(page, "#tests", "assert f(2) == 4\n\nassert f(3) == 9\n")
+    solve(page, budget=4)
+    sent = json.loads(text(page, ".code").partition("-d '")[2].rpartition("'")[0])
+    assert sent["deepconf"] == {"method": "deepconf", "budget": 4, "tests": ["assert f(2) == 4", "assert f(3) == 9"]}
+    assert text(page, ".which").endswith("the surest trace, 0 of 2.")
+    parsed = page.evaluate("""import("/static/settings.js").then(({ testsOf }) => testsOf('[{"input": "2"}]'))""")
+    assert parsed == [{"input": "2"}]
+
+
 def test_two_settings_stand_side_by_side(page: Page) -> None:
     page.evaluate("document.getElementById('compare').click()")
     solve(page)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from served_model import KEY, NAME, QUESTION, Running, eventually
 from test_serve_chat import ask
 
 from h1r.serve import connections
+from h1r.serve.jobs import Delta
 
 
 def opened(server: Running) -> socket.socket:
@@ -71,3 +74,42 @@ def test_more_connections_than_there_may_be_are_told_so_and_the_others_go_on(
         for one in held:
             one.close()
     assert eventually(lambda: ask(server)["choices"])
+
+
+class Endless:
+    """A job that has always more to say."""
+
+    num_traces, method, span = 1, "plain", None
+    gave_up = False
+
+    async def __aiter__(self) -> AsyncIterator[list[Delta]]:
+        while not self.gave_up:
+            yield [Delta(0, "content", "x" * 65536)]
+
+    def give_up(self) -> None:
+        self.gave_up = True
+
+    def finish(self) -> None:
+        self.gave_up = True
+
+
+def test_a_client_that_reads_nothing_more_of_its_reply_is_cut_off_and_while_it_reads_it_is_not(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Endless] = []
+
+    async def job(*_: Any) -> Endless:
+        jobs.append(Endless())
+        return jobs[-1]
+
+    monkeypatch.setattr(server.service.served, "job", job)
+    monkeypatch.setattr(connections, "UNREAD_S", 0.5)
+    with opened(server) as one:
+        one.sendall(post(stream=True))
+        until = time.monotonic() + 1.2
+        while time.monotonic() < until:
+            assert one.recv(1 << 20)
+            time.sleep(0.02)
+        assert not jobs[0].gave_up
+        assert eventually(lambda: jobs[0].gave_up)  # it reads no more
+    assert eventually(lambda: server.service.admission.requests == 0)

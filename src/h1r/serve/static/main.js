@@ -2,7 +2,7 @@
 import { Chat } from "./chat.js";
 import { TraceDialog } from "./dialog.js";
 import { Panel } from "./panel.js";
-import { Setting } from "./settings.js";
+import { Setting, testsOf } from "./settings.js";
 import { getJson } from "./stream.js";
 
 const KEY = "h1r-api-key";
@@ -32,7 +32,13 @@ async function solve() {
   const seed = at("seed").value === "" ? Math.floor(Math.random() * 2 ** 32) : Number(at("seed").value);
   const messages = [{ role: "user", content: at("question").value.trim() }];
   const asked = at("compare").checked ? settings : settings.slice(0, 1);
-  const panels = asked.map((one) => new Panel(one.name, one.body(model, messages, seed), dialog));
+  let tests;
+  try {
+    tests = testsOf(at("tests").value);
+  } catch {
+    return say("The tests begin as a JSON list and are none; mend them, or write a line of Python for each.", true);
+  }
+  const panels = asked.map((one) => new Panel(one.name, one.body(model, messages, seed, tests), dialog));
   at("panels").replaceChildren(...panels.map((one) => one.element));
   stopping = new AbortController();
   at("start").disabled = true;

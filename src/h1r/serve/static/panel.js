@@ -94,7 +94,8 @@ export class Panel {
     this.#find(".thinking").hidden = !thinking;
     this.#find(".thinking").textContent = thinking;
     const how = { votes: "the surest of those that voted for the winner", confidence: "the surest trace", tests: "the surest of those that pass most tests" }[deepconf.selected_by];
-    this.#find(".which").textContent = deepconf.selected_trace === null ? "No trace has any text." : `Trace ${deepconf.selected_trace}: ${how}.`;
+    const passed = deepconf.tests ? `, ${Math.round(deepconf.tests * deepconf.tests_passed)} of ${deepconf.tests}` : "";
+    this.#find(".which").textContent = deepconf.selected_trace === null ? "No trace has any text." : `Trace ${deepconf.selected_trace}: ${how}${passed}.`;
   }
 
   // Draws until nothing moves.
