@@ -16,6 +16,8 @@ import pytest
 from served_model import KEY, LIMITS, Running, eventually, running
 from test_serve_chat import ask
 
+from h1r.serve.errors import ApiError
+from h1r.serve.limits import Admission
 from h1r.serve.local import Local
 from h1r.serve.logs import RequestLog
 from h1r.serve.model import Model
@@ -104,6 +106,14 @@ def test_afterwards_it_answers_as_before_and_has_logged_no_request_as_it_came(
     assert "rm -rf" not in lines.getvalue()
     assert "passwd" not in lines.getvalue()
     assert KEY not in lines.getvalue()
+
+
+def test_more_traces_than_all_requests_may_have_are_too_many_for_one() -> None:
+    admission = Admission(LIMITS)
+    with pytest.raises(ApiError) as refused:
+        admission.enter(LIMITS.traces + 1)
+    assert (refused.value.status, admission.requests) == (400, 0)
+    admission.enter(LIMITS.traces)
 
 
 def test_too_much_at_once_is_told_to_come_again(model: Model) -> None:

@@ -39,6 +39,10 @@ class Admission:
         if self.closing:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after_s=10)
         most = self.limits
+        if traces > max(most.traces, most.budget):
+            raise ApiError(
+                400, f"the request asks for {counted(traces, 'trace')}, and this server allows {most.traces}"
+            )
         if self.requests >= most.requests or (self.requests and self.traces + traces > most.traces):
             under_way = f"{counted(self.requests, 'request')} with {counted(self.traces, 'trace')}"
             busy = f"{under_way} in progress; ask again in a while"

@@ -59,7 +59,7 @@ class Options(BaseModel):
     consensus: Consensus | None = None
     voter: Voter | None = None
     warmup_votes: Literal["above_threshold", "all"] | None = None
-    window: Annotated[int, Field(ge=1, strict=True)] | None = None
+    window: Annotated[int, Field(ge=1, le=1 << 31, strict=True)] | None = None
     select: Select | None = None
     """votes: the answer that the traces agree on. For answers that are not short: tests: a program that passes the
     request's `tests`; confidence: the whole trace of the highest confidence. Unset: tests where there are some, else

@@ -27,6 +27,13 @@ def messages_from(found: dict[str, Any]) -> list[Any]:
     for name in ("previous_response_id", "conversation", "background"):
         if found.get(name):
             raise ApiError(400, f"this server keeps no responses, so there is no {name}", name, "unsupported_parameter")
+    text = found.get("text")
+    form = text.get("format") if isinstance(text, dict) else text
+    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
+        raise ApiError(400, "a response here is plain text; leave text.format out", "text", "unsupported_parameter")
+    if found.get("tools"):
+        said = "a response here calls no tools; ask /v1/chat/completions, or leave them out"
+        raise ApiError(400, said, "tools", "unsupported_parameter")
     instructions = found.get("instructions")
     if instructions is not None and not isinstance(instructions, str):
         raise ApiError(400, "instructions is no text", "instructions")

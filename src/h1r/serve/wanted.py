@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +19,9 @@ Text = Annotated[str, Field(max_length=512)]
 
 _SEEDS = 1 << 62
 _MOST_TOKENS = 1 << 30
+_DEEPEST = 100
+"""Lists and objects within each other; what templates and other servers write of them is recursive."""
+_MAYBE_SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
 
 
 class StreamOptions(BaseModel):
@@ -78,20 +83,27 @@ class Body(BaseModel):
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """The object of a body. `ApiError` for anything else."""
+    """The object of a body. `ApiError` for anything else, and for what nobody can write again as it came: numbers that
+    are not finite, half of a surrogate pair, lists and objects more than `_DEEPEST` deep."""
     try:
-        found = json.loads(data, parse_constant=_refuse_constant)
+        found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise ApiError(400, "the body is no JSON") from None
+        raise ApiError(400, "the body is no JSON in UTF-8, or holds a number that is not finite") from None
     if not isinstance(found, dict):
         raise ApiError(400, "the body is no JSON object")
+    _refuse_deep(found)
+    if _MAYBE_SURROGATE.search(data):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ApiError(400, "the body holds half of a surrogate pair, which is no character") from None
     return found
 
 
 def read_body(found: dict[str, Any], kind: Kind, limits: Limits) -> Body:
     """The checked body of a request. `ApiError` for what cannot be meant."""
     found = dict(found)
-    if kind == "chat" and "max_completion_tokens" in found:
+    if kind == "chat" and found.get("max_completion_tokens") is not None:
         found["max_tokens"] = found["max_completion_tokens"]
     if kind == "response":
         effort = found.get("reasoning")
@@ -149,3 +161,21 @@ def refuse_unknown(body: Body) -> None:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+def _refuse_deep(found: dict[str, Any]) -> None:
+    level: list[Any] = [found]
+    for _ in range(_DEEPEST):
+        level = [
+            one for some in level for one in (some.values() if isinstance(some, dict) else some)
+            if isinstance(one, dict | list)
+        ]  # fmt: skip
+        if not level:
+            return
+    raise ApiError(400, f"the body has lists and objects more than {_DEEPEST} deep")
