@@ -42,6 +42,8 @@ class Scripted:
     says: tuple[str, ...] = ()
     writes: Callable[[int], list[tuple[str, float]]] = tokens_of
     """The trace of a seed."""
+    garbles: Any = None
+    """What is sent in place of the third chunk of each stream."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     """In small letters, of each request."""
@@ -80,6 +82,9 @@ class Scripted:
                 handler.close_connection = True
                 handler.connection.close()
                 return
+            if number == 2 and self.garbles is not None:
+                self._event(handler, self.garbles)
+                continue
             choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
             if body.get("logprobs") and self.ranks:
                 best = [-0.01 - ahead * (rank > 0) for rank in range(min(self.ranks, body["top_logprobs"]))]

@@ -144,6 +144,27 @@ def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(dies_after: i
         assert any(body.get("seed") == 3 for body in one.requests)
 
 
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        [], {"choices": [5]}, {"choices": [{"index": [0], "delta": {"content": "x"}}]},
+        {"choices": [], "usage": 5, "x": float("nan")},
+        {"choices": [{"index": 0, "delta": {"content": "\ud800"}, "logprobs": 5}]},
+    ],
+)  # fmt: skip
+def test_a_server_that_writes_what_is_no_completion_is_passed_over(garbled: Any) -> None:
+    with scripted(garbles=garbled) as one, scripted() as two, before(one, two) as server:
+        whole = "".join(piece for piece, _ in tokens_of(3))
+        for _ in range(2):  # the turn of each comes
+            server.service.served._engine.servers.all[0].rests_until = 0.0  # type: ignore[attr-defined]
+            events = chunks(server)
+            assert "".join(c["delta"].get("content") or "" for event in events for c in event["choices"]) == whole
+        server.service.served._engine.servers.all[0].rests_until = 0.0  # type: ignore[attr-defined]
+        found = deepconf(server)
+        assert found["usage"]["deepconf"]["answer"] == "42"
+        assert "error" not in {trace["state"] for trace in found["deepconf"]["traces"]}
+
+
 def test_a_client_that_hangs_up_closes_the_streams_behind() -> None:
     with scripted(pause_s=0.05) as one, before(one) as server:
         for changes in ({}, {"deepconf": {"budget": 24}}):

@@ -101,10 +101,15 @@ class Raw:
         if not isinstance(usage, dict):
             return None
         found = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        return (found[0], found[1]) if isinstance(found[0], int) and isinstance(found[1], int) else None
+        return (found[0], found[1]) if all(map(is_count, found)) else None
 
 
 Event = Delta | Choice | Result | Raw | dict[str, Any]
+
+
+def is_count(said: Any) -> bool:
+    """Whether another server says a number of tokens."""
+    return type(said) is int and 0 <= said < 1 << 53
 
 
 class Speaker(Protocol):

@@ -7,7 +7,6 @@ two servers wrote.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +17,7 @@ from h1r.common.servers import Server, Servers, authorization, failure_of, retry
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Raw
 from h1r.serve.spans import RequestSpan
+from h1r.serve.wanted import NotWritableError, json_object
 
 ATTEMPTS = 4
 SILENCE_S = 600.0
@@ -64,7 +64,11 @@ class PassedOn:
             attempt = None if self.span is None else self.span.attempt(f"{server.url}/{self._path}", headers)
             try:
                 async for data in self._events(server, headers):
-                    if (left := self._unsaid(data)) is not None:
+                    try:
+                        left = self._unsaid(data)
+                    except (AttributeError, TypeError, ValueError):
+                        raise _Passing("the reply is no completion") from None
+                    if left is not None:
                         yield [Raw(left)]
                 return
             except (_Passing, httpx2.HTTPError) as error:
@@ -104,7 +108,7 @@ class PassedOn:
                 text = line.removeprefix("data:").strip()
                 if text == "[DONE]":
                     return
-                found = _object(text)
+                found = _object(text.encode())
                 if "error" in found:
                     raise _Passing("the server failed in the middle of its answer")
                 yield found
@@ -160,11 +164,8 @@ class PassedOn:
         return text[common:]
 
 
-def _object(data: str | bytes) -> dict[str, Any]:
+def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        raise _Passing("the reply is no JSON") from None
-    if not isinstance(found, dict):
-        raise _Passing("the reply is no JSON object")
-    return found
+        return json_object(data)
+    except NotWritableError as error:
+        raise _Passing(f"the reply {error}") from None

@@ -83,20 +83,33 @@ class Body(BaseModel):
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """The object of a body. `ApiError` for anything else, and for what nobody can write again as it came: numbers that
-    are not finite, half of a surrogate pair, lists and objects more than `_DEEPEST` deep."""
+    """The object of a body. `ApiError` for anything else."""
+    try:
+        return json_object(data)
+    except NotWritableError as error:
+        raise ApiError(400, f"the body {error}") from None
+
+
+class NotWritableError(Exception):
+    """What was read cannot be written again as it came. The message is a predicate."""
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """An object of JSON. `NotWritableError` for anything else, for numbers that are not finite, half of a surrogate
+    pair, and lists and objects more than `_DEEPEST` deep."""
     try:
         found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise ApiError(400, "the body is no JSON in UTF-8, or holds a number that is not finite") from None
+        raise NotWritableError("is no JSON in UTF-8, or holds a number that is not finite") from None
     if not isinstance(found, dict):
-        raise ApiError(400, "the body is no JSON object")
-    _refuse_deep(found)
+        raise NotWritableError("is no JSON object")
+    if _is_deep(found):
+        raise NotWritableError(f"has lists and objects more than {_DEEPEST} deep")
     if _MAYBE_SURROGATE.search(data):
         try:
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ApiError(400, "the body holds half of a surrogate pair, which is no character") from None
+            raise NotWritableError("holds half of a surrogate pair, which is no character") from None
     return found
 
 
@@ -169,7 +182,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _refuse_deep(found: dict[str, Any]) -> None:
+def _is_deep(found: dict[str, Any]) -> bool:
     level: list[Any] = [found]
     for _ in range(_DEEPEST):
         level = [
@@ -177,5 +190,5 @@ def _refuse_deep(found: dict[str, Any]) -> None:
             if isinstance(one, dict | list)
         ]  # fmt: skip
         if not level:
-            return
-    raise ApiError(400, f"the body has lists and objects more than {_DEEPEST} deep")
+            return False
+    return True

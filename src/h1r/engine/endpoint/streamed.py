@@ -166,7 +166,17 @@ class StreamedChats:
         self._pool.shutdown(cancel_futures=True)
 
     def _run(self, live: _Live) -> None:
-        """Reads one trace to its end, on another server where one fails."""
+        """Reads one trace to its end, whatever that is: somebody waits for it."""
+        try:
+            self._tried(live)
+        except Exception as error:
+            live.error = f"reading a server's stream failed ({type(error).__name__})"
+            raise
+        finally:
+            self._ended.put(live)
+
+    def _tried(self, live: _Live) -> None:
+        """Asks for a trace, on another server where one fails."""
         tried: Server | None = None
         for attempt in range(1, ATTEMPTS + 1):
             if live.cancelled:
@@ -178,7 +188,6 @@ class StreamedChats:
             passing = self._ask(live, tried)
             if live.error is None or not passing:
                 break
-        self._ended.put(live)
 
     def _ask(self, live: _Live, server: Server) -> bool:
         """One try; whether its error may pass."""
@@ -193,7 +202,7 @@ class StreamedChats:
             for event in live.request.events(self._body(live)):
                 if self._take(live, event):
                     break
-        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+        except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if not live.cancelled:
                 live.error = f"{server.url} failed: {error or type(error).__name__}"
                 passing = not isinstance(error, Refused) or failure_of(error.status) in ("passing", "limited")
@@ -227,7 +236,9 @@ class StreamedChats:
             return True
         usage = event.get("usage") or {}
         live.usage.update(
-            (key, n) for key in ("prompt_tokens", "completion_tokens") if isinstance(n := usage.get(key), int)
+            (key, n)
+            for key in ("prompt_tokens", "completion_tokens")
+            if type(n := usage.get(key)) is int and 0 <= n < 1 << 53
         )
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}

@@ -148,7 +148,7 @@ class Stream:
                         break
             if not live.cancelled:
                 self._fetch([live])
-        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+        except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             # A read that `_stop` ended fails, too.
             if not live.cancelled:
                 live.error = f"the server at {server.url} failed: {error or type(error).__name__}"
