@@ -31,6 +31,18 @@ def test_a_server_that_failed_or_asked_to_wait_comes_last() -> None:
     assert alone.take().pause_s == 0
 
 
+def test_a_server_that_failed_at_a_request_is_not_asked_again_before_the_others() -> None:
+    servers = Servers(["http://gone", "http://busy"])
+    gone, busy = servers.all
+    busy.outstanding = 1000
+    for one in (busy, gone):  # both rest, and the one that is gone has nothing outstanding
+        servers.give_back(one, failed=True, weight=0)
+    assert servers.take() is gone
+    assert servers.take(tried=[gone]) is busy
+    servers.give_back(gone, failed=None)
+    assert gone.rests_until > time.monotonic()  # a client that hung up says nothing of a server
+
+
 @pytest.mark.parametrize(
     ("status", "content", "expected"),
     [

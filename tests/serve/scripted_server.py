@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -42,6 +42,8 @@ class Scripted:
     says: tuple[str, ...] = ()
     writes: Callable[[int], list[tuple[str, float]]] = tokens_of
     """The trace of a seed."""
+    busy: bool = False
+    """Whether every request is a 429."""
     garbles: Any = None
     """What is sent in place of the third chunk of each stream."""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -59,6 +61,9 @@ class Scripted:
             self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self.open_streams += 1
         try:
+            if self.busy:
+                self._send(handler, b"{}", 429, {"Retry-After": "7"})
+                return
             if not body.get("stream"):
                 text = "".join(self.says) or "".join(piece for piece, _ in self.writes(body["seed"]))
                 message = {"role": "assistant", "content": text}
@@ -111,8 +116,12 @@ class Scripted:
         return True
 
     @staticmethod
-    def _send(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-        handler.send_response(200)
+    def _send(
+        handler: BaseHTTPRequestHandler, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        handler.send_response(status)
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,6 +111,26 @@ def test_a_server_that_failed_is_passed_over_and_comes_back() -> None:
         chunks(server)
         chunks(server)
         assert len(two.requests) > failed
+
+
+def test_where_all_servers_failed_just_now_a_request_finds_the_one_that_lives() -> None:
+    """Under load the dead one, which has nothing outstanding, would be asked again and again."""
+    with scripted() as one, scripted() as two, before(one, two) as server:
+        servers = server.service.served._engine.servers.all  # type: ignore[attr-defined]
+        one.dies_after, servers[1].outstanding = 0, 1 << 30
+        for asking in (lambda: chunks(server), lambda: deepconf(server)):
+            for each in servers:
+                each.rests_until = time.monotonic() + 60
+            asking()
+        assert servers[1].outstanding == 1 << 30
+
+
+def test_servers_that_have_too_much_to_do_are_no_failure_of_theirs() -> None:
+    with scripted() as one, before(one) as server:
+        one.busy = True
+        response = server.client.post("/v1/chat/completions", json=BODY)
+        assert (response.status_code, response.headers["retry-after"]) == (429, "7")
+        assert response.json()["error"]["type"] == "rate_limit_error"
 
 
 def chunks(server: Running, **changes: Any) -> list[dict[str, Any]]:

@@ -150,8 +150,9 @@ class Endpoints:
     async def _replies(self, body: dict[str, Any], text_needed: bool) -> list[Reply]:
         retries = Retries(self.attempts, self.backoff_s, self.max_wait_s, self.patience_s)
         started, failures, tried = time.monotonic(), 0, 0
+        failing: list[Server] = []
         while True:
-            server = self._servers.take()
+            server = self._servers.take(tried=failing)
             failed, asked_s = False, None
             try:
                 async with self._connections_to(server).slots:
@@ -160,6 +161,7 @@ class Endpoints:
                     return await self._ask(server, body, text_needed)
             except _PassingError as error:
                 failed, asked_s, failures = True, error.wait_s, failures + 1
+                failing.append(server)
                 if not (error.limited and time.monotonic() - started < self.patience_s):
                     tried += 1
                 if tried >= self.attempts:

@@ -16,7 +16,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,21 +68,29 @@ class Servers:
         self._turn = 0
         self._lock = threading.Lock()
 
-    def take(self, preferred: Server | None = None, weight: int = 1) -> Server:
+    def take(self, preferred: Server | None = None, weight: int = 1, tried: Collection[Server] = ()) -> Server:
         """The server with the least outstanding, in turns where several have; one that failed just now or asked to wait
-        only where there is no other. `preferred`, where it did neither. weight: of this request, such as its tokens."""
+        only where there is no other. `preferred`, where it did neither. weight: of this request, such as its tokens.
+        tried: those that failed at this request already, which come last: where all rest, the one that is gone has the
+        least outstanding."""
         now = time.monotonic()
         with self._lock:
             order = self.all[self._turn :] + self.all[: self._turn]
             if preferred is not None and max(preferred.closed_until, preferred.rests_until) <= now:
                 order = [preferred]
-            server = min(order, key=lambda one: (one.closed_until > now, one.rests_until > now, one.outstanding))
+            server = min(
+                order,
+                key=lambda one: (one.closed_until > now, one in tried, one.rests_until > now, one.outstanding),
+            )
             self._turn = (self.all.index(server) + 1) % len(self.all)
             server.outstanding += weight
         return server
 
-    def give_back(self, server: Server, failed: bool = False, asked_s: float | None = None, weight: int = 1) -> None:
-        """Ends a request of that weight. `asked_s`: for how long the server asks not to be asked (`retry_after`)."""
+    def give_back(
+        self, server: Server, failed: bool | None = False, asked_s: float | None = None, weight: int = 1
+    ) -> None:
+        """Ends a request of that weight. failed: None where its end says nothing of the server, as when the client hung
+        up. `asked_s`: for how long the server asks not to be asked (`retry_after`)."""
         now = time.monotonic()
         with self._lock:
             server.outstanding -= weight
@@ -90,7 +98,7 @@ class Servers:
                 server.failures += 1
                 server.rests_until = now + COOLDOWN_S
                 server.closed_until = max(server.closed_until, now + (asked_s or 0.0))
-            else:
+            elif failed is not None:
                 server.failures, server.rests_until = 0, 0.0
 
 

@@ -7,6 +7,7 @@ two servers wrote.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,9 +27,9 @@ _TEXTS = ("content", "reasoning_content", "reasoning", "text")
 
 
 class _Passing(Exception):  # noqa: N818 - another server may answer
-    def __init__(self, why: str, asked_s: float | None = None) -> None:
+    def __init__(self, why: str, asked_s: float | None = None, limited: bool = False) -> None:
         super().__init__(why)
-        self.asked_s = asked_s
+        self.asked_s, self.limited = asked_s, limited
 
 
 class PassedOn:
@@ -56,12 +57,16 @@ class PassedOn:
         self._ended = False
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Raw]]:
-        why = ""
-        for _ in range(ATTEMPTS):
-            server = self._servers.take(weight=self._weight)
-            failed, asked_s = False, None
+        why, limited, tried = "", None, list[Server]()
+        for attempt in range(1, ATTEMPTS + 1):
+            if tried and len({*tried}) == len(self._servers.all):
+                await asyncio.sleep(min(0.1 * 2**attempt, 2.0))
+            server = self._servers.take(weight=self._weight, tried=tried)
+            tried.append(server)
+            failed: bool | None = None
+            asked_s = None
             headers = dict(self._headers)
-            attempt = None if self.span is None else self.span.attempt(f"{server.url}/{self._path}", headers)
+            span = None if self.span is None else self.span.attempt(f"{server.url}/{self._path}", headers)
             try:
                 async for data in self._events(server, headers):
                     try:
@@ -70,18 +75,28 @@ class PassedOn:
                         raise _Passing("the reply is no completion") from None
                     if left is not None:
                         yield [Raw(left)]
+                failed = False
                 return
+            except ApiError:
+                failed = False
+                raise
             except (_Passing, httpx2.HTTPError) as error:
                 failed, why = True, str(error) or type(error).__name__
                 asked_s = error.asked_s if isinstance(error, _Passing) else None
+                limited = (asked_s or 1.0) if isinstance(error, _Passing) and error.limited else None
             finally:
                 self._servers.give_back(server, failed, asked_s, self._weight)
-                if attempt is not None:
-                    attempt.set_attribute("h1r.failed", failed)
-                    attempt.end()
+                if span is not None:
+                    span.set_attribute("h1r.failed", bool(failed))
+                    span.end()
             if self._ended:
                 return
+            if limited is not None and all(one.pause_s for one in self._servers.all):
+                break
             self._awaited = dict(self._told)
+        if limited is not None:
+            said = "the servers behind this one have too much to do; ask again in a while"
+            raise ApiError(429, said, code="rate_limit_exceeded", retry_after_s=limited)
         raise ApiError(502, f"no server answered: {why}", code="backend_failed")
 
     def give_up(self) -> None:
@@ -120,7 +135,8 @@ class PassedOn:
         """Raises what a status of 400 and more means."""
         status, failure = response.status_code, failure_of(response.status_code, content[:2000])
         if failure in ("passing", "limited"):
-            raise _Passing(f"status {status}", retry_after(response.headers.get("retry-after")))
+            asked_s = retry_after(response.headers.get("retry-after"))
+            raise _Passing(f"status {status}", asked_s, failure == "limited")
         if failure == "to mend" and status != 404:
             raise ApiError(502, f"the server behind this one: {to_mend(status)}", code="backend_refused")
         message, param = "the server behind this one refused the request", None

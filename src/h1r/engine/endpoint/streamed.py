@@ -177,15 +177,16 @@ class StreamedChats:
 
     def _tried(self, live: _Live) -> None:
         """Asks for a trace, on another server where one fails."""
-        tried: Server | None = None
+        tried: list[Server] = []
         for attempt in range(1, ATTEMPTS + 1):
             if live.cancelled:
                 break
             if attempt > 1:
                 live.begin_anew()
-                time.sleep(min(0.1 * 2**attempt, 2.0) if len(self.servers.all) == 1 or tried is None else 0.0)
-            tried = self.servers.take(weight=live.params.max_tokens)
-            passing = self._ask(live, tried)
+                if len({*tried}) == len(self.servers.all):
+                    time.sleep(min(0.1 * 2**attempt, 2.0))
+            tried.append(self.servers.take(weight=live.params.max_tokens, tried=tried))
+            passing = self._ask(live, tried[-1])
             if live.error is None or not passing:
                 break
 
@@ -210,7 +211,8 @@ class StreamedChats:
         finally:
             if live.request is not None:
                 live.request.close()
-            self.servers.give_back(server, passing, asked_s, weight=live.params.max_tokens)
+            failed = None if live.cancelled else passing
+            self.servers.give_back(server, failed, asked_s, weight=live.params.max_tokens)
         return passing
 
     def _body(self, live: _Live) -> dict[str, Any]:
