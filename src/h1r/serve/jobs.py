@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import SamplingParams
@@ -100,14 +100,14 @@ class Raw:
         usage = self.data.get("usage")
         if not isinstance(usage, dict):
             return None
-        found = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        return (found[0], found[1]) if all(map(is_count, found)) else None
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        return (prompt, completion) if is_count(prompt) and is_count(completion) else None
 
 
 Event = Delta | Choice | Result | Raw | dict[str, Any]
 
 
-def is_count(said: Any) -> bool:
+def is_count(said: Any) -> TypeGuard[int]:
     """Whether another server says a number of tokens."""
     return type(said) is int and 0 <= said < 1 << 53
 
