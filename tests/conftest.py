@@ -34,7 +34,7 @@ def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than there are processors: many tests wait, for a server to start, a time limit, or a sleep."""
+    """Two processes more than there are processors: many tests wait, for a server to start, a limit, or a sleep."""
     return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 2
 
 
