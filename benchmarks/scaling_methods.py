@@ -6,7 +6,8 @@ Three sets: problems of the recipe of the model in the package that it has not s
 Qwen2.5-Coder-0.5B-Instruct with the confidence of every token; and reasoning traces of two models of 1.5B on AIME 2024
 and 2025 with their lengths and rewards alone, so that only what needs no confidence is priced on them. The last two are
 recorded sets (--data, H1R_DATA), and are skipped without. Complete traces are replayed (`h1r.scaling.replay`), all of a
-problem at once. `bayesian_stopping` has its answer shapes from the half of the problems that it is not priced on.
+problem at once. Majority at smaller budgets is there for comparison. `bayesian_stopping` has its answer shapes from the
+half of the problems that it is not priced on.
 `--online N`: every method also runs on the engine, on the first N problems, and must come to the same as its replay.
 """
 
@@ -62,6 +63,10 @@ def rows(found: Traces) -> list[dict[str, Any]]:
     budget = min(map(len, found.traces))
     majority = _replayed(found, majority_params(budget, SamplingParams()), range(len(found.traces)), budget)
     named = {"majority": majority}
+    for fewer in (2, 4, 8, 16):
+        if fewer < budget:
+            params = majority_params(fewer, SamplingParams())
+            named[f"majority of {fewer}"] = _replayed(found, params, range(len(majority)), budget)
     for name in ("deepconf", *sorted(set(METHODS) - {"majority", "deepconf", "bayesian_stopping"})):
         if meets(METHODS.require(name), found.has):
             named[name] = _replayed(found, method_of(found.section, budget, name), range(len(majority)), budget)

@@ -73,6 +73,12 @@ def test_without_log_probabilities_the_votes_agree_and_the_reply_says_so() -> No
         assert (said["answer"], said["stopped"], said["threshold"]) == ("42", 0, None)
         assert said["stop_reason"] in ("consensus", "warmup consensus")
         assert said["traces"] < 24 or said["states"]["cancelled"] > 0
+        said = ask(server, model="scripted@adaptive_consistency-24")["usage"]["deepconf"]
+        assert (said["method"], said["answer"], said["stop_reason"]) == ("adaptive_consistency", "42", "consensus")
+        for method, lacks in (("cges", "logprobs"), ("no_loops", "token_ids")):
+            refused = server.client.post("/v1/chat/completions", json={**BODY, "model": f"scripted@{method}-8"})
+            assert refused.status_code == 400
+            assert f"method {method} needs {lacks}, which the servers here do not tell" in refused.text
 
 
 def test_replicas_share_the_traces_and_one_that_dies_changes_nothing_and_is_counted_nowhere() -> None:

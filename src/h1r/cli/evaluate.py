@@ -87,7 +87,7 @@ def eval_(
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="Only the first N problems of each benchmark; 0: all.")
     ] = 0,
-    scaling: Annotated[bool, typer.Option(help="Also majority and DeepConf at the recipe's budgets.")] = True,
+    scaling: Annotated[bool, typer.Option(help="Also majority and scaling.method at its budgets.")] = True,
     out: Out = None,
     set_: Set = None,
     seed: Seed = None,
@@ -96,7 +96,8 @@ def eval_(
 ) -> None:
     """Measure accuracy on held-out problems and benchmarks.
 
-    Reports pass@1 with intervals, majority voting and DeepConf, and the tokens that each spent.
+    Reports pass@1 with intervals, majority voting and DeepConf (or another scaling.method), and the tokens that each
+    spent.
     """
     sampling: dict[str, Any] = {}
     directory = None

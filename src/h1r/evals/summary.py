@@ -29,9 +29,9 @@ def result_table(report: Mapping[str, Any]) -> Table:
                 _number(report["mean_tokens"][stage]),
             )
     if scaling := report["scaling"]:
-        for method in ("majority", "deepconf"):
+        for key, method in (("majority", "majority"), ("deepconf", scaling.get("method", "deepconf"))):
             for entry in scaling.get("budgets") or [scaling]:
-                if found := entry.get(method):
+                if found := entry.get(key):
                     name = f"{method}, {counted(entry['budget'], 'trace')}"
                     table.add_row(name, _percent(found["accuracy"]), "", _number(found["tokens"]))
     table.caption = "\n".join(_gains(report)) or None
@@ -39,15 +39,16 @@ def result_table(report: Mapping[str, Any]) -> Table:
 
 
 def _gains(report: Mapping[str, Any]) -> list[str]:
-    """What RL added and what DeepConf saved, each with what it is made of."""
+    """What RL added and what DeepConf, or another method, saved, each with what it is made of."""
     found = []
     if gain := report.get("rl_gain"):
         low, value, high = (f"{100 * one:+.1f}" for one in (gain["interval"][0], gain["value"], gain["interval"][1]))
         found.append(f"RL changes pass@1 by {value} points ({low} to {high}, paired by problem).")
     scaling = report["scaling"]
     if scaling and scaling["token_saving"] is not None:
+        method = scaling.get("method", "deepconf").replace("deepconf", "DeepConf")
         told = (
-            f"At {counted(scaling['budget'], 'trace')} DeepConf spends {_percent(scaling['token_saving'])} fewer tokens"
+            f"At {counted(scaling['budget'], 'trace')} {method} spends {_percent(scaling['token_saving'])} fewer tokens"
         )
         if split := scaling.get("saving"):
             told += f": {_percent(split['consensus'])} by consensus, {_percent(split['confidence'])} by confidence"

@@ -150,6 +150,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
     if scaling:
         summary["scaling"] = {
             "budget": scaling.budget,
+            "method": scaling.method,
             "majority": scaling.majority.model_dump(include={"accuracy", "tokens"}),
             "deepconf": scaling.deepconf.model_dump(include={"accuracy", "tokens"}),
             "token_saving": scaling.token_saving,
