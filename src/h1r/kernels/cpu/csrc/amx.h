@@ -16,7 +16,8 @@
 
 #include "vector.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+/* Clang 14 writes the first name otherwise. */
+#if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__) && defined(__linux__)
 #define HAVE_TILES 1
 #include <immintrin.h>
 
