@@ -11,10 +11,12 @@ import torch
 from h1r.cli import main
 from h1r.config import find_recipe, load_recipe
 from h1r.errors import UserError
+from h1r.models import build
 from h1r.models.registry import preset
 from h1r.train.plan.cards import parse_cards
 from h1r.train.plan.costs import pass_costs
 from h1r.train.plan.plan import Stage, plan
+from h1r.train.plan.utilisation import Utilisation
 
 PAPER = find_recipe("h1r-7b-cluster")
 
@@ -147,3 +149,30 @@ def test_adapters_need_the_model_twice_and_their_own_sixteen_bytes() -> None:
     assert not plan(load_recipe(PAPER, {**changes, "lora.rank": 0}), "sft", parse_cards("1xH200")).fits
     with pytest.raises(UserError, match=r"parallel\.shard = false"):
         plan(load_recipe(PAPER, {"lora.rank": 16}), "sft", parse_cards("256xH100"))
+
+
+class H200Model:
+    """As far as its share of a card is asked for: the 7B on a device that is not here."""
+
+    config = preset("7b")
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize(("name", "peak"), [("NVIDIA H200", 989), ("NVIDIA A100-SXM4-80GB", 312), ("Tesla K80", None)])
+def test_a_steps_share_of_its_cards_is_that_of_the_operations_the_plan_counts(
+    name: str, peak: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    found = Utilisation(H200Model(), 8).of([36864, 5000, 5000], 2.0, updates=2)  # type: ignore[arg-type]
+    if peak is None:
+        assert found == {}
+        return
+    long, short = (pass_costs(preset("7b"), torch.bfloat16, n).flops for n in (36864, 5000))
+    tflops = 3 * 2 * (long + 2 * short) / 2.0 / 8 / 1e12
+    assert found["tflops"] == pytest.approx(tflops, rel=1e-4)
+    assert found["mfu"] == pytest.approx(tflops / peak, abs=1e-4)
+
+
+def test_a_processor_has_no_share() -> None:
+    model = build(preset("tiny"), seed=0)
+    assert Utilisation(model, 1).of([64], 1.0) == {}

@@ -215,7 +215,7 @@ def _curves(metrics: Metrics, *drawn: tuple[str, str, str, str]) -> list[curves.
 
 def _sft_caption(report: RunReport) -> str:
     _, speed = series(report.sft, "tokens_per_s")
-    rate = f" at {plural(round(sum(speed) / len(speed)), 'token')} a second" if speed else ""
+    rate = f" at {plural(round(sum(speed) / len(speed)), 'token')} a second{_mfu(report.sft)}" if speed else ""
     learnt = total(report.sft, "tokens")
     seen = f", {plural(learnt, 'token')}" if learnt else ""
     return (
@@ -223,6 +223,11 @@ def _sft_caption(report: RunReport) -> str:
         "negative log-likelihood of the worked traces' answer tokens: how surprised the model is by correct "
         f"reasoning.{_skipped(report.sft)}</p>"
     )
+
+
+def _mfu(metrics: Metrics) -> str:
+    _, shares = series(metrics, "mfu")
+    return f" ({percent(sum(shares) / len(shares))} of the cards' operations)" if shares else ""
 
 
 def _skipped(metrics: Metrics) -> str:

@@ -6,6 +6,7 @@ RayPolicy     in actors of a Ray cluster, each of which has a `LocalPolicy` (`cl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ from h1r.train.idle import IdleSteps
 from h1r.train.optim import make_optimizer
 from h1r.train.parallel.gradients import Trained, computing_model, weights_of
 from h1r.train.parallel.world import ALONE, World
+from h1r.train.plan.utilisation import Utilisation
 from h1r.train.policy_update import train_on
 from h1r.train.rollouts import Group
 
@@ -85,6 +87,7 @@ class LocalPolicy:
         self._computing = computing_model(self.trained).eval()
         self._optimizer = make_optimizer(self.trained, section.optimizer)
         self._checkpoints = Checkpoints(directory, section.keep_checkpoints)
+        self._utilisation = Utilisation(self._computing, world.size)
 
     def restore(self, step: int) -> dict[str, Any]:
         """See `Policy.restore`."""
@@ -96,10 +99,13 @@ class LocalPolicy:
     def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """See `Policy.step`."""
         self._computing.train()
+        began = time.monotonic()
         try:
-            return train_on(self.trained, self._optimizer, groups, self._section, step, self.world, self._reference)
+            values = train_on(self.trained, self._optimizer, groups, self._section, step, self.world, self._reference)
         finally:
             self._computing.eval()  # an engine may sample from it
+        lengths = [len(group.prompt_ids) + len(trace.token_ids) for group in groups for trace in group.traces]
+        return values | self._utilisation.of(lengths, time.monotonic() - began, self._section.updates_per_batch)
 
     def count_idle(self, why: str | None) -> None:
         """See `Policy.count_idle`."""

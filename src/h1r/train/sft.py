@@ -46,6 +46,7 @@ from h1r.train.parallel.balance import document_costs, spread
 from h1r.train.parallel.gradients import Trained, call, computing_model, weights_of
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
+from h1r.train.plan.utilisation import Utilisation
 from h1r.train.start import compute_dtype_of, data_directory, own_data, saved_tokenizer, start
 from h1r.train.stopping import Stopping
 from h1r.train.validation import Validation, kept_out, without_gradients
@@ -122,6 +123,7 @@ def train_sft(
         if step:
             state = restore(checkpoints.at(step), forward, optimizer)
         weights = weights_of(forward)
+        utilisation = Utilisation(computing_model(forward), world.size)
         idle = IdleSteps("sft", section.max_idle_steps, weights, state.get("idle", (0, 0)))
     validation = Validation(
         section.validation, lambda: validation_loss(forward, held_out, section, world), directory, world,
@@ -138,13 +140,15 @@ def train_sft(
             loss, tokens = accumulate_gradients(forward, trained, rows, section.micro_batch_size, world)
             factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
             norm, stepped = optimizer_step(weights, optimizer, section.optimizer, factor)
+            seconds = time.monotonic() - began
             values: dict[str, float] = {
                 "loss": loss,
                 "learning_rate": section.optimizer.learning_rate * factor,
                 "grad_norm": norm,
                 "skipped": int(not stepped),
                 "tokens": tokens,
-                "tokens_per_s": round(tokens / (time.monotonic() - began), 1),
+                "tokens_per_s": round(tokens / seconds, 1),
+                **utilisation.of([trained[index].length for row in rows for index in row], seconds),
             }
             values |= validation.after(step + 1, total, forward, tokenizer)
             tracker.log(step, values)
