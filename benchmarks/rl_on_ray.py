@@ -1,6 +1,6 @@
 """RL in actors of a Ray cluster beside RL in one process: the same rollouts, and what a step costs.
 
-    python benchmarks/rl_on_ray.py [--engine vllm] [--engines 2] [--trainers 2] [--steps 8] [--out DIR]
+    python benchmarks/rl_on_ray.py [--engine vllm] [--engines 2] [--trainers 2] [--steps 8] [--lookahead 0] [--out DIR]
 
 A tiny model is curated for and fine-tuned (`recipes/smoke.toml`, with heads that vLLM's CPU build runs), then trained
 by `h1r rl` twice from there: in one process on the native engine, and on Ray. Prints a line of JSON: of each step mean
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--engines", type=int, default=2)
     parser.add_argument("--trainers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--lookahead", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the runs there")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="h1r-ray-") as scratch:
@@ -61,6 +62,7 @@ def compare(asked: argparse.Namespace, place: Path) -> dict[str, Any]:
     for run in (alone, on_ray):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(base, run)
+    shared["rl.lookahead"] = asked.lookahead
     h1r(["rl"], ["smoke"], alone, shared)
     cluster = {"cluster.backend": "ray", "cluster.trainers": asked.trainers, "cluster.engines": asked.engines}
     h1r(["rl"], ["smoke"], on_ray, {**shared, **cluster, "engine.kind": asked.engine})

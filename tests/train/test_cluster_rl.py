@@ -53,10 +53,20 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayEng
     monkeypatch.setattr(module, "train_rl", train)
 
 
-def test_two_engines_make_the_bits_of_one_process_though_they_die(
+def test_an_engine_makes_the_bits_of_one_process(
+    cluster: RayCluster, curated: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = on_cluster()
+    run = ready_for_rl(curated, tmp_path / "run", recipe)
+    graded_by_checksum(monkeypatch, lambda engines: None)
+    rl(recipe, run)
+    assert_same_stage(run.path / "rl", alone.path / "rl")
+    assert _examples(run) == _examples(alone)
+
+
+def test_two_engines_ahead_of_the_training_make_the_bits_of_one_process_though_they_die(
     cluster: RayCluster,
     curated: Path,
-    alone: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -80,7 +90,8 @@ def test_two_engines_make_the_bits_of_one_process_though_they_die(
 
         engines._hand_out, engines.take = handing, taking  # type: ignore[method-assign]
 
-    recipe = on_cluster(engines=2)
+    alone = trained_alone(curated, tmp_path / "alone", recipe_for(lookahead=2))
+    recipe = on_cluster(engines=2, lookahead=2)
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     graded_by_checksum(monkeypatch, kill)
     rl(recipe, run)

@@ -233,7 +233,7 @@ def test_rollout_metrics_count_dropped_groups_too() -> None:
     dropped = group_of([1], [[1, 2, 3, 4], [5]], [0.0, 0.0])
     dropped.traces[0].finish_reason = "length"
     collected = Collected([GROUPS[0]], generated=2, dropped=1, from_cache=0, sampled=[GROUPS[0], dropped])
-    values = rollout_metrics(collected)
+    values = rollout_metrics(collected, 0)
     assert values["reward"] == pytest.approx(2 / 6)
     assert values["accuracy"] == pytest.approx(2 / 6)
     assert values["mean_tokens"] == pytest.approx((3 + 2 + 5 + 1 + 4 + 1) / 6)

@@ -56,7 +56,7 @@ TRAINED = ("sft", "rl")
 _ABOUT_STEPS = ("checkpoint_every", "keep_checkpoints", "time_limit_s", "max_idle_steps")
 ON_RESUME = frozenset(
     {
-        *("rl.steps", "rl.micro_batch_tokens", "sft.micro_batch_size", "threads"),
+        *("rl.steps", "rl.micro_batch_tokens", "rl.journal", "sft.micro_batch_size", "threads"),
         *(f"{stage}.{key}" for stage in ("sft", "rl") for key in _ABOUT_STEPS),
     }
 )

@@ -41,16 +41,22 @@ READS_FILES = ("vllm", "server")
 """Engines with weights of their own, which they take from a directory."""
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """Of weights that the engine has."""
+
+
+Take = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """engine: of this process. update: gives it the weights in training as they are; every process calls it."""
+    """engine: of this process, or several as one. update: sends it the weights in training as they are, and returns
+    what has it take them, which is called when nothing is sampled; every process calls both. apart: the engine may
+    sample while the policy trains."""
 
     engine: Engine
-    update: Callable[[], None] = _nothing
+    update: Callable[[], Take] = lambda: nothing
+    apart: bool = False
 
 
 @contextmanager
@@ -70,7 +76,7 @@ def open_fleet(
         with world.agreed():
             model = computing_model(trained) if copy is None else equip(copy.model, recipe.model.kernels)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
-        yield Fleet(engine) if copy is None else Fleet(engine, copy.refresh)
+        yield Fleet(engine) if copy is None else Fleet(engine, lambda: copy.refresh)
 
 
 def _fed_by_files(
@@ -86,12 +92,12 @@ def _fed_by_files(
         own = own_servers(recipe.engine, world)
         engine = stack.enter_context(open_on_files(recipe, own, tokenizer, place))
 
-    def update() -> None:
+    def take() -> None:
         write_weights(trained, recipe.rl, place, tokenizer, world)
         with world.agreed():  # nobody samples, or writes again, before all have read
             engine.load_weights(place)
 
-    return Fleet(engine, update)
+    return Fleet(engine, lambda: take)
 
 
 @contextmanager

@@ -22,8 +22,10 @@ from h1r.train.parallel.gradients import Trained, call, computing_model, give_ba
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.rollouts import Group
 
-SUMS = ("pg_loss", "ce_loss", "clip_fraction", "entropy", "tis_mean", "nonfinite", "tokens")
-"""What `rollout_loss` measures."""
+PER_TOKEN = ("clip_fraction", "entropy", "tis_mean", "tis_capped", "mismatch_kl")
+SUMS = ("pg_loss", "ce_loss", *PER_TOKEN, "nonfinite", "tokens")
+"""What `rollout_loss` measures. tis_capped: tokens whose importance weight is at its cap. mismatch_kl: of the trainer's
+distribution from the one that was sampled from, nats (k3 estimator); 0 where engine and trainer agree."""
 KL_SUMS = ("kl_loss", "kl")
 """What it measures besides where there is a KL term."""
 
@@ -97,7 +99,7 @@ def accumulate_gradients(
         totals = _accumulate(model, rollouts, section, world)
     world.sync_gradients(model)
     tokens = totals.pop("tokens")
-    per_token = [key for key in ("clip_fraction", "entropy", "tis_mean", "kl") if key in totals]
+    per_token = [key for key in (*PER_TOKEN, "kl") if key in totals]
     means: dict[str, float] = {key: totals.pop(key) / max(tokens, 1) for key in per_token}
     return {"loss": totals["pg_loss"] + totals["ce_loss"] + totals.get("kl_loss", 0.0), **totals, **means}
 
@@ -188,6 +190,8 @@ def rollout_loss(
         "clip_fraction": 0.0 if terms.clipped is None else (terms.clipped & good).sum().item(),
         "entropy": spread[good].sum().item(),
         "tis_mean": tis[good].sum().item(),
+        "tis_capped": float((tis[good] >= section.tis_cap).sum().item()),
+        "mismatch_kl": kl_estimate(sampled, old)[good].sum().item(),
         "nonfinite": float((~good).sum().item()),
         "tokens": float(good.sum().item()),
     }

@@ -3,6 +3,8 @@ sampling, cross-entropy on positive samples, zero-advantage groups backfilled. O
 
     for every step:  groups with signal -> token streams -> policy loss + mu * positive cross-entropy -> AdamW
 
+With `rl.lookahead` the groups of the next steps are sampled meanwhile (`ahead.py`).
+
 The loop knows two halves: a policy that trains (`policy.py`) and a fleet that samples from its weights (`fleet.py`).
 Where they run, it does not know: in this process, in several that run the loop in step (`World`), or in actors of a
 Ray cluster (`cluster/`). Trainer and sampler run different kernels wherever they are, so the importance weight between
@@ -31,9 +33,11 @@ from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
+from h1r.train.ahead import Ahead
 from h1r.train.checkpoint import keep_defaults, restored_arrays
 from h1r.train.cluster.handles import open_cluster, open_handles
-from h1r.train.fleet import Fleet, open_fleet
+from h1r.train.fleet import Fleet, nothing, open_fleet
+from h1r.train.journal import Journal
 from h1r.train.memory import keep_freed_memory
 from h1r.train.parallel.gradients import Trained
 from h1r.train.parallel.launch import join
@@ -154,7 +158,8 @@ def train_rl(
         prompts: list[Prompt] = [*pipeline.prompts(problems)]
         positions = policy.positions
         problems, prompts = _fitting(problems, prompts, section, min(positions, max_model_len or positions))
-        stream = GroupStream(problems, prompts, pipeline, section, seed, world)
+        journal = Journal(directory / "journal")
+        stream = GroupStream(problems, prompts, pipeline, section, seed, world, journal if section.journal else None)
         state = policy.restore(step)
         if step:
             stream.restore(state["stream"], restored_arrays(checkpoints.at(step)))
@@ -162,17 +167,23 @@ def train_rl(
                 raise UserError(f"rl.steps = {section.steps}, but {step} are done; raise it, or give another --out")
         if world.main:
             cut_examples(directory / "rollouts.jsonl", step)
+            journal.cut(stream.snapshot().drawn if step else None)
+    ahead = Ahead(stream, section.lookahead, section.steps, step, fleet.apart and section.lookahead > 0)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
     with progress("RL", total=section.steps, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
         bar.start_at(step)
         while step < section.steps:
             start = time.monotonic()
-            fleet.update()
+            take = fleet.update()
+            if not section.lookahead:
+                take()
+                take = nothing
             synced = time.monotonic()
-            collected = stream.collect(step)
+            ahead.begin(step, take)
+            collected, behind = ahead.next()
             sampled = time.monotonic()
             values = policy.step(collected.groups, step)
-            values |= rollout_metrics(collected)
+            values |= rollout_metrics(collected, step)
             if step == 0 and values["truncated"] == 1:
                 note(
                     f"every rollout of the first step was cut off at rl.max_tokens = {section.max_tokens}: the model "
@@ -189,8 +200,11 @@ def train_rl(
             stop = stopping.why()
             # The last one too, for a run that is extended.
             if stop or step % section.checkpoint_every == 0 or step == section.steps:
-                state = {"step": step, "stream": stream.state(), "reward": values["reward"]}
-                policy.save(step, state, stream.arrays())
+                ahead.wait()  # what was begun has weights that a resumed run does not have
+                state = {"step": step, "stream": behind.as_json(), "reward": values["reward"]}
+                policy.save(step, state, behind.arrays())
+                if world.main:
+                    journal.cut(behind.drawn)
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
             if stop and step < section.steps:
                 raise stopping.ended(

@@ -9,8 +9,13 @@ from h1r.records import read_lines, write_jsonl
 from h1r.train.rollouts import Collected
 
 
-def rollout_metrics(collected: Collected) -> dict[str, float]:
-    """Means over every rollout sampled in the step, the dropped groups included; from the batch when none was."""
+def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
+    """Means over every rollout sampled for the step, the dropped groups included; from the batch when none was.
+
+    staleness: steps that the weights have taken between sampling a group of the batch and training on it, mean and
+    largest.
+    """
+    ages = [step - group.born for group in collected.groups]
     groups = collected.sampled or collected.groups
     traces = [trace for group in groups for trace in group.traces]
     n = max(1, len(traces))
@@ -25,6 +30,8 @@ def rollout_metrics(collected: Collected) -> dict[str, float]:
         "groups_generated": collected.generated,
         "groups_dropped": collected.dropped,
         "groups_from_cache": collected.from_cache,
+        "staleness": sum(ages) / max(1, len(ages)),
+        "max_staleness": max(ages, default=0),
         **({"format": sum(formed) / len(formed)} if formed else {}),
         **{f"reward/{name}": sum(one[name] for one in parts) / n for name in (parts[0] if parts else {})},
     }

@@ -31,6 +31,7 @@ from h1r.rollout.pipeline import RolloutPipeline
 from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.cached_arrays import Packed, packed, unpacked
+from h1r.train.journal import Journal
 from h1r.train.parallel.world import ALONE, World
 
 
@@ -96,6 +97,23 @@ def refuse_untold(traces: Sequence[Trace]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class StreamState:
+    """Where a stream is, between two batches."""
+
+    drawn: int
+    share: float
+    cache: tuple[Group, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything needed to go on to the same bits, as JSON, but for `arrays`."""
+        return {"drawn": self.drawn, "yield": self.share, "cache": pack_groups(self.cache)[0]}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The long lists of the cached rollouts (`cached_arrays.py`)."""
+        return pack_groups(self.cache)[1]
+
+
 class GroupStream:
     """Draws prompts in a seeded order, samples and scores their groups, and fills batches."""
 
@@ -107,11 +125,12 @@ class GroupStream:
         section: RLSection,
         seed: int,
         world: World = ALONE,
+        journal: Journal | None = None,
     ) -> None:
         """`prompts`: those of the problems, one by one. Of several processes each draws and grades the prompts that
         `world` deals it, on an engine of its own with equal weights; all of them see all groups, and keep the same
-        counters and cache."""
-        self._world = world
+        counters and cache. journal: keeps what was sampled, and gives what it has in the place of sampling."""
+        self._world, self._journal = world, journal
         self._problems, self._prompts = problems, prompts
         self._pipeline = pipeline
         self._section, self._seed = section, seed
@@ -120,8 +139,9 @@ class GroupStream:
         self._cache: list[Group] = []
         self._yield = 1.0
 
-    def collect(self, step: int) -> Collected:
-        """The groups of one optimiser step: at most `batch_size`, each with signal."""
+    def collect(self, step: int, made: int | None = None) -> Collected:
+        """The groups of one optimiser step: at most `batch_size`, each with signal. made: steps that made the weights
+        which the engine has; None: `step`."""
         section, backfill = self._section, self._section.backfill
         result = Collected([])
         if backfill.mode == "backfill":
@@ -136,7 +156,7 @@ class GroupStream:
             # With a yield of 1/3, three prompts are drawn for each group that is missing; what comes out in surplus
             # is kept in the cache, so little is wasted.
             wanted = math.ceil(missing / self._yield) if backfill.mode == "backfill" else section.batch_size
-            groups = self._sample(min(wanted, section.batch_size), step)
+            groups = self._sample(min(wanted, section.batch_size), step if made is None else made)
             useful = [group for group in groups if self._teaches(group)]
             result.generated += len(groups)
             result.dropped += len(groups) - len(useful)
@@ -151,13 +171,17 @@ class GroupStream:
             result.groups = [useful[i % len(useful)] for i in range(section.batch_size)]
         return result
 
+    def snapshot(self) -> StreamState:
+        """Where the stream is. What it holds does not change any more."""
+        return StreamState(self._drawn, self._yield, tuple(self._cache))
+
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on to the same bits, as JSON, but for `arrays`."""
-        return {"drawn": self._drawn, "yield": self._yield, "cache": pack_groups(self._cache)[0]}
+        """See `StreamState.as_json`."""
+        return self.snapshot().as_json()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The long lists of the cached rollouts (`cached_arrays.py`)."""
-        return pack_groups(self._cache)[1]
+        """See `StreamState.arrays`."""
+        return self.snapshot().arrays()
 
     def restore(self, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from `state` and `arrays`; without arrays from the state alone, as earlier versions wrote it."""
@@ -165,6 +189,19 @@ class GroupStream:
         self._cache = unpack_groups((state["cache"], dict(arrays)))
 
     def _sample(self, count: int, step: int) -> list[Group]:
+        first = self._drawn
+        if self._journal is None:
+            return self._sampled(count, step)
+        found = self._world.told(self._journal.read(first, count) if self._world.main else None)
+        if found is not None:
+            self._drawn += count
+            return unpack_groups(found)
+        groups = self._sampled(count, step)
+        if self._world.main:
+            self._journal.write(first, count, pack_groups(groups))
+        return groups
+
+    def _sampled(self, count: int, step: int) -> list[Group]:
         section = self._section
         numbers = self._world.deal(range(self._drawn, self._drawn + count))
         self._drawn += count

@@ -51,19 +51,22 @@ class RayEngines:
         """Reference of a reply -> whose it is to be, and to what."""
         self._busy: Counter[int] = Counter()
         self._count = 0
+        self._closed = False
         self._look: Callable[[], None] | None = None
+        self.place = Path()
+        """The checkpoint whose weights they have."""
 
     def open(self, place: Path, sums: Mapping[str, int]) -> None:
         """Opens all of them on the checkpoint in `place`, whose tensors have these checksums. Raises `UserError` as
         `open_engine` does."""
-        self._place, self._sums = place, sums
+        self.place, self._sums = place, sums
         asked = [actor.open.remote(str(place)) for actor in self._actors]
         for index, found in enumerate(first_answers(self._ray, asked, self._limit_s, "engine")):
             self._check(index, found)
 
     def take(self, place: Path, sums: Mapping[str, int]) -> None:
         """Has all of them take the weights in `place`. Raises `RuntimeError` where one then has others."""
-        self._place, self._sums = place, sums
+        self.place, self._sums = place, sums
         asked = [actor.take.remote(str(place)) for actor in self._actors]
         for index, one in enumerate(asked):
             try:
@@ -161,11 +164,17 @@ class RayEngines:
         self._busy[index] = 0
         self._replace(index, why)
 
+    def close(self) -> None:
+        """No actor is started any more: those that die now are meant to."""
+        self._closed = True
+
     def _replace(self, index: int, why: Exception) -> None:
+        if self._closed:
+            raise RuntimeError("the engines were ended") from why
         note(f"engine {index} died ({_line(why)}); another takes its place")
         self._ray.kill(self._actors[index])
         self._actors[index] = self._start(index)
-        asked = [self._actors[index].open.remote(str(self._place))]
+        asked = [self._actors[index].open.remote(str(self.place))]
         (found,) = first_answers(self._ray, asked, self._limit_s, "engine")
         self._check(index, found)
 

@@ -11,8 +11,10 @@ checksum of every tensor that an engine has is held against that of the policy's
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from h1r.train.cluster.engines import RayEngines
 from h1r.train.cluster.replies import answers, first_answers
 from h1r.train.cluster.setting import Setting
 from h1r.train.cluster.trainer_actor import TrainerActor
-from h1r.train.fleet import Fleet, weights_place
+from h1r.train.fleet import Fleet, Take, weights_place
 from h1r.train.policy import Policy
 from h1r.train.rollouts import Group, pack_groups
 from h1r.verify.workers.ray_cluster import RayCluster
@@ -75,23 +77,41 @@ def open_handles(cluster: RayCluster, recipe: Recipe, run: Run) -> Iterator[tupl
         actors.append(ray.remote(num_cpus=1, num_gpus=cards)(kind).remote(setting, *arguments))
         return actors[-1]
 
-    try:
-        with weights_place(recipe.engine) as place:
-            trainers = [start(TrainerActor, trainer_cards) for _ in range(section.trainers)]
-            policy = RayPolicy(ray, trainers, section.start_limit_s)
-            sums = policy.send_weights(place)
-            engines = RayEngines(
-                ray,
-                lambda index: start(EngineActor, engine_cards, index, section.engines),
-                section.engines,
-                recipe.engine.max_sequences,
-                section.start_limit_s,
-            )
-            engines.open(place, sums)
-            yield policy, Fleet(engines, lambda: engines.take(place, policy.send_weights(place)))
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    with ExitStack() as stack:
+        place = stack.enter_context(weights_place(recipe.engine))
+        stack.callback(lambda: [ray.kill(actor) for actor in actors])
+        trainers = [start(TrainerActor, trainer_cards) for _ in range(section.trainers)]
+        policy = RayPolicy(ray, trainers, section.start_limit_s)
+        sums = policy.send_weights(place)
+        engines = RayEngines(
+            ray,
+            lambda index: start(EngineActor, engine_cards, index, section.engines),
+            section.engines,
+            recipe.engine.max_sequences,
+            section.start_limit_s,
+        )
+        stack.callback(engines.close)
+        engines.open(place, sums)
+        yield policy, Fleet(engines, Sender(policy, engines, place).update, apart=True)
+
+
+class Sender:
+    """Weights on their way, in a directory for each time that they were sent: engines may still sample with one when
+    trainers write the next. place: that of the first."""
+
+    def __init__(self, policy: RayPolicy, engines: RayEngines, place: Path) -> None:
+        self._policy, self._engines, self._place, self._sent = policy, engines, place, 0
+
+    def update(self) -> Take:
+        """See `Fleet.update`."""
+        self._sent += 1
+        place = self._place.with_name(f"{self._place.name}-{self._sent}")
+        return partial(self._take, place, self._policy.send_weights(place))
+
+    def _take(self, place: Path, sums: Mapping[str, int]) -> None:
+        before = self._engines.place
+        self._engines.take(place, sums)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 class RayPolicy(Policy):
