@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,35 @@ def test_a_library_of_a_wheel_loads_beside_torch_and_asks_for_no_new_glibc(
     assert b"GOMP_parallel" in content
     versions = {tuple(map(int, one.split(b"."))) for one in set(glibc_versions(content))}
     assert max(versions) <= (2, 28)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+def test_torch_s_openmp_is_shared_where_torch_keeps_it_to_itself(tmp_path: Path) -> None:
+    def compile_c(name: str, source: str, *needs: str) -> None:
+        command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-x", "none", *needs, "-o", str(tmp_path / name)]
+        subprocess.run(command, input=source, text=True, check=True, timeout=60)
+
+    compile_c("librun.so", "int omp_get_thread_num(void) { return 42; }")
+    needs_it = ("-Wl,--no-as-needed", f"-L{tmp_path}", "-lrun", f"-Wl,-rpath,{tmp_path}")
+    compile_c(
+        "libtorch_cpu.so", "int omp_get_thread_num(void); int f(void) { return omp_get_thread_num(); }", *needs_it
+    )
+    compile_c("ours.so", "int omp_get_thread_num(void); int g(void) { return omp_get_thread_num(); }")
+    program = f"""
+import ctypes, pathlib, sys
+sys.path.insert(0, {str(toolchain.SOURCES.parent)!r})
+import openmp
+ctypes.CDLL("{tmp_path}/libtorch_cpu.so")
+try:
+    ctypes.CDLL("{tmp_path}/ours.so")
+except OSError as error:
+    print("undefined symbol: omp_get_thread_num" in str(error))
+print(openmp.share_runtime(pathlib.Path("{tmp_path}")), ctypes.CDLL("{tmp_path}/ours.so").g())
+print(openmp.share_runtime(pathlib.Path("{tmp_path}/nothing")))
+"""
+    # By its path: the package would bring torch's own runtime.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", f"{tmp_path}/librun.so", "42", "None"]
 
 
 def glibc_versions(content: bytes) -> list[bytes]:

@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 from h1r.errors import UserError
+from h1r.kernels.cpu.openmp import share_runtime
 from h1r.kernels.cpu.structs import check_sizes
 from h1r.kernels.cpu.toolchain import (
     LEVELS,
@@ -104,10 +105,7 @@ def library() -> ctypes.CDLL:
     import torch  # its OpenMP must be in the process first
 
     assert torch.get_num_threads() > 0
-    if sys.platform == "darwin":  # it is there already; now its symbols are for all to find
-        runtime = Path(torch.__file__).parent / "lib" / "libomp.dylib"
-        if runtime.exists():
-            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+    share_runtime(Path(torch.__file__).parent / "lib")
     level, file = _chosen()
     loaded = ctypes.CDLL(str(file or compiled(level)))
     for name, signature in _SIGNATURES.items():
