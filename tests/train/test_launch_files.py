@@ -19,7 +19,12 @@ from h1r.train.parallel.world import degrees
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 ECHO = '#!/bin/sh\nprintf \'%s\\n\' "$0" "$@" >> "$SAID"\n'
-STUBS = {"torchrun": ECHO, "scontrol": f'{ECHO}test "$1" = show && echo node3\ntrue\n', "srun": 'shift; exec "$@"\n'}
+STUBS = {
+    "torchrun": ECHO,
+    "ray": ECHO,
+    "scontrol": f'{ECHO}test "$1" = show && echo node3\ntrue\n',
+    "srun": 'shift; exec "$@"\n',
+}
 
 
 def said_by(tmp_path: Path, script: str, arguments: list[str], **environment: str) -> list[list[str]]:
@@ -97,6 +102,17 @@ def test_kuberay_has_a_node_for_each_that_its_entrypoint_asks_for() -> None:
     stage, recipe, *_ = arguments.h1r
     assert stage in ("sft", "rl")
     degrees(load_recipe(find_recipe(recipe), {}).parallel, arguments.nodes * arguments.cards)
+
+
+def test_a_job_of_a_ray_cluster_drives_the_trainers_and_engines_of_its_recipe(tmp_path: Path) -> None:
+    (found,) = said_by(tmp_path, "ray.sh", ["rl", "h1r-7b-ray", "--out", "a b"])
+    assert found == [
+        *("ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--"),
+        *("python", "-m", "h1r", "rl", "h1r-7b-ray", "--resume", "--out", "a b"),
+    ]
+    recipe = load_recipe(find_recipe("h1r-7b-ray"), {})
+    assert recipe.cluster.backend == "ray"
+    assert degrees(recipe.parallel, recipe.cluster.trainers) == (8, 1)
 
 
 def test_ray_runs_on_every_node_what_torchrun_needs() -> None:

@@ -92,6 +92,23 @@ def test_vllm_keeps_its_share_of_the_card_while_the_trainer_trains() -> None:
     assert made.memory["engine"] == pytest.approx(0.9 * 141e9)
 
 
+def test_engines_on_cards_of_their_own_are_planned_apart() -> None:
+    found = find_recipe("h1r-7b-ray")
+    made = plan(load_recipe(found, {}), "rl", parse_cards("16xH200"))
+    together = plan(load_recipe(find_recipe("h1r-7b-8xh200"), {}), "rl", parse_cards("8xH200"))
+    assert made.fits
+    assert made.memory == {part: size for part, size in together.memory.items() if part != "engine"}
+    assert made.seconds == together.seconds
+    assert made.sampling["engine"] == pytest.approx(0.9 * 141e9)
+    assert "weights" not in made.sampling
+    assert made.notes[-1] == "8 cards of these train, and 8 sample."
+    native = plan(load_recipe(found, {"engine.kind": "native"}), "rl", parse_cards("16xH200"))
+    assert native.sampling["engine"] == 2 * made.parameters
+    assert native.sequences > together.sequences
+    with pytest.raises(UserError, match="8 engines take a card each, and --gpus names 8"):
+        plan(load_recipe(found, {}), "rl", parse_cards("8xH200"))
+
+
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 @pytest.mark.parametrize(
     ("name", "cards"), [("h1r-3b-1xh200", "1xH200"), ("h1r-7b-8xh200", "8xH200"), ("h1r-7b-cluster", "256xH100")]

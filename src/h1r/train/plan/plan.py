@@ -16,6 +16,7 @@ exchange of heads between context-parallel processes is left out. Nothing here h
 
 RL samples and trains in turn on the same cards. What training holds is free while the native engine samples, whose
 cache is as large as the room allows; vLLM keeps its share of the card (`engine.gpu_memory_utilization`) all the time.
+On a Ray cluster (`[cluster]`) trainers and engines have cards of their own, of one kind.
 """
 
 from __future__ import annotations
@@ -138,21 +139,24 @@ def planned_config(recipe: Recipe) -> ModelConfig:
 
 def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, utilisation: float) -> Plan:
     section = recipe.sft if stage == "sft" else recipe.rl
-    data, context = degrees(recipe.parallel, cards.count)
+    trainers = _trainers(recipe, stage, cards)
+    apart = trainers != cards
+    data, context = degrees(recipe.parallel, trainers.count)
     check_degree(config, context)
     narrow = compute_dtype_of(section)
     dtype = narrow or torch.float32
     longest, tokens, rows = _sizes(recipe, stage, data)
     costs = pass_costs(config, dtype, longest)
     held = rows / context
-    kept = _weights(recipe, costs, cards.count, dtype.itemsize, narrow is not None)
+    kept = _weights(recipe, costs, trainers.count, dtype.itemsize, narrow is not None)
     if recipe.lora.rank:
         kept = _adapted(recipe, config, costs, dtype.itemsize)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
-    engine = _engine(recipe, costs, cards, dtype.itemsize) if stage == "rl" else {}
+    engine = _engine(recipe, costs, trainers, dtype.itemsize, apart) if stage == "rl" else {}
+    beside = {part: size for part, size in engine.items() if not (apart and part == "engine")}
     memory = {
         **kept,
-        **engine,
+        **beside,
         **(_gathered(costs, dtype.itemsize) if recipe.parallel.shard else {}),
         "activations": _activations(recipe, costs, held),
         "work": _work(config, costs, held, dtype.itemsize),
@@ -161,13 +165,32 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     flops = _passes(recipe, stage) * costs.flops / longest * tokens
     trained = kept["adapters"] / 16 if recipe.lora.rank else costs.parameters
     rounds = math.ceil(tokens / data / rows)
-    exchanged = _exchanged(recipe, stage, costs, cards.count, dtype.itemsize, rounds, trained)
+    exchanged = _exchanged(recipe, stage, costs, trainers.count, dtype.itemsize, rounds, trained)
     seconds = {
-        "computing": flops / (cards.count * utilisation * 1e12 * cards.card.tflops),
-        "exchanging": exchanged / cards.bandwidth,
+        "computing": flops / (trainers.count * utilisation * 1e12 * cards.card.tflops),
+        "exchanging": exchanged / trainers.bandwidth,
     }
     made = Plan(stage, cards, costs.parameters, memory, tokens, flops, seconds)
-    return _with_sampling(recipe, config, made, {**kept, **engine, **reserve}, dtype) if stage == "rl" else made
+    if stage == "sft":
+        return made
+    sampling = {"engine": engine.get("engine", 0.0)} if apart else {**kept, **engine}
+    return _with_sampling(recipe, config, made, {**sampling, **reserve}, dtype)
+
+
+def _trainers(recipe: Recipe, stage: Stage, cards: Cards) -> Cards:
+    """The cards that train. Raises `UserError` where the cards are not those of `[cluster]`."""
+    cluster = recipe.cluster
+    if stage != "rl" or cluster.backend != "ray":
+        return cards
+    if {cluster.trainer_gpus, cluster.engine_gpus} - {None, 1.0}:
+        raise UserError("a plan knows whole cards; leave cluster.trainer_gpus and cluster.engine_gpus out of it")
+    engines = 0 if recipe.engine.kind == "server" else cluster.engines
+    if cluster.trainers + engines != cards.count:
+        raise UserError(
+            f"cluster.trainers = {cluster.trainers} and {counted(engines, 'engine')} take a card each, and --gpus "
+            f"names {cards.count}; let them agree"
+        )
+    return dataclasses.replace(cards, count=cluster.trainers)
 
 
 def _passes(recipe: Recipe, stage: Stage) -> int:
@@ -216,13 +239,14 @@ def _gathered(costs: PassCosts, element: int) -> dict[str, float]:
     return {"gathered": element * (root + 2 * unit) + (element + 4) * max(root, unit)}
 
 
-def _engine(recipe: Recipe, costs: PassCosts, cards: Cards, element: int) -> dict[str, float]:
-    """What lies on a card beside the weights that are trained, whether it samples or trains."""
+def _engine(recipe: Recipe, costs: PassCosts, cards: Cards, element: int, apart: bool) -> dict[str, float]:
+    """What lies on a card beside the weights that are trained, whether it samples or trains; apart: the engine on cards
+    of its own."""
     kind, shard = recipe.engine.kind, recipe.parallel.shard
     found: dict[str, float] = {}
     if kind == "vllm":
         found["engine"] = recipe.engine.gpu_memory_utilization * 1e9 * cards.card.gb
-    elif shard and kind != "server":
+    elif (shard or apart) and kind != "server":
         found["engine"] = element * costs.parameters
     if recipe.rl.kl_coef:
         found["reference"] = costs.parameters * (4 / cards.count if shard else element)
@@ -261,7 +285,8 @@ def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[s
     room = SHARE_OF_FREE * (1e9 * made.cards.card.gb - sum(held.values()))
     if engine.kind == "vllm":  # its cache lies within its share
         room = held["engine"] - dtype.itemsize * made.parameters
-    drawn = math.ceil(rl.batch_size * rl.num_generations / made.cards.count)
+    engines = recipe.cluster.engines if recipe.cluster.backend == "ray" else made.cards.count
+    drawn = math.ceil(rl.batch_size * rl.num_generations / engines)
     sequences = max(1, min(int(room / each), engine.max_sequences, drawn))
     cache = sequences * each
     if engine.kind == "vllm":
@@ -270,7 +295,10 @@ def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[s
         f"sampling: a sequence of {longest:,} tokens keeps {gigabytes(each)}; a card draws {drawn:,} a step and "
         f"decodes {sequences:,} of that length together. Its time is not in the plan."
     )
-    return dataclasses.replace(made, sampling={**held, "cache": cache}, sequences=sequences, notes=[note])
+    notes = [note]
+    if recipe.cluster.backend == "ray":
+        notes.append(f"{counted(recipe.cluster.trainers, 'card')} of these train, and {engines:,} sample.")
+    return dataclasses.replace(made, sampling={**held, "cache": cache}, sequences=sequences, notes=notes)
 
 
 def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards) -> Iterator[dict[str, Any]]:
@@ -284,7 +312,8 @@ def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Card
         smaller.append({"rl.micro_batch_tokens": recipe.rl.max_tokens})
     shards = [{}] if now.shard or cards.count == 1 else [{}, {"parallel.shard": True}]
     twice = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
-    larger = [n for n in degrees_allowed(config) if n > now.context and cards.count % n == 0]
+    trainers = _trainers(recipe, stage, cards).count
+    larger = [n for n in degrees_allowed(config) if n > now.context and trainers % n == 0]
     contexts = [{}, *({"parallel.context": n, "parallel.data": -1} for n in larger)]
     engines: list[dict[str, Any]] = [{}]
     if stage == "rl" and recipe.engine.kind == "vllm":
