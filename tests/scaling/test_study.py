@@ -112,8 +112,7 @@ def test_confidence_that_knows_better_beats_the_majority(outcome):
 
 def test_other_methods_are_priced_on_the_same_traces(outcome):
     _, result = outcome
-    # cges asks for log-probabilities, which a study does not keep, and bayesian_stopping for shapes
-    assert set(result["methods"]) == set(METHODS) - {"majority", "deepconf", "cges", "bayesian_stopping"}
+    assert set(result["methods"]) == set(METHODS) - {"majority", "deepconf", "bayesian_stopping"}  # which needs shapes
     methods, majority = result["methods"], result["majority"]
     assert methods["best_of_n"]["accuracy"] == 1.0 > majority["accuracy"]  # as confidence knows better here
     assert methods["best_of_n"]["tokens"] == methods["borda"]["tokens"] == majority["tokens"]

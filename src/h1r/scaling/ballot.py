@@ -261,7 +261,8 @@ class Ballot:
                 if trace.confidences:
                     confidence = summarise(trace.confidences, self.params.sampling.confidence_window)
                 if "logprobs" in self.params.needs and trace.logprobs:
-                    likelihood = math.exp(math.fsum(trace.logprobs) / len(trace.logprobs))
+                    mean = math.fsum(trace.logprobs) / len(trace.logprobs)
+                    likelihood = math.exp(mean) if math.isfinite(mean) else None
         entry = self.entries[trace.sample_index] = Entry(trace, answer, confidence, state, likelihood)
         self.tokens += trace.num_tokens
         return entry

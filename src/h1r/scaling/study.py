@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,9 +80,8 @@ def study(
     extract = [extract_for(problem) for problem in problems]
 
     sampling, chosen = sampling_of(section), method_of(section, largest)
-    needs_logprobs = "logprobs" in chosen.needs
     total = len(problems) * largest
-    with _watched(progress, f"majority of {largest}", total, problems, needs_logprobs) as (on_trace, majority_seconds):
+    with _watched(progress, f"majority of {largest}", total, problems) as (on_trace, majority_seconds):
         majority = majority_baseline(
             engine, prompts, largest, sampling, seeds=seeds, extract=extract, groups=groups, on_trace=on_trace
         )
@@ -142,10 +142,9 @@ def _failed(solution: Solution) -> bool:
 
 @contextmanager
 def _watched(
-    progress: ProgressOf, name: str, total: int, problems: Sequence[Problem], logprobs: bool = False
+    progress: ProgressOf, name: str, total: int, problems: Sequence[Problem]
 ) -> Iterator[tuple[OnTrace, Callable[[], float]]]:
-    """Progress over the traces of a run: what is called with each of them, and what tells the seconds it took.
-    logprobs: keep them."""
+    """Progress over the traces of a run: what is called with each of them, and what tells the seconds it took."""
     started, tokens = time.monotonic(), 0
     seconds = 0.0
     with progress(name, total, "trace") as bar:
@@ -153,9 +152,8 @@ def _watched(
         def on_trace(trace: Trace) -> None:
             nonlocal tokens
             trace.problem_id = problems[trace.prompt_index].id
-            trace.sampling_logprobs = []  # votes need none, and they are half of the memory
-            if not logprobs:
-                trace.logprobs = []
+            # They are half of the memory, and of all of them a method asks for the mean at most.
+            trace.logprobs, trace.sampling_logprobs = trace.logprobs and [fmean(trace.logprobs)], []
             tokens += trace.num_tokens
             bar.advance(tokens=tokens)
 
@@ -292,7 +290,7 @@ def _methods(
     """Other ways to spend the largest budget, by name: accuracy, tokens, and the paired difference to majority. Those
     that the traces have too little for, or that need options which nobody gave, are left out."""
     found = {}
-    for name, method in others(section, len(recorded[0]), frozenset({"confidences", "token_ids"})).items():
+    for name, method in others(section, len(recorded[0]), frozenset({"confidences", "logprobs", "token_ids"})).items():
         solutions = simulate_many(recorded, method, slots=slots, extract=extract, groups=groups)
         found[name] = {
             **_score(solutions, grader),
