@@ -133,6 +133,8 @@ def test_another_method_takes_the_place_of_deepconf():
     assert result["agreement"] == {"same_verdict": 1.0, "prefixes": 1.0, "token_ratio": 1.0}
     assert result["methods"]["deepconf"]["tokens"] > 0
     assert "esc" not in result["methods"]
+    assert read.label == "esc"
+    assert read.model_copy(update={"method": "<b>short_3</b>"}).label == "b short 3 b"  # it stands in HTML
 
 
 def test_the_saving_is_what_consensus_saves_and_what_ending_doubtful_traces_adds(outcome):
