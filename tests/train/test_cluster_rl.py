@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from h1r.train.cluster.handles import RayPolicy, open_cluster
 from h1r.train.cluster.replies import answers
 from h1r.train.fleet import Fleet
 from h1r.train.rl import rl
+from h1r.train.rollouts import Group
 from h1r.verify.workers.ray_cluster import RayCluster
 
 pytest.importorskip("ray")
@@ -41,38 +42,64 @@ def alone(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained_alone(curated, tmp_path_factory.mktemp("rl") / "alone", recipe_for())
 
 
-def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayEngines], None]) -> None:
-    """`rl` with the tests' verifier; before: looks at the engines before the loop begins."""
+def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayPolicy, RayEngines], None]) -> None:
+    """`rl` with the tests' verifier; before: sees both halves before the loop begins."""
     plain = module.train_rl
 
     def train(policy: RayPolicy, fleet: Fleet, verifier: Any, *rest: Any, **more: Any) -> dict[str, Any]:
         assert isinstance(fleet.engine, RayEngines)
-        before(fleet.engine)
+        before(policy, fleet.engine)
         return plain(policy, fleet, checksum_verdicts, *rest, **more)
 
     monkeypatch.setattr(module, "train_rl", train)
 
 
-def test_an_engine_makes_the_bits_of_one_process(
-    cluster: RayCluster, curated: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trainer_and_an_engine_make_the_bits_of_one_process_though_the_trainer_dies(
+    cluster: RayCluster,
+    curated: Path,
+    alone: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    started = []
+
+    def kill(policy: RayPolicy, _: RayEngines) -> None:
+        """The first one in its fourth step, two steps after a checkpoint."""
+        train = policy.step
+        started.append(policy)
+
+        def training(groups: Sequence[Group], step: int) -> dict[str, float]:
+            if step == 3 and len(started) == 1:
+                cluster.ray.kill(policy._trainers[0])
+            return train(groups, step)
+
+        policy.step = training  # type: ignore[method-assign]
+
     recipe = on_cluster()
     run = ready_for_rl(curated, tmp_path / "run", recipe)
-    graded_by_checksum(monkeypatch, lambda engines: None)
+    graded_by_checksum(monkeypatch, kill)
     rl(recipe, run)
+    assert len(started) == 2
     assert_same_stage(run.path / "rl", alone.path / "rl")
     assert _examples(run) == _examples(alone)
+    said = capsys.readouterr().err
+    assert "one of 1 trainer died (" in said
+    assert "; others go on from step 2\n" in said
 
 
-def test_two_engines_ahead_of_the_training_make_the_bits_of_one_process_though_they_die(
+def test_two_trainers_in_shards_and_two_engines_ahead_of_them_learn_what_one_process_does_though_engines_die(
     cluster: RayCluster,
     curated: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def kill(engines: RayEngines) -> None:
+    seen: list[RayEngines] = []
+
+    def kill(_: RayPolicy, engines: RayEngines) -> None:
         """The first before it has tickets, which are then lost with it, and the second before it takes new weights."""
+        seen.append(engines)
         hand_out, take = engines._hand_out, engines.take
         calls = {"tickets": 0, "weights": 0}
 
@@ -91,25 +118,13 @@ def test_two_engines_ahead_of_the_training_make_the_bits_of_one_process_though_t
         engines._hand_out, engines.take = handing, taking  # type: ignore[method-assign]
 
     alone = trained_alone(curated, tmp_path / "alone", recipe_for(lookahead=2))
-    recipe = on_cluster(engines=2, lookahead=2)
+    recipe = on_cluster(trainers=2, engines=2, shard=True, lookahead=2)
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     graded_by_checksum(monkeypatch, kill)
     rl(recipe, run)
-    assert_same_stage(run.path / "rl", alone.path / "rl")
-    assert _examples(run) == _examples(alone)
+    assert_same(run, alone)
     said = [line for line in capsys.readouterr().err.splitlines() if "another takes its place" in line]
     assert [line.split(" died")[0] for line in said] == ["engine 0", "engine 1"]
-
-
-def test_two_trainers_in_shards_learn_what_one_process_does_and_weights_that_differ_are_found(
-    cluster: RayCluster, curated: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = on_cluster(trainers=2, shard=True)
-    run = ready_for_rl(curated, tmp_path / "run", recipe)
-    seen: list[RayEngines] = []
-    graded_by_checksum(monkeypatch, seen.append)
-    rl(recipe, run)
-    assert_same(run, alone)
     name = next(iter(seen[0]._sums))
     with pytest.raises(RuntimeError, match=f"engine 0 are not those in training after a sync: {name} .1 in all"):
         seen[0]._check(0, {**seen[0]._sums, name: 1})

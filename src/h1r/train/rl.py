@@ -36,6 +36,7 @@ from h1r.run.trackers.open import open_trackers
 from h1r.train.ahead import Ahead
 from h1r.train.checkpoint import keep_defaults, restored_arrays
 from h1r.train.cluster.handles import open_cluster, open_handles
+from h1r.train.cluster.replies import TrainerLostError
 from h1r.train.fleet import Fleet, nothing, open_fleet
 from h1r.train.journal import Journal
 from h1r.train.memory import keep_freed_memory
@@ -79,31 +80,43 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 model, wrapped = rl_policy(recipe, source, tokenizer, world)
                 keep_freed_memory(model.device)
                 reference = rl_reference(recipe, source, tokenizer, world) if section.kl_coef else None
-            tracker: Tracker = NoTracker()
-            if world.main:
-                tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
-        stack.callback(tracker.close)
-        if cluster is None:
-            policy: Policy = LocalPolicy(model, section, tokenizer, directory, reference, wrapped, world)
-            fleet = stack.enter_context(open_fleet(recipe, tokenizer, wrapped, world))
-        else:
-            policy, fleet = stack.enter_context(open_handles(cluster, recipe, run))
-        summary = train_rl(
-            policy,
-            fleet,
-            pool.verify_many,
-            problems,
-            section,
-            tracker,
-            tokenizer=tokenizer,
-            directory=directory,
-            rollout=recipe.rollout,
-            environment=recipe.environment,
-            seed=recipe.seed,
-            max_model_len=recipe.engine.max_model_len,
-            world=world,
-            resume=resume,
-        )
+        died_from: set[int] = set()
+        while True:
+            try:
+                with ExitStack() as attempt:
+                    tracker: Tracker = NoTracker()
+                    with world.agreed():
+                        if world.main:
+                            tracker = open_trackers(recipe, run, "rl", Checkpoints(directory).step_to_resume(resume))
+                    attempt.callback(tracker.close)
+                    if cluster is None:
+                        policy: Policy = LocalPolicy(model, section, tokenizer, directory, reference, wrapped, world)
+                        fleet = attempt.enter_context(open_fleet(recipe, tokenizer, wrapped, world))
+                    else:
+                        policy, fleet = attempt.enter_context(open_handles(cluster, recipe, run))
+                    summary = train_rl(
+                        policy,
+                        fleet,
+                        pool.verify_many,
+                        problems,
+                        section,
+                        tracker,
+                        tokenizer=tokenizer,
+                        directory=directory,
+                        rollout=recipe.rollout,
+                        environment=recipe.environment,
+                        seed=recipe.seed,
+                        max_model_len=recipe.engine.max_model_len,
+                        world=world,
+                        resume=resume,
+                    )
+                break
+            except TrainerLostError as error:
+                step, resume = Checkpoints(directory).step_to_resume(True), True
+                if step in died_from:  # it may be what kills them
+                    raise
+                died_from.add(step)
+                note(f"{error.what}; others go on from step {step}")
         keep_defaults(directory / "model", recipe, world)
         return summary
 

@@ -21,7 +21,7 @@ from h1r.engine.requests import one_per_prompt
 from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.train.cached_arrays import unpacked
-from h1r.train.cluster.replies import answer, first_answers
+from h1r.train.cluster.replies import answer, first_answers, line
 
 MAX_DEATHS = 2
 """So many engines may die with one ticket before the run ends: it may be what kills them."""
@@ -159,7 +159,7 @@ class RayEngines:
         for ticket in again:
             ticket.deaths += 1
             if ticket.deaths >= MAX_DEATHS:
-                raise UserError(f"{MAX_DEATHS} engines died while they sampled one prompt, the last: {_line(why)}")
+                raise UserError(f"{MAX_DEATHS} engines died while they sampled one prompt, the last: {line(why)}")
         self._waiting.extendleft(reversed(again))
         self._busy[index] = 0
         self._replace(index, why)
@@ -171,7 +171,7 @@ class RayEngines:
     def _replace(self, index: int, why: Exception) -> None:
         if self._closed:
             raise RuntimeError("the engines were ended") from why
-        note(f"engine {index} died ({_line(why)}); another takes its place")
+        note(f"engine {index} died ({line(why)}); another takes its place")
         self._ray.kill(self._actors[index])
         self._actors[index] = self._start(index)
         asked = [self._actors[index].open.remote(str(self.place))]
@@ -184,7 +184,3 @@ class RayEngines:
                 f"the weights of engine {index} are not those in training after a sync: {differing[0]} "
                 f"({len(differing)} in all)"
             )
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")

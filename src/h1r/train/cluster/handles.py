@@ -26,7 +26,7 @@ from h1r.errors import UserError
 from h1r.run.directory import Run
 from h1r.train.cluster.engine_actor import EngineActor
 from h1r.train.cluster.engines import RayEngines
-from h1r.train.cluster.replies import answers, first_answers
+from h1r.train.cluster.replies import TrainerLostError, answers, first_answers, line
 from h1r.train.cluster.setting import Setting
 from h1r.train.cluster.trainer_actor import TrainerActor
 from h1r.train.fleet import Fleet, Take, weights_place
@@ -119,11 +119,10 @@ class RayPolicy(Policy):
 
     def __init__(self, ray: Any, trainers: Sequence[Any], limit_s: float) -> None:
         self._ray, self._trainers = ray, trainers
-        hosts = [trainer.host.remote() for trainer in trainers]
-        (host, *_) = first_answers(ray, hosts, limit_s, "trainer")
-        (port,) = answers(ray, [trainers[0].store.remote(host, len(trainers))], "trainer")
+        (host, *_) = first_answers(ray, [trainer.host.remote() for trainer in trainers], limit_s, "trainer")
+        (port,) = self._answers([trainers[0].store.remote(host, len(trainers))])
         joined = [trainer.join.remote(host, port, rank, len(trainers)) for rank, trainer in enumerate(trainers)]
-        self.positions, self.eos_token_ids = answers(ray, joined, "trainer")[0]
+        self.positions, self.eos_token_ids = self._answers(joined)[0]
 
     def restore(self, step: int) -> dict[str, Any]:
         """See `Policy.restore`."""
@@ -157,11 +156,10 @@ class RayPolicy(Policy):
 
     def _on_all(self, method: str, *arguments: Any) -> Any:
         """What the main rank says."""
-        asked = [getattr(trainer, method).remote(*arguments) for trainer in self._trainers]
+        return self._answers([getattr(trainer, method).remote(*arguments) for trainer in self._trainers])[0]
+
+    def _answers(self, asked: Sequence[Any]) -> list[Any]:
         try:
-            return answers(self._ray, asked, "trainer")[0]
+            return answers(self._ray, asked, "trainer")
         except self._ray.exceptions.RayActorError as error:
-            raise UserError(
-                f"one of {counted(len(self._trainers), 'trainer')} died ({str(error).splitlines()[0]}); --resume goes "
-                "on from the newest checkpoint"
-            ) from error
+            raise TrainerLostError(f"one of {counted(len(self._trainers), 'trainer')} died ({line(error)})") from error

@@ -9,6 +9,19 @@ from h1r.common.prose import counted
 from h1r.errors import UserError
 
 
+class TrainerLostError(UserError):
+    """A trainer's actor died. what: without what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; --resume goes on from the newest checkpoint")
+        self.what = what
+
+
+def line(error: Exception) -> str:
+    """The first line of what Ray says of an actor that died."""
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
 def answers(ray: Any, asked: Sequence[Any], what: str) -> list[Any]:
     """All answers in order, or the first failure as soon as it comes: others may wait for who failed. Raises
     `UserError` where an actor did, `RuntimeError` where it failed otherwise, and Ray's own errors where one died."""
