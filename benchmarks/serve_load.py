@@ -1,7 +1,9 @@
 """`h1r serve` under load: many clients ask plain and DeepConf requests of it in front of two replicas, some hang up,
 and one replica is killed and brought back.
 
-    python benchmarks/serve_load.py RUN [--clients 200] [--seconds 300] [--hang-up 0.1] [--deepconf 0.2]
+    python benchmarks/serve_load.py RUN [--clients 200] [--seconds 300] [--hang-up 0.1] [--deepconf 0.2] [--blip]
+
+blip: halfway, while one replica is dead, all connections to the other are broken once (`ss -K`: Linux, as root).
 
 Each client asks again as soon as it has its answer. A replica is killed (SIGKILL) after a third of the time, and
 started again on its port after two thirds. Prints JSON: requests by what came of them (ok; refused, with the status;
@@ -22,6 +24,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from subprocess import DEVNULL
 from typing import Any
 
 import httpx2
@@ -139,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--hang-up", type=float, default=0.1)
     parser.add_argument("--deepconf", type=float, default=0.2)
+    parser.add_argument("--blip", action="store_true")
     options = parser.parse_args()
     ports = [free_port() for _ in range(3)]
     replicas = [start(options.run, port=port) for port in ports[:2]]
@@ -150,7 +154,12 @@ def main() -> None:
         def bring_back() -> None:
             replicas.append(start(options.run, port=ports[1]))
 
+        def blip() -> None:
+            subprocess.run(["ss", "-K", "dst", "127.0.0.1", "dport", "=", str(ports[0])], check=True, stdout=DEVNULL)
+
         events = [(options.seconds / 3, replicas[1].kill), (2 * options.seconds / 3, bring_back)]
+        if options.blip:
+            events.insert(1, (options.seconds / 2, blip))
         memory = asyncio.run(load.run(events, front.pid))
         for thread in load.happening:  # a replica that was slow to come back
             thread.join()
