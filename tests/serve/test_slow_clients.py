@@ -50,6 +50,16 @@ def test_a_request_that_never_ends_its_headers_is_cut_off(
         assert is_cut_off(one, begun)
 
 
+def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_no_error_of_the_server(server: Running) -> None:
+    requests = server.service.metrics.requests
+    gone, failed = (requests.labels("/v1/chat/completions", "none", status) for status in (499, 500))
+    before = gone._value.get(), failed._value.get()
+    for rest in (b"", post()[:-5]):  # closed, and no chunk where one must be
+        with opened(server) as one:
+            one.sendall(rest or post().replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX")[:-5])
+    assert eventually(lambda: (gone._value.get(), failed._value.get()) == (before[0] + 2, before[1]))
+
+
 def test_a_client_that_closes_its_half_has_hung_up(server: Running) -> None:
     owner = server.service.served.owners()[0]
     with opened(server) as one:

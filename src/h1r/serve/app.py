@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from h1r.errors import UserError
 from h1r.serve.engine_thread import EngineThread
-from h1r.serve.errors import ApiError
+from h1r.serve.errors import ApiError, ClientGoneError
 from h1r.serve.gate import error_response, read_bytes, until_gone
 from h1r.serve.jobs import Delta, Event, Job, Raw, Result
 from h1r.serve.limits import Admission, Limits
@@ -269,10 +269,6 @@ class Service:
             traces=None if summary is None else summary["traces"],
             stop_reason=None if summary is None else summary["stop_reason"], request=watch.prompt,
         )  # fmt: skip
-
-
-class ClientGoneError(Exception):
-    """The client hung up."""
 
 
 def failure(error: BaseException) -> ApiError:

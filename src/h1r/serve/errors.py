@@ -36,3 +36,7 @@ class ApiError(Exception):
         """Beside the body."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
         return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers
+
+
+class ClientGoneError(Exception):
+    """The client hung up."""

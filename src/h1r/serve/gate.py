@@ -12,11 +12,11 @@ import hmac
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from h1r.serve.errors import ApiError
+from h1r.serve.errors import ApiError, ClientGoneError
 from h1r.serve.limits import Limits
 from h1r.serve.page import PAGE_FILES
 
@@ -61,7 +61,8 @@ class Gate:
 
 
 async def read_bytes(request: Request, limits: Limits) -> bytes:
-    """The body of a request. `ApiError` where it is too large, too slow, or no JSON by its own word."""
+    """The body of a request. `ApiError` where it is too large, too slow, or no JSON by its own word; `ClientGoneError`
+    where it breaks off."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the content type must be application/json")
@@ -76,6 +77,8 @@ async def read_bytes(request: Request, limits: Limits) -> bytes:
                 data += chunk
                 if len(data) > limits.body_bytes:
                     raise too_large
+    except ClientDisconnect:
+        raise ClientGoneError from None
     except TimeoutError:
         raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s") from None
     return bytes(data)
