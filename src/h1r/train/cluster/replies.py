@@ -45,12 +45,22 @@ def answer(ray: Any, asked: Any, what: str) -> Any:
 
 
 def first_answers(ray: Any, asked: Sequence[Any], limit_s: float, what: str) -> list[Any]:
-    """Those of actors that are still to start; `UserError` where some do not in `limit_s`."""
+    """Those of actors that are still to start; `UserError` where some do not in `limit_s`, or die."""
     started, late = ray.wait(list(asked), num_returns=len(asked), timeout=limit_s)
     if late:
-        answers(ray, started, what)
+        _first(ray, started, what)
         raise UserError(
             f"{len(late)} of {counted(len(asked), what)} did not start in {limit_s:g} s: the cluster has too few free "
             "processors or cards; lower cluster.trainers or cluster.engines, or raise cluster.start_limit_s"
         )
-    return answers(ray, asked, what)
+    return _first(ray, asked, what)
+
+
+def _first(ray: Any, asked: Sequence[Any], what: str) -> list[Any]:
+    try:
+        return answers(ray, asked, what)
+    except ray.exceptions.RayActorError as error:
+        raise UserError(
+            f"one of {counted(len(asked), what)} died when it started ({line(error)}); look whether its machine has "
+            "room for it"
+        ) from error
