@@ -36,8 +36,8 @@ from h1r.records import Problem, content_id
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import model_directory
 from h1r.scaling.answers import extract_for, groups_for
-from h1r.scaling.deepconf import DeepConfRun, problem_seed
 from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.verify import open_backend
 from serve_load import free_port
 
@@ -58,7 +58,7 @@ def solved(run: str, recipe: Recipe, asked: Sequence[str]) -> list[Found]:
         pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many)
         for text in asked:
             problem = Problem(content_id(text), text, "")
-            deepconf = DeepConfRun(
+            deepconf = ScalingRun(
                 pipeline.engine, pipeline.prompts([problem]),
                 DeepConf.from_section(recipe.scaling, max(recipe.scaling.budgets)),
                 seeds=[problem_seed(SEED, problem.id)], extract=extract_for(problem),

@@ -24,8 +24,8 @@ from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Problem, content_id
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import Solution
-from h1r.scaling.deepconf import DeepConfRun, problem_seed
 from h1r.scaling.parameters import DeepConf
+from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.local import Local
 from h1r.serve.model import Model
@@ -50,7 +50,7 @@ RECIPE = Recipe.model_validate(
 def solution_on(engine: Engine) -> Solution:
     """What `h1r solve` comes to on the engine."""
     with open_backend(RECIPE.verify) as pool:
-        (solution,) = DeepConfRun(
+        (solution,) = ScalingRun(
             engine, [PROMPT], DeepConf.from_section(RECIPE.scaling, 12), seeds=[problem_seed(3, PROBLEM.id)],
             extract=extract_for(PROBLEM), groups=[groups_for(PROBLEM, pool.verify_many)],
         ).solve()  # fmt: skip
