@@ -12,6 +12,7 @@ import pytest
 from served_model import KEY, NAME, QUESTION, Running, eventually, running
 
 from browser import CHROMIUM, Page, opened
+from h1r.common.scaling_methods import METHODS
 from h1r.serve.local import Local
 from h1r.serve.model import Model
 
@@ -215,6 +216,32 @@ def test_the_call_to_copy_gives_the_same_answer(page: Page) -> None:
     printed: list[str] = []
     exec(compile(text(page, ".code"), "the page's call", "exec"), {"print": printed.append})
     assert printed == [message]
+
+
+def test_every_method_of_the_server_is_offered_with_its_options(page: Page, open_server: Running) -> None:
+    listed = {one["name"]: one["options"] for one in open_server.client.get("/v1/models").json()["data"][0]["methods"]}
+    assert set(listed) == set(METHODS) - {"bayesian_stopping"}  # whose shapes this recipe does not have
+    assert listed["esc"] == [{"name": "window", "type": "integer", "default": 5}]
+    assert page.evaluate("[...document.querySelector('[name=method]').options].map((one) => one.value)") == list(listed)
+
+    def choose(method: str) -> None:
+        page.evaluate(f"(one => {{ one.value = '{method}'; one.dispatchEvent(new Event('change')); }})"
+                      "(document.querySelector('[name=method]'))")  # fmt: skip
+
+    page.evaluate("document.querySelector('#settings details').open = true")
+    fill(page, "#settings [name=tau]", "0.9")
+    choose("no_loops")
+    named = "[...document.querySelectorAll('#settings .own input')].map((one) => [one.dataset.option, one.placeholder])"
+    assert page.evaluate(named) == [[one["name"], str(one["default"])] for one in listed["no_loops"]]
+    choose("esc")
+    fill(page, "#settings [name=option-window]", "3")
+    solve(page)
+    assert text(page, ".phase").startswith("Done")
+    sent = json.loads(text(page, ".code").partition("-d '")[2].rpartition("'")[0])
+    of_esc = {"method": "esc", "budget": 12, "verifier": "first-character", "options": {"window": 3}}
+    assert sent["deepconf"] == of_esc  # without tau, which is another method's
+    reply = open_server.client.post("/v1/chat/completions", json=sent).json()
+    assert text(page, ".answer") == reply["usage"]["deepconf"]["answer"]
 
 
 def test_tests_of_a_program_go_with_the_question(page: Page) -> None:

@@ -42,7 +42,7 @@ class Served(Protocol):
     """What is behind the server: a model of ours (`local.py`), or other servers (`urls.py`)."""
 
     def models(self) -> list[dict[str, Any]]:
-        """As `/v1/models` lists them."""
+        """As `/v1/models` lists them; the first has `methods`, see `options.methods_for`."""
         ...
 
     def owners(self) -> list[EngineThread]:

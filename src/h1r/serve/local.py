@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from h1r.engine.native.engine import NativeEngine
 from h1r.records import Message
+from h1r.scaling.ballot import Needs
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import DeepConfJob, Form, Job, Plain
 from h1r.serve.limits import Limits
 from h1r.serve.messages import messages_of
 from h1r.serve.model import Model, seed_of
-from h1r.serve.options import plan_for, split_model
+from h1r.serve.options import methods_for, plan_for, split_model
 from h1r.serve.wanted import Body, Kind, refuse_unknown
 
 
@@ -24,11 +26,15 @@ class Local:
         self._model, self._limits = model, limits
 
     def models(self) -> list[dict[str, Any]]:
-        """The model, and under its suffix what DeepConf makes of it."""
+        """The model, with the methods there are, and under its suffix what DeepConf makes of it."""
         model = self._model
         own = {"object": "model", "created": model.created, "owned_by": "open-h1r", "max_model_len": model.positions}
         budgets = sorted({8, 64, *(b for b in model.recipe.scaling.budgets if b <= self._limits.budget)})
-        return [{"id": name, **own} for name in (model.name, *(f"{model.name}@deepconf-{b}" for b in budgets))]
+        has: frozenset[Needs] = frozenset({"confidences", "logprobs"})
+        if isinstance(model.owner.engine, NativeEngine):
+            has |= {"token_ids"}
+        first = {"id": model.name, **own, "methods": methods_for(model.recipe.scaling, has)}
+        return [first, *({"id": f"{model.name}@deepconf-{b}", **own} for b in budgets)]
 
     def owners(self) -> list[EngineThread]:
         """See `app.Served`."""

@@ -22,10 +22,10 @@ from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.records import first_problem
-from h1r.scaling.ballot import Method
+from h1r.scaling.ballot import Method, Needs
 from h1r.scaling.confidence import Reading
 from h1r.scaling.deepconf import majority_params
-from h1r.scaling.methods import method_of
+from h1r.scaling.methods import meets, method_of, option_names
 from h1r.scaling.parameters import Consensus, DeepConf
 from h1r.scaling.voting import Voter
 from h1r.serve.errors import ApiError
@@ -33,6 +33,7 @@ from h1r.serve.testing import checked_tests
 
 EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh": 512, "max": 512}
 """Traces of each `reasoning_effort`; 0 is a plain answer. Our choice. No more than the server's limit."""
+_USUAL_BUDGET = 64
 _SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>[a-z][a-z0-9_]{0,63})(?:-(?P<budget>\d{1,6}))?")
 _DEEPCONF_ONLY = ("warmup", "keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
 
@@ -87,6 +88,30 @@ class Plan:
     curves: int = 0
 
 
+def methods_for(section: ScalingSection, has: frozenset[Needs]) -> list[dict[str, Any]]:
+    """The methods that a request may name, DeepConf and majority first, each with its numeric options and what they are
+    unless given: [{"name": "esc", "options": [{"name": "window", "type": "integer", "default": 5}]}, ...]. Without
+    those that need what the engine does not tell (`has`), or what only a recipe can give and this one does not.
+    DeepConf's and majority's keys are those of `Options`."""
+    found: list[dict[str, Any]] = [{"name": "deepconf", "options": []}, {"name": "majority", "options": []}]
+    for name in sorted({*METHODS.names()} - {"deepconf", "majority"}):
+        kind = METHODS.require(name)
+        if not meets(kind, has):
+            continue
+        try:
+            method = method_of(section, _USUAL_BUDGET, name)
+        except (UserError, ValueError):
+            continue
+        given = [(one, getattr(method, one)) for one in option_names(kind)]
+        options = [
+            {"name": one, "type": "integer" if type(value) is int else "number", "default": value}
+            for one, value in given
+            if type(value) in (int, float)
+        ]
+        found.append({"name": name, "options": options})
+    return found
+
+
 def split_model(name: str) -> tuple[str, str | None, int | None]:
     """A model's name, and of its suffix the method and the budget; None where there is none."""
     match = _SUFFIX.fullmatch(name)
@@ -123,7 +148,7 @@ def plan_for(
         options = options.model_copy(update={"method": method})
     options = options.model_copy(update={"method": options.method or section.method})
     if options.budget is None:
-        wanted = budget if budget is not None else max(section.budgets, default=64)
+        wanted = budget if budget is not None else max(section.budgets, default=_USUAL_BUDGET)
         options = options.model_copy(update={"budget": wanted if budget is not None else min(wanted, most)})
     assert options.budget is not None
     if not 1 <= options.budget <= most:

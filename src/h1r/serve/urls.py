@@ -21,6 +21,7 @@ from h1r.engine.endpoint.streamed import StreamedChats
 from h1r.engine.protocol import SamplingParams
 from h1r.records import Message
 from h1r.rollout.prompts import ProblemPrompt
+from h1r.scaling.ballot import Needs
 from h1r.scaling.deepconf import majority_params
 from h1r.scaling.parameters import DeepConf
 from h1r.serve.engine_thread import EngineThread
@@ -29,7 +30,7 @@ from h1r.serve.jobs import DeepConfJob, Form, Job
 from h1r.serve.limits import Limits
 from h1r.serve.messages import messages_of
 from h1r.serve.model import problem_of, seed_of
-from h1r.serve.options import Plan, plan_for, split_model
+from h1r.serve.options import Plan, methods_for, plan_for, split_model
 from h1r.serve.passing_on import PassedOn
 from h1r.serve.reply_text import TokenTexts
 from h1r.serve.solving import Question
@@ -59,7 +60,8 @@ class Urls:
         """See `app.Served`."""
         own = {"object": "model", "created": self._created, "owned_by": "open-h1r"}
         name = self._engine.model
-        return [{"id": one, **own} for one in (name, f"{name}@deepconf-8", f"{name}@deepconf-64")]
+        methods = methods_for(self._recipe.scaling, self._has)
+        return [{"id": name, **own, "methods": methods}, *({"id": f"{name}@deepconf-{b}", **own} for b in (8, 64))]
 
     def owners(self) -> list[EngineThread]:
         """See `app.Served`."""
@@ -101,11 +103,14 @@ class Urls:
         weight = (body.max_tokens or _LONGEST) * body.n
         return PassedOn(self._engine.servers, self._client, path, sent, self._engine.key, weight)
 
+    @property
+    def _has(self) -> frozenset[Needs]:
+        """What the servers tell of a trace's tokens."""
+        return frozenset({"confidences", "logprobs"}) if self._engine.knows_confidences else frozenset()
+
     def _possible(self, plan: Plan) -> Plan:
         """What the servers can do of it."""
-        lacks = plan.params.needs & (
-            {"token_ids"} if self._engine.knows_confidences else {"token_ids", "logprobs", "confidences"}
-        )
+        lacks = plan.params.needs - self._has
         if lacks and not isinstance(plan.params, DeepConf):
             said = f"method {plan.method} needs {', '.join(sorted(lacks))}, which the servers here do not tell"
             raise ApiError(400, said, "deepconf.method")

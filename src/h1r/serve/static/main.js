@@ -48,7 +48,7 @@ async function solve() {
   const changed = ({ run }) => {
     if (run.progress && run.progress.phase !== phase) {
       phase = run.progress.phase;
-      if (phase === "voting") say("The warm-up has ended; the traces vote.");
+      if (phase === "voting") say(run.progress.warmup ? "The warm-up has ended; the traces vote." : "The traces vote.");
     }
   };
   try {
@@ -109,13 +109,13 @@ async function open() {
     at("model").textContent = model;
     document.title = `${model}: Open-H1R`;
     at("models").replaceChildren(...data.map(({ id }) => new Option(id, id)));
+    settings.forEach((one, number) => one.offer(data[0].methods, ["deepconf", "majority"][number]));
     say("");
   } catch (error) {
     failed(error);
   }
 }
 
-settings[1].set({ method: "majority" });
 showSettings();
 watchTabs();
 new Chat(key, failed);

@@ -10,8 +10,18 @@ export function testsOf(text) {
   return text.trim().startsWith("[") ? JSON.parse(text) : text.split("\n").filter((line) => line.trim());
 }
 
+function optionField({ name, type, default: usual }) {
+  const label = document.createElement("label");
+  const field = document.createElement("input");
+  Object.assign(field, { name: `option-${name}`, type: "number", step: type === "integer" ? "1" : "any", placeholder: usual });
+  field.dataset.option = name;
+  label.append(`${name} `, field);
+  return label;
+}
+
 export class Setting {
   #fields;
+  #own = new Map(); // a method's name -> what the server says of its options
 
   constructor(name) {
     this.name = name;
@@ -26,8 +36,12 @@ export class Setting {
     this.element.querySelector("legend").textContent = name;
   }
 
-  set(values) {
-    for (const [name, value] of Object.entries(values)) this.#fields[name].value = value;
+  // What the server has; the choice stays, where there is one, and is `first` otherwise.
+  offer(methods, first) {
+    const chosen = this.#fields.method.value || first;
+    this.#own = new Map(methods.map(({ name, options }) => [name, options]));
+    this.#fields.method.replaceChildren(...methods.map(({ name }) => new Option(name, name)));
+    this.#fields.method.value = this.#own.has(chosen) ? chosen : methods[0].name;
     this.#show();
   }
 
@@ -40,15 +54,25 @@ export class Setting {
     const deepconf = { method: this.#fields.method.value };
     if (tests.length) Object.assign(deepconf, chosen(OF_DEEPCONF.filter((name) => !NOT_WITH_TESTS.includes(name))), { tests });
     else Object.assign(deepconf, chosen(OF_DEEPCONF));
+    const own = [...this.#ownFields.querySelectorAll("input")].filter((field) => field.value !== "");
+    if (own.length) deepconf.options = Object.fromEntries(own.map((field) => [field.dataset.option, Number(field.value)]));
     return { model, messages, seed, ...chosen(OF_REQUEST), deepconf };
   }
 
-  // Majority neither stops nor weighs traces by confidence.
+  get #ownFields() {
+    return this.element.querySelector(".own");
+  }
+
+  // A field that belongs to some methods is there with these alone, and an option with its method.
   #show() {
+    const method = this.#fields.method.value;
     for (const label of this.element.querySelectorAll("[data-only]")) {
-      const off = label.dataset.only !== this.#fields.method.value;
+      const off = !label.dataset.only.split(" ").includes(method);
       label.hidden = off;
       label.querySelector("input,select").disabled = off;
     }
+    const options = this.#own.get(method) ?? [];
+    this.#ownFields.hidden = !options.length;
+    this.#ownFields.replaceChildren(...options.map(optionField));
   }
 }
