@@ -89,7 +89,7 @@ def test_generate_that_is_stopped_prints_what_has_ended(tmp_path: Path) -> None:
     process = warm.start(
         "generate", model, "-p", "hi", "-n", "4000", "--max-tokens", "40", "--set", "engine.max_sequences=4"
     )
-    wait_for(process, lambda: "memory:" in process.stderr.read_text())
+    wait_for(process, lambda: "decoding:" in process.stderr.read_text())
     began = processor_seconds(process.pid)
     wait_for(process, lambda: processor_seconds(process.pid) > began + 1)
     process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ import torch
 from geometries import SMALL, randomised
 
 from h1r.config import EngineSection
-from h1r.engine.native import memory
+from h1r.engine.native import memory, scheduler
 from h1r.engine.native.batch import Batch, Prefill
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.native.memory import size_text
@@ -119,7 +119,8 @@ def test_requests_that_fit_only_one_by_one_run_one_after_another() -> None:
     assert engine.generate([long_prompt, long_answer], params) == native().generate([long_prompt, long_answer], params)
 
 
-def test_memory_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_is_announced_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(scheduler, "WORTH_SAYING", 0)
     engine = native()
     for _ in range(2):
         engine.generate([[5]], SamplingParams(n=2, max_tokens=3))
@@ -131,12 +132,25 @@ def test_memory_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "sequences of up to 4 tokens" in said[0]
 
 
-def test_memory_is_announced_again_when_twice_as_much_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_is_announced_again_when_twice_as_much_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scheduler, "WORTH_SAYING", 0)
     engine = native()
     for tokens in (30, 31, 33, 400):
         engine.generate([[5]], SamplingParams(n=2, max_tokens=tokens))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memory:")]
     assert [re.search(r"up to (\d+) tokens", line)[1] for line in said] == ["31", "401"]  # type: ignore[index]
+
+
+def test_little_memory_is_announced_where_it_bounds_what_runs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    params = SamplingParams(n=4, max_tokens=3)
+    native().generate([[5]], params)
+    assert "memory:" not in capsys.readouterr().err
+    native(bytes_for(2, [5], params)).generate([[5]], params)
+    said = capsys.readouterr().err
+    assert "memory: 2 x" in said
+    assert said.endswith("; 4 would run at once with more\n")
 
 
 def test_decoding_without_c_says_why(capsys: pytest.CaptureFixture[str]) -> None:

@@ -390,6 +390,8 @@ def test_a_torn_example_line_does_not_stop_a_new_start(curated: Path, tmp_path: 
     train_rl_in(run, recipe)
     assert [line["step"] for line in _examples(run)] == [0, 1]
     assert all(line["rollouts"] for line in _examples(run))
+    assert all(line["question"] and line["reference"] for line in _examples(run))
+    assert all(one["tokens"] and one["finish_reason"] for line in _examples(run) for one in line["rollouts"])
 
 
 def test_rl_whose_answers_have_no_room_is_refused_with_the_numbers(curated: Path, tmp_path: Path) -> None:

@@ -23,10 +23,15 @@ What differs from lm_eval's own models, since it gave wrong scores in silence:
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
+
+if __name__ == "__main__" and find_spec("lm_eval") is None:
+    sys.exit("h1r: tasks of lm_eval need that package; run `pip install 'open-h1r[lm_eval]'`")
 
 import torch
 from lm_eval.api.instance import Instance
@@ -37,6 +42,7 @@ from pydantic import TypeAdapter
 
 from h1r.common.progress import note, progress
 from h1r.common.prose import counted
+from h1r.common.terminal import shown
 from h1r.data.chat import conversation_ids, open_thinking
 from h1r.data.control_tokens import token_ids
 from h1r.engine.native.engine import NativeEngine
@@ -278,7 +284,11 @@ def main() -> None:
     from lm_eval.__main__ import cli_evaluate
 
     register()
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print(f"h1r: {shown(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@
         first,
         element("td", String(list.sample[row]), "n"),
         element("td", list.verdict[row], list.verdict[row] === "right" ? "good" : "bad"),
-        element("td", list.reason[row]),
-        element("td", list.finish[row]),
+        element("td", list.reason[row] || "–"),
+        element("td", list.finish[row] || "–"),
         element("td", list.tokens[row]?.toLocaleString("en") ?? "–", "n"),
       );
       return line;

@@ -145,8 +145,16 @@ def _rollouts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {
             "problem_id": f"step {row['step']}, {row['problem_id']}",
             "sample": number,
+            "question": row.get("question"),
+            "reference": row.get("reference"),
             "text": rollout["text"],
-            "verdict": {"reward": correct, "error": f"reward {rollout['reward']:g}: {parts}"},
+            "tokens": rollout.get("tokens"),
+            "finish_reason": rollout.get("finish_reason"),
+            "verdict": {
+                "reward": correct,
+                "reason": f"reward {rollout['reward']:g}",
+                "error": f"reward {rollout['reward']:g}: {parts}",
+            },
         }
 
 

@@ -207,7 +207,7 @@ def train_rl(
             values["train_seconds"] = round(time.monotonic() - sampled, 3)
             tracker.log(step, values)
             if world.main:
-                keep_example(directory / "rollouts.jsonl", step, collected)
+                keep_example(directory / "rollouts.jsonl", step, collected, problems)
             step += 1
             policy.count_idle(_why_idle(values))
             stop = stopping.why()

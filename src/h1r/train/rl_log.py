@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from h1r.records import read_lines, write_jsonl
+from h1r.records import Problem, read_lines, write_jsonl
 from h1r.train.rollouts import Collected
 
 
@@ -50,16 +51,27 @@ def cut_examples(path: Path, start_step: int) -> None:
     write_jsonl(path, kept)
 
 
-def keep_example(path: Path, step: int, collected: Collected) -> None:
-    """Appends one group of the step, for people to read."""
+def keep_example(path: Path, step: int, collected: Collected, problems: Sequence[Problem]) -> None:
+    """Appends one group of the step, for people to read, with its question and reference from `problems`."""
     if not collected.sampled:
         return
     group = collected.sampled[0]
     each = list(zip(group.traces, group.rewards, group.parts, strict=True))
+    problem = next((one for one in problems if one.id == group.problem_id), None)
     line = {
         "step": step,
         "problem_id": group.problem_id,
-        "rollouts": [{"text": trace.text, "reward": reward, "parts": parts} for trace, reward, parts in each],
+        **({"question": problem.question, "reference": problem.answer} if problem else {}),
+        "rollouts": [
+            {
+                "text": trace.text,
+                "reward": reward,
+                "parts": parts,
+                "tokens": trace.num_tokens,
+                "finish_reason": trace.finish_reason,
+            }
+            for trace, reward, parts in each
+        ],
     }
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(json.dumps(line, ensure_ascii=False) + "\n")

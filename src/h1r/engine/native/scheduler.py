@@ -40,6 +40,10 @@ class _Listener:
     tokens: deque[Drawn] = field(default_factory=deque)
 
 
+WORTH_SAYING = 2**30
+"""Bytes of a plan that people want to know of even where it bounds nothing. Our choice."""
+
+
 class Scheduler:
     """See `NativeEngine`, whose `add`, `step`, `cancel` and `tokens` these are."""
 
@@ -62,6 +66,7 @@ class Scheduler:
         """Of the weights that the kept states were computed with."""
         self._budget = 0.0
         self._announced = 0
+        self._said_how = False
         self._measured_graphs = 0
 
     @property
@@ -203,7 +208,7 @@ class Scheduler:
         )  # fmt: skip
         if larger.sequences > old.sequences or (not fits and larger.sequences >= max(1, len(batch.rows))):
             batch.move(larger)
-            self._announce(larger)
+            self._announce(larger, traces)
             return True
         return fits
 
@@ -219,27 +224,36 @@ class Scheduler:
         self.kept.limit = self._budget * share if share else 0.0
         if math.isfinite(self._budget):
             self._budget -= self.kept.limit
+        wanted = sum(request.params.n for request in self._waiting)
         found, refused = waves(self.model, self.section, self._waiting, self._budget, self._measured_graphs)
         for request, why in refused:
             self._ended += failed(request.index, request.params, why)
+            wanted -= request.params.n
         self._waiting = [request for _, later in found[1:] for request in later]
         if not found:
             return
         plan, requests = found[0]
         self.runner = runner_for(self.model, plan.call_tokens, self.runner, self.section.enforce_eager)
-        self._announce(plan)
+        self._announce(plan, wanted)
         self._batch = Batch(
             self.model, self.runner, plan, requests, self.section.prefill_tokens, self.eos_token_ids, self.tokenizer,
             self.kept,
         )  # fmt: skip
 
-    def _announce(self, plan: MemoryPlan) -> None:
+    def _announce(self, plan: MemoryPlan, wanted: int) -> None:
+        """Says how tokens are decoded, and what memory it takes where that is much, or bounds what runs at once.
+
+        wanted: traces that would run at once if memory were no bound.
+        """
         self.memory = plan
         assert self.runner is not None
-        if plan.total > 2 * self._announced:
-            if not self._announced:
-                note(f"decoding: {self.runner.how}{self._nothing_to_enforce()}", repeat=False)
-            note(plan.sentence())
+        if not self._said_how:
+            note(f"decoding: {self.runner.how}{self._nothing_to_enforce()}", repeat=False)
+            self._said_how = True
+        wanted = min(wanted, self.section.max_sequences)
+        few = plan.sequences < wanted
+        if plan.total > 2 * self._announced and (few or plan.total >= WORTH_SAYING):
+            note(plan.sentence() + (f"; {wanted} would run at once with more" if few else ""))
             self._announced = plan.total
 
     def _end_batch(self) -> None:
