@@ -154,6 +154,12 @@ def test_a_plain_request_is_passed_on_with_what_only_that_server_knows() -> None
         assert found["choices"][0]["message"]["content"] == "".join(piece for piece, _ in tokens_of(3))
         assert one.requests[-1]["tools"] == asked["tools"]
         assert one.requests[-1]["logit_bias"] == {"1": 2}
+        response = {"model": "scripted", "input": "a", "seed": 3, "tools": [{"type": "web_search"}]}
+        assert server.client.post("/v1/responses", json=response).status_code == 200
+        assert one.requests[-1]["tools"] == response["tools"]
+        form = {**BODY, "deepconf": {"budget": 12}, "response_format": {"type": "json_object"}}
+        refused = server.client.post("/v1/chat/completions", json=form)  # the traces would not have it
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
         assert server.client.post("/v1/chat/completions", json={**BODY, "model": "other"}).status_code == 404
 
 

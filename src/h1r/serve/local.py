@@ -16,6 +16,7 @@ from h1r.serve.limits import Limits
 from h1r.serve.messages import messages_of
 from h1r.serve.model import Model, seed_of
 from h1r.serve.options import methods_for, plan_for, split_model
+from h1r.serve.responses import refuse_unknown_of_response
 from h1r.serve.wanted import Body, Kind, refuse_unknown
 
 
@@ -52,6 +53,8 @@ class Local:
         if name != model.name:
             raise ApiError(404, f"there is no such model; this server has {model.name}", "model", "model_not_found")
         refuse_unknown(body)
+        if kind == "response":
+            refuse_unknown_of_response(found)
         messages = messages_of(body.messages or [])
         tools = None if body.tool_choice == "none" else body.tools
         chat = kind != "completion"

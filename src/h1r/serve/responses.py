@@ -27,6 +27,14 @@ def messages_from(found: dict[str, Any]) -> list[Any]:
     for name in ("previous_response_id", "conversation", "background"):
         if found.get(name):
             raise ApiError(400, f"this server keeps no responses, so there is no {name}", name, "unsupported_parameter")
+    instructions = found.get("instructions")
+    if instructions is not None and not isinstance(instructions, str):
+        raise ApiError(400, "instructions is no text", "instructions")
+    return [*([{"role": "system", "content": instructions}] if instructions else []), *items]
+
+
+def refuse_unknown_of_response(found: dict[str, Any]) -> None:
+    """`ApiError` for what an engine of our own cannot follow in a response; as `wanted.refuse_unknown`."""
     text = found.get("text")
     form = text.get("format") if isinstance(text, dict) else text
     if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
@@ -34,10 +42,6 @@ def messages_from(found: dict[str, Any]) -> list[Any]:
     if found.get("tools"):
         said = "a response here calls no tools; ask /v1/chat/completions, or leave them out"
         raise ApiError(400, said, "tools", "unsupported_parameter")
-    instructions = found.get("instructions")
-    if instructions is not None and not isinstance(instructions, str):
-        raise ApiError(400, "instructions is no text", "instructions")
-    return [*([{"role": "system", "content": instructions}] if instructions else []), *items]
 
 
 class ResponsesShape:

@@ -33,9 +33,10 @@ from h1r.serve.model import problem_of, seed_of
 from h1r.serve.options import Plan, methods_for, plan_for, split_model
 from h1r.serve.passing_on import PassedOn
 from h1r.serve.reply_text import TokenTexts
+from h1r.serve.responses import refuse_unknown_of_response
 from h1r.serve.solving import Question
 from h1r.serve.verifying import Verifying
-from h1r.serve.wanted import Body, Kind
+from h1r.serve.wanted import Body, Kind, refuse_unknown
 
 TAU = 0.95
 _LONGEST = 4096
@@ -93,6 +94,9 @@ class Urls:
             return self._passed_on(body, found, kind, seed)
         if kind == "completion" or body.n > 1 or body.tools:
             raise ApiError(400, "DeepConf over other servers takes chats with n = 1 and without tools", "deepconf")
+        refuse_unknown(body)
+        if kind == "response":
+            refuse_unknown_of_response(found)
         messages = messages_of(body.messages or [])
         return DeepConfJob(self, self._question(messages, self._possible(plan), seed), Form(stream=body.stream))
 
