@@ -72,8 +72,10 @@ class Recorded:
         account["answered"] += 1
         text = self.text(body["messages"][-1]["content"])
         usage = {"prompt_tokens": len(str(body["messages"])) // 4, "completion_tokens": max(1, len(text) // 4)}
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        await self._say(writer, {"choices": [choice], "usage": usage})
+        usage["total_tokens"] = sum(usage.values())
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        head = {"id": "recorded", "object": "chat.completion", "created": 0, "model": "recorded"}
+        await self._say(writer, {**head, "choices": [choice], "usage": usage})
         return True
 
     async def _say(self, writer: asyncio.StreamWriter, value: object) -> None:
