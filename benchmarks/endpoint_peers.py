@@ -1,5 +1,5 @@
-"""One recorded server, three evaluators: `engine.kind = "endpoint"`, lm_eval and inspect_ai ask the same questions with as
-many requests at a time, in turns, each in a process of its own; prints JSON.
+"""One recorded server, three evaluators: `engine.kind = "endpoint"`, lm_eval and inspect_ai ask the same questions with
+as many requests at a time, in turns, each in a process of its own; prints JSON.
 
     python benchmarks/endpoint_peers.py [--problems 2500] [--samples 4] [--slots 64] [--seconds 0.25] [--rounds 3]
 
