@@ -147,12 +147,13 @@ def test_a_defect_of_ours_keeps_its_traceback(
         h1r("sft", recipe_file())
 
 
+@pytest.mark.parametrize("file", ["runs/small/x", "runs/small/.x.partial", f"runs/small/.x.{'0a' * 16}.partial"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_full_disk_or_a_forbidden_directory_is_one_sentence(
-    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch, number: int
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch, number: int, file: str
 ) -> None:
     def fails(*_: object) -> None:
-        raise OSError(number, os.strerror(number), "runs/small/x")
+        raise OSError(number, os.strerror(number), file)
 
     monkeypatch.setattr("h1r.pipeline.run_stage", fails)
     found = h1r("sft", recipe_file())
@@ -354,6 +355,48 @@ def test_a_prompt_can_come_from_standard_input(
     found = h1r("generate", "model", "-p", "-", "-p", "hi")
     assert (found.code, asked) == (0, ["What is\n1 + 1?", "hi"])
     assert found.err.startswith("loading model\n")
+
+
+def test_solve_takes_a_question_from_standard_input_and_a_file_of_any_name(
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def solve(checkpoint: str, question: str, *rest: object, **named: object) -> list[object]:
+        asked.append(question)
+        return []
+
+    monkeypatch.setattr("h1r.evals.solving.solve", solve)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 1 + 1?\n"))
+    assert h1r("solve", "-").code == 0
+    strange = os.fsdecode(b"a \xe9.jsonl")  # not UTF-8
+    Path(strange).touch()
+    assert h1r("solve", strange).code == 0
+    assert asked == ["What is 1 + 1?", strange]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert h1r("solve", "-").err == "h1r: the question is empty; ask one\n"
+
+
+def test_a_run_of_the_packages_own_model_has_its_name(h1r: Callable[..., SimpleNamespace]) -> None:
+    Path("own.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    found = h1r("eval", "h1r:small", "--benchmark", "own.jsonl", "--dry-run")
+    assert 'name = "h1r-small"' in found.out
+
+
+def test_commands_that_are_told_can_be_pasted(h1r: Callable[..., SimpleNamespace]) -> None:
+    assert "run `h1r sft 'my own.toml'`" in h1r("init", "sft", "my own.toml").err
+    write_json(Path("a run/recipe.json"), {"name": "a"})
+    assert "run `h1r sft 'a run'` first" in h1r("export", "a run", "--to", "hf").err
+
+
+def test_what_a_locale_cannot_write_is_escaped(
+    h1r: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`h1r watch` on a terminal of Latin-1 ended in a traceback at its check mark."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="latin-1", write_through=True))
+    assert h1r("init", "sft", "ü✓.toml").code == 0
+    assert written.getvalue() == b"wrote \xfc\\u2713.toml\n"
 
 
 def test_a_file_without_problems_is_refused(h1r: Callable[..., SimpleNamespace]) -> None:

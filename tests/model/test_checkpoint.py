@@ -288,7 +288,9 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPa
         raise OSError("offline\nand a long trace")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(UserError, match=r"could not be fetched from the hub \(offline\)$"):
+    with pytest.raises(
+        UserError, match=r"could not be fetched from the hub \(offline\); check the name and the network$"
+    ):
         load("tiiuae/Falcon-H1R-7B")
 
 

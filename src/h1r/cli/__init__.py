@@ -7,6 +7,7 @@ exit code 130. Rooms are imported inside the commands, so that `h1r --help` need
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -78,9 +79,15 @@ def _options(
 _NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """What no program can mend: a full or read-only disk, a directory of somebody else's."""
 
+_PARTIAL = re.compile(r"(?<![^/])\.([^/]+?)(\.[0-9a-f]{32})?\.partial: $")
+"""The name of what is not whole yet (`h1r.common.files`); people know what it was to be."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `h1r` program; returns its exit code or raises `SystemExit` with it."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a locale without the character, a path that is not UTF-8
     try:
         app(args=None if argv is None else list(argv), prog_name="h1r")
     except UserError as error:
@@ -89,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        place = _PARTIAL.sub(r"\1: ", f"{error.filename}: ") if error.filename else ""
         print(f"h1r: {place}{error.strerror}; make room or give other paths, then run it again", file=sys.stderr)
         return 2
     except StoppedError as stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,7 +124,8 @@ def solve(
         typer.Argument(
             metavar="[CHECKPOINT] QUESTION|FILE",
             help="Whom to ask: a checkpoint directory, a hub id or a run directory; without one, the model that comes "
-            "with the package. And a question, or a file of them: .jsonl, .json or .parquet, with answers or without.",
+            "with the package. And a question, or a file of them: .jsonl, .json, .csv or .parquet, with answers "
+            "or without; - is a question on standard input.",
         ),
     ],
     columns: Columns = None,
@@ -152,7 +154,10 @@ def solve(
     """Answer with DeepConf, by the vote of many traces. Doubtful traces are stopped early; the rest vote."""
     quiet(as_json)
     checkpoint, question = _asked(words)
-    check_question(question)
+    if question == "-":
+        question = sys.stdin.read().strip()
+    if not os.path.isfile(question):
+        check_question(question)
     check_checkpoint(checkpoint)
     mapping = parse_columns(columns)
     from h1r.config import find_recipe, load_recipe

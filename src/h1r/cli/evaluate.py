@@ -24,6 +24,7 @@ from h1r.cli.common import (
     print_report,
 )
 from h1r.cli.stages import run_stage
+from h1r.common.packaged import packaged
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -154,8 +155,11 @@ def _models_of(recipe: Recipe, run: Run) -> list[str]:
 
 
 def _run_name(model: str) -> str:
-    """A run's name from that of a model: of a path its last three parts, as in `demo-rl-model`."""
+    """A run's name from that of a model: of a path its last three parts, as in `demo-rl-model`; `h1r-small` of the
+    package's own."""
     path = Path(model).expanduser()
+    if path.is_dir() and path.parent == packaged("models", "shipped"):
+        return f"h1r-{path.name}"
     named = "-".join(path.resolve().parts[-3:]) if path.is_dir() else model
     return re.sub(r"[^\w.-]+", "-", named).strip("-.") or "model"
 
@@ -214,7 +218,7 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
         return list(found)
     kind = format_of(path)
     if kind is None or not path.is_file():
-        raise UserError(f"--benchmark {file} is no file of problems (.jsonl, .json, .parquet) and no TOML file")
+        raise UserError(f"--benchmark {file} is no file of problems (.jsonl, .json, .csv, .parquet) and no TOML file")
     return [
         {
             "name": plain_name(path).stem,

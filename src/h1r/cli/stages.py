@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -58,7 +59,9 @@ def demo(
     from h1r import pipeline
 
     quiet(as_json)
-    with stopping(f"`h1r demo {recipe} --out {run.path}` with the same options goes on where it was"):
+    with stopping(
+        f"`h1r demo {quote(recipe)} --out {quote(str(run.path))}` with the same options goes on where it was"
+    ):
         with saying_once():
             for stage, _, ran in pipeline.run_all(resolved, run):
                 note(f"{stage}: {'done' if ran else 'already done'}")
@@ -83,7 +86,9 @@ def ablate(
         print_plan(planned, as_json)
         return
     quiet(as_json)
-    with stopping(f"`h1r ablate {recipe} --out {directory}` with the same options goes on where it was"):
+    with stopping(
+        f"`h1r ablate {quote(recipe)} --out {quote(str(directory))}` with the same options goes on where it was"
+    ):
         with saying_once():
             for trial, stage, ran in ablation.run_trials(planned, resolved.ablation.until):
                 if ran:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def init(
     write_text(path, text)
     print(f"wrote {path}")
     missing = " and ".join(f'"{place}"' for place in ("CHECKPOINT", "DATA") if f'"{place}"' in text)
-    note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {path}`")
+    note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {quote(str(path))}`")
 
 
 def ls(

@@ -293,4 +293,7 @@ def _directory(path_or_id: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name} is no directory here and could not be fetched from the hub ({reason})") from None
+        raise UserError(
+            f"{name} is no directory here and could not be fetched from the hub ({reason}); "
+            "check the name and the network"
+        ) from None

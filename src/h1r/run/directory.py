@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from h1r.common.files import read_json, write_json
@@ -131,7 +132,7 @@ class Run:
     def last_trained(self) -> str:
         """ "rl" or "sft", whichever was trained last; `UserError` when neither was."""
         if not (trained := self.models()):
-            raise UserError(f"{self.path} holds no trained model; run `h1r sft {self.path}` first")
+            raise UserError(f"{self.path} holds no trained model; run `h1r sft {quote(str(self.path))}` first")
         return trained[-1]
 
     def last_model(self) -> Path:
@@ -142,7 +143,7 @@ class Run:
         """The path of a file another stage must have written; `UserError` names the command that makes it."""
         path = self.path / relative
         if not path.exists():
-            raise UserError(f"{path} is missing; run `h1r {made_by} {self.path}` first")
+            raise UserError(f"{path} is missing; run `h1r {made_by} {quote(str(self.path))}` first")
         return path
 
     @contextmanager
