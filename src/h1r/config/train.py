@@ -242,6 +242,9 @@ class RLSection(Section):
     journal: bool = True
     """Keep what was sampled since the last checkpoint on disk (rl/journal), so that `--resume` replays it instead of
     sampling again. Of 2,048 rollouts with 20,000 tokens: 0.5 GB a step. Needed by `lookahead`. Our choice."""
+    max_mismatch_kl: NonNegative = 1.0
+    """Nats a token by which the sampled distribution may be apart from the trainer's (`mismatch_kl` in the metrics):
+    more is said, and ends the run after 5 steps in a row. 0: no limit. Our choice."""
     updates_per_batch: Positive = 1
     """Optimiser steps per rollout batch. 1 is on-policy: PPO batch = batch in the paper."""
     micro_batch_tokens: Positive = 16384

@@ -242,6 +242,8 @@ def _rl_panels(report: RunReport) -> list[curves.Panel]:
         ("Entropy", "nats per token", "entropy", False),
         ("Clip fraction", "share of tokens", "clip_fraction", True),
         ("TIS weight", "mean trainer/sampler ratio", "tis_mean", False),
+        ("Mismatch", "nats per token", "mismatch_kl", False),
+        *((("Staleness", "steps", "staleness", False),) if any(series(report.rl, "staleness")[1]) else ()),
     )
     return [
         curves.Panel("Reward", "mean reward", _curves(report.rl, ("reward", "reward", "rl", "solid"))),
@@ -266,7 +268,8 @@ def _rl_caption(report: RunReport) -> str:
         f"over {plural(width, 'step')}. "
         "Reward and right answers are on training problems, so they move with what each step drew. "
         "Entropy is how open the model's choice of the next token is. Clip fraction is how often GRPO held an update "
-        "back. The TIS weight corrects sampler against trainer probabilities: 1 means they agree.</p>"
+        "back. The TIS weight corrects sampler against trainer probabilities: 1 means they agree; "
+        "the mismatch is how far they are apart.</p>"
     )
     if made:
         text += (

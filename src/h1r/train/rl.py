@@ -40,6 +40,7 @@ from h1r.train.cluster.replies import TrainerLostError
 from h1r.train.fleet import Fleet, nothing, open_fleet
 from h1r.train.journal import Journal
 from h1r.train.memory import keep_freed_memory
+from h1r.train.mismatch import MismatchLimit
 from h1r.train.parallel.gradients import Trained
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
@@ -182,6 +183,7 @@ def train_rl(
             cut_examples(directory / "rollouts.jsonl", step)
             journal.cut(stream.snapshot().drawn if step else None)
     ahead = Ahead(stream, section.lookahead, section.steps, step, fleet.apart and section.lookahead > 0)
+    mismatch = MismatchLimit(section.max_mismatch_kl)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
     with progress("RL", total=section.steps, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
         bar.start_at(step)
@@ -208,6 +210,7 @@ def train_rl(
             tracker.log(step, values)
             if world.main:
                 keep_example(directory / "rollouts.jsonl", step, collected, problems)
+            mismatch.add(values.get("mismatch_kl", 0.0))
             step += 1
             policy.count_idle(_why_idle(values))
             stop = stopping.why()
