@@ -405,6 +405,11 @@ def test_a_file_without_problems_is_refused(h1r: Callable[..., SimpleNamespace])
     found = h1r("solve", "model", "none.jsonl")
     assert found.code == 2
     assert "none.jsonl holds no problem" in found.err
+    found = h1r("verify", "a.parquet")
+    assert (found.code, found.err) == (
+        2,
+        "h1r: a.parquet is Parquet, and answers to grade are read from JSON Lines; convert it\n",
+    )
 
 
 def test_json_for_programs_says_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

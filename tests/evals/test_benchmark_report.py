@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from browser import CHROMIUM, browse
+from h1r.cli import main
 from h1r.config import ModelSection, Recipe
 from h1r.evals.summary import benchmark_table
 from h1r.report import collect, summarise, write_comparison, write_report
@@ -185,3 +186,16 @@ def test_the_table_of_benchmarks_fits_a_terminal_and_leaves_out_what_nobody_says
     assert "25.0 to 75.0" in text
     assert "no answer" in text
     assert not any(column in text for column in ("cons@n", "cut off", "cost", "unscored"))
+
+
+def test_report_prints_the_table_of_a_run_that_has_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build(tmp_path / "run", [1, 0, 2])
+    for width in ("120", "80"):
+        monkeypatch.setenv("COLUMNS", width)
+        with pytest.raises(SystemExit, match="0"):
+            main(["report", str(run)])
+        said = capsys.readouterr().out
+        assert re.search(r"letters +50\.0% ", said)
+        assert "…" not in said  # nothing is cut, with every column there

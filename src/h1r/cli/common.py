@@ -161,7 +161,8 @@ def stopping(how_to_go_on: str) -> Iterator[None]:
         raise StoppedError(how_to_go_on) from None
 
 
-def print_report(run: Path, as_json: bool, out: Path | None = None) -> None:
+def print_report(run: Path, as_json: bool, out: Path | None = None, benchmarks: bool = False) -> None:
+    """Writes the page, and says what it has in short. benchmarks: their table too, where no command has printed it."""
     from h1r.report import write_report
 
     page = write_report(run, out)
@@ -171,11 +172,13 @@ def print_report(run: Path, as_json: bool, out: Path | None = None) -> None:
     else:
         from rich.console import Console
 
-        from h1r.evals.summary import result_table
+        from h1r.evals.summary import reported_benchmarks, result_table
 
         table = result_table(numbers)
         if table.row_count:
             Console().print(table)
+        if benchmarks and numbers["benchmarks"]:
+            Console().print(reported_benchmarks(numbers))
         print(f"report: {page}")
 
 

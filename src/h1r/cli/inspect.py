@@ -61,7 +61,7 @@ def report(
 
         write_timeline(collect(runs[0]), timeline)
     if len(runs) == 1:
-        print_report(runs[0], as_json, out)
+        print_report(runs[0], as_json, out, benchmarks=True)
         return
     from h1r.report import collect_several, comparison_table, write_comparison_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from h1r.common.prose import counted
 from h1r.config import Recipe
-from h1r.evals.cost import cost_of, model_name, money
+from h1r.evals.cost import Cost, cost_of, model_name, money
 
 
 def result_table(report: Mapping[str, Any]) -> Table:
@@ -59,6 +59,26 @@ def _gains(report: Mapping[str, Any]) -> list[str]:
 def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Table:
     """Each benchmark of each model of `results`, which has stage names as its keys; what it cost where the recipe has
     the model's prices. Columns in which no row says anything are left out."""
+    return _benchmark_table([
+        (
+            name, model_name(found) or stage.removeprefix("eval_"), found, len(found.get("unusable", [])),
+            money(cost_of(found, recipe.engine.endpoint)),
+        )
+        for stage, result in results.items()
+        for name, found in result.get("benchmarks", {}).items()
+    ])  # fmt: skip
+
+
+def reported_benchmarks(report: Mapping[str, Any]) -> Table:
+    """The same table of what a report.json says."""
+    return _benchmark_table([
+        (one["name"], one["model"], one, one["unusable"], money(Cost(**one["cost"]) if one["cost"] else None))
+        for one in report["benchmarks"]
+    ])  # fmt: skip
+
+
+def _benchmark_table(results: Sequence[tuple[str, str, Mapping[str, Any], int, str]]) -> Table:
+    """results: benchmark, model, what was measured, unusable problems, cost."""
     head = (
         "benchmark", "model", "pass@1", "interval", "cons@n", "calibration error", "answers", "tokens", "cut off",
         "no answer", "unscored", "unusable", "cost",
@@ -66,7 +86,7 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
     rows = [
         (
             name,
-            model_name(found) or stage.removeprefix("eval_"),
+            model,
             _percent(found["pass_at_1"]),
             "" if found["interval"] is None else " to ".join(f"{100 * end:.1f}" for end in found["interval"]),
             "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
@@ -76,17 +96,19 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
             _share(found["truncated"]),
             _share(found["no_answer"]),
             _share(found["unscored"] + found["error"]),
-            str(len(found.get("unusable", [])) or ""),
-            money(cost_of(found, recipe.engine.endpoint)),
+            str(unusable or ""),
+            cost,
         )
-        for stage, result in results.items()
-        for name, found in result.get("benchmarks", {}).items()
+        for name, model, found, unusable, cost in results
     ]
     said = [column for column in range(len(head)) if any(row[column] for row in rows)]
     one_model = len({row[1] for row in rows}) == 1
     said = [column for column in said if column != 1 or not one_model]
     caption = f"model: {rows[0][1]}" if one_model else None
-    table = Table(*(head[column] for column in said), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in said:
+        word = max(map(len, head[column].split()))
+        table.add_column(head[column], overflow="fold", min_width=word)  # on a narrow terminal nothing is cut
     for row in rows:
         table.add_row(*(row[column] for column in said))
     return table

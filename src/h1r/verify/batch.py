@@ -79,6 +79,8 @@ def verify_file(
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[FileIO]:
     is_stdin = str(path) == STDIN
+    if Path(path).suffix == ".parquet":
+        raise UserError(f"{path} is Parquet, and answers to grade are read from JSON Lines; convert it")
     try:  # unbuffered: a thread that still reads at exit must hold no buffer's lock
         handle = open(sys.stdin.fileno() if is_stdin else path, "rb", buffering=0, closefd=not is_stdin)  # noqa: SIM115
     except OSError as error:
