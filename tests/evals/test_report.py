@@ -706,7 +706,12 @@ def test_every_answer_that_a_run_kept_can_be_read(tmp_path: Path) -> None:
     answer = {"problem_id": "p1", "sample": 0, "question": "What?", "text": HOSTILE, "tokens": 3, "verdict": verdict}
     _jsonl(run / "eval" / "rl.1.samples.jsonl", [answer])
     rollout = {"text": "so 4", "reward": 0.5, "parts": {"correct": 1.0, "format": -0.5}}
-    told = {**rollout, "tokens": 3, "finish_reason": "length"}  # the other is of an earlier version
+    told = {
+        **rollout,
+        "tokens": 3,
+        "finish_reason": "length",
+        "parts": {"correct": 1.0, "format": -0.0},
+    }  # the other is of an earlier version
     group = {"step": 3, "problem_id": "p2", "question": "2 + 2?", "reference": "4", "rollouts": [rollout, told]}
     _jsonl(run / "rl" / "rollouts.jsonl", [group])
     page = write_report(run).read_text(encoding="utf-8")
@@ -718,6 +723,7 @@ def test_every_answer_that_a_run_kept_can_be_read(tmp_path: Path) -> None:
     assert rollouts["problem"] == ["step 3, p2"] * 2
     assert [rollouts[key] for key in ("reason", "finish", "tokens")] == [["reward 0.5"] * 2, ["", "length"], [None, 3]]
     assert '["Question","2 + 2?"],["Reference","4"]' in (run / "samples" / "1-0.js").read_text(encoding="utf-8")
+    assert 'reward 0.5: correct 1, format 0"' in (run / "samples" / "1-0.js").read_text(encoding="utf-8")
     assert "reward 0.5: correct 1, format -0.5" in (run / "samples" / "1-0.js").read_text(encoding="utf-8")
     assert "<" not in (run / "samples" / "0-0.js").read_text(encoding="utf-8")
 

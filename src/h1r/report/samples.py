@@ -141,7 +141,7 @@ def _rollouts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The group that an RL step keeps, as answers."""
     for number, rollout in enumerate(row["rollouts"]):
         correct = rollout["parts"].get("correct", rollout["reward"])
-        parts = ", ".join(f"{name} {value:g}" for name, value in rollout["parts"].items())
+        parts = ", ".join(f"{name} {value + 0.0:g}" for name, value in rollout["parts"].items())  # no -0
         yield {
             "problem_id": f"step {row['step']}, {row['problem_id']}",
             "sample": number,
