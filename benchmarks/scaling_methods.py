@@ -1,6 +1,7 @@
 """Methods of test-time scaling in one table: accuracy and tokens against majority, paired, with intervals (95 %).
 
     python benchmarks/scaling_methods.py [--problems 136] [--budget 32] [--data DIRECTORY] [--online 12] [--json]
+    python benchmarks/scaling_methods.py --checkpoint RUN --questions FILE [--engine vllm] [--problems 60] [--budget 16]
 
 Three sets: problems of the recipe of the model in the package that it has not seen, answered by it now; traces of
 Qwen2.5-Coder-0.5B-Instruct with the confidence of every token; and reasoning traces of two models of 1.5B on AIME 2024
@@ -8,7 +9,9 @@ and 2025 with their lengths and rewards alone, so that only what needs no confid
 recorded sets (--data, H1R_DATA), and are skipped without. Complete traces are replayed (`h1r.scaling.replay`), all of a
 problem at once. Majority at smaller budgets is there for comparison. `bayesian_stopping` has its answer shapes from the
 half of the problems that it is not priced on.
-`--online N`: every method also runs on the engine, on the first N problems, and must come to the same as its replay.
+`--checkpoint`: one set alone, the first of these questions (.jsonl) answered by this run, checkpoint or hub id, on
+either engine. `--online N`: every method also runs on the engine, on the first N problems, and must come to the same as
+its replay.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from h1r.common.hub import SHIPPED
 from h1r.common.scaling_methods import METHODS
 from h1r.config import Recipe, ScalingSection, load_recipe
 from h1r.engine.protocol import Engine, Prompt, SamplingParams
 from h1r.evals.answers import open_checkpoint, recipe_of
+from h1r.models.checkpoint import read_config
 from h1r.records import Problem, Trace
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.run.directory import model_directory
 from h1r.scaling.answer_groups import AnswerGroups
 from h1r.scaling.answers import Extract, certainly_equivalent, extract_answer, extract_for, groups_for
 from h1r.scaling.ballot import Method, Solution, sampling_of
@@ -37,6 +43,7 @@ from h1r.scaling.intervals import mean_accuracy, paired_difference, saving
 from h1r.scaling.methods import meets, method_of
 from h1r.scaling.replay import simulate_many
 from h1r.scaling.run import problem_seed, solve_many
+from h1r.train.problems import read_problems
 from h1r.verify import VerifierPool
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -119,32 +126,42 @@ def _graded(problems: Sequence[Problem], pool: VerifierPool) -> Grade:
     return grade
 
 
-def shipped(count: int, budget: int, pool: VerifierPool, online: int) -> Traces:
-    """New problems of its recipe, answered by the model in the package."""
-    from h1r.common.hub import SHIPPED
+def new_problems(count: int) -> list[Problem]:
+    """Of the shipped model's recipe, with another seed."""
     from h1r.data.curate.io.drawn import draw_problems
 
     recipe: Recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "small.toml")
     section = recipe.problems.model_copy(
         update={"seed": recipe.problems.seed + PROBLEMS_SEED, "train": 1, "rl": 1, "held_out": count}
     )
-    problems = [item.problem for item in draw_problems(section, recipe.corpus, []).held_out]
-    settings = recipe_of(SHIPPED)
-    with open_checkpoint(SHIPPED, settings) as (engine, tokenizer):
+    return [item.problem for item in draw_problems(section, recipe.corpus, []).held_out]
+
+
+def answered(
+    name: str, checkpoint: str, problems: Sequence[Problem], budget: int, pool: VerifierPool, online: int, kind: str
+) -> Traces:
+    """Problems answered by a checkpoint now, on an engine of this kind, in float32. On another than the native engine
+    no trace can be stopped in a loop."""
+    overrides = {} if kind == "native" else {"engine.kind": kind, "engine.dtype": "float32"}
+    settings = recipe_of(checkpoint, overrides)
+    has = {"confidences", "logprobs"} | ({"token_ids"} if kind == "native" else set())
+    with open_checkpoint(checkpoint, settings) as (engine, tokenizer):
         pipeline = RolloutPipeline(engine, tokenizer, pool.verify_many, section=settings.rollout)
         prompts, seeds = pipeline.prompts(problems), [problem_seed(0, problem.id) for problem in problems]
         solutions = majority_baseline(pipeline.engine, prompts, budget, sampling_of(settings.scaling), seeds=seeds)
         found = Traces(
-            "the shipped model", [s.traces for s in solutions], [extract_for(one) for one in problems],
+            name, [s.traces for s in solutions], [extract_for(one) for one in problems],
             [groups_for(one, pool.verify_many) for one in problems], _graded(problems, pool), settings.scaling,
-            frozenset({"confidences", "logprobs", "token_ids"}),
+            frozenset(has),
         )  # fmt: skip
         if online:
             votes = [list(s.vote.totals.values()) for s in solutions[online:] if s.vote.totals]
-            for name in METHODS:
-                options = {"shapes": votes} if name == "bayesian_stopping" else {}
-                method = method_of(settings.scaling, budget, name, **options)
-                _check_online(found, method, pipeline.engine, prompts[:online], seeds[:online], name)
+            for one in METHODS:
+                if not meets(METHODS.require(one), found.has):
+                    continue
+                options = {"shapes": votes} if one == "bayesian_stopping" else {}
+                method = method_of(settings.scaling, budget, one, **options)
+                _check_online(found, method, pipeline.engine, prompts[:online], seeds[:online], one)
     return found
 
 
@@ -222,11 +239,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="of the recorded sets")
     parser.add_argument("--online", type=int, default=0, help="problems on which the replay is held against the engine")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--checkpoint", help="a run, a checkpoint or a hub id, in place of the three sets")
+    parser.add_argument("--questions", type=Path, help="with --checkpoint: problems with answers (.jsonl)")
+    parser.add_argument("--engine", choices=("native", "vllm"), default="native", help="with --checkpoint")
     options = parser.parse_args()
+    if bool(options.checkpoint) != bool(options.questions):
+        parser.error("give --checkpoint and --questions together")
+    count, budget, online = options.problems, options.budget, options.online
     with VerifierPool() as pool:
-        sets = [shipped(options.problems, options.budget, pool, options.online)] if options.problems else []
-        sets += [qwen(options.data, pool)] if (options.data / "qwen05b_traces").is_dir() else []
-        sets += [areal(options.data)] if (options.data / "areal_rollouts").is_dir() else []
+        if options.checkpoint:
+            family = read_config(model_directory(options.checkpoint)).model_type
+            problems = read_problems(options.questions)[:count]
+            name = f"{options.checkpoint} ({family}) on {options.engine}"
+            sets = [answered(name, options.checkpoint, problems, budget, pool, online, options.engine)]
+        else:
+            sets = []
+            if count:
+                problems = new_problems(count)
+                sets = [answered("the shipped model", SHIPPED, problems, budget, pool, online, "native")]
+            sets += [qwen(options.data, pool)] if (options.data / "qwen05b_traces").is_dir() else []
+            sets += [areal(options.data)] if (options.data / "areal_rollouts").is_dir() else []
         table = [row for found in sets for row in rows(found)]
     if options.json:
         print(json.dumps(table))
