@@ -67,3 +67,10 @@ def test_intervals_are_the_same_every_time():
 def test_nothing_to_average_is_refused(wrong):
     with pytest.raises(ValueError, match=r"at least one|positive"):
         wrong()
+
+
+@pytest.mark.parametrize("accuracies", [[0.9375, 0.9375], [0.5] * 40, [0.25]])
+def test_problems_of_one_accuracy_have_an_interval_with_a_width(accuracies: list[float]) -> None:
+    found = mean_accuracy(accuracies, samples=16)
+    assert found.interval == wilson(sum(accuracies), len(accuracies))
+    assert found.interval[0] < found.value < found.interval[1]

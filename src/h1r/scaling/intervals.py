@@ -4,8 +4,8 @@
     bootstrap  percentile interval of the statistic over problems drawn with replacement, each with all its samples
 
 Samples of one problem are not independent, so the problem is the unit that is resampled (a cluster bootstrap). Wilson
-is taken with one sample a problem, and where every problem scored 0 or every one scored 1, since resampling would give
-an interval of no width there. The resamples come from a fixed seed: the same numbers give the same interval.
+is taken with one sample a problem, and where every problem has the same accuracy, since resampling would give an
+interval of no width there. The resamples come from a fixed seed: the same numbers give the same interval.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def mean_accuracy(accuracies: Sequence[float], samples: int, level: float = 0.95
     """The mean over problems of each problem's accuracy in [0, 1], measured with `samples` answers each."""
     values = _column(accuracies)
     mean = float(values.mean())
-    if samples == 1 or mean in (0.0, 1.0):
+    if samples == 1 or values.min() == values.max():
         return Estimate(mean, wilson(float(values.sum()), values.size, level))
     return Estimate(mean, _percentiles(_resampled_sums(values[:, None])[:, 0] / values.size, level))
 
