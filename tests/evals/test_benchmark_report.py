@@ -76,6 +76,24 @@ def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_
     assert (numbers[0]["per_repeat"], numbers[0]["cost"]) == ([0.25, 0.5], {"amount": 3.0, "currency": "USD"})
 
 
+def test_what_curation_dropped_for_a_benchmark_stands_beside_its_score(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1], ("letters", "other"))
+    head = "training problems dropped for it"
+    assert head not in write_report(run).read_text(encoding="utf-8")
+    (run / "curate").mkdir()
+    known = {"held_out": 30, "held_out_hit": 5, "exact": 1200, "contained": 30, "ngram": 4, "total": 1234}
+    contamination = {"sft": {"letters": known, "else": known}, "rl": {"letters": {**known, "total": 5}}}
+    (run / "curate" / "summary.json").write_text(json.dumps({"contamination": contamination}))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.count(head) == 1
+    first = page[page.index('id="benchmarks"') : page.index("What the scores do not say")]
+    last = [re.findall(r"<td[^>]*>(.*?)</td>", row)[-1] for row in re.findall(r"<tr>(<td.*?)</tr>", first)]
+    assert last == ["1,239", "–"]
+    rows = json.loads((run / "report.json").read_text())["benchmarks"]
+    assert {use: one["total"] for use, one in rows[0]["overlap"].items()} == {"sft": 1234, "rl": 5}
+    assert rows[1]["overlap"] is None
+
+
 def test_a_calibration_error_is_told_where_there_is_one(tmp_path: Path) -> None:
     run = build(tmp_path / "run", [1], ("letters", "HLE"))
     assert "Calibration error" not in write_report(run).read_text(encoding="utf-8")

@@ -256,6 +256,26 @@ def test_an_index_answer_wants_to_be_called_one(tmp_path: Path) -> None:
         accepted(unsaid, pool.verify_many, ControlsSection())
 
 
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("(B)", "B"), ("b.", "B"), ("c", "C"), ("**C**", "C"), ("Answer: D", "D"), ("The answer is (A).", "A"),
+        (r"\boxed{D}", "D"), (r"\text{A}", "A"), ("B) oak", "B"), ("Oak", "B"), ("oak", "oak"),
+        ("E", None), ("(E)", None), ("A or B", None), ("A, C", None), ("(2)", None), ("(the last one)", None),
+    ],
+)  # fmt: skip
+def test_a_letter_in_another_form_is_read_or_the_row_is_unusable(
+    tmp_path: Path, answer: str, letter: str | None
+) -> None:
+    options = ["elm", "oak", "ash", "2 firs"]
+    rows = [{"question": f"Which, {n}?", "options": options, "answer": one} for n, one in enumerate(("A", answer))]
+    found = load_benchmark(benchmark(tmp_path / "f.jsonl", rows, options=["options"], **CHOICE))
+    assert [problem.answer for problem in found.problems[1:]] == ([] if letter is None else [letter])
+    assert [row["detail"] for row in found.unusable] == (
+        [f"its answer {answer!r} is none of the options"] if letter is None else []
+    )
+
+
 def test_another_size_than_expected_is_refused(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"question": f"q{n}", "answer": str(n)} for n in range(4)] + [{"question": "none"}]
     keys = {"columns": {"answer": "answer"}}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, chat_server, fails, send
+from chat_server import ChatServer, chat_server, fails, says, send
 from h1r.cli import main
 from h1r.cli.evaluate import part_of, tables_of
 from h1r.config import BenchmarkSection, EndpointSection, EvalSection, PriceSection
 from h1r.errors import UserError
 from h1r.evals.cost import cost_of
+from h1r.evals.summary import benchmark_line
 
 Eval = Callable[..., tuple[int, Any]]
 
@@ -70,6 +72,36 @@ def test_a_model_of_an_api_is_evaluated_by_one_command_and_asked_once(evaluated:
         assert len(server.requests) == 20
 
 
+def test_each_benchmark_says_its_row_when_it_ends(evaluated: Eval, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sums(Path("sums.jsonl"))
+    write_sums(Path("few.jsonl"), 3)
+
+    def short(handler: Any, body: dict[str, Any]) -> None:
+        """The first benchmark's row stands there before the second one is asked anything."""
+        if len(server.requests) == 21:
+            said.append(capsys.readouterr().err)
+        sums(handler, body)
+
+    said: list[str] = []
+    with chat_server(short) as server:
+        arguments = asked(server, "--benchmark", "sums.jsonl", "--benchmark", "few.jsonl")
+        with pytest.raises(SystemExit, match="0"):
+            main(["eval", *arguments])
+        said.append(capsys.readouterr().err)
+        assert re.findall(r"^sums: 90\.0% \(.* to .*\), 10 x 2 answers, mean tokens 20$", said[0], re.M)
+        assert "few: 100.0%" not in said[0]
+        assert "few: 100.0%" in said[1]
+        with pytest.raises(SystemExit, match="0"):
+            main(["eval", *arguments, "--json"])
+        assert "100.0%" not in capsys.readouterr().err
+
+
+def test_a_row_names_the_faults_that_there_are() -> None:
+    found = {"pass_at_1": 0.5, "interval": None, "problems": 30, "samples_per_problem": 1, "mean_tokens": 12345.6,
+             "truncated": 0.25, "no_answer": 0.0, "unscored": 0.125, "error": 0.125}  # fmt: skip
+    assert benchmark_line("b", found) == "b: 50.0%, 30 x 1 answer, mean tokens 12,346, 25.0% cut off, 25.0% unscored"
+
+
 def test_a_part_is_filed_apart_and_another_benchmark_joins_the_run(evaluated: Eval) -> None:
     write_sums(Path("sums.jsonl"))
     write_sums(Path("few.jsonl"), 3)
@@ -96,6 +128,34 @@ def test_credit_that_runs_out_costs_no_answer(evaluated: Eval) -> None:
         code, found = evaluated(*arguments)
     assert (code, len(again.requests)) == (0, 20 - 7)
     assert found["eval_base"]["benchmarks"]["sums"]["pass_at_1"] == 0.9
+
+
+def test_a_judge_that_is_down_leaves_the_stage_unfinished_and_is_asked_alone_later(evaluated: Eval) -> None:
+    rows = [{"problem": "Say four.", "expected_answer": "4"}, {"problem": "Say it.", "expected_answer": "a herd"}]
+    Path("said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("b.toml").write_text(
+        '[[eval.benchmarks]]\nname = "said"\nkind = "jsonl"\npath = "said.jsonl"\nverifier = "judge"\n'
+        'columns = { question = "problem", answer = "expected_answer" }\n'
+    )
+    done = Path("runs/adder/done/eval_base.json")
+    with chat_server(says(r"\boxed{4}")) as server, chat_server(fails(500)) as judge:
+        arguments = asked(
+            server, "--benchmark", "b.toml", "--set", "judge.model=j", "--set", f'judge.urls=["{judge.url}"]',
+            "--set", "judge.attempts=1",
+        )  # fmt: skip
+        code, found = evaluated(*arguments)
+        result = found["eval_base"]["benchmarks"]["said"]
+        # What equals its reference needs no judge; the other is neither right nor wrong.
+        assert (code, result["unscored"], result["pass_at_1"]) == (1, 0.5, 1.0)
+        assert found["eval_base"]["unfinished"] == 2
+        assert judge.requests
+        assert not done.exists()
+        judge.usual = says("VERDICT: INCORRECT")
+        code, found = evaluated(*arguments)
+        assert (code, len(server.requests)) == (0, 4)
+    result = found["eval_base"]["benchmarks"]["said"]
+    assert (result["unscored"], result["pass_at_1"]) == (0.0, 0.5)
+    assert done.exists()
 
 
 def test_the_key_is_in_no_file_of_the_run(evaluated: Eval, monkeypatch: pytest.MonkeyPatch) -> None:

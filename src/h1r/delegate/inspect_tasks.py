@@ -28,6 +28,7 @@ from h1r.evals.benchmark import result_of
 from h1r.evals.benchmarks import measured, unfinished
 from h1r.evals.samples import Samples
 from h1r.evals.stages import summary_of
+from h1r.evals.summary import benchmark_line
 from h1r.run.directory import Run
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def run_tasks(recipe: Recipe, run: Run, which: str) -> tuple[dict[str, dict[str,
         path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
         result = measured({**same, **_of(section, recipe)}, path, _Measure(section, recipe, model, path))
         found[section.name] = summary_of(result)
+        note(benchmark_line(section.name, result))
         without += unfinished(result)
         if result["has_parts"]:
             found[f"{section.name}-{WHOLE}"] = summary_of(read_json(_whole(path)))

@@ -29,6 +29,7 @@ from h1r.evals.gradable import why_ungradable
 from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify import has_judge, require
+from h1r.verify.choice.options import options_of, reference_of
 from h1r.verify.controls import examine
 from h1r.verify.controls.answers import lacks_reference
 
@@ -217,9 +218,7 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     if section.options:
         options, answer = _options(problem, len(section.options), section.index_from)
         problem.metadata["options"] = options
-        problem.answer = answer
-        if answer not in [*string.ascii_uppercase[: len(options)], *options]:
-            raise ValueError(f"its answer {answer[:40]!r} is none of the options")
+        problem.answer = _option(answer, options)
         pairs = zip(string.ascii_uppercase, options, strict=False)
         values["options"] = "\n".join(f"{letter}) {text}" for letter, text in pairs)
     if problem.verifier and (lacks_reference(problem) or not (problem.answer.strip() or problem.metadata)):
@@ -227,6 +226,19 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     values = {**problem.metadata, **values}
     problem.question = _PLACE.sub(lambda match: str(values.get(match[1], match[0])), prompt)
     return problem
+
+
+def _option(answer: str, options: Sequence[str]) -> str:
+    """A letter or the text of an option as it stands, else the one letter that an answer in another form names: "(b)",
+    "**C**", "Answer: D". `ValueError` where it names none, or several."""
+    if answer in [*string.ascii_uppercase[: len(options)], *options]:
+        return answer
+    # A number in brackets may as well be an index.
+    named = None if answer.strip("()[]*. ").isdecimal() else reference_of(answer, options_of(list(options)))
+    if named is None or len(named) != 1:
+        raise ValueError(f"its answer {answer[:40]!r} is none of the options")
+    (letter,) = named
+    return letter
 
 
 def _lettered(answer: str, options: Sequence[str], index_from: int | None) -> str:

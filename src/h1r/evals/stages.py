@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from h1r.common.files import contents, write_json
 from h1r.common.hub import local_directory
+from h1r.common.progress import note
 from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
@@ -39,6 +40,7 @@ from h1r.evals.benchmarks import (
     unfinished,
 )
 from h1r.evals.guard import Guard
+from h1r.evals.summary import benchmark_line
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
@@ -120,6 +122,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
                 measured_now |= left_out
                 write_json(path, measured_now)
             found[section.name] = summary_of(measured_now)
+            note(benchmark_line(section.name, measured_now))
         guarded: dict[str, dict[str, Any]] = {}
         scoring = pipeline_of(guard.verify_many if guard else pool.verify_many)
         for section, one in zip(recipe.eval.safety, prompts, strict=True):

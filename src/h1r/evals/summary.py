@@ -69,6 +69,24 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
     ])  # fmt: skip
 
 
+def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
+    """A row of that table by itself, for while others are asked: score, interval, answers, tokens; shares of faults
+    where there are any."""
+    faults = {
+        "cut off": found["truncated"],
+        "no answer": found["no_answer"],
+        "unscored": found["unscored"] + found["error"],
+    }
+    inside = "" if found["interval"] is None else f" ({_ends(found['interval'])})"
+    said = [
+        f"{name}: {_percent(found['pass_at_1'])}{inside}",
+        f"{found['problems']} x {counted(found['samples_per_problem'], 'answer')}",
+        f"mean tokens {_number(found['mean_tokens'])}",
+        *(f"{_percent(share)} {fault}" for fault, share in faults.items() if share),
+    ]
+    return ", ".join(said)
+
+
 def reported_benchmarks(report: Mapping[str, Any]) -> Table:
     """The same table of what a report.json says."""
     return _benchmark_table([
@@ -88,7 +106,7 @@ def _benchmark_table(results: Sequence[tuple[str, str, Mapping[str, Any], int, s
             name,
             model,
             _percent(found["pass_at_1"]),
-            "" if found["interval"] is None else " to ".join(f"{100 * end:.1f}" for end in found["interval"]),
+            "" if found["interval"] is None else _ends(found["interval"]),
             "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
             "" if found.get("calibration_error") is None else _percent(found["calibration_error"]),
             f"{found['problems']} x {found['samples_per_problem']}",
@@ -112,6 +130,10 @@ def _benchmark_table(results: Sequence[tuple[str, str, Mapping[str, Any], int, s
     for row in rows:
         table.add_row(*(row[column] for column in said))
     return table
+
+
+def _ends(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * end:.1f}" for end in interval)
 
 
 def _share(share: float) -> str:

@@ -3,7 +3,7 @@ and as the difference between two runs on the same problems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, model_name, money
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
+from h1r.report.stored import Overlap
 
 STAGES = ("base", "sft", "rl")
 FEW = 4
@@ -52,7 +53,8 @@ class BenchmarkResult(Shape):
 @dataclass(frozen=True)
 class Benchmark:
     """A result: the benchmark's `name`, the `stage` of the run's model ("base", "sft", "rl"), and where its answers
-    lie. `model`: its name at an API, else the stage."""
+    lie. `model`: its name at an API, else the stage. `overlap`: what curation dropped for it of each training set, None
+    where curation knew no benchmark of that name."""
 
     name: str
     stage: str
@@ -60,10 +62,14 @@ class Benchmark:
     result: BenchmarkResult
     cost: Cost | None
     answers: Path | None
+    overlap: dict[str, Overlap] | None = None
 
 
-def read_benchmarks(run: Path, recipe: dict[str, Any]) -> list[Benchmark]:
-    """In order of stage and of the recipe, then by name. `UserError` for a file that does not read."""
+def read_benchmarks(
+    run: Path, recipe: dict[str, Any], contamination: Mapping[str, Mapping[str, Overlap]] | None = None
+) -> list[Benchmark]:
+    """In order of stage and of the recipe, then by name. contamination: that of curation's summary, {training set:
+    {benchmark: overlap}}. `UserError` for a file that does not read."""
     order = [one.get("name") for one in recipe.get("eval", {}).get("benchmarks", [])]
     try:
         prices = EndpointSection.model_validate(recipe.get("engine", {}).get("endpoint", {}))
@@ -81,6 +87,7 @@ def read_benchmarks(run: Path, recipe: dict[str, Any]) -> list[Benchmark]:
             result,
             cost_of(raw, prices),
             answers if answers.is_file() else None,
+            {use: known[path.stem] for use, known in (contamination or {}).items() if path.stem in known} or None,
         )
         found.append(named)
     return sorted(
@@ -98,17 +105,20 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
     if not found:
         return ""
     level = found[0].result.confidence_level
+    known = any(one.overlap is not None for one in found)
     scores = table(
-        ["benchmark", "model", "pass@1", f"{100 * level:g}% interval", "each repeat", "cons@n", "pass@k", "answers"],
+        ["benchmark", "model", "pass@1", f"{100 * level:g}% interval", "each repeat", "cons@n", "pass@k", "answers",
+         *(["training problems dropped for it"] if known else [])],
         [
             [
                 esc(one.name), esc(one.model), f"<b>{percent(one.result.pass_at_1)}</b>",
                 percent_interval(one.result.interval), _repeats(one.result.per_repeat), percent(one.result.cons_at_n),
                 _most(one.result.pass_at_k), f"{one.result.problems:,} x {one.result.samples_per_problem}",
+                *([_overlap(one.overlap)] if known else []),
             ]
             for one in found
         ],
-        range(2, 8),
+        range(2, 9 if known else 8),
     )  # fmt: skip
     took = table(
         ["benchmark", "model", "no answer found", "cut off", "not scored", "unusable", "tokens an answer", "tokens",
@@ -149,6 +159,7 @@ def benchmark_numbers(found: Sequence[Benchmark]) -> list[dict[str, Any]]:
             "stage": one.stage,
             **one.result.model_dump(exclude={"outcomes", "of", "samples", "unusable"}),
             "unusable": len(one.result.unusable),
+            "overlap": one.overlap and {use: known.model_dump() for use, known in one.overlap.items()},
             "cost": None if one.cost is None else {"amount": one.cost.amount, "currency": one.cost.currency},
         }
         for one in found
@@ -212,6 +223,11 @@ def _most(pass_at_k: dict[str, float]) -> str:
         return NONE
     k = max(pass_at_k, key=int)
     return f"{percent(pass_at_k[k])} <span class='soft'>(k = {esc(k)})</span>"
+
+
+def _overlap(overlap: Mapping[str, Overlap] | None) -> str:
+    """Training problems of all sets that overlap a benchmark, and so are in none; each is of one set."""
+    return NONE if overlap is None else f"{sum(one.total for one in overlap.values()):,}"
 
 
 def _unscored(result: BenchmarkResult) -> float | None:

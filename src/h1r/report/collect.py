@@ -95,7 +95,9 @@ def collect(run: str | Path) -> RunReport:
     reader = _Reader(path)
     costs = reader.json("stages.json", "time and memory") or {}
     recipe = read_json(path / "recipe.json")
-    benchmarks, safety = read_benchmarks(path, recipe), read_safety(path, recipe)
+    curate = reader.shape("curate/summary.json", CurateSummary, "curation")
+    benchmarks = read_benchmarks(path, recipe, curate.contamination if curate else None)
+    safety = read_safety(path, recipe)
     trains = any((path / stage).exists() for stage in ("curate", "sft", "rl_pool", "rl", "scaling"))
     return RunReport(
         path=path,
@@ -104,7 +106,7 @@ def collect(run: str | Path) -> RunReport:
         safety=safety,
         attempts=[validated(Attempt, line, path / "attempts.jsonl") for line in reader.metrics("attempts.jsonl")],
         stages={name: validated(StageCost, cost, path / "stages.json") for name, cost in costs.items()},
-        curate=reader.shape("curate/summary.json", CurateSummary, "curation"),
+        curate=curate,
         dropped=_sample_dropped(path / "curate" / "dropped.jsonl"),
         sft=reader.metrics("sft/metrics.jsonl", "the SFT learning curve"),
         rl_pool=reader.shape("rl_pool/summary.json", PoolSummary, "the selection of RL problems"),

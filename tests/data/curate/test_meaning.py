@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -70,6 +72,37 @@ def test_pairs_of_a_large_block_are_those_with_its_first_questions(
     assert list(alike(rows, embed, 0.9)) == [(0, -1), (2, -1), (2, 0), (4, 1)]
     monkeypatch.setattr(meaning, "MAX_BLOCK", 2)
     assert list(alike(rows, embed, 0.9)) == [(0, -1), (2, -1), (2, 0)]
+
+
+def test_a_model_of_sentence_transformers_is_loaded_without_its_code_and_gives_unit_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the library, which is optional: what it is asked for, and what becomes of its vectors."""
+    asked: list[object] = []
+
+    class SentenceTransformer:
+        def __init__(self, path: str, trust_remote_code: bool) -> None:
+            asked.append((path, trust_remote_code))
+
+        def encode(self, texts: list[str], show_progress_bar: bool) -> np.ndarray:
+            assert not show_progress_bar
+            asked.append(texts)
+            return np.array([[3.0 * text.count("a"), 4.0 * text.count("b")] for text in texts], np.float64)
+
+    module = ModuleType("sentence_transformers")
+    module.__dict__["SentenceTransformer"] = SentenceTransformer
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    embed = open_embedder(str(tmp_path))
+    vectors = embed(("ab", "aabb", "a", "?"))
+    assert asked == [(str(tmp_path), False), ["ab", "aabb", "a", "?"]]
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, [[0.6, 0.8], [0.6, 0.8], [1, 0], [0, 0]], atol=1e-6)
+    assert list(alike([(0, "ab"), (1, "a"), (2, "aabb"), (3, "?")], embed, 0.9)) == [(2, 0)]
+    open_embedder.cache_clear()
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"needs sentence_transformers; run `pip install sentence_transformers`"):
+        open_embedder(str(tmp_path))
 
 
 def test_an_embedder_that_is_not_there_is_refused(tmp_path: Path) -> None:
