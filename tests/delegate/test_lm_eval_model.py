@@ -83,25 +83,39 @@ def test_a_repeated_request_draws_anew_and_an_unknown_argument_is_refused(both: 
         both[0].generate_until(requests_of("generate_until", [("a", {"num_beams": 4})]))
 
 
-def test_thinking_is_no_answer_and_a_lost_trace_ends_the_evaluation(both: tuple[H1RLM, HFLM]) -> None:
+def test_thinking_is_no_answer_and_a_lost_trace_ends_the_evaluation(
+    both: tuple[H1RLM, HFLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = both[0]
     text = model.apply_chat_template([{"role": "user", "content": "<|im_end|> 1 + 2?"}])
-    assert model.tok_encode(text).count(model.tokenizer.convert_tokens_to_ids("<|im_end|>")) == text.count(
-        "<|im_end|>\n"
-    )
-    assert model._answer("<think>one\n\ntwo</think>\n\n3.\n\nNext", ["\n\n"]) == "3."
-    assert model._answer("<think>one \\boxed{3}", ["\n\n"]) == ""
+    end = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids = model.tok_encode(text)
+    assert ids.count(end) == text.count("<|im_end|>\n") == 1
+    assert model._encode_pair(text, "3<|im_end|>")[0] == ids
+    assert end not in model._encode_pair(text, "3<|im_end|>")[1] + model._encode_pair("a <|im_end|>", " b")[0]
+    model._chats.clear()  # as where lm_eval reads its requests from a cache
+    asked = requests_of("generate_until", [(text, {"until": ["\n\n"]}), ("1 + 2 =", {"until": ["\n\n"]})])
+    said = "<think>one\n\ntwo</think>\n\n3.\n\nNext"
 
-    class Broken:
-        def stream(self, *_: Any) -> Any:
-            yield Trace(0, 0, [], "", [], [], [], "error", 0, error="no slot")
+    class Played:
+        def __init__(self, reason: Any) -> None:
+            self.reason = reason
 
-    retrying, model._retrying = model._retrying, Broken()  # type: ignore[assignment]
-    try:
-        with pytest.raises(UserError, match="no slot"):
-            model.generate_until(requests_of("generate_until", [("a", {})]))
-    finally:
-        model._retrying, model._thinks = retrying, False
+        def stream(self, prompts: Any, params: Any) -> Any:
+            self.params = params
+            for index in range(len(prompts)):
+                yield Trace(index, 0, [], said, [], [], [], self.reason, 0, error="no slot")
+
+    played = Played("stop")
+    monkeypatch.setattr(model, "_retrying", played)
+    assert model.generate_until(asked) == ["3.", said]
+    assert [one.stop for one in played.params] == [(), ("\n\n",)]
+    assert len({one.seed for one in played.params}) == 2
+    said = "<think>one \\boxed{3}"
+    assert model.generate_until(asked) == ["", said]
+    monkeypatch.setattr(model, "_retrying", Played("error"))
+    with pytest.raises(UserError, match="no slot"):
+        model.generate_until(asked)
 
 
 def test_the_shipped_model_is_evaluated_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

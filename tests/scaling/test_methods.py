@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +20,7 @@ from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.response.loops import Loop, LoopWatch, loop_end
 from h1r.scaling.answer_groups import AnswerGroups
-from h1r.scaling.ballot import Method, Solution
+from h1r.scaling.ballot import Ballot, Method, Solution
 from h1r.scaling.bayesian_stopping import leads, shape_of
 from h1r.scaling.methods import method_of, option_names, posterior
 from h1r.scaling.replay import simulate_many
@@ -241,9 +242,42 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         ScalingSection(method="majorty")
     with pytest.raises(UserError, match=r'method "esc" has no option `windw`; it has window'):
         method_of(SECTION, 8, "esc", windw=3)
-    with pytest.raises(ValueError, match=r"EarlyStopping.window = 1 is out of range"):
+    with pytest.raises(UserError, match=r"EarlyStopping.window = 1 is out of range"):
         method_of(SECTION, 8, "esc", window=1)
     assert option_names(METHODS.require("no_loops")) == ["repeats", "period", "shortest"]
     assert at("esc", 8).sampling == SamplingParams(
         temperature=0.6, top_p=0.95, max_tokens=65536, confidence_window=2, confidence_top_k=20
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("no_loops", {"period": 1_000_000_000}, "period 1 to 4096"),
+        ("no_loops", {"period": 3.7}, "`period` is a whole number, not 3.7"),
+        ("no_loops", {"repeats": 1 << 40}, "is no loop"),
+        ("esc", {"window": 2.5}, "a whole number"),
+        ("esc", {"window": True}, "a whole number"),
+        ("adaptive_consistency", {"certain": "x"}, "a number, not 'x'"),
+        ("adaptive_consistency", {"certain": 2}, "out of range"),
+        ("esc", {"name": 1}, "no option `name`"),
+        ("esc", {"budget": 1}, "no option `budget`"),
+        ("esc", {"section": 1}, "no option `section`"),
+    ],
+)
+def test_an_option_that_no_engine_should_meet_is_refused(name: str, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        method_of(SECTION, 8, name, **options)
+
+
+def test_a_method_asks_for_no_more_than_the_budget() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Greedy(Method):
+        def first(self) -> int:
+            return 3
+
+        def more(self, ballot: Ballot) -> int:
+            return 10**9
+
+    found = play(Greedy(4), [trace(i, "ab"[i % 2], 5, 1.0) for i in range(4)])
+    assert lengths(found) == [5, 5, 5, 5]

@@ -1,5 +1,6 @@
 import json
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from h1r.errors import UserError
 from h1r.records import Problem, Trace, Verdict
 from h1r.report.stored import ScalingResult
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.scaling.ballot import Method
+from h1r.scaling.methods import method_of
 from h1r.scaling.study import study
 from h1r.scaling.voting import VOTERS
 from h1r.verify.workers.pool import VerifierPool
@@ -220,3 +223,21 @@ def test_an_answer_that_could_not_be_scored_is_in_no_accuracy():
     result = study(RolloutPipeline(SequentialEngine(informative), TOKENIZER, verify_many), PROBLEMS, SECTION, 7)
     assert result["deepconf"]["accuracy"] == 1.0
     assert [one["deepconf"]["correct"] for one in result["outcomes"]] == [None, *[True] * 5]
+
+
+def test_a_defect_of_a_plugins_method_costs_its_own_row_alone(monkeypatch, capsys):
+    @dataclass(frozen=True, slots=True)
+    class Broken(Method):
+        def first(self):
+            raise ZeroDivisionError("of the plugin")
+
+    monkeypatch.setattr(
+        "h1r.scaling.study.others", lambda *_: {"broken": Broken(8), "short_1": method_of(SECTION, 8, "short_1")}
+    )
+    section = SECTION.model_copy(update={"problems": 2, "budgets": [8]})
+    quiet(False)
+    with VerifierPool() as pool:
+        pipeline = RolloutPipeline(SequentialEngine(informative), TOKENIZER, pool.verify_many)
+        result = study(pipeline, PROBLEMS[:2], section, 7)
+    assert set(result["methods"]) == {"short_1"}
+    assert "method broken of a plugin is not in the study: ZeroDivisionError" in capsys.readouterr().err

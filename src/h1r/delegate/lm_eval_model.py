@@ -17,8 +17,10 @@ What differs from lm_eval's own models, since it gave wrong scores in silence:
 - thinking is no answer: with `--apply_chat_template` a reply is what stands after `</think>`, and the task's stop
   strings are looked for there. A reply that ends while it thinks is empty, and counted in a note.
 - a trace that the engine failed at ends the evaluation, instead of being graded as an empty answer.
-- text of a task never becomes the chat template's special tokens.
-- the same request asked again (`repeats`) draws from another stream: its seed plus the number of times it came before.
+- text of a task never becomes the chat template's special tokens. Only chats that lm_eval kept in its cache of requests
+  are read with their markers, since they are text there.
+- the continuation of a chat is scored by itself; lm_eval's models score the line break before it too.
+- each request draws from a stream of its own, and the same one asked again (`repeats`) from the next.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from h1r.common.progress import note, progress
 from h1r.common.prose import counted
 from h1r.common.terminal import shown
 from h1r.data.chat import conversation_ids, open_thinking
-from h1r.data.control_tokens import token_ids
+from h1r.data.control_tokens import guard, token_ids
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -54,6 +56,7 @@ from h1r.models import CausalLM
 from h1r.records import Message
 from h1r.response.extract import split_response
 from h1r.rollout.retry import RetryingEngine
+from h1r.scaling.run import problem_seed
 
 MAX_GEN_TOKS = 256
 """Tokens of an answer where the task says nothing, as in lm_eval's other models."""
@@ -61,6 +64,9 @@ TOKENS_AT_ONCE = 8192
 """Tokens of the documents whose log-likelihoods are computed together; our choice."""
 _MESSAGE = TypeAdapter(Message)
 _SAMPLING: dict[str, Callable[[Any], int | float]] = {"top_p": float, "top_k": int, "min_p": float, "seed": int}
+_ASKED = "?"
+_ROWS = 1024
+"""Tokens whose logits are held at once; our choice."""
 _WITHOUT_EFFECT = ("do_sample", "num_return_sequences", "skip_special_tokens")
 """Read elsewhere, or of other libraries and without a meaning here."""
 
@@ -84,7 +90,8 @@ class H1RLM(TemplateLM):
         self._engine, self.tokenizer = self._things.enter_context(open_checkpoint(pretrained, self._recipe))
         self._retrying = RetryingEngine(self._engine, self._recipe.rollout)
         self._chats: dict[str, list[int]] = {}
-        self._thinks = False
+        asked = conversation_ids(self.tokenizer, [Message("user", _ASKED)])
+        self._header = str(self.tokenizer.decode(asked, skip_special_tokens=False)).rpartition(_ASKED)[2]
 
     def close(self) -> None:
         """Ends the engine; nothing can be asked after it."""
@@ -121,18 +128,19 @@ class H1RLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids of a text; those of a chat are the ones it was rendered to."""
         found = self._chats.get(string)
-        return token_ids(self.tokenizer, [string])[0] if found is None else list(found)
+        if found is not None:
+            return list(found)
+        return token_ids(self.tokenizer, [string if self._header in string else guard(self.tokenizer, string)])[0]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as the checkpoint was trained on it, up to where the model writes (or, without
         `add_generation_prompt`, through the last turn, which stays open)."""
-        self._thinks = True
         *before, last = chat_history
         opened = "" if add_generation_prompt else last["content"]
         turns = chat_history if add_generation_prompt else before
         ids = conversation_ids(self.tokenizer, [_MESSAGE.validate_python(turn) for turn in turns])
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False)) + opened
-        self._chats[text] = ids + (token_ids(self.tokenizer, [opened])[0] if opened else [])
+        self._chats[text] = ids + (self.tok_encode(opened) if opened else [])
         return text
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -143,22 +151,27 @@ class H1RLM(TemplateLM):
             context, asked = request.args
             repeat = seen[repr(request.args)]
             seen[repr(request.args)] += 1
-            one, stop = self._sampling(dict(asked), repeat)
+            one, stop = self._sampling(context, dict(asked), repeat)
             prompts.append(self.tok_encode(context))
             params.append(one)
             stops.append(stop)
-        texts: list[str | None] = [None] * len(requests)
+        texts = [""] * len(requests)
+        empty = 0
         with progress("Generate", total=len(requests), unit="answer") as bar:
             for trace in self._retrying.stream(prompts, params):
                 if trace.finish_reason == "error":
                     raise UserError(f"the engine failed at a request of lm_eval: {trace.error}")
-                opened = open_thinking(self.tokenizer, prompts[trace.prompt_index]) if self._thinks else ""
-                text = texts[trace.prompt_index] = self._answer(opened + trace.text, stops[trace.prompt_index])
-                self.cache_hook.add_partial("generate_until", requests[trace.prompt_index].args, text)
+                number = trace.prompt_index
+                text, request = trace.text, requests[number]
+                if self._thinks(request.args[0]):
+                    text = _answer(open_thinking(self.tokenizer, prompts[number]) + text, stops[number])
+                    empty += not text
+                texts[number] = text
+                self.cache_hook.add_partial("generate_until", request.args, text)
                 bar.advance()
-        if self._thinks and (empty := sum(text == "" for text in texts)):
+        if empty:
             note(f"{counted(empty, 'answer')} of {len(texts)} have no text after their thinking, or end in it")
-        return [text or "" for text in texts]
+        return texts
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of each whole text in nats, in windows of the model's positions; each token is predicted
@@ -195,7 +208,17 @@ class H1RLM(TemplateLM):
             )
         return self._engine.model
 
-    def _sampling(self, asked: dict[str, Any], repeat: int) -> tuple[SamplingParams, tuple[str, ...]]:
+    def _thinks(self, context: str) -> bool:
+        """Whether a context ends where a turn of the model begins, which may think first."""
+        return context.endswith(self._header)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if self._header not in context:
+            found: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return found
+        return self.tok_encode(context), token_ids(self.tokenizer, [guard(self.tokenizer, continuation)])[0]
+
+    def _sampling(self, context: str, asked: dict[str, Any], repeat: int) -> tuple[SamplingParams, tuple[str, ...]]:
         """Of one request: what the engine draws by, and the stop strings that only what follows the thinking has."""
         until = asked.pop("until", None) or ()
         stop = tuple(one for one in ((until,) if isinstance(until, str) else until) if one)
@@ -210,20 +233,15 @@ class H1RLM(TemplateLM):
         given: dict[str, Any] = {
             name: kind(asked[name]) for name, kind in _SAMPLING.items() if asked.get(name) is not None
         }
-        given["seed"] = given.get("seed", self._recipe.seed) + repeat
+        given["seed"] = problem_seed(given.get("seed", self._recipe.seed), context) + repeat
+        thinks = self._thinks(context)
         params = SamplingParams(
             temperature=temperature,
             max_tokens=int(limits[0]) if limits else self._max_gen_toks,
-            stop=() if self._thinks else stop,
+            stop=() if thinks else stop,
             **given,
         )
-        return params, stop if self._thinks else ()
-
-    def _answer(self, text: str, stop: Sequence[str]) -> str:
-        if not self._thinks:
-            return text
-        answer = (split_response(text).answer or "").lstrip()
-        return answer[: min((at for one in stop if (at := answer.find(one)) >= 0), default=len(answer))]
+        return params, stop if thinks else ()
 
     def _scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Of each (context, continuation): its log-probability in nats, and whether greedy decoding writes it. Contexts
@@ -249,11 +267,21 @@ class H1RLM(TemplateLM):
         scores, end = [], 0
         for (_, continuation), length in zip(kept, lengths, strict=True):
             end += length
-            logits = model.logits(hidden[end - len(continuation) : end]).float()
+            total, greedy = 0.0, True
             targets = torch.tensor(continuation, device=model.device)
-            logprobs = logits.log_softmax(-1).gather(1, targets[:, None])
-            scores.append((float(logprobs.double().sum()), bool((logits.argmax(-1) == targets).all())))
+            rows = hidden[end - len(continuation) : end]
+            for part, wanted in zip(rows.split(_ROWS), targets.split(_ROWS), strict=True):
+                logits = model.logits(part).float()
+                total += float(logits.log_softmax(-1).gather(1, wanted[:, None]).double().sum())
+                greedy &= bool((logits.argmax(-1) == wanted).all())
+            scores.append((total, greedy))
         return scores
+
+
+def _answer(text: str, stop: Sequence[str]) -> str:
+    """What follows the thinking, up to the first stop string."""
+    answer = (split_response(text).answer or "").lstrip()
+    return answer[: min((at for one in stop if (at := answer.find(one)) >= 0), default=len(answer))]
 
 
 def _batches(order: Sequence[int], pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[list[int]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from h1r.common.files import contents
 from h1r.common.lines import LineFile
@@ -188,6 +189,11 @@ class Results:
         self._file.sync()
 
 
+def _files_of(options: Mapping[str, Any]) -> list[Path]:
+    """The files that options of a method name, in order of the options."""
+    return [Path(one) for _, one in sorted(options.items()) if isinstance(one, str) and Path(one).is_file()]
+
+
 def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | None) -> str:
     """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
     source = model_directory(checkpoint)
@@ -196,6 +202,7 @@ def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | N
     parts = [
         json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
         recipe.scaling.model_dump_json(exclude={"problems", *unchanged}),
+        *(contents(path) for path in _files_of(recipe.scaling.options)),
         recipe.chat.model_dump_json(include={"system_prompt"}),
         *([] if system_prompt is None else [system_prompt]),
         *([] if recipe.environment == EnvironmentSection() else [recipe.environment.model_dump_json()]),

@@ -13,19 +13,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LONGEST_PERIOD = 4096
+"""Tokens of the longest loop that is looked for: each token of a trace is compared with as many; our choice."""
+_MOST = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Loop:
     """What counts as a loop: at least `repeats` copies of at most `period` tokens, `shortest` tokens in all. Raises
-    `ValueError` for less than 2 copies, or less than one token."""
+    `ValueError` for less than 2 copies or one token, for a period beyond `LONGEST_PERIOD`, and for more of the others
+    than any trace has."""
 
     repeats: int = 4
     period: int = 128
     shortest: int = 64
 
     def __post_init__(self) -> None:
-        if self.repeats < 2 or self.period < 1 or self.shortest < 1:
-            raise ValueError(f"{self} is no loop; repeats are at least 2, period and shortest at least 1")
+        if not (2 <= self.repeats <= _MOST and 1 <= self.period <= LONGEST_PERIOD and 1 <= self.shortest <= _MOST):
+            raise ValueError(
+                f"{self} is no loop; repeats are at least 2, shortest at least 1, period 1 to {LONGEST_PERIOD}"
+            )
 
 
 class LoopWatch:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,11 +30,14 @@ from h1r.response.loops import Loop
 from h1r.scaling.ballot import Ballot, Entry, Method, Needs, StopReason
 from h1r.scaling.voting import Vote, lead_probability
 
+_KINDS: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,)}
+"""What an option may be, by the type of its default."""
 
-def method_of(section: ScalingSection, budget: int, name: str | None = None, **options: Any) -> Method:
+
+def method_of(section: ScalingSection, budget: int, name: str | None = None, /, **options: Any) -> Method:
     """The recipe's method, or another one by its name, at a budget, with `scaling.options`, or these over them. The
-    recipe's options belong to its own method. `UserError` for a name or an option that there is not, `ValueError` for a
-    value out of range."""
+    recipe's options belong to its own method. `UserError` for a name or an option that there is not, and for a value of
+    the wrong kind or out of range."""
     wanted = section.method if name is None else name
     kind: type[Method] = METHODS.require(wanted, "scaling.method")
     given = {**(section.options if wanted == section.method else {}), **options}
@@ -43,7 +46,20 @@ def method_of(section: ScalingSection, budget: int, name: str | None = None, **o
     if unknown and wanted != "deepconf":
         said = f"it has {', '.join(known)}" if known else "it has none"
         raise UserError(f'method "{wanted}" has no option `{unknown[0]}`; {said}')
-    return kind.from_section(section, budget, **given)
+    _check_kinds(kind, given)
+    try:
+        return kind.from_section(section, budget, **given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'method "{wanted}": {error}') from None
+
+
+def _check_kinds(kind: type[Method], given: Mapping[str, Any]) -> None:
+    """`UserError` for a value that is no number where an option's default is one."""
+    for field in dataclasses.fields(kind):
+        kinds = _KINDS.get(type(field.default))
+        if field.name in given and kinds and type(given[field.name]) not in kinds:
+            wanted = {int: "a whole number", float: "a number", bool: "true or false"}[type(field.default)]
+            raise UserError(f"option `{field.name}` is {wanted}, not {given[field.name]!r}")
 
 
 def option_names(kind: type[Method]) -> list[str]:

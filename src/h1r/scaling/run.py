@@ -63,7 +63,7 @@ class ScalingRun:
         self.on_trace = on_trace
         self.ballots = [Ballot(params, one, of) for one, of in zip(each, groups, strict=True)]
         self._warming_up = set(range(len(prompts))) if params.warmup else set[int]()
-        self._asked = [params.first()] * len(prompts)
+        self._asked = [min(max(int(params.first()), 1), params.budget)] * len(prompts)
         """Of each problem, how many traces it has asked for."""
         self._over = set[int]()
         self._requests: list[tuple[int, int]] = []
@@ -121,7 +121,8 @@ class ScalingRun:
         if index in self._warming_up:
             self._warming_up.remove(index)
             ballot.close_warmup()
-        count = self.params.more(ballot) if asked < self.params.budget else 0
+        left = self.params.budget - asked
+        count = min(int(self.params.more(ballot)), left) if left > 0 else 0
         if count <= 0:
             self._over.add(index)
             if asked < self.params.budget:

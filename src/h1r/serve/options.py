@@ -115,7 +115,7 @@ def methods_for(section: ScalingSection, has: frozenset[Needs]) -> list[dict[str
 def split_model(name: str) -> tuple[str, str | None, int | None]:
     """A model's name, and of its suffix the method and the budget; None where there is none."""
     match = _SUFFIX.fullmatch(name)
-    if match is None or match["method"] not in METHODS:
+    if match is None or match["method"] not in METHODS.names():
         return name, None, None
     return match["model"], match["method"], int(match["budget"]) if match["budget"] else None
 
