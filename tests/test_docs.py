@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown.extensions.toc import slugify
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -31,3 +32,32 @@ def test_modules_and_names_that_a_page_imports_exist(page: Path) -> None:
         found = importlib.import_module(module)
         for name in names.split(","):
             assert hasattr(found, name.strip()), f"{module}.{name.strip()}"
+
+
+def test_the_index_of_the_log_has_every_entry_in_its_order_with_the_anchor_of_the_site() -> None:
+    log = ROOT / "docs" / "log"
+    index = (log / "index.md").read_text(encoding="utf-8")
+    pages = re.findall(r"^## \[.*\]\((.*)\)$", index, re.MULTILINE)
+    assert sorted(pages) == sorted(page.name for page in log.glob("*.md") if page.name != "index.md")
+    expected = [
+        f"- [{heading}]({page}#{slugify(heading, '-')})"
+        for page in pages
+        for heading in re.findall(r"^## (.+)$", (log / page).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert re.findall(r"^- .*$", index, re.MULTILINE) == expected
+
+
+def test_no_merge_has_left_a_piece_of_one_entry_in_another() -> None:
+    """What is pasted by mistake stands a second time: twenty words in a row, outside of tables."""
+    seen: dict[tuple[str, ...], str] = {}
+    twice = []
+    for page in [ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "log").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        words = re.sub(r"^\|.*", "", text, flags=re.MULTILINE).split()
+        for start in range(len(words) - 19):
+            run = tuple(words[start : start + 20])
+            if run in seen:
+                twice.append(f"{page.name}, {seen[run]}: {' '.join(run)}")
+            seen[run] = page.name
+        assert re.findall(r"[^\n]\n#+ .*|^#+ .*\n[^\n].*", text, re.MULTILINE) == [], page.name
+    assert twice == []
