@@ -82,6 +82,29 @@ def test_the_page_on_the_index_has_no_relative_link() -> None:
     assert [target for target in targets if not target.startswith("https://")] == []
 
 
+def test_the_container_is_built_of_all_that_the_package_is_made_of_and_with_its_kernels() -> None:
+    lines = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    copied: set[Path] = set()
+    for copy in re.findall(r"^COPY (.+)$", lines, re.MULTILINE):
+        *sources, target = copy.split()
+        for source in sources:
+            assert target in ("./", source), copy  # under the same path, as what reads it expects
+            assert target == source or "/" not in source, copy
+            copied.add(ROOT / source)
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    sources = [ROOT / where for where in tables["tool"]["setuptools"]["packages"]["find"]["where"]]
+    needed = [
+        *(ROOT / name for name in ("pyproject.toml", "setup.py", PROJECT["readme"], *PROJECT["license-files"])),
+        *(link.resolve() for source in sources for link in source.rglob("*") if link.is_symlink()),
+        *(ROOT / name for name in re.findall(r"-c (\S+)", lines)),
+        *(ROOT / name for name in re.findall(r'Path\(__file__\)\.parent / "(.+?)"', (ROOT / "setup.py").read_text())),
+        *sources,
+    ]
+    assert [path for path in needed if not path.exists()] == []
+    assert [path for path in needed if not {path, *path.parents} & copied] == []
+    assert re.search(r"H1R_LEVELS=all pip install\b[^&]*'\.\[serve\]'", lines)
+
+
 def test_recipes_ship_with_the_package() -> None:
     packaged = importlib.resources.files("h1r") / "recipes"
     shipped = {recipe.name for recipe in packaged.iterdir() if recipe.name.endswith(".toml")}

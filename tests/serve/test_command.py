@@ -14,6 +14,7 @@ import pytest
 from served_model import NAME, QUESTION, eventually
 
 import warm
+from h1r.serve.run import Listening, address
 
 ASKED: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "seed": 1}
 
@@ -34,6 +35,8 @@ def started(run: Path, *options: str) -> tuple[warm.Process, str]:
 
 def test_a_signal_lets_a_short_request_end_and_a_long_one_answer_with_what_it_has(run: Path) -> None:
     process, url = started(run, "--drain-seconds", "0.5")
+    assert eventually(lambda: f"open {url}/ to ask it in a browser" in process.stderr.read_text())
+    assert httpx2.get(f"{url}/").headers["content-type"].startswith("text/html")
     replies: dict[str, httpx2.Response] = {}
 
     def ask(name: str, **changes: Any) -> None:
@@ -60,6 +63,20 @@ def test_a_signal_lets_a_short_request_end_and_a_long_one_answer_with_what_it_ha
     lines = [json.loads(line) for line in process.stderr.read_text().splitlines() if line.startswith("{")]
     assert {line["status"] for line in lines if line["route"] == "/v1/chat/completions"} == {200}
     assert QUESTION not in process.stderr.read_text()
+
+
+@pytest.mark.parametrize(
+    ("host", "page"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("a.example", "a.example"),
+    ],
+)
+def test_the_link_to_the_page_is_one_that_this_machine_can_open(host: str, page: str) -> None:
+    assert address(Listening(host).host_here, 8000) == f"http://{page}:8000"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from served_model import NAME, QUESTION, Running, eventually, running
+import pytest
+from served_model import KEY, NAME, QUESTION, Running, eventually, running
 
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import Running as RunningTrace
@@ -91,6 +95,47 @@ async def _begin_and_leave(model: Model) -> None:
         [SamplingParams(n=8, max_tokens=500, temperature=5.0, confidence_top_k=model.recipe.scaling.top_k)],
         listen=True,
     )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("changes", [{"n": 16}, {"deepconf": {"budget": 64, "method": "majority"}}])
+def test_a_client_that_hangs_up_costs_one_step_at_most(
+    server: Running, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], stream: bool
+) -> None:
+    """A step that begins after the client has gone lasts until the server has noticed: however slow the machine is, and
+    without a token to write, it does; and no step comes after that one."""
+    owner = server.service.served.owners()[0]
+    step = owner.engine.step
+    gone, noticed = threading.Event(), threading.Event()
+    steps: list[bool] = []
+
+    def counted() -> list[Trace]:
+        if gone.is_set():
+            steps.append(noticed.wait(20))
+        return step()
+
+    def noticing(method: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any, **options: Any) -> None:
+            method(*arguments, **options)
+            noticed.set()
+
+        return call
+
+    monkeypatch.setattr(owner.engine, "step", counted)
+    monkeypatch.setattr(owner.engine._scheduler, "eos_token_ids", ())  # no trace ends by itself
+    asked = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "temperature": 5}
+    body = json.dumps({**asked, **changes, "stream": stream})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
+        client.sendall((head + body).encode())
+        assert eventually(lambda: owner.load[0] > 0)
+        monkeypatch.setattr(EngineThread, "drop", noticing(EngineThread.drop))
+        monkeypatch.setattr(Session, "end", noticing(Session.end))
+        gone.set()
+    assert eventually(lambda: owner.load == (0, 0) and not owner.engine.busy)
+    assert all(steps), "the server did not notice"
+    assert len(steps) <= 1
 
 
 class Elsewhere(StreamingEngine):

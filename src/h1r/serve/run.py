@@ -49,6 +49,16 @@ class Listening:
         except ValueError:
             return self.host == "localhost"
 
+    @property
+    def host_here(self) -> str:
+        """Where a browser on this machine finds it: all addresses (`0.0.0.0`, `::`) are none that a link can have."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+
+def address(host: str, port: int) -> str:
+    """`http://HOST:PORT`, as a client needs it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
 
 def listening(host: str, port: int) -> Listening:
     """With the key of the environment. `UserError` where others could ask without one."""
@@ -76,10 +86,10 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog, spa
                 f"{where.host}:{where.port} cannot be listened on ({error.strerror}); give another --port"
             ) from None
         taken.listen(BACKLOG)  # so that nobody is refused who asks as soon as the address is told
-        host = f"[{where.host}]" if ":" in where.host else where.host
-        url = f"http://{host}:{taken.getsockname()[1]}"
+        port = taken.getsockname()[1]
+        said = f"{address(where.host, port)}/v1", f"{address(where.host_here, port)}/"
         try:
-            asyncio.run(_serve(Server(http_config(app, limits)), service, taken, url))
+            asyncio.run(_serve(Server(http_config(app, limits)), service, taken, *said))
         finally:
             if spans is not None:
                 spans.close()
@@ -113,10 +123,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _serve(server: uvicorn.Server, service: Service, taken: socket.socket, url: str) -> None:
+async def _serve(server: uvicorn.Server, service: Service, taken: socket.socket, url: str, page: str) -> None:
     async with _draining(server, service):
         names = ", ".join(one["id"] for one in service.served.models()[:1])
-        note(f"serving {names} at {url}/v1")
+        note(f"serving {names} at {url}")
+        note(f"open {page} to ask it in a browser")
         await server.serve([taken])
 
 
