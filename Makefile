@@ -3,6 +3,7 @@
 # make setup-vllm  adds vLLM for CPUs to .venv (docs/guide/vllm.md); its tests skip without it
 # make docs    writes the generated pages       make site    builds the documentation into site/
 # make wheel   a wheel with kernels for this platform, in dist/
+# make shipped the model of the package again, from nothing (some 70 minutes on two cores)
 # make bench   side-by-side measurements       make smoke   the demo's road at the smallest sizes, checked
 #
 # Every target sets up .venv once and reuses it. Nothing outside the checkout is written but pip's cache.
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where it is set, each of the many processes that commands and tests start compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench smoke setup setup-vllm docs site wheel clean help
+.PHONY: demo test lint bench smoke shipped setup setup-vllm docs site wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -46,6 +47,9 @@ smoke: $(READY)
 	rm -rf runs/smoke
 	$(RUN)/h1r demo recipes/smoke.toml
 	$(RUN)/python .ci/check_report.py runs/smoke/report.json
+
+shipped: $(READY)
+	$(RUN)/python tools/make_shipped.py
 
 docs: $(READY)
 	$(RUN)/python docs/reference/recipes.py

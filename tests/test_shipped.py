@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -10,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from h1r.cli import app
@@ -21,6 +24,7 @@ from h1r.evals.answers import generate
 from h1r.models import load
 from h1r.scaling.answers import extract_answer
 
+ROOT = Path(__file__).resolve().parents[1]
 WITHOUT = "import sys; sys.modules['reasoning_gym'] = None; from h1r.cli import main; sys.exit(main(sys.argv[1:]))"
 """The program where only the core of the package is installed."""
 
@@ -58,6 +62,33 @@ def test_its_files_are_small_and_its_card_says_what_it_scores() -> None:
     assert len(families) >= 16
     assert all(f"| `{family}` |" in card for family in families)
     assert f"{sum(p.numel() for p in load(directory()).parameters()):,} parameters" in card
+
+
+def test_one_command_makes_it_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the commands only what they are asked is tested: together they take more than an hour."""
+    tool = runpy.run_path(str(ROOT / "tools" / "make_shipped.py"))
+    assert tool["main"](["--dry-run"]) == 0
+    told = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    programs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for program, name, *arguments in told[:-1]:
+        assert program == "h1r"
+        programs[name].make_context(name, arguments)
+    assert told[-1] == ["python", "tools/ship_model.py", "runs/shipped"]
+    assert (ROOT / told[-1][1]).exists()
+    ran: list[list[str]] = []
+    codes = [0, 75]
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command[1:])
+        return subprocess.CompletedProcess(command, codes[len(ran) - 1])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert tool["main"]([]) == 75
+    assert ran == [["-m", *command] for command in told[:2]]
+    card = (directory() / "README.md").read_text(encoding="utf-8")
+    assert "python tools/make_shipped.py" in card
+    written = (ROOT / "tools" / "ship_model.py").read_text(encoding="utf-8")
+    assert card[card.index("In a checkout") : card.index("## What it scores")] in written
 
 
 @pytest.mark.parametrize(("words", "said"), [([""], "the question is empty"), (["a", "b", "c"], "3 words were given")])

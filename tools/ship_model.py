@@ -1,8 +1,8 @@
 """Puts the model of a finished run into the package: weights in bfloat16, tokenizer, settings, and a model card.
 
-    h1r curate small && h1r sft runs/small      some 70 minutes on two cores; `h1r demo small` goes on with RL
-    h1r eval runs/small --model sft
-    python tools/ship_model.py runs/small       writes src/h1r/models/shipped
+    python tools/ship_model.py RUN      writes src/h1r/models/shipped
+
+`tools/make_shipped.py` does this and all that comes before it; `h1r demo small` goes on with RL.
 
 The card's figures are those of the run's own evaluation, of weights in float32. The shipped ones are asked by
 `h1r eval h1r:small --benchmark h1r:everyday.jsonl --prompt "{question}"`.
@@ -43,10 +43,10 @@ than in training are beyond it.
 
 ## How it was made
 
-The stages of `h1r demo small` up to this one make it again. The recipe is `recipes/small.toml`,
-seed {seed}, {problems:,} generated problems of
+The recipe is `recipes/small.toml`, seed {seed}, {problems:,} generated problems of
 reasoning-gym with worked traces, {stages}. No other data went in.
-`python tools/ship_model.py RUN` wrote this directory.
+In a checkout `python tools/make_shipped.py` (or `make shipped`) makes it again, this card too, in some 70 minutes on
+two cores.
 
 ## What it scores
 
