@@ -121,6 +121,7 @@ def test_a_client_that_hangs_up_costs_one_step_at_most(
 
         return call
 
+    assert eventually(lambda: owner.load == (0, 0) and not owner.engine.busy)  # what another test left has ended
     monkeypatch.setattr(owner.engine, "step", counted)
     monkeypatch.setattr(owner.engine._scheduler, "eos_token_ids", ())  # no trace ends by itself
     asked = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4000, "temperature": 5}
