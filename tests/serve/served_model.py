@@ -50,7 +50,7 @@ def extract(answer):
     """A model of random weights agrees with itself on little more than the size of its first character."""
     return "abc"[ord(answer.strip()[0]) % 3] if answer.strip() else None
 
-@verifier("first-character", answer_form=None, extract=extract)
+@verifier("first-character", answer_form=None, extract=extract, replace=True)
 def grade(problem, answer):
     return 0.0
 '''

@@ -43,7 +43,7 @@ def kill_the_actor(problem: Problem, answer: str) -> Verdict:
 
 
 register(Verifier("test-service", grade=f"{__name__}:misbehave", time_limit_s=LIMIT_S))
-register(Verifier("test-service-patient", grade=f"{__name__}:misbehave"))
+register(Verifier("test-service-patient", grade=f"{__name__}:misbehave", time_limit_s=60.0))
 register(Verifier("test-service-missing", grade="no_such_module:grade"))
 register(Verifier("test-service-killer", grade=None, quick=f"{__name__}:kill_the_actor"))
 
