@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,13 @@ from h1r.config import RLSection, RolloutSection
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.records import Trace
 from h1r.rollout.pipeline import RolloutPipeline
+from h1r.run.trackers.base import NoTracker
 from h1r.train.ahead import Ahead
 from h1r.train.cached_arrays import Packed
+from h1r.train.fleet import Fleet
 from h1r.train.journal import Journal
-from h1r.train.rollouts import Collected, GroupStream, pack_groups, unpack_groups
+from h1r.train.rl import train_rl
+from h1r.train.rollouts import Collected, Group, GroupStream, pack_groups, unpack_groups
 
 
 class WeightedEngine(HashEngine):
@@ -114,9 +118,14 @@ def test_a_torn_entry_is_none_and_entries_that_a_checkpoint_has_passed_go(tmp_pa
     path = tmp_path / "journal" / "000000000009.npz"
     path.write_bytes(path.read_bytes()[:-30])
     assert journal.read(9, 2) is None
+    foreign = tmp_path / "journal" / ".DS_Store"
+    foreign.touch()
     journal.cut(7)
     assert journal.read(0, 2) is None
     assert journal.read(7, 2) is not None
+    journal.cut()
+    assert [*(tmp_path / "journal").iterdir()] == [foreign]
+    foreign.unlink()
     journal.cut()
     assert not (tmp_path / "journal").exists()
 
@@ -124,6 +133,59 @@ def test_a_torn_entry_is_none_and_entries_that_a_checkpoint_has_passed_go(tmp_pa
 def test_lookahead_needs_the_journal() -> None:
     with pytest.raises(ValueError, match="lookahead needs journal = true"):
         RLSection(lookahead=1, journal=False)
+
+
+class Saved:
+    """A policy that trains in no time; the steps that it has saved."""
+
+    positions = 200
+    eos_token_ids: Sequence[int] = (7,)
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.any = threading.Event()
+
+    def restore(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        return {"skipped": 0.0, "grad_norm": 1.0}
+
+    def count_idle(self, why: str | None) -> None:
+        pass
+
+    def save(self, step: int, state: dict[str, Any], arrays: Any) -> None:
+        self.steps.append(step)
+        self.any.set()
+
+    def publish(self, steps: int) -> None:
+        raise AssertionError("it does not get there")
+
+
+def test_a_step_is_saved_before_the_batches_ahead_of_it_are_there_and_though_they_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Saved()
+
+    class Failing(HashEngine):
+        def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
+            if self.calls:  # the second batch
+                assert policy.any.wait(20), "the checkpoint waits for what is sampled ahead"
+                raise RuntimeError("a machine is lost")
+            return super().generate(prompts, params)
+
+    closed: list[Ahead] = []
+    monkeypatch.setattr(Ahead, "close", lambda ahead: closed.append(ahead))
+    monkeypatch.setattr(RolloutPipeline, "prompts", lambda _, problems: [[100, i] for i in range(len(problems))])
+    section = rl_section(steps=3, lookahead=1, checkpoint_every=1, max_tokens=8, backfill={"mode": "reject"})
+    problems = problems_of([50] * 8)
+    with pytest.raises(RuntimeError, match="a machine is lost"):
+        train_rl(
+            policy, Fleet(Failing(), apart=True), verify_many, problems, section, NoTracker(),
+            tokenizer=None, directory=tmp_path,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert policy.steps == [1]
+    assert len(closed) == 1
 
 
 def test_training_behind_its_rollouts_is_told_and_resumes_to_the_same_bits(curated: Path, tmp_path: Path) -> None:

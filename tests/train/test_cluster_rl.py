@@ -42,16 +42,20 @@ def alone(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained_alone(curated, tmp_path_factory.mktemp("rl") / "alone", recipe_for())
 
 
-def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayPolicy, RayEngines], None]) -> None:
-    """`rl` with the tests' verifier; before: sees both halves before the loop begins."""
+def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayPolicy, RayEngines], None]) -> list[float]:
+    """`rl` with the tests' verifier; before: sees both halves before the loop begins. When the time of each attempt
+    began."""
     plain = module.train_rl
+    began: list[float] = []
 
     def train(policy: RayPolicy, fleet: Fleet, verifier: Any, *rest: Any, **more: Any) -> dict[str, Any]:
         assert isinstance(fleet.engine, RayEngines)
         before(policy, fleet.engine)
+        began.append(more["began"])
         return plain(policy, fleet, checksum_verdicts, *rest, **more)
 
     monkeypatch.setattr(module, "train_rl", train)
+    return began
 
 
 def test_a_trainer_and_an_engine_make_the_bits_of_one_process_though_the_trainer_dies(
@@ -78,9 +82,10 @@ def test_a_trainer_and_an_engine_make_the_bits_of_one_process_though_the_trainer
 
     recipe = on_cluster()
     run = ready_for_rl(curated, tmp_path / "run", recipe)
-    graded_by_checksum(monkeypatch, kill)
+    began = graded_by_checksum(monkeypatch, kill)
     rl(recipe, run)
     assert len(started) == 2
+    assert began[0] == began[1]
     assert_same_stage(run.path / "rl", alone.path / "rl")
     assert _examples(run) == _examples(alone)
     said = capsys.readouterr().err

@@ -169,7 +169,7 @@ def test_every_group_is_accounted_for_and_used_at_most_once(
 
 
 def _cache(stream: GroupStream) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = stream.state()["cache"]
+    found: list[dict[str, Any]] = stream.snapshot().as_json()["cache"]
     return found
 
 
@@ -267,17 +267,17 @@ def test_a_restored_stream_goes_on_as_if_nothing_had_happened(
     unbroken, engine = stream_of(percents, seed, **changes)
     for step in range(cut):
         unbroken.collect(step)
-    state = json.loads(json.dumps(unbroken.state()))
+    state = json.loads(json.dumps(unbroken.snapshot().as_json()))
     restored, other = stream_of(percents, seed, **changes)
     longest = [trace["token_ids"] for group in state["cache"] for trace in group["traces"]]
     assert not any(longest)  # the JSON holds none of the long lists
-    restored.restore(state, unbroken.arrays())
+    restored.restore(state, unbroken.snapshot().arrays())
     before = len(engine.streams)
     for step in range(cut, cut + 4):
         assert _plain(restored.collect(step)) == _plain(unbroken.collect(step))
     assert other.streams == engine.streams[before:]
-    assert restored.state() == unbroken.state()
-    assert restored.arrays().keys() == unbroken.arrays().keys()
+    assert restored.snapshot().as_json() == unbroken.snapshot().as_json()
+    assert restored.snapshot().arrays().keys() == unbroken.snapshot().arrays().keys()
 
 
 def test_the_lists_of_cached_rollouts_come_back_from_arrays_as_they_were() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,3 +96,10 @@ def test_a_time_limit_ends_every_attempt_after_a_step_with_its_exit_code_until_t
 def test_without_a_limit_and_a_signal_nothing_ends() -> None:
     with Stopping(None, ALONE) as stopping:
         assert stopping.why() is None
+
+
+def test_a_time_limit_that_began_before_is_over_sooner() -> None:
+    with Stopping(60.0, ALONE, time.monotonic() - 30) as stopping:
+        assert stopping.why() is None
+    with Stopping(60.0, ALONE, time.monotonic() - 61) as stopping:
+        assert stopping.why() == "its 60 s (time_limit_s) are over"

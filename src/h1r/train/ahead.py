@@ -45,6 +45,11 @@ class Ahead:
         for one in self._waiting:
             one.result()
 
+    def close(self) -> None:
+        """Nothing more is begun; a thread ends when it is done with the batch that it is at."""
+        if self._threads is not None:
+            self._threads.close()
+
     def _begin(self, collect: Callable[[], tuple[Collected, StreamState]]) -> None:
         if self._threads is not None:
             self._waiting.append(self._threads.submit(collect))

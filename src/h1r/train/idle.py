@@ -6,6 +6,7 @@ import torch
 
 from h1r.common.prose import counted
 from h1r.errors import UserError
+from h1r.models.checksum import BITS
 from h1r.models.shards import own_rows
 
 
@@ -64,15 +65,12 @@ class IdleSteps:
                 )
 
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
 def fingerprint(model: torch.nn.Module) -> int:
     """A number made of the bits of every weight that this process holds: equal weights have equal ones."""
     total = 0
     for parameter in model.parameters():
         weight = own_rows(parameter.detach())[0].contiguous()
-        bits = weight.view(_BITS[weight.element_size()]).reshape(-1)
+        bits = weight.view(BITS[weight.element_size()]).reshape(-1)
         for part in (bits, bits[::3]):
             total = (total * 1_000_003 + int(part.sum(dtype=torch.int64))) % (1 << 61)
     return total

@@ -31,7 +31,6 @@ class Journal:
     def write(self, first: int, count: int, found: Packed) -> None:
         """What the draws `first` to `first + count - 1` gave; whole or not at all."""
         groups, arrays = found
-        self._directory.mkdir(exist_ok=True)
         text = np.frombuffer(json.dumps({"count": count, "groups": groups}).encode(), np.uint8)
         with atomic(self._place(first)) as partial, open(partial, "wb") as handle:
             np.savez(handle, **{**arrays, _JSON: text})  # type: ignore[arg-type]
@@ -47,9 +46,11 @@ class Journal:
         return (entry["groups"], arrays) if entry["count"] == count else None
 
     def cut(self, before: int | None = None) -> None:
-        """Removes what a checkpoint has passed: entries whose first draw is below `before`; None: all of them."""
+        """Removes what a checkpoint has passed: entries whose first draw is below `before`; None: all of them. Files of
+        others stay."""
         for path in self._directory.glob("*") if self._directory.exists() else ():
-            if before is None or PARTIAL in path.name or int(path.stem) < before:
+            entry = path.suffix == ".npz" and path.stem.isdecimal()
+            if PARTIAL in path.name or (entry and (before is None or int(path.stem) < before)):
                 path.unlink(missing_ok=True)
         with suppress(OSError):  # there is none, or it has entries
             self._directory.rmdir()

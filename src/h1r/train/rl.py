@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 keep_freed_memory(model.device)
                 reference = rl_reference(recipe, source, tokenizer, world) if section.kl_coef else None
         died_from: set[int] = set()
+        began = time.monotonic()
         while True:
             try:
                 with ExitStack() as attempt:
@@ -110,6 +111,7 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                         max_model_len=recipe.engine.max_model_len,
                         world=world,
                         resume=resume,
+                        began=began,
                     )
                 break
             except TrainerLostError as error:
@@ -141,6 +143,7 @@ def train_rl(
     wrapped: Trained | None = None,
     world: World = ALONE,
     resume: bool = False,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Trains `model` in place, or a policy wherever it is, on `problems` for `section.steps` steps.
 
@@ -152,7 +155,8 @@ def train_rl(
     max_model_len: longest prompt and rollout together, where the engine takes less than the model's positions.
     reference: the model that the KL term holds `model` to, needed where `section.kl_coef` is not 0; it does not change.
     wrapped: what the passes are called through, where that is not the model itself. A policy has both already.
-    resume: go on from the newest checkpoint in `directory`.
+    resume: go on from the newest checkpoint in `directory`. began: what `time.monotonic` said when the time of
+    `section.time_limit_s` began; None: now.
 
     Returns {"steps", "reward"}: the number of steps, and the mean reward of the last one. Raises `UserError` when no
     prompt leaves room for `section.max_tokens`, or nothing is registered as `section.algorithm`, and
@@ -185,7 +189,11 @@ def train_rl(
     ahead = Ahead(stream, section.lookahead, section.steps, step, fleet.apart and section.lookahead > 0)
     mismatch = MismatchLimit(section.max_mismatch_kl)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
-    with progress("RL", total=section.steps, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
+    with (
+        progress("RL", total=section.steps, unit="step") as bar,
+        Stopping(section.time_limit_s, world, began) as stopping,
+        closing(ahead),
+    ):
         bar.start_at(step)
         while step < section.steps:
             start = time.monotonic()
@@ -216,9 +224,11 @@ def train_rl(
             stop = stopping.why()
             # The last one too, for a run that is extended.
             if stop or step % section.checkpoint_every == 0 or step == section.steps:
-                ahead.wait()  # what was begun has weights that a resumed run does not have
                 state = {"step": step, "stream": behind.as_json(), "reward": values["reward"]}
                 policy.save(step, state, behind.arrays())
+                # What was begun has weights that a resumed run does not have. Neither the time that it takes nor a
+                # failure of it costs the step, which is saved.
+                ahead.wait()
                 if world.main:
                     journal.cut(behind.drawn)
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])

@@ -175,14 +175,6 @@ class GroupStream:
         """Where the stream is. What it holds does not change any more."""
         return StreamState(self._drawn, self._yield, tuple(self._cache))
 
-    def state(self) -> dict[str, Any]:
-        """See `StreamState.as_json`."""
-        return self.snapshot().as_json()
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """See `StreamState.arrays`."""
-        return self.snapshot().arrays()
-
     def restore(self, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from `state` and `arrays`; without arrays from the state alone, as earlier versions wrote it."""
         self._drawn, self._yield = state["drawn"], state["yield"]

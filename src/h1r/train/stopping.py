@@ -22,11 +22,12 @@ class Stopping:
     process asks after a step, says on all of them whether one is to end. Ctrl-C waits for the end of the step, too, of
     a process that is alone; a second one does not.
 
-    limit_s: seconds that this attempt has; None: no limit.
+    limit_s: seconds that this attempt has; None: no limit. began: what `time.monotonic` said when they began; None:
+    now.
     """
 
-    def __init__(self, limit_s: float | None, world: World) -> None:
-        self._ends = None if limit_s is None else time.monotonic() + limit_s
+    def __init__(self, limit_s: float | None, world: World, began: float | None = None) -> None:
+        self._ends = None if limit_s is None else (time.monotonic() if began is None else began) + limit_s
         self._limit, self._world = limit_s, world
         self._told = self._pressed = False
         self._before: Any = None

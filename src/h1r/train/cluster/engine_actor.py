@@ -62,6 +62,8 @@ class EngineActor:
         self._setting, self._own = setting, World(data_rank=index, data_degree=engines)
         self._inbox: queue.SimpleQueue[_Ticket | _Job] = queue.SimpleQueue()
         self._jobs: list[_Job] = []
+        self._given: dict[str, int] = {}
+        """What the engine said when it had taken weights, of one that says it."""
         self._resources = ExitStack()
         threading.Thread(target=self._main, name="h1r-engine", daemon=True).start()
 
@@ -138,11 +140,24 @@ class EngineActor:
         _refuse_other_type(section, place)
         opened = open_on_files(recipe, section, rl_start(recipe, run)[1], place)
         self._engine = self._resources.enter_context(opened)
-        return _sums(self._engine, place)
+        # A server that found these weights its own says nothing of them: it reads them once more.
+        if (given := section.kind == "server") and not _received(self._engine):
+            self._engine.load_weights(place)
+        return self._have(place, given)
 
     def _take(self, place: Path) -> dict[str, int]:
+        if self._given and _received(self._engine) != self._given:
+            raise UserError(
+                "an engine no longer has the weights that it was given, so it has sampled with others; where it is a "
+                "server, see why it was started again. --resume goes on from the newest checkpoint"
+            )
         self._engine.load_weights(place)
-        return _sums(self._engine, place)
+        return self._have(place, given=True)
+
+    def _have(self, place: Path, given: bool) -> dict[str, int]:
+        sums = _sums(self._engine, place, given)
+        self._given = sums if given and hasattr(self._engine, "received") else {}
+        return sums
 
 
 def _refuse_other_type(section: EngineSection, place: Path) -> None:
@@ -155,14 +170,21 @@ def _refuse_other_type(section: EngineSection, place: Path) -> None:
         )
 
 
-def _sums(engine: Engine, place: Path) -> dict[str, int]:
+def _received(engine: Engine) -> dict[str, int] | None:
+    """What the engine says that it took; None of one that says nothing."""
+    received: Callable[[], dict[str, int]] | None = getattr(engine, "received", None)
+    return None if received is None else received()
+
+
+def _sums(engine: Engine, place: Path, given: bool) -> dict[str, int]:
     """The checksum of each tensor that an engine has: as its model has it, or as its workers have read it, or, of an
-    engine that says neither, as it lies in the files that it was given."""
+    engine that says neither, as it lies in the files. given: it was given them while it ran, so that one which can say
+    what it took has to."""
     model = getattr(engine, "model", None)
     if isinstance(model, CausalLM):
         return checksums(stored_state(model), ALONE)
-    received: Callable[[], dict[str, int]] | None = getattr(engine, "received", None)
-    if received is not None and (found := received()):
+    found = _received(engine)
+    if found or (given and found is not None):
         return found
     sums: dict[str, int] = {}
     for file in sorted(place.glob("*.safetensors")):

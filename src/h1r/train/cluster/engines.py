@@ -1,11 +1,13 @@
 """Several engines of a cluster as one: the tickets of a stream go to the engine with the least to do.
 
 A ticket's seed and the weights determine its tokens, so it does not matter who samples it, nor how often: the tickets
-of an engine that died are sampled once more, by the others and by the engine that takes its place.
+of an engine that died are sampled once more, by the others and, as soon as it has started, by the engine that takes its
+place.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ class _Ticket:
     prompt: Prompt
     params: SamplingParams
     deaths: int = 0
+    cancelled: bool = False
 
 
 class RayEngines:
@@ -46,6 +49,10 @@ class RayEngines:
         self._ray, self._start, self._limit_s = ray, start, limit_s
         self._room = 2 * max_sequences
         self._actors = [start(index) for index in range(count)]
+        self._live = set(range(count))
+        """Those that take tickets."""
+        self._starting: dict[Any, tuple[int, float]] = {}
+        """Reference of a reply -> which of them takes the place of one that died, and until when it may start."""
         self._waiting: deque[_Ticket] = deque()
         self._asked: dict[Any, tuple[int, _Ticket]] = {}
         """Reference of a reply -> whose it is to be, and to what."""
@@ -65,10 +72,15 @@ class RayEngines:
             self._check(index, found)
 
     def take(self, place: Path, sums: Mapping[str, int]) -> None:
-        """Has all of them take the weights in `place`. Raises `RuntimeError` where one then has others."""
+        """Has all of them take the weights in `place`, when those that start are there: they read the weights before.
+        Raises `RuntimeError` where one then has others."""
+        self._asked.clear()  # cancelled
+        while self._starting:
+            for one in self._wait():
+                self._started(one)
         self.place, self._sums = place, sums
-        asked = [actor.take.remote(str(place)) for actor in self._actors]
-        for index, one in enumerate(asked):
+        asked = {index: self._actors[index].take.remote(str(place)) for index in sorted(self._live)}
+        for index, one in asked.items():
             try:
                 found = answer(self._ray, one, "engine")
             except self._lost as error:
@@ -82,18 +94,20 @@ class RayEngines:
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[Trace]:
         """See `Engine.stream`; the traces of a prompt come together, without `logprobs` and `confidences`. `UserError`
-        where `MAX_DEATHS` engines died with one ticket."""
+        where `MAX_DEATHS` engines died with one ticket, and where none is left."""
         self._waiting.clear()
         self._asked.clear()
         self._busy.clear()
         self._count = 0
         for prompt, one in zip(prompts, one_per_prompt(prompts, params), strict=True):
             self.add(prompt, one)
-        while self._asked or self._waiting:
+        while self._waiting or any(not ticket.cancelled for _, ticket in self._asked.values()):
             self._hand_out()
-            ended, _ = self._ray.wait([*self._asked])
-            for one in ended:
-                yield from self._ended(one)
+            for one in self._wait():
+                if one in self._starting:
+                    self._started(one)
+                else:
+                    yield from self._ended(one)
             if self._look is not None:
                 self._look()
 
@@ -106,7 +120,8 @@ class RayEngines:
     def cancel(self, prompt_index: int) -> list[Trace]:
         """Of `Engine.cancel` what RL needs: that no trace of the prompt comes any more. What runs goes on unseen."""
         self._waiting = deque(ticket for ticket in self._waiting if ticket.number != prompt_index)
-        self._asked = {one: asked for one, asked in self._asked.items() if asked[1].number != prompt_index}
+        for _, ticket in self._asked.values():
+            ticket.cancelled |= ticket.number == prompt_index
         return []
 
     def watch(self, look: Callable[[], None] | None) -> None:
@@ -128,8 +143,8 @@ class RayEngines:
 
     def _hand_out(self) -> None:
         """Every engine gets as much as keeps it busy, and the rest waits for whoever is free first."""
-        while self._waiting:
-            index = min(range(len(self._actors)), key=lambda one: self._busy[one])
+        while self._waiting and self._live:
+            index = min(self._live, key=lambda one: (self._busy[one], one))
             if self._busy[index] >= self._room:
                 return
             ticket = self._waiting.popleft()
@@ -138,7 +153,7 @@ class RayEngines:
             self._asked[self._actors[index].sample.remote(prompt, ticket.params)] = (index, ticket)
 
     def _ended(self, one: Any) -> list[Trace]:
-        if one not in self._asked:  # lost with its engine, or cancelled
+        if one not in self._asked:  # lost with its engine
             return []
         index, ticket = self._asked[one]
         try:
@@ -150,12 +165,22 @@ class RayEngines:
         self._busy[index] -= ticket.params.n
         for trace in traces:
             trace.prompt_index = ticket.number
-        return traces
+        return [] if ticket.cancelled else traces
+
+    def _wait(self) -> list[Any]:
+        """What has come of what was asked and of those that start; nothing where one has been given up meanwhile."""
+        ends = min((until for _, until in self._starting.values()), default=None)
+        left = None if ends is None else max(0.0, ends - time.monotonic())
+        ended: list[Any] = self._ray.wait([*self._asked, *self._starting], timeout=left)[0]
+        if not ended:
+            for one in [one for one, (_, until) in self._starting.items() if until <= time.monotonic()]:
+                self._give_up(self._starting.pop(one)[0], f"it did not start in {self._limit_s:g} s")
+        return ended
 
     def _redo(self, index: int, why: Exception) -> None:
         """Puts another engine in the place of one that died, and its tickets first in the queue."""
         lost = [one for one, (whose, _) in self._asked.items() if whose == index]
-        again = [self._asked.pop(one)[1] for one in lost]
+        again = [ticket for ticket in (self._asked.pop(one)[1] for one in lost) if not ticket.cancelled]
         for ticket in again:
             ticket.deaths += 1
             if ticket.deaths >= MAX_DEATHS:
@@ -172,11 +197,33 @@ class RayEngines:
         if self._closed:
             raise RuntimeError("the engines were ended") from why
         note(f"engine {index} died ({line(why)}); another takes its place")
+        self._live.discard(index)
         self._ray.kill(self._actors[index])
         self._actors[index] = self._start(index)
-        asked = [self._actors[index].open.remote(str(self.place))]
-        (found,) = first_answers(self._ray, asked, self._limit_s, "engine")
-        self._check(index, found)
+        if self._closed:  # meanwhile: perhaps nobody else knows of this one any more
+            self._ray.kill(self._actors[index])
+            raise RuntimeError("the engines were ended") from why
+        self._starting[self._actors[index].open.remote(str(self.place))] = (index, time.monotonic() + self._limit_s)
+
+    def _started(self, one: Any) -> None:
+        index, _ = self._starting.pop(one)
+        failures: tuple[type[Exception], ...] = (UserError, RuntimeError, *self._lost)
+        try:
+            found = answer(self._ray, one, "engine")
+        except failures as error:
+            self._give_up(index, line(error))
+        else:
+            self._check(index, found)
+            self._live.add(index)
+
+    def _give_up(self, index: int, why: str) -> None:
+        self._ray.kill(self._actors[index])
+        if not self._live and not self._starting:
+            raise UserError(
+                f"no engine is left, and engine {index} cannot be started again ({why}); look whether the cluster has "
+                "room for it, and --resume goes on from the newest checkpoint"
+            )
+        note(f"engine {index} cannot be started again ({why}); the run goes on without it")
 
     def _check(self, index: int, found: Mapping[str, int]) -> None:
         if differing := sorted(name for name, value in self._sums.items() if found.get(name) != value):

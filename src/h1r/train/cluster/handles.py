@@ -26,13 +26,16 @@ from h1r.errors import UserError
 from h1r.run.directory import Run
 from h1r.train.cluster.engine_actor import EngineActor
 from h1r.train.cluster.engines import RayEngines
-from h1r.train.cluster.replies import TrainerLostError, answers, first_answers, line
+from h1r.train.cluster.replies import TrainerLostError, answers, first_answers, first_dead, line
 from h1r.train.cluster.setting import Setting
 from h1r.train.cluster.trainer_actor import TrainerActor
 from h1r.train.fleet import Fleet, Take, weights_place
 from h1r.train.policy import Policy
 from h1r.train.rollouts import Group, pack_groups
 from h1r.verify.workers.ray_cluster import RayCluster
+
+_ASKED_S = 10.0
+"""So long trainers are waited for that are asked whether they live: those that do answer when their step has failed."""
 
 
 @contextmanager
@@ -162,4 +165,13 @@ class RayPolicy(Policy):
         try:
             return answers(self._ray, asked, "trainer")
         except self._ray.exceptions.RayActorError as error:
-            raise TrainerLostError(f"one of {counted(len(self._trainers), 'trainer')} died ({line(error)})") from error
+            raise self._lost(error) from error
+        except (UserError, RuntimeError) as error:
+            # Where one dies, the exchanges of the others fail, and they may say so first.
+            dead = first_dead(self._ray, [trainer.host.remote() for trainer in self._trainers], _ASKED_S)
+            if dead is None:
+                raise
+            raise self._lost(dead) from error
+
+    def _lost(self, error: Exception) -> TrainerLostError:
+        return TrainerLostError(f"one of {counted(len(self._trainers), 'trainer')} died ({line(error)})")

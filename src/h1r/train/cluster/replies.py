@@ -18,8 +18,9 @@ class TrainerLostError(UserError):
 
 
 def line(error: Exception) -> str:
-    """The first line of what Ray says of an actor that died."""
-    return str(error).strip().splitlines()[0].rstrip(".")
+    """The first line of what Ray says of an actor that died, or the error's name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def answers(ray: Any, asked: Sequence[Any], what: str) -> list[Any]:
@@ -31,6 +32,21 @@ def answers(ray: Any, asked: Sequence[Any], what: str) -> list[Any]:
         for one in ended:
             answer(ray, one, what)
     return [answer(ray, one, what) for one in asked]
+
+
+def first_dead(ray: Any, asked: Sequence[Any], limit_s: float) -> Exception | None:
+    """What Ray says of an actor that died, of those that were asked; None where all answer, or are at work still after
+    `limit_s`."""
+    ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=limit_s)
+    for one in ended:
+        try:
+            ray.get(one)
+        except ray.exceptions.RayActorError as error:
+            found: Exception = error
+            return found
+        except ray.exceptions.RayTaskError:
+            continue
+    return None
 
 
 def answer(ray: Any, asked: Any, what: str) -> Any:

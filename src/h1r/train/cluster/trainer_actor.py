@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore
 
+from h1r.errors import UserError
 from h1r.train.cached_arrays import Packed
 from h1r.train.cluster.setting import Setting
 from h1r.train.memory import keep_freed_memory
@@ -62,7 +63,14 @@ class TrainerActor:
         return self._policy.step(unpack_groups(groups), step)
 
     def send_weights(self, place: str) -> dict[str, int]:
-        """See `LocalPolicy.send_weights`."""
+        """See `LocalPolicy.send_weights`. Raises `UserError` where the directory that the controller made for them is
+        not here: what is written would be seen by nobody, and cleaned up by nobody."""
+        with self._policy.world.agreed():
+            if self._policy.world.main and not Path(place).parent.is_dir():
+                raise UserError(
+                    f"{Path(place).parent}, where weights are to go, is on another machine than the trainers; set "
+                    "engine.weights_directory to a directory that all machines see"
+                )
         return self._policy.send_weights(Path(place))
 
     def call(self, method: str, *arguments: Any) -> Any:
