@@ -189,6 +189,10 @@ def test_no_trace_of_a_cancelled_prompt_comes_any_more_and_its_engine_is_busy_un
     engines.cancel(cancelled)
     assert engines._busy[0] == 4
     assert [trace.prompt_index for trace in stream] == [first, last, last]
+    while engines._asked:
+        for one in engines._wait():
+            assert engines._ended(one) == []
+    assert not engines._busy.total()
     stream = engines.stream([[1], [2]], SamplingParams(n=1))
     next(stream)
     engines.cancel(0)

@@ -217,6 +217,8 @@ class RayEngines:
             self._live.add(index)
 
     def _give_up(self, index: int, why: str) -> None:
+        if self._closed:
+            raise RuntimeError("the engines were ended")
         self._ray.kill(self._actors[index])
         if not self._live and not self._starting:
             raise UserError(
