@@ -34,8 +34,9 @@ def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than there are processors: many tests wait, for a server to start, a limit, or a sleep."""
-    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 2
+    """One process more than there are processors: many tests wait, for a server to start or a time limit. With two
+    more, what starts in processes of its own (vLLM's server, Ray) did not start in its time."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
