@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h1r.errors import UserError
-from h1r.scaling.ballot import Ballot, Method
+from h1r.scaling.methods import OneByOne
 from h1r.scaling.voting import Vote
 
 Shape = tuple[float, ...]
@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class BayesianStopping(Method):
+class BayesianStopping(OneByOne):
     """Optimal Bayesian stopping (arXiv 2602.05395, L = 3): one trace after the other, until the leading answer is the
     likeliest with a posterior probability of `certain`, given the answer shapes of other problems.
 
@@ -49,11 +49,10 @@ class BayesianStopping(Method):
     no default: without shapes of the same model and kind of problems, adaptive_consistency is what is left of it.
     """
 
-    certain: float = 0.95
     shapes: str | Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1, certain=0 < self.certain <= 1)
+        OneByOne.__post_init__(self)  # `super()` names the class before it had slots
         found = shapes_in(self.shapes) if isinstance(self.shapes, str) else self.shapes
         object.__setattr__(self, "shapes", tuple(sorted({shape_of(one) for one in found})))
         if not self.shapes:
@@ -61,16 +60,6 @@ class BayesianStopping(Method):
                 "bayesian_stopping needs the answer shapes of other problems; give the study of a run of this model, "
                 'as in scaling.options = { shapes = "runs/demo/scaling/result.json" }'
             )
-
-    @property
-    def tau(self) -> float | None:
-        return self.certain
-
-    def first(self) -> int:
-        return 1
-
-    def more(self, ballot: Ballot) -> int:
-        return 0 if ballot.agreed() else 1
 
     def certainty(self, outcome: Vote) -> float:
         if not outcome.count:

@@ -130,10 +130,8 @@ def _by_sureness(ballot: Ballot, chosen: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptiveConsistency(Method):
-    """Draws one trace after the other, so nothing is in flight at the end, and stops when the leading answer is the
-    likelier of the first two with a probability of `certain` (arXiv 2305.11860: its Beta criterion and its 0.95,
-    which the paper finds as good as the Dirichlet one that it approximates)."""
+class OneByOne(Method):
+    """Draws one trace after the other, until `certainty` reaches `certain`: nothing is in flight at the end."""
 
     certain: float = 0.95
 
@@ -149,6 +147,13 @@ class AdaptiveConsistency(Method):
 
     def more(self, ballot: Ballot) -> int:
         return 0 if ballot.agreed() else 1
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveConsistency(OneByOne):
+    """Draws one trace after the other, so nothing is in flight at the end, and stops when the leading answer is the
+    likelier of the first two with a probability of `certain` (arXiv 2305.11860: its Beta criterion and its 0.95,
+    which the paper finds as good as the Dirichlet one that it approximates)."""
 
     def certainty(self, outcome: Vote) -> float:
         return lead_probability(outcome)
@@ -175,7 +180,7 @@ class EarlyStopping(Method):
 
 
 @dataclass(frozen=True, slots=True)
-class ConfidenceGuided(Method):
+class ConfidenceGuided(OneByOne):
     """CGES, confidence-guided early stopping (arXiv 2511.02603, version 2 of 2026, Algorithm 1): one trace after the
     other, until the posterior of an answer reaches `certain`.
 
@@ -187,24 +192,10 @@ class ConfidenceGuided(Method):
     """
 
     needs: ClassVar[frozenset[Needs]] = frozenset({"logprobs"})
-    certain: float = 0.95
-
-    def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1, certain=0 < self.certain <= 1)
-
-    @property
-    def tau(self) -> float | None:
-        return self.certain
 
     @property
     def voter(self) -> str:
         return "posterior"
-
-    def first(self) -> int:
-        return 1
-
-    def more(self, ballot: Ballot) -> int:
-        return 0 if ballot.agreed() else 1
 
     def vote(self, ballot: Ballot, chosen: Sequence[int]) -> Vote:
         given = [i for i in chosen if ballot.entries[i].answer is not None and ballot.entries[i].likelihood is not None]
