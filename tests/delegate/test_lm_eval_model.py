@@ -107,13 +107,13 @@ def test_thinking_is_no_answer_and_a_lost_trace_ends_the_evaluation(
                 yield Trace(index, 0, [], said, [], [], [], self.reason, 0, error="no slot")
 
     played = Played("stop")
-    monkeypatch.setattr(model, "_retrying", played)
+    monkeypatch.setattr(model, "_rollouts", played)
     assert model.generate_until(asked) == ["3.", said]
     assert [one.stop for one in played.params] == [(), ("\n\n",)]
     assert len({one.seed for one in played.params}) == 2
     said = "<think>one \\boxed{3}"
     assert model.generate_until(asked) == ["", said]
-    monkeypatch.setattr(model, "_retrying", Played("error"))
+    monkeypatch.setattr(model, "_rollouts", Played("error"))
     with pytest.raises(UserError, match="no slot"):
         model.generate_until(asked)
 

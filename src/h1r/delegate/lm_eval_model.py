@@ -45,7 +45,7 @@ from pydantic import TypeAdapter
 from h1r.common.progress import note, progress
 from h1r.common.prose import counted
 from h1r.common.terminal import shown
-from h1r.data.chat import conversation_ids, open_thinking
+from h1r.data.chat import conversation_ids
 from h1r.data.control_tokens import guard, token_ids
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
@@ -55,7 +55,7 @@ from h1r.kernels.layout import Layout
 from h1r.models import CausalLM
 from h1r.records import Message
 from h1r.response.extract import split_response
-from h1r.rollout.retry import RetryingEngine
+from h1r.rollout.pipeline import RolloutPipeline
 from h1r.scaling.run import problem_seed
 
 MAX_GEN_TOKS = 256
@@ -88,7 +88,7 @@ class H1RLM(TemplateLM):
         self._recipe = recipe_of(pretrained, keys)
         self._things = ExitStack()
         self._engine, self.tokenizer = self._things.enter_context(open_checkpoint(pretrained, self._recipe))
-        self._retrying = RetryingEngine(self._engine, self._recipe.rollout)
+        self._rollouts = RolloutPipeline(self._engine, self.tokenizer, section=self._recipe.rollout).engine
         self._chats: dict[str, list[int]] = {}
         asked = conversation_ids(self.tokenizer, [Message("user", _ASKED)])
         self._header = str(self.tokenizer.decode(asked, skip_special_tokens=False)).rpartition(_ASKED)[2]
@@ -158,13 +158,13 @@ class H1RLM(TemplateLM):
         texts = [""] * len(requests)
         empty = 0
         with progress("Generate", total=len(requests), unit="answer") as bar:
-            for trace in self._retrying.stream(prompts, params):
+            for trace in self._rollouts.stream(prompts, params):
                 if trace.finish_reason == "error":
                     raise UserError(f"the engine failed at a request of lm_eval: {trace.error}")
                 number = trace.prompt_index
                 text, request = trace.text, requests[number]
                 if self._thinks(request.args[0]):
-                    text = _answer(open_thinking(self.tokenizer, prompts[number]) + text, stops[number])
+                    text = _answer(text, stops[number])
                     empty += not text
                 texts[number] = text
                 self.cache_hook.add_partial("generate_until", request.args, text)

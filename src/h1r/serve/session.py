@@ -1,5 +1,5 @@
 """One request's view of the engine that all requests share: the engine protocol, for code that runs in a thread of its
-own and blocks, as DeepConf does (`scaling/deepconf.py`). A session serves one stream at a time, as any engine.
+own and blocks, as DeepConf does (`scaling/run.py`). A session serves one stream at a time, as any engine.
 
     session = Session(owner)
     ScalingRun(session, prompts, params, seeds=...).solve()          in a thread
