@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from h1r.engine.endpoint.engine import EndpointEngine
 from h1r.evals.benchmark import evaluate
 from h1r.records import Problem, Verdict
 from h1r.rollout.pipeline import RolloutPipeline
+from recorded_server import account_of, running
 
 
 def exact(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
@@ -39,12 +37,7 @@ def exact(problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
 
 def measure(problems: int, samples: int, slots: int, seconds: float, requests: int) -> dict[str, float]:
     """One evaluation against a server of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("recorded_server.py"))]
-    command += ["--slots", str(slots), "--seconds", str(seconds)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
+    with running(slots=slots, seconds=seconds) as url:
         asked = [Problem(f"p{n}", f"What is {n} times one?", "1", verifier="exact") for n in range(problems)]
         engine = EndpointEngine(
             EngineSection(kind="endpoint", url=url, max_sequences=requests, endpoint=EndpointSection(model="recorded"))
@@ -57,11 +50,7 @@ def measure(problems: int, samples: int, slots: int, seconds: float, requests: i
             kept = sum(b'"text"' in line for line in path.open("rb"))
         wall, cpu = time.monotonic() - started, time.process_time() - cpu
         engine.close()
-        with urllib.request.urlopen(url.removesuffix("/v1") + "/account") as reply:
-            account = json.load(reply)
-    finally:
-        server.terminate()
-        server.wait()
+        account = account_of(url)
     total = problems * samples
     return {
         "answers": total,

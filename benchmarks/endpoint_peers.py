@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
+
+from recorded_server import account_of, running
 
 EVALUATORS = {"h1r": "h1r", "lm_eval": "lm_eval", "inspect_ai": "inspect_ai"}
 """Its name here, and the package that it needs."""
@@ -119,23 +120,14 @@ def run(name: str, url: str, problems: int, samples: int, at_once: int) -> None:
 
 def measure(name: str, problems: int, samples: int, slots: int, seconds: float) -> dict[str, float]:
     """One evaluation against a server of its own."""
-    here = Path(__file__)
-    command = [sys.executable, str(here.with_name("recorded_server.py")), "--slots", str(slots)]
-    server = subprocess.Popen([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
+    with running(slots=slots, seconds=seconds) as url:
         asked = [name, url, *map(str, (problems, samples, slots))]
         began = time.monotonic()
-        done = subprocess.run([sys.executable, str(here), "--one", *asked], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, __file__, "--one", *asked], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
         whole = time.monotonic() - began
-        with urllib.request.urlopen(url.removesuffix("/v1") + "/account") as reply:
-            account = json.load(reply)
-    finally:
-        server.terminate()
-        server.wait()
+        account = account_of(url)
     found, total = json.loads(done.stdout.strip().splitlines()[-1]), problems * samples
     span = account["last"] - account["first"]
     return {

@@ -20,10 +20,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from recorded_server import account_of, running
 
 
 class Recorded(NamedTuple):
@@ -87,20 +88,11 @@ def ifbench(data: Path, work: Path) -> Recorded:
 
 def measure(recorded: Recorded, work: Path, resets: float) -> dict[str, Any]:
     (work / "replies.json").write_text(json.dumps({key: [text] for key, text in recorded.replies.items()}))
-    command = [sys.executable, str(Path(__file__).with_name("recorded_server.py")), "--replies"]
-    command += [str(work / "replies.json"), "--seconds", "0.01", "--resets", str(resets)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
+    with running(replies=work / "replies.json", seconds=0.01, resets=resets) as url:
         asked = ["--url", url, "--model", "recorded", "--no-scaling", "--out", str(work / "run"), "--json"]
         command = [sys.executable, "-m", "h1r", "eval", *recorded.arguments, *asked]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        with urllib.request.urlopen(url.removesuffix("/v1") + "/account") as reply:
-            account = json.load(reply)
-    finally:
-        server.terminate()
-        server.wait()
+        account = account_of(url)
     if not done.stdout:
         return {"exit": done.returncode}
     (result,) = json.loads(done.stdout)["eval_base"]["benchmarks"].values()

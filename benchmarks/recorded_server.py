@@ -12,14 +12,38 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import random
 import socket
 import struct
+import subprocess
+import sys
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def running(**options: object) -> Iterator[str]:
+    """Address of such a server, in a process of its own until the end of the block. options: its command line's."""
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    process = subprocess.Popen([sys.executable, __file__, *given], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def account_of(url: str) -> dict[str, float]:
+    """What the server at `url` has counted so far."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/account") as reply:
+        found: dict[str, float] = json.load(reply)
+    return found
 
 
 class Recorded:
