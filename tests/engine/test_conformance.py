@@ -299,7 +299,8 @@ def test_stop_tokens_outside_the_vocabulary_fail_their_request_alone(engine: Eng
 
 
 def test_a_prompt_joins_a_stream_between_two_of_its_traces(engine: Engine) -> None:
-    """Also one that cannot be answered, and one that is cancelled."""
+    """Also one that cannot be answered, and one that is cancelled before the stream goes on: a later cancel may find it
+    handed out already."""
     params = SamplingParams(n=2, max_tokens=8, seed=5)
     alone = [trace.token_ids for trace in engine.generate([PROMPTS[3]], dataclasses.replace(params, seed=9))]
     stream = engine.stream([PROMPTS[0], ENDLESS], [params, SamplingParams(temperature=0.0, max_tokens=60)])
@@ -310,11 +311,8 @@ def test_a_prompt_joins_a_stream_between_two_of_its_traces(engine: Engine) -> No
         engine.add(ENDLESS, dataclasses.replace(params, n=1, temperature=0.0, max_tokens=100)),
     ]
     assert added == [2, 3, 4]
-    for trace in stream:
-        seen.append(trace)
-        if trace.prompt_index == 1:
-            engine.cancel(4)
-    found = sorted(seen, key=lambda trace: (trace.prompt_index, trace.sample_index))
+    engine.cancel(4)
+    found = sorted([*seen, *stream], key=lambda trace: (trace.prompt_index, trace.sample_index))
     assert [trace.prompt_index for trace in found] == [0, 0, 1, 2, 2, 3, 3]
     assert [trace.token_ids for trace in found[3:5]] == alone
     assert [trace.finish_reason for trace in found[5:]] == ["error", "error"]

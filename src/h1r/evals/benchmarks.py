@@ -29,9 +29,8 @@ from h1r.evals.gradable import why_ungradable
 from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify import has_judge, require
-from h1r.verify.choice.options import options_of, reference_of
 from h1r.verify.controls import examine
-from h1r.verify.controls.answers import lacks_reference
+from h1r.verify.controls.answers import lacks_reference, named_option
 
 NAMED = 5
 """Unusable problems that a note names; the result has them all."""
@@ -234,10 +233,9 @@ def _option(answer: str, options: Sequence[str]) -> str:
     if answer in [*string.ascii_uppercase[: len(options)], *options]:
         return answer
     # A number in brackets may as well be an index.
-    named = None if answer.strip("()[]*. ").isdecimal() else reference_of(answer, options_of(list(options)))
-    if named is None or len(named) != 1:
+    letter = None if answer.strip("()[]*. ").isdecimal() else named_option(answer, options)
+    if letter is None:
         raise ValueError(f"its answer {answer[:40]!r} is none of the options")
-    (letter,) = named
     return letter
 
 

@@ -26,6 +26,7 @@ from fractions import Fraction
 
 from h1r.mathematics.question import question_formulas
 from h1r.records import Problem
+from h1r.verify.choice.options import options_of, reference_of
 from h1r.verify.controls.plain import same_answer
 from h1r.verify.controls.programs import program_controls, program_reference
 from h1r.verify.registry import Verifier, require
@@ -86,6 +87,13 @@ def lacks_reference(problem: Problem) -> bool:
     if verifier.answer_kind == "program" and problem.metadata.get("tests"):
         return False
     return verifier.answer_form is not None and problem.answer.strip().lower() in NO_ANSWER
+
+
+def named_option(answer: str, options: Sequence[str]) -> str | None:
+    """The letter of the one option that a reference names, in any of the forms that `choice` reads; None where it names
+    none, or several."""
+    letters = reference_of(answer, options_of(list(options)))
+    return next(iter(letters)) if letters is not None and len(letters) == 1 else None
 
 
 def controls_of(problem: Problem, others: Sequence[str], judge: bool = False) -> list[Control]:
