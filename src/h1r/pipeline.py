@@ -19,6 +19,7 @@ from h1r.config import CorpusBenchmark, Recipe
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
+from h1r.run.listing import PLAN
 from h1r.run.trackers.open import check_trackers, log_summary
 
 Summary = dict[str, Any]
@@ -159,11 +160,13 @@ def _unfinish_after(stage: str, run: Run) -> None:
 def run_all(recipe: Recipe, run: Run, until: str | None = None) -> Iterator[tuple[str, Summary, bool]]:
     """Every stage in order, to the last or to `until`: (name, summary, whether it ran now). Finished ones are skipped,
     begun training goes on."""
-    for stage in STAGES:
-        done = _complete(recipe, run, stage)
-        yield stage, run_stage(stage, recipe, run, resume=True) if done is None else done, done is None
-        if stage == until:
-            return
+    names = list(STAGES)
+    planned = names[: names.index(until) + 1] if until else names
+    busy = f"another process runs the stages of {run.path}; wait for it, or give another --out"
+    with locked(run.path / PLAN, busy, says=planned[-1]):
+        for stage in planned:
+            done = _complete(recipe, run, stage)
+            yield stage, run_stage(stage, recipe, run, resume=True) if done is None else done, done is None
 
 
 def check_parts(recipe: Recipe) -> None:

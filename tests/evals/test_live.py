@@ -15,11 +15,15 @@ import pytest
 from rich.console import Console
 
 from browser import CHROMIUM, opened
+from h1r import pipeline
+from h1r.common.files import locked
 from h1r.config import ModelSection, Recipe
 from h1r.errors import UserError
 from h1r.report.live import MOST_GROUPS, MOST_POINTS, live_state
 from h1r.report.live_server import live_server
-from h1r.report.live_view import blocks, training_line, view
+from h1r.report.live_view import blocks, training_line, view, whole_line
+from h1r.run.directory import Run
+from h1r.run.listing import ORDER, PLAN, plan_of
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>\x1b]0;owned\x07"
 
@@ -73,6 +77,87 @@ def test_the_state_of_a_run_is_that_of_its_files(run: Path) -> None:
     assert reward["steps"] == list(range(40))
     shown = [group["step"] for group in found["rollouts"]]
     assert (shown[0], shown[-1], len(shown)) == (39, 0, MOST_GROUPS)
+
+
+def evaluated(run: Path, which: str, seconds: float, tokens: float) -> None:
+    """An evaluation of 50 problems, 4 traces each, that is finished and took 2 s to start."""
+    found = {"seconds": seconds, "problems": 50, "samples_per_problem": 4, "mean_tokens": tokens}
+    write(run / "done" / f"eval_{which}.json", json.dumps(found))
+    costs = json.loads((run / "stages.json").read_text())
+    write(run / "stages.json", json.dumps(costs | {f"eval_{which}": {"wall_seconds": seconds + 2}}))
+
+
+def test_the_whole_run_takes_what_its_stages_took_and_nothing_is_said_of_what_is_not_measured(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert live_state(run)["whole"] is None  # `h1r rl` alone
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["rl_pool"] |= {"rollouts": 8, "max_tokens": 25}
+    recipe["rl"] |= {"batch_size": 4, "num_generations": 8, "max_tokens": 100}
+    recipe["scaling"] |= {"problems": 200, "budgets": [8, 16], "max_tokens": 100}
+    write(run / "recipe.json", json.dumps(recipe))
+    write(run / "done" / "curate.json", "{}")
+    rl_metrics = (run / "rl" / "metrics.jsonl").read_text()
+    (run / "rl" / "metrics.jsonl").unlink()
+
+    def told(until: str = "scaling") -> tuple[float | None, list[str], str]:
+        with locked(run / PLAN, "", says=until):
+            found = live_state(run)["whole"]
+        return found["left_seconds"], found["unmeasured"], whole_line(found)
+
+    after = ["eval_base", "eval_sft", "pool", "rl", "eval_rl", "scaling"]
+    assert told()[:2] == (None, after)
+    assert told()[2] == f"whole run: – left, not measured yet: {', '.join(after)}"
+    assert told("eval_sft")[1] == after[:2]
+
+    # 200 traces of 50 tokens in 20 s are 2 ms a token, and 22 s with the start.
+    evaluated(run, "base", 20.0, 50.0)
+    write(run / "curate" / "problems_rl.jsonl", "{}\n" * 100)
+    left, unmeasured, line = told("pool")
+    assert (left, unmeasured) == (pytest.approx(22 + 100 * 8 * 25 * 0.002), [])
+    assert line == "whole run: about 1 min 2 s left"
+    assert told()[:2] == (None, ["rl"])  # nobody knows how fast it trains
+    write(run / "rl_pool" / "rollouts.jsonl", "{}\n" * 41)  # the first line is no problem's
+    assert told("pool")[0] == pytest.approx(22 + 60 * 8 * 25 * 0.002)
+
+    sft = [{"step": step, "time": float(step), "loss": 1.0, "tokens_per_s": 1.0 if step == 0 else 500.0}
+           for step in range(1000)]  # fmt: skip
+    write(run / "sft" / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in sft))
+    rl = 100 * 4 * 8 * 50 * (0.002 + 1 / 500)
+    scaling = 2 * 50 * 16 * 50 * 0.002
+    assert told()[0] == pytest.approx(22 + 60 * 8 * 25 * 0.002 + rl + 22 + scaling)
+
+    # The last evaluation counts, and RL's own steps as soon as there are two.
+    evaluated(run, "sft", 4.0, 20.0)
+    write(run / "done" / "pool.json", "{}")
+    write(run / "rl" / "metrics.jsonl", rl_metrics)
+    assert told()[:2] == (pytest.approx(60 * 3.0 + 6 + 2 * 50 * 16 * 20 * 0.001), [])
+
+    # A stage that runs has less before it by what it has taken, and is unknown once it takes longer.
+    write(run / "done" / "rl.json", "{}")
+    write(run / "attempts.jsonl", json.dumps({"stage": "eval_rl", "time": 1000.0}) + "\n")
+    with locked(run / ".eval_rl.lock", ""):
+        monkeypatch.setattr("time.time", lambda: 1004.0)
+        assert told()[0] == pytest.approx(2 + 32)
+        monkeypatch.setattr("time.time", lambda: 1007.0)
+        assert told()[:2] == (None, ["eval_rl"])
+
+
+def test_a_command_of_several_stages_says_how_far_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def stage(recipe: Recipe, run: Run, resume: bool) -> dict[str, Any]:
+        seen.append(plan_of(run.path))
+        with pytest.raises(UserError, match="another process runs the stages of"):
+            next(pipeline.run_all(recipe, run))
+        return {}
+
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(pipeline.STAGES, stage))
+    recipe = Recipe(name="planned", model=ModelSection(preset="tiny"))
+    assert [name for name, _, _ in pipeline.run_all(recipe, Run(tmp_path), "sft")] == ["curate", "eval_base", "sft"]
+    assert seen == [["curate", "eval_base", "sft"]] * 3
+    assert plan_of(tmp_path) == []
+    assert list(pipeline.STAGES) == list(ORDER)
 
 
 def test_a_run_that_has_only_begun_is_shown_too(tmp_path: Path) -> None:
@@ -148,6 +233,7 @@ def test_the_page_follows_the_run_and_shows_its_text_as_text(
         tab.look(400, 900, dark=True)
         tab.open(f"http://127.0.0.1:{address[1]}/")
         tab.wait("document.querySelectorAll('#curves svg').length === 5")
+        assert "Whole run" not in tab.evaluate("document.getElementById('cards').textContent")
         assert "step 40 of 100" in tab.evaluate("document.getElementById('cards').textContent")
         assert "about 3 min" in tab.evaluate("document.getElementById('cards').textContent")
         assert tab.evaluate("document.querySelector('#rollouts .trace').textContent").startswith("<img src=x")
@@ -162,4 +248,9 @@ def test_the_page_follows_the_run_and_shows_its_text_as_text(
             file.write(rl_lines(0, 50))
         tab.wait("document.getElementById('cards').textContent.includes('step 50 of 100')")
         assert tab.evaluate("document.title") == "watched: rl runs"
+        with locked(run / PLAN, "", says="eval_rl"):
+            tab.wait("document.getElementById('cards').textContent.includes('Whole run')")
+            assert "– left; not measured yet: curate, eval base, eval sft, pool, eval rl" in tab.evaluate(
+                "document.getElementById('cards').innerText.replace(/\\s+/g, ' ')"
+            )
         assert tab.complaints == []

@@ -51,13 +51,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, otherwise: str) -> Iterator[None]:
+def locked(path: Path, otherwise: str, says: str = "") -> Iterator[None]:
     """Holds the lock file `path` for the block; `UserError` with the sentence `otherwise` when another process has it.
+    `says`: what the file contains meanwhile.
 
     The lock ends with the process, however that ends. Where the file system has no locks, there is none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
+    with open(path, "a") as handle:  # whose holder may have written to it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -65,6 +66,9 @@ def locked(path: Path, otherwise: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
+        handle.truncate(0)
+        handle.write(says)
+        handle.flush()
         yield
 
 

@@ -1,5 +1,5 @@
 """A run while it goes on, from the files it has written so far: what stage it is in, its curves, its last rollouts, and
-an estimate of the time that is left. Reading never disturbs the run: its files appear whole, or a line at a time.
+estimates of the time that is left of its stage and of the whole. Reading never disturbs the run: its files appear whole, or a line at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from h1r.common.files import is_locked, read_json
 from h1r.errors import UserError
 from h1r.records import read_lines
 from h1r.report.collect import EVAL_STAGES, Metrics, series
-from h1r.run.listing import ORDER, state_of
+from h1r.report.remaining import Measured, trained_per_second
+from h1r.run.listing import ORDER, plan_of, state_of
 from h1r.run.metrics import read_metrics
 
 MOST_POINTS = 300
@@ -42,6 +43,8 @@ def live_state(run: Path) -> dict[str, Any]:
     stages            [{name, done, running, seconds}] in order
     training          {stage, step, total, seconds_per_step, left_seconds} of the stage trained last, or None; what is
                       not known is None
+    whole             {left_seconds, unmeasured: [stage]} of all stages that the command goes through which runs now; None
+                      where no command of several stages runs, left_seconds None while one of them is not measured yet
     curves            [{title, unit, log, steps, values}]
     scores            {stage: held-out pass@1}
     rollouts          [{step, problem_id, rollouts: [{text, reward}]}], the newest first
@@ -51,12 +54,16 @@ def live_state(run: Path) -> dict[str, Any]:
     recipe = read_json(run / "recipe.json")
     metrics = {stage: _metrics(run / stage / "metrics.jsonl") for stage in ("sft", "rl")}
     stages = _stages(run)
+    training = _training(run, recipe, metrics)
+    planned = plan_of(run)
+    speed = trained_per_second(metrics["sft"], RECENT_STEPS)
     return {
         "name": str(recipe.get("name") or run.resolve().name),
         "state": state_of(run),
-        "running": any(stage["running"] for stage in stages),
+        "running": bool(planned) or any(stage["running"] for stage in stages),
         "stages": stages,
-        "training": _training(run, recipe, metrics),
+        "training": training,
+        "whole": _whole(Measured(run, recipe, stages, training, speed).left(planned)) if planned else None,
         "curves": [
             {"title": title, "unit": unit, "log": log, **_thinned(*series(metrics[stage], key))}
             for stage, title, unit, key, log in _CURVES
@@ -99,6 +106,12 @@ def _training(run: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Metric
     each = median(later - sooner for sooner, later in pairwise(times)) if len(times) > 1 else None
     left = None if total is None or each is None else max(total - step, 0) * each
     return {"stage": stage, "step": step, "total": total, "seconds_per_step": each, "left_seconds": left}
+
+
+def _whole(left: Mapping[str, float | None]) -> dict[str, Any]:
+    unmeasured = [name for name, seconds in left.items() if seconds is None]
+    known = [seconds for seconds in left.values() if seconds is not None]
+    return {"left_seconds": None if unmeasured else sum(known), "unmeasured": unmeasured}
 
 
 def _sft_steps(run: Path) -> int | None:

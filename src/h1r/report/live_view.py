@@ -50,6 +50,8 @@ def view(state: Mapping[str, Any]) -> Group:
     ]
     if state["training"]:
         parts.append(Text(training_line(state["training"])))
+    if state["whole"] and state["whole"]["left_seconds"] != 0:
+        parts.append(Text(whole_line(state["whole"])))
     if state["scores"]:
         scores = ", ".join(f"{stage} {percent(score)}" for stage, score in state["scores"].items())
         parts.append(Text(f"held-out pass@1: {scores}"))
@@ -72,6 +74,13 @@ def training_line(training: Mapping[str, Any]) -> str:
     if training["left_seconds"]:
         told += f", about {duration(training['left_seconds'])} left"
     return told
+
+
+def whole_line(whole: Mapping[str, Any]) -> str:
+    """`whole run: about 9 min 42 s left`, or `whole run: – left, not measured yet: rl, scaling`."""
+    if whole["left_seconds"] is not None:
+        return f"whole run: about {duration(whole['left_seconds'])} left"
+    return f"whole run: {duration(None)} left, not measured yet: {', '.join(whole['unmeasured'])}"
 
 
 def _stages(stages: Sequence[Mapping[str, Any]]) -> Text:

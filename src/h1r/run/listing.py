@@ -13,6 +13,8 @@ from h1r.run.checkpoints import Checkpoints
 
 ORDER = ("curate", "eval_base", "sft", "eval_sft", "pool", "rl", "eval_rl", "scaling")
 """The stages of a run."""
+PLAN = ".plan.lock"
+"""Held while one command goes through several stages, up to the one whose name it contains."""
 _MODELS = ("rl", "sft", "base")
 """The last one first."""
 
@@ -57,6 +59,14 @@ def state_of(run: Path) -> str:
     if "curate" not in done and (run / "curate" / "work").is_dir():
         return "curate stopped"
     return f"{done[-1]} finished" if done else "nothing finished"
+
+
+def plan_of(run: Path) -> list[str]:
+    """The stages that a command goes through now, from the first to its last; none where no such command runs."""
+    if not is_locked(run / PLAN):
+        return []
+    last = (run / PLAN).read_text(encoding="utf-8")
+    return list(ORDER[: ORDER.index(last) + 1]) if last in ORDER else []
 
 
 def _scores(run: Path) -> tuple[str | None, dict[str, float]]:

@@ -36,12 +36,17 @@ function card(what, value, meaning) {
 
 function cards(state) {
   const made = [];
-  const { training } = state;
+  const { training, whole } = state;
   if (training) {
     const of = training.total === null ? "" : ` of ${training.total}`;
     made.push(card(training.stage.toUpperCase(), `step ${training.step}${of}`,
       training.seconds_per_step === null ? "" : `${duration(training.seconds_per_step)} a step`));
     if (training.left_seconds) made.push(card("Time left", `about ${duration(training.left_seconds)}`, `of ${training.stage.toUpperCase()}`));
+  }
+  if (whole && whole.left_seconds !== 0) {
+    const known = whole.left_seconds !== null;
+    made.push(card("Whole run", known ? `about ${duration(whole.left_seconds)}` : "–",
+      known ? "left" : `left; not measured yet: ${whole.unmeasured.map((one) => one.replaceAll("_", " ")).join(", ")}`));
   }
   for (const [stage, score] of Object.entries(state.scores)) {
     made.push(card(`Held-out, ${stage}`, `${(100 * score).toFixed(1)}%`, "pass@1"));
