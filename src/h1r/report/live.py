@@ -1,5 +1,6 @@
 """A run while it goes on, from the files it has written so far: what stage it is in, its curves, its last rollouts, and
-estimates of the time that is left of its stage and of the whole. Reading never disturbs the run: its files appear whole, or a line at a time.
+estimates of the time that is left of its stage and of the whole. Reading never disturbs the run: its files appear
+whole, or a line at a time.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def live_state(run: Path) -> dict[str, Any]:
     stages            [{name, done, running, seconds}] in order
     training          {stage, step, total, seconds_per_step, left_seconds} of the stage trained last, or None; what is
                       not known is None
-    whole             {left_seconds, unmeasured: [stage]} of all stages that the command goes through which runs now; None
-                      where no command of several stages runs, left_seconds None while one of them is not measured yet
+    whole             {left_seconds, unmeasured: [stage]} of all stages that the running command goes through; None
+                      where none of several stages runs, left_seconds None while one of them is not measured yet
     curves            [{title, unit, log, steps, values}]
     scores            {stage: held-out pass@1}
     rollouts          [{step, problem_id, rollouts: [{text, reward}]}], the newest first

@@ -5,7 +5,7 @@
     eval_MODEL          as long as the last evaluation that is finished
     pool                traces that are left, times seconds of a trace
     rl, not yet begun   its traces, times (seconds of a trace + tokens of a trace / tokens that SFT trains a second)
-    scaling             problems times the largest budget, for majority and again for the method, times seconds of a trace
+    scaling             problems times the largest budget, twice (majority, the method), times seconds of a trace
 
 Tokens of a trace and seconds of a token are those of the last evaluation that is finished, with the run's own engine.
 What none of these measurements says is None, never a guess: before the first evaluation and SFT's second step that is
