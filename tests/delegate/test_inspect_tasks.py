@@ -16,7 +16,7 @@ from chat_server import Answer, chat_server, send
 from h1r.cli.evaluate import part_of
 from h1r.config import resolve
 from h1r.errors import UserError
-from h1r.evals.summary import benchmark_table
+from h1r.evals.summary import benchmark_tables
 from h1r.pipeline import run_stage
 from h1r.report import write_report
 from h1r.run.directory import Run
@@ -106,7 +106,7 @@ def test_tau2_with_a_simulated_user(tmp_path: Path) -> None:
     report = json.loads((write_report(run.path).parent / "report.json").read_text())
     assert [one["name"] for one in report["benchmarks"]] == ["tau2-Telecom"]
     console = Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(benchmark_table({"eval_base": summary}, recipe))
+    console.print(*benchmark_tables({"eval_base": summary}, recipe))
     assert "50.0%" in console.export_text()
 
 

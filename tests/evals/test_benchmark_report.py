@@ -14,7 +14,7 @@ from rich.console import Console
 from browser import CHROMIUM, browse
 from h1r.cli import main
 from h1r.config import ModelSection, Recipe
-from h1r.evals.summary import benchmark_table
+from h1r.evals.summary import benchmark_tables
 from h1r.report import collect, summarise, write_comparison, write_report
 from h1r.report.benchmarks import by_name, difference, read_benchmarks
 
@@ -76,7 +76,22 @@ def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_
     assert (numbers[0]["per_repeat"], numbers[0]["cost"]) == ([0.25, 0.5], {"amount": 3.0, "currency": "USD"})
 
 
-def test_what_curation_dropped_for_a_benchmark_stands_beside_its_score(tmp_path: Path) -> None:
+def shown(tables: list[Any]) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(*tables)
+    return console.export_text()
+
+
+RESULT = {
+    "pass_at_1": 0.5, "interval": [0.25, 0.75], "cons_at_n": None, "problems": 30, "samples_per_problem": 4,
+    "mean_tokens": 12345.0, "truncated": 0.0, "no_answer": 0.25, "unscored": 0.0, "error": 0.0, "usage": None,
+}  # fmt: skip
+PLAIN = Recipe(name="r", model=ModelSection(preset="tiny"))
+
+
+def test_what_curation_dropped_for_a_benchmark_stands_beside_its_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = build(tmp_path / "run", [1], ("letters", "other"))
     head = "training problems dropped for it"
     assert head not in write_report(run).read_text(encoding="utf-8")
@@ -92,6 +107,54 @@ def test_what_curation_dropped_for_a_benchmark_stands_beside_its_score(tmp_path:
     rows = json.loads((run / "report.json").read_text())["benchmarks"]
     assert {use: one["total"] for use, one in rows[0]["overlap"].items()} == {"sft": 1234, "rl": 5}
     assert rows[1]["overlap"] is None
+    tables = benchmark_tables({"eval_base": {"benchmarks": {"letters": RESULT, "other": RESULT}}}, PLAIN, contamination)
+    assert re.search(r"^ *letters .* 1,239 *$", shown(tables), re.M)
+    assert re.search(r"^ *other .* 25\.0% *$", shown(tables), re.M)
+    assert "dropped" not in shown(benchmark_tables({"eval_base": {"benchmarks": {"letters": RESULT}}}, PLAIN))
+    monkeypatch.setenv("COLUMNS", "150")
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(run)])
+    assert "1,239" in capsys.readouterr().out
+
+
+VOTES = {
+    "method": "deepconf", "lacks": [], "settings": {"warmup": 16},
+    "rows": [
+        {"budget": 1, "majority": {"accuracy": 0.5, "interval": [0.4, 0.6], "tokens": 1.25e6}, "deepconf": None},
+        {"budget": 512, "majority": {"accuracy": 0.9, "interval": [0.8, 0.95], "tokens": 640e6},
+         "deepconf": {"accuracy": 0.967, "interval": [0.9, 0.99], "tokens": 89.8e6}},
+    ],
+}  # fmt: skip
+BARE = {**VOTES, "lacks": ["confidences"], "rows": VOTES["rows"][:1]}
+
+
+def test_votes_at_budgets_are_accuracy_and_million_tokens_beside_pass_at_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build(tmp_path / "run", [2, 1], ("letters", "sums", "alone"))
+    assert "Votes at budgets" not in write_report(run).read_text(encoding="utf-8")
+    for name, votes in (("letters", VOTES), ("sums", BARE)):
+        path = run / "eval" / "benchmarks" / "base" / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "budgets": votes}))
+    page = write_report(run).read_text(encoding="utf-8")
+    page = page[page.index("Votes at budgets") : page.index("What the scores do not say")]
+    cells = [re.sub(r"<[^>]+>", "", row).replace(" ", "") for row in re.findall(r"<tr>(<td.*?)</tr>", page)]
+    assert cells == [
+        "lettersadder75.0%150.0%(40.0%to60.0%)1.25–––",
+        "lettersadder75.0%51290.0%(80.0%to95.0%)64096.7%(90.0%to99.0%)89.886.0%",
+        "sumsadder75.0%150.0%(40.0%to60.0%)1.25–––",
+    ]
+    assert "DeepConf needs: sums, adder (confidences)." in page
+    rows = {one["name"]: one for one in json.loads((run / "report.json").read_text())["benchmarks"]}
+    assert rows["letters"]["budgets"]["rows"] == VOTES["rows"]
+    assert rows["alone"]["budgets"] is None
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(run)])
+    said = capsys.readouterr().out
+    assert re.search(r"letters +75\.0% +512 +90\.0% +80\.0 to 95\.0 +640 +96\.7% +90\.0 to 99\.0 +89\.8", said)
+    assert re.search(r"majority alone where answers carry no confidences,\s+which DeepConf\s+needs", said)
+    assert "alone     " not in said.partition("M tokens")[2]
 
 
 def test_a_calibration_error_is_told_where_there_is_one(tmp_path: Path) -> None:
@@ -192,14 +255,8 @@ def test_numbers_of_a_run_without_benchmarks_are_an_empty_list(tmp_path: Path) -
 
 
 def test_the_table_of_benchmarks_fits_a_terminal_and_leaves_out_what_nobody_says() -> None:
-    found = {
-        "pass_at_1": 0.5, "interval": [0.25, 0.75], "cons_at_n": None, "problems": 30, "samples_per_problem": 4,
-        "mean_tokens": 12345.0, "truncated": 0.0, "no_answer": 0.25, "unscored": 0.0, "error": 0.0, "usage": None,
-    }  # fmt: skip
-    results = {"eval_base": {"benchmarks": {"comp-math-24-25": found, "MMLU-Pro-sample": found}}}
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(benchmark_table(results, Recipe(name="r", model=ModelSection(preset="tiny"))))
-    text = console.export_text()
+    results = {"eval_base": {"benchmarks": {"comp-math-24-25": RESULT, "MMLU-Pro-sample": RESULT}}}
+    text = shown(benchmark_tables(results, PLAIN))
     assert "…" not in text
     assert "25.0 to 75.0" in text
     assert "no answer" in text

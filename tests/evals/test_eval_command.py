@@ -17,6 +17,7 @@ from h1r.config import BenchmarkSection, EndpointSection, EvalSection, PriceSect
 from h1r.errors import UserError
 from h1r.evals.cost import cost_of
 from h1r.evals.summary import benchmark_line
+from h1r.scaling.intervals import wilson
 
 Eval = Callable[..., tuple[int, Any]]
 
@@ -68,8 +69,13 @@ def test_a_model_of_an_api_is_evaluated_by_one_command_and_asked_once(evaluated:
         }  # fmt: skip
         rows = [json.loads(line) for line in next(Path("runs/adder").rglob("*.samples.jsonl")).open()]
         assert (rows[0]["tokens"], rows[0]["usage"]["prompt_tokens"], rows[0]["verdict"]["reward"]) == (20, 10, 1.0)
-        evaluated(*asked(server, "--benchmark", "sums.jsonl"))
-        assert len(server.requests) == 20
+        votes = result["budgets"]
+        assert votes["lacks"] == ["confidences"]
+        at_two = {"accuracy": 0.9, "interval": list(wilson(9, 10)), "tokens": 400.0}
+        assert votes["rows"][1] == {"budget": 2, "majority": at_two, "deepconf": None}
+        other = evaluated(*asked(server, "--benchmark", "sums.jsonl", "--set", 'scaling.method="short_1"'))
+        assert len(server.requests) == 20  # another method is priced on the answers that are there
+        assert other[1]["eval_base"]["benchmarks"]["sums"]["budgets"]["rows"][1]["deepconf"]["tokens"] == 400
 
 
 def test_each_benchmark_says_its_row_when_it_ends(evaluated: Eval, capsys: pytest.CaptureFixture[str]) -> None:

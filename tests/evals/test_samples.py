@@ -122,7 +122,7 @@ def test_problems_of_one_id_keep_their_own_answers(tmp_path: Path) -> None:
     problems = [Problem("p", "what is 1", "1"), Problem("p", "what is 2", "2")]
     for _ in range(2):
         with Samples(tmp_path / "s.jsonl", problems, 1) as samples:
-            if missing := samples.missing():
+            if missing := list(samples.missing()):
                 samples.add([Trace(index, 0, [1], str(index), [], [], [0.5], "stop") for index, _ in missing])
                 samples.grade(missing, [Verdict(1.0), Verdict(0.0)])
             found = dict(samples.answers())
@@ -138,7 +138,7 @@ def test_half_a_character_in_a_question_is_kept(tmp_path: Path) -> None:
         samples.finish()
         assert samples.trace((0, 0)).text == "π \u2028"
     with Samples(tmp_path / "s.jsonl", [Problem("p", "what \ud835 is", "1")], 1) as samples:
-        assert samples.missing() == samples.unscored() == []
+        assert [*samples.missing(), *samples.unscored()] == []
         assert samples.trace((0, 0)).confidences == [0.5]
         assert samples.verdict((0, 0)) == Verdict(1.0)
 

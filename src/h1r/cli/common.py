@@ -178,7 +178,7 @@ def print_report(run: Path, as_json: bool, out: Path | None = None, benchmarks: 
         if table.row_count:
             Console().print(table)
         if benchmarks and numbers["benchmarks"]:
-            Console().print(reported_benchmarks(numbers))
+            Console().print(*reported_benchmarks(numbers))
         print(f"report: {page}")
 
 

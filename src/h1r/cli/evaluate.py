@@ -139,7 +139,7 @@ def eval_(
     if as_json:
         print_json(results)
     else:
-        _print_tables(resolved, results)
+        _print_tables(resolved, run, results)
         print_report(run.path, as_json)
     if any(result.get("unfinished") for result in results.values()):
         raise typer.Exit(1)
@@ -230,14 +230,17 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
     ]
 
 
-def _print_tables(recipe: Recipe, results: dict[str, dict[str, Any]]) -> None:
+def _print_tables(recipe: Recipe, run: Run, results: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
 
+    from h1r.common.files import read_json
     from h1r.evals.safety import safety_table
-    from h1r.evals.summary import benchmark_table
+    from h1r.evals.summary import benchmark_tables
 
     if any("benchmarks" in result for result in results.values()):
-        Console().print(benchmark_table(results, recipe))
+        curated = run.path / "curate" / "summary.json"
+        contamination = read_json(curated).get("contamination") if curated.exists() else None
+        Console().print(*benchmark_tables(results, recipe, contamination))
     for result in results.values():
         if "safety" in result:
             Console().print(safety_table(result["safety"]))

@@ -7,21 +7,22 @@ checkpoints, or two subsets of a benchmark, are compared on the same draws.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from h1r.common.progress import progress as show_progress
-from h1r.config import EvalSection
+from h1r.config import EvalSection, ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.evals.consensus import cons_at_n
+from h1r.evals.budgets import at_budgets, cons_at_n
 from h1r.evals.metrics import (
-    Answer,
     Faults,
     Outcome,
     calibration_error,
@@ -45,6 +46,9 @@ EXAMPLES_PER_FAMILY = 4
 """Problems a family whose first answer is shown, the first ones in the file: the same for every checkpoint."""
 GRADED_AT_ONCE = 64
 """Answers whose verdicts are asked for together, while others are generated."""
+BATCHES_AHEAD = 16
+"""Batches of them that may wait; then no further answer is taken before one has its verdicts."""
+ONLY_MAJORITY = ScalingSection(method="majority")
 
 
 @dataclass(slots=True)
@@ -58,7 +62,9 @@ class EvalResult:
     per_repeat: list[float]
     """Accuracy of the first answer to each problem, of the second, and so on."""
     cons_at_n: float | None
-    """See `consensus.py`; None with one answer a problem, and where answers have no majority."""
+    """See `budgets.py`; None with one answer a problem, and where answers have no majority."""
+    budgets: dict[str, Any] | None
+    """See `budgets.at_budgets`."""
     calibration_error: float | None
     """See `metrics.calibration_error`; None where no verdict has the confidence of its answer."""
     mean_tokens: float
@@ -87,8 +93,10 @@ def evaluate(
     progress: ProgressOf = show_progress,
     name: str = "eval",
     path: Path | None = None,
+    scaling: ScalingSection = ONLY_MAJORITY,
 ) -> EvalResult:
-    """Asks every problem `section.samples` times and grades all answers. `name` heads the progress display.
+    """Asks every problem `section.samples` times and grades all answers. `name` heads the progress display. scaling:
+    the method that is priced on the answers beside majority.
 
     `path`: where the answers are kept (`samples.py`). What lies there already is not asked for again, so the file has
     to be of these problems, settings and weights. Answers without a verdict are in no accuracy: a problem counts by its
@@ -102,29 +110,37 @@ def evaluate(
         if path is None:
             path = Path(stack.enter_context(TemporaryDirectory())) / "samples.jsonl"
         samples = stack.enter_context(Samples(path, problems, section.samples))
-        _generate(pipeline, samples, section, seed, progress, name)
+        _generate(pipeline, samples, section, seed, progress, name, scaling.top_k)
         samples.finish()
-        return result_of(samples, section, seed, time.monotonic() - started, pipeline)
+        return result_of(samples, section, seed, time.monotonic() - started, pipeline, scaling)
 
 
 def _generate(
-    pipeline: RolloutPipeline, samples: Samples, section: EvalSection, seed: int, progress: ProgressOf, name: str
+    pipeline: RolloutPipeline,
+    samples: Samples,
+    section: EvalSection,
+    seed: int,
+    progress: ProgressOf,
+    name: str,
+    confidence_top_k: int,
 ) -> None:
     """Asks for what is missing. Answers are graded in a thread while others are generated."""
-    missing, problems = samples.missing(), samples.problems
-    parts = list(_consecutive(missing))
+    problems = samples.problems
+    parts = list(_consecutive(samples.missing()))
+    missing = sum(count for _, count in parts)
     params = [
         SamplingParams(
             n=count, temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_tokens,
-            seed=problem_seed(seed, problems[index].id) + first,
+            seed=problem_seed(seed, problems[index].id) + first, confidence_top_k=confidence_top_k,
         )
         for (index, first), count in parts
     ]  # fmt: skip
     grader = _Grader(pipeline, samples)
-    grader.grade([samples.trace(place) for place in samples.unscored()])
+    for place in samples.unscored():
+        grader.add(samples.trace(place))
     total, tokens = len(problems) * section.samples, 0
     with progress(name, total, "trace") as bar:
-        bar.advance(total - len(missing))
+        bar.advance(total - missing)
 
         def take(trace: Trace) -> None:
             nonlocal tokens
@@ -139,7 +155,7 @@ def _generate(
             for trace in pipeline.stream([problems[index] for (index, _), _ in parts], params) if parts else ():
                 take(trace)
         except UnanswerableError as error:
-            if len(missing) == total:
+            if missing == total:
                 raise
             for trace in error.traces:  # the others have their answers from an earlier attempt
                 take(trace)
@@ -153,24 +169,25 @@ class _Grader:
         self._pipeline, self._samples = pipeline, samples
         self._thread = DaemonThreads(1, "h1r-eval")
         self._waiting: list[Trace] = []
-        self._batches: list[Future[None]] = []
+        self._batches: deque[Future[None]] = deque()
 
     def add(self, trace: Trace) -> None:
-        self._waiting.append(trace)
+        """Takes a trace, of which a verdict needs the text alone. Waits where many wait already."""
+        self._waiting.append(replace(trace, token_ids=[], logprobs=[], sampling_logprobs=[], confidences=[], mask=None))
         if len(self._waiting) >= GRADED_AT_ONCE:
-            while self._batches and self._batches[0].done():
-                self._batches.pop(0).result()  # what went wrong is told now, not after the last trace
-            self.grade(self._waiting)
-            self._waiting = []
-
-    def grade(self, traces: list[Trace]) -> None:
-        self._batches.append(self._thread.submit(self._graded, traces))
+            self._grade()
+            while self._batches and (self._batches[0].done() or len(self._batches) > BATCHES_AHEAD):
+                self._batches.popleft().result()  # what went wrong is told now, not after the last trace
 
     def finish(self) -> None:
         """Waits for all verdicts; raises what a batch raised."""
-        self.grade(self._waiting)
-        for batch in self._batches:
-            batch.result()
+        self._grade()
+        while self._batches:
+            self._batches.popleft().result()
+
+    def _grade(self) -> None:
+        self._batches.append(self._thread.submit(self._graded, self._waiting))
+        self._waiting = []
 
     def _graded(self, traces: list[Trace]) -> None:
         owners = [self._samples.problems[trace.prompt_index] for trace in traces]
@@ -178,39 +195,48 @@ class _Grader:
         self._samples.grade(places, self._pipeline.verdicts(owners, traces))
 
 
-def _consecutive(places: Sequence[Place]) -> Iterator[tuple[Place, int]]:
+def _consecutive(places: Iterable[Place]) -> Iterator[tuple[Place, int]]:
     """(first place, count) of each run of samples of one problem that follow each other."""
-    start = count = 0
-    for number, (index, sample) in enumerate(places):
-        if count and places[start][0] == index and places[start][1] + count == sample:
+    first, count = (-1, 0), 0
+    for index, sample in places:
+        if count and (index, sample) == (first[0], first[1] + count):
             count += 1
             continue
         if count:
-            yield places[start], count
-        start, count = number, 1
+            yield first, count
+        first, count = (index, sample), 1
     if count:
-        yield places[start], count
+        yield first, count
 
 
 def result_of(
-    samples: Samples, section: EvalSection, seed: int, seconds: float, pipeline: RolloutPipeline | None = None
+    samples: Samples,
+    section: EvalSection,
+    seed: int,
+    seconds: float,
+    pipeline: RolloutPipeline | None = None,
+    scaling: ScalingSection = ONLY_MAJORITY,
 ) -> EvalResult:
-    """The scores of answers that are all there. Without the pipeline that made them nobody compares them for a
-    consensus. `UserError` where not one has a verdict."""
-    found = dict(samples.answers())
-    outcomes, n = [], section.samples
-    repeats: list[list[bool]] = [[] for _ in range(n)]
-    for index, problem in enumerate(samples.problems):
-        scored = [(sample, answer) for sample in range(n) if (answer := found.get((index, sample))) and answer.scored]
-        for sample, answer in scored:
-            repeats[sample].append(is_correct(answer))
-        if scored:
-            right = sum(is_correct(answer) for _, answer in scored)
-            outcomes.append(Outcome(problem.id, problem.family, right, len(scored)))
+    """The scores of answers that are all there. Without the pipeline that made them nobody compares them for a vote.
+    `UserError` where not one has a verdict."""
+    n, tokens, count = section.samples, 0, 0
+    of_problem, of_repeat = ([Counter[str]() for _ in range(some)] for some in (len(samples.problems), n))
+    for (index, sample), answer in samples.answers():
+        tokens, count = tokens + answer.tokens, count + 1
+        if answer.scored:
+            for tally in (of_problem[index], of_repeat[sample]):
+                tally["scored"] += 1
+                tally["right"] += is_correct(answer)
+    outcomes = [
+        Outcome(problem.id, problem.family, tally["right"], tally["scored"])
+        for problem, tally in zip(samples.problems, of_problem, strict=True)
+        if tally["scored"]
+    ]
     if not outcomes:
         first = next((verdict for _, verdict in samples.verdicts()), None)
         raise UserError(f"no answer could be scored: {first.error if first else 'no verdict came'}")
     estimate = pass_at_1(outcomes, section.confidence_level)
+    voted = at_budgets(samples, scaling, pipeline.verify_many, section.confidence_level) if pipeline else None
     fewest = min(outcome.samples for outcome in outcomes)
     powers = [2**i for i in range(fewest.bit_length())]
     return EvalResult(
@@ -218,32 +244,35 @@ def result_of(
         interval=estimate.interval,
         per_family=per_family(outcomes, section.confidence_level),
         pass_at_k={str(k): pass_at_k(outcomes, k) for k in powers},
-        per_repeat=[sum(repeat) / len(repeat) for repeat in repeats if repeat],
-        cons_at_n=cons_at_n(samples.problems, samples.verdicts(), pipeline.verify_many) if pipeline and n > 1 else None,
-        calibration_error=calibration_error(found.values()),
-        mean_tokens=sum(answer.tokens for answer in found.values()) / len(found),
-        usage=total_usage(found.values()),
-        faults=faults(list(found.values())),
+        per_repeat=[tally["right"] / tally["scored"] for tally in of_repeat if tally["scored"]],
+        cons_at_n=cons_at_n(voted),
+        budgets=voted,
+        calibration_error=calibration_error(answer for _, answer in samples.answers()),
+        mean_tokens=tokens / count,
+        usage=total_usage(answer for _, answer in samples.answers()),
+        faults=faults(answer for _, answer in samples.answers()),
         samples_per_problem=n,
         problems=len(samples.problems),
         confidence_level=section.confidence_level,
         seed=seed,
         seconds=seconds,
         outcomes=outcomes,
-        examples=_examples(pipeline.tokenizer if pipeline else None, samples, found),
+        examples=_examples(pipeline.tokenizer if pipeline else None, samples),
     )
 
 
-def _examples(tokenizer: Any, samples: Samples, found: dict[Place, Answer]) -> list[dict[str, Any]]:
+def _examples(tokenizer: Any, samples: Samples) -> list[dict[str, Any]]:
     """Per family the first answers to its first problems, then, when all of these came out alike, one that did not."""
     shown = []
     for family in sorted({problem.family for problem in samples.problems}):
         members = [i for i, problem in enumerate(samples.problems) if problem.family == family]
-        chosen = [(i, 0) for i in members[:EXAMPLES_PER_FAMILY] if (i, 0) in found]
+        found = {(i, 0): answer for i in members[:EXAMPLES_PER_FAMILY] if (answer := samples.answer((i, 0)))}
+        chosen = list(found)
         for kind in (True, False):
-            if all(is_correct(found[place]) != kind for place in chosen):
-                every = ((i, sample) for i in members for sample in range(samples.n) if (i, sample) in found)
-                chosen += [place for place in every if is_correct(found[place]) == kind][:1]
+            if all(is_correct(answer) != kind for answer in found.values()):
+                every = ((i, sample) for i in members for sample in range(samples.n))
+                fitting = (one for one in every if (answer := samples.answer(one)) and is_correct(answer) == kind)
+                chosen += islice(fitting, 1)
         shown += [
             example(tokenizer, samples.problems[place[0]], samples.trace(place), samples.verdict(place))
             for place in chosen

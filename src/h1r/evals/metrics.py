@@ -106,20 +106,24 @@ def per_family(outcomes: Sequence[Outcome], level: float = 0.95) -> dict[str, di
     return table
 
 
-def faults(answers: Sequence[Answer]) -> Faults:
+def faults(answers: Iterable[Answer]) -> Faults:
     """The shares. Raises `ValueError` without answers."""
-    if not answers:
+    of: Counter[str] = Counter()
+    reasons: Counter[str | None] = Counter()
+    for answer in answers:
+        of["all"] += 1
+        of["truncated"] += answer.finish_reason == "length"
+        of["unanswerable"] += answer.unanswerable
+        if answer.finish_reason == "error":
+            of["error"] += 1
+            continue
+        of["no_answer"] += not answer.answered
+        of["unscored"] += not answer.scored
+        reasons[answer.reason] += 1
+    if not of["all"]:
         raise ValueError("shares of answers need at least one answer")
-    ended = [answer for answer in answers if answer.finish_reason != "error"]
-    reasons = Counter(answer.reason for answer in ended)
-    return Faults(
-        truncated=sum(answer.finish_reason == "length" for answer in answers) / len(answers),
-        no_answer=sum(not answer.answered for answer in ended) / len(answers),
-        unscored=sum(not answer.scored for answer in ended) / len(answers),
-        error=(len(answers) - len(ended)) / len(answers),
-        unanswerable=sum(answer.unanswerable for answer in answers) / len(answers),
-        reasons={reason: reasons[reason] / len(answers) for reason in REASONS if reasons[reason]},
-    )
+    shares = {name: of[name] / of["all"] for name in ("truncated", "no_answer", "unscored", "error", "unanswerable")}
+    return Faults(**shares, reasons={one: reasons[one] / of["all"] for one in REASONS if reasons[one]})
 
 
 BIN = 100
@@ -147,5 +151,8 @@ def calibration_error(answers: Iterable[Answer]) -> float | None:
 
 def total_usage(answers: Iterable[Answer]) -> dict[str, int] | None:
     """Tokens over all answers, by the names of `USAGE`; None where no server stated any."""
-    stated = [answer.usage for answer in answers if answer.usage is not None]
-    return dict(zip(USAGE, map(sum, zip(*stated, strict=True)), strict=True)) if stated else None
+    total, stated = [0] * len(USAGE), False
+    for answer in answers:
+        if answer.usage is not None:
+            total, stated = [one + more for one, more in zip(total, answer.usage, strict=True)], True
+    return dict(zip(USAGE, total, strict=True)) if stated else None

@@ -21,7 +21,7 @@ from h1r.evals.benchmark import evaluate
 from h1r.evals.guard import MODES
 from h1r.evals.samples import Samples
 from h1r.records import Problem
-from h1r.rollout.pipeline import RolloutPipeline
+from h1r.rollout.pipeline import RolloutPipeline, is_scored
 
 TITLES = {"cot": "CoT only", "both": "CoT + answer", "answer": "answer only"}
 
@@ -31,9 +31,12 @@ def measure(
 ) -> dict[str, Any]:
     """Asks every prompt, has the guard score the responses, and keeps them in `path`."""
     result = evaluate(pipeline, problems, section, seed, name=name, path=path).to_dict()
+    safe, scored = dict.fromkeys(MODES, 0.0), 0
     with Samples(path, problems, section.samples) as samples:
-        scored = [verdict for _, verdict in samples.verdicts() if verdict.reason != "unscored"]
-    shares = {mode: sum(one.parts[f"safe:{mode}"] for one in scored) / len(scored) for mode in MODES}
+        for _, verdict in samples.verdicts():
+            if is_scored(verdict):
+                safe, scored = {mode: safe[mode] + verdict.parts[f"safe:{mode}"] for mode in MODES}, scored + 1
+    shares = {mode: safe[mode] / scored for mode in MODES}
     return {**result, "safe": shares}
 
 

@@ -23,11 +23,12 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from h1r.common.files import atomic
 from h1r.common.lines import LineFile
 from h1r.errors import UserError
+from h1r.evals.columns import AnswerColumns
 from h1r.evals.metrics import USAGE, Answer
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.retry import is_unanswerable
@@ -36,7 +37,8 @@ from h1r.scaling.trace_arrays import decoded, encoded
 
 Place = tuple[int, int]
 """Problem (its index) and sample."""
-_ARRAYS = ("token_ids", "confidences")
+Carried = Literal["token_ids", "confidences"]
+_ARRAYS: tuple[Carried, ...] = ("token_ids", "confidences")
 
 
 class Samples:
@@ -50,10 +52,8 @@ class Samples:
         self._path = path
         self._file = LineFile(path)
         self._lock = threading.Lock()
-        self._answers: dict[Place, Answer] = {}
-        self._offsets: dict[Place, int] = {}
-        self._verdicts: dict[Place, int] = {}
-        """Where the line of an answer begins, and that of its verdict: the same, once the file is whole."""
+        self._answers = AnswerColumns(len(problems) * n)
+        """Of problem i the answer j is number i * n + j."""
         self._end = 0
         for count, line in enumerate(self._file.lines(), 1):
             try:
@@ -61,8 +61,8 @@ class Samples:
                 place = row["problem"], row["sample"]
                 if not (0 <= place[0] < len(problems) and 0 <= place[1] < n):
                     raise ValueError(place)
-                self._take(place, row)
-            except (ValueError, TypeError, KeyError, AttributeError):
+                self._take(self._number(place), row)
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 self._file.close()
                 raise UserError(
                     f"{path}, line {count}: no answer of an evaluation; delete the line, or the file to ask again"
@@ -75,19 +75,16 @@ class Samples:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def missing(self) -> list[Place]:
+    def missing(self) -> Iterator[Place]:
         """What has no answer yet, or one that the engine failed at and may not fail at again; in order."""
+        for number in range(len(self.problems) * self.n):
+            answer = self._answers.get(number)
+            if answer is None or (answer.finish_reason == "error" and not answer.unanswerable):
+                yield divmod(number, self.n)
 
-        def is_missing(answer: Answer | None) -> bool:
-            return answer is None or (answer.finish_reason == "error" and not answer.unanswerable)
-
-        every = ((index, sample) for index in range(len(self.problems)) for sample in range(self.n))
-        return [place for place in every if is_missing(self._answers.get(place))]
-
-    def unscored(self) -> list[Place]:
+    def unscored(self) -> Iterator[Place]:
         """Answers whose verdict did not come about, in order."""
-        kept = ((place, answer) for place, answer in self._answers.items() if answer.finish_reason != "error")
-        return sorted(place for place, answer in kept if not answer.scored)
+        return (place for place, answer in self.answers() if answer.finish_reason != "error" and not answer.scored)
 
     def add(self, traces: Sequence[Trace]) -> None:
         """Keeps answers that have ended; they have no verdict yet. `trace.prompt_index` is the problem's index."""
@@ -118,80 +115,126 @@ class Samples:
 
     def answers(self) -> Iterator[tuple[Place, Answer]]:
         """What is known of every answer, in order."""
-        yield from sorted(self._answers.items())
+        for number in self._answers.known():
+            if (answer := self._answers.get(number)) is not None:
+                yield divmod(number, self.n), answer
+
+    def answer(self, place: Place) -> Answer | None:
+        """What is known of an answer, None before it is there."""
+        return self._answers.get(self._number(place))
+
+    def carried(self) -> frozenset[Carried]:
+        """Which lists of its tokens every answer has, but for those that the engine failed at and empty ones."""
+        lacking = self._answers.lacking()
+        return frozenset(name for bit, name in enumerate(_ARRAYS) if not lacking >> bit & 1)
+
+    def states_tokens(self) -> bool:
+        """Whether it is known of every answer how many tokens it has."""
+        return not self._answers.lacking() >> len(_ARRAYS) & 1
 
     def trace(self, place: Place) -> Trace:
         """An answer as it was generated, but for its log-probabilities, which are not kept."""
-        row = self._row(self._offsets[place])
-        return Trace(
-            prompt_index=place[0],
-            sample_index=place[1],
-            text=row["text"],
-            logprobs=[],
-            sampling_logprobs=[],
-            finish_reason=row["finish_reason"],
-            seed=row["seed"],
-            problem_id=row["problem_id"],
-            error=row["error"],
-            reward=row["reward"],
-            usage=row.get("usage"),
-            **decoded(row, _ARRAYS),
-        )
+        with open(self._path, "rb") as handle:
+            return _trace(place, _read(handle, self._answers.offset(self._number(place))))
 
     def verdict(self, place: Place) -> Verdict | None:
         """The verdict of an answer, None before it has one."""
-        return Verdict(**self._row(self._verdicts[place])["verdict"]) if place in self._verdicts else None
+        with open(self._path, "rb") as handle:
+            return self._verdict(handle, self._number(place))
+
+    def of_problem(self, index: int) -> list[tuple[Trace, Verdict | None]]:
+        """The answers to a problem that are there, in order, with their verdicts."""
+        places = ((index, sample) for sample in range(self.n) if self.answer((index, sample)) is not None)
+        with open(self._path, "rb") as handle:
+            return [
+                (_trace(place, _read(handle, self._answers.offset(number))), self._verdict(handle, number))
+                for place in places
+                for number in [self._number(place)]
+            ]
 
     def verdicts(self) -> Iterator[tuple[Place, Verdict]]:
         """Every verdict in order of its place, read from the file one by one."""
         with open(self._path, "rb") as handle:
-            for place in sorted(self._verdicts):
-                yield place, Verdict(**_read(handle, self._verdicts[place])["verdict"])
+            for number in self._answers.known():
+                if (verdict := self._verdict(handle, number)) is not None:
+                    yield divmod(number, self.n), verdict
 
     def finish(self) -> None:
         """Writes the file anew, an answer a line with its verdict, in order; nothing can be added after it."""
         end = 0
         with atomic(self._path) as partial, open(partial, "wb") as handle, open(self._path, "rb") as source:
-            for place in sorted(self._answers):
-                row = _read(source, self._offsets[place])
-                verdict = _read(source, self._verdicts[place])["verdict"] if place in self._verdicts else None
-                self._offsets[place] = end
+            for number in self._answers.known():
+                row = _read(source, self._answers.offset(number))
+                verdict = self._verdict_row(source, number)
+                self._answers.set_offset(number, end)
                 if verdict:
-                    self._verdicts[place] = end
+                    self._answers.set_verdict_offset(number, end)
                 end += handle.write(f"{_line({**row, 'verdict': verdict})}\n".encode())
+
+    def _number(self, place: Place) -> int:
+        return place[0] * self.n + place[1]
+
+    def _verdict(self, handle: BinaryIO, number: int) -> Verdict | None:
+        row = self._verdict_row(handle, number)
+        return None if row is None else Verdict(**row)
+
+    def _verdict_row(self, handle: BinaryIO, number: int) -> dict[str, Any] | None:
+        offset = self._answers.verdict_offset(number)
+        return None if offset < 0 else _read(handle, offset)["verdict"]
 
     def _append(self, place: Place, row: dict[str, Any]) -> None:
         line = _line(row)
         with self._lock:
             self._file.append([line])
-            self._take(place, row)
+            self._take(self._number(place), row)
             self._end += len(line.encode()) + 1
 
-    def _take(self, place: Place, row: dict[str, Any]) -> None:
+    def _take(self, number: int, row: dict[str, Any]) -> None:
         """Takes over a line that begins at the present end."""
+        answer = self._answers.get(number)
         if "text" in row:
-            answered = extract_answer(row["text"]) is not None
-            unanswerable = row["finish_reason"] == "error" and is_unanswerable(row["error"])
-            self._answers[place] = Answer(
+            failed = row["finish_reason"] == "error"
+            answer = Answer(
                 row["tokens"],
                 row["finish_reason"],
-                answered,
-                unanswerable=unanswerable,
+                extract_answer(row["text"]) is not None,
+                unanswerable=failed and is_unanswerable(row["error"]),
                 usage=_counts(row.get("usage")),
             )
-            self._offsets[place] = self._end
-            self._verdicts.pop(place, None)
+            lacks = 0 if failed or not row["text"] else _lacks(row)
+            self._answers.put(number, answer, lacks)
+            self._answers.set_offset(number, self._end)
+            self._answers.set_verdict_offset(number, -1)
         verdict = row.get("verdict")
-        if verdict and place in self._answers:
-            answer = self._answers[place]
+        if verdict and answer is not None:
             answer.reward, answer.reason = verdict["reward"], verdict["reason"]
             answer.answered |= verdict["extracted"] is not None
             answer.confidence = verdict["parts"].get("confidence")
-            self._verdicts[place] = self._end
+            self._answers.put(number, answer)
+            self._answers.set_verdict_offset(number, self._end)
 
-    def _row(self, offset: int) -> dict[str, Any]:
-        with open(self._path, "rb") as handle:
-            return _read(handle, offset)
+
+def _lacks(row: dict[str, Any]) -> int:
+    """What is not known of an answer's tokens, a bit each: the lists of `_ARRAYS`, and behind these how many."""
+    missing = [not row[name] for name in _ARRAYS] + [not row["tokens"]]
+    return sum(1 << bit for bit, one in enumerate(missing) if one)
+
+
+def _trace(place: Place, row: dict[str, Any]) -> Trace:
+    return Trace(
+        prompt_index=place[0],
+        sample_index=place[1],
+        text=row["text"],
+        logprobs=[],
+        sampling_logprobs=[],
+        finish_reason=row["finish_reason"],
+        seed=row["seed"],
+        problem_id=row["problem_id"],
+        error=row["error"],
+        reward=row["reward"],
+        usage=row.get("usage"),
+        **decoded(row, _ARRAYS),
+    )
 
 
 def _counts(usage: dict[str, int] | None) -> tuple[int, ...] | None:

@@ -26,7 +26,7 @@ from h1r.config import EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
 from h1r.engine.endpoint.engine import ONLY_BENCHMARKS, EndpointEngine
-from h1r.engine.protocol import Engine
+from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.evals import safety
 from h1r.evals.benchmark import evaluate
@@ -39,7 +39,9 @@ from h1r.evals.benchmarks import (
     settings,
     unfinished,
 )
+from h1r.evals.budgets import at_budgets, cons_at_n, settings_of
 from h1r.evals.guard import Guard
+from h1r.evals.samples import Samples
 from h1r.evals.summary import benchmark_line
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
@@ -100,14 +102,27 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
 
         def of(problems: list[Problem], section: EvalSection) -> dict[str, Any]:
             asked = section.model_dump(exclude={"benchmarks", "held_out", "safety", "guard"})
+            if recipe.scaling.top_k != SamplingParams().confidence_top_k:
+                asked["confidence_top_k"] = recipe.scaling.top_k
             return {**same, "problems": contents_of(problems), "settings": asked}
 
         def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
             return measured(
                 of(problems, section),
                 path,
-                lambda samples: evaluate(pipeline, problems, section, recipe.seed, name=name, path=samples).to_dict(),
+                lambda samples: evaluate(
+                    pipeline, problems, section, recipe.seed, name=name, path=samples, scaling=recipe.scaling
+                ).to_dict(),
             )
+
+        def priced(result: dict[str, Any], problems: list[Problem], path: Path) -> dict[str, Any]:
+            """With what its answers come to by votes, if that was priced by other settings, or by an older version."""
+            voted = result.get("budgets", {})
+            if voted is None or voted.get("settings") == settings_of(recipe.scaling):
+                return result
+            with Samples(path.with_name(result["samples"]), problems, result["samples_per_problem"]) as samples:
+                voted = at_budgets(samples, recipe.scaling, pool.verify_many, recipe.eval.confidence_level)
+            return {**result, "budgets": voted, "cons_at_n": cons_at_n(voted)}
 
         result: dict[str, Any] = {}
         if problems:
@@ -118,8 +133,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
             measured_now = measure(own, settings(section, recipe.eval), f"{section.name}, {which}", path)
             left_out = {"unusable": unusable, "ungradable": one.ungradable}
-            if any(measured_now.get(key) != value for key, value in left_out.items()):
-                measured_now |= left_out
+            whole = {**priced(measured_now, own, path), **left_out}
+            if whole != measured_now:
+                measured_now = whole
                 write_json(path, measured_now)
             found[section.name] = summary_of(measured_now)
             note(benchmark_line(section.name, measured_now))
@@ -221,7 +237,8 @@ def _held_out(recipe: Recipe, run: Run) -> list[Problem]:
 
 def summary_of(result: dict[str, Any]) -> dict[str, Any]:
     """A result of a benchmark as the summary of its stage has it."""
-    return {**_without(result, *_LONG), "of": {"engine": result["of"]["engine"]}}
+    kept = {**_without(result, *_LONG), "of": {"engine": result["of"]["engine"]}}
+    return {**kept, "budgets": _without(voted, "settings")} if (voted := result.get("budgets")) else kept
 
 
 def _without(result: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from h1r.common.prose import counted
+from h1r.common.prose import counted, listing
 from h1r.config import Recipe
 from h1r.evals.cost import Cost, cost_of, model_name, money
 
@@ -56,17 +57,59 @@ def _gains(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def benchmark_table(results: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A benchmark as tables show it. overlap: see `overlapping`."""
+
+    name: str
+    model: str
+    found: Mapping[str, Any]
+    unusable: int
+    cost: str
+    overlap: str
+
+
+def benchmark_tables(
+    results: Mapping[str, Mapping[str, Any]], recipe: Recipe, contamination: Mapping[str, Any] | None = None
+) -> list[Table]:
     """Each benchmark of each model of `results`, which has stage names as its keys; what it cost where the recipe has
-    the model's prices. Columns in which no row says anything are left out."""
-    return _benchmark_table([
-        (
+    the model's prices, and the training problems that overlap it by curation's `contamination`, {training set:
+    {benchmark: overlap}}. Columns in which no row says anything are left out. Then what its answers come to by votes,
+    where there are any."""
+    return _tables([
+        _Row(
             name, model_name(found) or stage.removeprefix("eval_"), found, len(found.get("unusable", [])),
             money(cost_of(found, recipe.engine.endpoint)),
+            overlapping({use: known[name] for use, known in (contamination or {}).items() if name in known}),
         )
         for stage, result in results.items()
         for name, found in result.get("benchmarks", {}).items()
     ])  # fmt: skip
+
+
+def reported_benchmarks(report: Mapping[str, Any]) -> list[Table]:
+    """The same tables of what a report.json says."""
+    return _tables([
+        _Row(
+            one["name"], one["model"], one, one["unusable"], money(Cost(**one["cost"]) if one["cost"] else None),
+            overlapping(one["overlap"]),
+        )
+        for one in report["benchmarks"]
+    ])  # fmt: skip
+
+
+def overlapping(overlap: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """Training problems of all sets that overlap a benchmark, and so are in none; each is of one set. Empty where
+    curation did not know it."""
+    return f"{sum(one['total'] for one in overlap.values()):,}" if overlap else ""
+
+
+def millions(tokens: float | None) -> str:
+    """1234567 as `1.23`, in three figures."""
+    if tokens is None:
+        return ""
+    value = tokens / 1e6
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
@@ -87,43 +130,72 @@ def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def reported_benchmarks(report: Mapping[str, Any]) -> Table:
-    """The same table of what a report.json says."""
-    return _benchmark_table([
-        (one["name"], one["model"], one, one["unusable"], money(Cost(**one["cost"]) if one["cost"] else None))
-        for one in report["benchmarks"]
-    ])  # fmt: skip
+def _tables(rows: Sequence[_Row]) -> list[Table]:
+    return [table for table in (_benchmark_table(rows), _votes_table(rows)) if table.row_count]
 
 
-def _benchmark_table(results: Sequence[tuple[str, str, Mapping[str, Any], int, str]]) -> Table:
-    """results: benchmark, model, what was measured, unusable problems, cost."""
+def _benchmark_table(rows: Sequence[_Row]) -> Table:
     head = (
         "benchmark", "model", "pass@1", "interval", "cons@n", "calibration error", "answers", "tokens", "cut off",
-        "no answer", "unscored", "unusable", "cost",
+        "no answer", "unscored", "unusable", "cost", "dropped for it",
     )  # fmt: skip
-    rows = [
+    cells = [
         (
-            name,
-            model,
-            _percent(found["pass_at_1"]),
-            "" if found["interval"] is None else _ends(found["interval"]),
-            "" if found.get("cons_at_n") is None else _percent(found["cons_at_n"]),
-            "" if found.get("calibration_error") is None else _percent(found["calibration_error"]),
-            f"{found['problems']} x {found['samples_per_problem']}",
-            _number(found["mean_tokens"]),
-            _share(found["truncated"]),
-            _share(found["no_answer"]),
-            _share(found["unscored"] + found["error"]),
-            str(unusable or ""),
-            cost,
+            row.name,
+            row.model,
+            _percent(row.found["pass_at_1"]),
+            "" if row.found["interval"] is None else _ends(row.found["interval"]),
+            "" if row.found.get("cons_at_n") is None else _percent(row.found["cons_at_n"]),
+            "" if row.found.get("calibration_error") is None else _percent(row.found["calibration_error"]),
+            f"{row.found['problems']} x {row.found['samples_per_problem']}",
+            _number(row.found["mean_tokens"]),
+            _share(row.found["truncated"]),
+            _share(row.found["no_answer"]),
+            _share(row.found["unscored"] + row.found["error"]),
+            str(row.unusable or ""),
+            row.cost,
+            row.overlap,
         )
-        for name, model, found, unusable, cost in results
+        for row in rows
     ]
-    said = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    caption = (
+        ["dropped for it: training problems that overlapped the benchmark"] if any(r.overlap for r in rows) else []
+    )
+    return _narrow(head, cells, caption)
+
+
+def _votes_table(rows: Sequence[_Row]) -> Table:
+    """Accuracy and million tokens of votes, at each budget."""
+    votes = [(row, of) for row in rows if (of := row.found.get("budgets"))]
+    methods = list(dict.fromkeys(of["method"].replace("deepconf", "DeepConf") for _, of in votes))
+    label = " or ".join(one for one in methods if one != "majority")
+    head = ("benchmark", "model", "pass@1", "traces", "majority", "interval", "M tokens", label, "interval", "M tokens")
+    cells = [
+        (
+            row.name, row.model, _percent(row.found["pass_at_1"]), str(one["budget"]), *_vote(one["majority"]),
+            *_vote(one["deepconf"]),
+        )
+        for row, of in votes
+        for one in of["rows"]
+    ]  # fmt: skip
+    lacks = sorted({name for _, of in votes if of["method"] != "majority" for name in of["lacks"]})
+    caption = [f"majority alone where answers carry no {listing(lacks)}, which {label} needs"] if lacks else []
+    return _narrow(head, cells, caption)
+
+
+def _vote(score: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if score is None:
+        return "", "", ""
+    return _percent(score["accuracy"]), _ends(score["interval"]), millions(score["tokens"])
+
+
+def _narrow(head: Sequence[str], rows: Sequence[Sequence[str]], captions: Sequence[str]) -> Table:
+    """Without columns in which no row says anything; the second one, the model, is said below where there is one."""
     one_model = len({row[1] for row in rows}) == 1
+    said = [column for column in range(len(head)) if any(row[column] for row in rows)]
     said = [column for column in said if column != 1 or not one_model]
-    caption = f"model: {rows[0][1]}" if one_model else None
-    table = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    captions = [*([f"model: {rows[0][1]}"] if one_model else []), *captions]
+    table = Table(caption="\n".join(captions) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in said:
         word = max(map(len, head[column].split()))
         table.add_column(head[column], overflow="fold", min_width=word)  # on a narrow terminal nothing is cut

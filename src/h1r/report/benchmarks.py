@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from h1r.common.files import read_json
 from h1r.common.html import NONE, count, duration, esc, percent, percent_interval, points, table
+from h1r.common.prose import listing
 from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, model_name, money
+from h1r.evals.summary import millions, overlapping
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
-from h1r.report.stored import Overlap
+from h1r.report.stored import Overlap, Votes, VoteScore, method_label
 
 STAGES = ("base", "sft", "rl")
 FEW = 4
@@ -32,6 +34,7 @@ class BenchmarkResult(Shape):
     pass_at_k: dict[str, float] = {}
     per_repeat: list[float] = []
     cons_at_n: float | None = None
+    budgets: Votes | None = None
     calibration_error: float | None = None
     mean_tokens: float | None = None
     usage: dict[str, int] | None = None
@@ -136,11 +139,60 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
     )  # fmt: skip
     link = f'<p><a href="{quote(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
     return (
-        f"{scores}{_calibration(found)}{link}<h3>What the scores do not say, and what they took</h3>{took}"
+        f"{scores}{_calibration(found)}{link}{_votes_html(found)}"
+        f"<h3>What the scores do not say, and what they took</h3>{took}"
         '<p class="small soft">cons@n: the most frequent of a problem\'s answers is right. No answer found, cut off '
         "and not scored are shares of all answers; what was not scored is in no accuracy. Time is that of the last "
         "start.</p>"
     )
+
+
+def _votes_html(found: Sequence[Benchmark]) -> str:
+    """Accuracy and tokens of votes at each budget, where there are several answers to a problem that can vote."""
+    votes = [(one, one.result.budgets) for one in found if one.result.budgets is not None and one.result.budgets.rows]
+    if not votes:
+        return ""
+    methods = list(dict.fromkeys(method_label(of.method) for _, of in votes if of.method != "majority"))
+    priced = any(row.deepconf for _, of in votes for row in of.rows)
+    head = ["benchmark", "model", "pass@1", "traces", "majority right", "million tokens"]
+    if priced:
+        head += [f"{' or '.join(methods)} right", "million tokens", "saved"]
+    rows = [
+        [
+            esc(one.name), esc(one.model), percent(one.result.pass_at_1), str(row.budget), *_vote(row.majority),
+            *([*_vote(row.deepconf), percent(_saved(row.majority, row.deepconf))] if priced else []),
+        ]
+        for one, of in votes
+        for row in of.rows
+    ]  # fmt: skip
+    without = [
+        f"{esc(one.name)}, {esc(one.model)} ({esc(listing(of.lacks))})"
+        for one, of in votes
+        if of.lacks and of.method != "majority"
+    ]
+    told = (
+        f" Majority alone where the answers do not carry what {esc(' or '.join(methods))} needs: {'; '.join(without)}."
+        if without
+        else ""
+    )
+    return (
+        f"<h3>Votes at budgets</h3>{table(head, rows, range(2, len(head)))}"
+        '<p class="small soft">Traces: answers to a problem, of which the most frequent one counts (majority). The '
+        "kept answers are replayed, in as many blocks of a budget as there are, with the recipe's [scaling]; tokens "
+        "are those of all problems, those of traces that were stopped included. A dash: the budget is below the "
+        f"warm-up of the method, or it is not priced.{told}</p>"
+    )
+
+
+def _vote(score: VoteScore | None) -> tuple[str, str]:
+    if score is None:
+        return NONE, NONE
+    inside = f' <span class="soft">({percent_interval(score.interval)})</span>' if score.interval else ""
+    return percent(score.accuracy) + inside, millions(score.tokens) or NONE
+
+
+def _saved(majority: VoteScore, other: VoteScore | None) -> float | None:
+    return 1 - other.tokens / majority.tokens if other and other.tokens is not None and majority.tokens else None
 
 
 def _calibration(found: Sequence[Benchmark]) -> str:
@@ -226,8 +278,7 @@ def _most(pass_at_k: dict[str, float]) -> str:
 
 
 def _overlap(overlap: Mapping[str, Overlap] | None) -> str:
-    """Training problems of all sets that overlap a benchmark, and so are in none; each is of one set."""
-    return NONE if overlap is None else f"{sum(one.total for one in overlap.values()):,}"
+    return overlapping({use: one.model_dump() for use, one in (overlap or {}).items()}) or NONE
 
 
 def _unscored(result: BenchmarkResult) -> float | None:

@@ -192,6 +192,35 @@ class Separation(Shape):
         return self.auroc is not None and (self.auroc_interval or (self.auroc,))[0] > 0.5
 
 
+class VoteScore(Shape):
+    """Accuracy of votes over a benchmark's answers, and the tokens of all problems, None where nobody stated them."""
+
+    accuracy: float
+    interval: Interval | None = None
+    tokens: float | None = None
+
+
+class VotesAt(Shape):
+    """`budget`: answers to a problem. `deepconf` is the score of the method, whichever it is."""
+
+    budget: int
+    majority: VoteScore
+    deepconf: VoteScore | None = None
+
+
+class Votes(Shape):
+    """See `h1r.evals.budgets.at_budgets`."""
+
+    method: str = "deepconf"
+    lacks: list[str] = []
+    rows: list[VotesAt] = []
+
+
+def method_label(method: str) -> str:
+    """What a method is called in a text: letters, digits and spaces alone."""
+    return "DeepConf" if method == "deepconf" else re.sub(r"[^A-Za-z0-9]+", " ", method)[:40].strip()
+
+
 class ScalingResult(Shape):
     """The study at its largest `budget` (traces per problem) and below; tokens are summed over `problems`."""
 
@@ -210,8 +239,8 @@ class ScalingResult(Shape):
 
     @property
     def label(self) -> str:
-        """What the method is called in a text: letters, digits and spaces alone."""
-        return "DeepConf" if self.method == "deepconf" else re.sub(r"[^A-Za-z0-9]+", " ", self.method)[:40].strip()
+        """What the method is called in a text."""
+        return method_label(self.method)
 
     @property
     def token_saving(self) -> float | None:

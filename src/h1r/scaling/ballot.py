@@ -256,7 +256,7 @@ class Ballot:
             elif trace.finish_reason in ("confidence", "repetition"):
                 state = "stopped"
             else:
-                answer = self._extract(trace.text) if trace.confidences or trace.num_tokens else None
+                answer = self._extract(trace.text) if trace.text else None
                 state = "no_answer" if answer is None else None
                 if trace.confidences:
                     confidence = summarise(trace.confidences, self.params.sampling.confidence_window)
