@@ -103,13 +103,13 @@ MOST_CHARS = (
     ("response.withdrawn:", 120, "what stands beside a box"),
     ("response.language:_NO_PROSE", 400_001, "the beginning and the end of a response (MAX_CHARS)"),
     ("response.repetition:_PIECE", 180_000, "the end of a response"),
-    ("evals.gradable:", 20_000, "the beginning of a question or a reference (MAX_CHARS)"),
+    ("verify.gradable:", 20_000, "the beginning of a question or a reference (MAX_CHARS)"),
     ("models.checkpoint:model.*", 255, "the name of a file"),
 )
 """The longest text that expressions meet: the first entry that their name begins with. Others may meet anything."""
 CURATED = (
     "data.",
-    "evals.gradable:",
+    "verify.gradable:",
     "verify.controls.",
     "report.",
     "model.",

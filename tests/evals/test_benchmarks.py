@@ -16,11 +16,11 @@ from h1r.config import BenchmarkSection, ControlsSection, EvalSection, find_reci
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmarks import Benchmark, accepted, check_verifiers, load_benchmark, measured, settings
-from h1r.evals.gradable import why_ungradable
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem
 from h1r.verify import VerifierPool, require
+from h1r.verify.gradable import why_ungradable
 from h1r.verify.judge import grade as judge
 
 CHOICE = {"columns": {"answer": "answer"}, "verifier": "choice", "prompt": "Q: {question}\n{options}\nAnswer: X"}

@@ -19,6 +19,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.models import save
 from h1r.records import Problem, Trace, Verdict, read_jsonl, write_jsonl
+from h1r.report import write_report
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
 from h1r.train.pool import build_pool
@@ -216,6 +217,24 @@ def test_problems_that_pay_a_stub_are_refused_before_anything_is_generated(
     write_jsonl(run.path / "curate" / "problems_rl.jsonl", [anything])
     with pytest.raises(UserError, match=r"no RL problem is left \(a control earns: "):
         build_pool(recipe, run)
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_what_no_rule_can_grade_is_counted_and_left_out_where_asked(curated: Path, tmp_path: Path, only: bool) -> None:
+    recipe = training_recipe(rl_pool={"rollouts": 0, "only_gradable": only}, controls={"enabled": False})
+    run = run_from(curated, tmp_path / "run", recipe)
+    save(starting_model(recipe, run), run.stage("sft") / "model")
+    asked = {"fine": "How many?", "parts": "(a) How many? (b) And how old?", "figure": "How long is AB in the figure?"}
+    write_jsonl(run.path / "curate" / "problems_rl.jsonl", [Problem(*one, "4") for one in asked.items()])
+    summary = build_pool(recipe, run)
+    reasons = {"several questions with one reference": 1, "a figure that is not there": 1}
+    assert summary["ungradable"] == {"count": 2, "of": 3, "reasons": reasons}
+    assert kept(run) == (["fine"] if only else ["fine", "parts", "figure"])
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "2 candidates of 3 (66.7%) cannot be graded by rules" in page
+    assert ("They are left out." in page) == only
+    row = {"step": "gradable by rules", "unit": "problem", "in": 3, "out": 1, "reasons": reasons}
+    assert (row in summary["table"]) == only
 
 
 def rows_of(run: Run) -> list[dict[str, Any]]:

@@ -119,6 +119,9 @@ class RLPoolSection(Section):
     """Nucleus of these rollouts."""
     max_tokens: Positive | None = None
     """Longest of these rollouts; the paper's 32,768 are fewer than its RL has. Unset: `rl.max_tokens`."""
+    only_gradable: bool = False
+    """Leave out what no rule can grade: several questions with one reference, a figure that is not there, a reference
+    that is prose. How many there are is said in any case. Our choice of rules."""
     max_majority: Positive = 4
     """0 solved and the most frequent wrong answer at least this often: dropped as a likely wrong label."""
     keep_unsolved_share: Fraction = 0.1

@@ -25,12 +25,12 @@ from h1r.common.prose import counted, listing
 from h1r.config import BenchmarkSection, CaseSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
-from h1r.evals.gradable import why_ungradable
 from h1r.records import Problem, to_json
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify import has_judge, require
 from h1r.verify.controls import examine
 from h1r.verify.controls.answers import lacks_reference, named_option
+from h1r.verify.gradable import why_ungradable
 
 NAMED = 5
 """Unusable problems that a note names; the result has them all."""

@@ -116,4 +116,13 @@ def pool_html(report: RunReport) -> str:
             "<figcaption><p>Grey: problems it always solves teach nothing and are dropped; of those it never solves "
             "only a small part is kept, since a wrong reference answer is worse than none.</p></figcaption></figure>"
         )
-    return found + (_filter_table(pool.table) if pool.table else "")
+    found += _filter_table(pool.table) if pool.table else ""
+    if pool.ungradable.count:
+        reasons = listing([f"{number:,} {reason}" for reason, number in pool.ungradable.reasons.items()])
+        left_out = any(step.step == "gradable by rules" for step in pool.table)
+        found += (
+            f"<p>{plural(pool.ungradable.count, 'candidate')} of {pool.ungradable.of:,} "
+            f"({percent(pool.ungradable.count / pool.ungradable.of)}) cannot be graded by rules: {esc(reasons)}. "
+            f"{'They are left out.' if left_out else 'They are among the candidates.'}</p>"
+        )
+    return found

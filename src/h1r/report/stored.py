@@ -87,8 +87,18 @@ class Dropped(Shape):
     excerpt: str = ""
 
 
+class Ungradable(Shape):
+    """Candidate RL problems that no rule can grade, of how many, and why."""
+
+    count: int = 0
+    of: int = 0
+    reasons: dict[str, int] = {}
+
+
 class PoolSummary(Shape):
     """`pass_rate_histogram[k]`: candidate RL problems that k of the rollouts solved."""
+
+    ungradable: Ungradable = Ungradable()
 
     table: list[FilterStep] = []
     pass_rate_histogram: list[int] = []

@@ -1,14 +1,15 @@
 """The RL pool: which problems the SFT model sometimes solves (arXiv 2601.02346, section 3.1, Figure 9).
 
 curate/problems_rl.jsonl, or the file of rl.problems
--> references -> negative controls -> 8 rollouts each -> verdicts -> keep or drop -> rl_pool/pool.jsonl
+-> references -> what rules can grade, where asked -> negative controls -> 8 rollouts each -> verdicts -> keep or drop
+-> rl_pool/pool.jsonl
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from h1r.verify import Backend, open_backend, with_max_tests
 from h1r.verify.controls import examine_sampled
 from h1r.verify.controls.answers import lacks_reference
 from h1r.verify.controls.report import family_rows
+from h1r.verify.gradable import why_ungradable
 
 _CURATED = "problems_rl.jsonl"
 
@@ -48,7 +50,8 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         ExitStack() as stack,
     ):
         section = recipe.rl_pool
-        problems = given
+        reasons = {one.id: why for one in given if (why := why_ungradable(one))}
+        problems, ungradable = _gradable(given, reasons, section.only_gradable)
         tested = [
             with_max_tests(problem, recipe.rl.max_tests, recipe.seed, recipe.rl.partial_credit) for problem in problems
         ]
@@ -62,15 +65,19 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         problems = [problem for problem in problems if problem.id not in out]
         tested = [problem for problem in tested if problem.id not in out]
         if not problems:
-            why = refused[0].reason if refused else without[0].reason if without else "there was none"
+            why = next((one.reason for one in (*refused, *ungradable, *without)), "there was none")
             raise UserError(f"no RL problem is left ({why}); see the table of `h1r curate` and mend [problems]")
         stage = run.stage("rl_pool")
-        table = [_row("reference answers", taken + len(without), without)] if without else []
+        table = [_row("reference answers", len(given) + len(without), without)] if without else []
+        table += [_row("gradable by rules", len(given), ungradable)] if section.only_gradable else []
         table.append(_row("negative controls", taken, refused))
+        left_out = [*without, *ungradable, *refused]
+        counts = {"count": len(reasons), "of": len(given), "reasons": dict(Counter(reasons.values()).most_common())}
+        common = {"controls": controls, "ungradable": counts}
         if not section.rollouts:
             write_jsonl(stage / "pool.jsonl", problems)
-            write_jsonl(stage / "dropped.jsonl", [*without, *refused])
-            summary: dict[str, Any] = {"table": table, "controls": controls, "pass_rate_histogram": []}
+            write_jsonl(stage / "dropped.jsonl", left_out)
+            summary: dict[str, Any] = {"table": table, **common, "pass_rate_histogram": []}
             write_json(stage / "summary.json", summary)
             return summary
         engine = stack.enter_context(
@@ -94,10 +101,10 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
         kept, dropped = select_for_rl(problems, rollouts, section)
         solved = Counter(one.solved for one in rollouts.values())
         write_jsonl(stage / "pool.jsonl", kept)
-        write_jsonl(stage / "dropped.jsonl", [*without, *refused, *dropped])
+        write_jsonl(stage / "dropped.jsonl", [*left_out, *dropped])
         summary = {
             "table": [*table, _row("pass rate", len(problems), dropped)],
-            "controls": controls,
+            **common,
             "pass_rate_histogram": [solved.get(k, 0) for k in range(section.rollouts + 1)],
         }
         write_json(stage / "summary.json", summary)
@@ -150,6 +157,28 @@ def _candidates(recipe: Recipe, run: Run) -> tuple[list[Problem], list[Dropped]]
     gone = {problem.id for problem in missing}
     dropped = [Dropped(one.id, "reference answers", "no reference answer", excerpt(one.question)) for one in missing]
     return [problem for problem in found if problem.id not in gone], dropped
+
+
+def _gradable(
+    problems: Sequence[Problem], reasons: Mapping[str, str], only: bool
+) -> tuple[list[Problem], list[Dropped]]:
+    """The problems, and those left out since no rule can grade them, by `reasons`, {id: why}; all are kept where `only`
+    is false, and how many there are is said."""
+    if reasons:
+        done = "left out" if only else "kept; rl_pool.only_gradable = true leaves them out"
+        first, why = next(iter(reasons.items()))
+        note(
+            f"RL pool: {len(reasons)} of {counted(len(problems), 'problem')} "
+            f"({100 * len(reasons) / len(problems):.1f}%) cannot be graded by rules, such as {first} ({why}): {done}"
+        )
+    if not only:
+        return list(problems), []
+    dropped = [
+        Dropped(one.id, "gradable by rules", reasons[one.id], excerpt(one.question))
+        for one in problems
+        if one.id in reasons
+    ]
+    return [problem for problem in problems if problem.id not in reasons], dropped
 
 
 def _refused(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from h1r.records import Problem
-from h1r.verify import require
+from h1r.verify.registry import require
 
 MAX_WORDS = 4
 MAX_CHARS = 20_000
