@@ -18,6 +18,7 @@ import dataclasses
 import importlib.util
 from typing import TYPE_CHECKING
 
+from h1r.common import thread_waits
 from h1r.errors import UserError
 from h1r.kernels.contract import Kernels
 
@@ -35,6 +36,8 @@ def select(name: str, device: str | torch.device = "cpu", dtype: torch.dtype | N
     import torch
 
     place, kind = torch.device(device).type, dtype or torch.float32
+    if place == "cpu":
+        thread_waits.watch()
     if name == "auto":
         return _automatic(place, kind)
     if name not in NAMES:

@@ -1,0 +1,159 @@
+"""How OpenMP's threads wait for each other: spinning while the cores are theirs, asleep while other programs run there.
+
+Threads meet at the end of every operator. One that spins until the last arrives is back at once, but uses up its turn
+when that last one has lost its core to a neighbour, and both lose: two threads beside two busy loops made a twentieth
+of the steps that one makes alone. One that sleeps gives its turn away, and costs a tenth where no neighbour is. libgomp
+reads how long to spin when it is loaded, but spins hardly at all while it has more threads than the process may use
+cores. So a thread that holds such a crowd, parked, has the others sleep, and its end has them spin again. No number of
+threads that compute changes, and so no bit of a result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Who sets one of these has chosen."""
+LOOK_S = 0.25
+"""Between two looks at how long this process's threads waited for a core."""
+BUSY_SHARE, CALM_SHARE = 0.05, 0.01
+"""Of the time in which threads could have run, what they waited: above the first they sleep, below the second for
+`CALM_LOOKS` in a row they spin again."""
+CALM_LOOKS = 20
+LEAST_S = 0.02
+"""A process that ran less between two looks tells nothing."""
+_TASKS = Path("/proc/self/task")
+
+Times = Mapping[str, tuple[int, int]]
+"""Thread -> nanoseconds that it ran, and that it waited for a core."""
+
+
+def load_is_high() -> bool:
+    """Whether programs already keep more than half of the cores busy."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2
+
+
+def choose_once() -> None:
+    """For systems that do not tell how long threads waited: by the load, before torch loads its OpenMP, which reads it
+    from the environment."""
+    if load_is_high() and not any(name in os.environ for name in GIVEN):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def watch() -> bool:
+    """Has threads sleep or spin from now on, by what is measured; once in a process, whoever calls.
+
+    False, and nothing done, where the environment sets one of `GIVEN`, torch has one thread or another OpenMP than
+    libgomp, or the system does not tell how long threads waited.
+    """
+    import torch
+
+    global _watch
+    if any(name in os.environ for name in GIVEN) or torch.get_num_threads() == 1:
+        return False
+    if not Path("/proc/self/schedstat").exists():
+        return False
+    with _lock:
+        if _watch is None or _watch.pid != os.getpid():
+            library = loaded_libgomp(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
+            if library is None:
+                return False
+            _watch = Watch(library)
+            _watch.start()
+    return True
+
+
+def loaded_libgomp(maps: str) -> str | None:
+    """The file of the libgomp that a process has loaded, by /proc/PID/maps: torch's, where there are several."""
+    files = {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/libgomp" in line}
+    return min(files, key=lambda file: ("/torch/" not in file, file), default=None)
+
+
+class Waits:
+    """Decides, look by look, whether threads should sleep."""
+
+    def __init__(self, asleep: bool) -> None:
+        self.asleep = asleep
+        self._before: Times = {}
+        self._calm = 0
+
+    def look(self, now: Times) -> bool:
+        """Whether threads should sleep, by the times of all threads so far. Those that came since count next time."""
+        both = [(now[name], self._before[name]) for name in now if name in self._before]
+        self._before = now
+        ran, waited = (sum(new[i] - old[i] for new, old in both) for i in (0, 1))
+        if ran + waited < LEAST_S * 1e9:
+            return self.asleep
+        share = waited / (ran + waited)
+        self._calm = self._calm + 1 if share < CALM_SHARE else 0
+        if share > BUSY_SHARE:
+            self.asleep = True
+        elif self._calm >= CALM_LOOKS:
+            self.asleep = False
+        return self.asleep
+
+
+class Watch(threading.Thread):
+    """Looks for as long as the process runs, and holds the crowd while threads should sleep."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(name="h1r-thread-waits", daemon=True)
+        self.pid = os.getpid()
+        self._library = ctypes.CDLL(library)
+        self._crowd: tuple[threading.Thread, threading.Event] | None = None
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        waits = Waits(asleep=load_is_high())
+        while True:
+            self._hold(waits.look(times_of_threads()))
+            if self._end.wait(LOOK_S):
+                return self._hold(False)
+
+    def end(self) -> None:
+        """Threads spin again, and nothing looks any more."""
+        self._end.set()
+        self.join()
+
+    @property
+    def asleep(self) -> bool:
+        return self._crowd is not None
+
+    def _hold(self, asleep: bool) -> None:
+        if asleep and self._crowd is None:
+            let_go = threading.Event()
+            crowd = threading.Thread(target=self._be_crowd, args=(let_go,), name="h1r-thread-crowd", daemon=True)
+            self._crowd = crowd, let_go
+            crowd.start()
+        elif not asleep and self._crowd is not None:
+            crowd, let_go = self._crowd
+            let_go.set()
+            crowd.join()
+            self._crowd = None
+
+    def _be_crowd(self, let_go: threading.Event) -> None:
+        """A team of one thread more than there are cores, which computes nothing; libgomp parks it until this ends."""
+        team = len(os.sched_getaffinity(0)) + 1
+        nothing = ctypes.cast(self._library.omp_get_thread_num, ctypes.c_void_p)
+        self._library.GOMP_parallel(nothing, None, ctypes.c_uint(team), ctypes.c_uint(0))
+        let_go.wait()
+
+
+def times_of_threads() -> Times:
+    """Of this process's threads, by /proc/self/task/THREAD/schedstat; those that end meanwhile are left out."""
+    found = {}
+    for task in _TASKS.iterdir():
+        try:
+            ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            continue
+        found[task.name] = int(ran), int(waited)
+    return found
+
+
+_lock = threading.Lock()
+_watch: Watch | None = None

@@ -1,0 +1,123 @@
+"""Threads of OpenMP spin on a machine of their own and sleep beside neighbours, by what was measured as they ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from h1r.common import thread_waits
+from h1r.common.thread_waits import CALM_LOOKS, Waits, choose_once, loaded_libgomp, times_of_threads, watch
+from h1r.kernels import selection
+
+LIBGOMP = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+MS = 1_000_000
+PROGRAM = """
+import ctypes, json, sys, time
+from h1r.common.thread_waits import Watch
+
+watch = Watch(sys.argv[1])
+nothing = ctypes.cast(watch._library.omp_get_thread_num, ctypes.c_void_p)
+
+def spent():
+    before = time.process_time()
+    for _ in range(100):
+        watch._library.GOMP_parallel(nothing, None, 2, 0)
+        time.sleep(0.002)
+    return time.process_time() - before
+
+found = [spent()]
+for asleep in (True, False):
+    watch._hold(asleep)
+    time.sleep(0.05)
+    found.append(spent())
+print(json.dumps(found))
+"""
+
+
+def looks(*shares: float, asleep: bool = False) -> list[bool]:
+    """What `Waits` says after looks at two threads that could have run for 100 ms each, of which a share was waited."""
+    waits, times = Waits(asleep), {"1": (0, 0), "2": (0, 0)}
+    waits.look(times)
+    found = []
+    for share in shares:
+        waited = int(100 * MS * share)
+        times = {name: (ran + 100 * MS - waited, late + waited) for name, (ran, late) in times.items()}
+        found.append(waits.look(times))
+    return found
+
+
+def test_threads_sleep_at_once_and_spin_again_after_a_calm_time() -> None:
+    assert looks(0.0, 0.02, 0.3) == [False, False, True]
+    calm = [0.0] * CALM_LOOKS
+    assert looks(0.3, *calm) == [True] * CALM_LOOKS + [False]
+    assert looks(0.3, *calm[1:], 0.02, *calm)[-2:] == [True, False]
+    assert looks(*calm, asleep=True)[-2:] == [True, False]
+
+
+def test_a_process_that_hardly_ran_and_threads_that_are_new_tell_nothing() -> None:
+    waits = Waits(asleep=False)
+    waits.look({"1": (0, 0)})
+    assert not waits.look({"1": (1 * MS, 9 * MS)})
+    assert not waits.look({"1": (100 * MS, 9 * MS), "new": (0, 900 * MS)})
+    assert waits.look({"1": (200 * MS, 9 * MS), "new": (1 * MS, 1900 * MS)})
+
+
+def test_torchs_own_libgomp_is_taken_where_there_are_several() -> None:
+    line = "7f00-7f01 r-xp 00000000 fe:00 12 {}\n"
+    files = ("/usr/lib/libgomp.so.1.0.0", "/venv/my torch/torch/lib/libgomp-98b21ff3.so.1", "/a/libtorch.so")
+    assert loaded_libgomp("".join(map(line.format, files))) == files[1]
+    assert loaded_libgomp(line.format(files[0])) == files[0]
+    assert loaded_libgomp(line.format(files[2]) + "7f00-7f01 rw-p 00000000 00:00 0\n") is None
+
+
+@pytest.mark.skipif(not LIBGOMP.exists(), reason="this torch has no libgomp")
+def test_parked_threads_have_the_others_sleep_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that have nothing to do for 2 ms: spinning they use a core, asleep next to none."""
+    for name in thread_waits.GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(LIBGOMP)], capture_output=True, text=True, check=True)
+    spinning, sleeping, again = json.loads(done.stdout)
+    assert sleeping < spinning / 2
+    assert sleeping < again / 2
+
+
+def test_the_times_of_threads_are_this_processs() -> None:
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("the system does not tell how long threads waited")
+    before = sum(ran for ran, _ in times_of_threads().values())
+    sum(range(3_000_000))
+    assert sum(ran for ran, _ in times_of_threads().values()) > before
+
+
+@pytest.mark.parametrize("name", thread_waits.GIVEN)
+def test_who_sets_the_environment_has_chosen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in thread_waits.GIVEN:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setattr(thread_waits, "load_is_high", lambda: True)
+    monkeypatch.setenv(name, "9")
+    assert not watch()
+    choose_once()
+    monkeypatch.delenv(name)
+    assert not any(given in os.environ for given in thread_waits.GIVEN)
+    choose_once()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
+def test_whoever_chooses_kernels_for_a_cpu_has_threads_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def watch() -> None:
+        asked.append("")
+
+    monkeypatch.setattr(thread_waits, "watch", watch)
+    selection.select("torch", "meta")
+    assert asked == []
+    selection.select("torch", "cpu")
+    assert asked == [""]
