@@ -122,8 +122,9 @@ def test_two_trainers_in_shards_and_two_engines_ahead_of_them_learn_what_one_pro
 
         engines._hand_out, engines.take = handing, taking  # type: ignore[method-assign]
 
-    alone = trained_alone(curated, tmp_path / "alone", recipe_for(lookahead=2))
-    recipe = on_cluster(trainers=2, engines=2, shard=True, lookahead=2)
+    changes = {"lookahead": 2, "curriculum": {"choose": "pass_rate", "min_group": 2, "max_group": 5}}
+    alone = trained_alone(curated, tmp_path / "alone", recipe_for(**changes))
+    recipe = on_cluster(trainers=2, engines=2, shard=True, **changes)
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     graded_by_checksum(monkeypatch, kill)
     rl(recipe, run)

@@ -275,8 +275,9 @@ def _examples(run: Run) -> list[dict[str, Any]]:
         ((4, 6), {"updates_per_batch": 2, "tis_level": "sequence", "aggregation": "seq-mean-token-mean"}),
         ((2,), {}),
         ((4,), {"compute_dtype": "bfloat16"}),
+        ((5,), {"curriculum": {"choose": "pass_rate", "min_group": 2, "max_group": 5, "retire_after": 1}}),
     ],
-    ids=["once", "twice_off_policy", "before_the_first_checkpoint", "in_bfloat16"],
+    ids=["once", "twice_off_policy", "before_the_first_checkpoint", "in_bfloat16", "by_pass_rates"],
 )
 def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
     curated: Path, tmp_path: Path, deaths: tuple[int, ...], changes: dict[str, Any]

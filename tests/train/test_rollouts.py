@@ -108,6 +108,7 @@ sections = st.fixed_dictionaries(
                 "max_rounds": st.integers(1, 4),
             }
         ),
+        "curriculum": st.sampled_from([{}, {"choose": "pass_rate", "retire_after": 1, "revisit": 0.3}]),
     }
 )
 percentages = st.lists(st.sampled_from([0, 10, 50, 100]), min_size=1, max_size=7)
@@ -260,10 +261,12 @@ def test_duplicate_fills_the_batch_with_groups_that_teach() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(percents=percentages, changes=sections, seed=st.integers(0, 3), cut=st.integers(0, 5))
+@given(percents=percentages, changes=sections, seed=st.integers(0, 3), cut=st.integers(0, 5), shared=st.booleans())
 def test_a_restored_stream_goes_on_as_if_nothing_had_happened(
-    percents: list[int], changes: dict[str, Any], seed: int, cut: int
+    percents: list[int], changes: dict[str, Any], seed: int, cut: int, shared: bool
 ) -> None:
+    if shared:
+        changes["curriculum"] = {**changes["curriculum"], "min_group": 2, "max_group": 6}
     unbroken, engine = stream_of(percents, seed, **changes)
     for step in range(cut):
         unbroken.collect(step)

@@ -14,6 +14,7 @@ from h1r.config.corpus import (
     Source,
     TraceSection,
 )
+from h1r.config.curriculum import CurriculumSection
 from h1r.config.data import (
     ChatSection,
     ClassifierSection,
@@ -70,6 +71,7 @@ __all__ = [
     "CorpusSection",
     "CorpusSource",
     "CurateSection",
+    "CurriculumSection",
     "EndpointSection",
     "EngineSection",
     "EnvironmentSection",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
+from h1r.config.curriculum import CurriculumSection
 
 
 class ModelSection(Section):
@@ -250,6 +251,7 @@ class RLSection(Section):
     micro_batch_tokens: Positive = 16384
     """Tokens per forward pass; the loss does not depend on it."""
     backfill: BackfillSection = BackfillSection()
+    curriculum: CurriculumSection = CurriculumSection()
     checkpoint_every: Positive = 10
     """Steps between checkpoints to resume from."""
     keep_checkpoints: Positive = 2
@@ -266,6 +268,16 @@ class RLSection(Section):
     def _journal_of_rollouts_ahead(self) -> RLSection:
         if self.lookahead and not self.journal:
             raise ValueError("lookahead needs journal = true: what was sampled ahead cannot be sampled again")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_around_their_mean(self) -> RLSection:
+        least, most = self.curriculum.min_group, self.curriculum.max_group
+        if self.curriculum.shares and not least <= self.num_generations <= most:
+            raise ValueError(
+                f"num_generations = {self.num_generations} is not between curriculum.min_group = {least} and "
+                f"curriculum.max_group = {most}, which share out as many a problem on average"
+            )
         return self
 
     @model_validator(mode="before")

@@ -243,7 +243,15 @@ def _rl_panels(report: RunReport) -> list[curves.Panel]:
         ("Clip fraction", "share of tokens", "clip_fraction", True),
         ("TIS weight", "mean trainer/sampler ratio", "tis_mean", False),
         ("Mismatch", "nats per token", "mismatch_kl", False),
+        ("Yield", "share of groups that teach", "yield", True),
         *((("Staleness", "steps", "staleness", False),) if any(series(report.rl, "staleness")[1]) else ()),
+        ("Retired problems", "problems", "curriculum/retired", False),
+    )
+    rates = _curves(
+        report.rl,
+        ("9 of 10 below", "curriculum/p90", "sft", "dashed"),
+        ("half below", "curriculum/p50", "rl", "solid"),
+        ("1 of 10 below", "curriculum/p10", "base", "dotted"),
     )
     return [
         curves.Panel("Reward", "mean reward", _curves(report.rl, ("reward", "reward", "rl", "solid"))),
@@ -257,6 +265,7 @@ def _rl_panels(report: RunReport) -> list[curves.Panel]:
             )
             for title, unit, key, share in drawn
         ),
+        curves.Panel("Pass rates of problems drawn so far", "share of rollouts", rates, share=True),
     ]
 
 

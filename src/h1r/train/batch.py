@@ -55,8 +55,12 @@ class Rollout:
 
 def to_rollouts(group: Group, section: RLSection) -> list[Rollout]:
     """The group's traces with their advantages, less those that have no loss: a trace without tokens (a refused
-    request), and one that was cut off where `mask_truncated` says so."""
-    advantages = make_loss(section).advantages(group.rewards).tolist()
+    request), and one that was cut off where `mask_truncated` says so. Of groups of different sizes each counts for
+    `num_generations` rollouts, where the recipe says so."""
+    curriculum = section.curriculum
+    even = curriculum.shares and curriculum.weigh == "problems"
+    factor = section.num_generations / len(group.traces) if even and group.traces else 1.0
+    advantages = [factor * one for one in make_loss(section).advantages(group.rewards).tolist()]
     positive = [right and formed is not False for right, formed in zip(group.correct, group.well_formed, strict=True)]
     return [
         Rollout(

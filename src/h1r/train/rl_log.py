@@ -13,8 +13,8 @@ from h1r.train.rollouts import Collected
 def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
     """Means over every rollout sampled for the step, the dropped groups included; from the batch when none was.
 
-    staleness: steps that the weights have taken between sampling a group of the batch and training on it, mean and
-    largest.
+    yield: share of the groups sampled for the step that teach something. staleness: steps that the weights have taken
+    between sampling a group of the batch and training on it, mean and largest.
     """
     ages = [step - group.born for group in collected.groups]
     groups = collected.sampled or collected.groups
@@ -31,6 +31,7 @@ def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
         "groups_generated": collected.generated,
         "groups_dropped": collected.dropped,
         "groups_from_cache": collected.from_cache,
+        **({"yield": 1 - collected.dropped / collected.generated} if collected.generated else {}),
         "staleness": sum(ages) / max(1, len(ages)),
         "max_staleness": max(ages, default=0),
         **({"format": sum(formed) / len(formed)} if formed else {}),

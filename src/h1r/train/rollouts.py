@@ -7,8 +7,11 @@ it and draws more prompts until the batch is full, at most `max_rounds` times; w
 in a bounded cache for later steps, at most `max_age` of them. `reject` takes the smaller batch, `duplicate` repeats
 groups that do teach.
 
+Which problems come next, and how many rollouts each gets, the recipe may leave to the pass rates so far
+(`curriculum.py`).
+
 Nothing here holds a random generator: the order of prompts and every seed are functions of counters, so the state of
-the stream is those counters and the cache.
+the stream is those counters, the cache, and what the visits of problems came to.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +34,7 @@ from h1r.rollout.pipeline import RolloutPipeline
 from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.cached_arrays import Packed, packed, unpacked
+from h1r.train.curriculum import Curriculum, CurriculumState
 from h1r.train.journal import Journal
 from h1r.train.parallel.world import ALONE, World
 
@@ -104,10 +108,18 @@ class StreamState:
     drawn: int
     share: float
     cache: tuple[Group, ...]
+    curriculum: CurriculumState | None = None
+    """None where nothing depends on pass rates."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What there is to say of it, beside the batch before it."""
+        return {} if self.curriculum is None else self.curriculum.metrics
 
     def as_json(self) -> dict[str, Any]:
         """Everything needed to go on to the same bits, as JSON, but for `arrays`."""
-        return {"drawn": self.drawn, "yield": self.share, "cache": pack_groups(self.cache)[0]}
+        found = {"drawn": self.drawn, "yield": self.share, "cache": pack_groups(self.cache)[0]}
+        return found if self.curriculum is None else {**found, "curriculum": dict(self.curriculum.visits)}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The long lists of the cached rollouts (`cached_arrays.py`)."""
@@ -135,6 +147,7 @@ class GroupStream:
         self._pipeline = pipeline
         self._section, self._seed = section, seed
         self._rewards = Rewards(section.rewards, section.format_conditions)
+        self._curriculum = Curriculum(problems, section, seed) if section.curriculum.measures else None
         self._drawn = 0
         self._cache: list[Group] = []
         self._yield = 1.0
@@ -144,6 +157,8 @@ class GroupStream:
         which the engine has; None: `step`."""
         section, backfill = self._section, self._section.backfill
         result = Collected([])
+        if self._curriculum is not None:
+            self._curriculum.begin_batch()
         if backfill.mode == "backfill":
             fresh = [group for group in self._cache if step - group.born <= backfill.max_age]
             result.groups, self._cache = fresh[: section.batch_size], fresh[section.batch_size :]
@@ -173,36 +188,37 @@ class GroupStream:
 
     def snapshot(self) -> StreamState:
         """Where the stream is. What it holds does not change any more."""
-        return StreamState(self._drawn, self._yield, tuple(self._cache))
+        curriculum = None if self._curriculum is None else self._curriculum.snapshot()
+        return StreamState(self._drawn, self._yield, tuple(self._cache), curriculum)
 
     def restore(self, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from `state` and `arrays`; without arrays from the state alone, as earlier versions wrote it."""
         self._drawn, self._yield = state["drawn"], state["yield"]
         self._cache = unpack_groups((state["cache"], dict(arrays)))
+        if self._curriculum is not None:
+            self._curriculum.restore(state["curriculum"])
 
     def _sample(self, count: int, step: int) -> list[Group]:
-        first = self._drawn
-        if self._journal is None:
-            return self._sampled(count, step)
-        found = self._world.told(self._journal.read(first, count) if self._world.main else None)
-        if found is not None:
-            self._drawn += count
-            return unpack_groups(found)
-        groups = self._sampled(count, step)
-        if self._world.main:
+        """The groups of the next `count` draws, out of the journal where it has them."""
+        first, self._drawn = self._drawn, self._drawn + count
+        found = None
+        if self._journal is not None:
+            found = self._world.told(self._journal.read(first, count) if self._world.main else None)
+        groups = self._sampled(first, count, step) if found is None else unpack_groups(found)
+        if self._journal is not None and found is None and self._world.main:
             self._journal.write(first, count, pack_groups(groups))
+        if self._curriculum is not None:
+            self._curriculum.see(first, [(group.problem_id, group.correct) for group in groups])
         return groups
 
-    def _sampled(self, count: int, step: int) -> list[Group]:
+    def _sampled(self, first: int, count: int, step: int) -> list[Group]:
         section = self._section
-        numbers = self._world.deal(range(self._drawn, self._drawn + count))
-        self._drawn += count
-        indices = [self._index(number) for number in numbers]
-        params = SamplingParams(
-            n=section.num_generations, temperature=section.temperature, max_tokens=section.max_tokens
-        )
+        drawn = self._world.deal(self._draw(first, count))
+        indices = [draw.index for draw in drawn]
+        params = SamplingParams(temperature=section.temperature, max_tokens=section.max_tokens)
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
-        each = [dataclasses.replace(params, seed=self._seed + number * section.num_generations) for number in numbers]
+        stride = max(section.num_generations, section.curriculum.max_group)
+        each = [dataclasses.replace(params, n=draw.size, seed=self._seed + draw.number * stride) for draw in drawn]
         with self._world.agreed():
             graded = self._pipeline.graded(
                 [self._problems[i] for i in indices], each, _keep_for_loss, [self._prompts[i] for i in indices]
@@ -229,10 +245,26 @@ class GroupStream:
         rest = [self._rewards.total(named | {FORMAT: 0.0}) + named.get("overlong", 0.0) for named in group.parts]
         return has_signal(rest)
 
+    def _draw(self, first: int, count: int) -> list[_Draw]:
+        numbers = range(first, first + count)
+        if self._curriculum is None:
+            return [_Draw(number, self._index(number), self._section.num_generations) for number in numbers]
+        by_rate = self._section.curriculum.choose == "pass_rate"
+        indices = self._curriculum.draw(first, count) if by_rate else [self._index(number) for number in numbers]
+        return [_Draw(*one) for one in zip(numbers, indices, self._curriculum.sizes(indices), strict=True)]
+
     def _index(self, number: int) -> int:
-        """Which problem the draw `number` takes: every epoch is another permutation."""
+        """Which problem the draw `number` takes by epochs: each is another permutation."""
         epoch, at = divmod(number, len(self._problems))
         return _permutation(len(self._problems), self._seed, epoch)[at]
+
+
+class _Draw(NamedTuple):
+    """index: of its problem. size: how many rollouts that gets."""
+
+    number: int
+    index: int
+    size: int
 
 
 def _keep_for_loss(trace: Trace) -> None:
