@@ -206,7 +206,7 @@ def train_rl(
             collected, behind = ahead.next()
             sampled = time.monotonic()
             values = policy.step(collected.groups, step)
-            values |= rollout_metrics(collected, step) | behind.metrics
+            values |= rollout_metrics(collected, step) | dict(behind.metrics)
             if step == 0 and values["truncated"] == 1:
                 note(
                     f"every rollout of the first step was cut off at rl.max_tokens = {section.max_tokens}: the model "

@@ -214,7 +214,7 @@ class GroupStream:
     def _sampled(self, first: int, count: int, step: int) -> list[Group]:
         section = self._section
         drawn = self._world.deal(self._draw(first, count))
-        indices = [draw.index for draw in drawn]
+        indices = [draw.problem for draw in drawn]
         params = SamplingParams(temperature=section.temperature, max_tokens=section.max_tokens)
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
         stride = max(section.num_generations, section.curriculum.max_group)
@@ -260,10 +260,10 @@ class GroupStream:
 
 
 class _Draw(NamedTuple):
-    """index: of its problem. size: how many rollouts that gets."""
+    """problem: its index. size: how many rollouts it gets."""
 
     number: int
-    index: int
+    problem: int
     size: int
 
 
