@@ -4,11 +4,11 @@ majority, and the recipe's `scaling.method`, DeepConf as a rule (Table 7 of arXi
     accuracy(b)   mean over problems of the mean over blocks of b answers, of which there are floor(n / b)
     tokens(b)     sum over problems of the mean over blocks; all that the method spends, on traces that it stops too
 
-The traces are replayed (`scaling/replay.py`), a block as if its traces ran side by side. An answer is what its verdict
-read, and a vote is right where the answer that won was graded as right: majority at budget 1 is pass@1, and at n it is
-cons@n. Answers without a verdict, or in which nothing was found, do not vote; a block in which no answer has a verdict
-is left out. A method that needs what the answers do not carry, as DeepConf does of an API's, is not priced, and neither
-is DeepConf below its warm-up.
+The method's traces are replayed (`scaling/replay.py`), a block as if its traces ran side by side; majority's all run to
+their ends. An answer is what its verdict read, and a vote is right where the answer that won was graded as right:
+majority at budget 1 is pass@1, and at n it is cons@n. Answers without a verdict, or in which nothing was found, do not
+vote; a block in which no answer has a verdict is left out. A method that needs what the answers do not carry, as
+DeepConf does of an API's, is not priced, and neither is DeepConf below its warm-up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from h1r.scaling.ballot import Method
 from h1r.scaling.intervals import mean_accuracy
 from h1r.scaling.methods import method_of
 from h1r.scaling.replay import simulate_many
+from h1r.scaling.voting import vote
 from h1r.verify import require
+
+Graded = tuple[Trace, Verdict | None]
 
 _KINDS = ("text", "value", "letters")
 """Answers that can be the same; programs and whole responses cannot."""
@@ -57,17 +60,14 @@ def at_budgets(
     lacks += [] if samples.states_tokens() else ["tokens"]
     budgets = sorted({2**i for i in range(samples.n.bit_length())} | {samples.n})
     priced = {budget: None if lacks else _method(section, budget) for budget in budgets}
-    majority = {budget: method_of(section, budget, "majority") for budget in budgets}
     scores = {(budget, key): _Score() for budget in budgets for key in ("majority", "deepconf")}
     for index, problem in enumerate(samples.problems):
         answers = samples.of_problem(index)
-        # Nobody asks them of majority's traces, and their windows take most of the time of a replay.
-        bare = [(dataclasses.replace(trace, confidences=[]), verdict) for trace, verdict in answers]
         groups = groups_for(problem, verify_many)
         for budget in budgets:
-            scores[budget, "majority"].add(bare, majority[budget], groups)
+            scores[budget, "majority"].add(answers, budget, None, groups)
             if (method := priced[budget]) is not None:
-                scores[budget, "deepconf"].add(answers, method, groups)
+                scores[budget, "deepconf"].add(answers, budget, method, groups)
     if not scores[1, "majority"].accuracies:
         return None
     known = "tokens" not in lacks
@@ -107,10 +107,10 @@ class _Score:
     blocks: int = 1
     tokens: float = 0.0
 
-    def add(self, answers: Sequence[tuple[Trace, Verdict | None]], method: Method, groups: AnswerGroups) -> None:
-        """Takes in the answers to a problem; without a whole block of them, nothing."""
-        starts = range(0, len(answers) - method.budget + 1, method.budget)
-        blocks = [answers[start : start + method.budget] for start in starts]
+    def add(self, answers: Sequence[Graded], budget: int, method: Method | None, groups: AnswerGroups) -> None:
+        """Takes in the answers to a problem; without a whole block of them, nothing. method: None for majority."""
+        starts = range(0, len(answers) - budget + 1, budget)
+        blocks = [answers[start : start + budget] for start in starts]
         if not blocks:
             return
         known = {trace.text: verdict for trace, verdict in answers if verdict is not None and is_scored(verdict)}
@@ -118,12 +118,23 @@ class _Score:
         def read(text: str) -> str | None:
             return known[text].extracted if text in known else None
 
-        recorded = [[trace for trace, _ in block] for block in blocks]
-        solutions = simulate_many(recorded, method, extract=read, groups=[groups] * len(blocks))
-        self.tokens += fmean(solution.tokens_total for solution in solutions)
+        winners: list[str | None] = []
+        """Of each block the text whose answer won."""
+        if method is None:
+            for block in blocks:
+                index = vote([read(trace.text) for trace, _ in block], [1.0] * budget, groups).index
+                winners.append(None if index is None else block[index][0].text)
+            tokens = sum(trace.num_tokens for block in blocks for trace, _ in block)
+        else:
+            recorded = [[trace for trace, _ in block] for block in blocks]
+            solutions = simulate_many(recorded, method, extract=read, groups=[groups] * len(blocks))
+            found = (solution.answer_trace for solution in solutions)
+            winners = [None if trace is None else trace.text for trace in found]
+            tokens = sum(solution.tokens_total for solution in solutions)
+        self.tokens += tokens / len(blocks)
         grades = [
-            float((winner := solution.answer_trace) is not None and is_correct(known[winner.text]))
-            for solution, block in zip(solutions, blocks, strict=True)
+            float(text is not None and is_correct(known[text]))
+            for text, block in zip(winners, blocks, strict=True)
             if any(trace.text in known for trace, _ in block)
         ]
         if grades:

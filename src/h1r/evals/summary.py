@@ -165,15 +165,14 @@ def _benchmark_table(rows: Sequence[_Row]) -> Table:
 
 
 def _votes_table(rows: Sequence[_Row]) -> Table:
-    """Accuracy and million tokens of votes, at each budget."""
+    """Accuracy and million tokens of votes, at each budget; majority of one trace is pass@1."""
     votes = [(row, of) for row in rows if (of := row.found.get("budgets"))]
     methods = list(dict.fromkeys(of["method"].replace("deepconf", "DeepConf") for _, of in votes))
     label = " or ".join(one for one in methods if one != "majority")
-    head = ("benchmark", "model", "pass@1", "traces", "majority", "interval", "M tokens", label, "interval", "M tokens")
+    head = ("benchmark", "model", "traces", "majority", "interval", "M tokens", label, "interval", "M tokens")
     cells = [
         (
-            row.name, row.model, _percent(row.found["pass_at_1"]), str(one["budget"]), *_vote(one["majority"]),
-            *_vote(one["deepconf"]),
+            row.name, row.model, str(one["budget"]), *_vote(one["majority"]), *_vote(one["deepconf"]),
         )
         for row, of in votes
         for one in of["rows"]
@@ -197,8 +196,9 @@ def _narrow(head: Sequence[str], rows: Sequence[Sequence[str]], captions: Sequen
     captions = [*([f"model: {rows[0][1]}"] if one_model else []), *captions]
     table = Table(caption="\n".join(captions) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in said:
-        word = max(map(len, head[column].split()))
-        table.add_column(head[column], overflow="fold", min_width=word)  # on a narrow terminal nothing is cut
+        texts = [head[column], *((row[column] for row in rows) if column > 1 else ())]
+        word = max(len(word) for text in texts for word in text.split())
+        table.add_column(head[column], overflow="fold", min_width=word)  # on a narrow terminal no number is cut
     for row in rows:
         table.add_row(*(row[column] for column in said))
     return table
