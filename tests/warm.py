@@ -11,6 +11,7 @@ an environment that imports read, starts Python.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -33,9 +34,13 @@ IMPORTED = (
     "h1r.cli.stages",
     "h1r.data.curate.plan",
     "h1r.data.curate.passes",
+    "h1r.engine.native.open",
     "h1r.evals.stages",
     "h1r.evals.answers",
     "h1r.evals.solving",
+    "h1r.models.falcon_h1.decode",
+    "h1r.models.falcon_h1.family",
+    "h1r.pipeline",
     "h1r.scaling.study",
     "h1r.train.sft",
     "h1r.train.rl",
@@ -45,7 +50,12 @@ IMPORTED = (
     "h1r.serve.run",
     "h1r.serve.talk",
     "reasoning_gym",
+    "torch._dynamo",
+    "transformers.convert_slow_tokenizer",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.tokenization_utils_tokenizers",
 )
+"""Imported by functions, many of them: an optimizer imports torch's compiler, and a tokenizer most of transformers."""
 
 
 PYTHON = "python"
@@ -164,6 +174,8 @@ def serve(handle: int) -> None:
 
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # no collection of a command looks at what was imported, or copies its pages
     connection = socket.socket(fileno=handle)
     lines = connection.makefile("rw", encoding="utf-8")
     running: set[int] = set()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -25,7 +29,9 @@ class Workers:
     def __init__(self, world: int, directory: Path, limit: float = TIMEOUT) -> None:
         self._limit = limit
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["h1r.train.sft", "h1r.data.curate.plan", "hypothesis", "pytest"])
+        context.set_forkserver_preload(["gloo_imports"])
+        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # where it finds that
+            forkserver.ensure_running()
         self._pipes, self._processes = [], []
         for rank in range(world):
             here, there = context.Pipe()

@@ -92,6 +92,7 @@ def training_recipe(**sections: dict[str, Any]) -> Recipe:
     tree: dict[str, Any] = {
         "name": "training",
         "threads": 1,
+        "verify": {"workers": 1},
         "chat": {"system_prompt": ""},
         "tokenizer": {"vocab_size": 280},
         "model": {
