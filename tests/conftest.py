@@ -5,6 +5,7 @@ Property-based tests explore new examples on a developer's machine and repeat th
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -34,9 +35,21 @@ def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are processors: many tests wait, for a server to start or a time limit. With two
-    more, what starts in processes of its own (vLLM's server, Ray) did not start in its time."""
-    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 1
+    """Two processes more than there are processors: many tests wait, for a server to start or a time limit, and three
+    processes leave nearly half of two processors idle. One more where others used the machine in the last five minutes:
+    there what starts in processes of its own (vLLM's server, Ray) did not start in its time."""
+    processors = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return processors + (2 if os.getloadavg()[1] < 1.5 * processors else 1)
+
+
+# Nothing that is made while tests are collected is garbage, but all of it is looked at in each collection of garbage: a
+# second and a half for 11,000 tests and what they import.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

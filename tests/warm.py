@@ -172,10 +172,11 @@ def _server() -> tuple[Any, str]:
 def serve(handle: int) -> None:
     import importlib
 
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.collect()
     gc.freeze()  # no collection of a command looks at what was imported, or copies its pages
+    gc.enable()
     connection = socket.socket(fileno=handle)
     lines = connection.makefile("rw", encoding="utf-8")
     running: set[int] = set()

@@ -20,7 +20,8 @@ NAMES = (
     "transformers.models.auto.tokenization_auto",
     "transformers.tokenization_utils_tokenizers",
 )
+gc.disable()
 for name in NAMES:
     importlib.import_module(name)
-gc.collect()
 gc.freeze()
+gc.enable()
