@@ -25,6 +25,11 @@ GEOMETRIES: dict[str, HybridConfig] = {
         "tiny", hidden_size=512, num_hidden_layers=8, intermediate_size=1280, num_attention_heads=8, head_dim=64,
         mamba_d_ssm=1024, mamba_n_heads=16, mamba_d_head=64, vocab_size=8192, mamba_chunk_size=64,
     ),
+    "100M": preset(
+        "tiny", hidden_size=768, num_hidden_layers=12, intermediate_size=1920, num_attention_heads=12, head_dim=64,
+        mamba_d_ssm=1536, mamba_n_heads=24, mamba_d_head=64, vocab_size=16384, mamba_chunk_size=64,
+    ),
+    "0.5B": preset("0.5b"),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ for level in "$@"; do
   echo "$level: $said"
   "$python" -m pytest -q -p no:cacheprovider tests/model/test_c_structs.py tests/model/test_kernels.py \
     tests/model/test_fused_layer.py tests/model/test_products.py tests/model/test_tile_attention.py \
-    tests/engine/test_native_decode.py
+    tests/engine/test_native_decode.py tests/engine/test_narrow_weights.py
   tried=$((tried + 1))
 done
 [ "$tried" -gt 0 ]

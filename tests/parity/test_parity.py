@@ -14,11 +14,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from h1r.cli import app
+from h1r.errors import UserError
 from h1r.kernels.torch import operators as portable
 from h1r.models import build, save
 from h1r.models.falcon_h1.attention import Attention
 from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import preset
+from h1r.models.falcon_h1.decode import _Packed
 from h1r.models.falcon_h1.mamba2 import Mamba2
 from h1r.parity import run
 
@@ -133,6 +135,35 @@ def test_a_reload_that_drops_a_tensor_is_found(checkpoint: Path, monkeypatch: py
 
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", drop)
     assert verdicts(checkpoint, "reload")["reload"] == "failed"
+
+
+def test_narrow_weights_state_their_error_and_one_that_is_off_is_found(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> dict[str, Any]:
+        result = CliRunner().invoke(app, ["parity", str(checkpoint), "--json", "--only", "weights"])
+        return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+
+    honest = found()
+    assert {check["verdict"] for check in honest.values()} == {"passed"}
+    half, quarter = (honest[name]["figures"] for name in ("weights-bfloat16", "weights-int8"))
+    assert 0 < half["kl_nats"] < quarter["kl_nats"] < 1e-2
+    for figures in (half, quarter):
+        assert 0 < figures["mean_logit_error"] < figures["max_logit_error"]
+        assert 0.9 < figures["greedy_agreement"] <= 1
+
+    take = _Packed.take
+    monkeypatch.setattr(
+        _Packed, "take",
+        lambda self, weight, factor, *rest: take(self, weight, factor if self.scale is None else factor * 1.2, *rest),
+    )  # fmt: skip
+    assert {check["verdict"] for check in found().values()} == {"failed"}
+
+
+def test_narrow_weights_are_of_decoding_in_c_and_a_text_needs_a_tokenizer(checkpoint: Path) -> None:
+    assert verdicts(checkpoint, "weights") == {"weights-bfloat16": "skipped", "weights-int8": "skipped"}
+    with pytest.raises(UserError, match="name a checkpoint"):
+        run("tiny", only=["weights"], text="README.md")
 
 
 def test_another_architecture_is_one_sentence(tmp_path: Path) -> None:

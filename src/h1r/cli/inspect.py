@@ -124,6 +124,12 @@ def parity(
         typer.Option(metavar="N", help="Length of the inputs, in tokens. Default: three chunks of the model's scan."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of inputs and random weights.")] = 0,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Text on which narrow weights are compared. Default: what the model itself writes."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that the model computes the same on every path.
@@ -138,7 +144,7 @@ def parity(
     with stopping("run it again"):
         found = run(
             name, only=only or (), dtype=dtype.value, device=device, kernels=kernels, layers=layers, tokens=tokens,
-            seed=seed, announce=None if as_json else print,
+            seed=seed, text=text, announce=None if as_json else print,
         )  # fmt: skip
     if as_json:
         print_json(found.to_json())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from h1r.common.registry import Registry
 
@@ -16,5 +16,7 @@ ENGINES: Registry[Any] = Registry(
     },
 )
 """Functions that open an engine, or classes of engines (see `h1r.engine.choose.open_engine`)."""
+Weights = Literal["auto", "bfloat16", "int8"]
+"""Of `engine.weights`: what a decoder stores its matrices as; `auto`: as it computes."""
 engine = ENGINES.register
 """Decorator of such a function or class: `@h1r.engine("mine")`, then `kind = "mine"`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from h1r.common.engines import ENGINES
+from h1r.common.engines import ENGINES, Weights
 from h1r.common.scaling_methods import METHODS
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 from h1r.config.corpus import CorpusBenchmark
@@ -67,6 +67,11 @@ class EngineSection(Section):
     """native and vllm: what weights are cast to. `auto`: in RL what the trainer computes in, else as they are stored;
     native on a CPU float32, which its fastest kernels take alone.
     The native engine shares its weights with a trainer, and takes no other type than the trainer's there."""
+    weights: Weights = "auto"
+    """native on a CPU: what the decoder in C stores its matrices as, while it computes in float32. `auto`: float32.
+    `bfloat16` and `int8` read a half and a quarter of the bytes, so that one sequence, or few, are decoded faster; of a
+    checkpoint that is stored in bfloat16, `bfloat16` loses nothing. Made when the engine starts; no checkpoint is
+    changed. `h1r parity` says the error. Not for RL, whose log-probabilities must be the trainer's."""
     enforce_eager: bool = False
     """native and vllm: launch every operation of a decoding step by itself instead of recording steps as CUDA graphs.
     Slower; for finding errors, and where memory is short. Without a GPU there are no graphs either way."""
@@ -91,6 +96,20 @@ class EngineSection(Section):
         if self.url and self.urls:
             raise ValueError("url and urls are two ways to say one thing; keep one")
         return self
+
+    @model_validator(mode="after")
+    def _only_native_has_narrow_weights(self) -> EngineSection:
+        if self.weights != "auto" and self.kind != "native":
+            raise ValueError(
+                f'weights = "{self.weights}" is for kind = "native" alone, which is "{self.kind}" here; leave it out'
+            )
+        return self
+
+    @property
+    def computes(self) -> dict[str, str | None]:
+        """What of this the numbers of an answer depend on."""
+        narrow = {} if self.weights == "auto" else {"weights": self.weights}
+        return {"kind": self.kind, "dtype": None if self.dtype == "auto" else self.dtype, **narrow}
 
     @property
     def addresses(self) -> list[str]:

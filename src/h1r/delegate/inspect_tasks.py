@@ -69,7 +69,7 @@ def _model_name(recipe: Recipe, run: Run, which: str) -> tuple[tuple[str, dict[s
     """(name after `h1r/`, keys of the recipe) of the model, and what a result depends on of it."""
     engine = recipe.engine.model_dump(exclude_defaults=True)
     keys = {f"engine.{key}": value for key, value in engine.items()}
-    kind = {"kind": recipe.engine.kind, "dtype": None if recipe.engine.dtype == "auto" else recipe.engine.dtype}
+    kind = recipe.engine.computes
     if recipe.engine.kind == "endpoint":
         if not (name := recipe.engine.endpoint.model):
             raise UserError("a task of inspect_ai wants the model's name; set engine.endpoint.model")

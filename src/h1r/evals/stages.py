@@ -200,7 +200,7 @@ def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
 def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[str, Any]:
     """What a result depends on beside its problems: the contents of the weights, or the model of an API; the prompt,
     the engine, the judge."""
-    kind = {"kind": recipe.engine.kind, "dtype": None if recipe.engine.dtype == "auto" else recipe.engine.dtype}
+    kind = recipe.engine.computes
     judge = [recipe.judge.model, recipe.verify.judge_on]
     if isinstance(engine, EndpointEngine):
         own = recipe.engine.endpoint.model_dump(include={"parameters", "leave_out"})

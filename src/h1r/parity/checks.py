@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from h1r.common.engines import Weights
 from h1r.common.prose import counted
 from h1r.errors import UserError
-from h1r.parity import caching, checkpoints, engines, operators, packing, ranks
+from h1r.parity import caching, checkpoints, engines, narrow, operators, packing, ranks
 from h1r.parity.measure import Check, Tolerance
 
 EXACT = Tolerance(float32=0.0, bfloat16=0.0, float64=0.0)
@@ -16,7 +17,10 @@ GRADIENTS = Tolerance(float32=1e-4, bfloat16=3e-1, float64=1e-9)
 KERNELS = Tolerance(float32=2e-5, bfloat16=5e-2, float64=1e-10)
 NATS = Tolerance(float32=1e-4, bfloat16=3e-1, float64=1e-5)
 NATS_VLLM = Tolerance(float32=1e-3, bfloat16=3e-1, float64=1e-3)
+BF16_WEIGHTS = Tolerance(float32=3e-2, bfloat16=3e-2, float64=3e-2)
+INT8_WEIGHTS = Tolerance(float32=1e-1, bfloat16=1e-1, float64=1e-1)
 RANKS = Tolerance(float32=1e-5, bfloat16=1e-5, float64=1e-5)
+WEIGHTS: dict[Weights, Tolerance] = {"bfloat16": BF16_WEIGHTS, "int8": INT8_WEIGHTS}
 
 CHECKS: tuple[Check, ...] = (
     Check("packed-logits", "documents end to end = each alone, logits", packing.packed_logits, LOGITS),
@@ -37,6 +41,15 @@ CHECKS: tuple[Check, ...] = (
     Check("save-load", "checkpoint written and read = the same bits", checkpoints.save_load, EXACT),
     Check("reload", "own weights into a running engine = no change", engines.reload, EXACT),
     Check("engine-logprobs", "native engine's log-probabilities = training forward", engines.native_logprobs, NATS),
+    *(
+        Check(
+            f"weights-{weights}",
+            f"decoding with {weights} weights = with fp32 weights, logits",
+            partial(narrow.narrow_logits, weights=weights),
+            tolerance,
+        )
+        for weights, tolerance in WEIGHTS.items()
+    ),
     Check("kernel-convolution", "kernels in use = definition in float64", operators.kernel_convolution, KERNELS),
     Check("kernel-scan", "the same, forward and backward", operators.kernel_scan, KERNELS),
     Check("kernel-step", "the same, forward and state", operators.kernel_step, KERNELS),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -31,6 +31,10 @@ class Worst:
     error: float = math.inf
     where: str = "nothing was compared"
     compared: int = 0
+    note: str = ""
+    """What else is to be told, also where the check passes."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """The numbers of it."""
 
     def add(self, where: str, error: float) -> Worst:
         error = math.inf if math.isnan(error) else error
@@ -75,10 +79,11 @@ class Check:
         except Exception as error:  # whatever a broken model or peer raises is this check's verdict
             reason = str(error).splitlines()[0] if str(error) else ""
             return Outcome(self.name, None, tolerance, "failed", f"{self.what}; {type(error).__name__}: {reason}")
+        told = f"{self.what}; {worst.note}" if worst.note else self.what
         if worst.error <= tolerance:
-            return Outcome(self.name, worst.error, tolerance, "passed", self.what)
+            return Outcome(self.name, worst.error, tolerance, "passed", told, worst.figures)
         finite = worst.error if math.isfinite(worst.error) else None
-        return Outcome(self.name, finite, tolerance, "failed", f"{self.what}; worst: {worst.where}")
+        return Outcome(self.name, finite, tolerance, "failed", f"{told}; worst: {worst.where}", worst.figures)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Outcome:
     tolerance: float
     verdict: Verdict
     why: str
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 def gap(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:

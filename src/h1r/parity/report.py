@@ -17,6 +17,8 @@ from rich.table import Table
 
 from h1r.common.progress import progress
 from h1r.common.prose import counted
+from h1r.data.tokenizer import load_tokenizer
+from h1r.errors import UserError
 from h1r.models.device import chosen_device
 from h1r.parity.checks import choose
 from h1r.parity.measure import Check, Outcome
@@ -41,7 +43,10 @@ class Report:
         return self.count("failed") == 0 and self.count("passed") > 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"header": self.header, "checks": [dataclasses.asdict(outcome) for outcome in self.outcomes]}
+        """`figures` are of the checks that have some."""
+        found = [dataclasses.asdict(outcome) for outcome in self.outcomes]
+        checks = [{key: value for key, value in one.items() if key != "figures" or value} for one in found]
+        return {"header": self.header, "checks": checks}
 
     def table(self) -> Table:
         table = Table("check", "worst error", "tolerance", "verdict", "why")
@@ -66,13 +71,15 @@ def run(
     layers: int | None = None,
     tokens: int | None = None,
     seed: int = 0,
+    text: str | Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Report:
     """Checks a preset (random weights), checkpoint directory or hub id.
 
     only: names of checks, or their first words. dtype: float32, bfloat16 or float64. device: None takes CUDA where
-    there is any. layers, tokens: see `open_subject`. announce: is called once, before the first check, with a sentence
-    that says what is checked. Raises `UserError` for what cannot be checked at all.
+    there is any. layers, tokens: see `open_subject`. text: a file on whose beginning narrow weights are compared, with
+    the checkpoint's tokenizer; None takes what the model writes. announce: is called once, before the first check, with
+    a sentence that says what is checked. Raises `UserError` for what cannot be checked at all.
     """
     checks = choose(only)
     place = chosen_device(device)
@@ -81,6 +88,8 @@ def run(
             name, Path(workspace), dtype=DTYPES[dtype], device=place, kernels=kernels, layers=layers, tokens=tokens,
             seed=seed,
         )  # fmt: skip
+        if text is not None:
+            subject.text_ids = read_text(subject, Path(text))
         header = describe(subject)
         if announce is not None:
             announce(sentence(header))
@@ -125,6 +134,20 @@ def sentence(header: dict[str, Any]) -> str:
         f"{header['device']}, {counted(header['tokens'], 'token')}, seed {header['seed']}\n"
         f"kernels {kernels['name']} ({kernels['reason']}); {versions}"
     )
+
+
+def read_text(subject: Subject, file: Path) -> list[int]:
+    """The file's tokens. Raises `UserError` where there is no tokenizer, no file, or no text."""
+    if subject.origin is None:
+        raise UserError(f"--text needs a tokenizer, and {subject.name} has none; name a checkpoint")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as UTF-8 text ({error}); name another file with --text") from error
+    ids: list[int] = load_tokenizer(subject.origin)(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UserError(f"{file} holds no text; name another file with --text")
+    return ids
 
 
 def _versions(*names: str) -> dict[str, str | None]:

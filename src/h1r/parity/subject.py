@@ -43,6 +43,8 @@ class Subject:
     name: str = "a model in memory"
     origin: str | None = None
     """Directory or hub id that holds exactly these weights; None when they were drawn or cut here."""
+    text_ids: list[int] | None = None
+    """Of the text that narrow weights are compared on; None: what the model writes."""
     _saved: Path | None = field(default=None, repr=False)
 
     @property

@@ -113,12 +113,13 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 def _settings(recipe: Recipe, source: str | Path, params: SamplingParams) -> dict[str, Any]:
     """What rollouts depend on beside their problem."""
+    narrow = [] if recipe.engine.weights == "auto" else [recipe.engine.weights]
     return {
         "model": contents(Path(source)) if Path(source).is_dir() else str(source),
         "params": dataclasses.asdict(params),
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),
-        "engine": [recipe.engine.kind, recipe.engine.dtype],
+        "engine": [recipe.engine.kind, recipe.engine.dtype, *narrow],
         "judge": [recipe.judge.model, recipe.verify.judge_on],
     }
 

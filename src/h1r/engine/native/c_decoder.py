@@ -6,13 +6,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from h1r.common.engines import Weights
 from h1r.models import CausalLM
 from h1r.models.registry import family_of, resolved
 
 
 class CDecoder(Protocol):
     """Packed weights of a model and scratch for calls of up to `max_tokens` tokens. Constructed with
-    (model, max_tokens); `ValueError` for a model that `obstacle` names a reason against."""
+    (model, max_tokens, weights), the last as `engine.weights`; `ValueError` for a model that `obstacle` names a reason
+    against."""
 
     @staticmethod
     def obstacle(model: Any) -> str | None:
@@ -20,12 +22,12 @@ class CDecoder(Protocol):
         ...
 
     @staticmethod
-    def weight_bytes(config: Any) -> int:
+    def weight_bytes(config: Any, weights: Weights) -> int:
         """Memory of the packed weights."""
         ...
 
     @staticmethod
-    def scratch_bytes(config: Any, max_tokens: int, max_length: int) -> int:
+    def scratch_bytes(config: Any, max_tokens: int, max_length: int, weights: Weights) -> int:
         """Memory of the scratch of `max_tokens` tokens and of tables for `max_length` positions."""
         ...
 

@@ -119,7 +119,7 @@ def plan_of(
     chunk = min(section.prefill_tokens, max(rows * longest for rows, longest in groups))
     call_tokens = max(chunk, sequences)
     filtered = any(is_filtered(request.params) for request in requests)
-    runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager)
+    runner = runner_bytes(model, call_tokens, tokens, filtered, section.enforce_eager, section.weights)
     steps = sequences * runner.per_slot
 
     def prompt_bytes(rows: int, longest: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from h1r.common.engines import Weights
 from h1r.engine.native.c_decoder import decoder_class, obstacle
 from h1r.engine.native.graphs import graph_bytes
 from h1r.engine.native.runner import scratch_width
@@ -32,13 +33,21 @@ class RunnerBytes:
     graphs_per_slot: int = 0
 
 
-def runner_bytes(model: CausalLM, max_tokens: int, max_length: int, filtered: bool, enforce_eager: bool) -> RunnerBytes:
+def runner_bytes(
+    model: CausalLM,
+    max_tokens: int,
+    max_length: int,
+    filtered: bool,
+    enforce_eager: bool,
+    weights: Weights = "auto",
+) -> RunnerBytes:
     """For calls of `max_tokens` tokens, slots of `max_length`, and sampling with filters or without."""
     config = model.config
     if not obstacle(model):
         scratch = 4 * torch.get_num_threads() * scratch_width(config.vocab_size)
         decoder = decoder_class(model)
-        packed = decoder.weight_bytes(config) + decoder.scratch_bytes(config, max_tokens, max_length)
+        packed = decoder.weight_bytes(config, weights)
+        packed += decoder.scratch_bytes(config, max_tokens, max_length, weights)
         return RunnerBytes(packed + scratch)
     sampling = (_FILTERING_BYTES if filtered else _SAMPLING_BYTES) * config.vocab_size
     step = _NUMBERS_BYTES + max(sampling, model.step_bytes(max_length))

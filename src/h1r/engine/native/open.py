@@ -11,6 +11,7 @@ import torch
 from h1r.common.progress import note
 from h1r.config import EngineSection
 from h1r.engine.native.engine import NativeEngine
+from h1r.engine.native.select_runner import require_narrow
 from h1r.engine.protocol import Engine
 from h1r.engine.source import Source
 from h1r.errors import UserError
@@ -20,7 +21,14 @@ from h1r.models import CausalLM
 
 @contextmanager
 def open_native(section: EngineSection, tokenizer: Any, source: Source) -> Iterator[Engine]:
-    """An engine on the source's model itself, cast where `engine.dtype` says so."""
+    """An engine on the source's model itself, cast where `engine.dtype` says so. Raises `UserError` for narrow weights
+    beside a trainer, or where C cannot run."""
+    if section.weights != "auto" and source.in_training:
+        raise UserError(
+            f"engine.weights = {section.weights} is refused beside a trainer: the log-probabilities of what is sampled "
+            "must be those of the weights that are trained; leave it out for RL, and give it to eval, solve, generate, "
+            "serve or chat with --set"
+        )
     model = source.model()
     wanted = None if section.dtype == "auto" else getattr(torch, section.dtype)
     if wanted not in (None, model.dtype):
@@ -30,6 +38,7 @@ def open_native(section: EngineSection, tokenizer: Any, source: Source) -> Itera
                 f"engine samples ({str(model.dtype).removeprefix('torch.')}); set rl.compute_dtype, or leave it out"
             )
         model = _cast(model, wanted)
+    require_narrow(model, section.weights)
     yield NativeEngine(model, tokenizer, section)
 
 

@@ -14,10 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from h1r.common.engines import Weights
 from h1r.engine.native.c_decoder import CDecoder, decoder_class, obstacle
 from h1r.engine.native.slots import Slots
 from h1r.engine.protocol import SamplingParams, is_doubtful
 from h1r.engine.sampling import choose, uniform
+from h1r.engine.weights_version import weights_version
 from h1r.kernels.cpu.build import library
 from h1r.kernels.cpu.structs import Sampler
 from h1r.models import CausalLM
@@ -172,15 +174,16 @@ def is_filtered(params: SamplingParams) -> bool:
 
 
 class NativeRunner:
-    """fp32 on a CPU: a call into C for the model, and one for all that follows it."""
+    """fp32 on a CPU, matrices stored as `weights`: a call into C for the model, and one for all that follows it."""
 
-    def __init__(self, model: CausalLM, max_tokens: int) -> None:
-        self._vocab = model.config.vocab_size
-        self._decoder: CDecoder = decoder_class(model)(model, max_tokens)
+    def __init__(self, model: CausalLM, max_tokens: int, weights: Weights = "auto") -> None:
+        self._model, self._weights, self._vocab = model, weights, model.config.vocab_size
+        self._decoder: CDecoder = decoder_class(model)(model, max_tokens, weights)
+        self._version = weights_version(model)
 
     @property
     def how(self) -> str:
-        return "in C"
+        return "in C" if self._weights == "auto" else f"in C, with matrices in {self._weights}"
 
     def begin(self, cache: KVCache, slots: Slots, params: Sequence[SamplingParams]) -> None:
         self.slots = slots
@@ -206,6 +209,13 @@ class NativeRunner:
 
     def refresh(self) -> None:
         self._decoder.pack()
+        self._version = weights_version(self._model)
+
+    def renew(self) -> None:
+        """As `refresh`; narrow weights, which are not those of a trainer, only where a change was counted, since they
+        take longer to make."""
+        if self._weights == "auto" or self._version != weights_version(self._model):
+            self.refresh()
 
     def reserve(self, max_tokens: int) -> None:
         self._decoder.reserve(max_tokens)

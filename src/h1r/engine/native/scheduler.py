@@ -233,7 +233,9 @@ class Scheduler:
         if not found:
             return
         plan, requests = found[0]
-        self.runner = runner_for(self.model, plan.call_tokens, self.runner, self.section.enforce_eager)
+        self.runner = runner_for(
+            self.model, plan.call_tokens, self.runner, self.section.enforce_eager, self.section.weights
+        )
         self._announce(plan, wanted)
         self._batch = Batch(
             self.model, self.runner, plan, requests, self.section.prefill_tokens, self.eos_token_ids, self.tokenizer,

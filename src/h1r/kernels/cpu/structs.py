@@ -12,7 +12,10 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
 
 class Matrix(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("n", c_int64), ("k", c_int64)]
+    _fields_ = [
+        *((name, c_void_p) for name in ("weight", "bias", "scale")),
+        *((name, c_int64) for name in ("n", "k", "terms")),
+    ]
 
 
 class Layer(Structure):
@@ -27,7 +30,10 @@ class Model(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("layers", "hidden", "ff", "vocab", "heads", "kv_heads", "head_dim")),
         *((name, c_int64) for name in ("ssm_heads", "ssm_head_dim", "groups", "d_state", "taps", "norm_before_gate")),
-        *((name, c_float) for name in ("eps", "dt_low", "dt_high", "embedding_scale")),
+        *(
+            (name, c_float)
+            for name in ("eps", "dt_low", "dt_high", "embedding_scale", "mixer_scale", "attention_scale")
+        ),
         *((name, c_void_p) for name in ("embedding", "final_norm")),
         ("layer", POINTER(Layer)),
         ("head", Matrix),
@@ -46,7 +52,8 @@ class Scratch(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("x", "h", "projected", "conv", "mixed", "inner", "gathered")),
         *((f"ld_{name}", c_int64) for name in ("hidden", "projected", "conv", "mixed", "inner")),
-        *((name, c_void_p) for name in ("row", "position")),
+        *((name, c_void_p) for name in ("row", "position", "q", "q_scale")),
+        ("ld_q", c_int64),
     ]
 
 

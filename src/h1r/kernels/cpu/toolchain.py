@@ -40,14 +40,18 @@ class Level(NamedTuple):
 _V2 = frozenset({"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"})
 _V3 = _V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_AMX = _V4 | {"amx_bf16", "amx_tile", "avx512_bf16"}
+_AMX = _V4 | {"amx_bf16", "amx_tile", "avx512_bf16", "avx512_vnni"}
 
 LEVELS: dict[str, tuple[Level, ...]] = {
     "linux-x86_64": (
         Level("x86-64-v2", (*_LINUX, "-march=x86-64-v2"), _V2),
         Level("x86-64-v3", (*_LINUX, "-march=x86-64-v3"), _V3),
         Level("x86-64-v4", (*_LINUX, "-march=x86-64-v4"), _V4),
-        Level("x86-64-v4-amx", (*_LINUX, "-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), _AMX),
+        Level(
+            "x86-64-v4-amx",
+            (*_LINUX, "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16"),
+            _AMX,
+        ),
     ),
     "linux-aarch64": (Level("armv8-a", (*_LINUX, "-march=armv8-a")),),
     "macosx-x86_64": (

@@ -5,7 +5,10 @@ the model (`multipliers`) folded in, and hands over pointers. It reads and write
 `HybridModel.cached`. A token's numbers do not depend, to the last bit, on which other tokens are in the call or on how
 a prompt is cut into calls.
 
-Packed weights are a copy: `pack` takes the model's present values, and must be called again after they change.
+Packed weights are a copy: `pack` takes the model's present values, and must be called again after they change. They may
+be narrower than the model's: bf16, with the multipliers beside them, so that weights which are bf16 stay what they are;
+or int8, each output's terms in blocks of 128 with one scale. Products with int8 take their input as integers of 16 bits
+and are exact within a block. Norms, convolution, recurrence, attention and the embedding stay fp32.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from ctypes import c_void_p
 import torch
 from torch import Tensor, nn
 
+from h1r.common.engines import Weights
 from h1r.kernels.cpu.build import library
 from h1r.kernels.cpu.structs import Cache, Layer, Matrix, Model, Scratch
 from h1r.models.falcon_h1.cache import HybridCache
@@ -26,24 +30,26 @@ from h1r.models.falcon_h1.multipliers import Scale, scales_of
 from h1r.models.layers.attention import rotary_table
 
 _WIDEST_HEAD = 256
+_TERMS: dict[Weights, int] = {"auto": 1, "bfloat16": 2, "int8": 4}
+"""Of one output, side by side in 4 bytes of a packed matrix."""
 
 
 class Decoder:
-    """The packed weights of `model` and scratch for `max_tokens` new tokens in one call.
+    """The packed weights of `model`, stored as `weights`, and scratch for `max_tokens` new tokens in one call.
 
     Raises `ValueError` for a model that `obstacle` names a reason against.
     """
 
-    def __init__(self, model: HybridForCausalLM, max_tokens: int) -> None:
+    def __init__(self, model: HybridForCausalLM, max_tokens: int, weights: Weights = "auto") -> None:
         if why := self.obstacle(model):
             raise ValueError(f"this model cannot be decoded in C: {why}")
-        self.model, self.config = model, model.config
+        self.model, self.config, self.weights = model, model.config, weights
         self._matrices = {
-            (layer, name): _Packed(n, k, bias, pairs)
+            (layer, name): _Packed(n, k, bias, pairs, weights)
             for layer in range(model.config.num_hidden_layers)
             for name, (n, k, bias, pairs) in _shapes(model.config).items()
         }
-        self._head = _Packed(model.config.vocab_size, model.config.hidden_size, False, False)
+        self._head = _Packed(model.config.vocab_size, model.config.hidden_size, False, False, weights)
         self._kept: list[Tensor] = []
         self._table: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         self.max_tokens = 0
@@ -68,24 +74,34 @@ class Decoder:
         self.max_tokens = max_tokens
         self._scratch = [torch.empty(max_tokens, _whole(width)) for width in _scratch_widths(self.config)]
         self._places = torch.empty(2, max_tokens, dtype=torch.long)
+        integers = max_tokens if self.weights == "int8" else 0
+        self._integers = torch.empty(integers, _widest_input(self.config), dtype=torch.short), torch.empty(integers)
         x, _, projected, conv, mixed, inner, _ = self._scratch
         self._scratch_struct = Scratch(
             *(t.data_ptr() for t in self._scratch),
             *(t.shape[1] for t in (x, projected, conv, mixed, inner)),
             *(t.data_ptr() for t in self._places),
+            *(t.data_ptr() if integers else None for t in self._integers),
+            self._integers[0].shape[1],
         )
 
     @staticmethod
-    def weight_bytes(config: HybridConfig) -> int:
-        """Memory of the packed weights: all matrices but the embedding, 4 bytes an element, columns in whole panels."""
-        each = sum(_panels(n, pairs) * _panel() * (k + bias) for n, k, bias, pairs in _shapes(config).values())
-        head = _panels(config.vocab_size, False) * _panel() * config.hidden_size
+    def weight_bytes(config: HybridConfig, weights: Weights = "auto") -> int:
+        """Memory of the packed weights: all matrices but the embedding, columns in whole panels, with their scales."""
+
+        def cells(k: int) -> int:
+            return math.ceil(k / _TERMS[weights]) + _scales(k, weights)
+
+        each = sum(_panels(n, pairs) * _panel() * (cells(k) + bias) for n, k, bias, pairs in _shapes(config).values())
+        head = _panels(config.vocab_size, False) * _panel() * cells(config.hidden_size)
         return 4 * (config.num_hidden_layers * each + head)
 
     @staticmethod
-    def scratch_bytes(config: HybridConfig, max_tokens: int, max_length: int) -> int:
+    def scratch_bytes(config: HybridConfig, max_tokens: int, max_length: int, weights: Weights = "auto") -> int:
         """Memory of the scratch of `max_tokens` tokens and of the rotary table of `max_length` positions."""
         row = 4 * sum(_whole(width) for width in _scratch_widths(config)) + 16
+        if weights == "int8":
+            row += 2 * _widest_input(config) + 4
         return max_tokens * row + 4 * config.head_dim * max_length
 
     @torch.no_grad()
@@ -99,11 +115,13 @@ class Decoder:
         self._layers = (Layer * len(layers))(*layers)
         self._head.put(self.model.lm_head, Scale(after=self.model.logits_scale))
         low, high = config.time_step_limit
+        mixer, attention = (1.0, 1.0) if self.weights == "auto" else _scales_before_out(config)
         self._model = Model(
             config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.mamba_n_heads,
             config.mamba_d_head, config.mamba_n_groups, config.mamba_d_state, config.mamba_d_conv,
             int(config.mamba_norm_before_gate), config.rms_norm_eps, low, min(high, 3e38), config.embedding_multiplier,
+            mixer, attention,
             self._keep(self.model.model.embed_tokens.weight), self._keep(self.model.model.final_layernorm.weight),
             self._layers, self._head.struct,
         )  # fmt: skip
@@ -123,8 +141,14 @@ class Decoder:
         ):
             matrices["input"].put(linear, scale, row=row)
             row += linear.out_features
-        matrices["out"].put(mamba.out_proj, scales.mixer_out)
-        matrices["out"].put(attention.o_proj, scales.attention_out, column=config.mamba_d_ssm)
+        if self.weights == "auto":
+            matrices["out"].put(mamba.out_proj, scales.mixer_out)
+            matrices["out"].put(attention.o_proj, scales.attention_out, column=config.mamba_d_ssm)
+        else:  # a scale is of whole rows: what the two matrices do not share, C does to their input
+            both = torch.cat([mamba.out_proj.weight.detach(), attention.o_proj.weight.detach()], 1)
+            matrices["out"].take(both, 1.0)
+            matrices["out"].add_bias(scales.mixer_out.bias(mamba.out_proj))
+            matrices["out"].add_bias(scales.attention_out.bias(attention.o_proj))
         matrices["gate_up"].put(mlp.gate_proj, scales.gate, side=0)
         matrices["gate_up"].put(mlp.up_proj, Scale(), side=1)
         matrices["down"].put(mlp.down_proj, scales.down)
@@ -187,25 +211,43 @@ class BoundCache:
 class _Packed:
     """One packed matrix [n, k]; with `pairs`, two of n / 2 rows whose panels alternate."""
 
-    def __init__(self, n: int, k: int, bias: bool, pairs: bool) -> None:
-        self.n, self.k, self.sides = n, k, 2 if pairs else 1
+    def __init__(self, n: int, k: int, bias: bool, pairs: bool, weights: Weights) -> None:
+        self.n, self.k, self.sides, self.terms = n, k, 2 if pairs else 1, _TERMS[weights]
         panels = _panels(n, pairs)
-        self.weight = torch.zeros(panels, k, _panel())
+        self.weight = torch.zeros(panels, math.ceil(k / self.terms), _panel())
         self.bias = torch.zeros(panels, _panel()) if bias else None
-        self.struct = Matrix(self.weight.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, n, k)
+        scales = _scales(k, weights)
+        self.scale = torch.zeros(panels, scales, _panel()) if scales else None
+        pointers = (None if t is None else t.data_ptr() for t in (self.weight, self.bias, self.scale))
+        self.struct = Matrix(*pointers, n, k, self.terms)
 
     def put(self, linear: nn.Linear, scale: Scale, row: int = 0, column: int = 0, side: int = 0) -> None:
         """Takes over a linear layer's weight, from `row` and `column` on, and adds its bias to that of its rows. The
         multipliers are folded in while weights are copied: a second copy of a large matrix would have to be paid for.
         """
-        weight, factor = linear.weight.detach().contiguous(), scale.of_weight()
+        self.take(linear.weight.detach(), scale.of_weight(), row, column, side)
+        self.add_bias(scale.bias(linear), row, side)
+
+    def take(self, weight: Tensor, factor: float | Tensor, row: int = 0, column: int = 0, side: int = 0) -> None:
+        """A weight times its factor. Narrow ones come in whole rows, `column` 0."""
+        weight = weight.contiguous()
         rows, columns = weight.shape
         by_row, alpha = (factor.float(), 1.0) if isinstance(factor, Tensor) else (None, factor)
-        library().pack_rows(
-            weight.data_ptr(), columns, rows, columns, None if by_row is None else by_row.data_ptr(), alpha,
-            self.weight.data_ptr(), row, column, self.k, self.sides, side, torch.get_num_threads(),
+        source = weight.data_ptr(), columns, rows, columns
+        factors = None if by_row is None else by_row.data_ptr(), alpha
+        if self.scale is None:
+            library().pack_rows(
+                *source, *factors, self.weight.data_ptr(), row, column, self.k, self.sides, side,
+                torch.get_num_threads(),
+            )  # fmt: skip
+            return
+        assert (columns, column) == (self.k, 0)
+        library().pack_narrow(
+            *source, self.terms, *factors, self.weight.data_ptr(), self.scale.data_ptr(), row, self.sides, side,
+            torch.get_num_threads(),
         )  # fmt: skip
-        bias = scale.bias(linear)
+
+    def add_bias(self, bias: Tensor | None, row: int = 0, side: int = 0) -> None:
         if bias is None:
             return
         assert self.bias is not None
@@ -230,6 +272,22 @@ def _shapes(config: HybridConfig) -> dict[str, tuple[int, int, bool, bool]]:
         "gate_up": (2 * c.intermediate_size, c.hidden_size, c.mlp_bias, True),
         "down": (c.hidden_size, c.intermediate_size, c.mlp_bias, False),
     }
+
+
+def _scales(k: int, weights: Weights) -> int:
+    """Scales of one output of k terms."""
+    return {"auto": 0, "bfloat16": 1, "int8": math.ceil(k / library().int8_block())}[weights]
+
+
+def _scales_before_out(config: HybridConfig) -> tuple[float, float]:
+    """Of the mixer's output and of attention's, before their product with narrow weights."""
+    scales = scales_of(config)
+    return float(scales.mixer_out.of_weight()), float(scales.attention_out.of_weight())
+
+
+def _widest_input(config: HybridConfig) -> int:
+    """Columns of the widest input of a product, in whole panels."""
+    return _whole(max(config.hidden_size, *(k for _, k, _, _ in _shapes(config).values())))
 
 
 def _scratch_widths(config: HybridConfig) -> tuple[int, ...]:

@@ -54,32 +54,61 @@ static void mix(const call *c, int64_t l, const segment *segments, int64_t rows,
     }
 }
 
+/* The stream, normed, as input of `next`. */
+static void normed(const call *c, const float *weight, const matrix *next, int id, int team)
+{
+    const scratch *s = &c->s;
+    FOR_SHARE(i, c->tokens) {
+        float *h = s->h + i * s->ld_hidden;
+        norm(s->x + i * s->ld_hidden, weight, c->m->hidden, c->m->eps, h);
+        integers(s, next, h, i);
+    }
+}
+
+static void scale_mixed(const call *c, int64_t token)
+{
+    const model *m = c->m;
+    float *y = c->s.mixed + token * c->s.ld_mixed;
+    int64_t W = ssm_width(m), whole = W + m->heads * m->head_dim;
+    if (m->mixer_scale == 1 && m->attention_scale == 1) return;
+    for (int64_t i = 0; i < W; i++) y[i] *= m->mixer_scale;
+    for (int64_t i = W; i < whole; i++) y[i] *= m->attention_scale;
+}
+
 static void layers(const call *c, const segment *segments, int64_t rows)
 {
     const model *m = c->m;
     const scratch *s = &c->s;
-    int64_t M = c->tokens, D = m->hidden;
+    int64_t M = c->tokens;
     int id = omp_get_thread_num(), team = omp_get_num_threads();
     for (int64_t l = 0; l < m->layers; l++) {
         const layer *w = m->layer + l;
-        FOR_SHARE(i, M) norm(s->x + i * s->ld_hidden, w->input_norm, D, m->eps, s->h + i * s->ld_hidden);
+        normed(c, w->input_norm, &w->in, id, team);
 #pragma omp barrier
-        gemm(M, s->h, s->ld_hidden, &w->in, s->projected, s->ld_projected, STORE, id, team);
+        gemm(s, M, s->h, s->ld_hidden, &w->in, s->projected, s->ld_projected, STORE, id, team);
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++)
             for (int64_t i = 0; i < segments[r].count; i++)
                 prepare_token(c, l, segments[r].first + i, segments[r].first);
         mix(c, l, segments, rows, team);
-        FOR_SHARE(i, M) gate_token(c, l, i);
+        FOR_SHARE(i, M) {
+            gate_token(c, l, i);
+            scale_mixed(c, i);
+            integers(s, &w->out, s->mixed + i * s->ld_mixed, i);
+        }
 #pragma omp barrier
-        gemm(M, s->mixed, s->ld_mixed, &w->out, s->x, s->ld_hidden, ADD, id, team);
+        gemm(s, M, s->mixed, s->ld_mixed, &w->out, s->x, s->ld_hidden, ADD, id, team);
 #pragma omp barrier
-        FOR_SHARE(i, M) norm(s->x + i * s->ld_hidden, w->mlp_norm, D, m->eps, s->h + i * s->ld_hidden);
+        normed(c, w->mlp_norm, &w->gate_up, id, team);
 #pragma omp barrier
-        gemm(M, s->h, s->ld_hidden, &w->gate_up, s->inner, s->ld_inner, SWIGLU, id, team);
+        gemm(s, M, s->h, s->ld_hidden, &w->gate_up, s->inner, s->ld_inner, SWIGLU, id, team);
 #pragma omp barrier
-        gemm(M, s->inner, s->ld_inner, &w->down, s->x, s->ld_hidden, ADD, id, team);
+        if (s->q) {
+            FOR_SHARE(i, M) integers(s, &w->down, s->inner + i * s->ld_inner, i);
+#pragma omp barrier
+        }
+        gemm(s, M, s->inner, s->ld_inner, &w->down, s->x, s->ld_hidden, ADD, id, team);
 #pragma omp barrier
     }
 }
@@ -109,9 +138,12 @@ int decode_tokens(const model *m, const cache *c, const scratch *s, int64_t rows
             for (int64_t d = 0; d < D; d++) s->x[i * ld + d] = m->embedding[ids[i] * D + d] * m->embedding_scale;
 #pragma omp barrier
         layers(&shared, segments, rows);
-        FOR_SHARE(i, wanted_count) norm(s->x + wanted[i] * ld, m->final_norm, D, m->eps, s->gathered + i * ld);
+        FOR_SHARE(i, wanted_count) {
+            norm(s->x + wanted[i] * ld, m->final_norm, D, m->eps, s->gathered + i * ld);
+            integers(s, &m->head, s->gathered + i * ld, i);
+        }
 #pragma omp barrier
-        gemm(wanted_count, s->gathered, ld, &m->head, logits, m->vocab, STORE, id, team);
+        gemm(s, wanted_count, s->gathered, ld, &m->head, logits, m->vocab, STORE, id, team);
     }
     for (int64_t r = 0; r < rows; r++) c->lengths[r] += counts[r];
     free(segments);

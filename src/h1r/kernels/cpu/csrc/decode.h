@@ -21,11 +21,17 @@
 #define BLOCK_ROWS 4
 #endif
 
-/* A weight [n, k] as panels [ceil(n / PANEL)][k][PANEL], zero past n; bias [ceil(n / PANEL) * PANEL] or NULL. */
+/* A weight [n, k] as panels [ceil(n / PANEL)][ceil(k / terms)][PANEL] of cells of 4 bytes, zero past n and k; bias
+ * [ceil(n / PANEL) * PANEL] or NULL. A cell holds the next `terms` terms of one output:
+ *   1  fp32
+ *   2  bf16, times scale [ceil(n / PANEL) * PANEL]
+ *   4  int8, times scale [ceil(n / PANEL)][ceil(k / INT8_BLOCK)][PANEL]; the input is then the scratch's `q` */
 typedef struct {
-    const float *weight, *bias;
-    int64_t n, k;
+    const float *weight, *bias, *scale;
+    int64_t n, k, terms;
 } matrix;
+
+#define INT8_BLOCK 128 /* terms of one output that have one scale */
 
 typedef struct {
     matrix in;      /* D -> z [W], xBC [N], dt [H_ssm], q [H E], k [J E], v [J E] */
@@ -42,6 +48,7 @@ typedef struct {
     int64_t layers, hidden, ff, vocab, heads, kv_heads, head_dim, ssm_heads, ssm_head_dim, groups, d_state, taps;
     int64_t norm_before_gate;
     float eps, dt_low, dt_high, embedding_scale;
+    float mixer_scale, attention_scale; /* of y and attention before `out`; 1 where its weights have them */
     const float *embedding, *final_norm;
     const layer *layer;
     matrix head;
@@ -60,6 +67,9 @@ typedef struct {
     float *x, *h, *projected, *conv, *mixed, *inner, *gathered;
     int64_t ld_hidden, ld_projected, ld_conv, ld_mixed, ld_inner;
     int64_t *row, *position; /* of each token */
+    int16_t *q;              /* [tokens, ld_q]: rows of a product's input as integers, times q_scale [tokens]; or NULL */
+    float *q_scale;
+    int64_t ld_q;
 } scratch;
 
 typedef struct {
@@ -72,9 +82,12 @@ typedef struct {
 
 enum { STORE, ADD, SWIGLU };
 
-/* This thread's share of C [M, n] = A [M, k] W^T + bias; ADD adds it to C, SWIGLU combines gate and up panels. */
-void gemm(int64_t M, const float *A, int64_t lda, const matrix *w, float *C, int64_t ldc, int epilogue, int thread,
-          int threads);
+/* This thread's share of C [M, n] = A [M, k] W^T + bias; ADD adds it to C, SWIGLU combines gate and up panels. Of int8
+ * weights, A is what `integers` made of it in `s`. */
+void gemm(const scratch *s, int64_t M, const float *A, int64_t lda, const matrix *w, float *C, int64_t ldc, int epilogue,
+          int thread, int threads);
+/* Row i of a product's input, x [k], as integers of 16 bits, where these weights are int8; else nothing. */
+void integers(const scratch *s, const matrix *w, const float *x, int64_t i);
 
 /* One token: convolution and SiLU, rotation of q and k, keys and values into the cache. */
 void prepare_token(const call *c, int64_t l, int64_t token, int64_t first);
@@ -117,6 +130,7 @@ INLINE vec row_sums(vec rows[LANES])
 }
 
 INLINE int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+INLINE int64_t cells_of(const matrix *w) { return (w->k + w->terms - 1) / w->terms; } /* of one output */
 INLINE int64_t conv_width(const model *m) { return m->ssm_heads * m->ssm_head_dim + 2 * m->groups * m->d_state; }
 INLINE int64_t ssm_width(const model *m) { return m->ssm_heads * m->ssm_head_dim; }
 INLINE int64_t projected_width(const model *m)
