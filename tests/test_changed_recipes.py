@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,19 @@ def test_ls_lists_runs_with_state_score_and_size(
         h1r("ls", "--json")
     found = {one["path"]: one for one in json.loads(capsys.readouterr().out)}
     assert (found["runs/fresh"]["state"], found["runs/whole"]["scores"]["mine"]) == ("sft runs", 0.25)
+    # Wider than the terminal: a paragraph for each run.
+    for number in range(6):
+        write_json(f"runs/whole/eval/benchmarks/rl/benchmark-{number}.json", {"pass_at_1": 0.5})
+    h1r("ls")
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 4
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    h1r("ls")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 < max(map(len, table))
+    assert lines[lines.index("runs/whole") :][1].startswith("    scaling finished, ")
+    assert " ".join(map(str.strip, lines)).count("benchmark-5 50.0%") == 1
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "/etc/x", "..", ".hidden", "", "a\\b"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -69,12 +73,27 @@ def ls(
          _bytes(run.size_bytes))
         for run in found
     ]  # fmt: skip
-    heading = ("run", "state", "pass@1 of the last model", "size")
-    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-    for row in (heading, *rows):
-        print(shown("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
+    for line in _listing(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        print(shown(line))
     if not rows:
         note(f"no runs in {directory}")
+
+
+def _listing(rows: Sequence[tuple[str, str, str, str]], width: int | None) -> list[str]:
+    """A table of (run, state, scores, size); where it is wider than `width`, a paragraph for each run."""
+    heading = ("run", "state", "pass@1 of the last model", "size")
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in (heading, *rows)
+    ]
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    lines = []
+    for run, state, scores, size in rows:
+        lines.append(run)
+        for text in (f"{state}, {size}", scores):
+            lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ")
+    return lines
 
 
 def _bytes(count: int) -> str:
