@@ -7,8 +7,9 @@ requests: how many share the streams, as their `n`; 1 is what a step costs, with
 The engine alone and the server are measured in turns, round by round, on the same prompts and seeds, so that a busy
 machine slows both. tokens_per_s: best of the rounds, of whole replies and of streamed ones. overhead: by how much the
 engine alone is faster, median of the rounds. cpu_overhead: by how much more processor time the server's process takes
-for the same tokens than the engine's, which says more where others share the machine. first_ms: from a request to its
-first token, median, of one request at a time, of the engine and of the server. Prints JSON.
+for the same tokens than the engine's, which says more where others share the machine. asking_s: processor time of the
+client for all requests of a round, median; it shares the machine with the server. first_ms: from a request to its first
+token, median, of one request at a time, of the engine and of the server. Prints JSON.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import selectors
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,23 +70,59 @@ def direct(engine: NativeEngine, prompt: list[int], streams: int, requests: int,
     return sum(trace.num_tokens for trace in traces) / (time.perf_counter() - started)
 
 
-def served(url: str, http: httpx2.Client, body: dict[str, Any], streams: int, requests: int, stream: bool) -> float:
+class Client:
+    """Asks by HTTP/1.1 over connections that stay open, all from one thread, with requests that were written before:
+    what a client takes is no cost of the server's, and its processors are those of the server."""
+
+    def __init__(self, url: str, connections: int) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        self._sockets = [socket.create_connection((host, int(port)), timeout=600) for _ in range(connections)]
+
+    def request(self, body: dict[str, Any]) -> bytes:
+        """As it is sent."""
+        content = json.dumps(body).encode()
+        return f"{self._head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+    def ask(self, requests: list[bytes]) -> list[bytearray]:
+        """Their replies, with headers."""
+        replies = [bytearray() for _ in requests]
+        with selectors.DefaultSelector() as waiting:
+            for at, (one, request) in enumerate(zip(self._sockets, requests, strict=False)):
+                one.sendall(request)
+                waiting.register(one, selectors.EVENT_READ, at)
+            while waiting.get_map():
+                for key, _ in waiting.select():
+                    assert isinstance(key.fileobj, socket.socket)
+                    replies[key.data] += key.fileobj.recv(1 << 18)
+                    if is_whole(replies[key.data]):
+                        waiting.unregister(key.fileobj)
+        return replies
+
+
+def is_whole(reply: bytearray) -> bool:
+    """Whether nothing more of it comes."""
+    end = reply.find(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", reply[: max(end, 0)])
+    if length is None:
+        return reply.endswith(b"\r\n0\r\n\r\n")
+    return len(reply) == end + 4 + int(length[1])
+
+
+def completion_tokens(reply: bytes) -> int:
+    """What it says of all its traces, in the last place where it says anything."""
+    return int(re.findall(rb'"completion_tokens":(\d+)', reply)[-1])
+
+
+def served(client: Client, body: dict[str, Any], streams: int, requests: int, stream: bool) -> float:
     """The same of the server."""
-
-    def ask(seed: int) -> int:
-        each = streams // requests
-        asked = {**body, "n": each, "seed": each * seed, "stream": stream, "stream_options": {"include_usage": True}}
-        if not stream:
-            # Of one client: a client of its own reads certificates first, a tenth of a second of this process.
-            return int(http.post(f"{url}/v1/completions", json=asked).json()["usage"]["completion_tokens"])
-        with http.stream("POST", f"{url}/v1/completions", json=asked) as response:
-            lines = [line for line in response.iter_lines() if line.startswith("data: {")]
-        return int(json.loads(lines[-1].removeprefix("data: "))["usage"]["completion_tokens"])
-
-    with ThreadPoolExecutor(requests) as pool:
-        started = time.perf_counter()
-        total = sum(pool.map(ask, range(requests)))
-        return total / (time.perf_counter() - started)
+    each = streams // requests
+    ending = {"stream": stream, "stream_options": {"include_usage": True}}
+    asked = [client.request({**body, "n": each, "seed": each * seed, **ending}) for seed in range(requests)]
+    started = time.perf_counter()
+    replies = client.ask(asked)
+    seconds = time.perf_counter() - started
+    return sum(completion_tokens(bytes(reply)) for reply in replies) / seconds
 
 
 def first_of_engine(engine: NativeEngine, prompt: list[int]) -> float:
@@ -113,6 +152,7 @@ def main() -> None:
     quiet()
     speeds: dict[str, list[float]] = {"engine": [], "whole": [], "streamed": []}
     cpu: dict[str, list[float]] = {way: [] for way in speeds}
+    asking: list[float] = []
     firsts: dict[str, list[float]] = {"engine": [], "server": []}
     with (
         open_checkpoint(options.run, recipe_of(options.run)) as (engine, tokenizer),
@@ -121,8 +161,10 @@ def main() -> None:
         assert isinstance(engine, NativeEngine)
         prompt = tokenizer.encode(TEXT, add_special_tokens=False)
         body = {"model": name, "prompt": TEXT, "max_tokens": options.tokens, "temperature": 0.6, "top_p": 0.95}
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=options.streams)
-        with httpx2.Client(timeout=600, limits=limits) as http:
+        client = Client(url, options.requests)
+        direct(engine, prompt, options.streams, options.requests, 4)  # what is imported and allocated at first use
+        served(client, {**body, "max_tokens": 4}, options.streams, options.requests, True)
+        with httpx2.Client(timeout=600) as http:
             for _ in range(options.rounds):
                 for way in ("engine", "whole", "streamed"):
                     before = time.process_time(), cpu_of(pid)
@@ -131,8 +173,9 @@ def main() -> None:
                         cpu[way].append(time.process_time() - before[0])
                     else:
                         streamed = way == "streamed"
-                        speeds[way].append(served(url, http, body, options.streams, options.requests, streamed))
+                        speeds[way].append(served(client, body, options.streams, options.requests, streamed))
                         cpu[way].append(cpu_of(pid) - before[1])
+                        asking.append(time.process_time() - before[0])
             for _ in range(20):
                 firsts["engine"].append(first_of_engine(engine, prompt))
                 firsts["server"].append(first_of_server(url, http, body))
@@ -141,6 +184,7 @@ def main() -> None:
         "tokens_per_s": {way: round(max(found), 1) for way, found in speeds.items()},
         "overhead": {way: median_ratio(speeds["engine"], speeds[way]) for way in ("whole", "streamed")},
         "cpu_overhead": {way: median_ratio(cpu[way], cpu["engine"]) for way in ("whole", "streamed")},
+        "asking_s": round(statistics.median(asking), 3),
         "first_ms": {name: round(1000 * statistics.median(found), 2) for name, found in firsts.items()},
     }))  # fmt: skip
 

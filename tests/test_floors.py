@@ -25,6 +25,7 @@ FLOORS = [
 WITHOUT_TORCH = [
     "h1r.errors", "h1r.common.files", "h1r.config", "h1r.records", "h1r.run", "h1r.common.progress", "h1r.config.text",
     "h1r.models.falcon_h1.config", "h1r.engine.protocol", "h1r.sandbox", "h1r.verify", "h1r.cli", "h1r.pipeline",
+    "h1r.serve.run",
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ IMPORTED = (
     "h1r.train.rl",
     "h1r.train.pool",
     "h1r.report",
-    "h1r.serve.local",
+    "h1r.serve.opening",
     "h1r.serve.run",
     "h1r.serve.talk",
     "reasoning_gym",

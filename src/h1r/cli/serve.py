@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from h1r.cli.common import Set, check_checkpoint, stopping
-from h1r.common.hub import SHIPPED, local_directory
+from h1r.common.hub import SHIPPED
 from h1r.errors import UserError
+
+if TYPE_CHECKING:
+    from h1r.serve.app import Service
 
 
 def serve(
@@ -45,10 +49,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve an OpenAI-compatible API. DeepConf is an option of every request."""
-    try:
-        import sse_starlette  # noqa: F401 - the extra is installed as a whole
-    except ImportError:
-        raise UserError("h1r serve needs more packages; run `pip install 'open-h1r[serve]'`") from None
+    if find_spec("sse_starlette") is None:  # the extra is installed as a whole
+        raise UserError("h1r serve needs more packages; run `pip install 'open-h1r[serve]'`")
     what = what or [SHIPPED]
     addresses = [one for one in what if one.startswith(("http://", "https://"))]
     if len(what) > 1 and len(addresses) < len(what):
@@ -56,41 +58,15 @@ def serve(
     if not addresses:
         check_checkpoint(what[0])
     from h1r.serve.limits import Limits
-    from h1r.serve.logs import RequestLog
     from h1r.serve.run import listening
     from h1r.serve.run import serve as run
 
     limits = Limits(budget=max_budget, requests=max_requests, drain_s=drain_seconds)
-    where, log = listening(host, port), RequestLog(log_prompts)
-    spans = None
-    if otel is not None:
-        from h1r.serve.spans import spans_to
 
-        spans = spans_to(otel)
-    from h1r.config.text import parse_override
+    def opened() -> AbstractContextManager[Service]:
+        from h1r.serve.opening import opened_service  # imports torch, while the server listens already
 
-    overrides = dict(map(parse_override, set_ or []))
-    if addresses:
-        from h1r.common.servers import api_key
-        from h1r.config import resolve
-        from h1r.serve.urls import open_urls
+        return opened_service(what, name, set_ or [], limits, log_prompts, otel)
 
-        recipe = resolve({"name": "defaults"}, overrides, "--set")
-        key = api_key(recipe.engine.key_variable)
-        with stopping("start it again"), open_urls(addresses, recipe, limits, key) as served:
-            run(served, where, limits, log, spans)
-        return
-    from h1r.evals.answers import recipe_of
-    from h1r.serve.local import Local
-    from h1r.serve.model import open_model
-
-    recipe = recipe_of(what[0], overrides)
-    with stopping("start it again"), open_model(what[0], name or _name(what[0], recipe.name), recipe) as model:
-        run(Local(model, limits), where, limits, log, spans)
-
-
-def _name(checkpoint: str, recipe: str) -> str:
-    """That of the directory; that of the recipe where the directory is a run or its `model`."""
-    path = local_directory(checkpoint) or Path(checkpoint)
-    inside = next((one for one in (path, *path.parents[:2]) if (one / "recipe.json").exists()), None)
-    return recipe if inside is not None and recipe else path.resolve().name
+    with stopping("start it again"):
+        run(opened, listening(host, port), limits)

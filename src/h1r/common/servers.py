@@ -68,6 +68,12 @@ class Servers:
         self._turn = 0
         self._lock = threading.Lock()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request to any of them says: with others to ask, it is not to wait for one whose model is still being
+        loaded (`serve/loading.py`)."""
+        return {"Prefer": "wait=0"} if len(self.all) > 1 else {}
+
     def take(self, preferred: Server | None = None, weight: int = 1, tried: Collection[Server] = ()) -> Server:
         """The server with the least outstanding, in turns where several have; one that failed just now or asked to wait
         only where there is no other. `preferred`, where it did neither. weight: of this request, such as its tokens.

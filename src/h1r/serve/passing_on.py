@@ -48,7 +48,7 @@ class PassedOn:
         weight: int,
     ) -> None:
         self._servers, self._client, self._path, self._body = servers, client, path, body
-        self._headers, self._weight = authorization(key), weight
+        self._headers, self._weight = {**authorization(key), **servers.headers}, weight
         self.num_traces = int(body.get("n") or 1)
         self._told: dict[tuple[int, str], str] = {}
         """What the client has of each choice's texts."""

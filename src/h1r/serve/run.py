@@ -1,4 +1,7 @@
-"""`h1r serve` from its start to its end: opens what is served, listens, and leaves in order.
+"""`h1r serve` from its start to its end: listens, opens what is served meanwhile, and leaves in order.
+
+What importing torch takes is spent in a thread: `loading.py` answers until there is a model. So nothing that is
+imported here may import torch.
 
 On SIGTERM or Ctrl-C no request is let in any more; those in progress may end within `Limits.drain_s`, and are then
 answered with what they have. A second signal ends at once.
@@ -12,21 +15,24 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from h1r.common.progress import note
 from h1r.errors import UserError
-from h1r.serve.app import Served, Service
 from h1r.serve.connections import bounds
 from h1r.serve.gate import Gate
 from h1r.serve.limits import Limits
-from h1r.serve.logs import RequestLog
-from h1r.serve.spans import Spans
+from h1r.serve.loading import FAILED, Loading
+
+if TYPE_CHECKING:
+    from h1r.serve.app import Service
 
 KEY_VARIABLE = "H1R_API_KEY"
 BACKLOG = 2048
@@ -71,14 +77,15 @@ def listening(host: str, port: int) -> Listening:
     return found
 
 
-def serve(served: Served, where: Listening, limits: Limits, log: RequestLog, spans: Spans | None = None) -> None:
-    """Serves until a signal. `UserError` where the address is taken."""
-    service = Service(served, limits, log, spans)
-    app: ASGIApp = Gate(service.app(), where.key, (where.host,) if where.on_loopback else None)
+def serve(opened: Callable[[], AbstractContextManager[Service]], where: Listening, limits: Limits) -> None:
+    """Serves until a signal what `opened` gives, which is called in a thread. `UserError` where the address is taken;
+    an error of `opened` ends the server and is raised."""
+    loading = Loading(limits)
+    app: ASGIApp = Gate(loading, where.key, (where.host,) if where.on_loopback else None)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     taken = socket.socket(family)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    with taken:
+    with taken, ExitStack() as things:
         try:
             taken.bind((where.host, where.port))
         except OSError as error:
@@ -87,12 +94,31 @@ def serve(served: Served, where: Listening, limits: Limits, log: RequestLog, spa
             ) from None
         taken.listen(BACKLOG)  # so that nobody is refused who asks as soon as the address is told
         port = taken.getsockname()[1]
-        said = f"{address(where.host, port)}/v1", f"{address(where.host_here, port)}/"
+        note(f"open {address(where.host_here, port)}/ to ask it in a browser")
+        opening = Opening(lambda: things.enter_context(opened()), loading, f"{address(where.host, port)}/v1")
+        asyncio.run(_serve(Server(http_config(app, limits)), opening, limits, taken))
+
+
+class Opening:
+    """What is served on its way. `load` runs in a thread. url: told once there is something."""
+
+    def __init__(self, load: Callable[[], Service], loading: Loading, url: str) -> None:
+        self.loading = loading
+        self.service: Service | None = None
+        self._load, self._url = load, url
+
+    async def run(self, server: uvicorn.Server) -> None:
+        """Opens it. An error ends the server, and is raised."""
         try:
-            asyncio.run(_serve(Server(http_config(app, limits)), service, taken, *said))
-        finally:
-            if spans is not None:
-                spans.close()
+            service = await asyncio.to_thread(self._load)
+        except BaseException:
+            self.loading.end(FAILED)
+            server.should_exit = True
+            raise
+        self.service = service
+        self.loading.begin(service.app())
+        names = ", ".join(one["id"] for one in service.served.models()[:1])
+        note(f"serving {names} at {self._url}")
 
 
 def http_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
@@ -123,24 +149,29 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _serve(server: uvicorn.Server, service: Service, taken: socket.socket, url: str, page: str) -> None:
-    async with _draining(server, service):
-        names = ", ".join(one["id"] for one in service.served.models()[:1])
-        note(f"serving {names} at {url}")
-        note(f"open {page} to ask it in a browser")
+async def _serve(server: uvicorn.Server, opening: Opening, limits: Limits, taken: socket.socket) -> None:
+    opened = asyncio.create_task(opening.run(server))
+    async with _draining(server, opening, limits):
         await server.serve([taken])
+    if not opened.done():
+        note("stopping once the model is loaded; a second signal does not wait")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+    await opened  # so that it is closed in order
 
 
 @contextlib.asynccontextmanager
-async def _draining(server: uvicorn.Server, service: Service) -> AsyncIterator[None]:
+async def _draining(server: uvicorn.Server, opening: Opening, limits: Limits) -> AsyncIterator[None]:
     """Once the server is told to stop, requests have their time, and then end with what there is."""
 
     async def drain() -> None:
         while not server.should_exit:
             await asyncio.sleep(0.05)
-        service.drain()
-        await asyncio.sleep(service.limits.drain_s)
-        service.finish()
+        opening.loading.end()
+        if (service := opening.service) is not None:
+            service.drain()
+            await asyncio.sleep(limits.drain_s)
+            service.finish()
 
     task = asyncio.create_task(drain())
     try:

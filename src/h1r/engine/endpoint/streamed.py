@@ -199,7 +199,8 @@ class StreamedChats:
             with self._lock:
                 if live.cancelled:
                     return False
-                live.request = ServerRequest(f"{server.url}/chat/completions", key=self.key)
+                url = f"{server.url}/chat/completions"
+                live.request = ServerRequest(url, key=self.key, headers=self.servers.headers)
             for event in live.request.events(self._body(live)):
                 if self._take(live, event):
                     break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,14 +25,16 @@ class Refused(Exception):  # noqa: N818 - an answer, with a status that says no
 
 
 class ServerRequest:
-    """One request to `url`, with the server's key where it wants one. `close` may be called from any thread and ends a
-    read in progress."""
+    """One request to `url`, with the server's key where it wants one, and further headers. `close` may be called from
+    any thread and ends a read in progress."""
 
-    def __init__(self, url: str, timeout: float = TIMEOUT, key: str | None = None) -> None:
+    def __init__(
+        self, url: str, timeout: float = TIMEOUT, key: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-        self._key = key
+        self._key, self._headers = key, headers or {}
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def send(self, body: Any = None) -> http.client.HTTPResponse:
@@ -40,7 +42,7 @@ class ServerRequest:
         server is not there or goes away."""
         try:
             data = None if body is None else json.dumps(body).encode()
-            headers = {"Content-Type": "application/json", **authorization(self._key)}
+            headers = {"Content-Type": "application/json", **authorization(self._key), **self._headers}
             self._connection.request("GET" if data is None else "POST", self._path, data, headers)
             response = self._connection.getresponse()
             if response.status >= 400:

@@ -102,6 +102,7 @@ function watchTabs() {
 }
 
 async function open() {
+  const late = setTimeout(() => say("The model is being loaded."), 500);
   try {
     const { data } = await getJson("v1/models", key());
     at("unlock").hidden = true;
@@ -113,6 +114,8 @@ async function open() {
     say("");
   } catch (error) {
     failed(error);
+  } finally {
+    clearTimeout(late);
   }
 }
 
