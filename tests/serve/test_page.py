@@ -224,7 +224,7 @@ def test_the_call_to_copy_gives_the_same_answer(page: Page) -> None:
 def test_every_method_of_the_server_is_offered_with_its_options(page: Page, open_server: Running) -> None:
     listed = {one["name"]: one["options"] for one in open_server.client.get("/v1/models").json()["data"][0]["methods"]}
     assert set(listed) == set(METHODS) - {"bayesian_stopping"}  # whose shapes this recipe does not have
-    assert listed["esc"] == [{"name": "window", "type": "integer", "default": 5}]
+    assert listed["esc"] == [{"name": "window", "type": "integer", "default": 5, "minimum": 2}]
     assert page.evaluate("[...document.querySelector('[name=method]').options].map((one) => one.value)") == list(listed)
 
     def choose(method: str) -> None:
@@ -245,6 +245,31 @@ def test_every_method_of_the_server_is_offered_with_its_options(page: Page, open
     assert sent["deepconf"] == of_esc  # without tau, which is another method's
     reply = open_server.client.post("/v1/chat/completions", json=sent).json()
     assert text(page, ".answer") == reply["usage"]["deepconf"]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "refused", "taken"),
+    [
+        ("deepconf", "tau", ["0", "1.5"], "0.0001"),
+        ("deepconf", "budget", ["65"], "64"),
+        ("borda", "option-power", ["-1", "100"], "99.5"),
+        ("esc", "option-window", ["1", "2.5"], "2"),
+    ],
+)
+def test_a_field_takes_what_the_server_takes(
+    page: Page, open_server: Running, method: str, field: str, refused: list[str], taken: str
+) -> None:
+    page.evaluate(f"(one => {{ one.value = '{method}'; one.dispatchEvent(new Event('change')); }})"
+                  "(document.querySelector('[name=method]'))")  # fmt: skip
+    page.evaluate("document.querySelector('#settings details').open = true")
+    name = field.removeprefix("option-")
+    for value, fits in [*((one, False) for one in refused), (taken, True)]:
+        fill(page, f"#settings [name={field}]", value)
+        assert page.evaluate(f"document.querySelector('#settings [name={field}]').checkValidity()") is fits, value
+        deepconf = {name: json.loads(value)} if name == field else {"options": {name: json.loads(value)}}
+        asked = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
+        sent = {**asked, "deepconf": {"budget": 8, "method": method, **deepconf}}
+        assert (open_server.client.post("/v1/chat/completions", json=sent).status_code == 200) is fits, value
 
 
 def test_tests_of_a_program_go_with_the_question(page: Page) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from h1r.common.bounds import bounded, out_of_bounds
+
 LONGEST_PERIOD = 4096
 """Tokens of the longest loop that is looked for: each token of a trace is compared with as many; our choice."""
 _MOST = 1 << 20
@@ -24,12 +26,12 @@ class Loop:
     `ValueError` for less than 2 copies or one token, for a period beyond `LONGEST_PERIOD`, and for more of the others
     than any trace has."""
 
-    repeats: int = 4
-    period: int = 128
-    shortest: int = 64
+    repeats: int = bounded(4, minimum=2, maximum=_MOST)
+    period: int = bounded(128, minimum=1, maximum=LONGEST_PERIOD)
+    shortest: int = bounded(64, minimum=1, maximum=_MOST)
 
     def __post_init__(self) -> None:
-        if not (2 <= self.repeats <= _MOST and 1 <= self.period <= LONGEST_PERIOD and 1 <= self.shortest <= _MOST):
+        if out_of_bounds(self):
             raise ValueError(
                 f"{self} is no loop; repeats are at least 2, shortest at least 1, period 1 to {LONGEST_PERIOD}"
             )

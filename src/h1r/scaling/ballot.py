@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+from h1r.common.bounds import out_of_bounds
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.records import Trace
@@ -95,7 +96,8 @@ class Method:
     their ends, each has one vote. A subclass says what is different, registers its name, and names its paper.
 
     budget: traces per problem. sampling: how each is generated. Further fields are the method's options, numbers that
-    `scaling.options` may give; they have defaults. Raises `ValueError` for values that cannot work.
+    `scaling.options` may give; they have defaults, and their bounds (`common/bounds.py`) are checked here and told to
+    clients of a server. Raises `ValueError` for values that cannot work.
     """
 
     needs: ClassVar[frozenset[Needs]] = frozenset()
@@ -105,16 +107,18 @@ class Method:
     settling: ClassVar[StopReason] = "consensus"
     """What ended one that was settled while traces ran."""
 
-    budget: int
+    budget: int = field(metadata={"minimum": 1})
     sampling: SamplingParams = field(default_factory=SamplingParams, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1)
+        self.check()
 
     def check(self, **fine: bool) -> None:
-        for name, ok in fine.items():
-            if not ok:
-                raise ValueError(f"{type(self).__name__}.{name} = {getattr(self, name)!r} is out of range")
+        """`ValueError` for a field out of its bounds, and for one that is not fine for another reason."""
+        wrong = {**{name: "" for name, ok in fine.items() if not ok}, **out_of_bounds(self)}
+        for name, bounds in wrong.items():
+            said = f"{type(self).__name__}.{name} = {getattr(self, name)!r} is out of range"
+            raise ValueError(f"{said}; give a number of {bounds}" if bounds else said)
 
     @classmethod
     def from_section(cls, section: ScalingSection, budget: int, **options: Any) -> Self:

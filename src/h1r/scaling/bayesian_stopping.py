@@ -52,7 +52,7 @@ class BayesianStopping(OneByOne):
     shapes: str | Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
-        OneByOne.__post_init__(self)  # `super()` names the class before it had slots
+        self.check()
         found = shapes_in(self.shapes) if isinstance(self.shapes, str) else self.shapes
         object.__setattr__(self, "shapes", tuple(sorted({shape_of(one) for one in found})))
         if not self.shapes:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from h1r.common.bounds import bounded, same_as
 from h1r.common.scaling_methods import METHODS
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
@@ -101,10 +102,7 @@ class Borda(Method):
     voting). `power` 0 is majority and a large one best of N; 1 is our choice."""
 
     needs: ClassVar[frozenset[Needs]] = frozenset({"confidences"})
-    power: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1, power=0 <= self.power < 100)
+    power: float = bounded(1.0, minimum=0, exclusiveMaximum=100)
 
     @property
     def voter(self) -> str:
@@ -133,10 +131,7 @@ def _by_sureness(ballot: Ballot, chosen: Sequence[int]) -> list[int]:
 class OneByOne(Method):
     """Draws one trace after the other, until `certainty` reaches `certain`: nothing is in flight at the end."""
 
-    certain: float = 0.95
-
-    def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1, certain=0 < self.certain <= 1)
+    certain: float = bounded(0.95, exclusiveMinimum=0, maximum=1)
 
     @property
     def tau(self) -> float | None:
@@ -164,10 +159,7 @@ class EarlyStopping(Method):
     """Early-stopping self-consistency (arXiv 2401.10480): `window` traces at a time, until all of a window have the
     same answer; then all that there are vote. Its window of 5. A trace without an answer differs from every other."""
 
-    window: int = 5
-
-    def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1, window=self.window >= 2)
+    window: int = bounded(5, minimum=2)
 
     def first(self) -> int:
         return min(self.window, self.budget)
@@ -266,13 +258,13 @@ class NoLoops(Method):
     the manner of `response.repetition`, which reads whole texts). Needs an engine that can tell: the native one."""
 
     needs: ClassVar[frozenset[Needs]] = frozenset({"token_ids"})
-    repeats: int = 4
-    period: int = 128
-    shortest: int = 64
+    repeats: int = same_as(Loop, "repeats")
+    period: int = same_as(Loop, "period")
+    shortest: int = same_as(Loop, "shortest")
 
     def __post_init__(self) -> None:
-        self.check(budget=self.budget >= 1)
         Loop(self.repeats, self.period, self.shortest)
+        self.check()
 
     def requested(self, ballot: Ballot) -> SamplingParams:
         return dataclasses.replace(self.sampling, loop=Loop(self.repeats, self.period, self.shortest))

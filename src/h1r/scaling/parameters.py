@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+from h1r.common.bounds import bounded
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -32,10 +33,10 @@ class DeepConf(Method):
     needs: ClassVar[frozenset[Needs]] = frozenset({"confidences"})
     early: ClassVar[StopReason] = "warmup consensus"
 
-    warmup: int = 16
-    keep_top: float = 0.10
+    warmup: int = bounded(16, minimum=1)
+    keep_top: float = bounded(0.10, exclusiveMinimum=0, maximum=1)
     reading: Reading = "keep_top"
-    tau: float | None = None
+    tau: float | None = bounded(None, exclusiveMinimum=0, maximum=1)
     consensus: Consensus = "share"
     stop_doubtful: bool = True
     voter: Voter = "min_window"
@@ -43,10 +44,7 @@ class DeepConf(Method):
     sampling: SamplingParams = field(default_factory=SamplingParams, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.check(
-            warmup=self.warmup >= 1, budget=self.budget >= self.warmup, keep_top=0 < self.keep_top <= 1,
-            tau=self.tau is None or 0 < self.tau <= 1,
-        )  # fmt: skip
+        self.check(budget=self.budget >= self.warmup)
 
     @classmethod
     def from_section(cls, section: ScalingSection, budget: int, **options: Any) -> Self:

@@ -42,7 +42,8 @@ class Served(Protocol):
     """What is behind the server: a model of ours (`local.py`), or other servers (`urls.py`)."""
 
     def models(self) -> list[dict[str, Any]]:
-        """As `/v1/models` lists them; the first has `methods`, see `options.methods_for`."""
+        """As `/v1/models` lists them; the first has `methods` and `numbers`, see `options.methods_for` and
+        `numbers_for`."""
         ...
 
     def owners(self) -> list[EngineThread]:

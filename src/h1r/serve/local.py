@@ -15,7 +15,7 @@ from h1r.serve.jobs import DeepConfJob, Form, Job, Plain
 from h1r.serve.limits import Limits
 from h1r.serve.messages import messages_of
 from h1r.serve.model import Model, seed_of
-from h1r.serve.options import methods_for, plan_for, split_model
+from h1r.serve.options import methods_for, numbers_for, plan_for, split_model
 from h1r.serve.responses import refuse_unknown_of_response
 from h1r.serve.wanted import Body, Kind, refuse_unknown
 
@@ -34,7 +34,8 @@ class Local:
         has: frozenset[Needs] = frozenset({"confidences", "logprobs"})
         if isinstance(model.owner.engine, NativeEngine):
             has |= {"token_ids"}
-        first = {"id": model.name, **own, "methods": methods_for(model.recipe.scaling, has)}
+        numbers = numbers_for(self._limits.budget, model.positions)
+        first = {"id": model.name, **own, "methods": methods_for(model.recipe.scaling, has), "numbers": numbers}
         return [first, *({"id": f"{model.name}@deepconf-{b}", **own} for b in budgets)]
 
     def owners(self) -> list[EngineThread]:

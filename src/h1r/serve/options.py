@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from h1r.common.bounds import BOUNDS, bounds_of
 from h1r.common.scaling_methods import METHODS
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
@@ -30,12 +31,15 @@ from h1r.scaling.parameters import Consensus, DeepConf
 from h1r.scaling.voting import Voter
 from h1r.serve.errors import ApiError
 from h1r.serve.testing import checked_tests
+from h1r.serve.wanted import Body
 
 EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh": 512, "max": 512}
 """Traces of each `reasoning_effort`; 0 is a plain answer. Our choice. No more than the server's limit."""
 _USUAL_BUDGET = 64
 _SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>[a-z][a-z0-9_]{0,63})(?:-(?P<budget>\d{1,6}))?")
 _DEEPCONF_ONLY = ("warmup", "keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
+
+_TYPES = {int: "integer", float: "number"}
 
 Select = Literal["votes", "tests", "confidence"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -89,9 +93,12 @@ class Plan:
 
 
 def methods_for(section: ScalingSection, has: frozenset[Needs]) -> list[dict[str, Any]]:
-    """The methods that a request may name, DeepConf and majority first, each with its numeric options and what they are
-    unless given: [{"name": "esc", "options": [{"name": "window", "type": "integer", "default": 5}]}, ...]. Without
-    those that need what the engine does not tell (`has`), or what only a recipe can give and this one does not.
+    """The methods that a request may name, DeepConf and majority first, each with its numeric options, what they are
+    unless given and may be, in the words of JSON Schema:
+
+        [{"name": "esc", "options": [{"name": "window", "type": "integer", "default": 5, "minimum": 2}]}, ...]
+
+    Without those that need what the engine does not tell (`has`), or what only a recipe can give and this one does not.
     DeepConf's and majority's keys are those of `Options`."""
     found: list[dict[str, Any]] = [{"name": "deepconf", "options": []}, {"name": "majority", "options": []}]
     for name in sorted({*METHODS.names()} - {"deepconf", "majority"}):
@@ -104,11 +111,26 @@ def methods_for(section: ScalingSection, has: frozenset[Needs]) -> list[dict[str
             continue
         given = [(one, getattr(method, one)) for one in option_names(kind)]
         options = [
-            {"name": one, "type": "integer" if type(value) is int else "number", "default": value}
+            {"name": one, "type": _TYPES[type(value)], "default": value, **bounds_of(kind, one)}
             for one, value in given
-            if type(value) in (int, float)
+            if type(value) in _TYPES
         ]
         found.append({"name": name, "options": options})
+    return found
+
+
+def numbers_for(budget: int, max_tokens: int | None = None) -> dict[str, dict[str, Any]]:
+    """The numbers of a request and of its object `deepconf`, by name, with what each may be, in the words of JSON
+    Schema: {"tau": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, ...}. budget, max_tokens: the server's."""
+    found: dict[str, dict[str, Any]] = {}
+    for model in (Body, Options):
+        for name, schema in model.model_json_schema()["properties"].items():
+            kinds = [one for one in schema.get("anyOf", [schema]) if one.get("type") in _TYPES.values()]
+            if len(kinds) == 1:
+                found[name] = {key: kinds[0][key] for key in ("type", *BOUNDS) if key in kinds[0]}
+    found["budget"]["maximum"] = budget
+    if max_tokens is not None:
+        found["max_tokens"]["maximum"] = max_tokens
     return found
 
 

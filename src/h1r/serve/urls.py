@@ -30,7 +30,7 @@ from h1r.serve.jobs import DeepConfJob, Form, Job
 from h1r.serve.limits import Limits
 from h1r.serve.messages import messages_of
 from h1r.serve.model import problem_of, seed_of
-from h1r.serve.options import Plan, methods_for, plan_for, split_model
+from h1r.serve.options import Plan, methods_for, numbers_for, plan_for, split_model
 from h1r.serve.passing_on import PassedOn
 from h1r.serve.reply_text import TokenTexts
 from h1r.serve.responses import refuse_unknown_of_response
@@ -61,8 +61,8 @@ class Urls:
         """See `app.Served`."""
         own = {"object": "model", "created": self._created, "owned_by": "open-h1r"}
         name = self._engine.model
-        methods = methods_for(self._recipe.scaling, self._has)
-        return [{"id": name, **own, "methods": methods}, *({"id": f"{name}@deepconf-{b}", **own} for b in (8, 64))]
+        first = {"methods": methods_for(self._recipe.scaling, self._has), "numbers": numbers_for(self._limits.budget)}
+        return [{"id": name, **own, **first}, *({"id": f"{name}@deepconf-{b}", **own} for b in (8, 64))]
 
     def owners(self) -> list[EngineThread]:
         """See `app.Served`."""

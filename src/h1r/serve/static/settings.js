@@ -10,10 +10,23 @@ export function testsOf(text) {
   return text.trim().startsWith("[") ? JSON.parse(text) : text.split("\n").filter((line) => line.trim());
 }
 
-function optionField({ name, type, default: usual }) {
+// What a field may hold, as the server says it in the words of JSON Schema. HTML has no bound that is itself left out.
+function bound(field, { type, minimum, exclusiveMinimum, maximum, exclusiveMaximum }) {
+  const [least, most] = [minimum ?? exclusiveMinimum ?? "", maximum ?? exclusiveMaximum ?? ""];
+  Object.assign(field, { type: "number", step: type === "integer" ? "1" : "any", min: least, max: most });
+  field.addEventListener("input", () => {
+    const value = field.value === "" ? NaN : Number(field.value);
+    field.setCustomValidity(
+      value <= exclusiveMinimum ? `Give more than ${exclusiveMinimum}.`
+      : value >= exclusiveMaximum ? `Give less than ${exclusiveMaximum}.` : "");
+  });
+}
+
+function optionField({ name, default: usual, ...bounds }) {
   const label = document.createElement("label");
   const field = document.createElement("input");
-  Object.assign(field, { name: `option-${name}`, type: "number", step: type === "integer" ? "1" : "any", placeholder: usual });
+  Object.assign(field, { name: `option-${name}`, placeholder: usual });
+  bound(field, bounds);
   field.dataset.option = name;
   label.append(`${name} `, field);
   return label;
@@ -28,6 +41,8 @@ export class Setting {
     this.element = document.getElementById("setting-template").content.firstElementChild.cloneNode(true);
     this.#fields = this.element.elements;
     this.#fields.method.addEventListener("change", () => this.#show());
+    // A field that is refused is shown, or nobody would know why nothing is asked.
+    this.element.addEventListener("invalid", ({ target }) => target.closest("details")?.setAttribute("open", ""), true);
     this.rename(name);
   }
 
@@ -36,8 +51,9 @@ export class Setting {
     this.element.querySelector("legend").textContent = name;
   }
 
-  // What the server has; the choice stays, where there is one, and is `first` otherwise.
-  offer(methods, first) {
+  // What the server has and what its numbers may be; the choice stays, where there is one, and is `first` otherwise.
+  offer(methods, numbers, first) {
+    for (const [name, bounds] of Object.entries(numbers)) if (this.#fields[name]) bound(this.#fields[name], bounds);
     const chosen = this.#fields.method.value || first;
     this.#own = new Map(methods.map(({ name, options }) => [name, options]));
     this.#fields.method.replaceChildren(...methods.map(({ name }) => new Option(name, name)));
