@@ -19,7 +19,8 @@ from h1r.engine.protocol import SamplingParams
 from h1r.engine.streaming import StreamingEngine
 from h1r.evals.answers import generate
 from h1r.records import Message, Trace
-from h1r.serve.engine_thread import SLICE, EngineThread, Ticket
+from h1r.serve import engine_thread
+from h1r.serve.engine_thread import ARRIVAL_PASSES, SLICE, EngineThread, Ticket
 from h1r.serve.limits import Limits
 from h1r.serve.local import Local
 from h1r.serve.mailbox import Mailbox
@@ -74,6 +75,40 @@ def test_many_traces_do_not_keep_one_waiting_and_are_the_same_as_alone(server: R
     texts = {trace.sample_index: trace.token_ids for trace in many.traces}
     assert [texts[index] for index in range(120)] == [trace.token_ids for trace in alone]
     assert owner.load == (0, 0)
+
+
+def test_a_step_waits_for_requests_that_have_been_read_where_they_are_more_than_what_runs(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, model = server.service.served.owners()[0], server.service.served._model  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine_thread, "GATHER_S", 20.0)
+    loop, first, others, step = asyncio.new_event_loop(), Collected(), Collected(), owner.engine.step
+    rows: list[int] = []
+
+    def counted() -> list[Trace]:
+        rows.append(owner.load[0])
+        return step()
+
+    monkeypatch.setattr(owner.engine, "step", counted)
+    params = SamplingParams(max_tokens=4, seed=1, confidence_top_k=model.recipe.scaling.top_k)
+    prompt = model.chat_prompt([Message("user", QUESTION)], None)
+    for _ in range(6):
+        owner.arrivals.begin(loop)
+    for sink in (first, *[others] * 5):  # the thread has the first at once, and waits for the others
+        owner.submit(Ticket(prompt, params, sink))
+        assert not rows
+    for _ in range(ARRIVAL_PASSES + 1):
+        loop.run_until_complete(asyncio.sleep(0))
+    assert eventually(lambda: len(first.traces) == 1 and len(others.traces) == 5)
+    assert rows[0] == 6
+    rows.clear()
+    for _ in range(2):  # from a loop that is closed before they are tickets: nobody waits for them for long
+        owner.arrivals.begin(loop)
+    loop.close()
+    monkeypatch.setattr(engine_thread, "STALE_S", 0.0)
+    alone = Collected()
+    owner.submit(Ticket(prompt, params, alone))
+    assert eventually(lambda: len(alone.traces) == 1)
 
 
 def test_another_server_of_the_same_model_that_ends_leaves_this_one_answering(server: Running, model: Model) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from h1r.cli.common import Set, check_checkpoint, stopping
 from h1r.common.hub import SHIPPED
+from h1r.common.torch_ahead import importing
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def serve(
     limits = Limits(budget=max_budget, requests=max_requests, drain_s=drain_seconds)
 
     def opened() -> AbstractContextManager[Service]:
-        from h1r.serve.opening import opened_service  # imports torch, while the server listens already
+        with importing():  # while the server listens already
+            from h1r.serve.opening import opened_service
 
         return opened_service(what, name, set_ or [], limits, log_prompts, otel)
 

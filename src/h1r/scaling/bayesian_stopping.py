@@ -12,18 +12,16 @@
 
 With m of the r_j equal to n_2 the two leaders were arbitrary among them, hence w = 1 / (1 + m), and 1 / ((2 + m)
 choose 2) where n_1 = n_2. Both are integrals over t in [0, 1], of t^m and of 2 (1 - t) t^m, so that S is a coefficient
-of a product of polynomials, exact by Gauss-Legendre quadrature. Answers of one shape that are equally likely are
-counted together, which makes the sums short; those as likely as the likeliest are likeliest, too. The paper shows that
+of a product of polynomials, exact by Gauss-Legendre quadrature. The sum over all pairs goes through the answers once;
+those as likely as the likeliest are likeliest, too. The paper shows that
 tracking more than two answers gains nothing in the limit.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,50 +88,71 @@ def shapes_in(path: str) -> list[list[float]]:
 def leads(shapes: tuple[Shape, ...], first: int, second: int, others: int) -> float:
     """The posterior probability that the answer with `first` votes is the likeliest, the next one having `second` and
     all the rest `others`; 0 where no shape could give such votes."""
-    terms = [term for shape in shapes for term in _masses(shape, first, second, others)]
-    top = max((log for log, _ in terms), default=0.0)
-    every = math.fsum(math.exp(log - top) for log, _ in terms)
-    return math.fsum(math.exp(log - top) for log, likeliest in terms if likeliest) / every if terms else 0.0
+    likeliest, every = _masses(_table(shapes), first, second, others)
+    if not np.isfinite(every).any():
+        return 0.0
+    top = every.max()
+    return math.fsum(np.exp(likeliest - top)) / math.fsum(np.exp(every - top))
 
 
-def _masses(shape: Shape, first: int, second: int, others: int) -> Iterator[tuple[float, bool]]:
-    """The logarithms of the terms of the sum, up to a factor that all shapes have, and whether the likeliest leads."""
-    kinds = sorted(Counter(shape).items(), reverse=True)
-    logs, counts = [math.log(p) for p, _ in kinds], [count for _, count in kinds]
-    if second == 0:  # one answer alone
-        yield from ((math.log(count) + first * log, log == logs[0]) for log, count in zip(logs, counts, strict=True))
-        return
-    nodes, weights = np.polynomial.legendre.leggauss(others // second // 2 + 2)
-    at, weight = (nodes + 1) / 2, weights / 2
-    if first == second:
-        weight = weight * 2 * (1 - at)
-    for t, w in zip(at, weight, strict=True):
-        powers = [_powers(p, count, second, others, float(t)) for p, count in kinds]
-        for a, b in itertools.product(range(len(kinds)), repeat=2):
-            ways = counts[a] * (counts[b] - (a == b))
-            rest = float(w) * _product([of[(v == a) + (v == b)] for v, of in enumerate(powers)], others)
-            if ways and rest > 0:
-                yield math.log(ways) + first * logs[a] + second * logs[b] + math.log(rest), a == 0
+@lru_cache(maxsize=16)
+def _table(shapes: tuple[Shape, ...]) -> Array:
+    """[S, K], the largest probability first, shorter shapes filled up with answers that are never given."""
+    table = np.zeros((len(shapes), max(map(len, shapes))))
+    for row, shape in zip(table, shapes, strict=True):
+        row[: len(shape)] = shape
+    return table
 
 
-def _powers(p: float, count: int, top: int, degree: int, t: float) -> list[Array]:
-    """The polynomial of `count` answers of probability p with at most `top` votes each, and those of one and of two
-    fewer; t marks those that have as many."""
-    one = np.zeros(degree + 1)
-    scale = math.log(p * max(1, min(degree, 500)))  # the same power of it for every shape, against under- and overflow
-    size = min(top, degree)
-    one[: size + 1] = [math.exp(r * scale - math.lgamma(r + 1)) for r in range(size + 1)]
-    if top <= degree:
-        one[top] *= t
-    found = [np.eye(1, degree + 1)[0]]
-    for _ in range(count):
-        found.append(np.convolve(found[-1], one)[: degree + 1])
-    return [found[max(0, count - fewer)] for fewer in range(3)]
+def _masses(p_SK: Array, first: int, second: int, others: int) -> tuple[Array, Array]:
+    """Of each shape, the logarithms of the numerator and of the denominator, up to what all shapes have in common."""
+    largest = p_SK[:, 0]
+    with np.errstate(divide="ignore"):  # of shapes that could not give such votes
+        if second == 0:  # one answer alone
+            terms = (p_SK / largest[:, None]) ** first
+            alike = (p_SK == largest[:, None]).sum(1)
+            return tuple(np.log(one) + first * np.log(largest) for one in (alike, terms.sum(1)))  # type: ignore[return-value]
+        nodes, weights = np.polynomial.legendre.leggauss(others // second // 2 + 2)
+        at_T, weight_T = (nodes + 1) / 2, weights / 2
+        if first == second:
+            weight_T = weight_T * 2 * (1 - at_T)
+        size = max(1, _MOST // (len(_STATES) * len(at_T) * (others + 1)))
+        parts = [
+            _pairs(p_SK[at : at + size], first, second, others, at_T) @ weight_T for at in range(0, len(p_SK), size)
+        ]
+        sums = np.concatenate(parts, axis=1)
+        return tuple(np.log(one) + (first + second) * np.log(largest) for one in (sums[0], sums[0] + sums[1]))  # type: ignore[return-value]
 
 
-def _product(factors: Sequence[Array], degree: int) -> float:
-    """The coefficient of the given degree."""
-    whole = factors[0]
-    for one in factors[1:]:
-        whole = np.convolve(whole, one)[: degree + 1]
-    return float(whole[degree])
+_STATES = ("none", "second", "likeliest", "other", "likeliest and second", "other and second")
+"""What has been chosen of the two leaders, answer after answer."""
+_MOST = 1 << 21
+"""Numbers in one array, of shapes that are taken together."""
+
+
+def _pairs(p_SK: Array, first: int, second: int, others: int, at_T: Array) -> Array:
+    """[2, S, T]: the sum over pairs of leaders of p_a^first p_b^second S(a, b) at points t, of a likeliest and another
+    leader, in units of the largest probability. Answer after answer is one of the two leaders or among the others, so
+    that the sum over all pairs takes as long as one pair; every term is positive."""
+    width = min(second, others)
+    scale = max(1, min(others, 500))  # the same power of it for every shape, against under- and overflow
+    polynomials = np.zeros((len(_STATES), len(p_SK), len(at_T), others + 1))
+    polynomials[0, :, :, 0] = 1
+    for p_S, likeliest_S in zip(p_SK.T, (p_SK == p_SK[:, :1]).T, strict=True):
+        votes_TS = [(scale * p_S) ** r / math.factorial(r) * np.ones((len(at_T), 1)) for r in range(width + 1)]
+        if second <= others:
+            votes_TS[second] = votes_TS[second] * at_T[:, None]  # marks those that have as many as the second
+        found = polynomials * votes_TS[0].T[:, :, None]
+        for r in range(1, width + 1):
+            found[..., r:] += polynomials[..., : others + 1 - r] * votes_TS[r].T[:, :, None]
+        share = p_S / p_SK[:, 0]
+        as_first, as_second = ((share**votes)[:, None, None] for votes in (first, second))
+        none, one_second, likeliest, other = polynomials[:4]
+        chosen = np.where(likeliest_S, 1.0, 0.0)[:, None, None]
+        found[1] += none * as_second
+        found[2] += none * as_first * chosen
+        found[3] += none * as_first * (1 - chosen)
+        found[4] += likeliest * as_second + one_second * as_first * chosen
+        found[5] += other * as_second + one_second * as_first * (1 - chosen)
+        polynomials = found
+    return polynomials[4:, :, :, others]

@@ -166,7 +166,10 @@ class Service:
         return answer
 
     async def _answer(self, request: Request, kind: Kind, shape_of: Callable[[Body], Shape], watch: _Watch) -> Response:
-        found = parse_json(await read_bytes(request, self.limits))
+        data = await read_bytes(request, self.limits)
+        for owner in self.served.owners():
+            owner.arrivals.begin(asyncio.get_running_loop())
+        found = parse_json(data)
         asked = {**found, "messages": messages_from(found)} if kind == "response" else found
         body = read_body(asked, kind, self.limits)
         watch.prompt = found if self.log.prompts else None

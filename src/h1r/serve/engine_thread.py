@@ -12,6 +12,10 @@ a ticket is given to the engine whole, which prefills it once; when another one 
 taken back (`NativeEngine.withdraw`) and both share what gets free, `SLICE` traces at a time at most, since every slice
 is prefilled anew. Trace j draws from `seed + j` in every cut.
 
+Gathering: requests that come together are read one after another by the event loop, which takes less than a step. Where
+more of them have been read and are not tickets yet than traces run, a step would serve the fewer: it waits for them,
+`GATHER_S` at most.
+
 Settling: a DeepConf run decides in a thread of its own (`session.py`) what follows from a trace: more traces, or none.
 After a step that ended traces of such a run, the next step waits until the run asks for the next one, `SETTLE_S` at
 most. So its decisions fall between the same two steps as in `h1r solve`, and a run whose answers are slow to compare
@@ -41,6 +45,11 @@ from h1r.serve.window import Window
 T = TypeVar("T")
 CLOSING = "the server is shutting down"
 SLICE = 8
+GATHER_S = 0.03
+STALE_S = 1.0
+ARRIVAL_PASSES = 3
+"""Of the event loop, from a request that has been read to its ticket: a task of its own for a whole reply, and one in
+another for a stream."""
 SETTLE_S = 0.25
 WAIT_S = 0.005
 """Longest wait of a step for an engine that is elsewhere, during which no command is heard."""
@@ -120,11 +129,45 @@ class Ticket:
         self.spans = None if span is None else span.ticket(self)
 
 
+class Arrivals:
+    """Requests that the event loop has read and is making tickets of. It counts each for as many of its passes as that
+    takes, whatever becomes of the request."""
+
+    def __init__(self) -> None:
+        self._count, self._last = 0, 0.0
+        self._none = threading.Event()
+
+    @property
+    def count(self) -> int:
+        """A glance from any thread. What has not passed in `STALE_S` came by a loop that has been closed."""
+        return self._count if time.monotonic() < self._last + STALE_S else 0
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One has been read. For the event loop."""
+        self._count, self._last = self.count + 1, time.monotonic()
+        self._none.clear()
+        loop.call_soon(self._passed, loop, ARRIVAL_PASSES)
+
+    def wait(self, seconds: float) -> None:
+        """Until all are tickets, or so long. For the engine's thread."""
+        if self.count:
+            self._none.wait(seconds)
+
+    def _passed(self, loop: asyncio.AbstractEventLoop, left: int) -> None:
+        if left:
+            loop.call_soon(self._passed, loop, left - 1)
+            return
+        self._count = max(0, self._count - 1)
+        if not self._count:
+            self._none.set()
+
+
 class EngineThread:
     """Starts at once; `close` ends it, and whatever still runs. slots: traces that the engine decodes together."""
 
     def __init__(self, engine: NativeEngine | Elsewhere, slots: int) -> None:
         self.engine, self.slots = engine, slots
+        self.arrivals = Arrivals()
         self.step_seconds = 0.0
         self.tokens = 0
         """Of all traces that have ended, cancelled ones included."""
@@ -237,6 +280,7 @@ class EngineThread:
         while not self._closed:
             try:
                 self._commands_run(wait=True)
+                self._gather()
                 self._grant()
                 if self.engine.busy:
                     self._step()
@@ -254,6 +298,13 @@ class EngineThread:
         for command in commands:
             command()
         self._flush()
+
+    def _gather(self) -> None:
+        """See the module. An engine elsewhere does not wait for steps of ours."""
+        if not isinstance(self.engine, NativeEngine) or self.arrivals.count <= self.load[0]:
+            return
+        self.arrivals.wait(GATHER_S)
+        self._commands_run()
 
     def _submit(self, ticket: Ticket) -> None:
         if self._closed:

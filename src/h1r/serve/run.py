@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import signal
@@ -96,7 +97,10 @@ def serve(opened: Callable[[], AbstractContextManager[Service]], where: Listenin
         port = taken.getsockname()[1]
         note(f"open {address(where.host_here, port)}/ to ask it in a browser")
         opening = Opening(lambda: things.enter_context(opened()), loading, f"{address(where.host, port)}/v1")
-        asyncio.run(_serve(Server(http_config(app, limits)), opening, limits, taken))
+        try:
+            asyncio.run(_serve(Server(http_config(app, limits)), opening, limits, taken))
+        finally:
+            gc.unfreeze()
 
 
 class Opening:
@@ -115,6 +119,7 @@ class Opening:
             self.loading.end(FAILED)
             server.should_exit = True
             raise
+        gc.freeze()  # what stays is not looked through for garbage, which stops the engine for a tenth of a second
         self.service = service
         self.loading.begin(service.app())
         names = ", ".join(one["id"] for one in service.served.models()[:1])
