@@ -42,6 +42,8 @@ class Scripted:
     says: tuple[str, ...] = ()
     writes: Callable[[int], list[tuple[str, float]]] = tokens_of
     """The trace of a seed."""
+    knows_thresholds: bool = False
+    """Whether it refuses one that is no number, as our plugin of vLLM does."""
     busy: bool = False
     """Whether every request is a 429."""
     garbles: Any = None
@@ -63,6 +65,11 @@ class Scripted:
         try:
             if self.busy:
                 self._send(handler, b"{}", 429, {"Retry-After": "7"})
+                return
+            threshold = (body.get("vllm_xargs") or {}).get("deepconf_threshold")
+            if self.knows_thresholds and isinstance(threshold, str):
+                said = {"error": {"message": f"deepconf_threshold = {threshold!r}; it must be a number of nats"}}
+                self._send(handler, json.dumps(said).encode(), 400)
                 return
             if not body.get("stream"):
                 text = "".join(self.says) or "".join(piece for piece, _ in self.writes(body["seed"]))

@@ -66,6 +66,15 @@ def test_a_doubtful_trace_ends_by_closing_its_stream() -> None:
         assert found["choices"][0]["message"]["reasoning_content"].startswith("step0 step1")
 
 
+def test_a_server_with_our_plugin_is_told_when_a_trace_is_doubtful() -> None:
+    with scripted(knows_thresholds=True) as one, before(one) as server:
+        said = deepconf(server)["usage"]["deepconf"]
+        assert (said["stopping"], said["answer"]) == ("engine", "42")
+        told = [body.get("vllm_xargs") for body in one.requests if body.get("stream")]
+        asked = {"deepconf_threshold": pytest.approx(said["threshold"], abs=1e-3), "deepconf_window": 4}
+        assert [one for one in told if one] == [{**asked, "deepconf_top_k": 5}] * (24 - 6)
+
+
 def test_without_log_probabilities_the_votes_agree_and_the_reply_says_so() -> None:
     with scripted(ranks=0) as one, before(one) as server:
         said = deepconf(server, tau=0.6)["usage"]["deepconf"]
@@ -235,14 +244,18 @@ def test_over_two_servers_of_ours_each_trace_is_that_of_one(server: Running) -> 
                       Limits(), KEY) as served,
             running(served) as front,
         ):  # fmt: skip
-            answers = {}
+            answers, owner = {}, server.service.served.owners()[0]
             for name, one in (("alone", server), ("together", front)):
+                before_it = owner.tokens
                 reply = one.client.post("/v1/chat/completions", json=asked, headers=key)
                 assert reply.status_code == 200, reply.text
                 answers[name] = reply.json()
+                # What the engine drew is what is counted: it ends a doubtful trace itself, where the front closes it.
+                spent = answers[name]["usage"]["completion_tokens"]
+                assert eventually(lambda began=before_it, spent=spent: owner.tokens - began == spent)
             assert min(one.service.metrics.requests.labels(*PLAIN)._value.get() for one in (server, second)) >= 8
     alone, together = answers["alone"], answers["together"]
-    assert together["usage"]["deepconf"]["stopping"] == "stream"
+    assert together["usage"]["deepconf"]["stopping"] == "engine"
     assert together["usage"]["deepconf"]["stopped"] > 0
     told = ("state", "tokens", "confidence", "finish_reason", "answer", "weight", "seed", "confidences", "text")
     for name in told:

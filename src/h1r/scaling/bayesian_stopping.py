@@ -111,7 +111,7 @@ def _masses(p_SK: Array, first: int, second: int, others: int) -> tuple[Array, A
         if second == 0:  # one answer alone
             terms = (p_SK / largest[:, None]) ** first
             alike = (p_SK == largest[:, None]).sum(1)
-            return tuple(np.log(one) + first * np.log(largest) for one in (alike, terms.sum(1)))  # type: ignore[return-value]
+            return tuple(np.log(one) + first * np.log(largest) for one in (alike, terms.sum(1)))
         nodes, weights = np.polynomial.legendre.leggauss(others // second // 2 + 2)
         at_T, weight_T = (nodes + 1) / 2, weights / 2
         if first == second:
@@ -121,7 +121,7 @@ def _masses(p_SK: Array, first: int, second: int, others: int) -> tuple[Array, A
             _pairs(p_SK[at : at + size], first, second, others, at_T) @ weight_T for at in range(0, len(p_SK), size)
         ]
         sums = np.concatenate(parts, axis=1)
-        return tuple(np.log(one) + (first + second) * np.log(largest) for one in (sums[0], sums[0] + sums[1]))  # type: ignore[return-value]
+        return tuple(np.log(one) + (first + second) * np.log(largest) for one in (sums[0], sums[0] + sums[1]))
 
 
 _STATES = ("none", "second", "likeliest", "other", "likeliest and second", "other and second")

@@ -74,5 +74,7 @@ class Local:
             return Plain(model, prompts, params, form)
         if body.n > 1 or len(prompts) > 1:
             raise ApiError(400, "DeepConf gives one answer to one question; leave n at 1", "n")
+        if one.confidence_threshold is not None:
+            raise ApiError(400, "DeepConf finds its own threshold; leave vllm_xargs out", "vllm_xargs")
         asked: Sequence[Message] = messages or [Message("user", str(body.prompt))]
         return DeepConfJob(model, model.question(prompts[0], asked, plan, seed), form)

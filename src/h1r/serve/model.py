@@ -26,7 +26,7 @@ from h1r.serve.reply_text import TokenTexts
 from h1r.serve.solving import Question
 from h1r.serve.testing import tested_problem
 from h1r.serve.verifying import Verifying, check_verifier
-from h1r.serve.wanted import Body
+from h1r.serve.wanted import Body, early_stop
 
 
 class Model:
@@ -75,6 +75,7 @@ class Model:
         model's positions allow. `ApiError` for what the model cannot answer."""
         section = self.recipe.scaling
         room = self.positions - len(prompt)
+        threshold, window = early_stop(body, section.top_k) or (None, None)
         params = SamplingParams(
             n=body.n,
             temperature=section.temperature if body.temperature is None else body.temperature,
@@ -85,7 +86,8 @@ class Model:
             seed=seed,
             stop=body.stops,
             confidence_top_k=section.top_k,
-            confidence_window=section.window,
+            confidence_window=window or section.window,
+            confidence_threshold=threshold,
             keep_prompt=bool(body.messages),
         )
         if why := refusal(prompt, params, self.tokenizer, self.vocab_size, self.positions):

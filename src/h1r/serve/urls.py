@@ -2,6 +2,7 @@
 
 What the servers tell of each token decides how DeepConf saves, and the reply says which (`usage.deepconf.stopping`):
 
+    engine       the same as `stream`, and the servers end doubtful traces themselves: `h1r serve`, vLLM with our plugin
     stream       top log-probabilities, or the confidences of `h1r serve`: a doubtful trace ends by closing its stream
     consensus    none: every trace runs to its end and has one vote, until the votes agree (`tau`, else 0.95)
 """
@@ -136,6 +137,8 @@ class Urls:
         problem = problem_of(messages, plan)
         sent = [{"role": one.role, "content": one.content} for one in messages]
         stopping = "stream" if self._engine.knows_confidences else "consensus"
+        if self._engine.stops_early:
+            stopping = "engine"
         prompt = ProblemPrompt((), problem, messages=sent)
         return Question(problem, prompt, plan, seed, self._recipe.rollout, self.verifying.many, None, stopping)
 

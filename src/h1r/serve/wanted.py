@@ -19,6 +19,7 @@ Text = Annotated[str, Field(max_length=512)]
 
 _SEEDS = 1 << 62
 _MOST_TOKENS = 1 << 30
+_XARGS = "deepconf_"
 _DEEPEST = 100
 """Lists and objects within each other; what templates and other servers write of them is recursive."""
 _MAYBE_SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
@@ -62,6 +63,8 @@ class Body(BaseModel):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     best_of: Whole | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    """Of them `deepconf_...`, as our plugin of vLLM takes them: see `early_stop`."""
     suffix: str | None = None
 
     @model_validator(mode="before")
@@ -170,6 +173,23 @@ def refuse_unknown(body: Body) -> None:
     if ranks:
         name = "top_logprobs" if body.top_logprobs else "logprobs"
         raise ApiError(400, f"{name}: this engine keeps the log-probability of the drawn token alone; ask for 0", name)
+
+
+def early_stop(body: Body, top_k: int) -> tuple[float, int | None] | None:
+    """The threshold (nats) below which a trace of the request ends and the window (tokens), where it gives one; None
+    where it asks for no such stop. The keys are those of our plugin of vLLM. top_k: of the likeliest tokens, how many a
+    confidence is over here. `ApiError` for what cannot be followed."""
+    given = {key: value for key, value in (body.vllm_xargs or {}).items() if key.startswith(_XARGS)}
+    if not given:
+        return None
+    threshold, window = given.pop(f"{_XARGS}threshold", None), given.pop(f"{_XARGS}window", None)
+    cannot = {f"{_XARGS}threshold": type(threshold) not in (int, float), **dict.fromkeys(given, True)}
+    cannot[f"{_XARGS}window"] = window is not None and not (type(window) is int and 1 <= window <= 1 << 31)
+    cannot[f"{_XARGS}top_k"] = given.get(f"{_XARGS}top_k", top_k) != top_k
+    if wrong := [key for key, fails in cannot.items() if fails]:
+        takes = f"a threshold in nats, a window of 1 token and more, and a top_k of {top_k}"
+        raise ApiError(400, f"vllm_xargs: {wrong[0][:40]} cannot be followed; give {takes}", "vllm_xargs")
+    return float(threshold), window
 
 
 def _refuse_constant(name: str) -> Any:

@@ -5,6 +5,9 @@ One request is one trace, read by a thread of its own. What a server tells of ea
 * top log-probabilities: confidences, hence DeepConf. A trace whose window falls below `confidence_threshold` ends
   by closing its stream, at which servers stop generating.
 * the confidence of each token (`h1r serve`): the same, and exactly what the engine there has; with the whole seed.
+* a server that can end a doubtful trace itself (`h1r serve`, vLLM with our plugin) is told to, so that nothing is drawn
+  after the token at which the trace is closed here. Which token that is, is decided here in any case: the server's
+  threshold is lower by `_MARGIN`, more than what its sums and the ones of printed numbers can differ by.
 * none: the text alone, without confidences; `confidence_threshold` is refused.
 
 Servers of one model are balanced by the tokens that their requests may still have, passed over while they fail, and
@@ -27,13 +30,17 @@ from h1r.common.servers import Server, Servers, failure_of
 from h1r.engine.connections import hang_up
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
 from h1r.engine.requests import NO_LOOPS, failed
-from h1r.engine.server.events import Refused, ServerRequest
+from h1r.engine.server.events import Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.records import FinishReason, Trace
 
 ATTEMPTS = 4
 """Tries of one trace, on as many servers."""
 _SEEDS = 1 << 31
+_MARGIN = 1e-4
+"""Nats."""
+_WIDEST = 8192
+"""Tokens: the longest window that our plugin of vLLM takes."""
 _RANKS = (20, 10, 5)
 """How many of the likeliest tokens are asked for, the most that a server allows; OpenAI's limit is 20."""
 
@@ -99,6 +106,8 @@ class StreamedChats:
         """Whether the servers tell the confidence of each token, as `h1r serve` does."""
         self.ranks = self._known_ranks()
         """How many likeliest tokens the servers tell of each token; 0: none."""
+        self.stops_early = self.knows_confidences and self._know_thresholds()
+        """Whether the servers can end a doubtful trace themselves."""
 
     @property
     def busy(self) -> bool:
@@ -231,6 +240,12 @@ class StreamedChats:
             body["min_p"] = params.min_p
         if self.knows_confidences:
             body |= {"logprobs": True, "top_logprobs": self.ranks}
+        if params.confidence_threshold is not None and self.stops_early and params.confidence_window <= _WIDEST:
+            body["vllm_xargs"] = {
+                "deepconf_threshold": params.confidence_threshold - _MARGIN,
+                "deepconf_window": params.confidence_window,
+                **({} if self.ours else {"deepconf_top_k": params.confidence_top_k}),
+            }
         return {**body, **self.extra}
 
     def _take(self, live: _Live, event: Any) -> bool:
@@ -289,6 +304,22 @@ class StreamedChats:
                 if found is not None:
                     return found
         raise UserError(f"no server answers a chat request ({said}); see its log")
+
+    def _know_thresholds(self) -> bool:
+        """Whether the first server that answers refuses, by its name, a threshold that is no number: others pass it
+        over, or refuse `vllm_xargs` as a whole."""
+        live = _Live(0, 0, ({"role": "user", "content": "1"},), SamplingParams(max_tokens=1))
+        body = {**self._body(live), "stream": False, "vllm_xargs": {"deepconf_threshold": "none"}}
+        del body["stream_options"]
+        for server in self.servers.all:
+            try:
+                get_json(f"{server.url}/chat/completions", body, 60.0, self.key)
+                return False
+            except Refused as refused:
+                return "deepconf_threshold" in str(refused)
+            except (OSError, ValueError):
+                continue
+        return False
 
     def _probe(self, server: Server, ranks: int) -> tuple[int | None, str]:
         """How many ranks come where so many are asked for; None where the request fails, or the confidences that a
