@@ -83,9 +83,11 @@ def test_any_geometry_equals_the_forward_with_rounded_weights(
     config: HybridConfig, weights: Weights, cuts: set[int]
 ) -> None:
     got, expected = logits_of(native(config), weights, sorted(cuts))
-    # Inputs of int8 products have 16 bits.
-    tolerance = 2e-5 if weights == "bfloat16" else 1e-3
-    torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
+    if weights == "bfloat16":
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
+    # Inputs of int8 products have 16 bits, whose rounding the narrowest of these models amplify a hundredfold in single
+    # places; a term of a product that is left out, or multiplied by another's weight, moves all logits by percents.
+    assert (got - expected).norm() < 5e-3 * expected.norm()
 
 
 @pytest.mark.parametrize(("weights", "tolerance"), [("bfloat16", 2e-5), ("int8", 1e-3)])
