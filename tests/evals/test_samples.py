@@ -79,9 +79,10 @@ def test_what_is_there_is_not_asked_for_again(tmp_path: Path) -> None:
     assert run(tmp_path / "s.jsonl", second) == whole
     every = sorted(first.asked)  # by problem and sample: the seeds of a problem follow each other
     assert sorted(second.asked) == [asked for number, asked in enumerate(every) if number not in kept]
-    third = CountingEngine()
+    third, file = CountingEngine(), (tmp_path / "s.jsonl").stat().st_ino
     assert run(tmp_path / "s.jsonl", third) == whole
     assert third.asked == []
+    assert (tmp_path / "s.jsonl").stat().st_ino == file  # a whole file is not written anew
 
 
 def test_a_verdict_that_did_not_come_is_asked_for_again_without_the_answer(tmp_path: Path) -> None:

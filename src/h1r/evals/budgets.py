@@ -35,8 +35,6 @@ from h1r.scaling.replay import simulate_many
 from h1r.scaling.voting import vote
 from h1r.verify import require
 
-Graded = tuple[Trace, Verdict | None]
-
 _KINDS = ("text", "value", "letters")
 """Answers that can be the same; programs and whole responses cannot."""
 _OF_GENERATION = {"problems", "budgets", "temperature", "top_p", "max_tokens"}
@@ -62,12 +60,11 @@ def at_budgets(
     priced = {budget: None if lacks else _method(section, budget) for budget in budgets}
     scores = {(budget, key): _Score() for budget in budgets for key in ("majority", "deepconf")}
     for index, problem in enumerate(samples.problems):
-        answers = samples.of_problem(index)
-        groups = groups_for(problem, verify_many)
+        answers = _Answers(samples.of_problem(index), groups_for(problem, verify_many))
         for budget in budgets:
-            scores[budget, "majority"].add(answers, budget, None, groups)
+            scores[budget, "majority"].add(answers, budget, None)
             if (method := priced[budget]) is not None:
-                scores[budget, "deepconf"].add(answers, budget, method, groups)
+                scores[budget, "deepconf"].add(answers, budget, method)
     if not scores[1, "majority"].accuracies:
         return None
     known = "tokens" not in lacks
@@ -99,6 +96,37 @@ def _method(section: ScalingSection, budget: int) -> Method | None:
         return None
 
 
+class _Answers:
+    """The answers to one problem. `read`: what the verdict of each found, None where it does not vote."""
+
+    def __init__(self, answers: Sequence[tuple[Trace, Verdict | None]], groups: AnswerGroups) -> None:
+        self.groups = groups
+        self.traces = [trace for trace, _ in answers]
+        verdicts = [verdict if verdict is not None and is_scored(verdict) else None for _, verdict in answers]
+        self.scored = [verdict is not None for verdict in verdicts]
+        self.right = [verdict is not None and is_correct(verdict) for verdict in verdicts]
+        self.read = [None if verdict is None else verdict.extracted for verdict in verdicts]
+
+    def majority(self, block: range) -> int | None:
+        """The number of an answer that won, None without one."""
+        found = vote(self.read[block.start : block.stop], [1.0] * len(block), self.groups).index
+        return None if found is None else block[found]
+
+    def replayed(self, blocks: Sequence[range], method: Method) -> tuple[list[int | None], int]:
+        """Of each block the number of an answer that won, and the tokens of all of them."""
+        # A replay hands on texts, and equal texts have equal verdicts where both have one.
+        numbers = {trace.text: number for number, trace in enumerate(self.traces) if self.scored[number]}
+
+        def read(text: str) -> str | None:
+            return self.read[numbers[text]] if text in numbers else None
+
+        recorded = [self.traces[block.start : block.stop] for block in blocks]
+        solutions = simulate_many(recorded, method, extract=read, groups=[self.groups] * len(blocks))
+        traces = [solution.answer_trace for solution in solutions]
+        spent = sum(solution.tokens_total for solution in solutions)
+        return [None if trace is None else numbers[trace.text] for trace in traces], spent
+
+
 @dataclasses.dataclass(slots=True)
 class _Score:
     """One method at one budget, over the problems so far."""
@@ -107,35 +135,22 @@ class _Score:
     blocks: int = 1
     tokens: float = 0.0
 
-    def add(self, answers: Sequence[Graded], budget: int, method: Method | None, groups: AnswerGroups) -> None:
+    def add(self, answers: _Answers, budget: int, method: Method | None) -> None:
         """Takes in the answers to a problem; without a whole block of them, nothing. method: None for majority."""
-        starts = range(0, len(answers) - budget + 1, budget)
-        blocks = [answers[start : start + budget] for start in starts]
+        starts = range(0, len(answers.traces) - budget + 1, budget)
+        blocks = [range(start, start + budget) for start in starts]
         if not blocks:
             return
-        known = {trace.text: verdict for trace, verdict in answers if verdict is not None and is_scored(verdict)}
-
-        def read(text: str) -> str | None:
-            return known[text].extracted if text in known else None
-
-        winners: list[str | None] = []
-        """Of each block the text whose answer won."""
         if method is None:
-            for block in blocks:
-                index = vote([read(trace.text) for trace, _ in block], [1.0] * budget, groups).index
-                winners.append(None if index is None else block[index][0].text)
-            tokens = sum(trace.num_tokens for block in blocks for trace, _ in block)
+            winners = [answers.majority(block) for block in blocks]
+            spent = sum(trace.num_tokens for trace in answers.traces[: blocks[-1].stop])
         else:
-            recorded = [[trace for trace, _ in block] for block in blocks]
-            solutions = simulate_many(recorded, method, extract=read, groups=[groups] * len(blocks))
-            found = (solution.answer_trace for solution in solutions)
-            winners = [None if trace is None else trace.text for trace in found]
-            tokens = sum(solution.tokens_total for solution in solutions)
-        self.tokens += tokens / len(blocks)
+            winners, spent = answers.replayed(blocks, method)
+        self.tokens += spent / len(blocks)
         grades = [
-            float(text is not None and is_correct(known[text]))
-            for text, block in zip(winners, blocks, strict=True)
-            if any(trace.text in known for trace, _ in block)
+            float(winner is not None and answers.right[winner])
+            for winner, block in zip(winners, blocks, strict=True)
+            if any(answers.scored[block.start : block.stop])
         ]
         if grades:
             self.accuracies.append(fmean(grades))

@@ -55,13 +55,19 @@ class Samples:
         self._answers = AnswerColumns(len(problems) * n)
         """Of problem i the answer j is number i * n + j."""
         self._end = 0
+        self._is_whole = True
+        """Whether the file is as `finish` leaves it."""
+        last = -1
         for count, line in enumerate(self._file.lines(), 1):
             try:
                 row = json.loads(line)
                 place = row["problem"], row["sample"]
                 if not (0 <= place[0] < len(problems) and 0 <= place[1] < n):
                     raise ValueError(place)
-                self._take(self._number(place), row)
+                number = self._number(place)
+                self._take(number, row)
+                self._is_whole &= number > last and "text" in row and "verdict" in row
+                last = number
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 self._file.close()
                 raise UserError(
@@ -160,7 +166,10 @@ class Samples:
                     yield divmod(number, self.n), verdict
 
     def finish(self) -> None:
-        """Writes the file anew, an answer a line with its verdict, in order; nothing can be added after it."""
+        """Writes the file anew, if it is not so already: an answer a line with its verdict, in order; nothing can be
+        added after it."""
+        if self._is_whole:
+            return
         end = 0
         with atomic(self._path) as partial, open(partial, "wb") as handle, open(self._path, "rb") as source:
             for number in self._answers.known():
@@ -185,6 +194,7 @@ class Samples:
     def _append(self, place: Place, row: dict[str, Any]) -> None:
         line = _line(row)
         with self._lock:
+            self._is_whole = False
             self._file.append([line])
             self._take(self._number(place), row)
             self._end += len(line.encode()) + 1

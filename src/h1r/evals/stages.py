@@ -117,10 +117,10 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
 
         def priced(result: dict[str, Any], problems: list[Problem], path: Path) -> dict[str, Any]:
             """With what its answers come to by votes, if that was priced by other settings, or by an older version."""
-            voted = result.get("budgets", {})
-            if voted is None or voted.get("settings") == settings_of(recipe.scaling):
+            voted, kept = result.get("budgets", {}), path.with_name(result["samples"])
+            if voted is None or voted.get("settings") == settings_of(recipe.scaling) or not kept.exists():
                 return result
-            with Samples(path.with_name(result["samples"]), problems, result["samples_per_problem"]) as samples:
+            with Samples(kept, problems, result["samples_per_problem"]) as samples:
                 voted = at_budgets(samples, recipe.scaling, pool.verify_many, recipe.eval.confidence_level)
             return {**result, "budgets": voted, "cons_at_n": cons_at_n(voted)}
 
