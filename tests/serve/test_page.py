@@ -307,9 +307,10 @@ def test_the_key_is_asked_for_and_a_refusal_is_told(browser: Page, server: Runni
     browser.write(KEY)
     browser.press("Enter", 13, "\r")
     browser.wait(f"document.getElementById('model').textContent === '{NAME}'")
-    most = server.service.limits.budget
-    solve(browser, budget=most + 1)
-    assert f"this server allows 1 to {most}" in text(browser, "#state")
+    browser.evaluate("document.querySelector('#settings details').open = true")
+    fill(browser, "#settings [name=warmup]", "20")
+    solve(browser, budget=12)  # fewer than that, which no field by itself can refuse
+    assert "DeepConf.budget = 12 is out of range" in text(browser, "#state")
 
 
 def test_a_conversation_goes_on(page: Page) -> None:
