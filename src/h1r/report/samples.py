@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import Any
 from urllib.parse import quote
 
@@ -163,12 +164,12 @@ def _listed(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     said = "right" if (verdict.get("reward") or 0.0) >= 1.0 else "wrong"
     if not verdict or reason == "unscored":
         said = "not scored"
-    return {
-        "problem": clean(row.get("problem_id") or row.get("problem")),
+    return {  # equal texts are one: of a million answers these lists are in memory
+        "problem": intern(clean(row.get("problem_id") or row.get("problem"))),
         "sample": int(row.get("sample") or 0),
         "verdict": said,
-        "reason": clean(reason or "").replace("_", " "),
-        "finish": clean(row.get("finish_reason") or ""),
+        "reason": intern(clean(reason or "").replace("_", " ")),
+        "finish": intern(clean(row.get("finish_reason") or "")),
         "tokens": int(row["tokens"]) if row.get("tokens") is not None else None,
     }
 
