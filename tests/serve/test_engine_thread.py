@@ -101,14 +101,16 @@ def test_a_step_waits_for_requests_that_have_been_read_where_they_are_more_than_
         loop.run_until_complete(asyncio.sleep(0))
     assert eventually(lambda: len(first.traces) == 1 and len(others.traces) == 5)
     assert rows[0] == 6
-    rows.clear()
+    alone = Collected()
+    owner.arrivals.begin(loop)  # a lone one waits for nothing
+    owner.submit(Ticket(prompt, params, alone))
+    assert eventually(lambda: len(alone.traces) == 1)
     for _ in range(2):  # from a loop that is closed before they are tickets: nobody waits for them for long
         owner.arrivals.begin(loop)
     loop.close()
     monkeypatch.setattr(engine_thread, "STALE_S", 0.0)
-    alone = Collected()
-    owner.submit(Ticket(prompt, params, alone))
-    assert eventually(lambda: len(alone.traces) == 1)
+    owner.submit(Ticket(prompt, params, others))
+    assert eventually(lambda: len(others.traces) == 6)
 
 
 def test_another_server_of_the_same_model_that_ends_leaves_this_one_answering(server: Running, model: Model) -> None:

@@ -13,8 +13,8 @@ taken back (`NativeEngine.withdraw`) and both share what gets free, `SLICE` trac
 is prefilled anew. Trace j draws from `seed + j` in every cut.
 
 Gathering: requests that come together are read one after another by the event loop, which takes less than a step. Where
-more of them have been read and are not tickets yet than traces run, a step would serve the fewer: it waits for them,
-`GATHER_S` at most.
+more of them have been read than traces run and wait, a step would serve the fewer: it waits for them, `GATHER_S` at
+most. A lone request waits for nothing.
 
 Settling: a DeepConf run decides in a thread of its own (`session.py`) what follows from a trace: more traces, or none.
 After a step that ended traces of such a run, the next step waits until the run asks for the next one, `SETTLE_S` at
@@ -301,7 +301,8 @@ class EngineThread:
 
     def _gather(self) -> None:
         """See the module. An engine elsewhere does not wait for steps of ours."""
-        if not isinstance(self.engine, NativeEngine) or self.arrivals.count <= self.load[0]:
+        count = self.arrivals.count  # those that are tickets since a moment included
+        if not count or not isinstance(self.engine, NativeEngine) or count <= sum(self.load):
             return
         self.arrivals.wait(GATHER_S)
         self._commands_run()
