@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where it is set, each of the many processes that commands and tests start compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench smoke shipped setup setup-vllm docs site wheel clean help
+.PHONY: demo test collect lint bench smoke shipped setup setup-vllm docs site wheel clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,10 +30,14 @@ help:
 demo: $(READY)
 	$(RUN)/h1r demo $(if $(SEED),--seed $(SEED) --out runs/demo-seed$(SEED))
 
-# One process more than there are cores, each with one thread; a file's tests stay together, since engines are built once
-# per file, and long files come first (tests/conftest.py).
+# One or two processes more than there are cores, each with one thread; a file's tests stay together, since engines are
+# built once per file, and long files come first (tests/conftest.py).
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Compiles the tests and what they import.
+collect: $(READY)
+	OMP_NUM_THREADS=1 $(RUN)/pytest --collect-only -q >/dev/null 2>&1
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -16,6 +16,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from h1r.common import progress
+from serving import START_LIMIT_S
 
 # No deadline: on a busy machine any example can take long, and that says nothing about the code.
 settings.register_profile("exploring", deadline=None)
@@ -36,7 +37,7 @@ def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two processes more than there are processors: many tests wait, for a server to start or a time limit, and three
-    processes leave nearly half of two processors idle. One more where others used the machine in the last five minutes:
+    processes leave much of two processors idle. One more where others used the machine in the last five minutes:
     there what starts in processes of its own (vLLM's server, Ray) did not start in its time."""
     processors = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
     return processors + (2 if os.getloadavg()[1] < 1.5 * processors else 1)
@@ -55,6 +56,10 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, then those with many tests, so that no process is left with a long file at the
     end while the others are done."""
+    served = (*ONE_SERVER, "tests/train/test_rl_vllm.py")
+    for item in items:
+        if item.nodeid.startswith(served):
+            item.add_marker(pytest.mark.timeout(START_LIMIT_S + 300))
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     count = Counter(item.path for item in items)
     items.sort(key=lambda item: (-slow[item.path], -count[item.path]))

@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+START_LIMIT_S = 600
+"""Half a minute of a processor, which a busy machine gives in many."""
 PACE_FILES: dict[str, Path] = {}
 """Of each server's address: the file at whose sight it takes its time (`paced.py`)."""
 
@@ -44,7 +46,7 @@ def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_seque
     with open(log, "wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + START_LIMIT_S
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
                 break

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import random
 from collections.abc import Sequence
@@ -23,7 +24,16 @@ ALL = ControlsSection(per_item=0)
 
 @pytest.fixture(scope="module")
 def pool():
-    with VerifierPool(2, 5.0, format_checks=False) as pool:
+    with VerifierPool(1, 5.0, format_checks=False) as pool:
+        # All at once, so that one worker has them all: one that comes late costs a worker
+        asked = [
+            *(numbers(1, name)[0] for name in (PACKAGE, GENEROUS, YIELDING)),
+            *numbers(1, "math", [r"\int_0^1 x dx"]),
+        ]
+        if importlib.util.find_spec("if_verifiable"):
+            metadata = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+            asked += numbers(1, "instructions", **metadata)
+        pool.verify_many(asked, [r"\boxed{\int_0^1 y dy}"] * len(asked))
         yield pool
 
 

@@ -75,6 +75,9 @@ def judging_server() -> Iterator[ChatServer]:
 def pool(judging_server: ChatServer) -> Iterator[VerifierPool]:
     with pytest.MonkeyPatch.context() as patch, VerifierPool(time_limit_s=5.0) as pool:
         patch.setenv(judge.SETTINGS_VARIABLE, JudgeSection(urls=[judging_server.url], model="m").model_dump_json())
+        # All at once, so that one worker has them all: one that comes late costs a worker
+        deep = HOSTILE["deep brackets"]
+        pool.verify_many([problem(name) for name in CASES], [deep] * len(CASES))
         yield pool
         if judge._instance is not None:
             judge._instance.close()

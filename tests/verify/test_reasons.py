@@ -70,6 +70,13 @@ CASES: list[tuple[str, Reason, str, dict[str, Any], str]] = [
     ("reasoning_gym", "unscored", "", {}, r"\boxed{1}"),
 ]
 
+GRADED_BY_A_WORKER: list[tuple[str, str, dict[str, Any], str]] = [
+    # verifier, reference, metadata, response
+    *((name, "", NO_COMMA, "well, no") for name in ("instructions", "instructions_loose")),
+    *((name, r"\int_0^1 x dx", {}, r"\boxed{\int_0^1 y dy}") for name in ("math", "math_lenient")),
+    ("reasoning_gym", "", COUNTDOWN, r"\boxed{(1+2)*3}"),
+]
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ChatServer]:
@@ -87,6 +94,9 @@ def server() -> Iterator[ChatServer]:
 def pool(server: ChatServer) -> Iterator[VerifierPool]:
     with pytest.MonkeyPatch.context() as patch, VerifierPool(time_limit_s=3.0) as one:
         patch.setenv(judge.SETTINGS_VARIABLE, JudgeSection(urls=[server.url], model="m").model_dump_json())
+        # All at once, so that one worker has them all: one that comes late costs a worker
+        asked = [Problem("p", "", answer, name, metadata=metadata) for name, answer, metadata, _ in GRADED_BY_A_WORKER]
+        one.verify_many(asked, [text for *_, text in GRADED_BY_A_WORKER])
         yield one
         if judge._instance is not None:
             judge._instance.close()
@@ -112,9 +122,10 @@ def test_every_verifier_is_driven_to_wrong_and_to_not_extracted() -> None:
         assert {"wrong", "not_extracted"} <= {reason for verifier, reason, *_ in CASES if verifier == name}, name
 
 
-def test_a_scorer_that_raises_is_a_crash(pool: VerifierPool) -> None:
+def test_a_scorer_that_raises_is_a_crash() -> None:
     register(Verifier("raises", "operator:truediv"))
-    (verdict,) = pool.verify_many([Problem(id="p", question="", answer="", verifier="raises")], ["x"])
+    with VerifierPool() as own:  # a worker that has it alone
+        (verdict,) = own.verify_many([Problem(id="p", question="", answer="", verifier="raises")], ["x"])
     assert verdict.reason == "crash"
 
 

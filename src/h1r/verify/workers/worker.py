@@ -88,12 +88,15 @@ class _Worker:
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         reply: dict[str, Any] = {"loaded": True}
+        gc.disable()  # a fifth of the time of an import, which makes no garbage to speak of
         try:
             resolve(request["load"], request["file"])
             if request["warm"]:
                 resolve(request["warm"])()
         except Exception as error:
             return {"error": explained(error, self._level)}
+        finally:
+            gc.enable()
         if request["seal"] and self._level is None and self._isolation:
             try:
                 for kind, value in kernel_limits().items():
