@@ -3,7 +3,8 @@
     python benchmarks/kill_test.py [--kills 20] [--restarts 10] [--seed 0] [--json]
 
 A tiny run is trained once without interruption. Then the same is trained again and again while processes of it are
-killed: the command itself, which samples, trains and drives, or one of its children, which verify. After a killed
+killed: the command itself, which samples, trains and drives, or one of its children, which verify. The moment is a
+random step that the run has come to, so that a busy machine gets no fewer kills than an idle one. After a killed
 command the same command is given again with `--resume`; a killed child the command has to survive. `restarts`: kills
 of a random process under `torchrun --max-restarts` with two processes, which has to go on by itself.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -122,11 +124,9 @@ def weights(run: Path, stage: str) -> bytes:
     return (run / stage / "model" / "model.safetensors").read_bytes()
 
 
-def h1r(*arguments: str | Path) -> float:
-    """Runs a command to its end; seconds."""
-    start = time.monotonic()
+def h1r(*arguments: str | Path) -> None:
+    """Runs a command to its end."""
     subprocess.run([*H1R, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.monotonic() - start
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -157,7 +157,47 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def killed_runs(kills: int, base: Path, unbroken: Path, spent: dict[str, float], draw: random.Random) -> Tally:
+def steps_done(run: Path, stage: str) -> int:
+    """Lines in a stage's metrics, the last of which may be half written."""
+    path = run / stage / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait(process: subprocess.Popen[bytes], run: Path, stage: str, steps: float = math.inf) -> bool:
+    """Waits until the run has that many steps: True; False if the process ended before. `TimeoutExpired` after
+    `LIMIT_S` without a further step."""
+    seen, since = steps_done(run, stage), time.monotonic()
+    while seen < steps:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+        now = steps_done(run, stage)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        if time.monotonic() - since > LIMIT_S:
+            raise subprocess.TimeoutExpired(process.args, LIMIT_S)
+    return True
+
+
+def comes_to(process: subprocess.Popen[bytes], run: Path, stage: str, steps: int, draw: random.Random) -> bool:
+    """As `wait`, and a random moment longer: within the step, or within the start of a process whose run has that many
+    steps already."""
+    pause = draw.uniform(0, 4.0 if steps_done(run, stage) >= steps else 0.3)
+    if wait(process, run, stage, steps):
+        time.sleep(pause)
+    return process.poll() is None
+
+
+def killed(process: int) -> bool:
+    """False where it ended by itself meanwhile."""
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def killed_runs(kills: int, base: Path, unbroken: Path, draw: random.Random) -> Tally:
     """SFT and RL in turns, each with kills until it ends, until `kills` are done."""
     tally, number = Tally(), 0
     while sum(tally.kills.values()) < kills and len(tally.why) < 3:
@@ -168,7 +208,7 @@ def killed_runs(kills: int, base: Path, unbroken: Path, spent: dict[str, float],
         for later in ("rl",) if stage == "rl" else ("sft", "rl_pool", "rl"):
             shutil.rmtree(run / later, ignore_errors=True)
             (run / "done" / f"{'pool' if later == 'rl_pool' else later}.json").unlink(missing_ok=True)
-        _until_it_ends(tally, stage, run, kills, spent[stage], draw)
+        _until_it_ends(tally, stage, run, kills, steps_done(unbroken, stage), draw)
         if not tally.why:
             tally.compare(stage, run, unbroken)
         shutil.rmtree(run)
@@ -176,7 +216,7 @@ def killed_runs(kills: int, base: Path, unbroken: Path, spent: dict[str, float],
 
 
 def _until_it_ends(
-    tally: Tally, stage: str, run: Path, kills: int, seconds: float, draw: random.Random, most: int = 6
+    tally: Tally, stage: str, run: Path, kills: int, steps: int, draw: random.Random, most: int = 6
 ) -> None:
     """At most `most` kills of a run, so that it ends some time."""
     begun = time.monotonic()
@@ -184,22 +224,18 @@ def _until_it_ends(
         process = start([*H1R, stage, "--resume", str(run)], run.with_suffix(".log"))
         try:
             if attempt == most or sum(tally.kills.values()) >= kills:
-                process.wait(LIMIT_S)
-            while process.poll() is None:
-                try:
-                    process.wait(draw.uniform(0.2, 1.1) * seconds)
-                except subprocess.TimeoutExpired:
-                    children = below(process.pid)
-                    if children and draw.random() < 0.3 and sum(tally.kills.values()) < kills:
-                        os.kill(draw.choice(children), signal.SIGKILL)
-                        tally.kills[f"{stage}, a child"] += 1
-                        process.wait(LIMIT_S)
-                    else:
-                        process.kill()
-                        process.wait()
-                        tally.kills[f"{stage}, the command"] += 1
-        except (subprocess.TimeoutExpired, ProcessLookupError) as error:
-            tally.failed(f"{stage}: {type(error).__name__} after {time.monotonic() - begun:.0f} s")
+                wait(process, run, stage)
+            elif comes_to(process, run, stage, draw.randint(min(steps_done(run, stage), steps), steps), draw):
+                children = below(process.pid)
+                if children and draw.random() < 0.3:
+                    tally.kills[f"{stage}, a child"] += killed(draw.choice(children))
+                    wait(process, run, stage)
+                else:
+                    process.kill()
+                    process.wait()
+                    tally.kills[f"{stage}, the command"] += 1
+        except subprocess.TimeoutExpired:
+            tally.failed(f"{stage}: no step in {LIMIT_S} s, {time.monotonic() - begun:.0f} s after its start")
             return
         finally:
             end(process)
@@ -216,9 +252,8 @@ def restarted_runs(kills: int, base: Path, curated: Path, draw: random.Random) -
     tally, number = Tally(), 0
     unbroken = base / "unbroken-2"
     shutil.copytree(curated, unbroken)
-    began = time.monotonic()
     subprocess.run(launched(unbroken, 0), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seconds = time.monotonic() - began
+    steps = steps_done(unbroken, "sft")
     while sum(tally.kills.values()) < kills and not tally.why:
         run = base / f"restarted-{number}"
         shutil.copytree(curated, run)
@@ -226,15 +261,15 @@ def restarted_runs(kills: int, base: Path, curated: Path, draw: random.Random) -
         wanted = min(3, kills - sum(tally.kills.values()))
         process = start(launched(run, wanted), run.with_suffix(".log"))
         try:
-            for _ in range(wanted):
-                time.sleep(draw.uniform(0.3, 1.0) * seconds)
+            for moment in sorted(draw.sample(range(1, steps), wanted)):
+                if not comes_to(process, run, "sft", moment, draw):
+                    break
                 ranks = [one for one in below(process.pid) if _is_rank(one)]
-                if process.poll() is None and ranks:
-                    os.kill(draw.choice(ranks), signal.SIGKILL)
-                    tally.kills["a rank under torchrun"] += 1
-            process.wait(LIMIT_S)
-        except (subprocess.TimeoutExpired, ProcessLookupError) as error:
-            tally.failed(f"torchrun: {type(error).__name__}")
+                if ranks:
+                    tally.kills["a rank under torchrun"] += killed(draw.choice(ranks))
+            wait(process, run, "sft")
+        except subprocess.TimeoutExpired:
+            tally.failed(f"torchrun: no step in {LIMIT_S} s")
         finally:
             end(process)
         if process.returncode:
@@ -280,10 +315,10 @@ def main() -> int:
         h1r("curate", recipe, "--out", unbroken)
         curated = base / "curated"
         shutil.copytree(unbroken, curated)
-        spent = {"sft": h1r("sft", unbroken)}
+        h1r("sft", unbroken)
         h1r("curate", "--pool", "rl", unbroken)
-        spent["rl"] = h1r("rl", unbroken)
-        tallies = {"resumed": killed_runs(options.kills, base, unbroken, spent, draw)}
+        h1r("rl", unbroken)
+        tallies = {"resumed": killed_runs(options.kills, base, unbroken, draw)}
         tallies["restarted"] = restarted_runs(options.restarts, base, curated, draw)
     found = {name: tally.numbers() for name, tally in tallies.items()}
     total = {key: sum(one[key] for one in found.values()) for key in ("kills", "finished", "lost", "repeated")}

@@ -68,3 +68,27 @@ def test_victims_are_found_among_children_and_theirs(bench: Any) -> None:
     finally:
         bench.end(process)
     assert process.returncode is not None
+
+
+def test_a_moment_is_a_step_that_the_run_has_come_to(bench: Any, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", [1])
+    program = "import sys; f = open(sys.argv[1], 'a'); [print('{}', file=f, flush=True) for _ in sys.stdin]"
+    command = [sys.executable, "-c", program, str(run / "sft" / "metrics.jsonl")]
+
+    class Draw:
+        @staticmethod
+        def uniform(low: float, high: float) -> float:
+            assert (low, high) == (0, 0.3)
+            return 0.0
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"step\n" * 2)
+        process.stdin.flush()
+        assert bench.comes_to(process, run, "sft", 3, Draw())
+        assert bench.steps_done(run, "sft") == 3
+        process.stdin.write(b"step\n")
+        process.stdin.close()
+        assert not bench.comes_to(process, run, "sft", 5, Draw())
+    assert bench.steps_done(run, "sft") == 4
+    assert not bench.killed(process.pid)
