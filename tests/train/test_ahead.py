@@ -53,10 +53,10 @@ class WeightedEngine(HashEngine):
 
 def run(
     percents: list[int], changes: dict[str, Any], journal: Journal | None, lookahead: int, steps: range, last: int,
-    state: Packed | None = None, apart: bool = False,
+    state: Packed | None = None, apart: bool = False, kind: type[WeightedEngine] = WeightedEngine,
 ) -> tuple[list[Collected], Packed, WeightedEngine]:  # fmt: skip
     """The batches of `steps` of a run of `last`, what a checkpoint behind them keeps, and the engine."""
-    engine = WeightedEngine()
+    engine = kind()
     problems = problems_of(percents)
     pipeline = RolloutPipeline(engine, None, verify_many, section=RolloutSection(max_failed_share=0.5))
     prompts = [[100, i] for i in range(len(problems))]

@@ -120,11 +120,11 @@ def test_rl_goes_on_on_another_grid(
 def test_a_resumed_run_in_shards_equals_an_unbroken_one_bit_for_bit(
     grids: dict[int, Workers], curated: Path, tmp_path: Path
 ) -> None:
-    curriculum = {"choose": "pass_rate", "min_group": 2, "max_group": 5}
-    recipe = recipe_for(2, shard=True, curriculum=curriculum)
+    changes = {"curriculum": {"choose": "pass_rate", "min_group": 2, "max_group": 5}, "partial_tokens": 7}
+    recipe = recipe_for(2, shard=True, **changes)
     unbroken, broken = (ready_for_rl(curated, tmp_path / name, recipe) for name in ("unbroken", "broken"))
     grids[2].call(train, recipe, str(unbroken.path))
-    grids[2].call(train, recipe_for(2, shard=True, steps=3, curriculum=curriculum), str(broken.path))
+    grids[2].call(train, recipe_for(2, shard=True, steps=3, **changes), str(broken.path))
     shutil.rmtree(broken.path / "rl" / "checkpoints" / "step_00000003")
     grids[2].call(train, recipe, str(broken.path), True)
     assert_same_stage(broken.path / "rl", unbroken.path / "rl")

@@ -240,6 +240,12 @@ class RLSection(Section):
     """Steps that rollouts may be ahead of the training: the batch of step t is sampled with the weights of step t -
     lookahead, while earlier ones are trained on. Saves time where engines have processors of their own
     (`cluster.backend`), and changes nothing but the order of the work elsewhere. The paper's: 0."""
+    partial_tokens: Count = 0
+    """Most tokens that a rollout samples in one step: a longer one waits with what it has, and goes on in the next
+    with the weights of then (docs/guide/rl-partial-rollouts.md). 0, the paper's: each goes on to its end."""
+    max_staleness: Count = 0
+    """Steps that the weights which sampled a rollout's first token may be behind those that it trains: one that would
+    wait for longer is sampled to its end, however long it is. 0: no limit but that of `max_tokens`. Our choice."""
     journal: bool = True
     """Keep what was sampled since the last checkpoint on disk (rl/journal), so that `--resume` replays it instead of
     sampling again. Of 2,048 rollouts with 20,000 tokens: 0.5 GB a step. Needed by `lookahead`. Our choice."""
@@ -268,6 +274,17 @@ class RLSection(Section):
     def _journal_of_rollouts_ahead(self) -> RLSection:
         if self.lookahead and not self.journal:
             raise ValueError("lookahead needs journal = true: what was sampled ahead cannot be sampled again")
+        return self
+
+    @model_validator(mode="after")
+    def _room_to_wait(self) -> RLSection:
+        if self.max_staleness and not self.partial_tokens:
+            raise ValueError("max_staleness is a limit of rollouts that take several steps; set partial_tokens, too")
+        if 0 < self.max_staleness <= self.lookahead:
+            raise ValueError(
+                f"with lookahead = {self.lookahead} no rollout of max_staleness = {self.max_staleness} can wait for a "
+                "step; raise max_staleness above lookahead"
+            )
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,9 @@ def sampled_tokens(report: RunReport) -> float | None:
     if not report.rl:
         return None
     generations = report.recipe["rl"]["num_generations"]
-    return float(sum(row["mean_tokens"] * row["groups_generated"] * generations for row in report.rl))
+    # Runs of earlier versions have no number of their own.
+    means = (row["mean_tokens"] * row["groups_generated"] * generations for row in report.rl)
+    return float(sum(row.get("sampled_tokens", mean) for row, mean in zip(report.rl, means, strict=True)))
 
 
 def step_time_html(report: RunReport) -> str:

@@ -25,7 +25,7 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -155,9 +155,9 @@ class Curriculum:
         total = self._generations * len(indices)
         return share_out(weights, total, self._section.min_group, self._section.max_group)
 
-    def see(self, first: int, correct: Sequence[tuple[str, Sequence[bool]]]) -> None:
-        """What the draws from `first` on came to: the problem of each, and which of its rollouts are right."""
-        for number, (name, rights) in enumerate(correct, first):
+    def see(self, visits: Iterable[tuple[int, str, Sequence[bool]]]) -> None:
+        """What draws came to: the number and the problem of each, and which of its rollouts are right."""
+        for number, name, rights in visits:
             index, before = self._index[name], self._visits.get(name, NEVER)
             right = sum(rights)
             self._visits[name], self._rates[index] = visited(

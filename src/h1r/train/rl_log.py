@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from h1r.records import Problem, read_lines, write_jsonl
+from h1r.train.partial import token_staleness
 from h1r.train.rollouts import Collected
 
 
@@ -14,7 +15,9 @@ def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
     """Means over every rollout sampled for the step, the dropped groups included; from the batch when none was.
 
     yield: share of the groups sampled for the step that teach something. staleness: steps that the weights have taken
-    between sampling a group of the batch and training on it, mean and largest.
+    between sampling a group of the batch (its first token) and training on it, mean and largest. sampled_tokens: in
+    this step. longest: the most of one rollout. Where rollouts may take several steps, token_staleness is the mean over
+    tokens, and groups_waiting those that go on.
     """
     ages = [step - group.born for group in collected.groups]
     groups = collected.sampled or collected.groups
@@ -35,8 +38,20 @@ def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
         "staleness": sum(ages) / max(1, len(ages)),
         "max_staleness": max(ages, default=0),
         **({"format": sum(formed) / len(formed)} if formed else {}),
+        "sampled_tokens": collected.tokens,
+        "longest": collected.longest,
+        **_parts_of_rollouts(collected, step),
         **{f"reward/{name}": sum(one[name] for one in parts) / n for name in (parts[0] if parts else {})},
     }
+
+
+def _parts_of_rollouts(collected: Collected, step: int) -> dict[str, float]:
+    counts = [token_staleness(group.segments, step) for group in collected.groups]
+    tokens = sum(count for count, _ in counts)
+    if not tokens and not collected.waiting:
+        return {}
+    stale = sum(behind for _, behind in counts) / max(1, tokens)
+    return {"groups_waiting": collected.waiting, "token_staleness": stale}
 
 
 def cut_examples(path: Path, start_step: int) -> None:

@@ -22,6 +22,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from itertools import compress, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,13 +31,15 @@ from h1r.config import RLSection
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace
-from h1r.rollout.pipeline import RolloutPipeline
+from h1r.rollout.pipeline import RolloutPipeline, is_scored
+from h1r.rollout.prompts import ProblemPrompt
 from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.cached_arrays import Packed, packed, unpacked
 from h1r.train.curriculum import Curriculum, CurriculumState
 from h1r.train.journal import Journal
 from h1r.train.parallel.world import ALONE, World
+from h1r.train.partial import is_open, joined, request
 
 
 @dataclass
@@ -57,6 +60,9 @@ class Group:
     """The optimiser step whose policy sampled it."""
     parts: list[dict[str, float]] = field(default_factory=list)
     """What each reward is the weighted sum of, by name."""
+    segments: list[list[list[int]]] = field(default_factory=list)
+    """[version, tokens] of each part of each rollout, where they may take several steps (`partial.py`): `born` is the
+    first version. Else empty."""
 
 
 def pack_groups(groups: Sequence[Group]) -> Packed:
@@ -85,7 +91,13 @@ class Collected:
     """Of these, groups whose rewards were all equal."""
     from_cache: int = 0
     sampled: list[Group] = field(default_factory=list)
-    """All groups sampled in this step: the unbiased view of the policy, for metrics."""
+    """All groups whose sampling ended in this step: the unbiased view of the policy, for metrics."""
+    tokens: int = 0
+    """Sampled in this step, those of rollouts that go on included."""
+    longest: int = 0
+    """Most tokens that one rollout sampled in this step."""
+    waiting: int = 0
+    """Groups with rollouts that go on in the next step."""
 
 
 def refuse_untold(traces: Sequence[Trace]) -> None:
@@ -110,6 +122,8 @@ class StreamState:
     cache: tuple[Group, ...]
     curriculum: CurriculumState | None = None
     """None where nothing depends on pass rates."""
+    open: tuple[Group, ...] = ()
+    """Groups with rollouts that go on."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -118,12 +132,18 @@ class StreamState:
 
     def as_json(self) -> dict[str, Any]:
         """Everything needed to go on to the same bits, as JSON, but for `arrays`."""
-        found = {"drawn": self.drawn, "yield": self.share, "cache": pack_groups(self.cache)[0]}
-        return found if self.curriculum is None else {**found, "curriculum": dict(self.curriculum.visits)}
+        packs, cached = pack_groups((*self.cache, *self.open))[0], len(self.cache)
+        return {
+            "drawn": self.drawn,
+            "yield": self.share,
+            "cache": packs[:cached],
+            **({"open": packs[cached:]} if self.open else {}),
+            **({} if self.curriculum is None else {"curriculum": dict(self.curriculum.visits)}),
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The long lists of the cached rollouts (`cached_arrays.py`)."""
-        return pack_groups(self.cache)[1]
+        """The long lists of the rollouts that it holds (`cached_arrays.py`), those of the cache first."""
+        return pack_groups((*self.cache, *self.open))[1]
 
 
 class GroupStream:
@@ -150,7 +170,9 @@ class GroupStream:
         self._curriculum = Curriculum(problems, section, seed) if section.curriculum.measures else None
         self._drawn = 0
         self._cache: list[Group] = []
+        self._open: list[Group] = []
         self._yield = 1.0
+        self._index_of = {problem.id: index for index, problem in enumerate(problems)}
 
     def collect(self, step: int, made: int | None = None) -> Collected:
         """The groups of one optimiser step: at most `batch_size`, each with signal. made: steps that made the weights
@@ -160,27 +182,42 @@ class GroupStream:
         if self._curriculum is not None:
             self._curriculum.begin_batch()
         if backfill.mode == "backfill":
-            fresh = [group for group in self._cache if step - group.born <= backfill.max_age]
+            fresh = [group for group in self._cache if self._is_fresh(group, step)]
             result.groups, self._cache = fresh[: section.batch_size], fresh[section.batch_size :]
             result.from_cache = len(result.groups)
+        going_on, self._open = self._open, []
         rounds = backfill.max_rounds if backfill.mode == "backfill" else 1
         for _ in range(rounds):
             missing = section.batch_size - len(result.groups)
-            if missing <= 0:
+            # A rollout that waits for another step may become too old, so all go on, whether a group is missing or not.
+            if missing <= 0 and not going_on:
                 break
             # With a yield of 1/3, three prompts are drawn for each group that is missing; what comes out in surplus
             # is kept in the cache, so little is wasted.
             wanted = math.ceil(missing / self._yield) if backfill.mode == "backfill" else section.batch_size
-            groups = self._sample(min(wanted, section.batch_size), step if made is None else made)
-            useful = [group for group in groups if self._teaches(group)]
-            result.generated += len(groups)
-            result.dropped += len(groups) - len(useful)
-            result.sampled += groups
+            # Rollouts that have not ended are among those that the next batches will want.
+            room = math.ceil(section.batch_size / self._yield) - len(going_on) - len(self._open)
+            count = min(wanted - len(going_on), section.batch_size, room)
+            if going_on:
+                count = max(1, count)  # the journal knows a round by its first draw
+            elif count <= 0:
+                break
+            groups = self._sample(going_on, count, step, step if made is None else made)
+            self._count_tokens(result, going_on, groups)
+            going_on = []
+            ended = [group for group in groups if not self._goes_on(group)]
+            self._open += [group for group in groups if self._goes_on(group)]
+            useful = [group for group in ended if self._teaches(group)]
+            result.generated += len(ended)
+            result.dropped += len(ended) - len(useful)
+            result.sampled += ended
             self._yield = max(0.1, 0.7 * self._yield + 0.3 * len(useful) / len(groups))
+            missing = max(0, missing)
             result.groups += useful[:missing]
             if backfill.mode == "backfill":
                 self._cache += useful[missing:]
                 del self._cache[: max(0, len(self._cache) - backfill.cache_groups)]
+        result.waiting = len(self._open)
         if backfill.mode == "duplicate" and result.groups:
             useful = result.groups
             result.groups = [useful[i % len(useful)] for i in range(section.batch_size)]
@@ -189,54 +226,130 @@ class GroupStream:
     def snapshot(self) -> StreamState:
         """Where the stream is. What it holds does not change any more."""
         curriculum = None if self._curriculum is None else self._curriculum.snapshot()
-        return StreamState(self._drawn, self._yield, tuple(self._cache), curriculum)
+        return StreamState(self._drawn, self._yield, tuple(self._cache), curriculum, tuple(self._open))
 
     def restore(self, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from `state` and `arrays`; without arrays from the state alone, as earlier versions wrote it."""
         self._drawn, self._yield = state["drawn"], state["yield"]
-        self._cache = unpack_groups((state["cache"], dict(arrays)))
+        groups = unpack_groups((state["cache"] + state.get("open", []), dict(arrays)))
+        self._cache, opened = groups[: len(state["cache"])], groups[len(state["cache"]) :]
+        self._open = [group for group in opened if group.problem_id in self._index_of]
         if self._curriculum is not None:
             self._curriculum.restore(state["curriculum"])
 
-    def _sample(self, count: int, step: int) -> list[Group]:
-        """The groups of the next `count` draws, out of the journal where it has them."""
+    def _sample(self, going_on: Sequence[Group], count: int, step: int, made: int) -> list[Group]:
+        """The groups that go on, and those of the next `count` draws, out of the journal where it has them."""
         first, self._drawn = self._drawn, self._drawn + count
-        found = None
+        number, found = len(going_on) + count, None
         if self._journal is not None:
-            found = self._world.told(self._journal.read(first, count) if self._world.main else None)
-        groups = self._sampled(first, count, step) if found is None else unpack_groups(found)
+            found = self._world.told(self._journal.read(first, number) if self._world.main else None)
+        groups = self._sampled(going_on, first, count, step, made) if found is None else unpack_groups(found)
         if self._journal is not None and found is None and self._world.main:
-            self._journal.write(first, count, pack_groups(groups))
+            self._journal.write(first, number, pack_groups(groups))
         if self._curriculum is not None:
-            self._curriculum.see(first, [(group.problem_id, group.correct) for group in groups])
+            numbers = [first] * len(going_on) + [*range(first, first + count)]
+            visits = zip(numbers, groups, strict=True)
+            self._curriculum.see((number, group.problem_id, group.correct) for number, group in visits)
         return groups
 
-    def _sampled(self, first: int, count: int, step: int) -> list[Group]:
+    def _sampled(self, going_on: Sequence[Group], first: int, count: int, step: int, made: int) -> list[Group]:
         section = self._section
-        drawn = self._world.deal(self._draw(first, count))
-        indices = [draw.problem for draw in drawn]
         params = SamplingParams(temperature=section.temperature, max_tokens=section.max_tokens)
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
         stride = max(section.num_generations, section.curriculum.max_group)
-        each = [dataclasses.replace(params, n=draw.size, seed=self._seed + draw.number * stride) for draw in drawn]
+        groups: list[Group] = []
+        asked: list[tuple[Group, Trace | None, Prompt, SamplingParams]] = []
+        all_of_them: list[Group | _Draw] = [*going_on, *self._draw(first, count)]
+        for one in self._world.deal(all_of_them):
+            if isinstance(one, Group):
+                group, limit = (
+                    Group(one.problem_id, one.prompt_ids, [], [], [], [], one.born),
+                    self._limit(one.born, step),
+                )
+                for trace, parts in zip(one.traces, one.segments, strict=True):
+                    if is_open(trace, section.max_tokens):
+                        asked.append((group, trace, *request(one.prompt_ids, trace, len(parts), params, limit)))
+                    group.traces.append(trace)
+                    group.segments.append([*parts])
+            else:
+                prompt = self._prompts[one.problem]
+                group = Group(self._problems[one.problem].id, list(prompt), [], [], [], [], made)
+                limit = section.max_tokens if _has_turns(prompt) else self._limit(made, step)
+                seed = self._seed + one.number * stride
+                each = dataclasses.replace(params, n=one.size, seed=seed, max_tokens=min(limit, section.max_tokens))
+                asked.append((group, None, prompt, each))
+            groups.append(group)
         with self._world.agreed():
-            graded = self._pipeline.graded(
-                [self._problems[i] for i in indices], each, _keep_for_loss, [self._prompts[i] for i in indices]
+            self._generate(asked, made)
+            self._grade([group for group in groups if not self._goes_on(group)])
+        return self._world.gather(groups)
+
+    def _generate(self, asked: Sequence[tuple[Group, Trace | None, Prompt, SamplingParams]], made: int) -> None:
+        """Has each group get what was asked for it: traces of its own, or what one of its traces goes on with."""
+        problems = [self._problems[self._index_of[group.problem_id]] for group, *_ in asked]
+        traces = []
+        for trace in self._pipeline.stream(problems, [one[3] for one in asked], [one[2] for one in asked]):
+            _keep_for_loss(trace)
+            traces.append(trace)
+        for trace in sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index)):
+            group, before, _, _ = asked[trace.prompt_index]
+            if before is None:
+                group.traces.append(trace)
+                if self._section.partial_tokens:
+                    group.segments.append([[made, trace.num_tokens]])
+                continue
+            at = next(at for at, one in enumerate(group.traces) if one is before)
+            group.traces[at] = joined(before, trace, group.prompt_ids, self._pipeline.tokenizer)
+            group.segments[at].append([made, trace.num_tokens])
+
+    def _grade(self, groups: Sequence[Group]) -> None:
+        """Gives groups whose sampling has ended their rewards, and takes traces out that have no verdict."""
+        section = self._section
+        owners = [(group, trace) for group in groups for trace in group.traces]
+        problems = [self._problems[self._index_of[group.problem_id]] for group, _ in owners]
+        verdicts = self._pipeline.verdicts(problems, [trace for _, trace in owners])
+        scored = [is_scored(verdict) for verdict in verdicts]
+        refuse_untold([trace for (_, trace), kept in zip(owners, scored, strict=True) if kept])
+        left = iter(scored)
+        for group in groups:
+            kept = [next(left) for _ in group.traces]
+            group.traces = [*compress(group.traces, kept)]
+            group.segments = [*compress(group.segments, kept)]
+        for (group, trace), problem, verdict in compress(zip(owners, problems, verdicts, strict=True), scored):
+            named = self._rewards.parts(problem, trace.text, verdict)
+            penalty = overlong_penalty(
+                trace.num_tokens, section.max_tokens, section.overlong_buffer, section.overlong_penalty
             )
-            graded = [one for one in graded if one.scored]
-            refuse_untold([one.trace for one in graded])
-            parts = [self._rewards.parts(one.problem, one.trace.text, one.verdict) for one in graded]
-        groups = [Group(self._problems[i].id, list(self._prompts[i]), [], [], [], [], step) for i in indices]
-        for one, named in zip(graded, parts, strict=True):
-            group, verdict = groups[one.trace.prompt_index], one.verdict
-            group.traces.append(one.trace)
-            length = (one.trace.num_tokens, section.max_tokens, section.overlong_buffer)
-            penalty = overlong_penalty(*length, section.overlong_penalty)
             group.parts.append({**named, "overlong": -penalty} if section.overlong_buffer else named)
             group.rewards.append(self._rewards.total(named) - penalty)
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
             group.well_formed.append(verdict.parts["format"] >= 1 if "format" in verdict.parts else None)
-        return self._world.gather(groups)
+
+    def _limit(self, born: int, step: int) -> int:
+        """How many new tokens a rollout may sample in this step whose first ones have the weights that `born` steps
+        made."""
+        section = self._section
+        too_old = section.max_staleness and step + 1 + section.lookahead - born > section.max_staleness
+        return section.max_tokens if too_old or not section.partial_tokens else section.partial_tokens
+
+    def _goes_on(self, group: Group) -> bool:
+        """Whether a rollout of it waits for the next step."""
+        if not self._section.partial_tokens or _has_turns(self._prompts[self._index_of[group.problem_id]]):
+            return False
+        return any(is_open(trace, self._section.max_tokens) for trace in group.traces)
+
+    def _is_fresh(self, group: Group, step: int) -> bool:
+        """Whether a cached group may be trained on."""
+        section, age = self._section, step - group.born
+        young = age + section.lookahead <= section.max_staleness if section.max_staleness else True
+        return age <= section.backfill.max_age and young
+
+    def _count_tokens(self, result: Collected, going_on: Sequence[Group], groups: Sequence[Group]) -> None:
+        for group, earlier in zip_longest(groups, going_on):
+            before = {trace.sample_index: trace.num_tokens for trace in earlier.traces} if earlier else {}
+            for trace in group.traces:
+                new = trace.num_tokens - before.get(trace.sample_index, 0)
+                result.tokens, result.longest = result.tokens + new, max(result.longest, new)
 
     def _teaches(self, group: Group) -> bool:
         """Whether its rewards differ, and not in format alone where such groups are left out."""
@@ -265,6 +378,11 @@ class _Draw(NamedTuple):
     number: int
     problem: int
     size: int
+
+
+def _has_turns(prompt: Prompt) -> bool:
+    """Whether it begins a conversation, which is never cut."""
+    return isinstance(prompt, ProblemPrompt) and prompt.environment is not None
 
 
 def _keep_for_loss(trace: Trace) -> None:
