@@ -132,6 +132,14 @@ def test_the_whole_run_takes_what_its_stages_took_and_nothing_is_said_of_what_is
     write(run / "done" / "pool.json", "{}")
     write(run / "rl" / "metrics.jsonl", rl_metrics)
     assert told()[:2] == (pytest.approx(60 * 3.0 + 6 + 2 * 50 * 16 * 20 * 0.001), [])
+    # The pool's seconds of a trace are better ones, if it ran in one go: 40 problems, 8 traces each, in 16 s.
+    costs = json.loads((run / "stages.json").read_text())
+    write(run / "stages.json", json.dumps(costs | {"rl_pool": {"wall_seconds": 16.0}}))
+    attempt = json.dumps({"stage": "rl_pool", "time": 900.0}) + "\n"
+    write(run / "attempts.jsonl", attempt)
+    assert told()[0] == pytest.approx(60 * 3.0 + 6 + 2 * 50 * 16 * 0.05)
+    write(run / "attempts.jsonl", attempt * 2)
+    assert told()[0] == pytest.approx(60 * 3.0 + 6 + 2 * 50 * 16 * 20 * 0.001)
 
     # A stage that runs has less before it by what it has taken, and is unknown once it takes longer.
     write(run / "done" / "rl.json", "{}")

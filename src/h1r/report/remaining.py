@@ -7,7 +7,8 @@
     rl, not yet begun   its traces, times (seconds of a trace + tokens of a trace / tokens that SFT trains a second)
     scaling             problems times the largest budget, twice (majority, the method), times seconds of a trace
 
-Tokens of a trace and seconds of a token are those of the last evaluation that is finished, with the run's own engine.
+Tokens of a trace and seconds of a token are those of the last evaluation that is finished, with the run's own engine;
+seconds, those of the pool once it is finished in one go: of so many traces, starting an engine is a small part.
 What none of these measurements says is None, never a guess: before the first evaluation and SFT's second step that is
 nearly everything. Left out: prompts, groups that RL drops and draws again, votes that end early, and what it takes a
 stage to start.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -78,11 +79,20 @@ class Measured:
         section = self.recipe[name]
         if name == "rl":
             count = section["steps"] * section["batch_size"] * section["num_generations"]
-            speed = self.trained_per_s
+            speed, generation = self.trained_per_s, self._with_pool(generation)
             return None if speed is None else generation.traces(count, section["max_tokens"], speed)
         problems = min(section["problems"], generation.problems)
         count = 2 * problems * max(section["budgets"], default=0)
-        return self._less_elapsed(generation.traces(count, section["max_tokens"]), stage)
+        return self._less_elapsed(self._with_pool(generation).traces(count, section["max_tokens"]), stage)
+
+    def _with_pool(self, generation: _Generation) -> _Generation:
+        """The same tokens of a trace, with the speed of the pool where that is known."""
+        took = next(stage["seconds"] for stage in self.stages if stage["name"] == "pool")
+        traces = ((_lines(self.run / "rl_pool" / "rollouts.jsonl") or 1) - 1) * self.recipe["rl_pool"]["rollouts"]
+        attempts = [json.loads(line)["stage"] for _, line in read_lines(self.run / "attempts.jsonl")] if took else []
+        if not traces or attempts.count("rl_pool") != 1:
+            return generation
+        return replace(generation, seconds_per_token=took / traces / generation.tokens_per_trace)
 
     def _pool(self, generation: _Generation) -> float | None:
         section, rl = self.recipe["rl_pool"], self.recipe["rl"]
