@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from h1r.common.engines import Weights
+from h1r.kernels.cpu import large_pages
 from h1r.kernels.cpu.build import library
 from h1r.kernels.cpu.structs import Cache, Layer, Matrix, Model, Scratch
 from h1r.models.falcon_h1.cache import HybridCache
@@ -44,12 +45,13 @@ class Decoder:
         if why := self.obstacle(model):
             raise ValueError(f"this model cannot be decoded in C: {why}")
         self.model, self.config, self.weights = model, model.config, weights
+        memory = _Memory(self.weight_bytes(model.config, weights) // 4)
         self._matrices = {
-            (layer, name): _Packed(n, k, bias, pairs, weights)
+            (layer, name): _Packed(n, k, bias, pairs, weights, memory)
             for layer in range(model.config.num_hidden_layers)
             for name, (n, k, bias, pairs) in _shapes(model.config).items()
         }
-        self._head = _Packed(model.config.vocab_size, model.config.hidden_size, False, False, weights)
+        self._head = _Packed(model.config.vocab_size, model.config.hidden_size, False, False, weights, memory)
         self._kept: list[Tensor] = []
         self._table: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         self.max_tokens = 0
@@ -208,16 +210,27 @@ class BoundCache:
         self.struct = Cache(*self._pointers, *(t.data_ptr() for t in table), cache.lengths.data_ptr(), cache.max_length)
 
 
+class _Memory:
+    """All packed matrices lie in one piece, on large pages."""
+
+    def __init__(self, count: int) -> None:
+        self._whole, self._taken = large_pages.zeros(count), 0
+
+    def zeros(self, *shape: int) -> Tensor:
+        start, self._taken = self._taken, self._taken + math.prod(shape)
+        return self._whole[start : self._taken].view(shape)
+
+
 class _Packed:
     """One packed matrix [n, k]; with `pairs`, two of n / 2 rows whose panels alternate."""
 
-    def __init__(self, n: int, k: int, bias: bool, pairs: bool, weights: Weights) -> None:
+    def __init__(self, n: int, k: int, bias: bool, pairs: bool, weights: Weights, memory: _Memory) -> None:
         self.n, self.k, self.sides, self.terms = n, k, 2 if pairs else 1, _TERMS[weights]
         panels = _panels(n, pairs)
-        self.weight = torch.zeros(panels, math.ceil(k / self.terms), _panel())
-        self.bias = torch.zeros(panels, _panel()) if bias else None
+        self.weight = memory.zeros(panels, math.ceil(k / self.terms), _panel())
+        self.bias = memory.zeros(panels, _panel()) if bias else None
         scales = _scales(k, weights)
-        self.scale = torch.zeros(panels, scales, _panel()) if scales else None
+        self.scale = memory.zeros(panels, scales, _panel()) if scales else None
         pointers = (None if t is None else t.data_ptr() for t in (self.weight, self.bias, self.scale))
         self.struct = Matrix(*pointers, n, k, self.terms)
 
