@@ -30,6 +30,7 @@ from h1r.kernels.selection import select
 from h1r.models import build
 from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.decode import Decoder
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from peers import GEOMETRIES
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -56,6 +57,7 @@ def main() -> None:
         )  # fmt: skip
     for geometry in arguments.geometries:
         model = build(GEOMETRIES[geometry], 0).use(select("native")).eval()
+        assert isinstance(model, HybridForCausalLM)
         decoders = {kind: Decoder(model, LONG, kind) for kind in arguments.kinds}
         for threads in arguments.threads:
             torch.set_num_threads(threads)
