@@ -30,7 +30,7 @@ help:
 demo: $(READY)
 	$(RUN)/h1r demo $(if $(SEED),--seed $(SEED) --out runs/demo-seed$(SEED))
 
-# One or two processes more than there are cores, each with one thread; a file's tests stay together, since engines are
+# One process more than there are cores, each with one thread; a file's tests stay together, since engines are
 # built once per file, and long files come first (tests/conftest.py).
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile --no-loadscope-reorder

@@ -36,11 +36,9 @@ def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than there are processors: many tests wait, for a server to start or a time limit, and three
-    processes leave much of two processors idle. One more where others used the machine in the last five minutes:
-    there what starts in processes of its own (vLLM's server, Ray) did not start in its time."""
-    processors = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    return processors + (2 if os.getloadavg()[1] < 1.5 * processors else 1)
+    """One process more than there are processors: many tests wait, for a server to start or a time limit. With two
+    more, what starts in processes of its own (vLLM's server, Ray) did not start in its time."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 1
 
 
 # Nothing that is made while tests are collected is garbage, but all of it is looked at in each collection of garbage: a
