@@ -13,8 +13,9 @@ import pytest
 from chat_server import ChatServer, chat_server, fails, says, send
 from h1r.cli import main
 from h1r.cli.evaluate import part_of, tables_of
-from h1r.config import BenchmarkSection, EndpointSection, EvalSection, PriceSection
+from h1r.config import BenchmarkSection, EndpointSection, EvalSection, JudgeSection, PriceSection
 from h1r.errors import UserError
+from h1r.evals.benchmarks import load_benchmark
 from h1r.evals.cost import cost_of
 from h1r.evals.summary import benchmark_line
 from h1r.scaling.intervals import wilson
@@ -188,6 +189,28 @@ def test_a_table_of_benchmarks_is_read_from_a_toml_file(tmp_path: Path) -> None:
     (tmp_path / "none.toml").write_text("name = 'x'\n")
     with pytest.raises(UserError, match="has no"):
         tables_of(str(tmp_path / "none.toml"))
+
+
+def test_a_file_with_options_shows_them_and_is_graded_by_letters(tmp_path: Path) -> None:
+    """A model that never saw the options would be graded on a letter, or an index, in silence."""
+    mmlu = {"question": "Which is even?", "choices": ["3", "4", "5"], "answer": "B"}
+    (tmp_path / "mmlu.jsonl").write_text(json.dumps(mmlu) + "\n" + json.dumps({**mmlu, "answer": 1}) + "\n")
+    (table,) = tables_of(str(tmp_path / "mmlu.jsonl"))
+    found = load_benchmark(BenchmarkSection(**table, allow_unusable=1))
+    assert [problem.answer for problem in found.problems] == ["B"]
+    assert "A) 3\nB) 4\nC) 5" in found.problems[0].question
+    assert "wants index_from" in found.unusable[0]["detail"]
+    with pytest.raises(UserError, match="options"):
+        tables_of(str(tmp_path / "mmlu.jsonl"), prompt="{question} Answer with a letter.")
+    row = {"question": "Which is even?", "A": "3", "B": "4", "C": "5", "D": "7", "answer": "B"}
+    (tmp_path / "columns.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="a column for each option"):
+        tables_of(str(tmp_path / "columns.jsonl"))
+
+
+def test_a_verdict_depends_on_the_judges_words() -> None:
+    assert JudgeSection().decides(True) == ["", True]
+    assert JudgeSection(reply="hle", attempts=9).decides(False) == ["", False, {"reply": "hle"}]
 
 
 def test_a_part_leaves_the_held_out_problems_out() -> None:

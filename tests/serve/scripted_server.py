@@ -42,6 +42,8 @@ class Scripted:
     says: tuple[str, ...] = ()
     writes: Callable[[int], list[tuple[str, float]]] = tokens_of
     """The trace of a seed."""
+    forbids: bool = False
+    """Requests with `vllm_xargs` are refused, with all that they hold."""
     knows_thresholds: bool = False
     """Whether it refuses one that is no number, as our plugin of vLLM does."""
     busy: bool = False
@@ -65,6 +67,10 @@ class Scripted:
         try:
             if self.busy:
                 self._send(handler, b"{}", 429, {"Retry-After": "7"})
+                return
+            if self.forbids and "vllm_xargs" in body:
+                said = {"detail": [{"type": "extra_forbidden", "loc": ["vllm_xargs"], "input": body["vllm_xargs"]}]}
+                self._send(handler, json.dumps(said).encode(), 400)
                 return
             threshold = (body.get("vllm_xargs") or {}).get("deepconf_threshold")
             if self.knows_thresholds and isinstance(threshold, str):

@@ -25,14 +25,16 @@ ASKED = {"model": "late", "messages": [{"role": "user", "content": "Are you ther
 
 
 class Late:
-    """What is served, once `loads` is set, or an error then."""
+    """What is served, once `loads` is set, or an error then; or `broken`, once it is there."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.loads, self.error = threading.Event(), error
+    def __init__(self, error: Exception | None = None, broken: Exception | None = None) -> None:
+        self.loads, self.error, self.broken = threading.Event(), error, broken
         self.closed = self.stopped = False
         self.served = SimpleNamespace(models=lambda: [{"id": "late"}])
 
     def app(self) -> Any:
+        if self.broken is not None:
+            raise self.broken
         return PlainTextResponse("here")
 
     def drain(self) -> None: ...
@@ -44,8 +46,10 @@ class Late:
         assert self.loads.wait(30)
         if self.error is not None:
             raise self.error
-        yield self
-        self.closed = True
+        try:
+            yield self
+        finally:
+            self.closed = True
 
 
 def while_serving(late: Late, visit: Callable[[httpx2.Client], None], limits: Limits) -> BaseException | None:
@@ -101,6 +105,7 @@ def test_the_page_is_there_before_the_model_and_requests_wait_for_it() -> None:
         assert client.get("/health").json() == {"status": "loading"}
         assert client.get("/health").status_code == 503
         assert client.get("/").text.startswith("<!doctype html>")
+        assert client.post("/health").json()["error"]["message"] == "this path takes another method"
         hurried = client.post("/v1/chat/completions", json=ASKED, headers=Servers(["http://a", "http://b"]).headers)
         assert (hurried.status_code, hurried.json()["error"]["code"]) == (503, "loading")
         assert failure_of(hurried.status_code) == "passing"
@@ -140,3 +145,39 @@ def test_who_waits_for_a_model_that_does_not_come_is_told(error: UserError | Non
     (reply,) = replies
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == ("loading_failed" if error else "shutting_down")
+
+
+def test_who_has_hung_up_waits_for_no_model() -> None:
+    """There is place for one; the second is not refused once the first has gone, also in the middle of its body."""
+    late, replies = Late(), list[httpx2.Response]()
+
+    def visit(client: httpx2.Client) -> None:
+        hurried = {"Prefer": "wait=0"}
+        for sent in (b'{"model": "late"}', b'{"model": '):
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 17\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", client.base_url.port or 0)) as gone:
+                gone.sendall(head % (client.base_url.port or 0) + sent)
+                assert eventually(
+                    lambda: client.post("/v1/chat/completions", json=ASKED, headers=hurried).status_code == 429
+                )
+            assert eventually(
+                lambda: client.post("/v1/chat/completions", json=ASKED, headers=hurried).status_code == 503
+            )
+        thread = asked(client, replies)
+        late.loads.set()
+        thread.join()
+
+    assert while_serving(late, visit, Limits(requests=1, drain_s=0)) is None
+    assert [reply.text for reply in replies] == ["here"]
+
+
+def test_what_breaks_once_it_is_loaded_ends_the_server() -> None:
+    late = Late(broken=RuntimeError("no routes"))
+
+    def visit(client: httpx2.Client) -> None:
+        late.stopped = True
+        late.loads.set()
+
+    with pytest.raises(RuntimeError, match="no routes"):
+        while_serving(late, visit, Limits(drain_s=0))
+    assert late.closed

@@ -75,6 +75,20 @@ def test_a_server_with_our_plugin_is_told_when_a_trace_is_doubtful() -> None:
         assert [one for one in told if one] == [{**asked, "deepconf_top_k": 5}] * (24 - 6)
 
 
+@pytest.mark.parametrize("other", ["forbids", "knows_thresholds"])
+def test_a_server_that_forbids_and_repeats_what_it_does_not_know_is_told_nothing(other: str) -> None:
+    """Alone, and beside one that has our plugin."""
+    with scripted(forbids=True) as one, scripted(**{other: True}) as two, before(one, two) as server:
+        said = deepconf(server)["usage"]["deepconf"]
+        assert (said["stopping"], said["answer"]) == ("stream", "42")
+        refused = server.client.post(
+            "/v1/chat/completions",
+            json={**BODY, "model": "scripted@deepconf-8", "vllm_xargs": {"deepconf_threshold": 1.0}},
+        )
+        assert refused.status_code == 400
+        assert "DeepConf finds its own threshold" in refused.text
+
+
 def test_without_log_probabilities_the_votes_agree_and_the_reply_says_so() -> None:
     with scripted(ranks=0) as one, before(one) as server:
         said = deepconf(server, tau=0.6)["usage"]["deepconf"]

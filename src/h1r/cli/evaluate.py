@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from h1r.run.directory import Run
 
 MODELS = ("base", "sft", "rl")
+CHOICE = (
+    "Answer this multiple choice question. End with one line of the form `Answer: X`, where X is a letter."
+    "\n\n{question}\n\n{options}"
+)
 BOXED = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -202,7 +206,7 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
     have usual names."""
     from h1r.data.curate.io.read import expand
     from h1r.data.file_kinds import format_of, plain_name
-    from h1r.data.own import columns_of
+    from h1r.data.own import columns_of, options_column
 
     path = Path(expand(file))
     if path.suffix == ".toml":
@@ -219,15 +223,18 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
     kind = format_of(path)
     if kind is None or not path.is_file():
         raise UserError(f"--benchmark {file} is no file of problems (.jsonl, .json, .csv, .parquet) and no TOML file")
-    return [
-        {
-            "name": plain_name(path).stem,
-            "kind": kind,
-            "path": str(path.resolve()),
-            "columns": columns_of(path, columns or {}, ("question", "answer"), ()),
-            "prompt": prompt or BOXED,
-        }
-    ]
+    table: dict[str, Any] = {
+        "name": plain_name(path).stem,
+        "kind": kind,
+        "path": str(path.resolve()),
+        "columns": columns_of(path, columns or {}, ("question", "answer"), ()),
+        "prompt": prompt or BOXED,
+    }
+    if options := options_column(path):
+        if prompt and "{options}" not in prompt:
+            raise UserError(f"{file} has options (`{options}`), which --prompt does not show; put {{options}} into it")
+        table |= {"verifier": "choice", "options": [options], "prompt": prompt or CHOICE}
+    return [table]
 
 
 def _print_tables(recipe: Recipe, run: Run, results: dict[str, dict[str, Any]]) -> None:

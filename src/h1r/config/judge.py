@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -44,3 +44,9 @@ class JudgeSection(Section):
         if bool(self.urls) != bool(self.model):
             raise ValueError("urls and model go together; give both or neither")
         return self
+
+    def decides(self, judge_on: bool) -> list[Any]:
+        """What of this a verdict depends on, with `verify.judge_on`; what is as it is by default is not in it."""
+        words = {"temperature", "max_tokens", "max_question_chars", "max_answer_chars", "reply"}
+        changed = self.model_dump(include=words, exclude_defaults=True)
+        return [self.model, judge_on, *([changed] if changed else [])]

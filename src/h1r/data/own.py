@@ -31,6 +31,8 @@ QUESTION = ("question", "problem", "prompt")
 ANSWER = ("answer", "expected_answer", "final_answer", "target")
 SOLUTION = ("solution", "output", "response", "completion", *ANSWER)
 """Usual names of columns, the first that a file has."""
+OPTIONS = ("options", "choices")
+"""Usual names of a column with the list of a question's options."""
 
 
 def columns_of(path: Path, given: Mapping[str, str], needed: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
@@ -49,6 +51,16 @@ def columns_of(path: Path, given: Mapping[str, str], needed: Sequence[str], opti
                 f"{path} has no {' or '.join(usual)}; name its column, as in --columns {field}=NAME (there are "
                 f"{', '.join(names) or 'none'})"
             )
+    return found
+
+
+def options_column(path: Path) -> str | None:
+    """The column of a file of problems that holds the options of each question, by its usual names; None without one.
+    `UserError` for a file that has a column for each option: nobody would see them."""
+    names = _names(path, {})
+    found = next((name for name in OPTIONS if name in names), None)
+    if found is None and {"A", "B", "C", "D"} <= set(names):
+        raise UserError(f"{path} has a column for each option; make one of them, `options`, with a list in each row")
     return found
 
 

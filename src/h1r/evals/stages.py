@@ -201,7 +201,7 @@ def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[st
     """What a result depends on beside its problems: the contents of the weights, or the model of an API; the prompt,
     the engine, the judge."""
     kind = recipe.engine.computes
-    judge = [recipe.judge.model, recipe.verify.judge_on]
+    judge = recipe.judge.decides(recipe.verify.judge_on)
     if isinstance(engine, EndpointEngine):
         own = recipe.engine.endpoint.model_dump(include={"parameters", "leave_out"})
         asked = {"engine": {**kind, **own, "model": engine.model}, "system_prompt": recipe.chat.system_prompt}

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from h1r.errors import UserError
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError, ClientGoneError
-from h1r.serve.gate import error_response, read_bytes, until_gone
+from h1r.serve.gate import error_response, http_error, read_bytes, until_gone
 from h1r.serve.jobs import Delta, Event, Job, Raw, Result
 from h1r.serve.limits import Admission, Limits
 from h1r.serve.logs import RequestLog
@@ -115,7 +115,7 @@ class Service:
         ]
         return Starlette(
             routes=routes,
-            exception_handlers={HTTPException: _http_error, ApiError: _api_error, Exception: _any_error},
+            exception_handlers={HTTPException: http_error, ApiError: _api_error, Exception: _any_error},
         )
 
     def drain(self) -> None:
@@ -290,14 +290,6 @@ async def _result(job: Job) -> Result | Raw:
                 return event
         await asyncio.sleep(0)
     raise RuntimeError("the job ended without a result")
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Of the framework: no such path, no such method."""
-    assert isinstance(error, HTTPException)
-    said = {404: "there is no such path", 405: "this path takes another method"}
-    found = ApiError(error.status_code, said.get(error.status_code, "the request cannot be read"))
-    return JSONResponse(found.body(), error.status_code, dict(error.headers or {}))
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

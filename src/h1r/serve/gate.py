@@ -12,6 +12,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -58,6 +59,14 @@ class Gate:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
             raise ApiError(401, "the API key is missing or wrong: Authorization: Bearer KEY", code="invalid_api_key")
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """Of the framework: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    said = {404: "there is no such path", 405: "this path takes another method"}
+    found = ApiError(error.status_code, said.get(error.status_code, "the request cannot be read"))
+    return JSONResponse(found.body(), error.status_code, dict(error.headers or {}))
 
 
 async def read_bytes(request: Request, limits: Limits) -> bytes:

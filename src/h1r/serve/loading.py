@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from h1r.serve.errors import ApiError
-from h1r.serve.gate import OPEN, error_response
+from h1r.serve.errors import ApiError, ClientGoneError
+from h1r.serve.gate import OPEN, error_response, http_error
 from h1r.serve.limits import Limits
 from h1r.serve.page import page_routes
 
@@ -38,17 +40,22 @@ class Loading:
         self._app: ASGIApp | None = None
         self._why = CLOSING
         self._settled = asyncio.Event()
-        self._meanwhile = Starlette(routes=[*page_routes(), Route("/health", _health)])
+        self._meanwhile = Starlette(
+            routes=[*page_routes(), Route("/health", _health)], exception_handlers={HTTPException: http_error}
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if app is None and scope["path"] in OPEN:
             app = self._meanwhile
         elif app is None:
+            receive = held = Held(receive, self._limits.body_bytes)
             try:
-                app = await self._loaded(patience_of(Headers(scope=scope)))
+                app = await self._loaded(held, patience_of(Headers(scope=scope)))
             except ApiError as error:
                 app = error_response(error)
+            except ClientGoneError:
+                return
         await app(scope, receive, send)
 
     def begin(self, app: ASGIApp) -> None:
@@ -63,21 +70,46 @@ class Loading:
             self._why = why
             self._settled.set()
 
-    async def _loaded(self, patience_s: float) -> ASGIApp:
+    async def _loaded(self, held: Held, patience_s: float) -> ASGIApp:
         if self.waiting >= self._limits.requests:
             said = "the model is being loaded, and others wait for it; ask again in a while"
             raise ApiError(429, said, code="rate_limit_exceeded", retry_after_s=5)
         self.waiting += 1
+        gone, settled = asyncio.ensure_future(held.until_gone()), asyncio.ensure_future(self._settled.wait())
         try:
-            async with asyncio.timeout(patience_s):
-                await self._settled.wait()
-        except TimeoutError:
-            raise ApiError(503, "the model is being loaded; ask again in a while", None, "loading", 5) from None
+            await asyncio.wait((gone, settled), timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise ClientGoneError
         finally:
             self.waiting -= 1
+            gone.cancel()
+            settled.cancel()
+        if not self._settled.is_set():
+            raise ApiError(503, "the model is being loaded; ask again in a while", None, "loading", 5)
         if self._app is None:
             raise self._why
         return self._app
+
+
+class Held:
+    """What comes of a request while it waits: kept for the application that it waits for, up to `most` bytes."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._most = receive, most
+        self._kept: deque[Message] = deque()
+
+    async def __call__(self) -> Message:
+        return self._kept.popleft() if self._kept else await self._receive()
+
+    async def until_gone(self) -> None:
+        """Returns when the client has hung up. Of one that sends more than `most` it is not known."""
+        size = 0
+        while size <= self._most:
+            self._kept.append(message := await self._receive())
+            if message["type"] == "http.disconnect":
+                return
+            size += len(message.get("body", b""))
+        await asyncio.Event().wait()
 
 
 def patience_of(headers: Headers) -> float:

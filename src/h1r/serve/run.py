@@ -114,16 +114,15 @@ class Opening:
     async def run(self, server: uvicorn.Server) -> None:
         """Opens it. An error ends the server, and is raised."""
         try:
-            service = await asyncio.to_thread(self._load)
+            self.service = service = await asyncio.to_thread(self._load)
+            gc.freeze()  # what stays is not looked through for garbage, which stops the engine for a tenth of a second
+            self.loading.begin(service.app())
+            names = ", ".join(one["id"] for one in service.served.models()[:1])
+            note(f"serving {names} at {self._url}")
         except BaseException:
             self.loading.end(FAILED)
             server.should_exit = True
             raise
-        gc.freeze()  # what stays is not looked through for garbage, which stops the engine for a tenth of a second
-        self.service = service
-        self.loading.begin(service.app())
-        names = ", ".join(one["id"] for one in service.served.models()[:1])
-        note(f"serving {names} at {self._url}")
 
 
 def http_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:

@@ -37,7 +37,7 @@ from h1r.serve.reply_text import TokenTexts
 from h1r.serve.responses import refuse_unknown_of_response
 from h1r.serve.solving import Question
 from h1r.serve.verifying import Verifying
-from h1r.serve.wanted import Body, Kind, refuse_unknown
+from h1r.serve.wanted import Body, Kind, refuse_own_stop, refuse_unknown
 
 TAU = 0.95
 _LONGEST = 4096
@@ -95,6 +95,7 @@ class Urls:
             return self._passed_on(body, found, kind, seed)
         if kind == "completion" or body.n > 1 or body.tools:
             raise ApiError(400, "DeepConf over other servers takes chats with n = 1 and without tools", "deepconf")
+        refuse_own_stop(body)
         refuse_unknown(body)
         if kind == "response":
             refuse_unknown_of_response(found)

@@ -19,7 +19,7 @@ Text = Annotated[str, Field(max_length=512)]
 
 _SEEDS = 1 << 62
 _MOST_TOKENS = 1 << 30
-_XARGS = "deepconf_"
+_XARGS, _MOST = "deepconf_", 1 << 31
 _DEEPEST = 100
 """Lists and objects within each other; what templates and other servers write of them is recursive."""
 _MAYBE_SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
@@ -183,13 +183,20 @@ def early_stop(body: Body, top_k: int) -> tuple[float, int | None] | None:
     if not given:
         return None
     threshold, window = given.pop(f"{_XARGS}threshold", None), given.pop(f"{_XARGS}window", None)
-    cannot = {f"{_XARGS}threshold": type(threshold) not in (int, float), **dict.fromkeys(given, True)}
-    cannot[f"{_XARGS}window"] = window is not None and not (type(window) is int and 1 <= window <= 1 << 31)
+    is_number = type(threshold) in (int, float) and abs(threshold) <= _MOST
+    cannot = {f"{_XARGS}threshold": not is_number, **dict.fromkeys(given, True)}
+    cannot[f"{_XARGS}window"] = window is not None and not (type(window) is int and 1 <= window <= _MOST)
     cannot[f"{_XARGS}top_k"] = given.get(f"{_XARGS}top_k", top_k) != top_k
     if wrong := [key for key, fails in cannot.items() if fails]:
         takes = f"a threshold in nats, a window of 1 token and more, and a top_k of {top_k}"
         raise ApiError(400, f"vllm_xargs: {wrong[0][:40]} cannot be followed; give {takes}", "vllm_xargs")
     return float(threshold), window
+
+
+def refuse_own_stop(body: Body) -> None:
+    """`ApiError` where a request that DeepConf is for brings a threshold of its own."""
+    if any(key.startswith(_XARGS) for key in body.vllm_xargs or {}):
+        raise ApiError(400, "DeepConf finds its own threshold; leave vllm_xargs out", "vllm_xargs")
 
 
 def _refuse_constant(name: str) -> Any:

@@ -120,7 +120,7 @@ def _settings(recipe: Recipe, source: str | Path, params: SamplingParams) -> dic
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),
         "engine": [recipe.engine.kind, recipe.engine.dtype, *narrow],
-        "judge": [recipe.judge.model, recipe.verify.judge_on],
+        "judge": recipe.judge.decides(recipe.verify.judge_on),
     }
 
 

@@ -30,7 +30,7 @@ from h1r.common.servers import Server, Servers, failure_of
 from h1r.engine.connections import hang_up
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
 from h1r.engine.requests import NO_LOOPS, failed
-from h1r.engine.server.events import Refused, ServerRequest, get_json
+from h1r.engine.server.events import UNKNOWN_ARGUMENT, Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.records import FinishReason, Trace
 
@@ -306,20 +306,30 @@ class StreamedChats:
         raise UserError(f"no server answers a chat request ({said}); see its log")
 
     def _know_thresholds(self) -> bool:
-        """Whether the first server that answers refuses, by its name, a threshold that is no number: others pass it
-        over, or refuse `vllm_xargs` as a whole."""
+        """Whether all servers that answer do."""
+        found = {self._knows_threshold(server) for server in self.servers.all}
+        return True in found and False not in found
+
+    def _knows_threshold(self, server: Server) -> bool | None:
+        """Whether it refuses, by its name, a threshold that is no number. Others pass it over, or refuse `vllm_xargs`
+        as a whole, some with all that it holds: those name an argument that nobody knows, too. None: it does not
+        answer."""
         live = _Live(0, 0, ({"role": "user", "content": "1"},), SamplingParams(max_tokens=1))
-        body = {**self._body(live), "stream": False, "vllm_xargs": {"deepconf_threshold": "none"}}
+        body = {**self._body(live), "stream": False}
         del body["stream_options"]
-        for server in self.servers.all:
+        named = []
+        for argument in ("deepconf_threshold", UNKNOWN_ARGUMENT):
             try:
-                get_json(f"{server.url}/chat/completions", body, 60.0, self.key)
-                return False
+                asked = {**body, "vllm_xargs": {argument: "none"}}
+                get_json(f"{server.url}/chat/completions", asked, 60.0, self.key)
+                named.append(False)
             except Refused as refused:
-                return "deepconf_threshold" in str(refused)
+                if failure_of(refused.status) in ("passing", "limited"):
+                    return None
+                named.append(argument in str(refused))
             except (OSError, ValueError):
-                continue
-        return False
+                return None
+        return named == [True, False]
 
     def _probe(self, server: Server, ranks: int) -> tuple[int | None, str]:
         """How many ranks come where so many are asked for; None where the request fails, or the confidences that a

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from h1r.common.servers import Servers, api_key
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.server.events import Refused, get_json
+from h1r.engine.server.events import UNKNOWN_ARGUMENT, Refused, get_json
 from h1r.engine.server.stream import Stream
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.weights import BACKEND, agreed, memory_directory, weight_files
@@ -174,8 +174,13 @@ class VLLMServer(StreamingEngine):
         return None
 
     def _refuses(self, extra: dict[str, Any]) -> bool:
-        """Whether a processor of every server knows these arguments, which cannot work. Unknown ones are ignored."""
-        return all(self._refuses_at(server.url, extra) for server in self.servers.all)
+        """Whether a processor of every server knows these arguments, which cannot work. Unknown ones are ignored, or
+        whatever is given is refused with what it says."""
+        unknown = {UNKNOWN_ARGUMENT: "none"}
+        return all(
+            self._refuses_at(server.url, extra) and not self._refuses_at(server.url, unknown)
+            for server in self.servers.all
+        )
 
     def _refuses_at(self, url: str, extra: dict[str, Any]) -> bool:
         body = {"model": self.model, "prompt": [0], "max_tokens": 1, "temperature": 0.0, "vllm_xargs": extra}

@@ -13,6 +13,8 @@ from h1r.common.servers import authorization, retry_after, to_mend
 
 TIMEOUT = 600.0
 """Seconds without a byte from the server, after which it counts as gone."""
+UNKNOWN_ARGUMENT = "h1r_known_to_nobody"
+"""Of `vllm_xargs`: a server that refuses it by its name refuses all that it does not know, with what it says."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer, with a status that says no
