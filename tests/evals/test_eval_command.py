@@ -209,8 +209,8 @@ def test_a_file_with_options_shows_them_and_is_graded_by_letters(tmp_path: Path)
 
 
 def test_a_verdict_depends_on_the_judges_words() -> None:
-    assert JudgeSection().decides(True) == ["", True]
-    assert JudgeSection(reply="hle", attempts=9).decides(False) == ["", False, {"reply": "hle"}]
+    assert JudgeSection().decides("wrong") == ["", "wrong"]
+    assert JudgeSection(reply="hle", attempts=9).decides("never") == ["", "never", {"reply": "hle"}]
 
 
 def test_a_part_leaves_the_held_out_problems_out() -> None:

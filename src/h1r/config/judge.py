@@ -45,7 +45,7 @@ class JudgeSection(Section):
             raise ValueError("urls and model go together; give both or neither")
         return self
 
-    def decides(self, judge_on: bool) -> list[Any]:
+    def decides(self, judge_on: str) -> list[Any]:
         """What of this a verdict depends on, with `verify.judge_on`; what is as it is by default is not in it."""
         words = {"temperature", "max_tokens", "max_question_chars", "max_answer_chars", "reply"}
         changed = self.model_dump(include=words, exclude_defaults=True)
