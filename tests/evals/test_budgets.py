@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h1r.config import ScalingSection
+from h1r.config import EvalSection, ScalingSection
+from h1r.evals.benchmark import result_of
 from h1r.evals.budgets import at_budgets, cons_at_n
 from h1r.evals.samples import Samples
 from h1r.records import Problem, Trace, Verdict
@@ -95,6 +96,12 @@ def test_without_confidences_there_is_majority_alone(tmp_path):
         found = at_budgets(samples, ScalingSection(method="short_1"), nobody)
         assert (found["lacks"], found["rows"][0]["majority"]["tokens"]) == (["tokens"], None)
         assert found["rows"][0]["majority"]["accuracy"] == 0.5
+
+
+def test_tokens_that_no_server_stated_are_unknown_and_not_none(tmp_path):
+    for tokens, mean in ((4, 4.0), (0, None)):
+        with kept(tmp_path, [["a", "b"]], tokens=tokens) as samples:
+            assert result_of(samples, EvalSection(samples=2), 0, 1.0).mean_tokens == mean
 
 
 def test_answers_that_cannot_be_the_same_have_no_votes(tmp_path):

@@ -107,6 +107,7 @@ def test_a_row_names_the_faults_that_there_are() -> None:
     found = {"pass_at_1": 0.5, "interval": None, "problems": 30, "samples_per_problem": 1, "mean_tokens": 12345.6,
              "truncated": 0.25, "no_answer": 0.0, "unscored": 0.125, "error": 0.125}  # fmt: skip
     assert benchmark_line("b", found) == "b: 50.0%, 30 x 1 answer, mean tokens 12,346, 25.0% cut off, 25.0% unscored"
+    assert "tokens" not in benchmark_line("b", {**found, "mean_tokens": None})
 
 
 def test_a_part_is_filed_apart_and_another_benchmark_joins_the_run(evaluated: Eval) -> None:

@@ -67,7 +67,8 @@ class EvalResult:
     """See `budgets.at_budgets`."""
     calibration_error: float | None
     """See `metrics.calibration_error`; None where no verdict has the confidence of its answer."""
-    mean_tokens: float
+    mean_tokens: float | None
+    """None where the server states those of no answer."""
     usage: dict[str, int] | None
     """Tokens that a server stated, over all answers (`metrics.USAGE`)."""
     faults: Faults
@@ -248,7 +249,7 @@ def result_of(
         cons_at_n=cons_at_n(voted),
         budgets=voted,
         calibration_error=calibration_error(answer for _, answer in samples.answers()),
-        mean_tokens=tokens / count,
+        mean_tokens=tokens / count if tokens else None,
         usage=total_usage(answer for _, answer in samples.answers()),
         faults=faults(answer for _, answer in samples.answers()),
         samples_per_problem=n,

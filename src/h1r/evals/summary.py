@@ -124,7 +124,7 @@ def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
     said = [
         f"{name}: {_percent(found['pass_at_1'])}{inside}",
         f"{found['problems']} x {counted(found['samples_per_problem'], 'answer')}",
-        f"mean tokens {_number(found['mean_tokens'])}",
+        *([] if found["mean_tokens"] is None else [f"mean tokens {_number(found['mean_tokens'])}"]),
         *(f"{_percent(share)} {fault}" for fault, share in faults.items() if share),
     ]
     return ", ".join(said)
