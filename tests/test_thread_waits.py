@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from h1r.common import thread_waits
-from h1r.common.thread_waits import CALM_LOOKS, Waits, choose_once, loaded_libgomp, times_of_threads, watch
+from h1r.common.thread_waits import CALM_LOOKS, Waits, loaded_libgomp, times_of_threads, watch
 from h1r.kernels import selection
 
 LIBGOMP = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
@@ -97,17 +96,8 @@ def test_the_times_of_threads_are_this_processs() -> None:
 
 @pytest.mark.parametrize("name", thread_waits.GIVEN)
 def test_who_sets_the_environment_has_chosen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for other in thread_waits.GIVEN:
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setattr(thread_waits, "load_is_high", lambda: True)
     monkeypatch.setenv(name, "9")
     assert not watch()
-    choose_once()
-    monkeypatch.delenv(name)
-    assert not any(given in os.environ for given in thread_waits.GIVEN)
-    choose_once()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
 
 
 def test_whoever_chooses_kernels_for_a_cpu_has_threads_watched(monkeypatch: pytest.MonkeyPatch) -> None:

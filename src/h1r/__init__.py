@@ -48,10 +48,13 @@ if TYPE_CHECKING:
 
     __version__: str
 
-if not os.path.exists("/proc/self/schedstat"):  # else `thread_waits.watch` chooses, again and again
-    from h1r.common.thread_waits import choose_once
-
-    choose_once()
+# Threads that wait for each other spin by default. On a busy machine a neighbour on one's core then holds all of them
+# up (two threads made a tenth of one's steps); on an idle one sleeping costs up to a tenth. Read when torch loads
+# libgomp, here and in processes that this one starts (vLLM's too); the results are the same bits. Neighbours that come
+# later are seen by `common.thread_waits`.
+_GIVEN = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ)
+if not _GIVEN and hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 _MODULES = {
     "Environment": "h1r.rollout.environment",

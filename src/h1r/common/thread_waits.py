@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Who sets one of these has chosen."""
+"""Who sets one of these has chosen; `import h1r` sets the first on a machine that is busy when it starts."""
 LOOK_S = 0.25
 """Between two looks at how long this process's threads waited for a core."""
 BUSY_SHARE, CALM_SHARE = 0.05, 0.01
@@ -30,18 +30,6 @@ _TASKS = Path("/proc/self/task")
 
 Times = Mapping[str, tuple[int, int]]
 """Thread -> nanoseconds that it ran, and that it waited for a core."""
-
-
-def load_is_high() -> bool:
-    """Whether programs already keep more than half of the cores busy."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2
-
-
-def choose_once() -> None:
-    """For systems that do not tell how long threads waited: by the load, before torch loads its OpenMP, which reads it
-    from the environment."""
-    if load_is_high() and not any(name in os.environ for name in GIVEN):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def watch() -> bool:
@@ -76,7 +64,7 @@ def loaded_libgomp(maps: str) -> str | None:
 class Waits:
     """Decides, look by look, whether threads should sleep."""
 
-    def __init__(self, asleep: bool) -> None:
+    def __init__(self, asleep: bool = False) -> None:
         self.asleep = asleep
         self._before: Times = {}
         self._calm = 0
@@ -108,7 +96,7 @@ class Watch(threading.Thread):
         self._end = threading.Event()
 
     def run(self) -> None:
-        waits = Waits(asleep=load_is_high())
+        waits = Waits()
         while True:
             self._hold(waits.look(times_of_threads()))
             if self._end.wait(LOOK_S):
