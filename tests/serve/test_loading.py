@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from h1r.common.servers import Servers, failure_of
 from h1r.errors import UserError
 from h1r.serve.limits import Limits
+from h1r.serve.loading import Loading
 from h1r.serve.run import Listening, serve
 
 ASKED = {"model": "late", "messages": [{"role": "user", "content": "Are you there?"}]}
@@ -147,28 +149,36 @@ def test_who_waits_for_a_model_that_does_not_come_is_told(error: UserError | Non
     assert reply.json()["error"]["code"] == ("loading_failed" if error else "shutting_down")
 
 
-def test_who_has_hung_up_waits_for_no_model() -> None:
-    """There is place for one; the second is not refused once the first has gone, also in the middle of its body."""
-    late, replies = Late(), list[httpx2.Response]()
+async def while_waiting(loading: Loading, *messages: dict[str, Any]) -> list[Any]:
+    """What is sent to a client whose messages come while it waits."""
+    came, sent = asyncio.Queue[Any](), list[Any]()
 
-    def visit(client: httpx2.Client) -> None:
-        hurried = {"Prefer": "wait=0"}
-        for sent in (b'{"model": "late"}', b'{"model": '):
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 17\r\n\r\n"
-            with socket.create_connection(("127.0.0.1", client.base_url.port or 0)) as gone:
-                gone.sendall(head % (client.base_url.port or 0) + sent)
-                assert eventually(
-                    lambda: client.post("/v1/chat/completions", json=ASKED, headers=hurried).status_code == 429
-                )
-            assert eventually(
-                lambda: client.post("/v1/chat/completions", json=ASKED, headers=hurried).status_code == 503
-            )
-        thread = asked(client, replies)
-        late.loads.set()
-        thread.join()
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-    assert while_serving(late, visit, Limits(requests=1, drain_s=0)) is None
-    assert [reply.text for reply in replies] == ["here"]
+    scope = {"type": "http", "method": "POST", "path": "/v1/models", "headers": []}
+    task = asyncio.create_task(loading(scope, came.get, send))
+    while loading.waiting == 0:
+        await asyncio.sleep(0)
+    for message in messages:
+        came.put_nowait(message)
+        await asyncio.sleep(0)
+    if messages[-1]["type"] != "http.disconnect":
+        loading.begin(repeating)
+    await task
+    return sent
+
+
+async def repeating(scope: Any, receive: Any, send: Any) -> None:
+    await send((await receive())["body"])
+
+
+def test_who_has_hung_up_waits_for_no_model_and_who_waits_loses_nothing() -> None:
+    body, gone = {"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}
+    for messages, sent in (((body, gone), []), ((gone,), []), ((body,), [b"{}"])):
+        loading = Loading(Limits(requests=1))
+        assert asyncio.run(while_waiting(loading, *messages)) == sent
+        assert loading.waiting == 0
 
 
 def test_what_breaks_once_it_is_loaded_ends_the_server() -> None:
