@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rl import RL, _examples, ready_for_rl
+from test_rl import RL, unbroken_as_one_that_died
 from test_rollouts import HashEngine, _plain, percentages, problems_of, sections, verify_many
-from tiny_training import Killed, assert_same_stage, metrics_of, rl_section, train_rl_in, training_recipe
+from tiny_training import metrics_of, rl_section, training_recipe
 
 from h1r.config import RLSection, RolloutSection
 from h1r.engine.protocol import Prompt, SamplingParams
@@ -190,13 +190,7 @@ def test_a_step_is_saved_before_the_batches_ahead_of_it_are_there_and_though_the
 
 def test_training_behind_its_rollouts_is_told_and_resumes_to_the_same_bits(curated: Path, tmp_path: Path) -> None:
     recipe = training_recipe(rl={**RL, "steps": 5, "lookahead": 2})
-    unbroken, broken = (ready_for_rl(curated, tmp_path / name, recipe) for name in ("unbroken", "broken"))
-    expected = train_rl_in(unbroken, recipe)
-    with pytest.raises(Killed):
-        train_rl_in(broken, recipe, dies_after=3)
-    assert train_rl_in(broken, recipe, resume=True) == expected
-    assert_same_stage(broken.path / "rl", unbroken.path / "rl")
-    assert _examples(broken) == _examples(unbroken)
+    unbroken = unbroken_as_one_that_died(curated, tmp_path, recipe)
     lines = metrics_of(unbroken.path / "rl")
     assert [line["staleness"] for line in lines[:2]] == [0, 1]
     assert all(line["max_staleness"] >= 2 for line in lines[2:])

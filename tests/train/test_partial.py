@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ahead import WeightedEngine, run
-from test_rl import RL, _examples, ready_for_rl
-from tiny_training import Killed, assert_same_stage, metrics_of, rl_section, train_rl_in, training_recipe
+from test_rl import RL, _examples, ready_for_rl, unbroken_as_one_that_died
+from tiny_training import metrics_of, rl_section, train_rl_in, training_recipe
 
 from h1r.engine.protocol import Prompt, SamplingParams
 from h1r.records import Trace
@@ -158,13 +158,7 @@ def test_a_run_that_died_with_rollouts_waiting_ends_with_the_bits_of_one_that_di
     curated: Path, tmp_path: Path
 ) -> None:
     recipe = training_recipe(rl={**RL, "steps": 5, "partial_tokens": 5, "max_staleness": 1})
-    unbroken, broken = (ready_for_rl(curated, tmp_path / name, recipe) for name in ("unbroken", "broken"))
-    expected = train_rl_in(unbroken, recipe)
-    with pytest.raises(Killed):
-        train_rl_in(broken, recipe, dies_after=3)
-    assert train_rl_in(broken, recipe, resume=True) == expected
-    assert_same_stage(broken.path / "rl", unbroken.path / "rl")
-    assert _examples(broken) == _examples(unbroken)
+    unbroken = unbroken_as_one_that_died(curated, tmp_path, recipe)
     lines = metrics_of(unbroken.path / "rl")
     assert max(line["max_staleness"] for line in lines) == 1
     assert {line["longest"] for line in lines} == {5, 7}  # what would be too old ends in its second step

@@ -263,6 +263,22 @@ def ready_for_rl(curated: Path, path: Path, recipe: Recipe) -> Run:
     return run
 
 
+def unbroken_as_one_that_died(curated: Path, tmp_path: Path, recipe: Recipe, deaths: Sequence[int] = (3,)) -> Run:
+    """A run of RL from beginning to end, to whose bits another comes that died after these steps and was resumed."""
+    unbroken, broken = (ready_for_rl(curated, tmp_path / name, recipe) for name in ("unbroken", "broken"))
+    expected = train_rl_in(unbroken, recipe)
+    for attempt, step in enumerate(deaths):
+        with pytest.raises(Killed):
+            train_rl_in(broken, recipe, resume=attempt > 0, dies_after=step)
+        found = Checkpoints(broken.path / "rl").latest()
+        assert (found[0] if found else 0) == step // 3 * 3
+    torch.manual_seed(999)
+    assert train_rl_in(broken, recipe, resume=True) == expected
+    assert_same_stage(broken.path / "rl", unbroken.path / "rl")
+    assert _examples(broken) == _examples(unbroken)
+    return unbroken
+
+
 def _examples(run: Run) -> list[dict[str, Any]]:
     lines = (run.path / "rl" / "rollouts.jsonl").read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
@@ -282,20 +298,8 @@ def _examples(run: Run) -> list[dict[str, Any]]:
 def test_a_resumed_rl_run_equals_an_unbroken_one_bit_for_bit(
     curated: Path, tmp_path: Path, deaths: tuple[int, ...], changes: dict[str, Any]
 ) -> None:
-    recipe = training_recipe(rl={**RL, **changes})
-    unbroken = ready_for_rl(curated, tmp_path / "unbroken", recipe)
-    expected = train_rl_in(unbroken, recipe)
-    broken = ready_for_rl(curated, tmp_path / "broken", recipe)
-    for attempt, step in enumerate(deaths):
-        with pytest.raises(Killed):
-            train_rl_in(broken, recipe, resume=attempt > 0, dies_after=step)
-        found = Checkpoints(broken.path / "rl").latest()
-        assert (found[0] if found else 0) == step // 3 * 3
-    torch.manual_seed(999)
-    assert train_rl_in(broken, recipe, resume=True) == expected
-    assert_same_stage(broken.path / "rl", unbroken.path / "rl")
-    assert _examples(broken) == _examples(unbroken)
-    assert [line["step"] for line in _examples(broken)] == list(range(7))
+    unbroken = unbroken_as_one_that_died(curated, tmp_path, training_recipe(rl={**RL, **changes}), deaths)
+    assert [line["step"] for line in _examples(unbroken)] == list(range(7))
     lines = metrics_of(unbroken.path / "rl")
     assert all(line["groups"] > 0 and line["grad_norm"] > 0 for line in lines)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,23 +94,12 @@ class Watch(threading.Thread):
         self.pid = os.getpid()
         self._library = ctypes.CDLL(library)
         self._crowd: tuple[threading.Thread, threading.Event] | None = None
-        self._end = threading.Event()
 
     def run(self) -> None:
         waits = Waits()
         while True:
             self._hold(waits.look(times_of_threads()))
-            if self._end.wait(LOOK_S):
-                return self._hold(False)
-
-    def end(self) -> None:
-        """Threads spin again, and nothing looks any more."""
-        self._end.set()
-        self.join()
-
-    @property
-    def asleep(self) -> bool:
-        return self._crowd is not None
+            time.sleep(LOOK_S)
 
     def _hold(self, asleep: bool) -> None:
         if asleep and self._crowd is None:
