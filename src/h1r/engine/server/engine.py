@@ -90,9 +90,8 @@ class VLLMServer(StreamingEngine):
             vocab_size or (own.vocab_size if own else 0),
             positions,
         )
-        self.seeded = self._refuses({"h1r_key": "none"})
-        """Whether the server draws with our sampler."""
-        self.stops_early = self._refuses({"deepconf_threshold": "none"})
+        self.seeded, self.stops_early = self._known("h1r_key", "deepconf_threshold")
+        """Whether the server draws with our sampler, and ends a doubtful trace."""
         self.knows_sampling_logprobs = self.seeded and self._answers_calls()
         """At temperatures other than 0 and 1, too."""
 
@@ -173,21 +172,21 @@ class VLLMServer(StreamingEngine):
             return "confidence_threshold needs a server that has this package installed, for its DeepConf plugin"
         return None
 
-    def _refuses(self, extra: dict[str, Any]) -> bool:
-        """Whether a processor of every server knows these arguments, which cannot work. Unknown ones are ignored, or
-        whatever is given is refused with what it says."""
-        unknown = {UNKNOWN_ARGUMENT: "none"}
-        return all(
-            self._refuses_at(server.url, extra) and not self._refuses_at(server.url, unknown)
-            for server in self.servers.all
-        )
+    def _known(self, *arguments: str) -> list[bool]:
+        """Of each argument, whether a processor of every server knows it: what it cannot work with is then refused, by
+        its name. Unknown ones are ignored, unless a server refuses whatever it is given with what it says."""
+        urls = [server.url for server in self.servers.all]
+        found = [all(self._refuses(url, argument) for url in urls) for argument in arguments]
+        repeats = any(found) and any(self._refuses(url, UNKNOWN_ARGUMENT) for url in urls)
+        return [known and not repeats for known in found]
 
-    def _refuses_at(self, url: str, extra: dict[str, Any]) -> bool:
+    def _refuses(self, url: str, argument: str) -> bool:
+        extra = {argument: "none"}
         body = {"model": self.model, "prompt": [0], "max_tokens": 1, "temperature": 0.0, "vllm_xargs": extra}
         try:
             self._json(f"{url}/v1/completions", body)
         except Refused as refused:
-            return next(iter(extra)) in str(refused)
+            return argument in str(refused)
         except (OSError, ValueError) as error:
             raise UserError(f"the server at {url} does not answer completions ({error})") from None
         return False
