@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -31,7 +32,8 @@ VOCABULARY = 50
 
 class StandIn(BaseHTTPRequestHandler):
     """Answers every prompt with its own last token, again and again. Prompts that begin with 40: status 400 with a
-    reason; 41: the connection breaks after two tokens; 42: what it says is no JSON; 43: an error in mid-stream."""
+    reason; 41: the connection breaks after two tokens; 42: what it says is no JSON; 43: an error in mid-stream; 44: it
+    waits for `goes_on` after two tokens."""
 
     protocol_version = "HTTP/1.0"
     known: ClassVar[tuple[str, ...]] = ("h1r_key",)
@@ -40,6 +42,7 @@ class StandIn(BaseHTTPRequestHandler):
     posts: ClassVar[list[str]] = []
     takes_weights: ClassVar[bool] = False
     key: ClassVar[str | None] = None
+    goes_on: ClassVar[threading.Event] = threading.Event()
     broken: ClassVar[set[int]] = set()
     """Ports of servers that are overloaded."""
 
@@ -86,6 +89,8 @@ class StandIn(BaseHTTPRequestHandler):
         for i in range(body["max_tokens"]):
             if prompt[0] == 41 and i == 2:
                 return None
+            if prompt[0] == 44 and i == 2:
+                self.goes_on.wait(30)
             text = "no json" if prompt[0] == 42 else json.dumps(self._chunk(prompt[-1], i + 1 == body["max_tokens"]))
             if prompt[0] == 43 and i == 1:
                 text = json.dumps({"error": {"message": "out of luck"}})
@@ -130,6 +135,23 @@ def test_what_goes_wrong_with_one_trace_stays_with_it(engine: VLLMServer) -> Non
     for trace, why in zip(traces[1:5], ("not this one", "without an end", "failed", "out of luck"), strict=True):
         assert why in str(trace.error)
     assert traces[2].token_ids == [6, 6]
+
+
+def test_a_trace_can_be_read_while_it_grows_without_the_token_that_ends_it(
+    engine: VLLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("h1r.engine.streaming.LOOK_SECONDS", 0.01)
+    StandIn.goes_on.clear()
+
+    def look() -> None:
+        if (engine.written(0, 0), engine.written(0, 0, 1), engine.written(1, 0)) == ([9, 9], [9], [7]):
+            StandIn.goes_on.set()
+
+    engine.watch(look)
+    traces = engine.generate([[44, 9], [44, 7]], SamplingParams(max_tokens=3, confidence_top_k=2))
+    assert StandIn.goes_on.is_set()
+    assert [trace.token_ids for trace in traces] == [[9] * 3, [7] * 3]
+    assert engine.written(0, 0) == []
 
 
 def test_a_server_is_asked_for_what_it_has(engine: VLLMServer) -> None:

@@ -31,6 +31,7 @@ from h1r.common.terminal import shown
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
+    from h1r.evals.solving import Solved
     from h1r.records import Trace
 
 
@@ -68,7 +69,7 @@ def generate(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Answer questions on the terminal."""
+    """Answer questions on the terminal, where the text appears as it is made. Elsewhere it is printed at the end."""
     quiet(as_json)
     check_checkpoint(checkpoint)
     prompt = [sys.stdin.read().strip() if one == "-" else one for one in prompt]
@@ -76,6 +77,7 @@ def generate(
         check_question(one)
     from h1r.config.text import parse_override
     from h1r.engine.protocol import SamplingParams
+    from h1r.evals.answer_view import Answers, Tokens, View
     from h1r.evals.answers import generate as answer
     from h1r.evals.answers import in_order, sampling_of
 
@@ -83,13 +85,21 @@ def generate(
     wanted = {key: value for key, value in given.items() if value is not None}
     defaults = {"temperature": 0.6, "top_p": 1.0, "max_tokens": 512, **sampling_of(checkpoint)}
     params = SamplingParams(n=n, seed=seed, **{**defaults, **wanted})
+    asked = len(prompt) * n
+    # Whoever reads the answers on a terminal sees them come; a program gets them in order.
+    shows = not as_json and sys.stdout.isatty()
+    view = View(asked) if not shows else Tokens(asked) if asked == 1 else Answers(asked)
     finished: list[Trace] = []
     try:
-        traces = answer(checkpoint, prompt, params, dict(map(parse_override, set_ or [])), finished)
-    except KeyboardInterrupt:
-        _print_traces(in_order(finished), len(prompt) * n, as_json)
-        raise StoppedError(f"{len(finished)} of {len(prompt) * n} traces had ended; run it again for all") from None
-    _print_traces(traces, len(traces), as_json)
+        traces = answer(checkpoint, prompt, params, dict(map(parse_override, set_ or [])), finished, view)
+    except (KeyboardInterrupt, UserError) as end:
+        if finished and not shows:
+            _print_traces(in_order(finished), asked, as_json)
+        if isinstance(end, UserError):
+            raise
+        raise StoppedError(f"{len(finished)} of {asked} traces had ended; run it again for all") from None
+    if not shows:
+        _print_traces(traces, asked, as_json)
     failed = [trace.error or "no reason" for trace in traces if trace.finish_reason == "error"]
     if failed:
         raise UserError(
@@ -98,15 +108,15 @@ def generate(
 
 
 def _print_traces(traces: Sequence[Trace], asked: int, as_json: bool) -> None:
-    """asked: traces in all; of one alone no heading is printed."""
+    """asked: traces in all."""
+    from h1r.evals.answer_view import footing, heading
+
     if as_json:
         print_json([dataclasses.asdict(trace) for trace in traces])
         return
     for trace in traces:
-        if asked > 1:
-            print(f"--- question {trace.prompt_index + 1}, trace {trace.sample_index + 1} ---")
-        print(shown(trace.text))
-        print(f"[{counted(trace.num_tokens, 'token')}, ended by {trace.finish_reason}]", file=sys.stderr)
+        print("\n".join([*heading(trace, asked), shown(trace.text)]))
+        print(footing(trace), file=sys.stderr)
 
 
 def _asked(words: Sequence[str]) -> tuple[str, str]:
@@ -169,6 +179,8 @@ def solve(
     overrides = dict(map(parse_override, set_ or [])) | ({"scaling.method": method} if method else {})
     resolved = load_recipe(find_recipe(recipe), overrides) if recipe else recipe_of(checkpoint, overrides)
     go_on = "run it again" if out is None else f"the same command goes on from {out}"
+    # As in `generate`: the results of a file come one by one on a terminal, and a question's takes the whole screen.
+    shows = not as_json and sys.stdout.isatty()
     with stopping(go_on):
         solutions = answer(
             checkpoint,
@@ -178,13 +190,17 @@ def solve(
             out,
             system_prompt=overrides.get("chat.system_prompt"),
             columns=mapping,
+            say=_told if shows and os.path.isfile(question) else None,
         )
+    several = len(solutions) > 1
     if as_json:
         print_json([dataclasses.asdict(solution) for solution in solutions])
-        return
-    for solution in solutions:
-        if len(solutions) > 1:
-            print(f"--- {shown(solution.problem_id)} ---")
-        print(shown(solution.lines()))
-    if len(solutions) > 1:
+    elif not (shows and os.path.isfile(question)):
+        for solution in solutions:
+            print(_told(solution) if several else shown(solution.lines()))
+    if several and not as_json:
         print(summary(solutions))
+
+
+def _told(solution: Solved) -> str:
+    return f"--- {shown(solution.problem_id)} ---\n{shown(solution.lines())}"

@@ -125,6 +125,10 @@ class Bar:
         of, number = ("", self.done) if self.total is None else (f"/{self.total}", self.total)
         return f"{self.done}{of} {self.unit if number == 1 else plural_of(self.unit)}"
 
+    def print(self, text: str, file: TextIO | None = None) -> None:
+        """Text on standard output, or `file`, for a person: a display on the same terminal is not broken by it."""
+        print(text, file=file, flush=True)
+
     def close(self) -> None:
         """Shows the last state."""
 
@@ -185,6 +189,12 @@ class RichBar(Bar):
 
     def _show(self) -> None:
         self._progress.update(self._task, completed=self.done, count=self.count())
+
+    def print(self, text: str, file: TextIO | None = None) -> None:
+        """Above the bar, on its terminal, whatever the `file`."""
+        from rich.text import Text
+
+        self._progress.console.print(Text(text), soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

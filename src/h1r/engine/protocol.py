@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from h1r.records import Trace
 from h1r.response.loops import Loop
@@ -156,4 +156,15 @@ class Engine(Protocol):
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | str | Path) -> None:
         """Takes new weights (a state dict of the model, or a checkpoint directory) for all later requests."""
+        ...
+
+
+@runtime_checkable
+class TellsTokens(Protocol):
+    """An engine whose running traces can be read while they grow. Not every engine can: vLLM's workers keep the tokens
+    of a trace to themselves until it ends."""
+
+    def written(self, prompt_index: int, sample_index: int, first: int = 0) -> list[int]:
+        """The token ids of a running trace, from number `first` on, without one that ends it; empty for a trace that
+        does not run. Called when `Engine.progress` is, and as quick."""
         ...

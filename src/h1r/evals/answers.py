@@ -11,11 +11,12 @@ import torch
 
 from h1r.common.files import read_json
 from h1r.common.hub import local_directory
-from h1r.common.progress import note, progress
+from h1r.common.progress import note
 from h1r.config import Recipe, load_recipe, resolve
 from h1r.data.lazy_tokenizer import load_lazily
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
+from h1r.evals.answer_view import View
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id
 from h1r.rollout.pipeline import RolloutPipeline
@@ -66,15 +67,14 @@ def generate(
     params: SamplingParams,
     overrides: dict[str, Any] | None = None,
     finished: list[Trace] | None = None,
+    view: View | None = None,
 ) -> list[Trace]:
     """Traces of each question, in order of (question, sample); finished: gets each as it ends, for who is stopped.
-    `UserError` for a checkpoint that cannot be loaded."""
+    view: what is shown meanwhile, a count if None. `UserError` for a checkpoint that cannot be loaded."""
     recipe = recipe_of(checkpoint, overrides)
     traces = [] if finished is None else finished
-    with (
-        open_checkpoint(checkpoint, recipe) as (engine, tokenizer),
-        progress("Generate", total=len(questions) * params.n, unit="trace") as bar,
-    ):
+    view = view or View(len(questions) * params.n)
+    with open_checkpoint(checkpoint, recipe) as (engine, tokenizer):
         pipeline = RolloutPipeline(
             engine,
             tokenizer,
@@ -82,9 +82,12 @@ def generate(
             section=recipe.rollout,
             environment=recipe.environment,
         )
-        for trace in pipeline.stream([problem_of(question) for question in questions], params):
-            traces.append(trace)
-            bar.advance()
+        problems = [problem_of(question) for question in questions]
+        prompts = pipeline.prompts(problems)
+        with view.showing(engine, tokenizer, prompts):
+            for trace in pipeline.stream(problems, params, prompts):
+                traces.append(trace)
+                view.ended(trace)
     return in_order(traces)
 
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,7 +24,7 @@ from rich.text import Text
 
 from h1r.common.progress import PlainBar, is_quiet
 from h1r.common.prose import counted
-from h1r.engine.protocol import Running
+from h1r.engine.protocol import Engine, Running, TellsTokens
 from h1r.records import Problem
 from h1r.scaling.ballot import Ballot, Entry, State
 from h1r.scaling.confidence import summarise
@@ -32,6 +33,8 @@ from h1r.scaling.run import ScalingRun
 
 PERIOD = 0.25
 """Seconds between two frames."""
+_TAIL = 80
+"""Tokens of a running trace that are read for its end."""
 
 LABELS: dict[State | None, str] = {
     None: "done",
@@ -58,11 +61,18 @@ class Totals:
 class View:
     """Shows nothing; what the others have in common."""
 
+    def read(self, engine: Engine, tokenizer: Any) -> None:
+        """What the traces of this engine say may be shown, too. It is the one that draws the tokens."""
+
     def begin(self, run: ScalingRun, problems: Sequence[Problem], totals: Totals) -> None:
         """From now on this run on these problems is shown."""
 
     def tick(self) -> None:
         """Called as often as anyone likes, between steps and at every trace that ends."""
+
+    def print(self, text: str) -> None:
+        """Text on standard output, for a person: a display on the same terminal is not broken by it."""
+        print(text, flush=True)
 
     def close(self) -> None:
         """Leaves the last state on the screen."""
@@ -101,11 +111,16 @@ class LiveView(View):
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
+        self._writing: Callable[[], str] | None = None
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
         self._live.start()
         self._drawn = -PERIOD
         self._begun = clock()
         self._shown: tuple[ScalingRun, Sequence[Problem], Totals] | None = None
+
+    def read(self, engine: Engine, tokenizer: Any) -> None:
+        if isinstance(engine, TellsTokens):
+            self._writing = lambda: newest_text(engine, tokenizer)
 
     def begin(self, run: ScalingRun, problems: Sequence[Problem], totals: Totals) -> None:
         self._shown = run, problems, totals
@@ -113,6 +128,10 @@ class LiveView(View):
     def tick(self) -> None:
         if self._clock() - self._drawn >= PERIOD:
             self._draw()
+
+    def print(self, text: str) -> None:
+        """Above the frame."""
+        self._console.print(Text(text), soft_wrap=True)
 
     def close(self) -> None:
         self._draw()
@@ -122,7 +141,9 @@ class LiveView(View):
         if self._shown is None:
             return
         size = self._console.size
-        self._live.update(frame(*self._shown, size.width, size.height, self._clock() - self._begun), refresh=True)
+        writing = "" if self._writing is None else self._writing()
+        seconds = self._clock() - self._begun
+        self._live.update(frame(*self._shown, size.width, size.height, seconds, writing), refresh=True)
         self._drawn = self._clock()
 
 
@@ -135,9 +156,15 @@ def open_view() -> View:
 
 
 def frame(
-    run: ScalingRun, problems: Sequence[Problem], totals: Totals, width: int, height: int, seconds: float
+    run: ScalingRun,
+    problems: Sequence[Problem],
+    totals: Totals,
+    width: int,
+    height: int,
+    seconds: float,
+    writing: str = "",
 ) -> RenderableType:
-    """The state of a run in `height` lines of `width` columns."""
+    """The state of a run in `height` lines of `width` columns. writing: the end of a trace that runs."""
     running = run.running()
     of_problem: list[list[Running]] = [[] for _ in problems]
     for one in running:
@@ -151,7 +178,12 @@ def frame(
         first = min(max(0, focus - 1), len(problems) - listed)
         parts.append(_problem_table(run, problems, of_problem, range(first, first + listed), focus, width))
     parts.append(Text(" ".join(problems[focus].question.split()), style="bold", no_wrap=True, overflow="ellipsis"))
-    room = height - 10 - (listed + 2 if listed else 0)
+    said = one_line(writing[-200:])
+    if said:
+        room = width - len("writes  ")
+        tail = said if len(said) <= room else f"…{said[1 - room :]}"
+        parts.append(Text(f"writes  {tail}", style="dim", no_wrap=True, overflow="ellipsis"))
+    room = height - 10 - bool(said) - (listed + 2 if listed else 0)
     parts.append(_trace_table(run.ballots[focus], of_problem[focus], max(3, room)))
     parts.append(_standing(run, focus))
     parts.append(_spending(run.ballots[focus], of_problem[focus], "tokens"))
@@ -164,6 +196,15 @@ def frame(
         f", {finished}/{counted(totals.problems, 'problem')}" * several
     )
     return Group(Text(f"{head}, {seconds:.0f} s", style="dim", no_wrap=True, overflow="ellipsis"), *parts)
+
+
+def newest_text(engine: Any, tokenizer: Any) -> str:
+    """The end of the longest trace that runs: its last tokens as text. engine: one that `TellsTokens`."""
+    longest = max(engine.progress(), key=lambda one: one.num_tokens, default=None)
+    if longest is None:
+        return ""
+    first = max(0, longest.num_tokens - _TAIL)
+    return str(tokenizer.decode(engine.written(longest.prompt_index, longest.sample_index, first)))
 
 
 def full_budget(budget: int, ballot: Ballot) -> float | None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,16 @@ def solve(
     view: View | None = None,
     system_prompt: str | None = None,
     columns: Mapping[str, str] | None = None,
+    say: Callable[[Solved], str] | None = None,
 ) -> list[Solved]:
     """The recipe's `scaling.method` at its largest budget, DeepConf as a rule, on a question or on a file of problems
     (`data/own.py`), with answers or without; columns: our field -> column of it, where they have no usual names.
 
     With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
     line is not solved again. Traces that ended are kept in OUT.traces until their problem has its line, so that a kill
-    costs only those that were running. system_prompt: another one than the checkpoint's own. Returns all
-    results, old and new, in the order of the problems.
+    costs only those that were running. system_prompt: another one than the checkpoint's own. say: what a person is
+    told of a result on standard output as soon as it is there. Returns all results, old and new, in the order of the
+    problems.
 
     `UserError` for a checkpoint or a file that cannot be read, a problem id that stands for two problems, or results in
     `out` that other settings made.
@@ -112,8 +114,13 @@ def solve(
                 raise UserError(f"{out}: its result for `{problem.id}` answers another question; give another --out")
         left = [problem for problem in problems if problem.id not in solved]
         view = view or (open_view() if left else View())
+        if say is not None:
+            for problem in problems:
+                if problem.id in solved:
+                    view.print(say(solved[problem.id]))
         if left:
             engine, tokenizer = open_things.enter_context(open_checkpoint(checkpoint, recipe))
+            view.read(engine, tokenizer)
             params = method_of(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
             pipeline = RolloutPipeline(
@@ -126,12 +133,14 @@ def solve(
             totals = Totals(len(problems), len(problems) - len(left))
             for some in _batches(left, params.budget, recipe.engine.max_sequences):
                 run = _run(journal or pipeline.engine, pipeline, some, params, seed, view)
-                view.begin(run, some, totals)
+                view.begin(run, some, dataclasses.replace(totals))  # which do not grow while it is shown
                 new = [_solved(p, one, run, pipeline) for p, one in zip(some, run.solve(), strict=True)]
                 if results and journal:
                     results.append(new)
                     journal.forget()
                 for one in new:
+                    if say is not None:
+                        view.print(say(one))
                     solved[one.problem_id] = one
                     totals.finished += 1
                     totals.tokens += one.tokens

@@ -171,6 +171,13 @@ class Batch:
             for row, count, mean in zip(self.rows, count_B.tolist(), mean_B.tolist(), strict=True)
         ]
 
+    def written(self, prompt_index: int, sample_index: int, first: int) -> list[int]:
+        for i, row in enumerate(self.rows):
+            if (row.request.index, row.sample_index) == (prompt_index, sample_index):
+                ids: list[int] = self.slots.tokens[i, first : int(self.slots.state["count"][i])].tolist()
+                return ids
+        return []
+
     def _admit(self) -> None:
         """Starts waiting traces while slots are free."""
         chunk_taken = False

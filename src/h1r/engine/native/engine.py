@@ -146,6 +146,10 @@ class NativeEngine:
         """See `Engine.progress`."""
         return self._scheduler.progress()
 
+    def written(self, prompt_index: int, sample_index: int, first: int = 0) -> list[int]:
+        """See `TellsTokens`."""
+        return self._scheduler.written(prompt_index, sample_index, first)
+
     def close(self) -> None:
         """Drops what runs and gives its memory back. The engine may be used again."""
         self._scheduler.close()

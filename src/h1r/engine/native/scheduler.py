@@ -179,6 +179,9 @@ class Scheduler:
     def progress(self) -> list[Running]:
         return self._batch.progress() if self._batch is not None else []
 
+    def written(self, prompt_index: int, sample_index: int, first: int) -> list[int]:
+        return self._batch.written(prompt_index, sample_index, first) if self._batch is not None else []
+
     def close(self) -> None:
         """Drops whatever runs and waits."""
         self._waiting, self._ended, self._passed_by, self._listeners = [], [], [], {}

@@ -164,6 +164,10 @@ class VLLMServer(StreamingEngine):
         urls = [server.url for server in self.servers.all] if url is None else [url]
         return [answer for one in urls for answer in self._json(f"{one}/collective_rpc", body)["results"]]
 
+    def written(self, prompt_index: int, sample_index: int, first: int = 0) -> list[int]:
+        """See `TellsTokens`."""
+        return self._stream.written(prompt_index, sample_index, first) if isinstance(self._stream, Stream) else []
+
     def _open(self) -> Stream:
         return Stream(self)
 

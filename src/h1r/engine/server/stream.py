@@ -123,6 +123,13 @@ class Stream:
                 running.append(Running(live.index, live.sample, n, sum(last) / len(last) if last else None))
         return running
 
+    def written(self, prompt_index: int, sample_index: int, first: int) -> list[int]:
+        for live in self.live:
+            if (live.index, live.sample) == (prompt_index, sample_index):
+                ids = live.ids[first:]
+                return ids[:-1] if ids and ids[-1] in live.ends else ids
+        return []
+
     def close(self) -> None:
         left, self.live = self.live, []
         self.closed.set()
