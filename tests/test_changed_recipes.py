@@ -175,7 +175,7 @@ def test_ls_lists_runs_with_state_score_and_size(
     said = capsys.readouterr().out
     assert "whole    scaling finished        held-out 69.5%, mine 25.0%  " in said
     assert "runs/stopped  sft stopped at step 12  " in said
-    assert "3.0 MB" in said
+    assert "2.87 MiB" in said
     assert "runs/fresh    nothing finished" in said
     assert "no-run" not in said
     with locked(Path("runs/fresh/.sft.lock"), ""):

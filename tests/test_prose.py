@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from h1r.common.prose import counted, listing, plural_of
+from h1r.common.prose import counted, listing, plural_of, size
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 COUNTED = """
     answer attempt benchmark byte character checkpoint choice column core document epoch example family file gpu group
-    key layer line message model number position problem process processor prompt question record reply request rollout
-    row sample server shard source step string test thread token trace verdict word worker
+    key layer line message model number point position problem process processor prompt question record reply request
+    rollout row sample server shard source step string test thread token trace verdict word worker
 """.split()  # noqa: SIM905 - a list to read
 """What the program counts."""
 _PLURAL = re.compile(rf" (?:(?!(?:of|for|without|get|to|and|or|in)\b)[a-z-]+ )?({'|'.join(map(plural_of, COUNTED))})\b")
@@ -45,7 +45,8 @@ def _bare(node: ast.JoinedStr) -> Iterator[str]:
         out_of = isinstance(before, ast.Constant) and str(before.value).endswith((" of ", "up to ", " x ", "than "))
         constant = isinstance(value.value, ast.Name) and value.value.id.isupper()
         said = isinstance(value.value, ast.Call) and ast.unparse(value.value.func) in _WHOLE
-        decimals = value.format_spec is not None and "f" in ast.unparse(value.format_spec).removeprefix("f")
+        form = "" if value.format_spec is None else ast.unparse(value.format_spec).removeprefix("f")
+        decimals = "f" in form and ".0f" not in form
         if found and not (out_of or constant or said or decimals):
             yield f"{node.lineno}: {ast.unparse(value.value)}{found[0]}"
 
@@ -58,6 +59,7 @@ def test_no_number_is_followed_by_a_plural_that_it_may_not_be(path: Path) -> Non
 def test_the_kind_is_found() -> None:
     assert list(bare_plurals('f"{len(rows)} rows"')) == ["1: len(rows) rows"]
     assert list(bare_plurals('f"{n:,} malformed lines are"')) == ["1: n malformed lines"]
+    assert list(bare_plurals('f"{x:,.0f} tokens a second"')) == ["1: x tokens"]
     assert not list(bare_plurals('f"{counted(n, chr(0))} and {n} of {m} rows, {MOST} rows, {x:.1f} tokens"'))
 
 
@@ -65,3 +67,10 @@ def test_numbers_and_lists_in_sentences() -> None:
     assert [counted(n, "row") for n in (0, 1, 1234)] == ["0 rows", "1 row", "1,234 rows"]
     assert [counted(2, noun) for noun in ("reply", "process", "key")] == ["2 replies", "2 processes", "2 keys"]
     assert [listing(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_sizes_have_three_figures_and_never_a_thousand_and_more_of_a_unit() -> None:
+    shown = {0: "0 bytes", 1: "1 byte", 1023.4: "1,023 bytes", 1023.9: "1 KiB", 2048: "2 KiB", 1010 * 2**10: "1010 KiB",
+             1023.9 * 2**10: "1 MiB", 1.234 * 2**20: "1.23 MiB", 160 * 2**20: "160 MiB", 1.75 * 2**30: "1.75 GiB",
+             3 * 2**40: "3 TiB", 5000 * 2**40: "5000 TiB"}  # fmt: skip
+    assert {number: size(number) for number in shown} == shown

@@ -17,7 +17,6 @@ from h1r.config import EngineSection
 from h1r.engine.native import memory, scheduler
 from h1r.engine.native.batch import Batch, Prefill
 from h1r.engine.native.engine import NativeEngine
-from h1r.engine.native.memory import size_text
 from h1r.engine.protocol import SamplingParams
 from h1r.kernels.selection import select
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -234,12 +233,6 @@ def test_python_does_no_more_in_a_step_of_many_sequences(kernels: str, monkeypat
         assert len(calls) == 10
         steps[sequences] = min(calls)  # what is set up once comes on top
     assert steps[2] == steps[50]
-
-
-def test_sizes_read_as_three_figures_and_never_as_powers() -> None:
-    shown = {1: "1 B", 999: "999 B", 1010 * 1024: "1010 KiB", 1023.9 * 1024: "1024 KiB", 1.234 * 2**20: "1.23 MiB",
-             160 * 1024: "160 KiB", 2.5 * 2**30: "2.50 GiB"}  # fmt: skip
-    assert {size: size_text(size) for size in shown} == shown
 
 
 @pytest.mark.parametrize("installed", [None, 1 << 34])

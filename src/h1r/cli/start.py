@@ -19,6 +19,7 @@ from h1r.cli.common import AsJson, print_json
 from h1r.common.files import write_text
 from h1r.common.packaged import packaged
 from h1r.common.progress import note
+from h1r.common.prose import size
 from h1r.common.terminal import shown
 from h1r.errors import UserError
 
@@ -70,7 +71,7 @@ def ls(
         return
     rows = [
         (str(run.path), run.state, ", ".join(f"{name} {100 * score:.1f}%" for name, score in run.scores.items()),
-         _bytes(run.size_bytes))
+         size(run.size_bytes))
         for run in found
     ]  # fmt: skip
     for line in _listing(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
@@ -89,16 +90,8 @@ def _listing(rows: Sequence[tuple[str, str, str, str]], width: int | None) -> li
     if width is None or max(map(len, lines)) <= width:
         return lines
     lines = []
-    for run, state, scores, size in rows:
+    for run, state, scores, takes in rows:
         lines.append(run)
-        for text in (f"{state}, {size}", scores):
+        for text in (f"{state}, {takes}", scores):
             lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ")
     return lines
-
-
-def _bytes(count: int) -> str:
-    """1234567 as `1.2 MB`."""
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

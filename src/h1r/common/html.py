@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from h1r.common import prose
 from h1r.common.prose import plural_of
 from h1r.common.style import CSS
 
@@ -75,15 +76,9 @@ def duration(seconds: float | None) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount)
 
 
-def size(value: float | None) -> str:
-    """Bytes in binary units: `1.8 GiB`."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    for unit in ("bytes", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
+def size(number: float | None) -> str:
+    """Bytes: `1 byte`, `1.75 GiB`."""
+    return NONE if number is None or not math.isfinite(number) else prose.size(number)
 
 
 def label(name: str, limit: int = 28) -> str:

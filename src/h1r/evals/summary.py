@@ -43,8 +43,10 @@ def _gains(report: Mapping[str, Any]) -> list[str]:
     """What RL added and what DeepConf, or another method, saved, each with what it is made of."""
     found = []
     if gain := report.get("rl_gain"):
-        low, value, high = (f"{100 * one:+.1f}" for one in (gain["interval"][0], gain["value"], gain["interval"][1]))
-        found.append(f"RL changes pass@1 by {value} points ({low} to {high}, paired by problem).")
+        low, high = (100 * one for one in gain["interval"])
+        found.append(
+            f"RL changes pass@1 by {100 * gain['value']:+.1f} points ({low:+.1f} to {high:+.1f}, paired by problem)."
+        )
     scaling = report["scaling"]
     if scaling and scaling["token_saving"] is not None:
         method = scaling.get("method", "deepconf").replace("deepconf", "DeepConf")

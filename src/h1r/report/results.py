@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from h1r.common.html import NONE, count, details, esc, percent, percent_interval, plural, points, table, words
-from h1r.common.prose import listing
+from h1r.common.prose import counted, listing
 from h1r.report import curves, plots
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, Metrics, RunReport, series, total
 from h1r.report.stored import EvalResult, FamilyScore, ScalingResult
@@ -70,9 +70,9 @@ def _vote_caption(scaling: ScalingResult) -> str:
     if scaling.deepconf.interval is not None:
         low, high = scaling.deepconf.interval
         text += (
-            f" A single point could lie {100 * (high - low) / 2:.0f} points higher or lower on other problems; the two "
-            "methods answer the same ones, so their difference (at the top of this page) is known better than that. "
-            "Majority's line is the one to beat: what the same tokens buy without any method."
+            f" On other problems a single value could be {counted(round(50 * (high - low)), 'point')} higher or lower; "
+            "the two methods answer the same ones, so their difference (at the top of this page) is known better than "
+            "that. Majority's line is the one to beat: what the same tokens buy without any method."
         )
     if scaling.confidence.auroc is not None:
         text += (

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from h1r.common.memory import free_memory_bytes, installed_memory_bytes
+from h1r.common.prose import size
 from h1r.config import EngineSection
 from h1r.engine.native.memory_bytes import prefill_bytes, runner_bytes
 from h1r.engine.native.runner import is_filtered
@@ -60,11 +61,11 @@ class MemoryPlan:
         return all(getattr(self, name) >= getattr(other, name) for name in names)
 
     def sentence(self) -> str:
-        limit = "" if self.budget == float("inf") else f" of {size_text(self.budget)}"
+        limit = "" if self.budget == float("inf") else f" of {size(self.budget)}"
         return (
-            f"memory: {self.sequences} x {size_text(self.per_sequence)} for sequences of up to {self.tokens} tokens"
-            f" + {size_text(self.prompts)} for prompts + {size_text(self.fixed)} for packed weights and scratch"
-            f"{f' + {size_text(self.graphs)} for CUDA graphs' if self.graphs else ''} = {size_text(self.total)}{limit}"
+            f"memory: {self.sequences} x {size(self.per_sequence)} for sequences of up to {self.tokens} tokens"
+            f" + {size(self.prompts)} for prompts + {size(self.fixed)} for packed weights and scratch"
+            f"{f' + {size(self.graphs)} for CUDA graphs' if self.graphs else ''} = {size(self.total)}{limit}"
         )
 
 
@@ -172,7 +173,7 @@ def waves(
             refused.append((
                 request,
                 f"prompt ({len(request.prompt)}) and max_tokens ({request.params.max_tokens}) need "
-                f"{size_text(needed)} of memory, the engine has {size_text(budget)}; {_MEND}",
+                f"{size(needed)} of memory, the engine has {size(budget)}; {_MEND}",
             ))  # fmt: skip
     result = []
     while fitting:
@@ -198,12 +199,3 @@ def budget_bytes(section: EngineSection, device: torch.device, held: int) -> flo
     if (free := free_memory_bytes()) is not None:
         return SHARE_OF_FREE * free + held
     return SHARE_OF_ALL * (installed_memory_bytes() or math.inf)
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in three figures: `1.72 MiB`, `160 KiB`, `1010 KiB`."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"

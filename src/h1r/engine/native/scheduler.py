@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from h1r.common.progress import note
+from h1r.common.prose import size
 from h1r.config import EngineSection
 from h1r.engine.native.batch import Batch, Drawn
 from h1r.engine.native.graphs import GraphRunner
 from h1r.engine.native.kept_states import KeptStates
-from h1r.engine.native.memory import MemoryPlan, budget_bytes, plan_for, plan_of, size_text, waves
+from h1r.engine.native.memory import MemoryPlan, budget_bytes, plan_for, plan_of, waves
 from h1r.engine.native.runner import Runner
 from h1r.engine.native.select_runner import runner_for
 from h1r.engine.native.slots import Request
@@ -270,7 +271,7 @@ class Scheduler:
             self._measured_graphs = runner.graph_bytes
             note(
                 f"CUDA graphs: {runner.recorded} recorded in {runner.seconds:.1f} s, they took "
-                f"{size_text(runner.graph_bytes)} where {size_text(plan.graphs)} were counted"
+                f"{size(runner.graph_bytes)} where {size(plan.graphs)} were counted"
             )
         runner.end()
 

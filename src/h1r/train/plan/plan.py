@@ -343,7 +343,7 @@ def told(made: Plan) -> list[str]:
         f"  {counted(made.tokens, 'token')} and {made.flops:.2e} operations a step at full length",
         f"  {duration(made.seconds[made.bound_by])} a step, bound by {made.bound_by} "
         f"({', '.join(f'{part} {duration(seconds)}' for part, seconds in made.seconds.items())}): "
-        f"{made.tokens / made.seconds[made.bound_by] / count:,.0f} tokens a second and card",
+        f"{counted(round(made.tokens / made.seconds[made.bound_by] / count), 'token')} a second and card",
         *(f"  {note}" for note in made.notes),
         "  Calculated, not measured: no card has been at hand.",
     ]
