@@ -1,10 +1,10 @@
 """Everyday wordings of generated problems: the same question as a person would ask it.
 
-reasoning-gym has one template a family, sometimes two. A model that has seen no other reads nothing else: asked "What
-is 12 + 30 - 7?", one that adds well answers something else. With `wordings = "everyday"` a source asks each of its
-problems in one of the ways below, the library's own among them. Which one depends on the library's question alone, so
-that one problem has one wording wherever it is drawn, and copies are copies. Reference, scorer and worked traces stay
-those of the library's question.
+reasoning-gym has one template a family, sometimes two or three. A model that has seen no other reads nothing else:
+asked "What is 12 + 30 - 7?", one that adds well answers something else. With `wordings = "everyday"` a source asks each
+of its problems in one of the ways below, the library's own among them. Which one depends on the library's question
+alone, so that one problem has one wording wherever it is drawn, and copies are copies. Reference, scorer and worked
+traces stay those of the library's question.
 """
 
 from __future__ import annotations
