@@ -51,6 +51,14 @@ def test_every_tested_version_is_locked_with_its_hashes() -> None:
     }
 
 
+def test_the_page_on_a_package_index_leads_to_addresses_that_exist_outside_the_repository() -> None:
+    text = (ROOT / PROJECT["readme"]).read_text(encoding="utf-8")
+    links = [*re.findall(r"\]\(([^)]+)\)", text), *PROJECT["urls"].values()]
+    assert links
+    known = ("https://arxiv.org/abs/", "https://huggingface.co/tiiuae/")
+    assert [link for link in links if not link.startswith(known)] == []
+
+
 def test_nothing_is_loaded_with_code_of_its_own() -> None:
     for path in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
