@@ -56,6 +56,12 @@ def test_no_number_is_followed_by_a_plural_that_it_may_not_be(path: Path) -> Non
     assert list(bare_plurals(path.read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.js")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_page_writes_one(path: Path) -> None:
+    found = re.findall(rf"(?<! of )\$\{{(?!counted)[^{{}}]*\}}{_PLURAL.pattern}", path.read_text(encoding="utf-8"))
+    assert found == []
+
+
 def test_the_kind_is_found() -> None:
     assert list(bare_plurals('f"{len(rows)} rows"')) == ["1: len(rows) rows"]
     assert list(bare_plurals('f"{n:,} malformed lines are"')) == ["1: n malformed lines"]

@@ -1,6 +1,7 @@
 // A conversation. What a model thinks is shown, folded, and not sent back.
 import { Run } from "./run.js";
 import { chunksOf } from "./stream.js";
+import { counted } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -102,7 +103,7 @@ class Reply {
       parts.push(`${progress.ended} of ${progress.budget} traces ended`, `${run.count("stopped")} stopped`);
       if (first) parts.push(`${first.answer} has ${Math.round(100 * first.share)} % of the votes`);
     }
-    if (usage) parts.push(`${usage.completion_tokens.toLocaleString("en")} tokens`);
+    if (usage) parts.push(counted(usage.completion_tokens, "token"));
     this.#facts.textContent = parts.join(" · ") || "…";
     this.element.scrollIntoView({ block: "end" });
   }

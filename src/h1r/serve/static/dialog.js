@@ -1,6 +1,7 @@
 // One trace, opened: its text with the confidence under each token.
 import { Histogram } from "./run.js";
 import { stateWords } from "./votes.js";
+import { counted } from "./words.js";
 
 const CHUNK = 4000; // tokens
 const at = (id) => document.getElementById(id);
@@ -51,7 +52,7 @@ export class TraceDialog {
     at("trace-after").disabled = place >= this.#list.length - 1;
     at("trace-title").textContent = `Trace ${trace.id}: ${stateWords[trace.state] ?? trace.state}`;
     at("trace-facts").textContent = [
-      `${trace.tokens.toLocaleString("en")} tokens`,
+      counted(trace.tokens, "token"),
       trace.endedAt === null ? "" : `ended after ${trace.endedAt.toFixed(1)} s (${WHY[trace.state] ?? trace.state})`,
       trace.confidence === null ? "" : `lowest window ${trace.confidence.toFixed(2)} nats`,
       trace.answer === null || trace.answer === undefined ? "" : `answer ${trace.answer}`,

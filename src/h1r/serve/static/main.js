@@ -4,6 +4,7 @@ import { TraceDialog } from "./dialog.js";
 import { Panel } from "./panel.js";
 import { Setting, testsOf } from "./settings.js";
 import { getJson } from "./stream.js";
+import { counted } from "./words.js";
 
 const KEY = "h1r-api-key";
 const at = (id) => document.getElementById(id);
@@ -67,7 +68,7 @@ async function solve() {
 function verdict(runs) {
   const answers = runs.map((run) => run.deepconf.answer ?? "nothing that the verifier reads as an answer");
   const tokens = runs.map((run) => run.usage.completion_tokens);
-  if (runs.length === 1) return `The model answers ${answers[0]}, from ${tokens[0].toLocaleString("en")} tokens.`;
+  if (runs.length === 1) return `The model answers ${answers[0]}, from ${counted(tokens[0], "token")}.`;
   const [less, more] = tokens[0] < tokens[1] ? [0, 1] : [1, 0];
   const share = Math.round(100 * (1 - tokens[less] / tokens[more]));
   const same = answers[0] === answers[1] ? `Both answer ${answers[0]}.` : `A answers ${answers[0]}, B answers ${answers[1]}.`;

@@ -5,6 +5,7 @@ import { TraceList } from "./list.js";
 import { Run } from "./run.js";
 import { chunksOf } from "./stream.js";
 import { Meter, stateWords, Votes } from "./votes.js";
+import { counted } from "./words.js";
 
 const PATH = "v1/chat/completions";
 // What only the page needs: the events, every trace's curve, and every token.
@@ -71,7 +72,7 @@ export class Panel {
     this.#showAnswer();
     this.#draw();
     this.#list.update(this.run.histogram.ramp(progress.threshold));
-    const label = [`Confidence of ${this.run.traces.size} traces over their tokens`, `${this.run.count("stopped")} stopped`,
+    const label = [`Confidence of ${counted(this.run.traces.size, "trace")} over their tokens`, `${this.run.count("stopped")} stopped`,
       progress.threshold === null ? "no threshold" : `threshold ${progress.threshold.toFixed(2)} nats`];
     this.#find("canvas").setAttribute("aria-label", label.join(", "));
   }
@@ -119,7 +120,7 @@ export class Panel {
     this.#chart.highlighted = id;
     const hint = this.#find(".hint");
     hint.hidden = !trace;
-    if (trace) hint.textContent = `#${trace.id} ${stateWords[trace.state]}, ${trace.tokens.toLocaleString("en")} tokens${trace.answer ? `, answers ${trace.answer}` : ""}`;
+    if (trace) hint.textContent = `#${trace.id} ${stateWords[trace.state]}, ${counted(trace.tokens, "token")}${trace.answer ? `, answers ${trace.answer}` : ""}`;
     this.#draw();
   }
 

@@ -1,4 +1,5 @@
 // The race of the votes, and the tokens spent against the full budget.
+import { counted } from "./words.js";
 
 const SHOWN = 6;
 
@@ -86,7 +87,7 @@ export class Meter {
     STATES.forEach(([state], at) => this.#parts[at].style.setProperty("--share", (spent[state] ?? 0) / whole));
     const against = full === null ? "" : ` of about ${full.toLocaleString("en")} for the full budget`;
     const saved = full !== null && full > tokens ? `, ${Math.round(100 * (1 - tokens / full))} % ${run.over ? "saved" : "less so far"}` : "";
-    const text = `${tokens.toLocaleString("en")} tokens${against}${saved}`;
+    const text = `${counted(tokens, "token")}${against}${saved}`;
     this.#meter.setAttribute("aria-valuenow", tokens);
     this.#meter.setAttribute("aria-valuemax", whole);
     this.#meter.setAttribute("aria-valuetext", text);
