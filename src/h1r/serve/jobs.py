@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
+from h1r.data.growing_text import Growing
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.requests import is_unanswerable
@@ -23,7 +24,7 @@ from h1r.serve.mailbox import Mailbox
 from h1r.serve.messages import tool_calls_in
 from h1r.serve.model import Model
 from h1r.serve.progress_events import ended, rounded
-from h1r.serve.reply_text import Growing, Splitter, TokenTexts, parts_of
+from h1r.serve.reply_text import Splitter, TokenTexts, parts_of
 from h1r.serve.solving import Outcome, Question, Solving
 from h1r.serve.spans import RequestSpan
 
