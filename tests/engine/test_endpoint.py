@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from chat_server import Answer, ChatServer, breaks, chat_server, fails, says, send
+from h1r.common.http import Endpoints, _PassingError
+from h1r.common.servers import Server
 from h1r.config import EndpointSection, EngineSection
 from h1r.engine.choose import open_engine
 from h1r.engine.endpoint.engine import HOPELESS, EndpointEngine
@@ -53,6 +55,31 @@ def test_a_request_is_the_messages_and_the_sampling_and_a_reply_a_trace() -> Non
     assert traces[0].text == "<think>\ntwo and two\n</think>\n\nFour."
     assert traces[0].usage == {"prompt_tokens": 9, "completion_tokens": 6, "reasoning_tokens": 4}
     assert (traces[0].num_tokens, traces[0].token_ids, traces[0].confidences) == (6, [], [])
+
+
+def test_whose_answers_they_are_does_not_hang_on_a_port_or_on_the_order_of_servers() -> None:
+    def of(*urls: str) -> str:
+        return EngineSection(kind="endpoint", urls=list(urls)).answers_of
+
+    assert of("http://127.0.0.1:8000/v1") == of("http://localhost:9000/v1/") == of("http://[::1]/v1") == "localhost/v1"
+    assert of("http://b:1/v1", "https://A/v1", "http://b:2/v1") == "a/v1,b/v1"
+    assert of("https://gate/x/v1") != of("https://gate/y/v1") != of("https://gate2/y/v1")
+
+
+def test_where_the_weights_lie_is_asked_for_until_the_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = json.dumps({"data": [{"id": "m", "root": "/weights/a"}]}).encode()
+    asked: list[str] = []
+
+    async def fetch(self: Endpoints, server: Server, method: str, path: str) -> tuple[int, bytes, None]:
+        asked.append(path)
+        self.backoff_s = 0.0
+        if len(asked) < 3:
+            raise _PassingError("reset")
+        return 200, listed, None
+
+    monkeypatch.setattr(Endpoints, "_fetch", fetch)
+    with engine_of(own={"same_as": "there/v1"}, url="http://127.0.0.1:1/v1") as engine:
+        assert engine.answers_of == {"address": "there/v1", "root": "/weights/a"}
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,29 @@ def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_p
     assert runs[3] == runs[4] == found["samples"]
 
 
+def test_why_everything_is_asked_anew_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("h1r.evals.benchmarks.note", notes.append)
+
+    def measure(samples: Path) -> dict[str, Any]:
+        samples.touch()
+        return {}
+
+    def note_of(**of: Any) -> str:
+        notes.clear()
+        measured(of, tmp_path / "r.json", measure)
+        return " ".join(notes)
+
+    assert note_of(server="a", seed=1) == ""
+    assert note_of(server="a", seed=2).endswith("was measured with another value of seed, and is measured anew")
+    moved = note_of(server="b", seed=3)
+    assert "with another value of seed and server" in moved
+    assert "engine.endpoint.same_as" in moved
+    (tmp_path / "r.json").unlink()
+    assert "has answers of another model, server" in note_of(server="c", seed=3)
+    assert "has answers" not in note_of(server="c", seed=3)
+
+
 def test_contents_tell_weights_apart_not_their_names_or_times(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "model.safetensors").write_bytes(b"one")

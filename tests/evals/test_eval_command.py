@@ -79,6 +79,22 @@ def test_a_model_of_an_api_is_evaluated_by_one_command_and_asked_once(evaluated:
         assert other[1]["eval_base"]["benchmarks"]["sums"]["budgets"]["rows"][1]["deepconf"]["tokens"] == 400
 
 
+def test_a_model_of_the_same_name_elsewhere_is_asked_anew(evaluated: Eval) -> None:
+    write_sums(Path("sums.jsonl"))
+
+    def scored(server: ChatServer, url: str, *more: str) -> tuple[float, int]:
+        before = len(server.requests)
+        found = evaluated(*asked(server, "--benchmark", "sums.jsonl", "--url", url, *more)[2:])[1]
+        return found["eval_base"]["benchmarks"]["sums"]["pass_at_1"], len(server.requests) - before
+
+    with chat_server(sums) as first, chat_server(says(r"\boxed{0}")) as second:
+        elsewhere = second.url.replace("/v1", "/other/v1")
+        assert scored(first, first.url) == (0.9, 20)
+        assert scored(second, second.url) == (0.9, 0)  # the port alone is new
+        assert scored(second, elsewhere) == (0.0, 20)
+        assert scored(second, elsewhere, "--set", "engine.endpoint.same_as=localhost/v1") == (0.9, 0)
+
+
 def test_each_benchmark_says_its_row_when_it_ends(evaluated: Eval, capsys: pytest.CaptureFixture[str]) -> None:
     write_sums(Path("sums.jsonl"))
     write_sums(Path("few.jsonl"), 3)

@@ -136,9 +136,14 @@ class Endpoints:
     async def models(self) -> list[dict[str, Any]]:
         """What `/models` of the first server lists; empty where it lists nothing. Raises `UserError` for a setting."""
         server = self._servers.all[0]
-        try:
-            status, content, _ = await self._fetch(server, "GET", "/models")
-        except _PassingError:
+        for attempt in range(3):
+            await asyncio.sleep(self.backoff_s * attempt)
+            try:
+                status, content, _ = await self._fetch(server, "GET", "/models")
+                break
+            except _PassingError:
+                continue
+        else:
             return []
         if status in (401, 402, 403):
             raise self._to_mend(server, status, content)

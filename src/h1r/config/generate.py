@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +14,8 @@ from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloa
 from h1r.config.corpus import CorpusBenchmark
 from h1r.config.prices import PriceSection
 
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|::1|0\.0\.0\.0)\Z")
+
 
 class EndpointSection(Section):
     """A model behind the chat completions of an OpenAI-compatible API (`engine.kind = "endpoint"`)."""
@@ -20,6 +24,9 @@ class EndpointSection(Section):
     """The model's name there. Unset: the one that the API lists, where it lists one alone."""
     parameters: dict[str, Any] = {}
     """Further keys of every request, such as `reasoning_effort = "high"`. They replace ours of the same name."""
+    same_as: str | None = None
+    """Host and path under which answers of this model are kept already, such as "node17/v1", where the server has
+    moved. Unset: those of `url` or `urls`, without the port."""
     leave_out: list[str] = []
     """Keys of ours that the API refuses, such as `seed` or `top_p`."""
     timeout_s: PositiveFloat = 3600.0
@@ -115,6 +122,16 @@ class EngineSection(Section):
     def addresses(self) -> list[str]:
         """`urls`, or `url` as the only one."""
         return self.urls or ([self.url] if self.url else [])
+
+    @property
+    def answers_of(self) -> str:
+        """Where the answers of an endpoint are from: hosts and paths of `addresses`, or what is said instead. Not the
+        port, which a server that is started again may change; this machine has one name."""
+        if self.endpoint.same_as:
+            return self.endpoint.same_as
+        parts = [urlsplit(url) for url in self.addresses]
+        hosts = [(part.hostname or "", part.path.rstrip("/")) for part in parts]
+        return ",".join(sorted({f"{'localhost' if _LOOPBACK.match(host) else host}{path}" for host, path in hosts}))
 
 
 class CaseSection(Section):

@@ -74,7 +74,7 @@ def _model_name(recipe: Recipe, run: Run, which: str) -> tuple[tuple[str, dict[s
         if not (name := recipe.engine.endpoint.model):
             raise UserError("a task of inspect_ai wants the model's name; set engine.endpoint.model")
         asked = recipe.engine.endpoint.model_dump(include={"parameters"})
-        return (name, keys), {"engine": {**kind, **asked, "model": name}}
+        return (name, keys), {"engine": {**kind, **asked, "model": name}, "server": recipe.engine.answers_of}
     place: Path | None = run.path / which / "model"
     if which == "base":
         place = local_directory(recipe.model.checkpoint) if recipe.model.checkpoint else None

@@ -9,6 +9,7 @@ A finished benchmark is not asked again of the same weights: `h1r eval` that was
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import random
@@ -162,9 +163,25 @@ def measured(of: Mapping[str, Any], path: Path, measure: Callable[[Path], dict[s
     if path.exists() and (kept := read_json(path)).get("of") == of and not unfinished(kept):
         note(f"{path} is finished; delete it and {samples.name} to measure again")
         return dict(kept)
+    if not samples.exists():
+        _say_what_differs(of, path)
     result = {**measure(samples), "of": of, "samples": samples.name}
     write_json(path, result)
     return result
+
+
+def _say_what_differs(of: Mapping[str, Any], path: Path) -> None:
+    """Why everything is asked although something is there."""
+    moved = ""
+    if "server" in of:
+        moved = "; if its server has moved, set engine.endpoint.same_as to the address that it had"
+    if path.exists():
+        before = read_json(path).get("of", {})
+        if other := sorted(key for key in {*of, *before} if of.get(key) != before.get(key)):
+            hint = moved if "server" in other and "server" in before else ""
+            note(f"{path} was measured with another value of {listing(other)}, and is measured anew{hint}")
+    elif found := sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.samples.jsonl")):
+        note(f"{found[0]} has answers of another model, server, data or settings; all are asked anew{moved}")
 
 
 def contents_of(problems: Sequence[Problem]) -> str:

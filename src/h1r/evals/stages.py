@@ -198,14 +198,14 @@ def _model(recipe: Recipe, run: Run, which: str) -> CausalLM:
 
 
 def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[str, Any]:
-    """What a result depends on beside its problems: the contents of the weights, or the model of an API; the prompt,
-    the engine, the judge."""
+    """What a result depends on beside its problems: the contents of the weights, or the model of an API and where that
+    is; the prompt, the engine, the judge."""
     kind = recipe.engine.computes
     judge = recipe.judge.decides(recipe.verify.judge_on)
     if isinstance(engine, EndpointEngine):
         own = recipe.engine.endpoint.model_dump(include={"parameters", "leave_out"})
-        asked = {"engine": {**kind, **own, "model": engine.model}, "system_prompt": recipe.chat.system_prompt}
-        return {**asked, "judge": judge, "seed": recipe.seed}
+        asked = {"engine": {**kind, **own, "model": engine.model}, "server": engine.answers_of}
+        return {**asked, "system_prompt": recipe.chat.system_prompt, "judge": judge, "seed": recipe.seed}
     given = [Path(one) for one in (recipe.tokenizer.path, recipe.model.checkpoint) if one]
     directories = [run.path / "curate" / "tokenizer", *given]
     if which != "base":

@@ -97,6 +97,9 @@ class EndpointEngine:
             raise
         self._endpoints.model = self.model
         self._limits = Limits(listed.get(self.model, {}))
+        root = listed.get(self.model, {}).get("root")
+        self.answers_of = {"address": section.answers_of, **({"root": root} if root else {})}
+        """Whose answers these are: two models may have one name. root: the weights' place, where a server tells it."""
 
     def close(self) -> None:
         """Ends requests and connections."""
