@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import shutil
@@ -29,12 +28,13 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-H1R = [sys.executable, "-m", "h1r"]
+from killing import H1R, LIMIT_S, below, comes_to, end, killed, start, wait
+
 CLOCKS = {"time", "tokens_per_s", "sync_seconds", "rollout_seconds", "train_seconds"}
-LIMIT_S = 600
 RECIPE = """
 name = "kill"
 threads = 1
@@ -129,72 +129,10 @@ def h1r(*arguments: str | Path) -> None:
     subprocess.run([*H1R, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as written:
-        return subprocess.Popen(command, stdout=written, stderr=written, start_new_session=True)
-
-
-def below(process: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
-    found, parents = [], {process}
-    table = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                table[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    while parents:
-        parents = {child for child, parent in table.items() if parent in parents}
-        found += sorted(parents)
-    return found
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of it is left."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def steps_done(run: Path, stage: str) -> int:
     """Lines in a stage's metrics, the last of which may be half written."""
     path = run / stage / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait(process: subprocess.Popen[bytes], run: Path, stage: str, steps: float = math.inf) -> bool:
-    """Waits until the run has that many steps: True; False if the process ended before. `TimeoutExpired` after
-    `LIMIT_S` without a further step."""
-    seen, since = steps_done(run, stage), time.monotonic()
-    while seen < steps:
-        if process.poll() is not None:
-            return False
-        time.sleep(0.02)
-        now = steps_done(run, stage)
-        if now != seen:
-            seen, since = now, time.monotonic()
-        if time.monotonic() - since > LIMIT_S:
-            raise subprocess.TimeoutExpired(process.args, LIMIT_S)
-    return True
-
-
-def comes_to(process: subprocess.Popen[bytes], run: Path, stage: str, steps: int, draw: random.Random) -> bool:
-    """As `wait`, and a random moment longer: within the step, or within the start of a process whose run has that many
-    steps already."""
-    pause = draw.uniform(0, 4.0 if steps_done(run, stage) >= steps else 0.3)
-    if wait(process, run, stage, steps):
-        time.sleep(pause)
-    return process.poll() is None
-
-
-def killed(process: int) -> bool:
-    """False where it ended by itself meanwhile."""
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def killed_runs(kills: int, base: Path, unbroken: Path, draw: random.Random) -> Tally:
@@ -219,17 +157,17 @@ def _until_it_ends(
     tally: Tally, stage: str, run: Path, kills: int, steps: int, draw: random.Random, most: int = 6
 ) -> None:
     """At most `most` kills of a run, so that it ends some time."""
-    begun = time.monotonic()
+    begun, done = time.monotonic(), partial(steps_done, run, stage)
     for attempt in range(most + 1):
         process = start([*H1R, stage, "--resume", str(run)], run.with_suffix(".log"))
         try:
             if attempt == most or sum(tally.kills.values()) >= kills:
-                wait(process, run, stage)
-            elif comes_to(process, run, stage, draw.randint(min(steps_done(run, stage), steps), steps), draw):
+                wait(process, done)
+            elif comes_to(process, done, draw.randint(min(done(), steps), steps), draw):
                 children = below(process.pid)
                 if children and draw.random() < 0.3:
                     tally.kills[f"{stage}, a child"] += killed(draw.choice(children))
-                    wait(process, run, stage)
+                    wait(process, done)
                 else:
                     process.kill()
                     process.wait()
@@ -256,18 +194,19 @@ def restarted_runs(kills: int, base: Path, curated: Path, draw: random.Random) -
     steps = steps_done(unbroken, "sft")
     while sum(tally.kills.values()) < kills and not tally.why:
         run = base / f"restarted-{number}"
+        done = partial(steps_done, run, "sft")
         shutil.copytree(curated, run)
         number += 1
         wanted = min(3, kills - sum(tally.kills.values()))
         process = start(launched(run, wanted), run.with_suffix(".log"))
         try:
             for moment in sorted(draw.sample(range(1, steps), wanted)):
-                if not comes_to(process, run, "sft", moment, draw):
+                if not comes_to(process, done, moment, draw):
                     break
                 ranks = [one for one in below(process.pid) if _is_rank(one)]
                 if ranks:
                     tally.kills["a rank under torchrun"] += killed(draw.choice(ranks))
-            wait(process, run, "sft")
+            wait(process, done)
         except subprocess.TimeoutExpired:
             tally.failed(f"torchrun: no step in {LIMIT_S} s")
         finally:

@@ -3,9 +3,11 @@
 
     python benchmarks/recorded_server.py --replies replies.json --slots 64 --seconds 0.5 --resets 0.05
 
-replies.json: {end of the prompt: [text, ...]}, which are said in turns; without it every answer is `\\boxed{1}`. The
-address stands on the first line of standard output. GET /account returns {requests, answered, reset, slot_seconds,
-first, last (seconds of the clock)}; slot_seconds: time that slots were busy, over all.
+replies.json: {part of the prompt: [text, ...]}, of which the request's seed chooses, so that seeds that follow each
+other hear each once and a request that comes again hears the same; without the file every answer is `\\boxed{1}`. The
+address stands on the first line of standard output. GET /account returns {requests, answered, reset, again,
+slot_seconds, first, last (seconds of the clock)}; again: requests with prompt and seed of an earlier one that was not
+reset; slot_seconds: time that slots were busy, over all.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
 import json
 import random
 import socket
@@ -53,13 +54,14 @@ class Recorded:
         self.slots = asyncio.Semaphore(slots)
         self.seconds, self.resets = seconds, resets
         self.random = random.Random(seed)
-        self.turns: dict[str, Iterator[str]] = {key: itertools.cycle(texts) for key, texts in replies.items()}
+        self.replies = replies
+        self.seen: set[tuple[str, int]] = set()
         self.account: dict[str, float] = defaultdict(float)
 
-    def text(self, prompt: str) -> str:
-        """What is said to a prompt: the next text of the longest key that it contains."""
-        found = max((key for key in self.turns if key in prompt), key=len, default=None)
-        return r"\boxed{1}" if found is None else next(self.turns[found])
+    def text(self, prompt: str, seed: int) -> str:
+        """What is said to a prompt: of the texts of the longest key that it contains, the one of the seed."""
+        found = max((key for key in self.replies if key in prompt), key=len, default=None)
+        return r"\boxed{1}" if found is None else self.replies[found][seed % len(self.replies[found])]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The requests of one connection."""
@@ -88,13 +90,16 @@ class Recorded:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             return False
+        prompt, seed = body["messages"][-1]["content"], body.get("seed", 0)
+        account["again"] += (prompt, seed) in self.seen
+        self.seen.add((prompt, seed))
         async with self.slots:
             started = time.monotonic()
             await asyncio.sleep(self.seconds * self.random.uniform(0.5, 1.5))
             account["last"] = time.monotonic()
             account["slot_seconds"] += account["last"] - started
         account["answered"] += 1
-        text = self.text(body["messages"][-1]["content"])
+        text = self.text(prompt, seed)
         usage = {"prompt_tokens": len(str(body["messages"])) // 4, "completion_tokens": max(1, len(text) // 4)}
         usage["total_tokens"] = sum(usage.values())
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}

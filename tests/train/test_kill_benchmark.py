@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,15 @@ def test_a_moment_is_a_step_that_the_run_has_come_to(bench: Any, tmp_path: Path)
             assert (low, high) == (0, 0.3)
             return 0.0
 
+    done = partial(bench.steps_done, run, "sft")
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(b"step\n" * 2)
         process.stdin.flush()
-        assert bench.comes_to(process, run, "sft", 3, Draw())
-        assert bench.steps_done(run, "sft") == 3
+        assert bench.comes_to(process, done, 3, Draw())
+        assert done() == 3
         process.stdin.write(b"step\n")
         process.stdin.close()
-        assert not bench.comes_to(process, run, "sft", 5, Draw())
-    assert bench.steps_done(run, "sft") == 4
+        assert not bench.comes_to(process, done, 5, Draw())
+    assert done() == 4
     assert not bench.killed(process.pid)
