@@ -247,8 +247,8 @@ def test_why_everything_is_asked_anew_is_said(tmp_path: Path, monkeypatch: pytes
     assert "with another value of seed and server" in moved
     assert "engine.endpoint.same_as" in moved
     (tmp_path / "r.json").unlink()
-    assert "has answers of another model, server" in note_of(server="c", seed=3)
-    assert "has answers" not in note_of(server="c", seed=3)
+    assert "is of another model, server" in note_of(server="c", seed=3)
+    assert "is of another" not in note_of(server="c", seed=3)
 
 
 def test_contents_tell_weights_apart_not_their_names_or_times(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def _say_what_differs(of: Mapping[str, Any], path: Path) -> None:
             hint = moved if "server" in other and "server" in before else ""
             note(f"{path} was measured with another value of {listing(other)}, and is measured anew{hint}")
     elif found := sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.samples.jsonl")):
-        note(f"{found[0]} has answers of another model, server, data or settings; all are asked anew{moved}")
+        note(f"{found[0]} is of another model, server, data or other settings; all is asked anew{moved}")
 
 
 def contents_of(problems: Sequence[Problem]) -> str:
