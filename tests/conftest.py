@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,6 +33,17 @@ settings.load_profile("checks" if os.environ.get("CI") else "exploring")
 def progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command run with `--json` turns progress off for its whole process; no test inherits that from another."""
     monkeypatch.setattr(progress, "_quiet", False)
+
+
+PASSED_ON = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "PYTHONPATH", "HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_file_changes_how_programs_start() -> Iterator[None]:
+    """The file that leaves such a variable behind fails, not one that starts a program after it."""
+    before = {name: os.environ.get(name) for name in PASSED_ON}
+    yield
+    assert {name: os.environ.get(name) for name in PASSED_ON} == before
 
 
 @pytest.hookimpl(optionalhook=True)

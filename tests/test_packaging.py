@@ -161,7 +161,7 @@ def test_a_wheel_has_the_libraries_that_were_asked_for(
     assert wheel.name.endswith(f"-py3-none-{tag}.whl")
     with zipfile.ZipFile(wheel) as content:
         files = [name for name in content.namelist() if name.startswith("h1r/kernels/cpu/lib/")]
-    assert [re.sub(r"-[0-9a-f]{16}\.so$", "", Path(name).name) for name in sorted(files)] == names
+    assert sorted(re.sub(r"-[0-9a-f]{16}\.so$", "", Path(name).name) for name in files) == names
     asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines() if names else []
     links = [line for line in asked if " -c " not in line]
     assert len(links) == len(names)

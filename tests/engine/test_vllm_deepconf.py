@@ -47,6 +47,8 @@ def generate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
+    from h1r.engine.vllm.engine import process_kept
+
     config = dataclasses.replace(SMALL, head_dim=32, eos_token_id=(7, 9), max_position_embeddings=256)
     checkpoint = save(randomised(config, 3), tmp_path_factory.mktemp("model"))
     patch = pytest.MonkeyPatch()
@@ -57,18 +59,16 @@ def generate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         (metadata / "METADATA").write_text("Name: stand-in\nVersion: 0\n", encoding="utf-8")
         (metadata / "entry_points.txt").write_text(f"[{GROUP}]\ndeepconf = {NAME}\n", encoding="utf-8")
         patch.syspath_prepend(metadata.parent)
-    patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    set_threads = torch.set_num_threads
-    llm = LLM(
-        str(checkpoint), dtype="float32", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256,
-        enable_prefix_caching=False, max_num_seqs=4, disable_log_stats=True, kv_cache_memory_bytes=1 << 26,
-    )  # fmt: skip
+    with process_kept(in_process=True):
+        llm = LLM(
+            str(checkpoint), dtype="float32", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256,
+            enable_prefix_caching=False, max_num_seqs=4, disable_log_stats=True, kv_cache_memory_bytes=1 << 26,
+        )  # fmt: skip
     yield lambda prompts, params: llm.generate(
         [{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False
     )
     llm.llm_engine.engine_core.shutdown()
     cleanup_dist_env_and_memory()
-    torch.set_num_threads = set_threads
     patch.undo()
 
 

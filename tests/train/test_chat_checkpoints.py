@@ -176,15 +176,17 @@ def test_vllm_stops_at_the_end_of_the_turn(trained):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
-def test_vllm_itself_stops_there_too(trained, monkeypatch):
+def test_vllm_itself_stops_there_too(trained):
     """As somebody asks who knows nothing of us: by the directory's generation config."""
     import vllm
 
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    engine = vllm.LLM(
-        str(trained), dtype="float32", max_model_len=128, enforce_eager=True, max_num_seqs=2,
-        kv_cache_memory_bytes=1 << 28, gpu_memory_utilization=0.05,
-    )  # fmt: skip
+    from h1r.engine.vllm.engine import process_kept
+
+    with process_kept(in_process=True):
+        engine = vllm.LLM(
+            str(trained), dtype="float32", max_model_len=128, enforce_eager=True, max_num_seqs=2,
+            kv_cache_memory_bytes=1 << 28, gpu_memory_utilization=0.05,
+        )  # fmt: skip
     params = engine.get_default_sampling_params()
     params.temperature, params.max_tokens = 0.0, 24
     answer = engine.chat([{"role": "user", "content": "Say c."}], params)[0].outputs[0]

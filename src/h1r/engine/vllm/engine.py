@@ -137,7 +137,7 @@ class VLLMEngine(StreamingEngine):
                 cache_bytes = min(needed, cache_bytes)
         if cache_bytes is not None:
             arguments["kv_cache_memory_bytes"] = cache_bytes
-        with _process_kept(in_process):
+        with process_kept(in_process):
             self._llm = vllm.LLM(**{**arguments, **(options or {})})
         if own is not None:
             self._llm.init_weight_transfer_engine({"init_info": {}})
@@ -181,9 +181,10 @@ def one_card(visible: str | None, index: int) -> str:
 
 
 @contextmanager
-def _process_kept(in_process: bool) -> Iterator[None]:
-    """Tells vLLM whether it may run in this process, and undoes what its start does to the process: environment, number
-    of threads (it also takes `torch.set_num_threads` away), and random states."""
+def process_kept(in_process: bool) -> Iterator[None]:
+    """Tells vLLM whether it may run in this process, and undoes what its start does to the process: environment
+    (LD_PRELOAD, with which every program starts that comes after), number of threads (it also takes
+    `torch.set_num_threads` away), and random states."""
     environment = dict(os.environ)
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
@@ -200,5 +201,9 @@ def _process_kept(in_process: bool) -> Iterator[None]:
         np.random.set_state(states[2])
         torch.set_num_threads = set_threads
         set_threads(threads)
-        os.environ.clear()
-        os.environ.update(environment)
+        # Name by name: the environment is never empty, which another thread could pass on to a program that it starts.
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
