@@ -152,7 +152,7 @@ def eval_(
 def _models_of(recipe: Recipe, run: Run) -> list[str]:
     """The models of a run that can be asked. RL from a checkpoint has no base model of its own: nothing says what
     tokenizer it would have."""
-    named = recipe.model.checkpoint or recipe.tokenizer.path or recipe.sft.data
+    named = recipe.model.checkpoint or recipe.tokenizer.path or recipe.sft.leading_data
     has_base = bool(named) or (run.path / "curate" / "tokenizer").is_dir()
     trained = run.models()
     return trained if trained and not has_base else ["base", *trained]

@@ -74,6 +74,17 @@ class ValidationSection(Section):
         return self
 
 
+class MixedDataSection(Section):
+    """Data of `[[sft.mixture]]`, and their part of every batch (section 2: batches that reflect the mixture)."""
+
+    data: str
+    """As `sft.data`: a directory that `h1r curate` wrote, or a file. The tokenizer of the first is that of the run."""
+    share: PositiveFloat
+    """Of the tokens trained on, in proportion to the other shares."""
+    columns: dict[str, str] = {}
+    """As `sft.columns`."""
+
+
 class SFTSection(Section):
     """Supervised fine-tuning (Table 1)."""
 
@@ -82,6 +93,10 @@ class SFTSection(Section):
     questions and answers (.jsonl, .json, .parquet), which is trained on as it is. Unset: this run's curation."""
     columns: dict[str, str] = {}
     """Of such a file: our field ("question", "answer", "messages", ...) -> column. Empty: by their usual names."""
+    mixture: list[MixedDataSection] = []
+    """Several such data, instead of `data`, mixed by shares of tokens in every batch. A pass (`epochs`) is as many
+    tokens as they have together: data with a small share go on in the next pass where they stopped, and small data with
+    a large share are repeated."""
     optimizer: OptimizerSection = OptimizerSection(learning_rate=1024e-6)
     epochs: PositiveFloat = 3
     """Passes over the samples."""
@@ -114,6 +129,17 @@ class SFTSection(Section):
     max_idle_steps: Count = 50
     """Steps in a row whose gradient is not finite that end the run with an error. One with none but these, or whose
     weights are not finite at its end, writes no model. 0: neither is looked at. Our choice."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_data(self) -> SFTSection:
+        if self.mixture and (self.data or self.columns):
+            raise ValueError("sft.mixture names its own data and columns; leave out sft.data and sft.columns")
+        return self
+
+    @property
+    def leading_data(self) -> str | None:
+        """`data`, or the first of the mixture: its tokenizer and its problems are those of the run."""
+        return self.mixture[0].data if self.mixture else self.data
 
 
 class BackfillSection(Section):

@@ -42,6 +42,8 @@ class Document:
     ids: list[int]
     loss: list[int]
     weight: float
+    source: int = 0
+    """Its number in `sft.mixture`."""
 
     @property
     def length(self) -> int:
@@ -56,10 +58,10 @@ class Document:
 class StoredDocument:
     """A document of packed shards: `ids` and `loss` are read when asked for."""
 
-    __slots__ = ("_place", "_shards", "length", "targets", "weight")
+    __slots__ = ("_place", "_shards", "length", "source", "targets", "weight")
 
     def __init__(self, shards: PackedDocuments, place: int, length: int, targets: int, weight: float) -> None:
-        self._shards, self._place = shards, place
+        self._shards, self._place, self.source = shards, place, shards.source
         self.length, self.targets, self.weight = length, targets, weight
 
     @property
@@ -92,21 +94,22 @@ def documents_of(
     tokenizer: PreTrainedTokenizerFast,
     seq_len: int,
     system_prompt: str | None = None,
+    source: int = 0,
 ) -> list[Document]:
     """Samples that were read from `path` as documents. `UserError` when none has an answer in `seq_len`."""
     encoded = encode_samples(tokenizer, samples, system_prompt)
-    documents = to_documents(encoded, [sample.weight for sample in samples], seq_len)
+    documents = to_documents(encoded, [sample.weight for sample in samples], seq_len, source)
     if not documents:
         raise UserError(f"sft.seq_len = {seq_len} cuts off every answer in {path}; raise it")
     _tell_left_out(len(samples) - len(documents), len(samples), seq_len)
     return documents
 
 
-def to_documents(encoded: Sequence[Encoded], weights: Sequence[float], seq_len: int) -> list[Document]:
+def to_documents(encoded: Sequence[Encoded], weights: Sequence[float], seq_len: int, source: int = 0) -> list[Document]:
     """Samples as documents, right-trimmed to `seq_len`; those with no token left to predict are left out."""
     documents = []
     for one, weight in zip(encoded, weights, strict=True):
-        document = Document(one.token_ids[:seq_len], one.loss_mask[:seq_len], weight)
+        document = Document(one.token_ids[:seq_len], one.loss_mask[:seq_len], weight, source)
         if any(document.loss[1:]):
             documents.append(document)
     return documents
@@ -123,11 +126,12 @@ def _tell_left_out(count: int, of: int, seq_len: int) -> None:
 class PackedDocuments(Sequence[StoredDocument]):
     """The documents of the shards in a directory, in the order of the samples: shard by shard, by their numbers.
 
-    Right-trimmed to `seq_len`; those with no token left to predict are left out. Raises `UserError` for a directory
-    without shards, a file that is no shard, and when nothing is left.
+    Right-trimmed to `seq_len`; those with no token left to predict are left out. source: their number in `sft.mixture`.
+    Raises `UserError` for a directory without shards, a file that is no shard, and when nothing is left.
     """
 
-    def __init__(self, directory: Path, seq_len: int) -> None:
+    def __init__(self, directory: Path, seq_len: int, source: int = 0) -> None:
+        self.source = source
         self._paths = sorted(directory.glob("*.parquet"))
         if not self._paths:
             raise UserError(f"{directory} holds no packed shard (*.parquet); give a directory that `h1r curate` wrote")

@@ -2,7 +2,8 @@
 
     documents (tokens with loss mask) -> rows of seq_len tokens, packed -> batches of rows -> weighted cross-entropy
 
-Documents are those of packed shards or of samples.jsonl (`documents.py`), packed anew for every epoch.
+Documents are those of packed shards, of a file, of samples.jsonl (`documents.py`), or of several of these
+(`mixture.py`), packed anew for every epoch.
 
 A batch's loss is sum_t w_t nll_t / (tokens with loss in the batch): every token of the batch counts the same whatever
 micro-batch or process it fell into, times its sample's difficulty weight. The order of documents is a function of
@@ -40,6 +41,7 @@ from h1r.train.documents import Document, Documents, PackedDocuments, documents_
 from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
+from h1r.train.mixture import Joined, Passes, interleaved
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.overlong import without_overlong
 from h1r.train.parallel.balance import document_costs, spread
@@ -47,7 +49,15 @@ from h1r.train.parallel.gradients import Trained, call, computing_model, weights
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.plan.utilisation import Utilisation
-from h1r.train.start import compute_dtype_of, data_directory, own_data, saved_tokenizer, start
+from h1r.train.start import (
+    check_same_tokenizer,
+    compute_dtype_of,
+    conversations_file,
+    data_directory,
+    own_data,
+    saved_tokenizer,
+    start,
+)
 from h1r.train.stopping import Stopping
 from h1r.train.validation import Validation, kept_out, without_gradients
 
@@ -118,6 +128,8 @@ def train_sft(
     with world.agreed():
         trained, held_out = kept_out(documents, section.validation.documents, seed)
         batches = Batches(trained, section, seed)
+        if batches.passes is not None and world.main:
+            batches.passes.told(section.mixture)
         forward = model if wrapped is None else wrapped
         optimizer = make_optimizer(forward, section.optimizer)
         if step:
@@ -168,20 +180,46 @@ def train_sft(
 
 
 def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World) -> Documents:
-    """The documents of packed shards, where there are any, else of samples.jsonl."""
+    """The documents that the recipe names: of a file, of packed shards, of samples.jsonl, or of a mixture."""
     section = recipe.sft
-    if file := own_data(recipe):
-        samples = own_conversations(file, section.columns, recipe.curate.loss)
+    if section.mixture:
+        documents, fingerprint = _mixed(recipe, tokenizer)
+        _same_data(run, fingerprint, "those of sft.mixture", world)
+    elif file := own_data(recipe):
+        documents = _of_file(recipe, file, tokenizer, section.columns)
         _same_data(run, [[contents(file)]], str(file), world)
-        return without_overlong(documents_of(samples, file, tokenizer, section.seq_len), section, tokenizer, world.main)
-    packed = data_directory(recipe, run) / "packed"
-    if not section.data and not packed.is_dir():
-        curated = run.need("curate/samples.jsonl", "curate")
-        found = read_samples(curated, tokenizer, None, section.seq_len)
-        return without_overlong(found, section, tokenizer, world.main)
-    documents = PackedDocuments(packed, section.seq_len)
-    _same_data(run, documents.fingerprint(), f"the shards in {packed}", world)
+    else:
+        packed = data_directory(recipe, run) / "packed"
+        if not section.data and not packed.is_dir():
+            curated = run.need("curate/samples.jsonl", "curate")
+            documents = read_samples(curated, tokenizer, None, section.seq_len)
+        else:
+            documents = PackedDocuments(packed, section.seq_len)
+            _same_data(run, documents.fingerprint(), f"the shards in {packed}", world)
     return without_overlong(documents, section, tokenizer, world.main)
+
+
+def _of_file(
+    recipe: Recipe, file: Path, tokenizer: PreTrainedTokenizerFast, columns: dict[str, str], source: int = 0
+) -> list[Document]:
+    samples = own_conversations(file, columns, recipe.curate.loss)
+    return documents_of(samples, file, tokenizer, recipe.sft.seq_len, source=source)
+
+
+def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[Joined, list[list[Any]]]:
+    """The documents of a mixture, and what tells them from others. `UserError` for data of another tokenizer."""
+    parts: list[Documents] = []
+    fingerprint: list[list[Any]] = []
+    for source, part in enumerate(recipe.sft.mixture):
+        if file := conversations_file(part.data):
+            parts.append(_of_file(recipe, file, tokenizer, part.columns, source))
+            fingerprint.append([contents(file)])
+            continue
+        check_same_tokenizer(Path(part.data) / "tokenizer", tokenizer)
+        shards = PackedDocuments(Path(part.data) / "packed", recipe.sft.seq_len, source)
+        parts.append(shards)
+        fingerprint += shards.fingerprint()
+    return Joined(parts), fingerprint
 
 
 def _same_data(run: Run, fingerprint: list[list[Any]], named: str, world: World) -> None:
@@ -203,6 +241,10 @@ class Batches:
     def __init__(self, documents: Documents, section: SFTSection, seed: int) -> None:
         self._lengths = [document.length for document in documents]
         self._section, self._seed = section, seed
+        self.passes: Passes | None = None
+        if section.mixture:
+            sources = [document.source for document in documents]
+            self.passes = Passes(self._lengths, sources, section.mixture, seed)
         self._epoch_rows: dict[int, list[list[int]]] = {}
         self.steps_per_epoch = math.ceil(len(self._rows(0)) / section.batch_size)
         self.total_steps = max(1, round(section.epochs * self.steps_per_epoch))
@@ -217,13 +259,19 @@ class Batches:
     def _rows(self, epoch: int, at_least: int = 1) -> list[list[int]]:
         if epoch not in self._epoch_rows:
             rng = random.Random(f"sft {self._seed} {epoch}")
-            order = list(range(len(self._lengths)))
-            rng.shuffle(order)
-            rows = pack(self._lengths, order, self._section.seq_len)
-            while len(rows) < at_least:  # this order packs tighter than the first, but no step may go without a row
+            if self.passes is None:
+                orders = [list(range(len(self._lengths)))]
+                rng.shuffle(orders[0])
+            else:
+                orders = self.passes.orders(epoch)
+            parts = [pack(self._lengths, order, self._section.seq_len) for order in orders]
+            while sum(map(len, parts)) < at_least:
+                # This order packs tighter than the first, but no step may go without a row.
+                rows = max(parts, key=lambda rows: max(map(len, rows)))
                 rows.append([max(rows, key=len).pop()])
-            rng.shuffle(rows)
-            self._epoch_rows = {epoch: rows}
+            for rows in parts:
+                rng.shuffle(rows)
+            self._epoch_rows = {epoch: interleaved(parts)}
         return self._epoch_rows[epoch]
 
 

@@ -77,18 +77,23 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
 
 
 def own_data(recipe: Recipe) -> Path | None:
-    """The file of conversations that `sft.data` names, None for a curation."""
-    path = Path(recipe.sft.data or "")
-    return path if recipe.sft.data and not path.is_dir() and format_of(path) else None
+    """The file of conversations that `sft.data` names, or the first of a mixture; None for a curation."""
+    return conversations_file(recipe.sft.leading_data)
+
+
+def conversations_file(data: str | None) -> Path | None:
+    """The path of data that are a file, None of a curation."""
+    path = Path(data or "")
+    return path if data and not path.is_dir() and format_of(path) else None
 
 
 def data_directory(recipe: Recipe, run: Run) -> Path:
-    """Where the curation lies that is trained on: `sft.data`, or the run's own."""
-    return Path(recipe.sft.data) if recipe.sft.data else run.path / "curate"
+    """Where the curation lies that is trained on: `sft.data`, the first of a mixture, or the run's own."""
+    return Path(recipe.sft.leading_data) if recipe.sft.leading_data else run.path / "curate"
 
 
 def curated(recipe: Recipe, run: Run, name: str) -> Path:
-    """A file of the run's curation, else of the one that `sft.data` names. `UserError` where neither has it."""
+    """A file of the run's curation, else of the one that [sft] names. `UserError` where neither has it."""
     elsewhere = data_directory(recipe, run) / name
     own = run.path / "curate" / name
     return elsewhere if elsewhere.exists() and not own.exists() else run.need(f"curate/{name}", "curate")
@@ -98,11 +103,12 @@ def tokenizer_directory(recipe: Recipe, run: Run) -> Path:
     """The tokenizer of the data that are trained on. `UserError` when it is missing, or when the run has curated data
     of its own with another tokenizer, which RL and evaluation would take."""
     own = run.path / "curate" / "tokenizer"
-    if not recipe.sft.data:
+    if not recipe.sft.leading_data:
         return run.need("curate/tokenizer", "curate")
     found = data_directory(recipe, run) / "tokenizer"
     if not found.is_dir():
-        raise UserError(f"{found} is missing; set sft.data to a directory that `h1r curate` wrote, as RUN/curate")
+        key = "data of sft.mixture" if recipe.sft.mixture else "sft.data"
+        raise UserError(f"{found} is missing; set {key} to a directory that `h1r curate` wrote, as RUN/curate")
     if own.is_dir() and (own / "tokenizer.json").read_bytes() != (found / "tokenizer.json").read_bytes():
         raise UserError(f"{found} is another tokenizer than {own}; curate both with one `tokenizer.path`")
     return found
@@ -120,19 +126,36 @@ def saved_tokenizer(recipe: Recipe, run: Run) -> PreTrainedTokenizerFast:
     if own_data(recipe):
         if (known := recipe.tokenizer.path or recipe.model.checkpoint) is None:
             raise UserError(
-                f"sft.data = {recipe.sft.data} is a file, and a preset has no tokenizer; set model.checkpoint, or "
-                "tokenizer.path"
+                f"the data of [sft], {recipe.sft.leading_data}, are a file, and a preset has no tokenizer; set "
+                "model.checkpoint, or tokenizer.path"
             )
         return chat_tokenizer(known, recipe)
     directory = tokenizer_directory(recipe, run)
     tokenizer = load_tokenizer(directory)
     encoded_with = tokenizer.chat_template
-    if with_chat_format(tokenizer, recipe.chat).chat_template != encoded_with and recipe.sft.data:
+    if with_chat_format(tokenizer, recipe.chat).chat_template != encoded_with and recipe.sft.leading_data:
         raise UserError(
-            f"{recipe.sft.data} was encoded with another chat template or system prompt than [chat] asks for; leave "
-            "chat.system_prompt and chat.template out to keep its own, or curate it anew"
+            f"{recipe.sft.leading_data} was encoded with another chat template or system prompt than [chat] asks for; "
+            "leave chat.system_prompt and chat.template out to keep its own, or curate it anew"
         )
     return ending_turns(tokenizer)
+
+
+def check_same_tokenizer(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """`UserError` where the tokenizer of a curation is missing, or encodes otherwise than that of the run."""
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory} is missing; name a directory in sft.mixture that `h1r curate` wrote, as RUN/curate"
+        )
+    other = load_tokenizer(directory)
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{directory} is another tokenizer than that of the run; curate all parts with one tokenizer.path"
+        )
+    if other.chat_template != tokenizer.chat_template:
+        raise UserError(
+            f"{directory} has another chat template or system prompt than the run; curate all parts with one [chat]"
+        )
 
 
 def tokenizer_of(recipe: Recipe, run: Run, which: str) -> PreTrainedTokenizerFast:
