@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
@@ -12,13 +13,18 @@ LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(rang
 
 
 @contextmanager
-def busy(loops: int, own_sessions: bool = False) -> Iterator[None]:
+def busy(loops: int, own_sessions: bool = False) -> Iterator[Callable[[int], None]]:
     """Endless loops for the time of the block. In sessions of their own the scheduler groups each apart, as it does
-    other people's programs."""
-    running = [subprocess.Popen([sys.executable, "-c", LOOP], start_new_session=own_sessions) for _ in range(loops)]
+    other people's programs. Yields what has so many of them run on and stops the others; at first all run."""
+    started = [subprocess.Popen([sys.executable, "-c", LOOP], start_new_session=own_sessions) for _ in range(loops)]
+
+    def run(count: int) -> None:
+        for place, loop in enumerate(started):
+            loop.send_signal(signal.SIGCONT if place < count else signal.SIGSTOP)
+
     try:
-        yield
+        yield run
     finally:
-        for loop in running:
+        for loop in started:
             loop.kill()
             loop.wait()

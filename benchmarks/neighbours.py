@@ -1,17 +1,21 @@
 """Training and decoding beside busy neighbours: the share of a fair share that they get.
 
-    python benchmarks/neighbours.py [--loops 0,1,3] [--seconds 10] [--works train,decode] [--json FILE]
+    python benchmarks/neighbours.py [--loops 0,1,3] [--seconds 4] [--rounds 5] [--works train,decode] [--json FILE]
 
 prints one JSON list of rows:
 
     {"work", "engine", "loops_per_core", "threads", "waiting", "per_second", "slowdown", "share_of_fair"}
 
-Each engine takes training steps (`train_step.py`) or decodes (16 sequences, 32 new tokens) in a process of its own,
+Each engine takes training steps (`train_step.py`) or decodes (16 sequences, 32 new tokens) in processes of its own,
 with one thread and with one for each core, beside so many endless loops a core, each loop in a session of its own, as
 another person's programs are. A fair share is the most that the engine makes alone, with any number of threads and any
 way of waiting, divided by 1 + loops a core. `waiting`: how threads of OpenMP wait for each other: "auto" (ours: by what
 `h1r.common.thread_waits` measures), "spin" (libgomp's default, 300,000 turns before they sleep), "sleep" (no turn), or
 a number of turns.
+
+A machine's own speed can change by half within a minute. So every round measures each process alone and beside each
+number of loops, seconds apart (loops that are not wanted stop meanwhile), ratios are taken within a round, and rows are
+medians over rounds.
 """
 
 from __future__ import annotations
@@ -19,25 +23,38 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loops import busy
 
 NEW_TOKENS = 32
 SPINCOUNT: dict[str, str] = {"spin": "300000", "sleep": "0"}
 """Of `--waiting`, which takes numbers too."""
+ADAPT_S = 1.5
+"""Before each measurement, for whatever adapts to the neighbours."""
+
+
+class Kind(NamedTuple):
+    """What is measured."""
+
+    work: str
+    engine: str
+    threads: int
+    waiting: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loops", default="0,1,3", help="busy loops for each core; 0 must be the first")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", default="4M:8x128", help="geometry:rows:length, as in train_step.py")
     parser.add_argument("--engines", default="h1r,transformers")
     parser.add_argument("--works", default="train,decode")
@@ -46,82 +63,117 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        work, engine = arguments.child.split(",")
-        turns_of(work, engine, arguments.shape, arguments.seconds)
+        serve_turns(*arguments.child.split(","), arguments.shape)
         return
-    rows = measured(arguments)
+    rows = [row for work in arguments.works.split(",") for row in measured(work, arguments)]
     text = json.dumps(rows, indent=1)
     print(text)
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
-def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def measured(work: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     cores = len(os.sched_getaffinity(0))
     kinds = [
-        (work, engine, threads, waiting)
-        for work in arguments.works.split(",")
+        Kind(work, engine, threads, waiting)
         for engine in arguments.engines.split(",")
         for threads in sorted({1, cores})
         for waiting in (arguments.waiting.split(",") if threads > 1 else [""])
         if engine == "h1r" or waiting != "auto"
     ]
-    alone: dict[tuple[str, str, int, str], float] = {}
-    rows = []
-    for loops in map(int, arguments.loops.split(",")):
-        with busy(loops * cores, own_sessions=True):
-            for kind in kinds:
-                work, engine, threads, waiting = kind
-                rate = per_second(work, engine, threads, waiting, arguments)
-                own = alone.setdefault(kind, rate)
-                rows.append(
-                    {
-                        "work": work if work == "decode" else f"training step {arguments.shape}",
-                        "engine": engine,
-                        "loops_per_core": loops,
-                        "threads": threads,
-                        "waiting": waiting,
-                        "per_second": rate,
-                        "slowdown": own / rate if rate else None,
-                    }
-                )
-                print(json.dumps(rows[-1]), file=sys.stderr)
-    for row in rows:
-        best = max(one["per_second"] for one in rows if not one["loops_per_core"] and same(one, row))
-        row["share_of_fair"] = row["per_second"] * (1 + row["loops_per_core"]) / best
-    return rows
+    levels = [int(level) for level in arguments.loops.split(",")]
+    workers = {kind: Worker(kind, arguments.shape) for kind in kinds}
+    rounds: list[dict[tuple[Kind, int], float]] = []
+    try:
+        with busy(max(levels) * cores, own_sessions=True) as run:
+            for _ in range(arguments.rounds):
+                rates = {}
+                for kind, worker in workers.items():
+                    for level in levels:
+                        run(level * cores)
+                        rates[kind, level] = worker.per_second(arguments.seconds)
+                rounds.append(rates)
+                print(json.dumps([[*kind, level, rate] for (kind, level), rate in rates.items()]), file=sys.stderr)
+    finally:
+        for worker in workers.values():
+            worker.end()
+    return [row(kind, level, rounds, arguments.shape) for level in levels for kind in kinds]
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one[key] == other[key] for key in ("work", "engine"))
+def row(kind: Kind, level: int, rounds: list[dict[tuple[Kind, int], float]], shape: str) -> dict[str, Any]:
+    """Medians over rounds; what is compared is compared within a round."""
+
+    def alone(rates: dict[tuple[Kind, int], float]) -> float:
+        return max(rate for (other, loops), rate in rates.items() if not loops and other.engine == kind.engine)
+
+    def median(of: Callable[[dict[tuple[Kind, int], float]], float]) -> float:
+        return statistics.median(of(rates) for rates in rounds)
+
+    return {
+        "work": kind.work if kind.work == "decode" else f"training step {shape}",
+        "engine": kind.engine,
+        "loops_per_core": level,
+        "threads": kind.threads,
+        "waiting": kind.waiting,
+        "per_second": median(lambda rates: rates[kind, level]),
+        "slowdown": median(lambda rates: rates[kind, 0] / rates[kind, level]),
+        "share_of_fair": median(lambda rates: rates[kind, level] * (1 + level) / alone(rates)),
+    }
 
 
-def per_second(work: str, engine: str, threads: int, waiting: str, arguments: argparse.Namespace) -> float:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    if waiting in ("", "auto"):
-        environment.pop("GOMP_SPINCOUNT", None)
-    else:
-        environment["GOMP_SPINCOUNT"] = SPINCOUNT.get(waiting, waiting)
-    command = [sys.executable, __file__, "--child", f"{work},{engine}", "--shape", arguments.shape]
-    done = subprocess.run(
-        [*command, "--seconds", str(arguments.seconds)], env=environment, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+class Worker:
+    """A process that does one kind of work whenever it is asked, and sleeps meanwhile."""
+
+    def __init__(self, kind: Kind, shape: str) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(kind.threads)}
+        if kind.waiting in ("", "auto"):
+            environment.pop("GOMP_SPINCOUNT", None)
+        else:
+            environment["GOMP_SPINCOUNT"] = SPINCOUNT.get(kind.waiting, kind.waiting)
+        command = [sys.executable, __file__, "--child", f"{kind.work},{kind.engine}", "--shape", shape]
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._answer()
+
+    def per_second(self, seconds: float) -> float:
+        assert self._process.stdin is not None
+        print(seconds, file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a process ended with {self._process.wait()}")
+        return line
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
-def turns_of(work: str, engine: str, shape: str, seconds: float) -> None:
-    """Steps or answers of 16 sequences for so many seconds, after one turn and a second for whatever adapts; prints how
-    many steps, or tokens, a second."""
+def serve_turns(work: str, engine: str, shape: str) -> None:
+    """For each line with a number of seconds: steps, or tokens of answers of 16 sequences, a second for so long."""
     turn, amount = training(engine, shape) if work == "train" else decoding(engine)
-    adapted = time.monotonic() + 1.0
     turn()
-    while time.monotonic() < adapted:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        adapted = time.monotonic() + ADAPT_S
         turn()
-    started, count = time.monotonic(), 0
-    while time.monotonic() - started < seconds:
-        turn()
-        count += amount
-    print(count / (time.monotonic() - started))
+        while time.monotonic() < adapted:
+            turn()
+        started, count = time.monotonic(), 0
+        while time.monotonic() - started < float(line):
+            turn()
+            count += amount
+        print(count / (time.monotonic() - started), flush=True)
 
 
 def training(engine: str, shape: str) -> tuple[Callable[[], Any], int]:

@@ -84,3 +84,9 @@ def test_threads_wait_asleep_on_a_machine_that_is_busy(load: float, given: dict[
     environment = {name: value for name, value in os.environ.items() if name not in names} | given
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(policy)
+    late = code.replace(
+        "import h1r;", "import sys, types; sys.modules['torch'] = types.ModuleType('torch'); import h1r;"
+    )
+    late = late.replace("print(", "print(h1r.POLICY_CAME_LATE, ")
+    done = subprocess.run([sys.executable, "-c", late], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(policy == "PASSIVE"), str(policy)]

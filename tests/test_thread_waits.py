@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import h1r
 from h1r.common import thread_waits
 from h1r.common.thread_waits import CALM_LOOKS, Waits, loaded_libgomp, times_of_threads, watch
 from h1r.kernels import selection
@@ -99,7 +101,35 @@ def test_the_times_of_threads_are_this_processs() -> None:
 @pytest.mark.parametrize("name", thread_waits.GIVEN)
 def test_who_sets_the_environment_has_chosen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "9")
+    monkeypatch.setattr(h1r, "POLICY_CAME_LATE", False)
     assert not watch()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="the system does not tell how long threads waited"
+)
+def test_a_policy_that_torchs_library_no_longer_read_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch was imported first, on a busy machine: nothing of this process waits asleep, so it is watched."""
+    begun: list[str] = []
+
+    class Begun:
+        pid = os.getpid()
+
+        def __init__(self, library: str) -> None:
+            begun.append(library)
+
+        def start(self) -> None:
+            begun.append("started")
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(thread_waits, "loaded_libgomp", lambda maps: "libgomp")
+    monkeypatch.setattr(thread_waits, "Watch", Begun)
+    monkeypatch.setattr(thread_waits, "_watch", None)
+    monkeypatch.setattr(h1r, "POLICY_CAME_LATE", True)
+    assert watch()
+    assert watch()
+    assert begun == ["libgomp", "started"]
 
 
 def test_whoever_chooses_kernels_for_a_cpu_has_threads_watched(monkeypatch: pytest.MonkeyPatch) -> None:

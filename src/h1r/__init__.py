@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ if TYPE_CHECKING:
 # up (two threads made a tenth of one's steps); on an idle one sleeping costs up to a tenth. Read when torch loads
 # libgomp, here and in processes that this one starts (vLLM's too); the results are the same bits. Neighbours that come
 # later are seen by `common.thread_waits`.
+POLICY_CAME_LATE = False
+"""Whether this process set a policy that its own libgomp no longer read: torch was there before this package."""
 _GIVEN = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ)
 if not _GIVEN and hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    POLICY_CAME_LATE = "torch" in sys.modules
 
 _MODULES = {
     "Environment": "h1r.rollout.environment",

@@ -36,13 +36,16 @@ Times = Mapping[str, tuple[int, int]]
 def watch() -> bool:
     """Has threads sleep or spin from now on, by what is measured; once in a process, whoever calls.
 
-    False, and nothing done, where the environment sets one of `GIVEN`, torch has one thread or another OpenMP than
-    libgomp, or the system does not tell how long threads waited.
+    False, and nothing done, where the environment sets one of `GIVEN` (other than `import h1r` too late for this
+    process), torch has one thread or another OpenMP than libgomp, or the system does not tell how long threads waited.
     """
     import torch
 
+    import h1r
+
     global _watch
-    if any(name in os.environ for name in GIVEN) or torch.get_num_threads() == 1:
+    given = any(name in os.environ for name in GIVEN) and not h1r.POLICY_CAME_LATE
+    if given or torch.get_num_threads() == 1:
         return False
     if not Path("/proc/self/schedstat").exists():
         return False
