@@ -9,18 +9,21 @@ from typing import Any
 import pytest
 from test_parallel_rl import assert_same, recipe_for, trained_alone
 from test_rl import _examples, ready_for_rl
-from tiny_training import assert_same_stage, checksum_verdicts
+from tiny_training import assert_same_stage, checksum_verdicts, run_from, training_recipe
 
 import h1r.train.rl as module
 from h1r.config import ClusterSection, Recipe
 from h1r.errors import UserError
+from h1r.models import save
 from h1r.run.directory import Run
 from h1r.train.cluster.engines import RayEngines
 from h1r.train.cluster.handles import RayPolicy, open_cluster
 from h1r.train.cluster.replies import answers
 from h1r.train.fleet import Fleet
+from h1r.train.pool import build_pool
 from h1r.train.rl import rl
 from h1r.train.rollouts import Group
+from h1r.train.start import starting_model
 from h1r.verify.workers.ray_cluster import RayCluster
 
 pytest.importorskip("ray")
@@ -134,6 +137,32 @@ def test_two_trainers_in_shards_and_two_engines_ahead_of_them_learn_what_one_pro
     name = next(iter(seen[0]._sums))
     with pytest.raises(RuntimeError, match=f"engine 0 are not those in training after a sync: {name} .1 in all"):
         seen[0]._check(0, {**seen[0]._sums, name: 1})
+
+
+def test_engines_of_the_cluster_choose_the_problems_that_one_chooses_though_one_dies(
+    cluster: RayCluster, curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"rl_pool": {"rollouts": 2, "keep_unsolved_share": 1.0}, "rl": {"max_tokens": 8}}
+    recipe = training_recipe(**changes)
+    there = recipe.model_copy(update={"cluster": ClusterSection(backend="ray", engines=2)})
+    runs = {name: run_from(curated, tmp_path / name, found) for name, found in (("one", recipe), ("more", there))}
+    for run in runs.values():
+        save(starting_model(recipe, run), run.stage("sft") / "model")
+    hand_out, handed = RayEngines._hand_out, [0]
+
+    def handing(engines: RayEngines) -> None:
+        hand_out(engines)
+        handed[0] += 1
+        if handed[0] == 1:
+            cluster.ray.kill(engines._actors[1])
+
+    monkeypatch.setattr(RayEngines, "_hand_out", handing)
+    assert build_pool(there, runs["more"]) == build_pool(recipe, runs["one"])
+    assert handed[0] > 1
+    kept = [(run.path / "rl_pool" / "pool.jsonl").read_bytes() for run in runs.values()]
+    assert kept[0] == kept[1] != b""
+    rows = [sorted((run.path / "rl_pool" / "rollouts.jsonl").read_text().splitlines()[1:]) for run in runs.values()]
+    assert rows[0] == rows[1]
 
 
 def test_what_a_user_got_wrong_comes_back_from_an_actor_as_a_sentence(cluster: RayCluster) -> None:

@@ -143,6 +143,15 @@ def open_on_files(
     return open_engine(section, tokenizer, load, place, in_training=True)
 
 
+def open_start(
+    recipe: Recipe, source: str | Path, tokenizer: PreTrainedTokenizerFast
+) -> AbstractContextManager[Engine]:
+    """`recipe.engine` on what RL starts from (`rl_start`), which does not change. Raises as `open_engine` does."""
+    load = partial(loaded, source, recipe.model.kernels, tokenizer, recipe.seed)
+    # A checkpoint of somebody else may get rows for the chat's markers, so engines do not read it as it lies there.
+    return open_engine(recipe.engine, tokenizer, load, source if recipe.rl.checkpoint is None else None)
+
+
 def own_servers(section: EngineSection, world: World) -> EngineSection:
     """The section with this process's share of the servers, of which each gives some their weights. `UserError` where
     there are fewer than processes."""

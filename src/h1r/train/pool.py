@@ -20,15 +20,16 @@ from h1r.common.prose import counted
 from h1r.config import ControlsSection, Recipe
 from h1r.data.curate.rules.difficulty import Rollouts, select_for_rl
 from h1r.data.curate.rules.filters import Dropped, excerpt
-from h1r.engine.choose import open_engine
-from h1r.engine.protocol import SamplingParams
+from h1r.engine.protocol import Engine, SamplingParams
 from h1r.errors import UserError
 from h1r.records import Problem, Trace, read_jsonl, write_jsonl
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import Run
+from h1r.train.cluster.handles import open_cluster, open_engines
+from h1r.train.fleet import open_start
 from h1r.train.pool_rollouts import PoolRollouts
 from h1r.train.problems import check_ids, read_problems
-from h1r.train.start import curated, loaded, rl_start
+from h1r.train.start import curated, rl_start
 from h1r.verify import Backend, open_backend, with_max_tests
 from h1r.verify.controls import examine_sampled
 from h1r.verify.controls.answers import lacks_reference
@@ -40,15 +41,18 @@ _CURATED = "problems_rl.jsonl"
 
 def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Measures pass rates with the model that RL starts from and writes rl_pool/{pool.jsonl, dropped.jsonl,
-    summary.json, rollouts.jsonl}. Rollouts are graded while others are generated, and a stopped pool goes on.
+    summary.json, rollouts.jsonl}. Rollouts are graded while others are generated, and a stopped pool goes on. With
+    `cluster.backend = "ray"` engines of the cluster sample, which draw what one draws.
     `UserError` for a file of problems that cannot be read, two problems with one id, and where none is left."""
     source, tokenizer = rl_start(recipe, run)
     given, without = _candidates(recipe, run)
     with (
         run.timed("rl_pool", add=False),
-        open_backend(recipe.verify, format_checks=False) as pool,
         ExitStack() as stack,
     ):
+        apart = recipe.cluster.backend == "ray" and recipe.engine.kind != "server"
+        cluster = stack.enter_context(open_cluster(recipe)) if apart else None
+        pool = stack.enter_context(open_backend(recipe.verify, format_checks=False))
         section = recipe.rl_pool
         reasons = {one.id: why for one in given if (why := why_ungradable(one))}
         problems, ungradable = _gradable(given, reasons, section.only_gradable)
@@ -80,12 +84,8 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
             summary: dict[str, Any] = {"table": table, **common, "pass_rate_histogram": []}
             write_json(stage / "summary.json", summary)
             return summary
-        engine = stack.enter_context(
-            open_engine(
-                recipe.engine, tokenizer, lambda: loaded(source, recipe.model.kernels, tokenizer, recipe.seed),
-                source if recipe.rl.checkpoint is None else None,
-            )
-        )  # fmt: skip
+        opened = open_start(recipe, source, tokenizer) if cluster is None else open_engines(cluster, recipe, run)
+        engine: Engine = stack.enter_context(opened)
         pipeline = RolloutPipeline(
             engine, tokenizer, pool.verify_many, section=recipe.rollout, environment=recipe.environment
         )

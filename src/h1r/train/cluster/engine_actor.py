@@ -33,7 +33,7 @@ from h1r.records import Trace
 from h1r.rollout.open_stream import OpenStream
 from h1r.train.cached_arrays import Packed, packed
 from h1r.train.cluster.setting import Setting
-from h1r.train.fleet import open_on_files, own_servers
+from h1r.train.fleet import open_on_files, open_start, own_servers
 from h1r.train.parallel.sampling_copy import checksums
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import rl_start
@@ -158,6 +158,15 @@ class EngineActor:
         sums = _sums(self._engine, place, given)
         self._given = sums if given and hasattr(self._engine, "received") else {}
         return sums
+
+
+class StartEngineActor(EngineActor):
+    """One on what RL starts from, for the selection of its problems."""
+
+    def _open(self, place: Path) -> dict[str, int]:
+        recipe, run = self._setting.enter()
+        self._engine = self._resources.enter_context(open_start(recipe, *rl_start(recipe, run)))
+        return {}
 
 
 def _refuse_other_type(section: EngineSection, place: Path) -> None:

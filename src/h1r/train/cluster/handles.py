@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from h1r.common.prose import counted
 from h1r.config import Recipe
 from h1r.errors import UserError
 from h1r.run.directory import Run
-from h1r.train.cluster.engine_actor import EngineActor
+from h1r.train.cluster.engine_actor import EngineActor, StartEngineActor
 from h1r.train.cluster.engines import RayEngines
 from h1r.train.cluster.replies import TrainerLostError, answers, first_answers, first_dead, line
 from h1r.train.cluster.setting import Setting
@@ -68,34 +68,58 @@ def open_cluster(recipe: Recipe) -> Iterator[RayCluster]:
 def open_handles(cluster: RayCluster, recipe: Recipe, run: Run) -> Iterator[tuple[RayPolicy, Fleet]]:
     """Trainers and engines of the recipe, until the end of the `with` block. Raises as `rl_policy` and `open_engine`
     do, and `UserError` where actors do not start in `cluster.start_limit_s`."""
-    ray, section, setting = cluster.ray, recipe.cluster, Setting.of(recipe, run)
-    card = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-    trainer_cards = card if section.trainer_gpus is None else section.trainer_gpus
-    engine_cards = card if section.engine_gpus is None else section.engine_gpus
-    if recipe.engine.kind == "server":
-        engine_cards = 0.0
-    actors: list[Any] = []
-
-    def start(kind: type, cards: float, *arguments: Any) -> Any:
-        actors.append(ray.remote(num_cpus=1, num_gpus=cards)(kind).remote(setting, *arguments))
-        return actors[-1]
-
-    with ExitStack() as stack:
-        place = stack.enter_context(weights_place(recipe.engine))
-        stack.callback(lambda: [ray.kill(actor) for actor in actors])
-        trainers = [start(TrainerActor, trainer_cards) for _ in range(section.trainers)]
-        policy = RayPolicy(ray, trainers, section.start_limit_s)
+    section = recipe.cluster
+    with weights_place(recipe.engine) as place, _actors(cluster, recipe, run) as start, ExitStack() as stack:
+        trainers = [start(TrainerActor, section.trainer_gpus) for _ in range(section.trainers)]
+        policy = RayPolicy(cluster.ray, trainers, section.start_limit_s)
         sums = policy.send_weights(place)
-        engines = RayEngines(
-            ray,
-            lambda index: start(EngineActor, engine_cards, index, section.engines),
-            section.engines,
-            recipe.engine.max_sequences,
-            section.start_limit_s,
-        )
+        engines = _engines(cluster, recipe, partial(start, EngineActor))
         stack.callback(engines.close)
         engines.open(place, sums)
         yield policy, Fleet(engines, Sender(policy, engines, place).update, apart=True)
+
+
+@contextmanager
+def open_engines(cluster: RayCluster, recipe: Recipe, run: Run) -> Iterator[RayEngines]:
+    """The engines of the recipe on what RL starts from, until the end of the `with` block. Raises as `open_engine`
+    does, and `UserError` where actors do not start in `cluster.start_limit_s`."""
+    with _actors(cluster, recipe, run) as start, ExitStack() as stack:
+        engines = _engines(cluster, recipe, partial(start, StartEngineActor))
+        stack.callback(engines.close)
+        engines.open(run.path, {})  # what they have to open the recipe says
+        yield engines
+
+
+@contextmanager
+def _actors(cluster: RayCluster, recipe: Recipe, run: Run) -> Iterator[Callable[..., Any]]:
+    """What starts an actor of a kind with so many cards (None: one, where the cluster has any) and further arguments;
+    all of them are killed at the end of the `with` block."""
+    ray, setting = cluster.ray, Setting.of(recipe, run)
+    card = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    started: list[Any] = []
+
+    def start(kind: type, cards: float | None, *arguments: Any) -> Any:
+        made = ray.remote(num_cpus=1, num_gpus=card if cards is None else cards)(kind)
+        started.append(made.remote(setting, *arguments))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for actor in started:
+            ray.kill(actor)
+
+
+def _engines(cluster: RayCluster, recipe: Recipe, start: Callable[..., Any]) -> RayEngines:
+    section = recipe.cluster
+    cards = 0.0 if recipe.engine.kind == "server" else section.engine_gpus
+    return RayEngines(
+        cluster.ray,
+        lambda index: start(cards, index, section.engines),
+        section.engines,
+        recipe.engine.max_sequences,
+        section.start_limit_s,
+    )
 
 
 class Sender:
