@@ -182,6 +182,7 @@ def train_sft(
 def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World) -> Documents:
     """The documents that the recipe names: of a file, of packed shards, of samples.jsonl, or of a mixture."""
     section = recipe.sft
+    documents: Documents
     if section.mixture:
         documents, fingerprint = _mixed(recipe, tokenizer)
         _same_data(run, fingerprint, "those of sft.mixture", world)
@@ -194,8 +195,8 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
             curated = run.need("curate/samples.jsonl", "curate")
             documents = read_samples(curated, tokenizer, None, section.seq_len)
         else:
-            documents = PackedDocuments(packed, section.seq_len)
-            _same_data(run, documents.fingerprint(), f"the shards in {packed}", world)
+            documents = shards = PackedDocuments(packed, section.seq_len)
+            _same_data(run, shards.fingerprint(), f"the shards in {packed}", world)
     return without_overlong(documents, section, tokenizer, world.main)
 
 
