@@ -18,7 +18,7 @@ from torch import Tensor
 from h1r.common.engines import ENGINES
 from h1r.config import EngineSection
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import NO_STREAM, ONE_STREAM, failed, one_per_prompt, refusal
+from h1r.engine.requests import NO_STREAM, ONE_STREAM, Rooms, failed, one_per_prompt, refusal
 from h1r.engine.sampling import choose, stream_key, uniform
 from h1r.engine.stop_strings import holds_stop_string, text_of
 from h1r.models import CausalLM, load
@@ -52,6 +52,7 @@ class OneByOne:
         self._rows: list[Row] | None = None
         self._refused: list[Trace] = []
         self._count = 0
+        self._rooms = Rooms()
         self._look: Callable[[], None] | None = None
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
@@ -64,6 +65,7 @@ class OneByOne:
         if len({one.confidence_top_k for one in each}) > 1:
             raise ValueError("confidence_top_k must be the same for all requests of one call")
         self._rows, self._refused, self._count = [], [], 0
+        self._rooms.clear()
         try:
             for prompt, one in zip(prompts, each, strict=True):
                 self.add(prompt, one)
@@ -83,6 +85,7 @@ class OneByOne:
         if self._rows is None:
             raise RuntimeError(NO_STREAM)
         index, self._count, config = self._count, self._count + 1, self.model.config
+        params = self._rooms.fitted(index, prompt, params, config.max_position_embeddings)
         if why := refusal(prompt, params, self.tokenizer, config.vocab_size, config.max_position_embeddings):
             self._refused += failed(index, params, why)
         else:
@@ -147,4 +150,5 @@ class OneByOne:
             row.confidences,
             reason,
             seed=row.params.seed + row.sample_index,
+            room=self._rooms.of(row.prompt_index),
         )

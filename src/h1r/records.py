@@ -68,6 +68,9 @@ class Trace:
 
     `usage`: what a server states of a request whose tokens it does not give: prompt_tokens, completion_tokens,
     reasoning_tokens (among completion_tokens), cached_tokens (among prompt_tokens); all other lists are empty then.
+
+    `room`: tokens that the answer could have, where the model's context left fewer than were asked for; None where it
+    left enough.
     """
 
     __pydantic_config__ = _STRICT
@@ -86,6 +89,7 @@ class Trace:
     mask: list[int] | None = None
     reward: float | None = None
     usage: dict[str, int] | None = None
+    room: int | None = None
 
     @property
     def num_tokens(self) -> int:

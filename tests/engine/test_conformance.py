@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from h1r.engine.protocol import Engine, Running, SamplingParams
+from h1r.engine.requests import is_unanswerable
 from h1r.engine.sampling import filter_logprobs, stream_key, uniform
 from h1r.models import CausalLM
 from h1r.records import Trace
@@ -270,6 +271,14 @@ def test_a_bad_request_fails_alone(engine: Engine) -> None:
     assert "vocabulary" in errors[2]
     assert "256 positions" in errors[3]
     assert [t.token_ids for t in traces[2:4]] == [t.token_ids for t in engine.generate([PROMPTS[0]], params)]
+
+
+def test_an_answer_is_as_short_as_the_context_where_that_is_allowed(engine: Engine) -> None:
+    params = SamplingParams(n=2, temperature=0.0, max_tokens=6, fit=True)
+    traces = engine.generate([[*ENDLESS] * 252, ENDLESS, [*ENDLESS] * 256], params)
+    assert [(t.room, t.finish_reason) for t in traces[:4]] == [(4, "length")] * 2 + [(None, "length")] * 2
+    assert [t.num_tokens for t in traces] == [4, 4, 6, 6, 0, 0]
+    assert all(is_unanswerable(t.error) and "leaves no room" in str(t.error) for t in traces[4:])
 
 
 def test_confidence_top_k_is_one_for_a_call(engine: Engine) -> None:

@@ -135,6 +135,7 @@ def test_an_answer_has_as_many_tokens_as_the_server_has_left_and_it_is_said_once
     with chat_server(limited(100, 30)) as server, engine_of(server, max_sequences=1) as engine:
         traces = engine.generate(ASKED[:2], SamplingParams(n=2, max_tokens=500))
     assert [trace.finish_reason for trace in traces] == ["stop"] * 4
+    assert [trace.room for trace in traces] == [70] * 4
     assert [body["max_tokens"] for body in server.requests] == [500, 70, 70, 99, 70, 70]
     assert capsys.readouterr().err.count("max_tokens = 500 is more than the server has") == 1
     with chat_server(limited(100, 120)) as server, engine_of(server) as engine:

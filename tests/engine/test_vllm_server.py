@@ -235,6 +235,8 @@ def test_what_a_server_cannot_do_is_refused(engine: VLLMServer) -> None:
     assert "DeepConf plugin" in str(trace.error)
     (trace,) = engine.generate([[5]], SamplingParams(max_tokens=64))
     assert "64 positions" in str(trace.error)
+    (trace,) = engine.generate([[5]], SamplingParams(max_tokens=64, fit=True))
+    assert (trace.room, trace.num_tokens, trace.error) == (63, 63, None)
     with pytest.raises(UserError, match=r"nowhere, which is not here, .*new weights cannot be checked against it"):
         engine.load_weights("somewhere")
     with pytest.raises(UserError, match="give eos_token_ids and vocab_size"):

@@ -88,7 +88,7 @@ def test_a_problems_draws_do_not_depend_on_the_other_problems():
 
 def test_the_engine_samples_as_the_recipe_says():
     _, engine = run(right_when_small)
-    assert {(p.n, p.temperature, p.top_p, p.max_tokens) for p in engine.params} == {(4, 1.0, 1.0, 32)}
+    assert {(p.n, p.temperature, p.top_p, p.max_tokens, p.fit) for p in engine.params} == {(4, 1.0, 1.0, 32, True)}
     assert len({p.seed for p in engine.params}) == len(PROBLEMS)
 
 
@@ -147,13 +147,15 @@ def test_the_report_reads_the_result():
 
 
 class ShortEngine(ScriptedEngine):
-    """Has no room for problem 5."""
+    """Has no room for problem 5, and little for problem 4."""
 
     def stream(self, prompts, params):
         for trace in super().stream(prompts, params):
             if "what is 5" in TOKENIZER.decode(prompts[trace.prompt_index]):
                 why = refusal([1] * 90, SamplingParams(max_tokens=32), TOKENIZER, 300, 100)
                 trace = Trace(trace.prompt_index, trace.sample_index, [], "", [], [], [], "error", error=why)
+            elif "what is 4" in TOKENIZER.decode(prompts[trace.prompt_index]):
+                trace.room = 20 + trace.sample_index
             yield trace
 
 
@@ -171,6 +173,7 @@ def test_a_prompt_that_is_too_long_is_unscored_and_the_others_go_on(tmp_path):
             assert result.pass_at_1 == pytest.approx(3 / 5)
             assert result.faults.error == result.faults.unanswerable == pytest.approx(1 / 6)
             assert unfinished(result.to_dict()) == 0  # nothing that asking again could mend
+            assert result.room == {"max_tokens": 32, "lowered": 1, "least": 20, "none": 1}
             asked.append(len(engine.params or []))
         assert asked == [6, 0, 1]
         with pytest.raises(UserError, match=r"generated nothing: prompt \(90\)"):

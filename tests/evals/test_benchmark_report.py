@@ -47,6 +47,7 @@ def build(path: Path, right: list[int], names: tuple[str, ...] = ("letters",), p
         "per_repeat": [0.25, 0.5], "cons_at_n": 0.625, "mean_tokens": 50.0, "truncated": 0.125, "no_answer": 0.0625,
         "unscored": 0.03125, "error": 0.0, "samples_per_problem": 2, "problems": len(right), "seconds": 61.0,
         "usage": {"prompt_tokens": 10**6, "completion_tokens": 10**6, "reasoning_tokens": 500_000, "cached_tokens": 0},
+        "room": {"max_tokens": 500, "lowered": 0, "least": 0, "none": 1},
         "outcomes": outcomes, "samples": "letters.0.samples.jsonl",
         "of": {"problems": problems, "engine": {"kind": "endpoint", "model": "adder"}},
     }  # fmt: skip
@@ -70,6 +71,7 @@ def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_
         assert shown in rows[0][1]
     for shown in ("6.2%", "12.5%", "3.1%", "3 USD", "1 min 1 s", "adder"):
         assert shown in first
+    assert "bench00, adder, of 4 prompts 1 left no room for an answer" in page
     assert "not complete" not in page
     numbers = json.loads((run / "report.json").read_text())["benchmarks"]
     assert len(numbers) == 17

@@ -124,6 +124,11 @@ def test_a_row_names_the_faults_that_there_are() -> None:
              "truncated": 0.25, "no_answer": 0.0, "unscored": 0.125, "error": 0.125}  # fmt: skip
     assert benchmark_line("b", found) == "b: 50.0%, 30 x 1 answer, mean tokens 12,346, 25.0% cut off, 25.0% unscored"
     assert "tokens" not in benchmark_line("b", {**found, "mean_tokens": None})
+    room = {"max_tokens": 500, "lowered": 12, "least": 20, "none": 1}
+    assert benchmark_line("b", {**found, "room": room}).endswith(
+        ", of 30 prompts 12 left less room than max_tokens = 500 (20 tokens at least) "
+        "and 1 left no room for an answer, which no score has"
+    )
 
 
 def test_a_part_is_filed_apart_and_another_benchmark_joins_the_run(evaluated: Eval) -> None:

@@ -16,6 +16,7 @@ from h1r.data.chat import IM_END
 from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Prompt, SamplingParams
+from h1r.engine.requests import Rooms
 from h1r.errors import UserError
 from h1r.models import build
 from h1r.models.falcon_h1.config import preset
@@ -60,21 +61,24 @@ SECTION = EnvironmentSection(kind="count_up")
 class TurnEngine:
     """Repeats the last number it was told; "done" at a number that is `last`. Keeps what it was asked for."""
 
-    def __init__(self, last: int) -> None:
-        self.last = last
+    def __init__(self, last: int, positions: int = 10**6) -> None:
+        self.last, self.positions = last, positions
         self.asked: list[tuple[list[int], SamplingParams]] = []
 
     def stream(self, prompts: Sequence[Prompt], params: Any) -> Iterator[Trace]:
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        each, rooms = [params] * len(prompts) if isinstance(params, SamplingParams) else params, Rooms()
         for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
             self.asked.append((list(prompt), one))
+            one = rooms.fitted(index, prompt, one, self.positions)
             number = re.findall(r"\d+", TOKENIZER.decode(prompt))[-1]
             text = "done" if int(number) == self.last else f"<think>so</think>{number}"
             ids = [*TOKENIZER.encode(text, add_special_tokens=False), END][: one.max_tokens]
             reason: FinishReason = "stop" if ids[-1] == END else "length"
             for sample in range(one.n):
                 values = [-float(i) for i in range(len(ids))]
-                yield Trace(index, sample, ids, text, values, values, values, reason, one.seed + sample)
+                trace = Trace(index, sample, ids, text, values, values, values, reason, one.seed + sample)
+                rooms.tell([trace])
+                yield trace
 
 
 def pipeline_of(engine: Any, section: EnvironmentSection = SECTION, share: float = 0.0) -> RolloutPipeline:
@@ -111,6 +115,17 @@ def test_a_later_turn_is_asked_with_the_tokens_that_were_sampled_and_a_seed_of_i
         200 - (len(prompt) - len(prompts[0])) for prompt in prompts
     ]
     assert all(params.keep_state for _, params in engine.asked)
+
+
+def test_a_conversation_that_fills_the_context_ends_there_as_cut_off() -> None:
+    params = SamplingParams(max_tokens=500, fit=True)
+    (whole,) = pipeline_of(TurnEngine(last=9)).stream(PROBLEMS[:1], params)
+    start = len(pipeline_of(TurnEngine(last=9)).prompts(PROBLEMS[:1])[0])
+    for room in range(1, len(whole.token_ids), 7):
+        (trace,) = pipeline_of(TurnEngine(last=9, positions=start + room)).stream(PROBLEMS[:1], params)
+        assert (trace.finish_reason, trace.error, trace.room) == ("length", None, room)
+        assert trace.token_ids == whole.token_ids[: len(trace.token_ids)]
+        assert len(trace.token_ids) <= room
 
 
 def test_a_single_turn_is_asked_as_it_always_was() -> None:

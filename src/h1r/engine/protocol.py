@@ -35,6 +35,9 @@ class SamplingParams:
     keep_state: the trace may be gone on with in the next call, by a prompt that begins with this one and its tokens; an
     engine may keep what spares it the prefill of these. keep_prompt: the same of the prompt alone, for chats whose next
     turn leaves out what was thought. Both change no result.
+
+    fit: where the model's context leaves fewer tokens than max_tokens behind the prompt, the answer has these, and its
+    trace says so (`Trace.room`). Without it such a request fails.
     """
 
     n: int = 1
@@ -52,6 +55,7 @@ class SamplingParams:
     loop: Loop | None = None
     keep_state: bool = False
     keep_prompt: bool = False
+    fit: bool = False
 
     def __post_init__(self) -> None:
         for name, one in (("stop", str), ("stop_token_ids", int)):

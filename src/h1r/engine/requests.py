@@ -1,8 +1,10 @@
-"""What every engine does with a request before it runs: parameters for each prompt, and what speaks against it."""
+"""What every engine does with a request before it runs: its parameters, the room for its answer, what speaks against
+it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from h1r.common.prose import counted
@@ -21,6 +23,11 @@ def is_unanswerable(error: str | None) -> bool:
     """Whether a trace's error says that its prompt itself is one that no engine of this model can answer: asking again
     is no use, and it says nothing of the engine."""
     return error is not None and error.startswith((_EMPTY, _OUTSIDE, _TOO_LONG))
+
+
+def has_no_room(error: str | None) -> bool:
+    """Whether a trace's error says that its prompt leaves no room for the answer in the model's context."""
+    return error is not None and error.startswith(_TOO_LONG)
 
 
 def one_per_prompt(
@@ -48,12 +55,50 @@ def refusal(prompt: Prompt, params: SamplingParams, tokenizer: Any, vocab_size: 
     return None
 
 
+def allowed_tokens(prompt_tokens: int, asked: int, positions: int) -> int:
+    """How many tokens an answer can have of those that are asked for, behind a prompt of so many. `ValueError` where
+    there is no room for one."""
+    if prompt_tokens >= positions:
+        raise ValueError(too_long(prompt_tokens, asked, positions))
+    return min(asked, positions - prompt_tokens)
+
+
+class Rooms:
+    """Of a stream's prompts, by index, those whose answers have less room than was asked for (`SamplingParams.fit`)."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, int] = {}
+
+    def clear(self) -> None:
+        """Forgets them: another stream begins."""
+        self._of = {}
+
+    def fitted(self, index: int, prompt: Prompt, params: SamplingParams, positions: int) -> SamplingParams:
+        """The parameters, with as many tokens as there is room for; unchanged where there is enough, or none at all."""
+        self._of.pop(index, None)  # of a request that was refused under this number
+        if not params.fit or not 0 < positions - len(prompt) < params.max_tokens:
+            return params
+        self._of[index] = allowed_tokens(len(prompt), params.max_tokens, positions)
+        return replace(params, max_tokens=self._of[index])
+
+    def of(self, index: int) -> int | None:
+        """`Trace.room` of a prompt's traces."""
+        return self._of.get(index)
+
+    def tell(self, traces: Iterable[Trace]) -> None:
+        """Has the traces of these prompts say so."""
+        for trace in traces if self._of else ():
+            trace.room = self.of(trace.prompt_index)
+
+
 def too_long(prompt_tokens: int, max_tokens: int, positions: int) -> str:
-    """Why a prompt of so many tokens cannot be answered, in words that `is_unanswerable` knows."""
+    """Why a prompt of so many tokens cannot be answered, in words that `has_no_room` knows."""
+    of = f"the engine's {counted(positions, 'position')}"
+    if prompt_tokens >= positions:
+        return f"{_TOO_LONG}{prompt_tokens}) leaves no room for an answer in {of}; shorten the prompt"
     return (
-        f"{_TOO_LONG}{prompt_tokens}) and max_tokens ({max_tokens}) exceed the engine's "
-        f"{counted(positions, 'position')}; shorten "
-        "the prompt, or lower max_tokens"
+        f"{_TOO_LONG}{prompt_tokens}) and max_tokens ({max_tokens}) exceed {of}; shorten the prompt, or lower "
+        "max_tokens"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import NO_LOOPS, NO_STREAM, ONE_STREAM, ONE_TOP_K, failed, one_per_prompt, refusal
+from h1r.engine.requests import NO_LOOPS, NO_STREAM, ONE_STREAM, ONE_TOP_K, Rooms, failed, one_per_prompt, refusal
 from h1r.records import Trace
 
 LOOK_SECONDS = 0.1
@@ -58,6 +58,7 @@ class StreamingEngine(ABC):
         self._stream: TraceStream | None = None
         self._count = 0
         self._confidence_top_k: int | None = None
+        self._rooms = Rooms()
         self._refused: list[Trace] = []
         """Traces of requests that cannot be met, until the stream hands them out."""
         self._look: Callable[[], None] | None = None
@@ -84,7 +85,7 @@ class StreamingEngine(ABC):
         if self._stream is not None:
             raise RuntimeError(ONE_STREAM)
         stream = self._stream = self._open()
-        self._count, self._refused, self._confidence_top_k = 0, [], None
+        self._restart()
         try:
             for prompt, one in zip(prompts, each, strict=True):
                 self.add(prompt, one)
@@ -92,7 +93,7 @@ class StreamingEngine(ABC):
                 refused, self._refused = self._refused, []
                 yield from refused
                 if stream.busy:
-                    yield from stream.step(None if self._look is None else LOOK_SECONDS)
+                    yield from self._told(stream.step(None if self._look is None else LOOK_SECONDS))
                 if self._look is not None:
                     self._look()
         finally:
@@ -107,6 +108,7 @@ class StreamingEngine(ABC):
             raise ValueError(ONE_TOP_K)
         self._confidence_top_k = params.confidence_top_k
         index, self._count = self._count, self._count + 1
+        params = self._rooms.fitted(index, prompt, params, self.max_model_len)
         if why := self._refusal(prompt, params):
             self._refused += failed(index, params, why)
         else:
@@ -118,7 +120,7 @@ class StreamingEngine(ABC):
         if self._stream is not None:
             raise RuntimeError(ONE_STREAM)
         self._stream = self._open()
-        self._count, self._refused, self._confidence_top_k = 0, [], None
+        self._restart()
 
     @property
     def busy(self) -> bool:
@@ -130,7 +132,7 @@ class StreamingEngine(ABC):
         if self._stream is None:
             raise RuntimeError(NO_STREAM)
         refused, self._refused = self._refused, []
-        return refused + (self._stream.step(0.0 if refused else wait) if self._stream.busy else [])
+        return refused + (self._told(self._stream.step(0.0 if refused else wait)) if self._stream.busy else [])
 
     def end(self) -> None:
         """Ends the stream of `begin`, with whatever still runs."""
@@ -140,7 +142,7 @@ class StreamingEngine(ABC):
 
     def cancel(self, prompt_index: int) -> list[Trace]:
         """See `Engine.cancel`. Without a stream in progress there is nothing to cancel."""
-        return self._stream.cancel(prompt_index) if self._stream is not None else []
+        return self._told(self._stream.cancel(prompt_index)) if self._stream is not None else []
 
     def watch(self, look: Callable[[], None] | None) -> None:
         """See `Engine.watch`."""
@@ -149,6 +151,14 @@ class StreamingEngine(ABC):
     def progress(self) -> list[Running]:
         """See `Engine.progress`."""
         return self._stream.progress() if self._stream is not None else []
+
+    def _restart(self) -> None:
+        self._count, self._refused, self._confidence_top_k = 0, [], None
+        self._rooms.clear()
+
+    def _told(self, traces: list[Trace]) -> list[Trace]:
+        self._rooms.tell(traces)
+        return traces
 
     def _refusal(self, prompt: Prompt, params: SamplingParams) -> str | None:
         if why := refusal(prompt, params, self.tokenizer, self.vocab_size, self.max_model_len):

@@ -25,6 +25,7 @@ from h1r.evals.budgets import at_budgets, cons_at_n
 from h1r.evals.metrics import (
     Faults,
     Outcome,
+    Room,
     calibration_error,
     faults,
     is_correct,
@@ -71,6 +72,8 @@ class EvalResult:
     """None where the server states those of no answer."""
     usage: dict[str, int] | None
     """Tokens that a server stated, over all answers (`metrics.USAGE`)."""
+    room: dict[str, int] | None
+    """See `metrics.Room`; None where every answer could have as many tokens as were asked for."""
     faults: Faults
     samples_per_problem: int
     problems: int
@@ -132,7 +135,7 @@ def _generate(
     params = [
         SamplingParams(
             n=count, temperature=section.temperature, top_p=section.top_p, max_tokens=section.max_tokens,
-            seed=problem_seed(seed, problems[index].id) + first, confidence_top_k=confidence_top_k,
+            seed=problem_seed(seed, problems[index].id) + first, confidence_top_k=confidence_top_k, fit=True,
         )
         for (index, first), count in parts
     ]  # fmt: skip
@@ -220,10 +223,11 @@ def result_of(
 ) -> EvalResult:
     """The scores of answers that are all there. Without the pipeline that made them nobody compares them for a vote.
     `UserError` where not one has a verdict."""
-    n, tokens, count = section.samples, 0, 0
+    n, tokens, count, room = section.samples, 0, 0, Room(section.max_tokens)
     of_problem, of_repeat = ([Counter[str]() for _ in range(some)] for some in (len(samples.problems), n))
     for (index, sample), answer in samples.answers():
         tokens, count = tokens + answer.tokens, count + 1
+        room.add(index, answer)
         if answer.scored:
             for tally in (of_problem[index], of_repeat[sample]):
                 tally["scored"] += 1
@@ -251,6 +255,7 @@ def result_of(
         calibration_error=calibration_error(answer for _, answer in samples.answers()),
         mean_tokens=tokens / count if tokens else None,
         usage=total_usage(answer for _, answer in samples.answers()),
+        room=room.told(),
         faults=faults(answer for _, answer in samples.answers()),
         samples_per_problem=n,
         problems=len(samples.problems),

@@ -14,7 +14,7 @@ from h1r.evals.metrics import USAGE, Answer
 from h1r.records import REASONS, FinishReason
 
 _FINISHES: tuple[FinishReason, ...] = get_args(FinishReason)
-_KNOWN, _ANSWERED, _UNANSWERABLE, _GRADED, _USAGE, _SURE = (1 << bit for bit in range(6))
+_KNOWN, _ANSWERED, _UNANSWERABLE, _GRADED, _USAGE, _SURE, _ROOM = (1 << bit for bit in range(7))
 
 
 class AnswerColumns:
@@ -26,6 +26,7 @@ class AnswerColumns:
         self._finish = np.zeros(count, np.uint8)
         self._reason = np.zeros(count, np.uint8)
         self._tokens = np.zeros(count, np.int64)
+        self._room = np.zeros(count, np.int64)
         self._reward = np.zeros(count, np.float64)
         self._sure = np.zeros(count, np.float64)
         self._usage = np.zeros((count, len(USAGE)), np.int64)
@@ -43,6 +44,8 @@ class AnswerColumns:
             flags, self._reward[number] = flags | _GRADED, answer.reward
         if answer.confidence is not None:
             flags, self._sure[number] = flags | _SURE, answer.confidence
+        if answer.room is not None:
+            flags, self._room[number] = flags | _ROOM, answer.room
         if answer.usage is not None:
             flags, self._usage[number] = flags | _USAGE, answer.usage
         if lacks is not None:
@@ -68,6 +71,7 @@ class AnswerColumns:
             unanswerable=bool(flags & _UNANSWERABLE),
             usage=tuple(self._usage[number].tolist()) if flags & _USAGE else None,
             confidence=float(self._sure[number]) if flags & _SURE else None,
+            room=int(self._room[number]) if flags & _ROOM else None,
         )
 
     def known(self) -> Iterator[int]:

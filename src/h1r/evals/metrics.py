@@ -44,7 +44,7 @@ class Answer:
     the verifier, states an answer (a verifier that was killed cannot say what it had read). `reward`: 0 to 1, None
     before a verdict; `reason`: why it is below 1 (`records.Verdict`). `unanswerable`: no engine could, the prompt is
     too long. `usage`: the counts of `USAGE`, where a server stated them. `confidence`: 0 to 1, that which the answer
-    states."""
+    states. `room`: `records.Trace.room`, and 0 where the prompt left none."""
 
     tokens: int
     finish_reason: str
@@ -54,6 +54,7 @@ class Answer:
     unanswerable: bool = False
     usage: tuple[int, ...] | None = None
     confidence: float | None = None
+    room: int | None = None
 
     @property
     def scored(self) -> bool:
@@ -156,3 +157,33 @@ def total_usage(answers: Iterable[Answer]) -> dict[str, int] | None:
         if answer.usage is not None:
             total, stated = [one + more for one, more in zip(total, answer.usage, strict=True)], True
     return dict(zip(USAGE, total, strict=True)) if stated else None
+
+
+@dataclass(slots=True)
+class Room:
+    """Of a benchmark's problems those whose prompts left less of the model's context than `max_tokens`."""
+
+    max_tokens: int
+    least: int | None = None
+    lowered: set[int] = field(default_factory=set)
+    none: set[int] = field(default_factory=set)
+
+    def add(self, problem: int, answer: Answer) -> None:
+        """Takes in an answer to a problem, by its index."""
+        if answer.room == 0:
+            self.none.add(problem)
+        elif answer.room is not None:
+            self.lowered.add(problem)
+            self.least = answer.room if self.least is None else min(self.least, answer.room)
+
+    def told(self) -> dict[str, int] | None:
+        """{"max_tokens", "lowered", "least", "none"}: how many tokens were asked for; to how many problems answers had
+        fewer, and the fewest (0 without any); how many problems had no room for an answer. None where all have it."""
+        if not (self.lowered or self.none):
+            return None
+        return {
+            "max_tokens": self.max_tokens,
+            "lowered": len(self.lowered),
+            "least": self.least or 0,
+            "none": len(self.none),
+        }

@@ -11,7 +11,7 @@ never its text.
     problem sample                              the problem's place among the problems, and the answer's among its own
     problem_id question reference               of the problem
     text tokens finish_reason seed error reward of the answer; reward: an environment's
-    usage                                       tokens as a server states them (`records.Trace.usage`)
+    usage room                                  of the trace (`records.Trace`), where it has them
     token_ids confidences                       base64 of little-endian int32, float32
     verdict                                     see `records.Verdict`
 """
@@ -31,7 +31,7 @@ from h1r.errors import UserError
 from h1r.evals.columns import AnswerColumns
 from h1r.evals.metrics import USAGE, Answer
 from h1r.records import Problem, Trace, Verdict
-from h1r.rollout.retry import is_unanswerable
+from h1r.rollout.retry import has_no_room, is_unanswerable
 from h1r.scaling.answers import extract_answer
 from h1r.scaling.trace_arrays import decoded, encoded
 
@@ -109,6 +109,7 @@ class Samples:
                 "error": trace.error,
                 "reward": trace.reward,
                 **({"usage": trace.usage} if trace.usage else {}),
+                **({"room": trace.room} if trace.room is not None else {}),
                 **encoded(trace, _ARRAYS),
             }
             self._append((trace.prompt_index, trace.sample_index), row)
@@ -210,6 +211,7 @@ class Samples:
                 extract_answer(row["text"]) is not None,
                 unanswerable=failed and is_unanswerable(row["error"]),
                 usage=_counts(row.get("usage")),
+                room=0 if failed and has_no_room(row["error"]) else row.get("room"),
             )
             lacks = 0 if failed or not row["text"] else _lacks(row)
             self._answers.put(number, answer, lacks)
@@ -243,6 +245,7 @@ def _trace(place: Place, row: dict[str, Any]) -> Trace:
         error=row["error"],
         reward=row["reward"],
         usage=row.get("usage"),
+        room=row.get("room"),
         **decoded(row, _ARRAYS),
     )
 

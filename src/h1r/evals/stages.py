@@ -42,7 +42,7 @@ from h1r.evals.benchmarks import (
 from h1r.evals.budgets import at_budgets, cons_at_n, settings_of
 from h1r.evals.guard import Guard
 from h1r.evals.samples import Samples
-from h1r.evals.summary import benchmark_line
+from h1r.evals.summary import benchmark_line, room_text
 from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
@@ -128,6 +128,8 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         if problems:
             path = run.stage("eval") / f"{which}.json"
             result = measure(problems, recipe.eval, f"Evaluate {which}", path)
+            if room := room_text(result):
+                note(f"held-out problems, {which}, {room}")
         for section, one in zip(recipe.eval.own, benchmarks, strict=True):
             own, unusable = usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"

@@ -116,7 +116,7 @@ def millions(tokens: float | None) -> str:
 
 def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
     """A row of that table by itself, for while others are asked: score, interval, answers, tokens; shares of faults
-    where there are any."""
+    and prompts without enough room where there are any."""
     faults = {
         "cut off": found["truncated"],
         "no answer": found["no_answer"],
@@ -128,8 +128,24 @@ def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
         f"{found['problems']} x {counted(found['samples_per_problem'], 'answer')}",
         *([] if found["mean_tokens"] is None else [f"mean tokens {_number(found['mean_tokens'])}"]),
         *(f"{_percent(share)} {fault}" for fault, share in faults.items() if share),
+        *([room] if (room := room_text(found)) else []),
     ]
     return ", ".join(said)
+
+
+def room_text(found: Mapping[str, Any]) -> str:
+    """How many prompts of a result left less of the model's context than its answers were to have, or none of it; empty
+    where all left enough."""
+    room = found.get("room")
+    if not room:
+        return ""
+    said = []
+    if room["lowered"]:
+        least = counted(room["least"], "token")
+        said.append(f"{room['lowered']} left less room than max_tokens = {room['max_tokens']} ({least} at least)")
+    if room["none"]:
+        said.append(f"{room['none']} left no room for an answer, which no score has")
+    return f"of {counted(found['problems'], 'prompt')} {' and '.join(said)}"
 
 
 def _tables(rows: Sequence[_Row]) -> list[Table]:
@@ -163,6 +179,7 @@ def _benchmark_table(rows: Sequence[_Row]) -> Table:
     caption = (
         ["dropped for it: training problems that overlapped the benchmark"] if any(r.overlap for r in rows) else []
     )
+    caption += [f"{row.name}, {room}" for row in rows if (room := room_text(row.found))]
     return _narrow(head, cells, caption)
 
 

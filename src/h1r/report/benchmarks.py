@@ -16,7 +16,7 @@ from h1r.common.html import NONE, count, duration, esc, percent, percent_interva
 from h1r.common.prose import listing
 from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, model_name, money
-from h1r.evals.summary import millions, overlapping
+from h1r.evals.summary import millions, overlapping, room_text
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
 from h1r.report.stored import Overlap, Votes, VoteScore, method_label
@@ -38,6 +38,7 @@ class BenchmarkResult(Shape):
     calibration_error: float | None = None
     mean_tokens: float | None = None
     usage: dict[str, int] | None = None
+    room: dict[str, int] | None = None
     truncated: float | None = None
     no_answer: float | None = None
     unscored: float | None = None
@@ -139,7 +140,7 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
     )  # fmt: skip
     link = f'<p><a href="{quote(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
     return (
-        f"{scores}{_calibration(found)}{link}{_votes_html(found)}"
+        f"{scores}{_calibration(found)}{_room(found)}{link}{_votes_html(found)}"
         f"<h3>What the scores do not say, and what they took</h3>{took}"
         '<p class="small soft">cons@n: the most frequent of a problem\'s answers is right. No answer found, cut off '
         "and not scored are shares of all answers; what was not scored is in no accuracy. Time is that of the last "
@@ -200,6 +201,13 @@ def _calibration(found: Sequence[Benchmark]) -> str:
     stated = [one for one in found if one.result.calibration_error is not None]
     said = "; ".join(f"{esc(one.name)}, {esc(one.model)}: {percent(one.result.calibration_error)}" for one in stated)
     return said and f"<p>Calibration error of the confidence that answers state: {said}.</p>"
+
+
+def _room(found: Sequence[Benchmark]) -> str:
+    """Prompts that left too little of the model's context, where there are any."""
+    texts = [(one, room_text({"room": one.result.room, "problems": one.result.problems})) for one in found]
+    said = [f"{esc(one.name)}, {esc(one.model)}, {text}" for one, text in texts if text]
+    return f"<p>Room in the model's context: {'. '.join(said)}.</p>" if said else ""
 
 
 def benchmark_numbers(found: Sequence[Benchmark]) -> list[dict[str, Any]]:

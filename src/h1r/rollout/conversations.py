@@ -64,6 +64,9 @@ class Conversation:
     def add_turn(self, turn: Trace) -> None:
         trace = self.trace
         self.turns += 1
+        if turn.room is not None:  # the context is full with the end of this turn, and no later one has more
+            trace.room = len(trace.token_ids) + turn.room
+            self.params = dataclasses.replace(self.params, max_tokens=trace.room)
         self.mask += [1] * len(turn.token_ids)
         for name in ("token_ids", "logprobs", "sampling_logprobs", "confidences"):
             getattr(trace, name).extend(getattr(turn, name))

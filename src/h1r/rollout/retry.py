@@ -23,7 +23,7 @@ from h1r.common.progress import note
 from h1r.common.servers import Retries
 from h1r.config.rollout import RolloutSection
 from h1r.engine.protocol import Engine, Prompt, Running, SamplingParams
-from h1r.engine.requests import is_unanswerable, one_per_prompt
+from h1r.engine.requests import has_no_room, is_unanswerable, one_per_prompt
 from h1r.errors import UserError
 from h1r.records import Trace
 from h1r.rollout.open_stream import OpenStream
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["RetryingEngine", "UnanswerableError", "is_unanswerable"]
+__all__ = ["RetryingEngine", "UnanswerableError", "has_no_room", "is_unanswerable"]
 
 
 class UnanswerableError(UserError):

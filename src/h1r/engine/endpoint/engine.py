@@ -55,6 +55,8 @@ class _Live:
     params: SamplingParams
     future: Future[Trace] | None = None
     cancelled: bool = False
+    room: int | None = None
+    """Tokens that the answer may have, where these are fewer than were asked for."""
 
 
 class EndpointEngine:
@@ -246,9 +248,12 @@ class EndpointEngine:
     def _parameters(self, live: _Live) -> dict[str, Any]:
         """What a request has besides model and messages. `ValueError` where there is no room for an answer."""
         params, own = live.params, self.section.endpoint
+        allowed = self._limits.max_tokens(live.index, params.max_tokens)
+        says_so = self._limits.key not in {*own.leave_out, *own.parameters}
+        live.room = allowed if allowed < params.max_tokens and says_so else None
         found: dict[str, Any] = {
             "temperature": params.temperature,
-            self._limits.key: self._limits.max_tokens(live.index, params.max_tokens),
+            self._limits.key: allowed,
             "seed": (params.seed + live.sample) % _SEEDS,
         }
         optional = {"top_p": (params.top_p, 1), "top_k": (params.top_k, 0), "min_p": (params.min_p, 0)}
@@ -280,4 +285,5 @@ def _failed(live: _Live, why: str) -> Trace:
 
 
 def _empty(live: _Live, reason: FinishReason) -> Trace:
-    return Trace(live.index, live.sample, [], "", [], [], [], reason, seed=live.params.seed + live.sample)
+    seed = live.params.seed + live.sample
+    return Trace(live.index, live.sample, [], "", [], [], [], reason, seed=seed, room=live.room)

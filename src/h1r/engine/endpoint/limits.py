@@ -13,7 +13,7 @@ from typing import Any
 
 from h1r.common.progress import note
 from h1r.common.prose import counted
-from h1r.engine.requests import too_long
+from h1r.engine.requests import allowed_tokens
 
 _CONTEXT = re.compile(r"maximum context length (?:is|of) (\d{1,12})|must be <= (\d{1,12})\. Given: \d{1,12} `inputs`")
 _PROMPT = re.compile(r"(?<!\d)(\d{1,12}+) (?:input tokens|in the messages|tokens from the input|`inputs` tokens)")
@@ -38,10 +38,9 @@ class Limits:
     def max_tokens(self, prompt: int, asked: int) -> int:
         """How many tokens the answer to this prompt may have, where `asked` are wanted. `ValueError` where there is no
         room for one."""
-        room = asked if self.context is None else self.context - self.prompt_tokens.get(prompt, 1)
-        if self.context is not None and room < 1:
-            raise ValueError(too_long(self.prompt_tokens.get(prompt, 1), asked, self.context))
-        allowed = min(asked, room, self.most or asked)
+        allowed = min(asked, self.most or asked)
+        if self.context is not None:
+            allowed = allowed_tokens(self.prompt_tokens.get(prompt, 1), allowed, self.context)
         if allowed < asked and not self._said:
             self._said = True
             note(

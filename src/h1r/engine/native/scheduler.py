@@ -27,7 +27,7 @@ from h1r.engine.native.runner import Runner
 from h1r.engine.native.select_runner import runner_for
 from h1r.engine.native.slots import Request
 from h1r.engine.protocol import Prompt, Running, SamplingParams
-from h1r.engine.requests import ONE_TOP_K, failed, refusal
+from h1r.engine.requests import ONE_TOP_K, Rooms, failed, refusal
 from h1r.engine.weights_version import weights_version
 from h1r.models import CausalLM
 from h1r.records import Trace
@@ -55,6 +55,7 @@ class Scheduler:
         self.runner: Runner | None = None
         self._batch: Batch | None = None
         self._count = 0
+        self._rooms = Rooms()
         self._waiting: list[Request] = []
         """What is in no batch yet, in order of arrival."""
         self._ended: list[Trace] = []
@@ -82,15 +83,18 @@ class Scheduler:
     def restart(self) -> None:
         """The next request is number 0."""
         self._count = 0
+        self._rooms.clear()
 
     def add(self, prompt: Prompt, params: SamplingParams, listen: bool = False) -> int:
         config = self.model.config
+        number = self._count
+        params = self._rooms.fitted(number, prompt, params, config.max_position_embeddings)
         why = refusal(prompt, params, self.tokenizer, config.vocab_size, config.max_position_embeddings)
         if why is None:
             if self._confidence_top_k not in (None, params.confidence_top_k):
                 raise ValueError(ONE_TOP_K)
             self._confidence_top_k = params.confidence_top_k
-        number, self._count = self._count, self._count + 1
+        self._count += 1
         if listen:
             self._listeners[number] = _Listener(params.n)
         if why is None:
@@ -117,6 +121,7 @@ class Scheduler:
         except BaseException:
             self.close()
             raise
+        self._rooms.tell(ended)
         for trace in ended:
             self._one_less(trace.prompt_index)
         if not self._running:
@@ -170,6 +175,7 @@ class Scheduler:
         traces: list[Trace] = []
         if self._batch is not None:
             traces = self._batch.cancel(number)
+            self._rooms.tell(traces)
             self._hear(self._batch)
             if not self._batch.busy:
                 self._end_batch()
