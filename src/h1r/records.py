@@ -110,7 +110,8 @@ class Verdict:
         wrong           it was compared, or run, and is not the right one
         time            it exceeded a limit that honest answers keep
         crash           the answer's program, or the scorer of its verifier, ended with an error
-        unscored        no verdict came about, through no fault of the answer: a server or a sandbox failed
+        unscored        no verdict came about, through no fault of the answer: a server or a sandbox failed, or the
+                        machine had no processor for it
 
     `error` is a sentence with the details, where there are any. A verdict below 1 without a reason is "wrong".
     """

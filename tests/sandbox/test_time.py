@@ -3,13 +3,18 @@
 import contextlib
 import multiprocessing
 import os
+import struct
+import subprocess
+import sys
 import time
 
 import pytest
 
-from h1r.sandbox import Isolation, Limits, SandboxPool, refusal, runner, toolchains
-from h1r.sandbox.meter import Clock, Meter
+from h1r.records import Problem
+from h1r.sandbox import Isolation, Limits, SandboxPool, meter, refusal, runner, seccomp, toolchains
+from h1r.sandbox.meter import Clock, Meter, starved
 from h1r.verify.code.execute import judge
+from h1r.verify.code.grade import grade_in
 from h1r.verify.code.problem_tests import CallTests, CheckTests, StdinTests
 
 LEVELS = (Isolation.NAMESPACES, Isolation.BUBBLEWRAP, Isolation.LANDLOCK)
@@ -195,6 +200,80 @@ def test_a_fork_server_that_does_not_obey_is_killed(slot, monkeypatch):
     tests = StdinTests([("1", "1")])
     assert judge(slot, LOOP, "python", tests, limits).failures == [(0, "the whole answer exceeds 1 s", "time")]
     assert judge(slot, "print(input())", "python", tests, limits).correct
+
+
+HELD = "import time\ndef f(): time.sleep(1000)\nif __name__ == '__main__': f()"
+STARVED = {
+    "program": ([{"input": "1", "output": "1"}], {"wall_s": 0.3}),
+    "call": ({"fn_name": "f", "inputs": [[]], "outputs": [1]}, {"wall_s": 0.3}),
+    "check": (["assert f() == 1"], {"wall_s": 0.3}),
+    "answer": ([{"input": "1", "output": "1"}], {"answer_s": 0.6}),
+}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with SandboxPool() as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("form", STARVED)
+def test_a_wall_that_only_the_machine_is_to_blame_for_is_no_verdict(pool, monkeypatch, form):
+    """The stand-in has the kernel say that the run waited for a processor all the time; in truth it slept."""
+    tests, limits = STARVED[form]
+    limits = {"time_s": 400.0, "total_s": 1000.0, **limits}
+    problem = Problem("p", "", "", "code", metadata={"tests": tests, "limits": limits})
+    asleep = grade_in(pool, problem, f"```python\n{HELD}\n```")
+    monkeypatch.setattr(meter, "waited_s", lambda pid, several: time.monotonic())
+    waiting = grade_in(pool, problem, f"```python\n{HELD}\n```")
+    assert (asleep.reward, asleep.reason) == (0.0, "time")
+    assert (waiting.reward, waiting.reason) == (0.0, "unscored")
+    assert "the machine was too busy" in waiting.error
+
+
+def test_waiting_for_a_processor_is_told_from_sleeping_and_computing():
+    """Three processes on one core: one computes, one would like to and comes last, one sleeps."""
+    core, programs = min(os.sched_getaffinity(0)), ["while True: pass"] * 2 + ["import time; time.sleep(1000)"]
+    started = [
+        subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{one}"], stdout=subprocess.PIPE)
+        for one in programs
+    ]
+    try:
+        for one in started:
+            one.stdout.readline()
+            os.sched_setaffinity(one.pid, {core})
+        os.setpriority(os.PRIO_PROCESS, started[1].pid, 19)
+        before, began = [meter.waited_s(one.pid) for one in started], time.monotonic()
+        while meter.waited_s(started[1].pid) - before[1] < 0.4:
+            assert time.monotonic() - began < 60, "it waits, and the kernel does not say so"
+            time.sleep(0.05)
+        shares = [
+            (meter.waited_s(one.pid) - first) / (time.monotonic() - began)
+            for one, first in zip(started, before, strict=True)
+        ]
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+    assert shares[1] > max(0.5, shares[0])
+    assert shares[2] < 0.1
+
+
+def test_what_waited_counts_where_it_was_nearly_all_and_the_rest_is_within_the_limit():
+    assert starved(60.0, 54.5, limit_s=6.0)
+    assert not starved(60.0, 53.5, limit_s=6.0)  # 6.5 s on a machine of its own
+    assert not starved(2.0, 1.7, limit_s=6.0)  # a limit of the wall below that of the time spent
+    assert not starved(60.0, 0.0, limit_s=400.0)
+
+
+def test_giving_a_turn_away_does_nothing(slot):
+    number = seccomp.SYSCALLS[seccomp.architecture()]["sched_yield"]
+    given = seccomp.build_filter(seccomp.architecture(), seccomp.Grant(), pid=1)
+    rules = list(struct.iter_unpack("HBBI", given))
+    at = next(place for place, (_, _, _, value) in enumerate(rules) if value == number and rules[place][0] == 0x15)
+    assert rules[at + 1] == (0x06, 0, 0, 0x00050000)  # SECCOMP_RET_ERRNO of 0
+    code = "import os\nfor _ in range(1000): os.sched_yield()\nprint(input())"
+    assert judge(slot, code, "python", StdinTests([("1", "1")])).correct
 
 
 def test_a_meter_without_a_process_counts_the_wall():

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from h1r.verify.workers import clock
 from h1r.verify.workers.clock import MIN_WALL_S, WALL_FACTOR, Meter, wall_limit_s
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all wall time is charged")
@@ -95,6 +96,16 @@ def test_a_meter_of_a_process_that_has_ended_charges_nothing():
         process.wait()
         late = Meter(process.pid)
     assert late.charged() == 0.0
+
+
+def test_only_what_waited_nearly_all_the_time_is_starved(monkeypatch):
+    with child(SLEEPS) as (process, meter):
+        time.sleep(0.05)
+        assert not meter.is_starved(5.0)
+        monkeypatch.setattr(clock, "waited_s", lambda pid: time.monotonic())
+        waiting = clock.Meter(process.pid)
+        time.sleep(0.05)
+        assert waiting.is_starved(5.0)
 
 
 def test_the_wall_limit_lies_far_above_and_has_a_least_value():

@@ -19,6 +19,8 @@ GRACE_S = 5.0
 class Endable(Protocol):
     """What an answer runs in; see `runner.Sandbox`."""
 
+    waited_s: float
+
     def begin_answer(self, total_s: float) -> None: ...
 
     def end_answer(self) -> None: ...
@@ -27,10 +29,12 @@ class Endable(Protocol):
 
 
 class Answer:
-    """Whether the time of an answer `is_over`. Until its end the total holds for all runs that are counted."""
+    """Whether the time of an answer `is_over`. Until its end the total holds for all runs that are counted. `waited_s`:
+    what these waited for a processor, when it has ended."""
 
     def __init__(self) -> None:
         self.is_over = False
+        self.waited_s = 0.0
 
 
 @contextlib.contextmanager
@@ -58,5 +62,6 @@ def whole_answer(sandboxes: Sequence[Endable], wall_s: float, total_s: float) ->
     finally:
         with lock:
             done.set()
+        answer.waited_s = sum(sandbox.waited_s for sandbox in sandboxes)
         for sandbox in sandboxes:
             sandbox.end_answer()

@@ -217,6 +217,7 @@ class _RemoteCalls:
         self._servers = servers
         self._budget = budget
         self.spent_s = 0.0
+        self.waited_s = 0.0  # which servers do not say
         self._job = job
         self._limits = limits
         self._waiting: list[dict[str, Any]] = []
@@ -286,6 +287,7 @@ class FusionSlot:
         self._local_level = level
         self._checker: Sandbox | None = None
         self._budget = _Budget()
+        self.waited_s = 0.0
 
     @contextlib.contextmanager
     def answer(self, limits: Limits) -> Iterator[Answer]:

@@ -6,6 +6,13 @@
 What a process waits for a processor, for memory or for a disk counts for nothing: that is the machine's doing, so an
 honest run spends the same on a busy machine as on an idle one. Sleeping counts as if it computed, so that holding a
 sandbox by `sleep`, a lock or a slow trickle of output ends as soon as an endless loop does.
+
+    waited = time in which a thread was ready to run and had no processor (proc(5), second number of `schedstat`,
+             nanoseconds), of the thread that waited most
+
+A run that comes to its limit of the wall, and would be within its limit without what it waited, says nothing of its
+code (`starved`). No run waits by its own doing: it cannot lower its priority or choose its processor, and what gives a
+turn back does nothing (`seccomp`). Who sleeps does not wait, and threads that keep each other waiting use processors.
 """
 
 from __future__ import annotations
@@ -13,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+
+from h1r.sandbox.limits import WALL_STRETCH
 
 FIRST_S, INTERVAL_S = 0.02, 0.25
 """When a call is first looked at, and the longest time between two looks at a run."""
@@ -30,13 +39,25 @@ class Meter:
         self._process = process
         self._several = several
         self._began = self._looked = self._awaited = time.monotonic()
-        self._cpu_s = self._slept_s = 0.0
+        self._cpu_s = self._slept_s = self._waited_s = 0.0
         self._excused = False
 
     @property
     def spent_s(self) -> float:
         """Seconds spent by the last look."""
         return self._cpu_s + self._slept_s
+
+    @property
+    def began(self) -> float:
+        """When the run began, by `time.monotonic`."""
+        return self._began
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the run has waited for a processor; when it has ended, those by the last look."""
+        if (pid := _pid_of(self._process)) > 0:
+            self._waited_s = max(self._waited_s, waited_s(pid, self._several))
+        return self._waited_s
 
     @property
     def looked(self) -> float:
@@ -65,6 +86,7 @@ class Meter:
             if asleep and not self._excused:
                 self._slept_s += max(idle_s, 0.0)
             self._cpu_s = max(cpu_s, self._cpu_s)
+            self._waited_s = max(self._waited_s, waited_s(pid, self._several))
         self._looked, self._excused = now, False
 
     def settle(self, cpu_s: float) -> None:
@@ -89,8 +111,10 @@ class Clock:
         self._ends = time.monotonic() + wall_s
         self._step_s = min(limit_s / 10, INTERVAL_S)
         self._first_s = min(limit_s / 10, FIRST_S)
+        self._wall_s = wall_s
         self._began = time.monotonic()
-        self._spent_before = 0.0 if from_start else None
+        self._counts_from = meter.began if from_start else self._began
+        self._spent_before = self._waited_before = 0.0 if from_start else None
 
     def next_wait(self) -> float:
         """How long to wait before asking again; 0 when the time is over."""
@@ -101,13 +125,50 @@ class Clock:
             if now - self._began < self._first_s:
                 return min(self._began + self._first_s, self._ends) - now
             self._meter.look(self._step_s)
-            self._spent_before = self._meter.spent_s
+            self._spent_before, self._waited_before = self._meter.spent_s, self._meter.waited_s
         elif now - self._meter.looked >= self._step_s:
             self._meter.look(self._step_s)
         left = self._limit_s - (self._meter.spent_s - self._spent_before)
         if left <= 0:
             return 0.0
         return max(min(self._step_s - (time.monotonic() - self._meter.looked), left, self._ends - now), 0.005)
+
+    def why_starved(self) -> str | None:
+        """What to say where the limit of the wall is over, and the run would be within its limit without what it waited
+        for a processor; None where it is not so."""
+        now = time.monotonic()
+        if now < self._ends or self._spent_before is None or self._waited_before is None:
+            return None
+        if self._meter.spent_s - self._spent_before >= self._limit_s:
+            return None
+        wall_s, waited = now - self._counts_from, self._meter.waited_s - self._waited_before
+        return why_starved(wall_s, waited) if starved(wall_s, waited, self._limit_s) else None
+
+
+def starved(wall_s: float, waited: float, limit_s: float, stretch: float = WALL_STRETCH) -> bool:
+    """Whether what took so long on the wall would be within its limit had it not waited for a processor, and did so for
+    all but one part in `stretch` of the time."""
+    return wall_s - waited < min(limit_s, wall_s / stretch)
+
+
+def why_starved(wall_s: float, waited: float) -> str:
+    """The sentence for `starved`."""
+    return f"the machine was too busy: it waited for a processor for {min(waited, wall_s):.3g} of {wall_s:.3g} s"
+
+
+def waited_s(pid: int, several: bool = False) -> float:
+    """Seconds that a process waited for a processor, by the thread that waited most; `several`: or one of those below
+    it. 0 where the kernel does not say."""
+    found = [0.0]
+    with contextlib.suppress(OSError):
+        found += [_waited_by(f"/proc/{pid}/task/{name}/schedstat") for name in os.listdir(f"/proc/{pid}/task")]
+    return max(*found, *(waited_s(child, several) for child in (_children(pid) if several else ())), 0.0)
+
+
+def _waited_by(path: str) -> float:
+    with contextlib.suppress(OSError, ValueError, IndexError), open(path) as handle:
+        return int(handle.read().split()[1]) / 1e9
+    return 0.0
 
 
 def _pid_of(process: int | None) -> int:

@@ -95,6 +95,8 @@ class Sandbox:
         self._pid = os.getpid()
         self._group: cgroups.ControlGroup | None = None
         self._left_s: float | None = None
+        self.waited_s = 0.0
+        """What the runs of an answer waited for a processor."""
         self._stopped = False
 
     def __enter__(self) -> Sandbox:
@@ -130,7 +132,7 @@ class Sandbox:
 
     def begin_answer(self, total_s: float) -> None:
         """From here on the runs that are counted spend `total_s` together; see `answer`."""
-        self._left_s, self._stopped = total_s, False
+        self._left_s, self.waited_s, self._stopped = total_s, 0.0, False
 
     def end_answer(self) -> None:
         """The next run is no longer part of the answer."""
@@ -170,6 +172,7 @@ class Sandbox:
             yield session
         finally:
             session.close()
+            self.waited_s += session.waited_s
             if counted and self._left_s is not None:
                 self._left_s -= session.spent_s
 

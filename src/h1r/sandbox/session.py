@@ -27,6 +27,10 @@ class SandboxError(RuntimeError):
     """The sandbox itself failed: no word about the code in it."""
 
 
+class StarvedError(SandboxError):
+    """The run came to its limit of the wall because the machine had no processor for it (`meter.starved`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended. `status` is an exit status, or minus a signal's number; `seconds` wall; `memory` peak bytes.
@@ -78,19 +82,23 @@ class Session:
 
     def close(self) -> dict[str, Any]:
         """Kills the run if it still runs, and returns the fork server's report of its end."""
-        if self._ended is None:
-            self._ended = self._sandbox.end_run(kill=True)
+        report = self._ended or self._end()
         for descriptor in self._streams:
             os.close(descriptor)
         self._streams = []
-        self._meter.settle(self._ended["cpu_s"])
+        self._meter.settle(report["cpu_s"])
         self._meter.close()
-        return self._ended
+        return report
 
     @property
     def spent_s(self) -> float:
         """The time that the run itself has spent: all of it after `close`, before as it was last looked at."""
         return self._meter.spent_s
+
+    @property
+    def waited_s(self) -> float:
+        """The time that the run has waited for a processor (see `meter`)."""
+        return self._meter.waited_s
 
     def send(self, message: dict[str, Any]) -> None:
         """Queues a frame; it leaves with the next wait."""
@@ -99,7 +107,7 @@ class Session:
     def receive(self, limit_s: float | None = None) -> tuple[dict[str, Any] | None, Ending]:
         """The next frame within `limit_s`, by default `time_s`, of this call, or None and why there is none.
 
-        The first one has to come within that since the start.
+        The first one has to come within that since the start. `StarvedError` where the machine is why.
         """
         channel = self._streams[0]
         wall_s = self._limits.test_wall_s if limit_s is None else max(limit_s, self._limits.test_wall_s)
@@ -115,6 +123,7 @@ class Session:
                 return None, "output"
             wait = min(self._all.next_wait(), clock.next_wait())
             if wait <= 0:
+                self._refuse_starved(self._all, clock)
                 return None, "time"
             if not ready(channel, writing=bool(self._to_send), limit_s=wait):
                 continue
@@ -147,7 +156,8 @@ class Session:
         self._meter.await_it()
 
     def communicate(self, stdin: bytes) -> RunResult:
-        """Feeds `stdin`, collects both outputs, and waits for the end."""
+        """Feeds `stdin`, collects both outputs, and waits for the end. `StarvedError` where the machine had no
+        processor for the run."""
         channel, to_stdin, from_stdout, from_stderr = self._streams
         outputs = {from_stdout: bytearray(), from_stderr: bytearray()}
         pending = memoryview(stdin)
@@ -161,6 +171,7 @@ class Session:
                 selector.register(descriptor, selectors.EVENT_READ)
             while any(descriptor in selector.get_map() for descriptor in outputs) and ending == "finished":
                 if (wait := clock.next_wait()) <= 0:
+                    self._refuse_starved(clock)
                     ending = "time"
                     break
                 for key, _ in selector.select(wait):
@@ -185,9 +196,9 @@ class Session:
                             ending = "output"
         # Both outputs are closed: by its end, or by a program that closed them and goes on, which then has no more time
         if ending == "finished" and not self._sandbox_ended(clock):
+            self._refuse_starved(clock)
             ending = "time"
-        report = self._ended or self._sandbox.end_run(kill=True)
-        self._ended = report
+        report = self._ended or self._end()
         self._meter.settle(report["cpu_s"])
         status = os.waitstatus_to_exitcode(report["status"])
         if "lost" in report:
@@ -196,6 +207,18 @@ class Session:
             ending = "time"
         stdout, stderr = (bytes(output) for output in outputs.values())
         return RunResult(ending, status, stdout, stderr, report["seconds"], report["memory"], self._meter.spent_s)
+
+    def _end(self) -> dict[str, Any]:
+        """Kills the run; what it waited for a processor is known until then."""
+        _ = self._meter.waited_s
+        self._ended = report = self._sandbox.end_run(kill=True)
+        return report
+
+    def _refuse_starved(self, *clocks: Clock) -> None:
+        for clock in clocks:
+            if why := clock.why_starved():
+                self._end()
+                raise StarvedError(why)
 
     def _sandbox_ended(self, clock: Clock) -> bool:
         while (wait := clock.next_wait()) > 0:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 
-from h1r.sandbox.limits import Limits
-from h1r.sandbox.session import SandboxError
+from h1r.sandbox.limits import ANSWER_STRETCH, Limits
+from h1r.sandbox.meter import starved, why_starved
+from h1r.sandbox.session import SandboxError, StarvedError
 from h1r.sandbox.slots import Slot
 from h1r.verify.code.kinds import CallTests, StdinTests, Tests, size
 from h1r.verify.code.outcome import FAULTS, Failure, Result
@@ -21,7 +22,8 @@ from h1r.verify.code.run_programs import judge_programs
 def judge(
     slot: Slot, code: str, language: str, tests: Tests, limits: Limits | None = None, stop: bool = True
 ) -> Result:
-    """The result of one solution. `stop` ends at the first failure. `SandboxError` when the sandbox itself fails.
+    """The result of one solution. `stop` ends at the first failure. `SandboxError` when the sandbox itself fails,
+    `StarvedError` when the machine was too busy to tell.
 
     `language` is one of `sandbox.programs.RUNNABLE`; function tests are for Python only, else `ValueError`.
     """
@@ -38,8 +40,10 @@ def judge(
             if not answer.is_over:
                 raise
     # A run's own clock stops at the same limit, and may be first on a busy machine.
-    is_over = answer.is_over or time.monotonic() - began >= limits.answer_wall_s
-    if is_over and not result.correct:
+    wall_s = time.monotonic() - began
+    if (answer.is_over or wall_s >= limits.answer_wall_s) and not result.correct:
+        if starved(wall_s, answer.waited_s, limits.total_s, ANSWER_STRETCH):
+            raise StarvedError(why_starved(wall_s, answer.waited_s))
         why = f"the whole answer exceeds {limits.answer_wall_s:g} s"
         return Result(result.passed, result.total, [Failure(min(result.passed, result.total - 1), why, "time")])
     return result

@@ -30,7 +30,7 @@ from h1r.records import Problem, Verdict
 from h1r.sandbox.fusion import URL_VARIABLE
 from h1r.sandbox.limits import Limits
 from h1r.sandbox.pool import SandboxPool
-from h1r.sandbox.session import SandboxError
+from h1r.sandbox.session import SandboxError, StarvedError
 from h1r.verify.code.execute import judge
 from h1r.verify.code.extract import Wanted, extract_code, language_of, standard_of
 from h1r.verify.code.outcome import Failure, Result
@@ -97,6 +97,8 @@ def grade_in(pool: SandboxPool, problem: Problem, answer: str) -> Verdict:
         result = _judge(pool, solution.code, used, tests, limits, stop=not every)
     except (TestsError, ValueError, TypeError) as error:
         return Verdict(0.0, parts, extracted, error=f"the tests cannot be used: {error}", reason="unscored")
+    except StarvedError as error:
+        return Verdict(0.0, parts, extracted, error=f"no verdict: {error}", reason="unscored")
     except SandboxError as error:
         return Verdict(0.0, parts, extracted, error=f"the sandbox failed: {error}", reason="unscored")
     except UserError:
@@ -159,6 +161,8 @@ def _judge(pool: SandboxPool, code: str, language: str, tests: Tests, limits: Li
         with pool.lease() as slot:
             start = time.monotonic()
             return judge(slot, code, language, tests, limits, stop)
+    except StarvedError:  # the machine is as busy now
+        raise
     except SandboxError:
         left_s = limits.answer_wall_s - (time.monotonic() - start)
         if left_s <= 0:

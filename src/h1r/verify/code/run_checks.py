@@ -8,6 +8,8 @@ import time
 from typing import Any, NamedTuple
 
 from h1r.sandbox.limits import Limits
+from h1r.sandbox.meter import starved, why_starved
+from h1r.sandbox.session import StarvedError
 from h1r.sandbox.slots import Slot, Talk
 from h1r.verify.code.kinds import CheckTests
 from h1r.verify.code.outcome import FAULTS, Failure, Fault, Result, before, value_of
@@ -65,9 +67,9 @@ def _check_from(
         _, fault = value_of(message, ending)
         if fault is not None:
             return [_Report(before("test", fault), True)] * (len(tests.tests) - first), None
-        began_s, ends = _spent_s(tested, checker), time.monotonic() + limits.test_wall_s
+        test = _Since(tested, checker)
         while len(reports) < len(tests.tests) - first:
-            if _spent_s(tested, checker) - began_s > limits.time_s * CALLS_STRETCH or time.monotonic() > ends:
+            if test.is_over(limits):
                 return reports, FAULTS["time"]
             message, ending = checker.receive()
             if message is None:
@@ -78,7 +80,7 @@ def _check_from(
                 reports.append(_Report(None if passes else _reported(message), message.get("used") is True))
                 if not passes and stop:
                     break
-                began_s, ends = _spent_s(tested, checker), time.monotonic() + limits.test_wall_s
+                test = _Since(tested, checker)
                 continue
             reply, ending = tested.ask(message)
             if reply is None:
@@ -87,9 +89,29 @@ def _check_from(
     return reports, None
 
 
-def _spent_s(tested: Talk, checker: Talk) -> float:
-    """What both sides have spent so far, and this thread between them."""
-    return tested.spent_s + checker.spent_s + time.thread_time()
+class _Since:
+    """What a test has taken since it began: on the wall, of both sides, and of this thread between them."""
+
+    def __init__(self, tested: Talk, checker: Talk) -> None:
+        self._sides = tested, checker
+        self._began, self._spent_s, self._waited_s = time.monotonic(), self._spent(), self._waited()
+
+    def is_over(self, limits: Limits) -> bool:
+        """Whether it exceeds a limit; `StarvedError` where the machine had no processor for it."""
+        if self._spent() - self._spent_s > limits.time_s * CALLS_STRETCH:
+            return True
+        if (wall_s := time.monotonic() - self._began) <= limits.test_wall_s:
+            return False
+        waited = self._waited() - self._waited_s
+        if starved(wall_s, waited, limits.time_s * CALLS_STRETCH):
+            raise StarvedError(why_starved(wall_s, waited))
+        return True
+
+    def _spent(self) -> float:
+        return sum(side.spent_s for side in self._sides) + time.thread_time()
+
+    def _waited(self) -> float:
+        return sum(side.waited_s for side in self._sides)
 
 
 def _reported(message: dict[str, Any]) -> Fault:

@@ -5,8 +5,9 @@
     charged   max(spent, spent + idle while it is blocked)
 
 Time that others hold the processor is no fault of the answer, so it is charged to none; WALL_FACTOR times the limit,
-and MIN_WALL_S at least, ends what is neither computing nor blocked. Sources: proc(5), `schedstat` (nanoseconds spent
-waiting on a run queue) and `stat` (the state); clock_getcpuclockid(3), which makes a clock's id from a process id.
+and MIN_WALL_S at least, ends what is neither computing nor blocked. What `is_starved` by then has no verdict. Sources:
+proc(5), `schedstat` (nanoseconds spent waiting on a run queue) and `stat` (the state); clock_getcpuclockid(3), which
+makes a clock's id from a process id.
 
 Where processor time of others cannot be read (no Linux) all wall time is charged.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import sys
 import time
+
+from h1r.sandbox.meter import starved, waited_s
 
 WALL_FACTOR = 10.0
 MIN_WALL_S = 60.0
@@ -37,6 +40,7 @@ class Meter:
         self._started = time.monotonic()
         self._spent_before = self._spent() or 0.0
         self._waited_before = self._waited()
+        self._starved_before = waited_s(pid)
         self._charged = 0.0
 
     @property
@@ -55,6 +59,10 @@ class Meter:
                 charged = max(charged, wall - self._waited() + self._waited_before)
         self._charged = max(self._charged, charged)
         return self._charged
+
+    def is_starved(self, limit_s: float) -> bool:
+        """Whether it would be within its limit without the time that it waited for a processor (`sandbox.meter`)."""
+        return starved(self.wall_s, waited_s(self._pid) - self._starved_before, limit_s)
 
     def _spent(self) -> float | None:
         if sys.platform != "linux":

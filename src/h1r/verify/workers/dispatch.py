@@ -223,16 +223,19 @@ class Dispatcher:
                 self._fail(worker, f"no sign of life in {START_LIMIT_S:g} s")
             return
         wall_s, why = wall_limit_s(grading.limit_s), ""
+        reason: Reason = "time"
         if grading.meter.charged() >= grading.limit_s:
             why = _over(grading.limit_s)
         elif grading.meter.wall_s >= wall_s:
             why = f"time limit of {wall_s:g} s of wall time exceeded"
+            if grading.meter.is_starved(grading.limit_s):
+                why, reason = f"no verdict: the machine had no processor for it in {wall_s:g} s", "unscored"
         if not why:
             return
         if select.select([grading.connection], [], [], 0)[0]:  # this thread is what came late
             self._talk(worker, grading)
         if worker.grading is grading:
-            self._settle(worker, Verdict(0.0, error=why, reason="time"))
+            self._settle(worker, Verdict(0.0, error=why, reason=reason))
 
     def _run_commands(self) -> None:
         with contextlib.suppress(BlockingIOError):
