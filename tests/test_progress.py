@@ -87,7 +87,7 @@ def test_progress_goes_to_standard_error_and_quiet_turns_it_off(capsys: pytest.C
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3661, "1:01:01")])
 def test_times_read_as_clock_times(seconds: float, text: str) -> None:
-    assert progress_module._format_seconds(seconds) == text
+    assert progress_module.format_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -94,24 +94,28 @@ class Bar:
         return self._clock() - self._start
 
     @property
+    def done_now(self) -> int:
+        """Units of this attempt."""
+        return self.done - self._first
+
+    @property
     def rate(self) -> float:
         """Units per second since the start of this attempt; 0 while nothing is done."""
-        return (self.done - self._first) / self.elapsed if self.elapsed > 0 else 0.0
+        return self.done_now / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def remaining(self) -> float | None:
         """Estimated seconds to the end; None while it cannot be known: by the first unit alone it never is."""
-        done = self.done - self._first
-        early = done < FIRST_ESTIMATE and (done < 2 or self.elapsed < FIRST_ESTIMATE)
+        early = self.done_now < FIRST_ESTIMATE and (self.done_now < 2 or self.elapsed < FIRST_ESTIMATE)
         if self.total is None or self.rate == 0 or early:
             return None
         return max(self.total - self.done, 0) / self.rate
 
     def status(self) -> str:
         """`rate, elapsed, estimate, values` as one phrase; without a rate while nothing is done."""
-        took = _format_seconds(self.elapsed)
+        took = format_seconds(self.elapsed)
         if self.remaining is not None and self.total is not None and self.done < self.total:
-            took += f" (about {_format_seconds(self.remaining)} left)"
+            took += f" (about {format_seconds(self.remaining)} left)"
         parts = [_format_rate(self.rate, self.unit), took] if self.rate else [took]
         parts += [f"{key} {_format_value(value)}" for key, value in self.values.items()]
         return ", ".join(parts)
@@ -224,7 +228,8 @@ def _format_rate(rate: float, unit: str) -> str:
     return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
 
 
-def _format_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
+    """`0:09`, `3:41`, `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -36,7 +36,7 @@ from h1r.evals.metrics import (
 )
 from h1r.evals.samples import Place, Samples
 from h1r.records import Problem, Trace
-from h1r.rollout.pipeline import RolloutPipeline
+from h1r.rollout.pipeline import RolloutPipeline, is_scored
 from h1r.rollout.retry import UnanswerableError
 from h1r.scaling.deepconf import problem_seed
 from h1r.scaling.examples import example
@@ -144,7 +144,7 @@ def _generate(
         grader.add(samples.trace(place))
     total, tokens = len(problems) * section.samples, 0
     with progress(name, total, "trace") as bar:
-        bar.advance(total - missing)
+        bar.start_at(total - missing)
 
         def take(trace: Trace) -> None:
             nonlocal tokens
@@ -153,7 +153,7 @@ def _generate(
             samples.add([trace])
             grader.add(trace)
             tokens += trace.num_tokens
-            bar.advance(tokens=tokens)
+            bar.advance(1, tokens=tokens, **grader.right())
 
         try:
             for trace in pipeline.stream([problems[index] for (index, _), _ in parts], params) if parts else ():
@@ -164,6 +164,7 @@ def _generate(
             for trace in error.traces:  # the others have their answers from an earlier attempt
                 take(trace)
         grader.finish()
+        bar.advance(0, **grader.right())
 
 
 class _Grader:
@@ -174,6 +175,10 @@ class _Grader:
         self._thread = DaemonThreads(1, "h1r-eval")
         self._waiting: list[Trace] = []
         self._batches: deque[Future[None]] = deque()
+        self._scored = self._right = 0
+        for _, answer in samples.answers():
+            self._scored += answer.scored
+            self._right += answer.scored and is_correct(answer)
 
     def add(self, trace: Trace) -> None:
         """Takes a trace, of which a verdict needs the text alone. Waits where many wait already."""
@@ -182,6 +187,10 @@ class _Grader:
             self._grade()
             while self._batches and (self._batches[0].done() or len(self._batches) > BATCHES_AHEAD):
                 self._batches.popleft().result()  # what went wrong is told now, not after the last trace
+
+    def right(self) -> dict[str, float]:
+        """The share of right answers among those that have a verdict so far; nothing before the first."""
+        return {"right": self._right / self._scored} if self._scored else {}
 
     def finish(self) -> None:
         """Waits for all verdicts; raises what a batch raised."""
@@ -196,7 +205,11 @@ class _Grader:
     def _graded(self, traces: list[Trace]) -> None:
         owners = [self._samples.problems[trace.prompt_index] for trace in traces]
         places = [(trace.prompt_index, trace.sample_index) for trace in traces]
-        self._samples.grade(places, self._pipeline.verdicts(owners, traces))
+        verdicts = self._pipeline.verdicts(owners, traces)
+        self._samples.grade(places, verdicts)
+        scored = [verdict for verdict in verdicts if is_scored(verdict)]
+        self._right += sum(map(is_correct, scored))
+        self._scored += len(scored)
 
 
 def _consecutive(places: Iterable[Place]) -> Iterator[tuple[Place, int]]:

@@ -22,15 +22,22 @@ from h1r.evals.guard import MODES
 from h1r.evals.samples import Samples
 from h1r.records import Problem
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
+from h1r.scaling.study import ProgressOf
 
 TITLES = {"cot": "CoT only", "both": "CoT + answer", "answer": "answer only"}
 
 
 def measure(
-    pipeline: RolloutPipeline, problems: Sequence[Problem], section: EvalSection, seed: int, name: str, path: Path
+    pipeline: RolloutPipeline,
+    problems: Sequence[Problem],
+    section: EvalSection,
+    seed: int,
+    progress: ProgressOf,
+    name: str,
+    path: Path,
 ) -> dict[str, Any]:
     """Asks every prompt, has the guard score the responses, and keeps them in `path`."""
-    result = evaluate(pipeline, problems, section, seed, name=name, path=path).to_dict()
+    result = evaluate(pipeline, problems, section, seed, progress, name, path).to_dict()
     safe, scored = dict.fromkeys(MODES, 0.0), 0
     with Samples(path, problems, section.samples) as samples:
         for _, verdict in samples.verdicts():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from h1r.common.files import contents, write_json
 from h1r.common.hub import local_directory
 from h1r.common.progress import note
-from h1r.config import EvalSection, Recipe
+from h1r.config import BenchmarkSection, EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
 from h1r.engine.endpoint.engine import ONLY_BENCHMARKS, EndpointEngine
@@ -39,6 +39,7 @@ from h1r.evals.benchmarks import (
     settings,
     unfinished,
 )
+from h1r.evals.board import display
 from h1r.evals.budgets import at_budgets, cons_at_n, settings_of
 from h1r.evals.guard import Guard
 from h1r.evals.samples import Samples
@@ -97,6 +98,15 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
                 environment=recipe.environment,
             )
 
+        def title(section: BenchmarkSection) -> str:
+            return f"{section.name}, {which}"
+
+        totals = {f"Evaluate {which}": len(problems) * recipe.eval.samples} if problems else {}
+        for section in recipe.eval.own:
+            totals[title(section)] = len(usable[section.name][0]) * settings(section, recipe.eval).samples
+        for section, one in zip(recipe.eval.safety, prompts, strict=True):
+            totals[title(section)] = len(one.problems) * settings(section, recipe.eval).samples
+        shown = stack.enter_context(display(totals))
         pipeline = pipeline_of(pool.verify_many)
         same = _depends_on(recipe, run, which, engine)
 
@@ -107,13 +117,15 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             return {**same, "problems": contents_of(problems), "settings": asked}
 
         def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
-            return measured(
+            found = measured(
                 of(problems, section),
                 path,
                 lambda samples: evaluate(
-                    pipeline, problems, section, recipe.seed, name=name, path=samples, scaling=recipe.scaling
+                    pipeline, problems, section, recipe.seed, shown.progress, name, samples, recipe.scaling
                 ).to_dict(),
             )
+            shown.ended(name, found["pass_at_1"])
+            return found
 
         def priced(result: dict[str, Any], problems: list[Problem], path: Path) -> dict[str, Any]:
             """With what its answers come to by votes, if that was priced by other settings, or by an older version."""
@@ -133,7 +145,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         for section, one in zip(recipe.eval.own, benchmarks, strict=True):
             own, unusable = usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
-            measured_now = measure(own, settings(section, recipe.eval), f"{section.name}, {which}", path)
+            measured_now = measure(own, settings(section, recipe.eval), title(section), path)
             left_out = {"unusable": unusable, "ungradable": one.ungradable}
             whole = {**priced(measured_now, own, path), **left_out}
             if whole != measured_now:
@@ -145,11 +157,12 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         scoring = pipeline_of(guard.verify_many if guard else pool.verify_many)
         for section, one in zip(recipe.eval.safety, prompts, strict=True):
             asked = settings(section, recipe.eval)
-            guarded[section.name] = measured(
+            guarded[section.name] = safe = measured(
                 {**of(one.problems, asked), "guard": recipe.eval.guard.model_dump(include={"model", "format"})},
                 run.stage(f"eval/safety/{which}") / f"{section.name}.json",
-                partial(safety.measure, scoring, one.problems, asked, recipe.seed, f"{section.name}, {which}"),
+                partial(safety.measure, scoring, one.problems, asked, recipe.seed, shown.progress, title(section)),
             )
+            shown.ended(title(section), safe["pass_at_1"])
     summary = {
         **_without(result, *_LONG),
         **({"benchmarks": found} if found else {}),
