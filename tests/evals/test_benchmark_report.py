@@ -173,7 +173,9 @@ def test_a_run_that_also_trains_says_what_it_lacks(tmp_path: Path) -> None:
     assert "not complete" in write_report(run).read_text(encoding="utf-8")
 
 
-def test_two_runs_differ_by_their_answers_to_the_same_problems(tmp_path: Path) -> None:
+def test_two_runs_differ_by_their_answers_to_the_same_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = build(tmp_path / "one", [0, 1, 2, 0]), build(tmp_path / "other", [1, 2, 2, 1])
     strange = build(tmp_path / "strange", [1, 1, 1, 1], problems="others")
     found = [by_name(read_benchmarks(run, {}))["letters", "base"] for run in (one, other, strange)]
@@ -186,6 +188,14 @@ def test_two_runs_differ_by_their_answers_to_the_same_problems(tmp_path: Path) -
     page = write_comparison([one, other], tmp_path / "both.html").read_text(encoding="utf-8")
     assert "+37.5 points" in page
     assert "other minus one" in page
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(tmp_path / "one"), str(other), str(strange), "--out", str(tmp_path / "all.html")])
+    said = capsys.readouterr().out
+    (row,) = re.findall(r"letters +37\.5% +75\.0% +(\S+) points +50\.0% +\n +(\S+) to (\S+) points *\n", said)
+    low, high = paired.interval
+    assert [float(number) for number in row] == pytest.approx([37.5, 100 * low, 100 * high], abs=0.05)
+    assert "minus one" in said
 
 
 def test_answers_are_in_files_of_bounded_size_and_those_of_before_are_gone(

@@ -26,9 +26,9 @@ from h1r.common.html import count, duration, esc, percent, plural, size
 from h1r.config import ModelSection, Recipe
 from h1r.errors import UserError
 from h1r.evals.summary import result_table
-from h1r.report import collect, comparison_table, save_main_plot, summarise, write_comparison, write_report
+from h1r.report import collect, save_main_plot, summarise, write_comparison, write_report
 from h1r.report.collect import DROPPED_PER_REASON, series
-from h1r.report.compare import mean_and_deviation
+from h1r.report.compare import comparison_table, mean_and_deviation
 from h1r.report.curves import Curve, curve_plot, log_ticks, running_mean, window_for
 from h1r.report.data import kept_of
 from h1r.report.stored import Example, FilterStep

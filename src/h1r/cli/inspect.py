@@ -63,7 +63,7 @@ def report(
     if len(runs) == 1:
         print_report(runs[0], as_json, out, benchmarks=True)
         return
-    from h1r.report import collect_several, comparison_table, write_comparison_of
+    from h1r.report import collect_several, comparison_tables, write_comparison_of
 
     reports = collect_several(runs)
     page = write_comparison_of(reports, out or Path("runs/comparison.html"))
@@ -72,7 +72,7 @@ def report(
         return
     from rich.console import Console
 
-    Console().print(comparison_table(reports))
+    Console().print(*comparison_tables(reports))
     print(f"report: {page}")
 
 

@@ -16,7 +16,7 @@ from h1r.common.prose import counted
 from h1r.errors import UserError
 from h1r.report import plots
 from h1r.report.collect import RunReport, collect, summarise
-from h1r.report.compare import comparison_page, comparison_table
+from h1r.report.compare import comparison_page, comparison_tables
 from h1r.report.page import run_page
 from h1r.report.results import confidence_level, tokens_unit
 from h1r.report.samples import answer_sets, write_browser
@@ -26,7 +26,7 @@ __all__ = [
     "RunReport",
     "collect",
     "collect_several",
-    "comparison_table",
+    "comparison_tables",
     "save_main_plot",
     "summarise",
     "write_comparison",

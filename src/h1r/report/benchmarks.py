@@ -3,13 +3,15 @@ and as the difference between two runs on the same problems."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
+from rich import box
+from rich.table import Table
 
 from h1r.common.files import read_json
 from h1r.common.html import NONE, count, duration, esc, percent, percent_interval, points, table
@@ -238,22 +240,50 @@ def by_name(found: Sequence[Benchmark]) -> dict[tuple[str, str], Benchmark]:
     return {(one.name, one.stage): one for one in found}
 
 
+def _compared(
+    runs: Sequence[Sequence[Benchmark]],
+) -> Iterator[tuple[str, list[tuple[Benchmark | None, Difference | None]]]]:
+    """(title, the result of each run and how it differs from the first run's) of each benchmark that any run has."""
+    each = [by_name(found) for found in runs]
+    for key in dict.fromkeys(key for found in each for key in found):
+        results = [found.get(key) for found in each]
+        title = key[0] if key[1] == "base" else f"{key[0]}, {key[1]}"
+        yield title, [(one, difference(results[0], one) if place else None) for place, one in enumerate(results)]
+
+
+def comparison_table(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) -> Table | None:
+    """The same for a terminal; None without benchmarks."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("benchmark", overflow="fold")
+    for place, name in enumerate(names):
+        table.add_column(name, overflow="fold", justify="right", min_width=6)
+        if place:
+            table.add_column(f"minus {names[0]}", overflow="fold", justify="right", min_width=20)
+    for title, results in _compared(runs):
+        cells = [title]
+        for place, (one, found) in enumerate(results):
+            cells.append("" if one is None else percent(one.result.pass_at_1))
+            if place:
+                cells.append("" if found is None else f"{points(found.value)}\n{between(found.interval)}")
+        table.add_row(*cells)
+    if not table.row_count:
+        return None
+    table.caption = "Differences are paired: the same problems on both sides, with an interval; none where they are not."
+    return table
+
+
 def comparison_html(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) -> str:
     """One row a benchmark: the score of each run, and how each later one differs from the first."""
-    each = [by_name(found) for found in runs]
-    keys = list(dict.fromkeys(key for found in each for key in found))
-    if not keys:
-        return ""
     rows = []
-    for key in keys:
-        cells = [esc(key[0] if key[1] == "base" else f"{key[0]}, {key[1]}")]
-        first = each[0].get(key)
-        for place, found in enumerate(each):
-            one = found.get(key)
+    for title, results in _compared(runs):
+        cells = [esc(title)]
+        for place, (one, found) in enumerate(results):
             cells.append(NONE if one is None else f"<b>{percent(one.result.pass_at_1)}</b>")
             if place:
-                cells.append(_signed(difference(first, one)))
+                cells.append(_signed(found))
         rows.append(cells)
+    if not rows:
+        return ""
     head = ["benchmark", esc(names[0])]
     for name in names[1:]:
         head += [esc(name), f"{esc(name)} minus {esc(names[0])}"]

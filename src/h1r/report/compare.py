@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from h1r.common.html import NONE, duration, esc, page, percent, plural, points, section, size, table
 from h1r.report import plots
 from h1r.report.benchmarks import comparison_html
+from h1r.report.benchmarks import comparison_table as benchmark_comparison
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, RunReport, series
 from h1r.report.curves import SMOOTHING, Curve, Panel
 from h1r.report.page import code_text
@@ -66,8 +67,14 @@ def comparison_page(reports: Sequence[RunReport]) -> str:
     return page(title, header + body)
 
 
+def comparison_tables(reports: Sequence[RunReport]) -> list[Table]:
+    """The same numbers for a terminal: those of the runs, and of their benchmarks, where there are any."""
+    benchmarks = benchmark_comparison(labels(reports), [report.benchmarks for report in reports])
+    return [table for table in (comparison_table(reports), benchmarks) if table is not None and table.row_count]
+
+
 def comparison_table(reports: Sequence[RunReport]) -> Table:
-    """The same numbers for a terminal: one column a run, a line for each number that any run has."""
+    """One column a run, a line for each number that any run has."""
     names = labels(reports)
     repeats = are_repeats(reports)
     found = Table("", *(_folding(name) for name in names), *(["mean"] if repeats else []))
