@@ -129,6 +129,36 @@ def test_scicode_counts_sub_problems_and_whole_ones_in_our_sandbox(tmp_path: Pat
     assert found["SciCode-whole"]["pass_at_1"] == 0.5
 
 
+def agent_or_judge(body: dict[str, Any]) -> dict[str, Any]:
+    """The agent says what it was asked for the colour of; the judge takes the sky's for right."""
+    asked = json.dumps(body["messages"])
+    if body["model"] == "agent":
+        return reply({"content": "It is blue." if "sky" in asked else "It is grey."}, "stop")
+    return reply({"content": f"GRADE: {'C' if 'It is blue' in asked else 'I'}"}, "stop")
+
+
+def test_a_grader_of_its_own_scores_the_answers(tmp_path: Path) -> None:
+    (tmp_path / "colours.py").write_text(
+        "from inspect_ai import Task, task\n"
+        "from inspect_ai.dataset import MemoryDataset, Sample\n"
+        "from inspect_ai.scorer import model_graded_qa\n"
+        "from inspect_ai.solver import generate\n"
+        "@task\n"
+        "def colours():\n"
+        "    samples = [Sample(input=f'What colour is the {one}?', target='blue') for one in ('sky', 'sea')]\n"
+        "    return Task(dataset=MemoryDataset(samples), solver=generate(), scorer=model_graded_qa())\n"
+    )
+    with chat_server(scripted(agent_or_judge)) as server:
+        asked = {
+            "name": "colours", "task": f"{tmp_path / 'colours.py'}@colours", "expect": 2,
+            "roles": {"grader": {"model": "judge", "url": server.url}},
+        }  # fmt: skip
+        recipe = recipe_for(server.url, asked)
+        summary = run_stage("eval_base", recipe, Run.open(tmp_path / "run", recipe))
+    assert sorted(one["model"] for one in server.requests) == ["agent", "agent", "judge", "judge"]
+    assert summary["benchmarks"]["colours"]["pass_at_1"] == 0.5
+
+
 def test_what_cannot_be_run_is_refused_with_a_sentence(tmp_path: Path) -> None:
     missing = recipe_for("http://127.0.0.1:9/v1", {"name": "none", "task": "inspect_evals/no_such_task"})
     with pytest.raises(UserError, match="no_such_task"):

@@ -230,8 +230,13 @@ def test_answers_are_listed_and_read_in_a_browser_and_none_of_them_runs(tmp_path
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
-def test_answers_are_filtered_by_verdict_end_and_problem(tmp_path: Path) -> None:
-    run = build(tmp_path / "run", [1] * 12)
+def test_answers_are_filtered_by_benchmark_verdict_end_and_problem(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [1] * 12, ("letters", "sums"))
+    place = run / "eval" / "benchmarks" / "base"
+    result = json.loads((place / "sums.json").read_text(encoding="utf-8"))
+    (place / "sums.json").write_text(json.dumps({**result, "samples": "sums.0.samples.jsonl"}), encoding="utf-8")
+    rows = [sample(n, 0, True) for n in range(3)]
+    (place / "sums.0.samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_report(run)
     script = run / "samples" / "browser.js"
     script.write_text(
@@ -243,11 +248,18 @@ def test_answers_are_filtered_by_verdict_end_and_problem(tmp_path: Path) -> None
           };
           const states = [set("verdict", "wrong", "change"), set("problem", "p00003", "input"),
                           set("finish", "stop", "change"), set("verdict", "not scored", "change")];
-          document.title = states.map((text) => text.split(" ")[0]).join(" ");
+          set("verdict", "right", "change");
+          set("problem", "", "input");
+          const sums = [...document.getElementById("set").options].find((one) => one.text.includes("sums"));
+          set("set", sums.value, "change");  // its list is read now
+          setTimeout(() => {
+            states.push(document.getElementById("state").textContent, set("verdict", "wrong", "change"));
+            document.title = states.map((text) => text.split(" ", 3)[0]).join(" ") + " of " + states[4].split(" ")[2];
+          }, 1000);
         }, 1000));""",
         encoding="utf-8",
     )
-    assert "<title>12 1 1 0</title>" in browse(run / "samples.html", tmp_path, budget_ms=8000).stdout
+    assert "<title>12 1 1 0 3 0 of 3</title>" in browse(run / "samples.html", tmp_path, budget_ms=8000).stdout
 
 
 @pytest.mark.slow

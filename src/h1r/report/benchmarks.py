@@ -268,7 +268,9 @@ def comparison_table(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) 
         table.add_row(*cells)
     if not table.row_count:
         return None
-    table.caption = "Differences are paired: the same problems on both sides, with an interval; none where they are not."
+    table.caption = (
+        "Differences are paired: the same problems on both sides, with an interval; none where they are not."
+    )
     return table
 
 
