@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from h1r.common.prose import counted, listing, plural_of, size
+from h1r.common.prose import counted, figures, listing, plural_of, size
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 COUNTED = """
@@ -76,7 +76,14 @@ def test_numbers_and_lists_in_sentences() -> None:
 
 
 def test_sizes_have_three_figures_and_never_a_thousand_and_more_of_a_unit() -> None:
-    shown = {0: "0 bytes", 1: "1 byte", 1023.4: "1,023 bytes", 1023.9: "1 KiB", 2048: "2 KiB", 1010 * 2**10: "1010 KiB",
-             1023.9 * 2**10: "1 MiB", 1.234 * 2**20: "1.23 MiB", 160 * 2**20: "160 MiB", 1.75 * 2**30: "1.75 GiB",
-             3 * 2**40: "3 TiB", 5000 * 2**40: "5000 TiB"}  # fmt: skip
+    shown = {0: "0 bytes", 1: "1 byte", 1023.4: "1,023 bytes", 1023.9: "1 KiB", 2048: "2 KiB",
+             1010 * 2**10: "1,010 KiB", 1023.9 * 2**10: "1 MiB",
+             1.234 * 2**20: "1.23 MiB", 160 * 2**20: "160 MiB", 1.75 * 2**30: "1.75 GiB",
+             3 * 2**40: "3 TiB", 5000 * 2**40: "5,000 TiB"}  # fmt: skip
     assert {number: size(number) for number in shown} == shown
+
+
+def test_figures_are_never_a_power_of_ten() -> None:
+    shown = {0.000054: "0.000054", 17.25: "17.2", 8704.4: "8,704", 999.6: "1,000", 0: "0", -1234: "-1,234", 100: "100"}
+    assert {number: figures(number) for number in shown} == shown
+    assert [figures(number, 4) for number in (12345.6, 1.23456, float("nan"))] == ["12,346", "1.235", "nan"]

@@ -69,7 +69,7 @@ def generate(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Answer questions on the terminal, where the text appears as it is made. Elsewhere it is printed at the end."""
+    """Answer questions on the terminal. The text appears there as it is made; elsewhere it is printed at the end."""
     quiet(as_json)
     check_checkpoint(checkpoint)
     prompt = [sys.stdin.read().strip() if one == "-" else one for one in prompt]

@@ -10,7 +10,7 @@ import typer
 
 from h1r.cli.common import Set, check_checkpoint
 from h1r.common.hub import SHIPPED
-from h1r.common.prose import counted
+from h1r.common.prose import counted, figures
 from h1r.common.terminal import shown
 from h1r.errors import UserError
 
@@ -143,7 +143,7 @@ def _summary(usage: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return f"[{tokens}]"
     leading = (found.get("votes") or ())[:3]
-    votes = ", ".join(f"{shown(str(one['answer']))}: {one['weight']:.3g}" for one in leading)
+    votes = ", ".join(f"{shown(str(one['answer']))}: {figures(one['weight'])}" for one in leading)
     return f"[{tokens} in {counted(found['traces'], 'trace')}; votes {votes or 'none'}]"
 
 

@@ -55,7 +55,7 @@ def count(value: float | None) -> str:
         return NONE
     for size, word in ((1e9, "billion"), (1e6, "million")):
         if abs(value) >= size:
-            return f"{value / size:.3g} {word}"
+            return f"{prose.figures(value / size)} {word}"
     return f"{value:,.0f}"
 
 

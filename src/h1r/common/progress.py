@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from h1r.common.prose import plural_of
+from h1r.common.prose import figures, plural_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -224,7 +224,7 @@ def progress(name: str, total: int | None = None, unit: str = "it") -> Iterator[
 
 def _format_rate(rate: float, unit: str) -> str:
     if 0 < rate < 1:
-        return f"{1 / rate:.3g} s/{unit}"
+        return f"{figures(1 / rate)} s/{unit}"
     return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from decimal import Decimal
 
 
 def counted(number: int, noun: str) -> str:
@@ -17,15 +19,24 @@ def plural_of(noun: str) -> str:
     return noun + ("es" if noun.endswith("s") else "s")
 
 
+def figures(number: float, most: int = 3) -> str:
+    """A number in so many figures, never as a power of ten: `0.000054`, `17.2`; one with more digits before the point
+    has all of these: `8,704`."""
+    if not math.isfinite(number):
+        return str(number)
+    short = Decimal(f"{number:.{most}g}")
+    return f"{number:,.0f}" if abs(short) >= 10**most else f"{short:f}"
+
+
 def size(number: float) -> str:
-    """Bytes in the largest unit of which there is one, in three figures: `1 byte`, `1010 KiB`, `1.75 GiB`."""
+    """Bytes in the largest unit of which there is one, in three figures: `1 byte`, `1,010 KiB`, `1.75 GiB`."""
     if round(number) < 1024:
         return counted(round(number), "byte")
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         number /= 1024
         if round(number) < 1024 or unit == "TiB":
             break
-    return f"{number:.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+    return f"{figures(number)} {unit}"
 
 
 def listing(items: Sequence[str]) -> str:

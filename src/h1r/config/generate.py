@@ -362,5 +362,8 @@ class ScalingSection(Section):
     @model_validator(mode="after")
     def _warmup_fits(self) -> ScalingSection:
         if self.method == "deepconf" and self.budgets and min(self.budgets) < self.warmup:
-            raise ValueError(f"budgets must be at least warmup ({self.warmup}), since warm-up traces count")
+            raise ValueError(
+                f"budgets must be at least warmup ({self.warmup}), since warm-up traces count; give larger budgets "
+                "or a smaller warmup"
+            )
         return self

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from h1r.common.prose import figures
 from h1r.config import EndpointSection
 
 MILLION = 1_000_000
@@ -39,4 +40,4 @@ def cost_of(result: Mapping[str, Any], section: EndpointSection) -> Cost | None:
 
 def money(cost: Cost | None) -> str:
     """`0.0123 USD`; empty for None."""
-    return "" if cost is None else f"{cost.amount:.4g} {cost.currency}"
+    return "" if cost is None else f"{figures(cost.amount, 4)} {cost.currency}"

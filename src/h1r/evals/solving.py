@@ -14,7 +14,7 @@ from typing import Any
 
 from h1r.common.files import contents
 from h1r.common.lines import LineFile
-from h1r.common.prose import counted
+from h1r.common.prose import counted, figures
 from h1r.common.reading import DamagedError, json_value, lines
 from h1r.config import EnvironmentSection, Recipe
 from h1r.data.file_kinds import SUFFIXES, format_of
@@ -66,7 +66,7 @@ class Solved:
         """The outcome for the terminal."""
         verdict = {None: "", True: " (correct)", False: " (wrong)"}[self.correct]
         in_flight = self.tokens_by_state.get("cancelled", 0)
-        votes = ", ".join(f"{one_line(answer)}: {weight:.3g}" for answer, weight in self.votes[:5])
+        votes = ", ".join(f"{one_line(answer)}: {figures(weight)}" for answer, weight in self.votes[:5])
         full = (
             "" if self.full_budget_tokens is None else f", against about {self.full_budget_tokens:,} without stopping"
         )

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from h1r.common.prose import counted, listing
+from h1r.common.prose import counted, figures, listing
 from h1r.config import Recipe
 from h1r.evals.cost import Cost, cost_of, model_name, money
 
@@ -108,10 +108,7 @@ def overlapping(overlap: Mapping[str, Mapping[str, Any]] | None) -> str:
 
 def millions(tokens: float | None) -> str:
     """1234567 as `1.23`, in three figures."""
-    if tokens is None:
-        return ""
-    value = tokens / 1e6
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return "" if tokens is None else figures(tokens / 1e6)
 
 
 def benchmark_line(name: str, found: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from h1r.common.files import write_text
 from h1r.common.html import bar, card, count, details, esc, page, percent, plural, sections, table, words
+from h1r.common.prose import figures
 
 _OVERLAP = ("held_out", "held_out_hit", "exact", "contained", "ngram", "total")
 _CLASSES = ("hard", "medium", "easy")
@@ -136,7 +137,7 @@ def _teacher(summary: Mapping[str, Any]) -> str:
     found = summary["teacher"]
     if not found:
         return ""
-    cost = "" if found["cost"] is None else f", {found['cost']:.4g} {esc(found['currency'])}"
+    cost = "" if found["cost"] is None else f", {figures(found['cost'], 4)} {esc(found['currency'])}"
     without = "".join(f"<br>{number:,} without traces: {esc(why)}" for why, number in found["without"].items())
     return (
         f"<p>{plural(found['problems'], 'problem')}, {plural(found['prompt_tokens'], 'token')} of prompts and "

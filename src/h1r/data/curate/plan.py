@@ -24,7 +24,7 @@ from rich.table import Table
 
 from h1r.common.files import atomic, read_json, replace_directory, write_json
 from h1r.common.progress import note, progress
-from h1r.common.prose import counted
+from h1r.common.prose import counted, figures
 from h1r.common.reading import clean
 from h1r.config import ControlsSection, CorpusBenchmark, Recipe
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign, render
@@ -321,7 +321,7 @@ class _Curation:
             spent = others + spent
             shown = {"tokens": f"{spent.completion_tokens:,}"} if spent.completion_tokens else {}
             if (cost := spent.cost(section.price)) is not None:
-                shown["cost"] = f"{cost:.4g} {section.currency}"
+                shown["cost"] = f"{figures(cost, 4)} {section.currency}"
             return shown | ({"without": str(spent.without.total())} if spent.without else {})
 
         return told
