@@ -184,7 +184,7 @@ class _Measure:
             raise UserError(f"inspect_ai cannot run {section.task}: {error.message}") from None
         finally:
             for model in opened:
-                model.api.release()  # type: ignore[attr-defined]
+                model.api.release()
         if log.status != "success":
             raise UserError(
                 f"inspect_ai did not finish {section.task} ({log.error.message if log.error else log.status}); the "
