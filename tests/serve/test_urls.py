@@ -35,6 +35,12 @@ def before(*servers: Scripted, **overrides: Any) -> Iterator[Running]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def one_in_front() -> Iterator[Running]:
+    with scripted() as one, before(one) as server:
+        yield server
+
+
 def ask(server: Running, **changes: Any) -> dict[str, Any]:
     response = server.client.post("/v1/chat/completions", json={**BODY, **changes})
     assert response.status_code == 200, response.text
@@ -185,6 +191,41 @@ def test_a_plain_request_is_passed_on_with_what_only_that_server_knows() -> None
         refused = server.client.post("/v1/chat/completions", json=form)  # the traces would not have it
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
         assert server.client.post("/v1/chat/completions", json={**BODY, "model": "other"}).status_code == 404
+
+
+def test_an_effort_asks_for_as_many_traces_as_of_a_checkpoint_and_goes_along_where_traces_would_not_do() -> None:
+    many = {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"n": 2}, {"response_format": {"type": "json"}}
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    with scripted() as one, before(one) as server:
+        said = ask(server, reasoning_effort="low")["usage"]["deepconf"]
+        assert (said["method"], said["budget"], said["answer"]) == ("deepconf", 16, "42")
+        assert not any("reasoning_effort" in body for body in one.requests)
+        response = {"model": "scripted", "input": "What is 6 * 7?", "seed": 3, "reasoning": {"effort": "low"}}
+        reply = server.client.post("/v1/responses", json=response).json()
+        assert reply["usage"]["deepconf"]["budget"] == 16
+        for changes in ({"reasoning_effort": "none"}, *many, {"messages": picture}):
+            reply = ask(server, **{"reasoning_effort": "medium", **changes})
+            assert "deepconf" not in reply["usage"]
+            assert one.requests[-1]["reasoning_effort"] == changes.get("reasoning_effort", "medium")
+        refused = server.client.post("/v1/chat/completions", json={**BODY, "reasoning_effort": "infinite"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "reasoning_effort")
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "param", "mend"),
+    [
+        ("completions", {"prompt": "6 * 7 ="}, "prompt", "ask /v1/chat/completions"),
+        ("chat/completions", {"n": 2}, "n", "leave n at 1"),
+        ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "leave tools out"),
+    ],
+)
+@pytest.mark.parametrize("road", [{"deepconf": {"budget": 8}}, {"model": "scripted@deepconf-8"}], ids=["body", "name"])
+def test_what_deepconf_over_servers_cannot_do_is_refused_with_what_to_do(
+    one_in_front: Running, road: dict[str, Any], path: str, changes: dict[str, Any], param: str, mend: str
+) -> None:
+    refused = one_in_front.client.post(f"/v1/{path}", json={**BODY, **road, **changes})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    assert mend in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("dies_after", [0, 3])

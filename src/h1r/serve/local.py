@@ -17,7 +17,7 @@ from h1r.serve.messages import messages_of
 from h1r.serve.model import Model, seed_of
 from h1r.serve.options import methods_for, numbers_for, plan_for, split_model
 from h1r.serve.responses import refuse_unknown_of_response
-from h1r.serve.wanted import Body, Kind, refuse_own_stop, refuse_unknown
+from h1r.serve.wanted import Body, Kind, refuse_many_answers, refuse_own_stop, refuse_unknown
 
 
 class Local:
@@ -72,8 +72,7 @@ class Local:
         )
         if plan is None:
             return Plain(model, prompts, params, form)
-        if body.n > 1 or len(prompts) > 1:
-            raise ApiError(400, "DeepConf gives one answer to one question; leave n at 1", "n")
+        refuse_many_answers(body.n * len(prompts))
         refuse_own_stop(body)
         asked: Sequence[Message] = messages or [Message("user", str(body.prompt))]
         return DeepConfJob(model, model.question(prompts[0], asked, plan, seed), form)

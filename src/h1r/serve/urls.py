@@ -37,7 +37,7 @@ from h1r.serve.reply_text import TokenTexts
 from h1r.serve.responses import refuse_unknown_of_response
 from h1r.serve.solving import Question
 from h1r.serve.verifying import Verifying
-from h1r.serve.wanted import Body, Kind, refuse_own_stop, refuse_unknown
+from h1r.serve.wanted import Body, Kind, refuse_many_answers, refuse_own_stop, refuse_unknown
 
 TAU = 0.95
 _LONGEST = 4096
@@ -90,16 +90,16 @@ class Urls:
             min_p=body.min_p or 0.0, max_tokens=body.max_tokens or min(section.max_tokens, _LONGEST), seed=seed,
             stop=body.stops,
         )  # fmt: skip
-        plan = plan_for(section, self._limits.budget, sampling, body.deepconf, (method, budget), None)
+        plan = plan_for(section, self._limits.budget, sampling, body.deepconf, (method, budget), body.reasoning_effort)
         if plan is None:
             return self._passed_on(body, found, kind, seed)
-        if kind == "completion" or body.n > 1 or body.tools:
-            raise ApiError(400, "DeepConf over other servers takes chats with n = 1 and without tools", "deepconf")
-        refuse_own_stop(body)
-        refuse_unknown(body)
-        if kind == "response":
-            refuse_unknown_of_response(found)
-        messages = messages_of(body.messages or [])
+        try:
+            refuse_beyond_traces(body, found, kind)
+            messages = messages_of(body.messages or [])
+        except ApiError:
+            if body.deepconf is None and method is None:  # an effort alone, which the servers may know as well
+                return self._passed_on(body, found, kind, seed)
+            raise
         return DeepConfJob(self, self._question(messages, self._possible(plan), seed), Form(stream=body.stream))
 
     def _passed_on(self, body: Body, found: dict[str, Any], kind: Kind, seed: int) -> PassedOn:
@@ -142,6 +142,20 @@ class Urls:
             stopping = "engine"
         prompt = ProblemPrompt((), problem, messages=sent)
         return Question(problem, prompt, plan, seed, self._recipe.rollout, self.verifying.many, None, stopping)
+
+
+def refuse_beyond_traces(body: Body, found: dict[str, Any], kind: Kind) -> None:
+    """`ApiError` for what the traces of DeepConf over other servers would not follow."""
+    alone = "or leave DeepConf out, and the server answers it as it came"
+    if kind == "completion":
+        raise ApiError(400, f"DeepConf over other servers answers chats; ask /v1/chat/completions, {alone}", "prompt")
+    refuse_many_answers(body.n)
+    if body.tools and body.tool_choice != "none":
+        raise ApiError(400, f"DeepConf over other servers calls no tools; leave tools out, {alone}", "tools")
+    refuse_own_stop(body)
+    refuse_unknown(body)
+    if kind == "response":
+        refuse_unknown_of_response(found)
 
 
 @contextmanager

@@ -193,6 +193,12 @@ def early_stop(body: Body, top_k: int) -> tuple[float, int | None] | None:
     return float(threshold), window
 
 
+def refuse_many_answers(count: int) -> None:
+    """`ApiError` where a request that DeepConf is for wants several answers, or has several questions."""
+    if count > 1:
+        raise ApiError(400, "DeepConf gives one answer to one question; leave n at 1, and ask one by one", "n")
+
+
 def refuse_own_stop(body: Body) -> None:
     """`ApiError` where a request that DeepConf is for brings a threshold of its own."""
     if any(key.startswith(_XARGS) for key in body.vllm_xargs or {}):
