@@ -21,8 +21,10 @@ PACE_FILES: dict[str, Path] = {}
 
 
 @contextlib.contextmanager
-def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_sequences: int = 6) -> Iterator[str]:
-    """Its address. log: file for what it prints."""
+def vllm_server(
+    checkpoint: Path, log: Path, max_model_len: int = 256, max_sequences: int = 6, reads_texts: bool = False
+) -> Iterator[str]:
+    """Its address. log: file for what it prints. reads_texts: with the checkpoint's tokenizer, as chats need."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -33,7 +35,7 @@ def vllm_server(checkpoint: Path, log: Path, max_model_len: int = 256, max_seque
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--host", "127.0.0.1",
         "--port", str(port), "--dtype", "float32", "--mamba-ssm-cache-dtype", "float32",
         "--max-model-len", str(max_model_len), "--max-num-seqs", str(max_sequences), "--enforce-eager",
-        "--skip-tokenizer-init", "--kv-cache-memory-bytes", str(1 << 26),
+        *([] if reads_texts else ["--skip-tokenizer-init"]), "--kv-cache-memory-bytes", str(1 << 26),
         "--logits-processors", *plugin, "h1r.engine.vllm.worker:SeededSampler", "paced:Paced",
         "--worker-extension-cls", "h1r.engine.vllm.worker.WorkerExtension",
         "--weight-transfer-config", '{"backend": "h1r_files"}',

@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
 
-from engine_subjects import CONFIG, QWEN3, SECTION, Letters
+from engine_subjects import CONFIG, QWEN3, SECTION, Letters, save_letters
 from geometries import randomised
 from recorded import RecordedRunner
 
@@ -54,7 +55,8 @@ def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory
     from h1r.engine.vllm.engine import VLLMEngine
 
     checkpoint = save(model, tmp_path_factory.mktemp("model"))
-    engine = VLLMEngine(checkpoint, Letters(), SECTION, in_process=True)
+    with ThreadPoolExecutor(1) as elsewhere:  # as `h1r serve` opens it, which asks it from a third thread
+        engine = elsewhere.submit(VLLMEngine, checkpoint, Letters(), SECTION, in_process=True).result()
     yield engine
     engine.close()
 
@@ -63,7 +65,9 @@ def vllm_engine(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory
 def served(vllm_installed: None, model: HybridForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of vLLM's own server on the model, with our processors; on this machine's loopback only."""
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with vllm_server(save(model, tmp_path_factory.mktemp("served")), log) as url:
+    checkpoint = save(model, tmp_path_factory.mktemp("served"))
+    save_letters(checkpoint)
+    with vllm_server(checkpoint, log, reads_texts=True) as url:
         yield url
 
 

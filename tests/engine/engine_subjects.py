@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
+import tokenizers
 import torch
 from geometries import SMALL
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
 
 from h1r.config import EngineSection
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -28,6 +34,16 @@ class Letters:
 
     def decode(self, ids: list[int]) -> str:
         return "".join(chr(65 + i) for i in ids)
+
+
+def save_letters(directory: Path) -> None:
+    """Writes the same beside a checkpoint, for servers; of a chat it makes the texts of its messages."""
+    letters = tokenizers.Tokenizer(WordLevel({chr(65 + i): i for i in range(CONFIG.vocab_size)}, unk_token="A"))
+    letters.pre_tokenizer = Split("", "isolated")
+    letters.decoder = Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token=chr(65 + 7))
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(directory)
 
 
 def said(traces: list[Trace]) -> list[tuple[list[int], list[float]]]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from deepconf_served import first_character, reply_of, solution_on
+from engine_subjects import SECTION, Letters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine, Running, SamplingParams
 from h1r.engine.requests import is_unanswerable
 from h1r.engine.sampling import filter_logprobs, stream_key, uniform
 from h1r.models import CausalLM
+from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.records import Trace
 
 PROMPTS = [[5, 9, 11], [12, 3, 4, 4, 21, 30, 8] * 10, [2], [33, 1, 17, 9, 25]]
@@ -325,3 +330,25 @@ def test_a_prompt_joins_a_stream_between_two_of_its_traces(engine: Engine) -> No
     assert [trace.prompt_index for trace in found] == [0, 0, 1, 2, 2, 3, 3]
     assert [trace.token_ids for trace in found[3:5]] == alone
     assert [trace.finish_reason for trace in found[5:]] == ["error", "error"]
+
+
+@pytest.mark.parametrize("kind", ["vllm", pytest.param("server", marks=pytest.mark.slow)])
+def test_deepconf_through_h1r_serve_is_that_of_solve_on_the_same_engine_and_on_the_native_one(
+    request: pytest.FixtureRequest, kind: str, model: HybridForCausalLM, tmp_path: Path
+) -> None:
+    """`h1r serve` opens the engine in one thread and steps it in another, `h1r solve` does both in the main one."""
+    first_character(tmp_path)
+    engine = request.getfixturevalue(f"{kind}_engine")
+    reply = reply_of(engine)
+    said, traces = reply["usage"]["deepconf"], reply["deepconf"]["traces"]
+    assert (said["stopping"], said["traces"]) == ("engine", 12)
+    assert said["stopped"] > 0
+    for solution in (solution_on(engine), solution_on(NativeEngine(model, Letters(), SECTION))):
+        assert [one["text"] for one in traces] == [one.text for one in solution.traces]
+        assert [one["tokens"] for one in traces] == [one.num_tokens for one in solution.traces]
+        assert [one["state"] for one in traces] == list(solution.states)
+        for mine, theirs in zip(traces, solution.traces, strict=True):
+            np.testing.assert_allclose(mine["confidences"], theirs.confidences, rtol=1e-4)
+        assert said["answer"] == solution.answer
+        weights = solution.vote.totals
+        assert [one["answer"] for one in said["votes"]] == sorted(weights, key=lambda answer: -weights[answer])

@@ -60,5 +60,5 @@ def test_the_replicas_of_the_compose_file_tell_enough_log_probabilities_of_a_che
             continue
         told = " ".join(service["command"])
         assert "--max-logprobs 20" in told  # what a token confidence is made of
-        assert service["volumes"][0].endswith(":/checkpoint:ro")
+        assert service["volumes"][0].endswith(f":{service['command'][0]}:ro")
         assert service["healthcheck"]["test"][-1].endswith("/health")

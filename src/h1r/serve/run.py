@@ -80,7 +80,8 @@ def listening(host: str, port: int) -> Listening:
 
 def serve(opened: Callable[[], AbstractContextManager[Service]], where: Listening, limits: Limits) -> None:
     """Serves until a signal what `opened` gives, which is called in a thread. `UserError` where the address is taken;
-    an error of `opened` ends the server and is raised."""
+    an error of `opened` ends the server and is raised. For a program that ends with it: what was loaded is left out of
+    Python's search for garbage ever after."""
     loading = Loading(limits)
     app: ASGIApp = Gate(loading, where.key, (where.host,) if where.on_loopback else None)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
@@ -97,10 +98,8 @@ def serve(opened: Callable[[], AbstractContextManager[Service]], where: Listenin
         port = taken.getsockname()[1]
         note(f"open {address(where.host_here, port)}/ to ask it in a browser")
         opening = Opening(lambda: things.enter_context(opened()), loading, f"{address(where.host, port)}/v1")
-        try:
-            asyncio.run(_serve(Server(http_config(app, limits)), opening, limits, taken))
-        finally:
-            gc.unfreeze()
+        asyncio.run(_serve(Server(http_config(app, limits)), opening, limits, taken))
+    gc.freeze()  # vLLM undoes the other, and a program that ends looks several times: seconds
 
 
 class Opening:

@@ -1,5 +1,4 @@
-"""DeepConf of a request to `h1r serve` on vLLM's own server with our plugin: the run of `h1r solve` on the same engine,
-trace by trace, and that of the native one."""
+"""DeepConf of a request to `h1r serve` on an engine, and the run of `h1r solve` on it."""
 
 from __future__ import annotations
 
@@ -7,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
 from engine_subjects import SECTION, Letters
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "serve"))
@@ -17,10 +14,8 @@ from served_model import LIMITS, NAME, VERIFIER, running
 
 from h1r.common import plugins
 from h1r.config import Recipe
-from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Engine
-from h1r.engine.server.engine import VLLMServer
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
+from h1r.engine.streaming import StreamingEngine
 from h1r.records import Problem, content_id
 from h1r.scaling.answers import extract_for, groups_for
 from h1r.scaling.ballot import Solution
@@ -30,9 +25,6 @@ from h1r.serve.engine_thread import EngineThread
 from h1r.serve.local import Local
 from h1r.serve.model import Model
 from h1r.verify import open_backend
-
-pytestmark = pytest.mark.slow
-"""The server of the conformance suite takes half a minute to start on a busy machine."""
 
 PROMPT = [5, 9, 11]
 PROBLEM = Problem(content_id(str(PROMPT)), str(PROMPT), "", "first-character")
@@ -47,6 +39,13 @@ RECIPE = Recipe.model_validate(
 )  # fmt: skip
 
 
+def first_character(folder: Path) -> None:
+    """Registers the verifier of `PROBLEM`."""
+    own = folder / "first_character.py"
+    own.write_text(VERIFIER, encoding="utf-8")
+    plugins.load_plugins([str(own)])
+
+
 def solution_on(engine: Engine) -> Solution:
     """What `h1r solve` comes to on the engine."""
     with open_backend(RECIPE.verify) as pool:
@@ -57,8 +56,8 @@ def solution_on(engine: Engine) -> Solution:
     return solution
 
 
-def reply_of(engine: VLLMServer) -> dict[str, Any]:
-    """Of `h1r serve` on the engine."""
+def reply_of(engine: StreamingEngine) -> dict[str, Any]:
+    """Of `h1r serve` on the engine, which a thread of its own steps."""
     engine.begin()
     owner = EngineThread(engine, SECTION.max_sequences)
     try:
@@ -74,25 +73,3 @@ def reply_of(engine: VLLMServer) -> dict[str, Any]:
         engine.end()
     assert reply.status_code == 200, reply.text
     return dict(reply.json())
-
-
-def test_a_request_to_h1r_serve_is_the_run_of_solve_on_vllm_and_on_the_native_engine(
-    served: str, model: HybridForCausalLM, tmp_path: Path
-) -> None:
-    own = tmp_path / "first_character.py"
-    own.write_text(VERIFIER, encoding="utf-8")
-    plugins.load_plugins([str(own)])
-    engine = VLLMServer(served, Letters(), SECTION)
-    reply = reply_of(engine)
-    said, traces = reply["usage"]["deepconf"], reply["deepconf"]["traces"]
-    assert (said["stopping"], said["traces"]) == ("engine", 12)
-    assert said["stopped"] > 0
-    for solution in (solution_on(engine), solution_on(NativeEngine(model, Letters(), SECTION))):
-        assert [one["text"] for one in traces] == [one.text for one in solution.traces]
-        assert [one["tokens"] for one in traces] == [one.num_tokens for one in solution.traces]
-        assert [one["state"] for one in traces] == list(solution.states)
-        for mine, theirs in zip(traces, solution.traces, strict=True):
-            np.testing.assert_allclose(mine["confidences"], theirs.confidences, rtol=1e-4)
-        assert said["answer"] == solution.answer
-        weights = solution.vote.totals
-        assert [one["answer"] for one in said["votes"]] == sorted(weights, key=lambda answer: -weights[answer])
