@@ -23,7 +23,7 @@ from h1r.common.progress import FIRST_ESTIMATE, Bar, format_seconds, is_quiet
 from h1r.common.progress import progress as show_progress
 from h1r.common.prose import counted
 
-REFRESHES_PER_SECOND = 2
+REFRESHES_PER_SECOND = 1
 _FRAME = 8
 """Lines of a terminal that are no row of a benchmark: head, sum, what is left out, and a prompt."""
 
