@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -12,10 +12,10 @@ from geometries import SMALL
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from h1r.config import EngineSection
-from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.models.qwen3.config import Qwen3Config
 from h1r.records import Trace
 
@@ -50,7 +50,7 @@ def said(traces: list[Trace]) -> list[tuple[list[int], list[float]]]:
     return [(trace.token_ids, trace.logprobs) for trace in traces]
 
 
-def gap(model: HybridForCausalLM, prompts: Sequence[list[int]], traces: list[Trace]) -> float:
+def gap(model: Callable[[Tensor], Tensor], prompts: Sequence[list[int]], traces: list[Trace]) -> float:
     """Largest difference of log-probabilities to the training forward."""
     worst = 0.0
     for trace in traces:

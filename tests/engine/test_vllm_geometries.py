@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +135,36 @@ def test_what_is_refused_would_be_computed_otherwise(
     config = dataclasses.replace(SMALL, head_dim=32, max_position_embeddings=256, **change)
     monkeypatch.setattr("h1r.engine.vllm.engine.unsupported", lambda *_: None)
     assert worst_gap(randomised(config, 1), [3, 80], EngineSection(max_sequences=4), prefix_caching=True) > 0.03
+
+
+def test_a_hybrid_that_vllm_alone_knows_has_the_logprobs_of_its_own_code(
+    put_off_collections: None, tmp_path: Path
+) -> None:
+    """Nemotron-H: M Mamba-2, * attention, - MLP. transformers holds steps of time above `time_step_min`, and vLLM does
+    not, so it is nearly 0 here."""
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+
+    from h1r.engine.vllm.engine import VLLMEngine
+
+    torch.manual_seed(0)
+    config = NemotronHConfig(
+        hybrid_override_pattern="M-M*-", vocab_size=61, hidden_size=64, intermediate_size=96, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, ssm_state_size=16, mamba_num_heads=8, mamba_head_dim=16, n_groups=2,
+        chunk_size=32, max_position_embeddings=256, time_step_min=1e-6, eos_token_id=None,
+    )  # fmt: skip
+    model = NemotronHForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(tmp_path)
+    prompts = [torch.randint(1, 61, (n,)).tolist() for n in (3, 150)]
+    section = EngineSection(max_sequences=4, prefill_tokens=100)
+    engine = VLLMEngine(tmp_path, section=section, in_process=True, cache_bytes=1 << 26)
+    try:
+        traces = engine.generate(prompts, SamplingParams(n=2, max_tokens=MAX_TOKENS, seed=1))
+    finally:
+        engine.close()
+    assert gap(lambda ids: model(ids).logits, prompts, traces) < TOLERANCE
 
 
 def test_the_state_is_fp32_beside_bf16_weights_which_reload(put_off_collections: None) -> None:
