@@ -140,15 +140,15 @@ def test_what_is_refused_would_be_computed_otherwise(
 def test_a_hybrid_that_vllm_alone_knows_has_the_logprobs_of_its_own_code(
     put_off_collections: None, tmp_path: Path
 ) -> None:
-    """Nemotron-H: M Mamba-2, * attention, - MLP. transformers holds steps of time above `time_step_min`, and vLLM does
-    not, so it is nearly 0 here."""
+    """Nemotron-H. transformers holds steps of time above `time_step_min`, and vLLM does not, so it is nearly 0 here."""
     from transformers import NemotronHConfig, NemotronHForCausalLM
 
     from h1r.engine.vllm.engine import VLLMEngine
 
     torch.manual_seed(0)
+    layers = ["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"]
     config = NemotronHConfig(
-        hybrid_override_pattern="M-M*-", vocab_size=61, hidden_size=64, intermediate_size=96, num_attention_heads=4,
+        layers_block_type=layers, vocab_size=61, hidden_size=64, intermediate_size=96, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, ssm_state_size=16, mamba_num_heads=8, mamba_head_dim=16, n_groups=2,
         chunk_size=32, max_position_embeddings=256, time_step_min=1e-6, eos_token_id=None,
     )  # fmt: skip
