@@ -78,6 +78,25 @@ def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_
     assert (numbers[0]["per_repeat"], numbers[0]["cost"]) == ([0.25, 0.5], {"amount": 3.0, "currency": "USD"})
 
 
+def test_the_models_of_a_run_are_compared_problem_by_problem_and_what_is_left_out_has_a_share(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", [2, 1, 0, 1])
+    assert "The models of this run" not in write_report(run).read_text(encoding="utf-8")
+    base = json.loads((run / "eval/benchmarks/base/letters.json").read_text())
+    better = [{**one, "correct": 2} for one in base["outcomes"]]
+    place = run / "eval/benchmarks/rl"
+    place.mkdir()
+    trained = {**base, "pass_at_1": 1.0, "outcomes": better, "ungradable": 1, "of": {"problems": "same", "engine": {}}}
+    (place / "letters.json").write_text(json.dumps(trained))
+    page = write_report(run).read_text(encoding="utf-8")
+    models = page[page.index("The models of this run") :].partition("</table>")[0]
+    assert re.search(r"<td>letters</td>.*50\.0%.*100\.0%.*\+50\.0 points", models)
+    assert ">rl minus adder<" in models
+    assert ">1 (20.0%)<" in page
+    (place / "letters.json").write_text(json.dumps({**trained, "of": {"problems": "others", "engine": {}}}))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "points" not in page[page.index("The models of this run") :].partition("</table>")[0]
+
+
 def shown(tables: list[Any]) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(*tables)

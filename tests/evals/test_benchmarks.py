@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from h1r.cli import main
 from h1r.common.files import contents
-from h1r.config import BenchmarkSection, ControlsSection, EvalSection, find_recipe, load_recipe
+from h1r.config import BenchmarkSection, ControlsSection, EvalSection, Recipe, find_recipe, load_recipe
 from h1r.data.tokenizer import train_tokenizer
+from h1r.engine.protocol import Engine
 from h1r.errors import UserError
-from h1r.evals.benchmarks import Benchmark, accepted, check_verifiers, load_benchmark, measured, settings
+from h1r.evals.benchmarks import (
+    Benchmark,
+    accepted,
+    check_verifiers,
+    contents_of,
+    load_benchmark,
+    measured,
+    settings,
+)
+from h1r.evals.stages import _depends_on
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem
+from h1r.run.directory import Run
 from h1r.verify import VerifierPool, require
 from h1r.verify.gradable import why_ungradable
 from h1r.verify.judge import grade as judge
@@ -212,6 +224,64 @@ def test_problems_that_pay_for_nothing_are_unusable_and_named(
             accepted(Benchmark("b", problems[2:3]), pool.verify_many, ControlsSection(), allow_unusable=1)
         with pytest.raises(UserError, match="allow_unusable = 1"):
             accepted(whole, pool.verify_many, ControlsSection())
+
+
+@pytest.mark.parametrize(
+    ("verifier", "good", "bad", "reason"),
+    [
+        ("choice", {"answer": "B"}, {"answer": "none of them"}, "reference answer does not verify"),
+        ("math", {"answer": "1/2"}, {"answer": "\\frac{1}{2"}, "reference answer does not verify"),
+        ("code", {"tests": ["assert f(1) == 2"]}, {"tests": ["it adds one"]}, "the tests cannot be used"),
+    ],
+)
+def test_a_reference_that_cannot_be_read_is_unusable_though_controls_are_off(
+    verifier: str, good: dict[str, Any], bad: dict[str, Any], reason: str
+) -> None:
+    problems = [
+        Problem(
+            name, f"What is {name}?", one.get("answer", ""), verifier=verifier,
+            metadata={"options": ["one", "two"]} if verifier == "choice" else {"tests": one.get("tests", [])},
+        )
+        for name, one in (("good", good), ("bad", bad))
+    ]  # fmt: skip
+    with VerifierPool(format_checks=False) as pool:
+        asked, left_out = accepted(Benchmark("b", problems), pool.verify_many, ControlsSection(enabled=False), 1)
+    assert [one.id for one in asked] == ["good"]
+    assert [(row["id"], row["reason"]) for row in left_out] == [("bad", reason)]
+
+
+def test_all_that_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents, not paths: what lies under a path may be another file the next time."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model, named = tmp_path / "model", tmp_path / "hub" / "models--somebody--model"
+    model.mkdir()
+    (named / "refs").mkdir(parents=True)
+
+    def commit(name: str) -> None:
+        (named / "refs" / "main").write_text(name)
+        (named / "snapshots" / name).mkdir(parents=True)
+        (named / "snapshots" / name / "config.json").write_text("{}")
+
+    def key(checkpoint: str = str(model), **sections: Any) -> str:
+        recipe = Recipe.model_validate({"name": "r", "model": {"checkpoint": checkpoint}, **sections})
+        return json.dumps(_depends_on(recipe, Run(tmp_path / "run"), "base", cast("Engine", None)))
+
+    (model / "model.safetensors").write_bytes(b"one")
+    commit("first")
+    keys = [key(), key("somebody/model")]
+    (model / "model.safetensors").write_bytes(b"two")
+    commit("second")
+    keys += [
+        key(), key("somebody/model"), key("h1r:small"), key(chat={"system_prompt": "Be brief."}), key(seed=3),
+        key(engine={"kind": "native", "dtype": "bfloat16"}), key(judge={"urls": ["http://a/v1"], "model": "j"}),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[2]
+    one = Problem("a", "What is 1 + 1?", "2", metadata={"tolerance": 0.1})
+    others = [dataclasses.replace(one, **change) for change in (
+        {"question": "What is 1 + 2?"}, {"answer": "3"}, {"verifier": "choice"}, {"metadata": {"tolerance": 0.2}},
+    )]  # fmt: skip
+    assert len({contents_of([problem]) for problem in (one, *others)}) == 5
 
 
 def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from h1r.evals.stages import evaluate_stage
 from h1r.run.directory import Run
 from h1r.verify import use_judge
 from h1r.verify.judge import grade as judge
+from h1r.verify.judge.official import OFFICIAL, official_messages
 
 PROMPTS = Path(__file__).with_name("prompts")
 PAPER = {section.name: section for section in load_recipe(find_recipe("h1r-7b-eval")).eval.benchmarks}
@@ -158,15 +159,24 @@ def stand_in(name: str, folder: Path) -> BenchmarkSection:
     return PAPER[name].model_copy(update=own)
 
 
-@pytest.mark.parametrize("name", sorted(PAPER))
-def test_what_a_benchmark_asks_is_held_word_for_word(name: str, tmp_path: Path) -> None:
-    found = load_benchmark(stand_in(name, tmp_path))
-    assert not found.unusable
-    asked = "\n========\n".join(problem.question for problem in found.problems) + "\n"
+def held(name: str, asked: str) -> None:
     kept = PROMPTS / f"{name}.txt"
     if os.environ.get("H1R_WRITE_PROMPTS"):
         kept.write_text(asked, encoding="utf-8")
     assert asked == kept.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_what_a_benchmark_asks_is_held_word_for_word(name: str, tmp_path: Path) -> None:
+    found = load_benchmark(stand_in(name, tmp_path))
+    assert not found.unusable
+    held(name, "\n========\n".join(problem.question for problem in found.problems) + "\n")
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL))
+def test_what_a_benchmarks_own_judge_is_asked_is_held_word_for_word(name: str) -> None:
+    messages = official_messages(OFFICIAL[name], "Which city lies on it?", "Paris", "It is Rome.", 1000)
+    held(f"judge-{name}", "\n========\n".join(f"{one['role']}: {one['content']}" for one in messages) + "\n")
 
 
 def test_all_data_sets_are_pinned_but_the_one_whose_revision_is_not_known() -> None:

@@ -48,9 +48,12 @@ def model(handler: Any, body: dict[str, Any]) -> None:
 
 
 def guarding(handler: Any, body: dict[str, Any]) -> None:
-    """Replies as Llama Guard does."""
+    """Replies as Llama Guard does, or as any chat model that is asked in words."""
     unsafe = UNSAFE in body["messages"][-1]["content"]
-    says("\n\nunsafe\nS2,S14" if unsafe else "\n\nsafe")(handler, body)
+    if body["messages"][0]["role"] == "system":
+        says("Verdict: unsafe" if unsafe else "Verdict: safe")(handler, body)
+    else:
+        says("\n\nunsafe\nS2,S14" if unsafe else "\n\nsafe")(handler, body)
 
 
 def test_all_sets_of_the_paper_are_there_with_its_numbers_of_prompts() -> None:
@@ -101,6 +104,40 @@ def test_each_set_has_the_shares_that_its_stand_in_was_built_with(tmp_path: Path
     assert [row["verdict"]["extracted"] for row in rows] == [
         "safe", "cot S2,S14; both S2,S14", "both S2,S14; answer S2,S14", "cot S2,S14; both S2,S14",
     ]  # fmt: skip
+
+
+def test_any_chat_model_guards_and_rows_without_a_prompt_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    rows = [*({"goal": f"How is it done {n}"} for n in range(4)), {"goal": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    section = {"name": "s", "kind": "jsonl", "path": str(path), "columns": {"question": "goal"}, "expect": 5}
+    with chat_server(model) as server, chat_server(guarding) as guard:
+
+        def found(allowed: int) -> dict[str, Any]:
+            recipe = Recipe.model_validate(
+                {
+                    "name": "safety",
+                    "engine": {"kind": "endpoint", "url": server.url, "endpoint": {"model": "m"}},
+                    "eval": {
+                        "safety": [{**section, "allow_unusable": allowed}],
+                        "guard": {"urls": [guard.url], "model": "any", "format": "words"},
+                    },
+                }
+            )
+            safe: dict[str, Any] = evaluate_stage(recipe, Run.open(tmp_path / "run", recipe), "base")["safety"]["s"]
+            return safe
+
+        with pytest.raises(UserError, match=r"benchmark s: 1 of 5 problems are unusable .* allow_unusable = 1"):
+            found(0)
+        assert not server.requests
+        result = found(1)
+        assert (result["safe"], result["problems"], len(result["unusable"])) == (SHARES, 4, 1)
+        assert "1 of 5 problems are unusable" in capsys.readouterr().err
+        asked = guard.requests
+        assert {body["model"] for body in asked} == {"any"}
+        assert all("Verdict: safe" in body["messages"][0]["content"] for body in asked)
 
 
 def test_the_averages_are_weighted_by_prompts_and_simple() -> None:

@@ -248,7 +248,7 @@ def test_a_copied_checkpoint_is_asked_as_it_was_trained(tmp_path, monkeypatch):
     prompts: list[list[int]] = []
     monkeypatch.setattr(
         "h1r.rollout.pipeline.RolloutPipeline.stream",
-        lambda self, problems, params: iter(prompts.extend(map(list, self.prompts(problems))) or ()),
+        lambda self, problems, params, asked: iter(prompts.extend(map(list, asked)) or ()),
     )
     generate(str(base), ["Say c."], GREEDY)
     generate(str(base), ["Say c."], GREEDY, {"chat.system_prompt": "Mine."})

@@ -93,6 +93,10 @@ def eval_(
         int, typer.Option(min=0, metavar="N", help="Only the first N problems of each benchmark; 0: all.")
     ] = 0,
     scaling: Annotated[bool, typer.Option(help="Also majority and scaling.method at its budgets.")] = True,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="As for sft and rl; an evaluation goes on where it stopped without it, too."),
+    ] = False,
     out: Out = None,
     set_: Set = None,
     seed: Seed = None,
@@ -132,7 +136,7 @@ def eval_(
     elif columns or prompt:
         raise UserError(f"{'--columns' if columns else '--prompt'} is for a --benchmark FILE of problems; give one")
     target = recipe or {"name": _run_name(named[0] if named else "endpoint")}
-    resolved, run = open_run(target, out, set_, seed, dry_run, as_json, keys)
+    resolved, run = open_run(target, out, set_, seed, dry_run, as_json, keys, resume)
     partial = bool(only or without or limit)
     resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit, without or [])})
     alone = resolved.engine.kind == "endpoint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from h1r.common.files import contents
 from h1r.common.packaged import PREFIX, packaged
 from h1r.errors import UserError
 
@@ -26,6 +27,22 @@ def local_directory(path_or_id: str | Path) -> Path | None:
     if not is_hub_id(name):
         raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
     return None
+
+
+def version_of(path_or_id: str | Path) -> str:
+    """What tells the contents under a name from others that it may get: a digest of the files of a directory, or the
+    commit of a hub id as it lies in the cache; empty where it does not lie there."""
+    path = Path(path_or_id).expanduser()
+    if path.is_file():
+        return contents(path)
+    if (directory := local_directory(path_or_id)) is not None:
+        return contents(directory)
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("config.json", "tokenizer_config.json"):
+        if isinstance(found := try_to_load_from_cache(str(path_or_id), name), str):
+            return Path(found).parent.name
+    return ""
 
 
 def is_hub_id(name: str) -> bool:

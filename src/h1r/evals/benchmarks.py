@@ -120,23 +120,23 @@ def check_verifiers(benchmarks: Sequence[Benchmark], verify_many: VerifyMany) ->
     verify_many(firsts, ["This is no answer."] * len(firsts))
 
 
-def accepted(
-    found: Benchmark, verify_many: VerifyMany, section: ControlsSection, allow_unusable: int = 0
-) -> tuple[list[Problem], list[dict[str, str]]]:
-    """The problems of a benchmark that are asked, and {id, reason, detail} of those that cannot be trusted.
+Usable = tuple[list[Problem], list[dict[str, str]]]
+"""Problems that are asked, and {id, reason, detail} of those that cannot be trusted."""
 
-    These are rows that cannot be used, problems whose reference does not score, and those that pay an answer which
-    solves nothing; `controls.in_eval` says what becomes of the last two: left out, or asked all the same. `UserError`
-    where more are left out than `allow_unusable`, where `controls.in_eval` is to stop, or where nothing is left.
+
+def accepted(found: Benchmark, verify_many: VerifyMany, section: ControlsSection, allow_unusable: int = 0) -> Usable:
+    """The problems of a benchmark that are asked, and those that cannot be trusted.
+
+    These are rows that cannot be used, problems whose reference does not score, and, with `controls.enabled`, those
+    that pay an answer which solves nothing; `controls.in_eval` says what becomes of the last two: left out, or asked
+    all the same. `UserError` where more are left out than `allow_unusable`, where `controls.in_eval` is to stop, or
+    where nothing is left.
     """
-    problems, bad = found.problems, list(found.unusable)
-    kept = list(problems)
-    if section.enabled:
-        refusals = examine(problems, verify_many, section, references=True).refusals
-        pairs = list(zip(problems, refusals, strict=True))
-        bad += [{"id": one.id, "reason": why.reason, "detail": why.detail} for one, why in pairs if why]
-        if section.in_eval != "report":
-            kept = [one for one, why in pairs if not why]
+    problems = found.problems
+    pairs = list(zip(problems, examine(problems, verify_many, section, references=True).refusals, strict=True))
+    bad = [*found.unusable]
+    bad += [{"id": one.id, "reason": why.reason, "detail": why.detail} for one, why in pairs if why]
+    kept = list(problems) if section.in_eval == "report" else [one for one, why in pairs if not why]
     left_out = len(problems) - len(kept) + len(found.unusable)
     if not bad:
         return kept, []
@@ -226,6 +226,8 @@ def _asked(problem: Problem, section: BenchmarkSection) -> Problem:
     """
     case = _case(problem, section)
     prompt = case.prompt if case and case.prompt is not None else section.prompt
+    if "{question}" in prompt and not problem.question.strip():
+        raise ValueError("it has no question")
     problem.verifier = case.verifier if case and case.verifier is not None else problem.verifier
     problem.metadata |= {**section.constants, **(case.constants if case else {})}
     if problem.verifier and require(problem.verifier).needs_judge and prompt != "{question}":

@@ -14,13 +14,14 @@ Only this file and `answers.py` build engines here; the benchmarks themselves kn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h1r.common.files import contents, write_json
-from h1r.common.hub import local_directory
+from h1r.common.files import write_json
+from h1r.common.hub import local_directory, version_of
 from h1r.common.progress import note
 from h1r.config import BenchmarkSection, EvalSection, Recipe
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
@@ -31,6 +32,8 @@ from h1r.errors import UserError
 from h1r.evals import safety
 from h1r.evals.benchmark import evaluate
 from h1r.evals.benchmarks import (
+    Benchmark,
+    Usable,
     accepted,
     check_verifiers,
     contents_of,
@@ -82,10 +85,14 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
-        usable = {
-            section.name: accepted(one, pool.verify_many, recipe.controls, section.allow_unusable)
-            for section, one in zip(recipe.eval.own, benchmarks, strict=True)
-        }
+
+        def usable_of(sections: Sequence[BenchmarkSection], read: Sequence[Benchmark]) -> dict[str, Usable]:
+            return {
+                section.name: accepted(one, pool.verify_many, recipe.controls, section.allow_unusable)
+                for section, one in zip(sections, read, strict=True)
+            }
+
+        usable, safety_prompts = usable_of(recipe.eval.own, benchmarks), usable_of(recipe.eval.safety, prompts)
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
 
         def pipeline_of(verify_many: VerifyMany) -> RolloutPipeline:
@@ -104,8 +111,8 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         totals = {f"Evaluate {which}": len(problems) * recipe.eval.samples} if problems else {}
         for section in recipe.eval.own:
             totals[title(section)] = len(usable[section.name][0]) * settings(section, recipe.eval).samples
-        for section, one in zip(recipe.eval.safety, prompts, strict=True):
-            totals[title(section)] = len(one.problems) * settings(section, recipe.eval).samples
+        for section in recipe.eval.safety:
+            totals[title(section)] = len(safety_prompts[section.name][0]) * settings(section, recipe.eval).samples
         shown = stack.enter_context(display(totals))
         pipeline = pipeline_of(pool.verify_many)
         same = _depends_on(recipe, run, which, engine)
@@ -155,13 +162,17 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             note(benchmark_line(section.name, measured_now))
         guarded: dict[str, dict[str, Any]] = {}
         scoring = pipeline_of(guard.verify_many if guard else pool.verify_many)
-        for section, one in zip(recipe.eval.safety, prompts, strict=True):
-            asked = settings(section, recipe.eval)
-            guarded[section.name] = safe = measured(
-                {**of(one.problems, asked), "guard": recipe.eval.guard.model_dump(include={"model", "format"})},
-                run.stage(f"eval/safety/{which}") / f"{section.name}.json",
-                partial(safety.measure, scoring, one.problems, asked, recipe.seed, shown.progress, title(section)),
+        for section in recipe.eval.safety:
+            asked, (own, unusable) = settings(section, recipe.eval), safety_prompts[section.name]
+            path = run.stage(f"eval/safety/{which}") / f"{section.name}.json"
+            safe = measured(
+                {**of(own, asked), "guard": recipe.eval.guard.model_dump(include={"model", "format"})},
+                path,
+                partial(safety.measure, scoring, own, asked, recipe.seed, shown.progress, title(section)),
             )
+            guarded[section.name] = whole = {**safe, "unusable": unusable}
+            if whole != safe:
+                write_json(path, whole)
             shown.ended(title(section), safe["pass_at_1"])
     summary = {
         **_without(result, *_LONG),
@@ -221,13 +232,13 @@ def _depends_on(recipe: Recipe, run: Run, which: str, engine: Engine) -> dict[st
         own = recipe.engine.endpoint.model_dump(include={"parameters", "leave_out"})
         asked = {"engine": {**kind, **own, "model": engine.model}, "server": engine.answers_of}
         return {**asked, "system_prompt": recipe.chat.system_prompt, "judge": judge, "seed": recipe.seed}
-    given = [Path(one) for one in (recipe.tokenizer.path, recipe.model.checkpoint) if one]
-    directories = [run.path / "curate" / "tokenizer", *given]
-    if which != "base":
-        directories.append(run.path / which / "model")
+    curated_with = run.path / "curate" / "tokenizer"
+    found: list[str | Path] = [curated_with] if curated_with.is_dir() else []
+    found += [one for one in (recipe.tokenizer.path, recipe.model.checkpoint) if one]
+    found += [run.path / which / "model"] if which != "base" else []
     return {
         "model": recipe.model.model_dump(),
-        "files": [contents(one) for one in directories if one.is_dir()],
+        "files": [version_of(one) for one in found],
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),
         "engine": kind,

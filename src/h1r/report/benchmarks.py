@@ -4,7 +4,7 @@ and as the difference between two runs on the same problems."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -132,7 +132,7 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
         [
             [
                 esc(one.name), esc(one.model), percent(one.result.no_answer), percent(one.result.truncated),
-                percent(_unscored(one.result)), str(len(one.result.unusable) + one.result.ungradable),
+                percent(_unscored(one.result)), _left_out(one.result),
                 count(one.result.mean_tokens), count(_tokens(one.result)), _reasoning(one.result),
                 esc(money(one.cost)) or NONE, duration(one.result.seconds),
             ]
@@ -142,7 +142,7 @@ def benchmarks_html(found: Sequence[Benchmark], browser: str | None) -> str:
     )  # fmt: skip
     link = f'<p><a href="{quote(browser)}">Read the answers</a>, right and wrong ones.</p>' if browser else ""
     return (
-        f"{scores}{_calibration(found)}{_room(found)}{link}{_votes_html(found)}"
+        f"{scores}{_calibration(found)}{_room(found)}{link}{_models_html(found)}{_votes_html(found)}"
         f"<h3>What the scores do not say, and what they took</h3>{took}"
         '<p class="small soft">cons@n: the most frequent of a problem\'s answers is right. No answer found, cut off '
         "and not scored are shares of all answers; what was not scored is in no accuracy. Time is that of the last "
@@ -210,6 +210,25 @@ def _room(found: Sequence[Benchmark]) -> str:
     texts = [(one, room_text({"room": one.result.room, "problems": one.result.problems})) for one in found]
     said = [f"{esc(one.name)}, {esc(one.model)}, {text}" for one, text in texts if text]
     return f"<p>Room in the model's context: {'. '.join(said)}.</p>" if said else ""
+
+
+def models_of(found: Sequence[Benchmark]) -> tuple[list[str], list[list[Benchmark]]]:
+    """The names of a run's models and the results of each, by benchmark alone, as `comparison_table` takes two runs."""
+    stages = list(dict.fromkeys(one.stage for one in found))
+    runs = [[replace(one, stage="base") for one in found if one.stage == stage] for stage in stages]
+    return [of_model[0].model for of_model in runs], runs
+
+
+def _models_html(found: Sequence[Benchmark]) -> str:
+    """How the later models of a run differ from its first one."""
+    names, runs = models_of(found)
+    return f"<h3>The models of this run</h3>{comparison_html(names, runs)}" if len(names) > 1 else ""
+
+
+def _left_out(result: BenchmarkResult) -> str:
+    """How many problems are asked by nobody, and their share."""
+    count = len(result.unusable) + result.ungradable
+    return f"{count:,} ({percent(count / (result.problems + count))})" if count else "0"
 
 
 def benchmark_numbers(found: Sequence[Benchmark]) -> list[dict[str, Any]]:

@@ -160,8 +160,9 @@ def examine(
 ) -> Examination:
     """Grades the controls of `problems` through `ask`, in two or three batches, and decides.
 
-    `references`: grade the reference answers too, where there are any. `families`: refuse the items of refused families
-    too; without it the caller adds up tallies and decides. Problems without a verifier are accepted, and so are those
+    `references`: grade the reference answers too, where there are any; where `section.enabled` is false, they are all
+    that is graded. `families`: refuse the items of refused families too; without it the caller adds up tallies and
+    decides. Problems without a verifier are accepted, and so are those
     without a reference that theirs could compare with (traces whose rewards are trusted): nothing of them is asked.
     `UserError` for unknown verifiers, and whatever else `ask` raises.
     """
@@ -186,6 +187,8 @@ class _Examiner:
         checked = [number for number, problem in enumerate(self.problems) if problem.verifier]
         if references:
             self._references(checked)
+        if not self.section.enabled:
+            return Examination(self.refusals, self.tally)
         checked = [n for n in checked if self.refusals[n] is None and not _has_no_answer(self.problems[n])]
         controls = {number: self._controls(number) for number in checked}
         first = {n: chosen(found, self.problems[n].id, self._per_item(n)) for n, found in controls.items()}
