@@ -126,6 +126,20 @@ CALLS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def test_sharegpt_of_many_turns_has_the_system_and_the_tool_in_their_places(tmp_path: Path) -> None:
+    said = [
+        ("system", "Be brief."), ("human", "One?"), ("gpt", "1"), ("human", "Add."),
+        ("function_call", json.dumps(CALL)), ("observation", "1é"), ("gpt", "Done."),
+    ]  # fmt: skip
+    (item,), bad = read(tmp_path, [{"conversations": [{"from": who, "value": text} for who, text in said]}])
+    assert bad == []
+    assert turns(item) == [
+        ("system", "Be brief.", None), ("user", "One?", None), ("assistant", "1", None), ("user", "Add.", None),
+        ("assistant", '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>', None),
+        ("tool", "1é", None), ("assistant", "Done.", None),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("shape", CALLS)
 def test_every_shape_of_a_tool_call_is_written_alike(tmp_path: Path, shape: str) -> None:
     answered = [{"role": "tool", "content": "1é"}, {"role": "assistant", "content": "Done."}]
