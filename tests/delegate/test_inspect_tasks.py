@@ -15,6 +15,7 @@ from rich.console import Console
 from chat_server import Answer, chat_server, send
 from h1r.cli.evaluate import part_of
 from h1r.config import resolve
+from h1r.delegate.inspect_tasks import _of
 from h1r.errors import UserError
 from h1r.evals.summary import benchmark_tables
 from h1r.pipeline import run_stage
@@ -73,6 +74,23 @@ def recipe_for(url: str, benchmark: dict[str, Any], model: str = "agent") -> Any
     engine = {"kind": "endpoint", "url": url, "max_sequences": 4, "endpoint": endpoint}
     asked = {"samples": 1, "max_tokens": 256, "benchmarks": [{"kind": "inspect", **benchmark}]}
     return resolve({"name": "delegated", "engine": engine, "eval": asked, "threads": 1}, None, "test")
+
+
+def test_a_file_that_a_task_is_given_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    tasks, folder = tmp_path / "tasks.json", tmp_path / "folder"
+    folder.mkdir()
+    benchmark = {
+        "name": "t", "task": "inspect_evals/tau2_telecom", "files": str(folder),
+        "args": {"tasks_file_override": str(tasks), "shuffle": False},
+    }  # fmt: skip
+    recipe = recipe_for("http://localhost:1/v1", benchmark)
+    (section,) = recipe.eval.delegated
+    found = []
+    for tasks_have, folder_has in (("1", "1"), ("2", "1"), ("2", "2")):
+        tasks.write_text(tasks_have)
+        (folder / "data.txt").write_text(folder_has)
+        found.append(_of(section, recipe))
+    assert found[0] != found[1] != found[2] == _of(section, recipe)
 
 
 def test_tau2_with_a_simulated_user(tmp_path: Path) -> None:

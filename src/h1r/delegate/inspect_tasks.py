@@ -89,7 +89,11 @@ def _of(section: InspectSection, recipe: Recipe) -> dict[str, Any]:
     packages = ["inspect_ai"] if file.is_file() else ["inspect_ai", section.task.partition("/")[0]]
     installed = importlib.metadata.packages_distributions()
     versions = {one: importlib.metadata.version(installed[one][0]) for one in packages if one in installed}
+    places = {name: Path(value) for name, value in {**section.args, "files": section.files}.items()
+              if isinstance(value, str)}  # fmt: skip
+    files = {name: contents(place) for name, place in places.items() if place.exists()}
     return {
+        **({"files": files} if files else {}),
         "task": section.model_dump(exclude={"name", "expect"}),
         "task_file": contents(file) if file.is_file() else None,
         "versions": versions,
