@@ -86,6 +86,16 @@ def test_a_pass_has_the_tokens_of_all_and_each_part_its_share() -> None:
     assert "".join(interleaved([["a"] * 4, ["b"] * 2])) == "abaaba"
 
 
+def test_joined_documents_are_those_of_their_parts_in_order() -> None:
+    parts_of = [documents_with([2, 3], 0), documents_with([], 1), documents_with([4], 2)]
+    together = Joined(parts_of)
+    assert [one.length for one in together] == [2, 3, 4]
+    assert [one.length for one in together[1:]] == [3, 4]
+    assert (together[-1].length, together[-3].length) == (4, 2)
+    with pytest.raises(IndexError):
+        together[3]
+
+
 def test_a_step_is_a_function_of_its_number() -> None:
     together = Joined([documents_with([3, 9, 4] * 9, 0), documents_with([8, 2], 1)])
     section = SFTSection(mixture=parts(1, 2), batch_size=2, seq_len=12, epochs=4)

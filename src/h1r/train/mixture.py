@@ -13,7 +13,9 @@ another.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar, overload
 
 from h1r.common.progress import note
@@ -30,10 +32,10 @@ class Joined(Sequence[Any]):
 
     def __init__(self, parts: Sequence[Documents]) -> None:
         self._parts = parts
-        self._place = [(part, at) for part, documents in enumerate(parts) for at in range(len(documents))]
+        self._ends = list(accumulate(map(len, parts)))
 
     def __len__(self) -> int:
-        return len(self._place)
+        return self._ends[-1]
 
     @overload
     def __getitem__(self, place: int) -> Document | StoredDocument: ...
@@ -42,8 +44,9 @@ class Joined(Sequence[Any]):
     def __getitem__(self, place: int | slice) -> Document | StoredDocument | list[Document | StoredDocument]:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
-        part, at = self._place[place]
-        return self._parts[part][at]
+        place = range(len(self))[place]
+        part = bisect_right(self._ends, place)
+        return self._parts[part][place - self._ends[part]]  # counted from the end of the part
 
 
 class Passes:
