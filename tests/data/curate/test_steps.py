@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from typing import Any
 
@@ -7,7 +8,9 @@ from corpora import answer, question
 from h1r.config import CorpusSection, CurateSection, RLPoolSection
 from h1r.data.curate.drop_log import DropLog, add_up
 from h1r.data.curate.io.items import Given, Item
+from h1r.data.curate.page import _overlap
 from h1r.data.curate.rules import steps
+from h1r.data.curate.rules.decontaminate import HeldOutIndex, Overlaps
 from h1r.records import Message, Problem, Verdict
 
 RULE = RLPoolSection(keep_unsolved_share=0.0, keep_overlong_share=0.0)
@@ -129,3 +132,20 @@ def test_normalising_composes_characters_and_drops_what_is_empty() -> None:
     kept = list(steps.normalise(rows, drop_log))
     assert [one.problem.question for one in kept] == ["caf\u00e9\nau lait", question(2)]
     assert add_up([drop_log.counts()])[0]["reasons"] == {"empty question": 1}
+
+
+def test_what_overlaps_in_part_is_written_and_shown_with_the_words_it_shares() -> None:
+    words = [f"{chr(97 + n)}word" for n in range(20)]
+    held_out = Problem("h0", " ".join(words), "1", family="bench")
+    shared = " ".join(words[2:14])
+    log, near = DropLog(("decontamination", "problem")), []
+    by_source = {"s|rl": Overlaps(HeldOutIndex([held_out]))}
+    taken = [item(0), Item(1, Problem("p1", f"Begin {shared} end", "1"), "s", "math", "rl")]
+    kept = list(steps.decontaminated(taken, log, by_source, lambda *found: near.append(found)))
+    assert ([one.problem.id for one in kept], near) == (["p0"], [])
+    ((*_, reason, _, written),) = log._rows
+    details = json.loads(written)
+    assert (reason, details) == (
+        "ngram overlap with held-out", {"held_out": "h0", "coverage": 0.6, "run": shared}
+    )  # fmt: skip
+    assert _overlap(details) == f": 60% of h0, <q>{shared}</q>"
