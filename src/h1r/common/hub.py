@@ -33,10 +33,8 @@ def version_of(path_or_id: str | Path) -> str:
     """What tells the contents under a name from others that it may get: a digest of the files of a directory, or the
     commit of a hub id as it lies in the cache; empty where it does not lie there."""
     path = Path(path_or_id).expanduser()
-    if path.is_file():
-        return contents(path)
-    if (directory := local_directory(path_or_id)) is not None:
-        return contents(directory)
+    if (found_here := path if path.is_file() else local_directory(path_or_id)) is not None:
+        return contents(found_here)
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("config.json", "tokenizer_config.json"):

@@ -12,6 +12,7 @@ Threads and one event loop may use it alike. The chat client `common/http.py` is
 from __future__ import annotations
 
 import email.utils
+import ipaddress
 import os
 import random
 import threading
@@ -125,6 +126,14 @@ class Retries:
         """The wait after so many failures, or the one that the server asks for."""
         own = self.backoff_s * 2 ** min(failures - 1, 20) * random.uniform(0.5, 1.0)
         return min(own if asked_s is None else asked_s + random.uniform(0, self.backoff_s), self.max_wait_s)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine as nobody else can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def failure_of(status: int, content: bytes = b"") -> Failure | None:

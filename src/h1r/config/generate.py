@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -10,11 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from h1r.common.engines import ENGINES, Weights
 from h1r.common.scaling_methods import METHODS
+from h1r.common.servers import is_loopback
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 from h1r.config.corpus import CorpusBenchmark
 from h1r.config.prices import PriceSection
-
-_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|::1|0\.0\.0\.0)\Z")
 
 
 class EndpointSection(Section):
@@ -131,7 +129,9 @@ class EngineSection(Section):
             return self.endpoint.same_as
         parts = [urlsplit(url) for url in self.addresses]
         hosts = [(part.hostname or "", part.path.rstrip("/")) for part in parts]
-        return ",".join(sorted({f"{'localhost' if _LOOPBACK.match(host) else host}{path}" for host, path in hosts}))
+        return ",".join(
+            sorted({f"{'localhost' if is_loopback(host) or host == '0.0.0.0' else host}{path}" for host, path in hosts})
+        )
 
 
 class CaseSection(Section):

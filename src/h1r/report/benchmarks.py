@@ -212,17 +212,12 @@ def _room(found: Sequence[Benchmark]) -> str:
     return f"<p>Room in the model's context: {'. '.join(said)}.</p>" if said else ""
 
 
-def models_of(found: Sequence[Benchmark]) -> tuple[list[str], list[list[Benchmark]]]:
-    """The names of a run's models and the results of each, by benchmark alone, as `comparison_table` takes two runs."""
-    stages = list(dict.fromkeys(one.stage for one in found))
-    runs = [[replace(one, stage="base") for one in found if one.stage == stage] for stage in stages]
-    return [of_model[0].model for of_model in runs], runs
-
-
 def _models_html(found: Sequence[Benchmark]) -> str:
-    """How the later models of a run differ from its first one."""
-    names, runs = models_of(found)
-    return f"<h3>The models of this run</h3>{comparison_html(names, runs)}" if len(names) > 1 else ""
+    """How the later models of a run differ from its first one: each as if it were a run, by benchmark alone."""
+    stages = dict.fromkeys(one.stage for one in found)
+    runs = [[replace(one, stage="base") for one in found if one.stage == stage] for stage in stages]
+    names = [of_model[0].model for of_model in runs]
+    return f"<h3>The models of this run</h3>{comparison_html(names, runs)}" if len(runs) > 1 else ""
 
 
 def _left_out(result: BenchmarkResult) -> str:

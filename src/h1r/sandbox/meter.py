@@ -111,7 +111,6 @@ class Clock:
         self._ends = time.monotonic() + wall_s
         self._step_s = min(limit_s / 10, INTERVAL_S)
         self._first_s = min(limit_s / 10, FIRST_S)
-        self._wall_s = wall_s
         self._began = time.monotonic()
         self._counts_from = meter.began if from_start else self._began
         self._spent_before = self._waited_before = 0.0 if from_start else None
@@ -161,12 +160,13 @@ def waited_s(pid: int, several: bool = False) -> float:
     it. 0 where the kernel does not say."""
     found = [0.0]
     with contextlib.suppress(OSError):
-        found += [_waited_by(f"/proc/{pid}/task/{name}/schedstat") for name in os.listdir(f"/proc/{pid}/task")]
+        found += [waited_by(f"/proc/{pid}/task/{name}") for name in os.listdir(f"/proc/{pid}/task")]
     return max(*found, *(waited_s(child, several) for child in (_children(pid) if several else ())), 0.0)
 
 
-def _waited_by(path: str) -> float:
-    with contextlib.suppress(OSError, ValueError, IndexError), open(path) as handle:
+def waited_by(directory: str) -> float:
+    """The same of what has this directory in /proc, a process's first thread or a thread."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"{directory}/schedstat") as handle:
         return int(handle.read().split()[1]) / 1e9
     return 0.0
 

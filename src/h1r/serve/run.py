@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import os
 import signal
 import socket
@@ -26,6 +25,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from h1r.common.progress import note
+from h1r.common.servers import is_loopback
 from h1r.errors import UserError
 from h1r.serve.connections import bounds
 from h1r.serve.gate import Gate
@@ -51,10 +51,7 @@ class Listening:
     @property
     def on_loopback(self) -> bool:
         """Whether nobody else can reach it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def host_here(self) -> str:

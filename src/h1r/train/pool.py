@@ -14,7 +14,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from h1r.common.files import contents, write_json
+from h1r.common.files import write_json
+from h1r.common.hub import version_of
 from h1r.common.progress import note, progress
 from h1r.common.prose import counted
 from h1r.config import ControlsSection, Recipe
@@ -115,7 +116,7 @@ def _settings(recipe: Recipe, source: str | Path, params: SamplingParams) -> dic
     """What rollouts depend on beside their problem."""
     narrow = [] if recipe.engine.weights == "auto" else [recipe.engine.weights]
     return {
-        "model": contents(Path(source)) if Path(source).is_dir() else str(source),
+        "model": version_of(source) or str(source),
         "params": dataclasses.asdict(params),
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),

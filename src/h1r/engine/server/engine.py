@@ -18,13 +18,12 @@ Left out: `sampling_logprobs` without that extension (not a number but at temper
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from h1r.common.servers import Servers, api_key
+from h1r.common.servers import Servers, api_key, is_loopback
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.server.events import UNKNOWN_ARGUMENT, Refused, get_json
@@ -235,8 +234,4 @@ class VLLMServer(StreamingEngine):
 
 def _is_here(url: str) -> bool:
     """Whether the address is this machine's loopback."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(urlsplit(url).hostname or "")

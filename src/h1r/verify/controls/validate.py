@@ -162,9 +162,9 @@ def examine(
 
     `references`: grade the reference answers too, where there are any; where `section.enabled` is false, they are all
     that is graded. `families`: refuse the items of refused families too; without it the caller adds up tallies and
-    decides. Problems without a verifier are accepted, and so are those
-    without a reference that theirs could compare with (traces whose rewards are trusted): nothing of them is asked.
-    `UserError` for unknown verifiers, and whatever else `ask` raises.
+    decides. Problems without a verifier are accepted, and so are those without a reference that theirs could compare
+    with (traces whose rewards are trusted): nothing of them is asked. `UserError` for unknown verifiers, and whatever
+    else `ask` raises.
     """
     return _Examiner(problems, ask, section).run(references, families)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import time
 
-from h1r.sandbox.meter import starved, waited_s
+from h1r.sandbox.meter import starved, waited_by, waited_s
 
 WALL_FACTOR = 10.0
 MIN_WALL_S = 60.0
@@ -73,11 +73,7 @@ class Meter:
             return None
 
     def _waited(self) -> float:
-        try:
-            with open(f"/proc/{self._pid}/schedstat", encoding="ascii") as handle:
-                return int(handle.read().split()[1]) / 1e9
-        except (OSError, IndexError, ValueError):
-            return 0.0
+        return waited_by(f"/proc/{self._pid}")
 
     def _is_blocked(self) -> bool:
         try:
