@@ -15,7 +15,7 @@ from rich.console import Console
 from chat_server import Answer, chat_server, send
 from h1r.cli.evaluate import part_of
 from h1r.config import resolve
-from h1r.delegate.inspect_tasks import _of
+from h1r.delegate.inspect_tasks import _files_of
 from h1r.errors import UserError
 from h1r.evals.summary import benchmark_tables
 from h1r.pipeline import run_stage
@@ -77,20 +77,22 @@ def recipe_for(url: str, benchmark: dict[str, Any], model: str = "agent") -> Any
 
 
 def test_a_file_that_a_task_is_given_is_known_by_what_is_in_it(tmp_path: Path) -> None:
-    tasks, folder = tmp_path / "tasks.json", tmp_path / "folder"
+    tasks, folder, cache = tmp_path / "tasks.json", tmp_path / "folder", tmp_path / "cache"
     folder.mkdir()
     benchmark = {
         "name": "t", "task": "inspect_evals/tau2_telecom", "files": str(folder),
-        "args": {"tasks_file_override": str(tasks), "shuffle": False},
+        "args": {"tasks_file_override": str(tasks), "shuffle": False, "cache": str(cache)},
     }  # fmt: skip
-    recipe = recipe_for("http://localhost:1/v1", benchmark)
-    (section,) = recipe.eval.delegated
+    (section,) = recipe_for("http://localhost:1/v1", benchmark).eval.delegated
     found = []
-    for tasks_have, folder_has in (("1", "1"), ("2", "1"), ("2", "2")):
+    for run, (tasks_have, folder_has) in enumerate((("1", "1"), ("2", "1"), ("2", "2"), ("2", "2"))):
         tasks.write_text(tasks_have)
         (folder / "data.txt").write_text(folder_has)
-        found.append(_of(section, recipe))
-    assert found[0] != found[1] != found[2] == _of(section, recipe)
+        with _files_of(section, tmp_path / "t.json") as files:
+            found.append(files)
+            cache.write_text(f"what the task itself wrote in run {run}")
+    assert found[0] != found[1] != found[2] == found[3]
+    assert str(cache) not in found[3]
 
 
 def test_tau2_with_a_simulated_user(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     eval/benchmarks/MODEL/NAME.json                 as every benchmark's
     eval/benchmarks/MODEL/NAME-whole.json           where a score has parts: problems all of whose parts are right
     eval/benchmarks/MODEL/NAME.KEY.inspect/         inspect_ai's own logs, for `inspect view`
+    eval/benchmarks/MODEL/NAME.made.json            named files that the task wrote, as they were before its first run
 
 A task that was stopped, or had samples that failed, goes on by inspect_ai's own retry: finished samples are not asked
 again. A score that is a table, as SciCode's of its sub-problems, makes each part a problem of NAME; what is right
@@ -15,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,9 @@ def run_tasks(recipe: Recipe, run: Run, which: str) -> tuple[dict[str, dict[str,
     found, without = {}, 0
     for section in recipe.eval.delegated:
         path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"
-        result = measured({**same, **_of(section, recipe)}, path, _Measure(section, recipe, model, path))
+        with _files_of(section, path) as files:
+            of = {**same, **_of(section, recipe), **({"files": files} if files else {})}
+            result = measured(of, path, _Measure(section, recipe, model, path))
         found[section.name] = summary_of(result)
         note(benchmark_line(section.name, result))
         without += unfinished(result)
@@ -89,17 +93,34 @@ def _of(section: InspectSection, recipe: Recipe) -> dict[str, Any]:
     packages = ["inspect_ai"] if file.is_file() else ["inspect_ai", section.task.partition("/")[0]]
     installed = importlib.metadata.packages_distributions()
     versions = {one: importlib.metadata.version(installed[one][0]) for one in packages if one in installed}
-    places = {name: Path(value) for name, value in {**section.args, "files": section.files}.items()
-              if isinstance(value, str)}  # fmt: skip
-    files = {name: contents(place) for name, place in places.items() if place.exists()}
     return {
-        **({"files": files} if files else {}),
         "task": section.model_dump(exclude={"name", "expect"}),
         "task_file": contents(file) if file.is_file() else None,
         "versions": versions,
         "settings": _settings(section, recipe.eval).model_dump(include=set(_SETTINGS)),
         "seed": recipe.seed,
     }
+
+
+@contextmanager
+def _files_of(section: InspectSection, path: Path) -> Iterator[dict[str, str]]:
+    """The digests of the files and directories that a task is given by name in `args` and `files`.
+
+    One that the task wrote itself (a download, a cache) counts as it was before its first run: `path` with the ending
+    `.made.json` keeps that, so that a finished task is not run again for what it left behind.
+    """
+    named = [Path(value) for value in (*section.args.values(), section.files) if isinstance(value, str) and value]
+    kept = path.with_name(f"{path.stem}.made.json")
+
+    def found() -> dict[str, str | None]:
+        return {str(place): contents(place) if place.exists() else None for place in named}
+
+    before = {**found(), **(read_json(kept) if kept.exists() else {})}
+    try:
+        yield {name: digest for name, digest in before.items() if digest}
+    finally:
+        if made := {name: before[name] for name, digest in found().items() if digest != before[name]}:
+            write_json(kept, made)
 
 
 def _settings(section: InspectSection, defaults: EvalSection) -> EvalSection:
