@@ -81,7 +81,8 @@ def obvious_loss(
             else:
                 surrogate = torch.clamp(ratio, min=1 - section.epsilon_low) * rollout.advantage
                 clipped += r < 1 - section.epsilon_low
-            weight = min(math.exp(old - sampled) if section.tis_level == "token" else whole, section.tis_cap)
+            ratios = {"token": math.exp(old - sampled), "sequence": whole, "none": 1.0}
+            weight = min(ratios[section.tis_level], section.tis_cap)
             tis_sum += weight
             share = 1 / num_tokens if section.aggregation == "token-mean" else 1 / len(tokens) / num_rollouts
             policy = policy - share * weight * surrogate
@@ -116,7 +117,7 @@ def assert_equals_the_loop(model: HybridForCausalLM, rollouts: list[Rollout], se
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("tis_level", ["token", "sequence"])
+@pytest.mark.parametrize("tis_level", ["token", "sequence", "none"])
 @pytest.mark.parametrize("updated", [False, True], ids=["on_policy", "after_an_update"])
 def test_rl_loss_and_gradient_equal_the_loop(aggregation: str, tis_level: str, updated: bool) -> None:
     section = rl_section(aggregation=aggregation, tis_level=tis_level, micro_batch_tokens=30)

@@ -218,8 +218,9 @@ class RLSection(Section):
     """The ratio is clipped at 1 + epsilon_high (clip-higher)."""
     tis_cap: PositiveFloat = 2.0
     """Cap of the truncated importance weight between sampler and trainer."""
-    tis_level: Literal["token", "sequence"] = "token"
-    """Not stated by the paper. Our choice."""
+    tis_level: Literal["token", "sequence", "none"] = "token"
+    """Whose probability the weight compares: a token's, or a whole rollout's; `none`: all weights are 1. Not stated by
+    the paper. Our choice."""
     positive_ce: NonNegative = 0.1
     """Coefficient of the cross-entropy on positive samples, those that are right and not found ill-formed; not given by
     the paper (VAPO's value)."""

@@ -75,14 +75,16 @@ def tis_weights(
     old_logprobs_T: Tensor,
     rollout_logprobs_T: Tensor,
     cap: float,
-    level: Literal["token", "sequence"],
+    level: Literal["token", "sequence", "none"],
     sequence_T: Tensor,
 ) -> Tensor:
     """Truncated importance weights [T] between trainer and sampler, detached.
 
     token: min(pi_old / pi_rollout, cap) of each token. sequence: of the product over its rollout; `sequence_T` numbers
-    the rollout of each token.
+    the rollout of each token. none: 1.
     """
+    if level == "none":
+        return torch.ones_like(old_logprobs_T)
     log_ratio_T = (old_logprobs_T - rollout_logprobs_T).detach()
     if level == "sequence":
         sums = log_ratio_T.new_zeros(int(sequence_T.max()) + 1).index_add(0, sequence_T, log_ratio_T)
