@@ -30,6 +30,12 @@ def test_every_direct_dependency_is_pinned_to_a_tested_version_inside_its_range(
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
+def test_the_page_on_installing_says_what_each_extra_is_for() -> None:
+    page = (ROOT / "docs/guide/install.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \| \S", page.partition("| extra |")[2].partition("\n\n")[0], flags=re.MULTILINE)
+    assert sorted(told) == sorted(PROJECT["optional-dependencies"])
+
+
 def test_pins_are_exact_and_without_local_builds() -> None:
     for pin in PINS:
         assert re.fullmatch(r"==[^+*]+", str(pin.specifier)), pin
