@@ -174,6 +174,48 @@ def test_sft_says_what_is_wrong_with_a_file(h1r: Command, model: Path) -> None:
     assert "1 row is left out; 1: no column `answer`" in h1r("sft", "own.jsonl", "--model", model).stderr
 
 
+EMPTY = [
+    *("verify none.jsonl", "verify --validate none.jsonl", "verify --json blank.jsonl", "verify -"),
+    *(f"eval MODEL --benchmark none.{kind}" for kind in ("jsonl", "csv", "parquet", "toml")),
+    *("solve MODEL none.jsonl", "solve MODEL none.json", "solve MODEL -", "generate MODEL -p -"),
+    *(f"sft none.{kind} --model MODEL" for kind in ("jsonl", "json", "csv", "parquet")),
+    *("sft blank.jsonl --model MODEL", "rl tiny --model MODEL --problems none.jsonl", "curate none.toml"),
+    *("sft sft.toml", "eval eval.toml", "curate curate.toml", "rl rl.toml"),
+]
+"""Commands of which each is given nothing: an empty file, blank lines, a recipe of `init` that names an empty file."""
+
+
+@pytest.mark.parametrize("words", EMPTY)
+def test_an_empty_file_is_a_mistake_that_leaves_no_run(h1r: Command, model: Path, words: str) -> None:
+    for kind in ("jsonl", "json", "csv", "parquet", "toml"):
+        Path(f"none.{kind}").touch()
+    Path("blank.jsonl").write_text("\n \n")
+    task = Path(words.split()[-1]).stem
+    if f"{task} {task}.toml" == words:
+        assert h1r("init", task, "--model", model, "--data", "none.jsonl").returncode == 0
+    done = h1r(*(str(model) if word == "MODEL" else word for word in words.split()))
+    said = done.stderr.splitlines()[-1]
+    assert (done.returncode, done.stdout, said[:5]) == (2, "", "h1r: ")
+    assert "; " in said, "what to do"
+    assert not list(Path().glob("runs/*"))
+
+
+def test_what_failed_after_it_had_made_something_stays(h1r: Command, model: Path) -> None:
+    write("own.jsonl", ROWS)
+    learn = ("sft", "own.jsonl", "--model", model, "--set", "sft.epochs=1")
+    assert h1r(*learn).returncode == 0
+    before = sorted(Path("runs/own").rglob("*.safetensors"))
+    assert h1r(*learn).returncode == 2
+    assert (
+        h1r("eval", "runs/own", "--benchmark", write("other.jsonl", [{"question": "", "answer": ""}])).returncode == 2
+    )
+    assert sorted(Path("runs/own").rglob("*.safetensors")) == before != []
+    Path("mine").mkdir()
+    write("none.jsonl", [])
+    assert h1r("sft", "none.jsonl", "--model", model, "--out", "mine").returncode == 2
+    assert Path("mine").is_dir(), "it was there before"
+
+
 @pytest.mark.parametrize("task", ["sft", "rl", "eval", "curate"])
 def test_init_writes_a_recipe_that_resolves(h1r: Command, model: Path, task: str) -> None:
     write("own.jsonl", [{"question": row["problem"], "answer": row["solution"]} for row in ROWS])

@@ -103,8 +103,14 @@ def run_stage(stage: str, recipe: Recipe, run: Run, resume: bool = False, partia
     stage goes on from its newest checkpoint, and a finished one returns its summary again, or goes on where `rl.steps`
     has been raised. Other stages run anew. A stage that another process is running in this directory raises
     `UserError`: they would mix their files. `partial`: it is asked for a part of its work (some benchmarks of an
-    evaluation), and does not count as finished by it.
+    evaluation), and does not count as finished by it. A new run that a mistake of the user's ends before it has made
+    anything is removed.
     """
+    with run.leaving_nothing():
+        return _run_stage(stage, recipe, run, resume, partial)
+
+
+def _run_stage(stage: str, recipe: Recipe, run: Run, resume: bool, partial: bool) -> Summary:
     if stage in TRAINING:
         done = finished(run, stage)
         if resume and (complete := _complete(recipe, run, stage)):

@@ -33,6 +33,7 @@ SOLUTION = ("solution", "output", "response", "completion", *ANSWER)
 """Usual names of columns, the first that a file has."""
 OPTIONS = ("options", "choices")
 """Usual names of a column with the list of a question's options."""
+_EMPTY = "holds no problem and no conversation; give a file with a row for each"
 
 
 def columns_of(path: Path, given: Mapping[str, str], needed: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
@@ -174,13 +175,15 @@ def _names(path: Path, given: Mapping[str, str]) -> list[str]:
     that is not there, and for a file that cannot be read."""
     if not path.is_file():
         raise UserError(f"cannot read {path}: there is no such file; check the path")
+    if not path.stat().st_size:
+        raise UserError(f"{path} {_EMPTY}")
     if format_of(path) == "parquet":
         names = _parquet_names(path)
     else:
         rows = (row for _, row in rows_of(_section(CorpusBenchmark, path, {}), str(path)))
         first = next(rows, None)
         if first is None:
-            raise UserError(f"{path} holds no problem and no conversation; give a file with a row for each")
+            raise UserError(f"{path} {_EMPTY}")
         if isinstance(first, BadLine):
             raise UserError(f"{path}, row {first.line}: {first.why}; give a file with a JSON object in each row")
         names = list(first)
@@ -197,4 +200,6 @@ def _parquet_names(path: Path) -> list[str]:
     try:
         return list(pq.read_schema(path).names)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file, or a damaged one ({error})") from None
+        raise UserError(
+            f"{path}: not a Parquet file, or a damaged one ({error}); check the path and what its name ends in"
+        ) from None

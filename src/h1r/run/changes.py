@@ -29,6 +29,7 @@ _AFTER_SFT = ("pool", "rl", *_MEASURED)
 _ALL = ("curate", *_MODEL)
 POOL_READS = ("checkpoint", "problems", "max_tests", "partial_credit", "max_tokens")
 """Keys of [rl] that the selection of its problems reads too."""
+_KEPT_BOOKS = ("recipe.json", "attempts.jsonl", "stages.json")
 _STAGES_OF = {
     "eval": _MEASURED[:3],
     "scaling": ("scaling",),
@@ -98,6 +99,18 @@ def set_aside(run: Path, stage: str) -> None:
         result.replace(result.with_name("result.before.json"))
     result.unlink(missing_ok=True)
     done.unlink(missing_ok=True)
+
+
+def is_bare(run: Path) -> bool:
+    """Whether a run holds no more than its recipe, the log of its starts, locks, and what a curation lays out before it
+    reads."""
+    files = (path.relative_to(run) for path in run.rglob("*") if not path.is_dir())
+    return all(
+        str(path) in _KEPT_BOOKS
+        or path.name.endswith(".lock")
+        or (path.parts[:2] == ("curate", "work") and path.parts[2] != "read")
+        for path in files
+    )
 
 
 def _results(run: Path, stage: str) -> tuple[Path, Path]:

@@ -13,6 +13,7 @@ Files are written atomically (temporary name, fsync, rename), so a `kill -9` lea
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from h1r.common.memory import peak_rss_bytes
 from h1r.common.progress import note
 from h1r.config import Recipe, load_recipe
 from h1r.errors import UserError
-from h1r.run.changes import NO_RESULT, among, differences, measured_before, running, set_aside, spoilt
+from h1r.run.changes import NO_RESULT, among, differences, is_bare, measured_before, running, set_aside, spoilt
 
 
 def code_version() -> dict[str, str]:
@@ -74,9 +75,10 @@ def model_directory(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory."""
+    """One run directory. `is_new`: it was made by this `open`."""
 
     path: Path
+    is_new: bool = False
 
     @classmethod
     def open(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> Run:
@@ -87,7 +89,7 @@ class Run:
         (`changes.py`). What `NO_RESULT` names may differ, and `ON_RESUME` where a stage goes on; all of it is noted in
         attempts.jsonl.
         """
-        run = cls(Path(path))
+        run = cls(Path(path), is_new=not Path(path).exists())
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,6 +120,17 @@ class Run:
         if changed:
             run._log_attempt("settings", changed=changed)
         return run
+
+    @contextmanager
+    def leaving_nothing(self) -> Iterator[None]:
+        """Removes a run that is new when the block raises `UserError` and has made nothing: a mistake in a command is
+        no run. It stays where the message sends the reader to it."""
+        try:
+            yield
+        except UserError as error:
+            if self.is_new and str(self.path) not in str(error) and is_bare(self.path):
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def stage(self, name: str) -> Path:
         """The directory of one stage, created when missing."""

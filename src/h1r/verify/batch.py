@@ -16,7 +16,7 @@ are graded as they stand, as in RL.
 
 Memory is bounded whatever the file: a chunk is one block of lines or one long line, a thread reads at most one chunk
 ahead, and at most IN_FLIGHT chunks wait for their verdicts. A chunk ends where the input pauses, so that a pipe gets
-its verdicts as it goes.
+its verdicts as it goes. A file without a line that is not blank is a `UserError`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def verify_file(
                         yield from waiting[0].rows()
                         waiting.popleft()
                     else:
-                        ahead.refuse_damage(path)
+                        ahead.check_end(path)
                         return
         finally:
             for chunk in waiting:
@@ -96,6 +96,7 @@ class ReadAhead:
         self._handle = handle
         self._chunks: queue.Queue[list[Line] | OSError | DamagedError | None] = queue.Queue(maxsize=1)
         self._damage: DamagedError | None = None
+        self._is_empty = True
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="h1r-verify-read", daemon=True)
 
@@ -122,12 +123,16 @@ class ReadAhead:
         if isinstance(chunk, DamagedError):
             self._damage = chunk
             return None
+        self._is_empty &= chunk is None
         return chunk
 
-    def refuse_damage(self, path: str | Path) -> None:
-        """`UserError` when the lines ended before the file did."""
+    def check_end(self, path: str | Path) -> None:
+        """`UserError` when the lines ended before the file did, and where there was none."""
         if self._damage:
             raise UserError(f"{path}: {self._damage}; what stands above is of its whole lines, give the whole file")
+        if self._is_empty:
+            named = "standard input" if str(path) == STDIN else path
+            raise UserError(f"{named} holds no line; give one with a JSON object for each answer or problem")
 
     def _run(self) -> None:
         try:

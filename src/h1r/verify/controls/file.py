@@ -49,7 +49,7 @@ class Validation:
         with opened(self._path) as handle, self._pool, ReadAhead(handle) as ahead:
             while lines := ahead.take(wait=True):
                 yield from self._examined(lines)
-            ahead.refuse_damage(self._path)
+            ahead.check_end(self._path)
 
     def _examined(self, lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
         items = [read_line(content, number, self._default, needs_prediction=False) for number, content in lines]
