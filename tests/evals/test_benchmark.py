@@ -10,7 +10,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.engine.requests import refusal
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
-from h1r.evals.benchmarks import unfinished
+from h1r.evals.kept import unfinished
 from h1r.records import Problem, Trace
 from h1r.report.stored import EvalResult as ReportedEval
 from h1r.rollout.pipeline import RolloutPipeline

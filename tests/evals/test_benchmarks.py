@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,19 +22,20 @@ from h1r.evals.benchmarks import (
     Benchmark,
     accepted,
     check_verifiers,
-    contents_of,
     load_benchmark,
-    measured,
     settings,
 )
+from h1r.evals.kept import contents_of, measured, refusals_of
 from h1r.evals.stages import _depends_on
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
-from h1r.records import Problem
+from h1r.records import Problem, Verdict
 from h1r.run.directory import Run
-from h1r.verify import VerifierPool, require
+from h1r.verify import Verifier, VerifierPool, require
 from h1r.verify.gradable import why_ungradable
 from h1r.verify.judge import grade as judge
+from h1r.verify.registry import VERIFIERS
+from h1r.verify.version import ROOMS, are_ours, grading_version
 
 CHOICE = {"columns": {"answer": "answer"}, "verifier": "choice", "prompt": "Q: {question}\n{options}\nAnswer: X"}
 
@@ -179,6 +181,7 @@ def test_a_checkpoint_is_evaluated_without_curation(
     assert found["benchmarks"]["letters"]["samples_per_problem"] == 2
     written = json.loads((tmp_path / "run/eval/benchmarks/base/letters.json").read_text(encoding="utf-8"))
     assert [outcome["samples"] for outcome in written["outcomes"]] == [2, 2, 2]
+    monkeypatch.setattr("h1r.evals.kept.examine", None)  # controls are not graded again, either
     with pytest.raises(SystemExit):
         main(["eval", "recipe.toml", "--out", "run", "--json"])
     again = json.loads(capsys.readouterr().out)["eval_base"]
@@ -298,9 +301,69 @@ def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_p
     assert runs[3] == runs[4] == found["samples"]
 
 
+def test_controls_are_graded_again_only_where_what_they_depend_on_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [Problem(f"p{n}", f"What is {n} + 5?", str(n + 5), verifier="exact") for n in range(6)]
+    problems[2].metadata = {"note": "nobody can be right"}
+    graded: list[int] = []
+    reason: list[Any] = ["wrong"]
+
+    def grade(asked: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        graded.append(len(texts))
+        return [
+            Verdict(float(f"{{{problem.answer}}}" in text and not problem.metadata), reason=reason[0])
+            for problem, text in zip(asked, texts, strict=True)
+        ]
+
+    path = tmp_path / "eval" / "controls" / "b.json"
+
+    def found(of: Sequence[Problem] = problems, time_limit_s: float = 5.0, **keys: Any) -> tuple[list[int], bool]:
+        """The problems that are refused, and whether any was graded."""
+        graded.clear()
+        refusals = refusals_of(of, grade, ControlsSection(**keys), path, {"time_limit_s": time_limit_s})
+        assert all("does not verify" in why.reason for why in refusals if why)
+        return [place for place, why in enumerate(refusals) if why], bool(graded)
+
+    assert found() == ([2], True)
+    assert found() == ([2], False)
+    assert found(in_eval="report") == ([2], False), "what becomes of them is no matter of the verdicts"
+    mended = [*problems[:2], dataclasses.replace(problems[2], metadata={}), *problems[3:]]
+    for change in ({"of": mended}, {"per_item": 0}, {"time_limit_s": 1.0}, {"enabled": False}):
+        expected = [] if "of" in change else [2]
+        assert found(**change) == (expected, True), change
+        assert found(**change) == (expected, False), change
+    assert found() == ([2], True)
+    monkeypatch.setattr("h1r.evals.kept.grading_version", lambda: "another")
+    assert found() == ([2], True)
+    for reason[0] in ("unscored", "time"):
+        assert found(per_item=1) == ([2], True), "a machine may have been busy"
+        assert found(per_item=1) == ([2], True)
+    reason[0] = "wrong"
+    monkeypatch.setattr("h1r.evals.kept.are_ours", lambda names: False)
+    assert found(per_item=1) == found(per_item=1) == ([2], True), "nobody knows when foreign code changes"
+
+
+def test_code_that_grades_is_told_from_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ROOMS:
+        path = tmp_path / room
+        path = path if path.suffix else path / "deeper" / "file.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a = 1\n")
+    versions = [grading_version.__wrapped__(tmp_path)]
+    for path in sorted(tmp_path.rglob("*.py")):
+        path.write_text("a = 2\n")
+        versions.append(grading_version.__wrapped__(tmp_path))
+    assert len(set(versions)) == len(ROOMS) + 1
+    assert grading_version.__wrapped__(tmp_path) == versions[-1]
+    assert are_ours(["math", "code", "reasoning_gym", ""])
+    monkeypatch.setitem(VERIFIERS._parts, "mine", Verifier("mine", grade=None, quick="somebody.verifier:grade"))
+    assert not are_ours(["math", "mine"])
+
+
 def test_why_everything_is_asked_anew_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
-    monkeypatch.setattr("h1r.evals.benchmarks.note", notes.append)
+    monkeypatch.setattr("h1r.evals.kept.note", notes.append)
 
     def measure(samples: Path) -> dict[str, Any]:
         samples.touch()

@@ -14,7 +14,7 @@ from h1r.config import EvalSection, RolloutSection
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
-from h1r.evals.benchmarks import unfinished
+from h1r.evals.kept import unfinished
 from h1r.evals.samples import Samples
 from h1r.records import Problem, Trace, Verdict
 from h1r.rollout.pipeline import RolloutPipeline

@@ -27,7 +27,7 @@ from h1r.common.prose import counted
 from h1r.config import EvalSection, InspectSection, Recipe
 from h1r.errors import UserError
 from h1r.evals.benchmark import result_of
-from h1r.evals.benchmarks import measured, unfinished
+from h1r.evals.kept import measured, unfinished
 from h1r.evals.samples import Samples
 from h1r.evals.stages import summary_of
 from h1r.evals.summary import benchmark_line

@@ -9,27 +9,23 @@ A finished benchmark is not asked again of the same weights: `h1r eval` that was
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import json
 import random
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from h1r.common.files import read_json, write_json
 from h1r.common.progress import note
 from h1r.common.prose import counted, listing
 from h1r.config import BenchmarkSection, CaseSection, ControlsSection, EvalSection
 from h1r.data.curate.io.read import Reader, files_of
 from h1r.errors import UserError
-from h1r.records import Problem, to_json
+from h1r.evals.kept import refusals_of
+from h1r.records import Problem
 from h1r.rollout.pipeline import VerifyMany
 from h1r.verify import has_judge, require
-from h1r.verify.controls import examine
 from h1r.verify.controls.answers import lacks_reference, named_option
 from h1r.verify.gradable import why_ungradable
 
@@ -124,16 +120,23 @@ Usable = tuple[list[Problem], list[dict[str, str]]]
 """Problems that are asked, and {id, reason, detail} of those that cannot be trusted."""
 
 
-def accepted(found: Benchmark, verify_many: VerifyMany, section: ControlsSection, allow_unusable: int = 0) -> Usable:
+def accepted(
+    found: Benchmark,
+    verify_many: VerifyMany,
+    section: ControlsSection,
+    allow_unusable: int = 0,
+    file: Path | None = None,
+    depends_on: Mapping[str, Any] | None = None,
+) -> Usable:
     """The problems of a benchmark that are asked, and those that cannot be trusted.
 
     These are rows that cannot be used, problems whose reference does not score, and, with `controls.enabled`, those
     that pay an answer which solves nothing; `controls.in_eval` says what becomes of the last two: left out, or asked
-    all the same. `UserError` where more are left out than `allow_unusable`, where `controls.in_eval` is to stop, or
-    where nothing is left.
+    all the same. file, depends_on: `path` and `settings` of `refusals_of`. `UserError` where more are left out than
+    `allow_unusable`, where `controls.in_eval` is to stop, or where nothing is left.
     """
     problems = found.problems
-    pairs = list(zip(problems, examine(problems, verify_many, section, references=True).refusals, strict=True))
+    pairs = list(zip(problems, refusals_of(problems, verify_many, section, file, depends_on), strict=True))
     bad = [*found.unusable]
     bad += [{"id": one.id, "reason": why.reason, "detail": why.detail} for one, why in pairs if why]
     kept = list(problems) if section.in_eval == "report" else [one for one, why in pairs if not why]
@@ -151,50 +154,6 @@ def accepted(found: Benchmark, verify_many: VerifyMany, section: ControlsSection
         )
     note(sentence if left_out == len(bad) else f"{sentence}; {len(bad) - left_out} of them are asked all the same")
     return kept, bad
-
-
-def measured(of: Mapping[str, Any], path: Path, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `measure` returns, kept in `path` with what it depends on, `of`. It is given the file of its answers.
-
-    What was measured of the same is returned as it is, unless it lacks verdicts.
-    """
-    key = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=4).hexdigest()
-    samples = path.with_name(f"{path.stem}.{key}.samples.jsonl")
-    if path.exists() and (kept := read_json(path)).get("of") == of and not unfinished(kept):
-        note(f"{path} is finished; delete it and {samples.name} to measure again")
-        return dict(kept)
-    if not samples.exists():
-        _say_what_differs(of, path)
-    result = {**measure(samples), "of": of, "samples": samples.name}
-    write_json(path, result)
-    return result
-
-
-def _say_what_differs(of: Mapping[str, Any], path: Path) -> None:
-    """Why everything is asked although something is there."""
-    moved = ""
-    if "server" in of:
-        moved = "; if its server has moved, set engine.endpoint.same_as to the address that it had"
-    if path.exists():
-        before = read_json(path).get("of", {})
-        if other := sorted(key for key in {*of, *before} if of.get(key) != before.get(key)):
-            hint = moved if "server" in other and "server" in before else ""
-            note(f"{path} was measured with another value of {listing(other)}, and is measured anew{hint}")
-    elif found := sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.samples.jsonl")):
-        note(f"{found[0]} is of another model, server, data or other settings; all is asked anew{moved}")
-
-
-def contents_of(problems: Sequence[Problem]) -> str:
-    """A digest of problems, references and what their verifiers need."""
-    text = "\0".join(map(to_json, problems))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def unfinished(result: Mapping[str, Any]) -> int:
-    """Answers of a result that have no verdict and may get one: not scored, or failed in the engine."""
-    answers = result.get("problems", 0) * result.get("samples_per_problem", 0)
-    without = result.get("unscored", 0.0) + result.get("error", 0.0) - result.get("unanswerable", 0.0)
-    return round(answers * without)
 
 
 def settings(section: BenchmarkSection, defaults: EvalSection) -> EvalSection:

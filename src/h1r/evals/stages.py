@@ -4,6 +4,7 @@
     eval/safety/MODEL/NAME.json                            what a guard model says of answers (`safety.py`)
     eval/MODEL.KEY.samples.jsonl  ...NAME.KEY.samples.jsonl  every answer (`samples.py`); the key stands for all that
                                                            they depend on
+    eval/controls/NAME.json                                which problems controls refuse (`kept.py`)
     scaling/result.json
 
 An evaluation that was stopped goes on where it was. One with answers that have no verdict is not finished: the next
@@ -36,15 +37,13 @@ from h1r.evals.benchmarks import (
     Usable,
     accepted,
     check_verifiers,
-    contents_of,
     load_benchmark,
-    measured,
     settings,
-    unfinished,
 )
 from h1r.evals.board import display
 from h1r.evals.budgets import at_budgets, cons_at_n, settings_of
 from h1r.evals.guard import Guard
+from h1r.evals.kept import contents_of, measured, unfinished
 from h1r.evals.samples import Samples
 from h1r.evals.summary import benchmark_line, room_text
 from h1r.models import CausalLM
@@ -86,13 +85,26 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
     with run.timed(f"eval_{which}", add=False), open_backend(recipe.verify) as pool, ExitStack() as stack:
         check_verifiers(benchmarks, pool.verify_many)
 
-        def usable_of(sections: Sequence[BenchmarkSection], read: Sequence[Benchmark]) -> dict[str, Usable]:
+        judge = recipe.judge.decides(recipe.verify.judge_on)
+        graded_by = {"judge": judge, "time_limit_s": recipe.verify.time_limit_s}
+
+        def usable_of(
+            sections: Sequence[BenchmarkSection], read: Sequence[Benchmark], directory: str
+        ) -> dict[str, Usable]:
             return {
-                section.name: accepted(one, pool.verify_many, recipe.controls, section.allow_unusable)
+                section.name: accepted(
+                    one,
+                    pool.verify_many,
+                    recipe.controls,
+                    section.allow_unusable,
+                    run.path / directory / f"{section.name}.json",
+                    graded_by,
+                )
                 for section, one in zip(sections, read, strict=True)
             }
 
-        usable, safety_prompts = usable_of(recipe.eval.own, benchmarks), usable_of(recipe.eval.safety, prompts)
+        usable = usable_of(recipe.eval.own, benchmarks, "eval/controls")
+        safety_prompts = usable_of(recipe.eval.safety, prompts, "eval/controls/safety")
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
 
         def pipeline_of(verify_many: VerifyMany) -> RolloutPipeline:
