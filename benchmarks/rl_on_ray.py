@@ -1,12 +1,13 @@
 """RL in actors of a Ray cluster beside RL in one process: the same rollouts, and what a step costs.
 
     python benchmarks/rl_on_ray.py [--engine vllm] [--engines 2] [--trainers 2] [--steps 8] [--lookahead 0] [--out DIR]
+                                   [--in-flight]
 
 A tiny model is curated for and fine-tuned (`recipes/smoke.toml`, with heads that vLLM's CPU build runs), then trained
 by `h1r rl` twice from there: in one process on the native engine, and on Ray. Prints a line of JSON: of each step mean
-reward, accuracy and importance weight of both, whether the rollouts that are kept for reading are the same, the largest
-difference of weights relative to the largest weight, and seconds a step. Needs the extra `ray`, and vLLM for its
-engine.
+reward, accuracy, importance weight and age of tokens (of groups, where tokens do not tell; steps) of both, whether the
+rollouts that are kept for reading are the same, the largest difference of weights relative to the largest weight, and
+seconds a step. Needs the extra `ray`, and vLLM for its engine.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--trainers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--lookahead", type=int, default=0)
+    parser.add_argument("--in-flight", action="store_true", help="rl.in_flight on Ray, so that rollouts differ")
     parser.add_argument("--out", type=Path, help="keep the runs there")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="h1r-ray-") as scratch:
@@ -64,13 +66,22 @@ def compare(asked: argparse.Namespace, place: Path) -> dict[str, Any]:
         shutil.copytree(base, run)
     shared["rl.lookahead"] = asked.lookahead
     h1r(["rl"], ["smoke"], alone, shared)
-    cluster = {"cluster.backend": "ray", "cluster.trainers": asked.trainers, "cluster.engines": asked.engines}
-    h1r(["rl"], ["smoke"], on_ray, {**shared, **cluster, "engine.kind": asked.engine})
+    cluster: dict[str, Any] = {
+        "cluster.backend": "ray",
+        "cluster.trainers": asked.trainers,
+        "cluster.engines": asked.engines,
+    }
+    cluster |= {"engine.kind": asked.engine, "rl.in_flight": asked.in_flight}
+    h1r(["rl"], ["smoke"], on_ray, {**shared, **cluster})
     lines = {run.name: metrics(run) for run in (alone, on_ray)}
     return {
         "reward": {name: [round(line["reward"], 4) for line in found] for name, found in lines.items()},
         "accuracy": {name: [round(line["accuracy"], 4) for line in found] for name, found in lines.items()},
         "tis_mean": {name: [round(line["tis_mean"], 6) for line in found] for name, found in lines.items()},
+        "token_staleness": {
+            name: [round(line.get("token_staleness", line["staleness"]), 3) for line in found]
+            for name, found in lines.items()
+        },
         "same_rollouts": (alone / "rl/rollouts.jsonl").read_bytes() == (on_ray / "rl/rollouts.jsonl").read_bytes(),
         "weights_apart": apart(alone / "rl/model", on_ray / "rl/model"),
         "seconds": {

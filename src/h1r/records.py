@@ -71,6 +71,9 @@ class Trace:
 
     `room`: tokens that the answer could have, where the model's context left fewer than were asked for; None where it
     left enough.
+
+    `versions`: [version of the weights, tokens] of each part of what the model sampled, in order, from an engine that
+    took new weights meanwhile and tells; None otherwise.
     """
 
     __pydantic_config__ = _STRICT
@@ -90,6 +93,7 @@ class Trace:
     reward: float | None = None
     usage: dict[str, int] | None = None
     room: int | None = None
+    versions: list[list[int]] | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from h1r.errors import UserError
 from h1r.train.cached_arrays import packed
 from h1r.train.cluster.engine_actor import EngineActor
 from h1r.train.cluster.engines import RayEngines
-from h1r.train.cluster.handles import RayPolicy
+from h1r.train.cluster.handles import RayPolicy, Sender
 from h1r.train.cluster.replies import TrainerLostError, line
 from h1r.train.cluster.trainer_actor import TrainerActor
 from h1r.train.parallel.world import ALONE
@@ -50,7 +51,16 @@ class Actor:
     def __init__(self, sums: dict[str, int], starts: bool = True) -> None:
         self.alive, self.sampled = True, 0
         self.sample = Method(lambda prompt, params: Reference(self, lambda: self._sample(prompt, params), True))
-        self.open = self.take = Method(lambda place: Reference(self, lambda: sums, ready=starts))
+        self.version: int | None = None
+        self.take = Method(lambda place: Reference(self, lambda: sums, ready=starts))
+        self.open = self.renew = Method(
+            lambda place, version=None: Reference(self, lambda: self._has(version), ready=starts)
+        )
+        self._sums = sums
+
+    def _has(self, version: int | None) -> dict[str, int]:
+        self.version = version
+        return self._sums
 
     def _sample(self, prompt: np.ndarray, params: SamplingParams) -> Any:
         self.sampled += 1
@@ -107,7 +117,9 @@ class Ray:
         actor.alive = False
 
 
-def opened(ray: Ray, count: int, room: int, again: bool = True) -> tuple[RayEngines, list[Actor]]:
+def opened(
+    ray: Ray, count: int, room: int, again: bool = True, in_flight: bool = False
+) -> tuple[RayEngines, list[Actor]]:
     """again: those that take the place of the first `count` start."""
     actors: list[Actor] = []
 
@@ -115,7 +127,7 @@ def opened(ray: Ray, count: int, room: int, again: bool = True) -> tuple[RayEngi
         actors.append(Actor({"weight": 7}, again or len(actors) < count))
         return actors[-1]
 
-    engines = RayEngines(ray, start, count, room, 60.0)
+    engines = RayEngines(ray, start, count, room, 60.0, in_flight)
     engines.open(Path("place"), {"weight": 7})
     return engines, actors
 
@@ -136,6 +148,39 @@ def test_any_number_of_engines_in_any_order_gives_what_one_gives_once(
     assert found == expected
     assert sum(actor.sampled for actor in actors) >= tickets
     assert not Counter(engines._busy).total()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tickets=st.integers(2, 9), count=st.integers(1, 3), seed=st.integers(0, 9), death=st.integers(1, 20),
+    offers=st.lists(st.integers(0, 16), min_size=1, max_size=5),
+)  # fmt: skip
+def test_weights_in_flight_reach_all_engines_in_a_stream_that_loses_nothing_and_older_ones_are_removed(
+    tickets: int, count: int, seed: int, death: int, offers: list[int]
+) -> None:
+    """offers: after how many traces weights come, each before the stream goes on."""
+    prompts, each = [[100, i] for i in range(tickets)], [SamplingParams(n=2, seed=10 * i) for i in range(tickets)]
+    engines, _ = opened(Ray(seed, {death}), count, 2, in_flight=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "model"
+        place.mkdir()
+        engines.place = place
+        policy: Any = SimpleNamespace(send_weights=lambda place: place.mkdir() or {"weight": 7})
+        sender = Sender(policy, engines, place, in_flight=True)
+        found, last = [], 0
+        stream = engines.stream(prompts, each)
+        for trace in stream:
+            found.append(trace)
+            for _ in range(offers.count(len(found))):
+                last += 1
+                sender.update(last)()
+        assert engines._version == (sum(0 < one <= 2 * tickets - 2 for one in offers) or None)
+        if engines._offered:  # behind the last prompt: the next stream begins with them
+            assert list(engines.stream([[1]], [SamplingParams(n=1)]))
+        assert {engines._actors[index].version for index in engines._live} == {last or None}
+        assert [path.name for path in Path(scratch).iterdir()] == [f"model-{last}" if last else "model"]
+    found.sort(key=lambda trace: (trace.prompt_index, trace.sample_index))
+    assert found == HashEngine().generate(prompts, each)
 
 
 def test_two_engines_that_die_with_one_prompt_end_the_run_and_wrong_weights_do() -> None:
@@ -190,7 +235,7 @@ def test_no_trace_of_a_cancelled_prompt_comes_any_more_and_its_engine_is_busy_un
     assert engines._busy[0] == 4
     assert [trace.prompt_index for trace in stream] == [first, last, last]
     while engines._asked:
-        for one in engines._wait():
+        for one in engines._wait((*engines._asked,)):
             assert engines._ended(one) == []
     assert not engines._busy.total()
     stream = engines.stream([[1], [2]], SamplingParams(n=1))

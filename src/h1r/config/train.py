@@ -267,6 +267,10 @@ class RLSection(Section):
     """Steps that rollouts may be ahead of the training: the batch of step t is sampled with the weights of step t -
     lookahead, while earlier ones are trained on. Saves time where engines have processors of their own
     (`cluster.backend`), and changes nothing but the order of the work elsewhere. The paper's: 0."""
+    in_flight: bool = False
+    """Give engines of a Ray cluster the weights of each step at once, in the middle of the rollouts that `lookahead`
+    has them sample, instead of between two batches: fresher tokens, and a run that is no function of its recipe any
+    more (docs/guide/parallel.md#weights-in-flight). Our choice; the paper does not say."""
     partial_tokens: Count = 0
     """Most tokens that a rollout samples in one step: a longer one waits with what it has, and goes on in the next
     with the weights of then (docs/guide/rl-partial-rollouts.md). 0, the paper's: each goes on to its end."""
@@ -301,6 +305,8 @@ class RLSection(Section):
     def _journal_of_rollouts_ahead(self) -> RLSection:
         if self.lookahead and not self.journal:
             raise ValueError("lookahead needs journal = true: what was sampled ahead cannot be sampled again")
+        if self.in_flight and not self.lookahead:
+            raise ValueError("in_flight has no rollouts to reach while nothing is sampled ahead; set lookahead, too")
         return self
 
     @model_validator(mode="after")

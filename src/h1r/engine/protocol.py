@@ -150,7 +150,7 @@ class Engine(Protocol):
 
     def watch(self, look: Callable[[], None] | None) -> None:
         """`look` is called between the steps of every later stream, so that a display can call `progress` while the
-        stream's caller waits for the next trace; None ends it. It must be quick, and change nothing."""
+        stream's caller waits for the next trace; None ends it. It must be quick, and change nothing but by `cancel`."""
         ...
 
     def progress(self) -> list[Running]:

@@ -70,6 +70,8 @@ class Conversation:
         self.mask += [1] * len(turn.token_ids)
         for name in ("token_ids", "logprobs", "sampling_logprobs", "confidences"):
             getattr(trace, name).extend(getattr(turn, name))
+        if turn.versions is not None:
+            trace.versions = [*(trace.versions or ()), *turn.versions]
         trace.text, trace.finish_reason, trace.error = turn.text, turn.finish_reason, turn.error
 
     def add_reply(self, token_ids: Sequence[int]) -> None:

@@ -50,12 +50,12 @@ Take = Callable[[], None]
 
 @dataclass(frozen=True)
 class Fleet:
-    """engine: of this process, or several as one. update: sends it the weights in training as they are, and returns
-    what has it take them, which is called when nothing is sampled; every process calls both. apart: the engine may
-    sample while the policy trains."""
+    """engine: of this process, or several as one. update: sends it the weights in training, which so many steps have
+    made, and returns what has it take them, which is called when nothing is sampled; every process calls both. With
+    `rl.in_flight` the engine takes them by itself. apart: the engine may sample while the policy trains."""
 
     engine: Engine
-    update: Callable[[], Take] = lambda: nothing
+    update: Callable[[int], Take] = lambda _: nothing
     apart: bool = False
 
 
@@ -76,7 +76,7 @@ def open_fleet(
         with world.agreed():
             model = computing_model(trained) if copy is None else equip(copy.model, recipe.model.kernels)
             engine = stack.enter_context(open_engine(recipe.engine, tokenizer, model))
-        yield Fleet(engine) if copy is None else Fleet(engine, lambda: copy.refresh)
+        yield Fleet(engine) if copy is None else Fleet(engine, lambda _: copy.refresh)
 
 
 def _fed_by_files(
@@ -97,7 +97,7 @@ def _fed_by_files(
         with world.agreed():  # nobody samples, or writes again, before all have read
             engine.load_weights(place)
 
-    return Fleet(engine, lambda: take)
+    return Fleet(engine, lambda _: take)
 
 
 @contextmanager

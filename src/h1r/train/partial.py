@@ -10,7 +10,10 @@ recipe. What a trace has is prefilled again by the new weights (states of old on
 log-probability is the one under its own version, given all tokens before it: what the importance weight of the loss
 divides by.
 
-Left out: cutting rollouts that go on in other turns, and updating weights in the middle of a step.
+With `rl.in_flight` engines of a cluster cut what runs in the same way when weights come (`cluster/engine_actor.py`), at
+no number that anybody knows beforehand.
+
+Left out: cutting rollouts that go on in other turns at a number of tokens.
 """
 
 from __future__ import annotations
@@ -41,14 +44,14 @@ def request(
     return [*prompt, *trace.token_ids], replace(params, n=1, seed=seed, max_tokens=min(limit, left))
 
 
-def joined(trace: Trace, more: Trace, prompt: Prompt, tokenizer: Any) -> Trace:
-    """A trace and what it went on with, which stay as they are. The text is read from all tokens: a character may lie
-    on both sides of the cut."""
+def joined(trace: Trace, more: Trace, opening: str, tokenizer: Any) -> Trace:
+    """A trace and what it went on with, which stay as they are. opening: what the text of both begins with, of the
+    prompt. The text is read from all tokens: a character may lie on both sides of the cut."""
     token_ids = trace.token_ids + more.token_ids
     if tokenizer is None:
         text = trace.text + more.text
     else:
-        text = open_thinking(tokenizer, prompt) + text_of(tokenizer, token_ids, more.finish_reason == "stop", ())
+        text = opening + text_of(tokenizer, token_ids, more.finish_reason == "stop", ())
     return replace(
         trace,
         token_ids=token_ids,
@@ -56,7 +59,13 @@ def joined(trace: Trace, more: Trace, prompt: Prompt, tokenizer: Any) -> Trace:
         text=text,
         finish_reason=more.finish_reason,
         error=more.error,
+        versions=[*(trace.versions or ()), *(more.versions or ())] or None,
     )
+
+
+def opening_of(prompt: Prompt, tokenizer: Any) -> str:
+    """What the texts of a prompt's traces begin with, outside engines."""
+    return "" if tokenizer is None else open_thinking(tokenizer, prompt)
 
 
 def token_staleness(segments: Sequence[Sequence[Sequence[int]]], step: int) -> tuple[int, int]:

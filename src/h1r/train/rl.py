@@ -71,6 +71,11 @@ def rl(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
             on_ray = recipe.cluster.backend == "ray"
             if on_ray and world.everyone is not None:
                 raise UserError('cluster.backend = "ray" starts its own trainers; start `h1r rl` without torchrun')
+            if section.in_flight and not on_ray:
+                raise UserError(
+                    "rl.in_flight needs engines that sample while the policy trains; set cluster.backend to ray, or "
+                    "leave it out: rl.partial_tokens has rollouts go on with new weights in one process, too"
+                )
             cluster = stack.enter_context(open_cluster(recipe)) if on_ray else None
             pool = stack.enter_context(open_backend(recipe.verify, Rewards(section.rewards).needs_format))
             source, tokenizer = rl_start(recipe, run)
@@ -197,7 +202,7 @@ def train_rl(
         bar.start_at(step)
         while step < section.steps:
             start = time.monotonic()
-            take = fleet.update()
+            take = fleet.update(step)
             if not section.lookahead:
                 take()
                 take = nothing

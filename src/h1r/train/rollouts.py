@@ -39,7 +39,7 @@ from h1r.train.cached_arrays import Packed, packed, unpacked
 from h1r.train.curriculum import Curriculum, CurriculumState
 from h1r.train.journal import Journal
 from h1r.train.parallel.world import ALONE, World
-from h1r.train.partial import is_open, joined, request
+from h1r.train.partial import is_open, joined, opening_of, request
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Group:
     parts: list[dict[str, float]] = field(default_factory=list)
     """What each reward is the weighted sum of, by name."""
     segments: list[list[list[int]]] = field(default_factory=list)
-    """[version, tokens] of each part of each rollout, where they may take several steps (`partial.py`): `born` is the
-    first version. Else empty."""
+    """[version, tokens] of each part of each rollout, where they may have several (`partial.py`, `rl.in_flight`):
+    `born` is the oldest first version. Else empty."""
 
 
 def pack_groups(groups: Sequence[Group]) -> Packed:
@@ -293,14 +293,19 @@ class GroupStream:
             traces.append(trace)
         for trace in sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index)):
             group, before, _, _ = asked[trace.prompt_index]
+            parts, trace.versions = trace.versions or [[made, trace.num_tokens]], None
             if before is None:
                 group.traces.append(trace)
-                if self._section.partial_tokens:
-                    group.segments.append([[made, trace.num_tokens]])
+                if self._section.partial_tokens or self._section.in_flight:
+                    group.segments.append(parts)
                 continue
             at = next(at for at, one in enumerate(group.traces) if one is before)
-            group.traces[at] = joined(before, trace, group.prompt_ids, self._pipeline.tokenizer)
-            group.segments[at].append([made, trace.num_tokens])
+            tokenizer = self._pipeline.tokenizer
+            group.traces[at] = joined(before, trace, opening_of(group.prompt_ids, tokenizer), tokenizer)
+            group.segments[at] += parts
+        if self._section.in_flight:  # weights may have come since the batch began
+            for group, *_ in asked:
+                group.born = min(parts[0][0] for parts in group.segments)
 
     def _grade(self, groups: Sequence[Group]) -> None:
         """Gives groups whose sampling has ended their rewards, and takes traces out that have no verdict."""

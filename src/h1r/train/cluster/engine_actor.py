@@ -1,8 +1,9 @@
 """What runs in an engine's actor: an engine, and the one thread that touches it.
 
 A ticket is a prompt and how it is sampled. Those that come while others run join them in one stream of the engine,
-between two of its traces. New weights wait for the end of what runs. What a ticket samples is determined by its seed
-and the weights, so one that was lost with an actor may be asked of another.
+between two of its traces. New weights wait for the end of what runs (`take`), or come in the middle of it (`renew`,
+`tickets.py`). What a ticket samples is determined by its seed and the weights (and, with `renew`, by when they came),
+so one that was lost with an actor may be asked of another: nothing of it had been handed out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from asyncio import wrap_future
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -29,22 +31,13 @@ from h1r.errors import UserError
 from h1r.models import CausalLM
 from h1r.models.checkpoint import stored_state
 from h1r.models.checksum import checksum
-from h1r.records import Trace
-from h1r.rollout.open_stream import OpenStream
-from h1r.train.cached_arrays import Packed, packed
+from h1r.train.cached_arrays import Packed
 from h1r.train.cluster.setting import Setting
+from h1r.train.cluster.tickets import Ticket, Tickets
 from h1r.train.fleet import open_on_files, open_start, own_servers
 from h1r.train.parallel.sampling_copy import checksums
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.start import rl_start
-
-
-@dataclass(eq=False)
-class _Ticket:
-    prompt: list[int]
-    params: SamplingParams
-    future: Future[Packed] = field(default_factory=Future)
-    traces: list[Trace] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -60,24 +53,37 @@ class EngineActor:
 
     def __init__(self, setting: Setting, index: int, engines: int) -> None:
         self._setting, self._own = setting, World(data_rank=index, data_degree=engines)
-        self._inbox: queue.SimpleQueue[_Ticket | _Job] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
+        """None: there is something in `_renewals`."""
         self._jobs: list[_Job] = []
+        self._renewals: deque[_Job] = deque()
+        self._version: int | None = None
+        """Of the weights, where traces are to say it."""
+        self._tokenizer: Any = None
         self._given: dict[str, int] = {}
         """What the engine said when it had taken weights, of one that says it."""
         self._resources = ExitStack()
         threading.Thread(target=self._main, name="h1r-engine", daemon=True).start()
 
-    async def open(self, place: str) -> dict[str, int]:
-        """Opens the engine on the checkpoint in `place`; the checksums of what it has."""
-        return await self._do(partial(self._open, Path(place)))
+    async def open(self, place: str, version: int | None = None) -> dict[str, int]:
+        """Opens the engine on the checkpoint in `place`; the checksums of what it has. version: as in `renew`."""
+        return await self._do(partial(self._open_at, Path(place), version))
 
     async def take(self, place: str) -> dict[str, int]:
         """Takes the weights of the checkpoint in `place`; the checksums of what it has then."""
         return await self._do(partial(self._take, Path(place)))
 
+    async def renew(self, place: str, version: int) -> dict[str, int]:
+        """As `take`, but in the middle of what runs, which goes on with these weights. Traces then say which version
+        each of their tokens is from (`Trace.versions`)."""
+        job = _Job(partial(self._take_version, Path(place), version))
+        self._renewals.append(job)
+        self._inbox.put(None)
+        return await wrap_future(job.future)
+
     async def sample(self, prompt: np.ndarray, params: SamplingParams) -> Packed:
         """The `params.n` traces of a prompt [tokens], in order, without what RL does not read."""
-        ticket = _Ticket(prompt.tolist(), params)
+        ticket = Ticket(prompt.tolist(), params)
         self._inbox.put(ticket)
         return await wrap_future(ticket.future)
 
@@ -89,56 +95,55 @@ class EngineActor:
     def _main(self) -> None:
         while True:
             found = self._jobs.pop(0) if self._jobs else self._inbox.get()
-            if isinstance(found, _Ticket):
+            if isinstance(found, Ticket):
                 self._sample(found)
-                continue
-            try:
-                found.future.set_result(found.work())
-            except BaseException as error:
-                found.future.set_exception(error)
+            elif found is not None:
+                _run(found)
+            self._renew()
 
-    def _sample(self, first: _Ticket) -> None:
-        """A stream of tickets that takes in others while it runs."""
-        asked: list[_Ticket] = []
-        stream = OpenStream(self._engine)
+    def _renew(self) -> None:
+        while self._renewals:
+            _run(self._renewals.popleft())
 
-        def admit(found: _Ticket | _Job) -> None:
-            if isinstance(found, _Job):
-                self._jobs.append(found)
-                return
-            asked.append(found)
-            stream.add(found.prompt, found.params)
-
+    def _sample(self, first: Ticket) -> None:
+        """A stream of tickets that takes in others, and new weights, while it runs."""
+        tickets = Tickets(self._engine, self._tokenizer, self._version, lambda: bool(self._renewals))
         try:
-            admit(first)
-            self._drain(admit)
-            for trace in stream:
-                ticket = asked[trace.prompt_index]
-                trace.logprobs, trace.confidences = [], []
-                ticket.traces.append(trace)
-                if len(ticket.traces) == ticket.params.n:
-                    ticket.traces.sort(key=lambda one: one.sample_index)
-                    ticket.future.set_result(packed(ticket.traces))
-                if not self._jobs:
-                    self._drain(admit)
+            tickets.add(first)
+            self._drain(tickets)
+            while tickets.wait:
+                for _ in tickets.run():
+                    if not self._jobs and not self._renewals:
+                        self._drain(tickets)
+                self._renew()
+                tickets.go_on(self._version)
+                self._drain(tickets)
         except BaseException as error:
-            for ticket in asked:
-                if not ticket.future.done():
-                    ticket.future.set_exception(error)
+            tickets.fail(error)
 
-    def _drain(self, admit: Callable[[_Ticket | _Job], None]) -> None:
+    def _drain(self, tickets: Tickets) -> None:
         """What has come, up to new weights: later tickets are for these."""
         while not self._jobs:
             try:
-                admit(self._inbox.get_nowait())
+                found = self._inbox.get_nowait()
             except queue.Empty:
                 return
+            if isinstance(found, Ticket):
+                tickets.add(found)
+            elif found is not None:
+                self._jobs.append(found)
+
+    def _open_at(self, place: Path, version: int | None) -> dict[str, int]:
+        found = self._open(place)
+        self._version = version
+        return found
 
     def _open(self, place: Path) -> dict[str, int]:
         recipe, run = self._setting.enter()
         section = own_servers(recipe.engine, self._own)
         _refuse_other_type(section, place)
-        opened = open_on_files(recipe, section, rl_start(recipe, run)[1], place)
+        self._tokenizer = rl_start(recipe, run)[1]
+        opened = open_on_files(recipe, section, self._tokenizer, place)
         self._engine = self._resources.enter_context(opened)
         # A server that found these weights its own says nothing of them: it reads them once more.
         if (given := section.kind == "server") and not _received(self._engine):
@@ -154,6 +159,11 @@ class EngineActor:
         self._engine.load_weights(place)
         return self._have(place, given=True)
 
+    def _take_version(self, place: Path, version: int) -> dict[str, int]:
+        found = self._take(place)
+        self._version = version
+        return found
+
     def _have(self, place: Path, given: bool) -> dict[str, int]:
         sums = _sums(self._engine, place, given)
         self._given = sums if given and hasattr(self._engine, "received") else {}
@@ -167,6 +177,13 @@ class StartEngineActor(EngineActor):
         recipe, run = self._setting.enter()
         self._engine = self._resources.enter_context(open_start(recipe, *rl_start(recipe, run)))
         return {}
+
+
+def _run(job: _Job) -> None:
+    try:
+        job.future.set_result(job.work())
+    except BaseException as error:
+        job.future.set_exception(error)
 
 
 def _refuse_other_type(section: EngineSection, place: Path) -> None:

@@ -2,14 +2,14 @@
 
 A ticket's seed and the weights determine its tokens, so it does not matter who samples it, nor how often: the tickets
 of an engine that died are sampled once more, by the others and, as soon as it has started, by the engine that takes its
-place.
+place. With weights in flight they get other tokens then; nobody has seen those that were lost.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from h1r.records import Trace
 from h1r.train.cached_arrays import unpacked
 from h1r.train.cluster.replies import answer, first_answers, line
 
+POLL_S = 0.05
+"""How soon weights in flight are looked for. Our choice."""
 MAX_DEATHS = 2
 """So many engines may die with one ticket before the run ends: it may be what kills them."""
 
@@ -42,10 +44,19 @@ class RayEngines:
     """The engine protocol over actors (`EngineActor`), for one stream at a time.
 
     start: makes the actor of a number below `count`. max_sequences: traces that one decodes together. limit_s: seconds
-    that an engine has to start.
+    that an engine has to start. in_flight: weights that come while a stream runs (`offer`) are taken in the middle of
+    it.
     """
 
-    def __init__(self, ray: Any, start: Callable[[int], Any], count: int, max_sequences: int, limit_s: float) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        start: Callable[[int], Any],
+        count: int,
+        max_sequences: int,
+        limit_s: float,
+        in_flight: bool = False,
+    ) -> None:
         self._ray, self._start, self._limit_s = ray, start, limit_s
         self._room = 2 * max_sequences
         self._actors = [start(index) for index in range(count)]
@@ -59,6 +70,9 @@ class RayEngines:
         self._busy: Counter[int] = Counter()
         self._count = 0
         self._closed = False
+        self._in_flight = in_flight
+        self._version: int | None = None
+        self._offered: deque[Callable[[], None]] = deque(maxlen=1)
         self._look: Callable[[], None] | None = None
         self.place = Path()
         """The checkpoint whose weights they have."""
@@ -71,22 +85,33 @@ class RayEngines:
         for index, found in enumerate(first_answers(self._ray, asked, self._limit_s, "engine")):
             self._check(index, found)
 
-    def take(self, place: Path, sums: Mapping[str, int]) -> None:
+    def take(self, place: Path, sums: Mapping[str, int], version: int | None = None) -> None:
         """Has all of them take the weights in `place`, when those that start are there: they read the weights before.
-        Raises `RuntimeError` where one then has others."""
-        self._asked.clear()  # cancelled
+        version: they take them in the middle of what runs, and say of each token which it is from. Raises
+        `RuntimeError` where one then has others."""
+        if version is None:
+            self._asked.clear()  # cancelled
         while self._starting:
-            for one in self._wait():
+            for one in self._wait(self._starting):
                 self._started(one)
-        self.place, self._sums = place, sums
-        asked = {index: self._actors[index].take.remote(str(place)) for index in sorted(self._live)}
+        self.place, self._sums, self._version = place, sums, version
+        asked = {
+            index: actor.take.remote(str(place)) if version is None else actor.renew.remote(str(place), version)
+            for index, actor in enumerate(self._actors)
+            if index in self._live
+        }
         for index, one in asked.items():
             try:
                 found = answer(self._ray, one, "engine")
             except self._lost as error:
-                self._replace(index, error)
+                self._redo(index, error)
             else:
                 self._check(index, found)
+
+    def offer(self, take: Callable[[], None]) -> None:
+        """From any thread: weights that `take` has the engines take, before the next prompt is handed out, or within
+        `POLL_S` seconds where all are. Of several offers the last one is taken."""
+        self._offered.append(take)
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]) -> list[Trace]:
         """See `Engine.generate`."""
@@ -102,8 +127,10 @@ class RayEngines:
         for prompt, one in zip(prompts, one_per_prompt(prompts, params), strict=True):
             self.add(prompt, one)
         while self._waiting or any(not ticket.cancelled for _, ticket in self._asked.values()):
+            if self._offered:
+                self._offered.pop()()
             self._hand_out()
-            for one in self._wait():
+            for one in self._wait((*self._asked, *self._starting)):
                 if one in self._starting:
                     self._started(one)
                 else:
@@ -167,11 +194,14 @@ class RayEngines:
             trace.prompt_index = ticket.number
         return [] if ticket.cancelled else traces
 
-    def _wait(self) -> list[Any]:
-        """What has come of what was asked and of those that start; nothing where one has been given up meanwhile."""
+    def _wait(self, asked: Iterable[Any]) -> list[Any]:
+        """What has come of what was asked, of tickets and of those that start; nothing where one has been given up
+        meanwhile, or weights may have come."""
         ends = min((until for _, until in self._starting.values()), default=None)
         left = None if ends is None else max(0.0, ends - time.monotonic())
-        ended: list[Any] = self._ray.wait([*self._asked, *self._starting], timeout=left)[0]
+        if self._in_flight:
+            left = POLL_S if left is None else min(left, POLL_S)
+        ended: list[Any] = self._ray.wait([*asked], timeout=left)[0]
         if not ended:
             for one in [one for one, (_, until) in self._starting.items() if until <= time.monotonic()]:
                 self._give_up(self._starting.pop(one)[0], f"it did not start in {self._limit_s:g} s")
@@ -203,7 +233,10 @@ class RayEngines:
         if self._closed:  # meanwhile: perhaps nobody else knows of this one any more
             self._ray.kill(self._actors[index])
             raise RuntimeError("the engines were ended") from why
-        self._starting[self._actors[index].open.remote(str(self.place))] = (index, time.monotonic() + self._limit_s)
+        self._starting[self._actors[index].open.remote(str(self.place), self._version)] = (
+            index,
+            time.monotonic() + self._limit_s,
+        )
 
     def _started(self, one: Any) -> None:
         index, _ = self._starting.pop(one)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,7 +30,7 @@ from h1r.train.cluster.engines import RayEngines
 from h1r.train.cluster.replies import TrainerLostError, answers, first_answers, first_dead, line
 from h1r.train.cluster.setting import Setting
 from h1r.train.cluster.trainer_actor import TrainerActor
-from h1r.train.fleet import Fleet, Take, weights_place
+from h1r.train.fleet import Fleet, Take, nothing, weights_place
 from h1r.train.policy import Policy
 from h1r.train.rollouts import Group, pack_groups
 from h1r.verify.workers.ray_cluster import RayCluster
@@ -76,7 +77,8 @@ def open_handles(cluster: RayCluster, recipe: Recipe, run: Run) -> Iterator[tupl
         engines = _engines(cluster, recipe, partial(start, EngineActor))
         stack.callback(engines.close)
         engines.open(place, sums)
-        yield policy, Fleet(engines, Sender(policy, engines, place).update, apart=True)
+        sender = Sender(policy, engines, place, recipe.rl.in_flight)
+        yield policy, Fleet(engines, sender.update, apart=True)
 
 
 @contextmanager
@@ -119,26 +121,35 @@ def _engines(cluster: RayCluster, recipe: Recipe, start: Callable[..., Any]) -> 
         section.engines,
         recipe.engine.max_sequences,
         section.start_limit_s,
+        recipe.rl.in_flight,
     )
 
 
 class Sender:
     """Weights on their way, in a directory for each time that they were sent: engines may still sample with one when
-    trainers write the next. place: that of the first."""
+    trainers write the next. place: that of the first. in_flight: engines take them as soon as they are there."""
 
-    def __init__(self, policy: RayPolicy, engines: RayEngines, place: Path) -> None:
-        self._policy, self._engines, self._place, self._sent = policy, engines, place, 0
+    def __init__(self, policy: RayPolicy, engines: RayEngines, place: Path, in_flight: bool = False) -> None:
+        self._policy, self._engines, self._place, self._in_flight = policy, engines, place, in_flight
+        self._sent = 0
+        self._there: deque[Path] = deque([place])
+        """Those that were not removed, in order."""
 
-    def update(self) -> Take:
+    def update(self, step: int) -> Take:
         """See `Fleet.update`."""
         self._sent += 1
         place = self._place.with_name(f"{self._place.name}-{self._sent}")
-        return partial(self._take, place, self._policy.send_weights(place))
+        sums = self._policy.send_weights(place)
+        self._there.append(place)
+        if not self._in_flight:
+            return partial(self._take, place, sums)
+        self._engines.offer(partial(self._take, place, sums, step))
+        return nothing
 
-    def _take(self, place: Path, sums: Mapping[str, int]) -> None:
-        before = self._engines.place
-        self._engines.take(place, sums)
-        shutil.rmtree(before, ignore_errors=True)
+    def _take(self, place: Path, sums: Mapping[str, int], version: int | None = None) -> None:
+        self._engines.take(place, sums, version)
+        while self._there[0] != place:  # those before, and offers that a later one has overtaken
+            shutil.rmtree(self._there.popleft(), ignore_errors=True)
 
 
 class RayPolicy(Policy):
