@@ -13,6 +13,7 @@ import random
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from h1r.report.collect import DROPPED_PER_REASON, series
 from h1r.report.compare import comparison_table, mean_and_deviation
 from h1r.report.curves import Curve, curve_plot, log_ticks, running_mean, window_for
 from h1r.report.data import kept_of
+from h1r.report.results import _sft_panels
 from h1r.report.stored import Example, FilterStep
 from h1r.report.svg import to_svg
 from h1r.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
@@ -628,6 +630,17 @@ def test_losses_have_a_log_scale_and_what_stays_the_same_no_axes(whole_page: str
     assert "nats per token (log scale)" in whole_page
     assert "The same at every step, so not drawn: SFT gradient norm 0.6." in whole_page
     assert 'aria-label="SFT: SFT gradient norm by step"' not in whole_page
+
+
+def test_the_loss_of_each_part_of_a_mixture_has_a_curve_where_the_steps_have_it() -> None:
+    lines = [{"step": 0, "loss": 2.0, "loss/math": 2.5}, {"step": 1, "loss": 1.0, "loss/math": 1.5, "loss/code": 0.5}]
+    _, parts, *_ = _sft_panels(SimpleNamespace(sft=lines))  # type: ignore[arg-type]
+    assert [(one.label, one.steps, one.values) for one in parts.curves] == [
+        ("math", [0, 1], [2.5, 1.5]),
+        ("code", [1], [0.5]),
+    ]
+    assert len({(one.colour, one.dash) for one in parts.curves}) == 2
+    assert not _sft_panels(SimpleNamespace(sft=[{"step": 0, "loss": 2.0}]))[1].curves  # type: ignore[arg-type]
 
 
 @given(st.floats(1e-8, 1e8), st.floats(1.05, 1e6))

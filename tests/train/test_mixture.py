@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_training import Killed, assert_same_stage, train_sft_in, training_recipe
+from tiny_training import (
+    Killed,
+    assert_same_stage,
+    gap,
+    gradients,
+    metrics_of,
+    random_ids,
+    tiny_model,
+    train_sft_in,
+    training_recipe,
+)
 
 from h1r.config import MixedDataSection, Recipe, SFTSection
 from h1r.errors import UserError
 from h1r.run.directory import Run
 from h1r.train.documents import Document
-from h1r.train.mixture import Joined, Passes, interleaved
+from h1r.train.mixture import Joined, Passes, interleaved, labels_of
 from h1r.train.parallel.world import ALONE
-from h1r.train.sft import Batches, _documents, sft
+from h1r.train.sft import Batches, _documents, accumulate_gradients, sft
 from h1r.train.start import saved_tokenizer
 from h1r.train.validation import kept_out
 
@@ -126,6 +138,27 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_the_loss_of_each_part_is_that_of_a_batch_of_it_alone() -> None:
+    rng, model = random.Random(3), tiny_model()
+    lengths, sources = [7, 4, 9, 5, 6, 3], [0, 2, 0, 2, 0, 2]
+    documents = [
+        Document(random_ids(rng, length), [rng.randint(0, 1) for _ in range(length - 1)] + [1], weight, source)
+        for length, source, weight in zip(lengths, sources, [1.0, 0.5, 1.5, 1.0, 1.0, 2.0], strict=True)
+    ]
+    rows = [[0, 2], [1, 3], [4], [5]]
+    loss, tokens, each = accumulate_gradients(model, documents, rows, 2, parts=4)
+    found = gradients(model)
+    assert accumulate_gradients(model, documents, rows, 2) == (loss, tokens, [])
+    assert gap(gradients(model), found) == 0
+    assert [math.isnan(one) for one in each] == [False, True, False, True]
+    for source in (0, 2):
+        alone = [[at for at in row if sources[at] == source] for row in rows]
+        expected, *_ = accumulate_gradients(model, documents, [row for row in alone if row], 1)
+        assert each[source] == pytest.approx(expected, rel=1e-12)
+    named = [MixedDataSection(data=name, share=1) for name in ("runs/math/curate", "own (1).jsonl", "b/math")]
+    assert labels_of(named) == ["math 1", "own__1_.jsonl", "math 3"]
+
+
 def test_a_resumed_run_on_a_mixture_equals_an_unbroken_one_bit_for_bit(
     curated: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +166,12 @@ def test_a_resumed_run_on_a_mixture_equals_an_unbroken_one_bit_for_bit(
     unbroken, broken = Run.open(tmp_path / "unbroken", recipe), Run.open(tmp_path / "broken", recipe)
     expected = sft(recipe, unbroken)
     assert expected["steps"] > 6
+    lines = metrics_of(unbroken.path / "sft")
+    names = [f"loss/{label}" for label in (curated.name, "own.jsonl")]
+    assert all(any(name in line for name in names) for line in lines)
+    for line in (line for line in lines if all(name in line for name in names)):
+        assert min(line[name] for name in names) <= line["loss"] <= max(line[name] for name in names)
+    assert {name for line in lines for name in line if name.startswith("loss/")} == set(names)
     told = capsys.readouterr().err
     assert f"{chats}: 33.3% of the tokens; 6 documents, each" in told
     documents = _documents(recipe, broken, saved_tokenizer(recipe, broken), ALONE)

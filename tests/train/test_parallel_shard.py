@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from h1r.models import build, load, save
 from h1r.models.shards import gathered
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
+from h1r.train.documents import read_samples
 from h1r.train.parallel.world import open_world
-from h1r.train.sft import sft
-from h1r.train.start import start, starting_model
+from h1r.train.sft import accumulate_gradients, sft
+from h1r.train.start import saved_tokenizer, start, starting_model
 
 
 def sharded_recipe(context: int = 1, shard: bool = True, tied: bool = False, **changes: Any) -> Recipe:
@@ -71,6 +73,31 @@ def test_sharded_processes_train_the_weights_of_one(
         assert found == {key: pytest.approx(value, rel=1e-4) for key, value in line.items()}
     model = load(run.path / "sft" / "model")
     assert torch.equal(model.lm_head.weight, read_weights(run.path / "sft" / "model")["lm_head.weight"])
+
+
+def losses_of_parts(groups: Groups, recipe: Recipe, path: str) -> tuple[float, list[float]]:
+    """Of one batch of all documents of a run, every third of which is of another part: a row each, so that some ranks
+    have none of a part."""
+    run = Run(Path(path))
+    world = open_world(recipe.parallel)
+    _, trained = start(recipe, run, world)
+    tokenizer = saved_tokenizer(recipe, run)
+    documents = read_samples(run.path / "curate" / "samples.jsonl", tokenizer, None, recipe.sft.seq_len)[:7]
+    mixed = [dataclasses.replace(one, source=int(at % 3 == 2)) for at, one in enumerate(documents)]
+    loss, _, each = accumulate_gradients(trained, mixed, [[at] for at in range(len(mixed))], 2, world, 2)
+    return loss, each
+
+
+def test_processes_log_the_loss_of_each_part_that_one_does(
+    grids: dict[int, Workers], curated: Path, tmp_path: Path
+) -> None:
+    run = run_from(curated, tmp_path / "run", sharded_recipe())
+    loss, each = losses_of_parts({}, sharded_recipe(shard=False), str(run.path))
+    assert min(each) < loss < max(each)
+    for ranks, context in ((3, 1), (4, 2)):
+        said = grids[ranks].call(losses_of_parts, sharded_recipe(context), str(run.path))
+        assert all(one == said[0] for one in said)
+        assert [said[0][0], *said[0][1]] == pytest.approx([loss, *each], rel=1e-6)
 
 
 def train_with_chunks(groups: Groups, recipe: Recipe, directories: list[str]) -> Any:

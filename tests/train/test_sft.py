@@ -85,7 +85,7 @@ def obvious_loss(model: HybridForCausalLM, documents: list[Document]) -> Tensor:
 def test_sft_loss_and_gradient_equal_the_loop_over_documents(seed: int) -> None:
     documents = random_documents(seed, 7)
     rows = [[3, 0], [1, 2, 5], [4], [6]]
-    loss, tokens = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
+    loss, tokens, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     found = gradients(MODEL)
     expected = obvious_loss(MODEL, documents)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-10)
@@ -99,7 +99,7 @@ def test_sft_loss_does_not_depend_on_packing_or_micro_batches() -> None:
     results = []
     for rows in packings:
         for micro_batch_size in range(1, len(rows) + 1):
-            loss, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size)
+            loss, *_ = accumulate_gradients(MODEL, documents, rows, micro_batch_size)
             results.append((loss, gradients(MODEL)))
     for loss, gradient in results[1:]:
         assert loss == pytest.approx(results[0][0], rel=1e-10)
@@ -110,11 +110,11 @@ def test_a_head_in_chunks_gives_the_same_loss_and_gradient(monkeypatch: pytest.M
     """As a large vocabulary has it."""
     documents = random_documents(7, 6)
     rows = [[0, 1, 2], [3, 4, 5]]
-    loss, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
+    loss, *_ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     whole = gradients(MODEL)
     monkeypatch.setattr("h1r.train.linear_logprobs.LOGITS_BYTES", 4 * MODEL.config.vocab_size * 3)
     with mock.patch("h1r.models.causal_lm.CausalLM.logits", side_effect=AssertionError("all logits at once")):
-        chunked, _ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
+        chunked, *_ = accumulate_gradients(MODEL, documents, rows, micro_batch_size=2)
     assert chunked == pytest.approx(loss, rel=1e-12)
     assert gap(gradients(MODEL), whole) < 1e-10
 
@@ -122,7 +122,7 @@ def test_a_head_in_chunks_gives_the_same_loss_and_gradient(monkeypatch: pytest.M
 def test_a_document_of_weight_zero_moves_nothing_but_its_tokens_count() -> None:
     documents = random_documents(11, 3)
     silent = [documents[0], Document(documents[1].ids, documents[1].loss, 0.0), documents[2]]
-    loss, _ = accumulate_gradients(MODEL, silent, [[0, 1, 2]], 1)
+    loss, *_ = accumulate_gradients(MODEL, silent, [[0, 1, 2]], 1)
     found = gradients(MODEL)
     expected = obvious_loss(MODEL, silent)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-10)

@@ -18,7 +18,7 @@ from h1r.report import plots
 from h1r.report.benchmarks import comparison_html
 from h1r.report.benchmarks import comparison_table as benchmark_comparison
 from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, RunReport, series
-from h1r.report.curves import SMOOTHING, Curve, Panel
+from h1r.report.curves import SMOOTHING, Curve, Panel, look
 from h1r.report.page import code_text
 from h1r.report.paired import Difference, between, change
 from h1r.report.results import confidence_level
@@ -39,8 +39,6 @@ _COLUMNS: tuple[tuple[str, Callable[[RunReport], float | None], Callable[[float 
 
 _OF_A_REPEAT = frozenset({"name", "seed"})
 """Settings in which repeats of one experiment may differ."""
-_COLOURS = ("sft", "rl", "deepconf", "majority", "base")
-_DASHES = ("solid", "dashed", "dotted", "dashdot")
 
 
 def comparison_page(reports: Sequence[RunReport]) -> str:
@@ -170,7 +168,7 @@ def _learning(names: Sequence[str], reports: Sequence[RunReport]) -> str:
     """Each metric's curves of all runs in one panel."""
     each: dict[str, list[Curve]] = {"loss": [], "reward": [], "accuracy": []}
     for place, (name, report) in enumerate(zip(names, reports, strict=True)):
-        colour, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
+        colour, dash = look(place)
         for metrics, key in ((report.sft, "loss"), (report.rl, "reward"), (report.rl, "accuracy")):
             steps, values = series(metrics, key)
             if values:

@@ -49,6 +49,15 @@ class Panel:
         return curve_plot(self.title, self.unit, self.curves, self.share, smoothing, self.log)
 
 
+_COLOURS = ("sft", "rl", "deepconf", "majority", "base")
+_DASHES = ("solid", "dashed", "dotted", "dashdot")
+
+
+def look(place: int) -> tuple[str, str]:
+    """Colour and dash of one of many curves."""
+    return _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
+
+
 MOST_BANDS = 120
 """Places of a learning curve that say their numbers."""
 MOST_RAW = 3

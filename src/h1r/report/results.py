@@ -11,6 +11,9 @@ from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, Metrics, RunReport, se
 from h1r.report.stored import EvalResult, FamilyScore, ScalingResult
 from h1r.report.svg import to_svg
 
+_OF_PART = "loss/"
+"""What the metrics of each part of a mixture begin with."""
+
 
 def confidence_level(report: RunReport) -> float:
     """The level of the evaluation's intervals, 0 to 1."""
@@ -201,10 +204,14 @@ def _sft_panels(report: RunReport) -> list[curves.Panel]:
         ("SFT gradient norm", "before clipping", "grad_norm"),
         ("SFT learning rate", "per step", "learning_rate"),
     )
-    return [
+    panels = [
         curves.Panel(title, unit, _curves(report.sft, (title, key, "sft", "solid")), log=key != "learning_rate")
         for title, unit, key in drawn
     ]
+    keys = list(dict.fromkeys(key for line in report.sft for key in line if key.startswith(_OF_PART)))
+    parts = _curves(report.sft, *((key.removeprefix(_OF_PART), key, *curves.look(at)) for at, key in enumerate(keys)))
+    panels.insert(1, curves.Panel("SFT loss by data", "nats per token", parts, log=True))
+    return panels
 
 
 def _curves(metrics: Metrics, *drawn: tuple[str, str, str, str]) -> list[curves.Curve]:

@@ -13,9 +13,11 @@ another.
 from __future__ import annotations
 
 import random
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from h1r.common.progress import note
@@ -91,6 +93,15 @@ class Passes:
             random.Random(f"sft {self._seed} part {part} copy {copy}").shuffle(order)
             self._copies[part] = (copy, order)
         return self._copies[part][1][at]
+
+
+def labels_of(mixture: Sequence[MixedDataSection]) -> list[str]:
+    """A name for each part, by which its loss is logged: that of its file, or of the run that it was curated in, or of
+    its directory; equal ones are numbered. Letters that a tracker may refuse are underscores."""
+    paths = [Path(part.data) for part in mixture]
+    each = [path.parent.name if path.name == "curate" and path.parent.name else path.name for path in paths]
+    names = [re.sub(r"[^\w.-]", "_", name, flags=re.ASCII) for name in each]
+    return [name if names.count(name) == 1 else f"{name} {at}" for at, name in enumerate(names, start=1)]
 
 
 def interleaved(parts: Sequence[Sequence[Row]]) -> list[Row]:

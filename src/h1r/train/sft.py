@@ -41,7 +41,7 @@ from h1r.train.documents import Document, Documents, PackedDocuments, documents_
 from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
 from h1r.train.memory import keep_freed_memory
-from h1r.train.mixture import Joined, Passes, interleaved
+from h1r.train.mixture import Joined, Passes, interleaved, labels_of
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 from h1r.train.overlong import without_overlong
 from h1r.train.parallel.balance import document_costs, spread
@@ -141,7 +141,7 @@ def train_sft(
         section.validation, lambda: validation_loss(forward, held_out, section, world), directory, world,
         state.get("best"),
     )  # fmt: skip
-    total, loss = batches.total_steps, math.nan
+    total, loss, labels = batches.total_steps, math.nan, labels_of(section.mixture)
     if world.main:
         write_json(directory / "steps.json", {"total": total})
     with progress("SFT", total=total, unit="step") as bar, Stopping(section.time_limit_s, world) as stopping:
@@ -149,12 +149,15 @@ def train_sft(
         while step < total:
             began = time.monotonic()
             rows = batches.rows_of(step)
-            loss, tokens = accumulate_gradients(forward, trained, rows, section.micro_batch_size, world)
+            loss, tokens, of_parts = accumulate_gradients(
+                forward, trained, rows, section.micro_batch_size, world, len(section.mixture)
+            )
             factor = linear_schedule(step, int(section.warmup_ratio * total), total, section.min_lr_ratio)
             norm, stepped = optimizer_step(weights, optimizer, section.optimizer, factor)
             seconds = time.monotonic() - began
             values: dict[str, float] = {
                 "loss": loss,
+                **{f"loss/{label}": one for label, one in zip(labels, of_parts, strict=True) if not math.isnan(one)},
                 "learning_rate": section.optimizer.learning_rate * factor,
                 "grad_norm": norm,
                 "skipped": int(not stepped),
@@ -282,19 +285,29 @@ def accumulate_gradients(
     rows: Sequence[Sequence[int]],
     micro_batch_size: int,
     world: World = ALONE,
-) -> tuple[float, int]:
-    """Adds the batch loss's gradient to the parameters; returns (loss, tokens run through the model).
+    parts: int = 0,
+) -> tuple[float, int, list[float]]:
+    """Adds the batch loss's gradient to the parameters; returns the loss, the tokens run through the model, and the
+    loss of each of the `parts` of a mixture: sum_t w_t nll_t / (its tokens with loss in the batch), nats per token; not
+    a number where it has none.
 
-    Every process of `world` gets all rows, reads and runs its share, and ends with the same gradient and loss.
+    Every process of `world` gets all rows, reads and runs its share, and ends with the same gradient and losses.
     """
-    valid = _targets(documents, rows)
-    total = 0.0
-    for loss in _losses(model, documents, rows, micro_batch_size, world):
+    chosen = [documents[index] for row in rows for index in row]
+    valid = sum(document.targets for document in chosen)
+    total, sums = 0.0, torch.zeros(parts, dtype=torch.float64)
+    for loss, of_parts in _losses(model, documents, rows, micro_batch_size, world, parts):
         mean = loss / valid
         mean.backward()
         total += mean.item()
+        sums += of_parts.cpu()
     world.sync_gradients(model)
-    return world.sum(total), sum(documents[index].length for row in rows for index in row)
+    total, *found = world.sums([total, *sums.tolist()])
+    counts = [0] * parts
+    for document in chosen if parts else ():
+        counts[document.source] += document.targets
+    each = [one / count if count else math.nan for one, count in zip(found, counts, strict=True)]
+    return total, sum(document.length for document in chosen), each
 
 
 def validation_loss(model: Trained, documents: Documents, section: SFTSection, world: World = ALONE) -> float:
@@ -302,26 +315,29 @@ def validation_loss(model: Trained, documents: Documents, section: SFTSection, w
     lengths = [document.length for document in documents]
     rows = pack(lengths, list(range(len(lengths))), section.seq_len)
     losses = _losses(model, documents, rows, section.micro_batch_size, world)
-    return world.sum(without_gradients(model, lambda: [loss.item() for loss in losses])) / _targets(documents, rows)
-
-
-def _targets(documents: Documents, rows: Sequence[Sequence[int]]) -> int:
-    return sum(documents[index].targets for row in rows for index in row)
+    targets = sum(document.targets for document in documents)
+    return world.sum(without_gradients(model, lambda: [loss.item() for loss, _ in losses])) / targets
 
 
 def _losses(
-    model: Trained, documents: Documents, rows: Sequence[Sequence[int]], micro_batch_size: int, world: World
-) -> Iterator[Tensor]:
-    """The summed loss of each micro-batch of this process, and of the passes that it runs along without one."""
+    model: Trained,
+    documents: Documents,
+    rows: Sequence[Sequence[int]],
+    micro_batch_size: int,
+    world: World,
+    parts: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The summed losses of each micro-batch of this process (`weighted_cross_entropy`), and of the passes that it runs
+    along without one."""
     shares = _shares(model, documents, rows, world)
     mine = [rows[index] for index in shares[world.data_rank]]
     for at in range(0, len(mine), micro_batch_size):
         chosen = [documents[index] for row in mine[at : at + micro_batch_size] for index in row]
-        yield call(model, weighted_cross_entropy, chosen, world)
+        yield call(model, weighted_cross_entropy, chosen, world, parts)
     for _ in range(world.idle_rounds([-(-len(share) // micro_batch_size) for share in shares])):
         shortest = min(documents[rows[0][0]], documents[rows[-1][-1]], key=lambda one: one.length).ids
         silent = Document(shortest, [0] * len(shortest), 0.0)
-        yield call(model, weighted_cross_entropy, [silent], world)
+        yield call(model, weighted_cross_entropy, [silent], world, parts)
 
 
 def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]], world: World) -> list[list[int]]:
@@ -333,9 +349,12 @@ def _shares(model: Trained, documents: Documents, rows: Sequence[Sequence[int]],
     return spread(costs, world.data_degree, limit=-(-len(rows) // world.data_degree))
 
 
-def weighted_cross_entropy(model: CausalLM, documents: Documents, world: World = ALONE) -> Tensor:
+def weighted_cross_entropy(
+    model: CausalLM, documents: Documents, world: World = ALONE, parts: int = 0
+) -> tuple[Tensor, Tensor]:
     """sum_t weight_t * -log pi(token_t | tokens before it in its document), over the tokens with loss that this
-    process predicts: all of them, or those after its share of the flat tokens."""
+    process predicts: all of them, or those after its share of the flat tokens. Also [parts] float64, the same of the
+    documents of each part of a mixture, without a gradient."""
     device = model.device
     layout = Layout.of([document.length for document in documents], device)
     ids = [token for document in documents for token in document.ids]
@@ -353,4 +372,10 @@ def weighted_cross_entropy(model: CausalLM, documents: Documents, world: World =
     target = weight_T.nonzero().squeeze(-1)
     target = target[(target > mine.start) & (target <= mine.stop)]
     hidden = model.model(ids_T[mine], layout)[target - 1 - mine.start]
-    return -(weight_T[target] * head_logprobs(model, hidden, ids_T[target])[0]).sum()
+    weighted = weight_T[target] * head_logprobs(model, hidden, ids_T[target])[0]
+    of_parts = torch.zeros(parts, dtype=torch.float64, device=device)
+    if parts:
+        lengths = torch.tensor([document.length for document in documents], device=device)
+        source_T = torch.tensor([document.source for document in documents], device=device).repeat_interleave(lengths)
+        of_parts.index_add_(0, source_T[target], -weighted.detach().double())
+    return -weighted.sum(), of_parts

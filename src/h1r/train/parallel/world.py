@@ -89,11 +89,16 @@ class World:
 
     def sum(self, value: float) -> float:
         """Of a number over the grid, the same on every rank."""
+        return self.sums([value])[0]
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Of several numbers, each over the grid."""
         if self.everyone is None:
-            return value
-        total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, group=self.everyone)
-        return total.item()
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(totals, group=self.everyone)
+        found: list[float] = totals.tolist()
+        return found
 
     def gather(self, mine: Sequence[T]) -> list[T]:
         """What all processes made of what `deal` gave them, together again in its order. Objects travel pickled."""
