@@ -117,11 +117,11 @@ def test_two_trainers_in_shards_and_two_engines_ahead_of_them_learn_what_one_pro
                 cluster.ray.kill(engines._actors[0])
             hand_out()
 
-        def taking(place: Path, sums: Mapping[str, int]) -> None:
+        def taking(place: Path, sums: Mapping[str, int], version: int | None = None) -> None:
             calls["weights"] += 1
             if calls["weights"] == 2:
                 cluster.ray.kill(engines._actors[1])
-            take(place, sums)
+            take(place, sums, version)
 
         engines._hand_out, engines.take = handing, taking  # type: ignore[method-assign]
 

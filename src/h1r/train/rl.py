@@ -232,8 +232,9 @@ def train_rl(
                 state = {"step": step, "stream": behind.as_json(), "reward": values["reward"]}
                 policy.save(step, state, behind.arrays())
                 # What was begun has weights that a resumed run does not have. Neither the time that it takes nor a
-                # failure of it costs the step, which is saved.
-                ahead.wait()
+                # failure of it costs the step, which is saved. With weights in flight it gets others anyhow.
+                if not section.in_flight:
+                    ahead.wait()
                 if world.main:
                     journal.cut(behind.drawn)
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
