@@ -4,7 +4,10 @@ difference paired by problem.
     python benchmarks/shared_families.py --write                    the problems, which lie beside this file already
     h1r eval runs/demo --model rl --benchmark benchmarks/shared_families.toml --only library --only everyday
     h1r eval h1r:small --benchmark benchmarks/shared_families.toml --out runs/shared
-    python benchmarks/shared_families.py runs/demo/eval/benchmarks/rl runs/shared/eval/benchmarks/base
+    python benchmarks/shared_families.py runs/demo/eval/benchmarks/rl runs/shared/eval/benchmarks/base [--card]
+
+`--card` keeps the table in `shared_families.md`, with the weights that it is of; `tools/ship_model.py` puts it into the
+card of the package's model.
 
 Of each family and way of asking 50 problems that neither recipe draws, neither for training nor for RL nor to be held
 out, whatever their wording (`--write` draws both recipes anew). They are as hard as the demo's, whose knobs lie within
@@ -15,12 +18,14 @@ those of `recipes/small.toml`: `library` asks as reasoning-gym does, which is al
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from h1r.common.files import read_json
+from h1r.common.packaged import packaged
 from h1r.config import Recipe, load_recipe
 from h1r.config.corpus import GeneratedSource
 from h1r.data.curate.io.generated import GeneratedProblems
@@ -31,6 +36,7 @@ from h1r.scaling.intervals import mean_accuracy
 
 HERE = Path(__file__).resolve().parent
 PROBLEMS = HERE / "shared_families.jsonl"
+CARD = HERE / "shared_families.md"
 WAYS = ("library", "everyday")
 EACH = 50
 SEED = 20_260_102
@@ -119,17 +125,28 @@ def _score(outcomes: Iterable[ProblemOutcome]) -> str:
     return f"{100 * found.value:.1f} [{', '.join(f'{100 * one:.1f}' for one in found.interval)}]"
 
 
+def weights_of(directory: Path) -> str:
+    """The digest of a model's weights, by which the table knows them."""
+    return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", nargs="*", type=Path, help="directories of results: the demo's model, then small")
     parser.add_argument("--write", action="store_true", help="draw both recipes, and write the problems")
+    parser.add_argument("--card", action="store_true", help=f"keep the table in {CARD.name}")
     options = parser.parse_args()
     if options.write:
         seen = drawn()
         rows = [row for source in demo_sources() for row in new_problems(source, seen)]
         PROBLEMS.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     elif len(options.results) == 2:
-        print("\n".join(table(*options.results)))
+        lines = "\n".join(table(*options.results))
+        print(lines)
+        if options.card:
+            CARD.write_text(
+                f"Weights: {weights_of(packaged('models', 'shipped', 'small'))}\n\n{lines}\n", encoding="utf-8"
+            )
     else:
         parser.error("give two directories of results, or --write")
 

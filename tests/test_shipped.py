@@ -64,6 +64,18 @@ def test_its_files_are_small_and_its_card_says_what_it_scores() -> None:
     assert f"{sum(p.numel() for p in load(directory()).parameters()):,} parameters" in card
 
 
+def test_its_card_compares_it_with_the_model_of_the_demo_and_says_of_which_weights(tmp_path: Path) -> None:
+    card = (directory() / "README.md").read_text(encoding="utf-8")
+    shared = runpy.run_path(str(ROOT / "tools" / "ship_model.py"))["shared"]
+    assert card.endswith(f"\n{shared(directory())}\n")
+    assert "of these weights" in card
+    table = card[card.index("| asked |") :].strip()
+    assert table in (ROOT / "docs" / "log" / "demo.md").read_text(encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert "and not of these" in shared(tmp_path)
+    assert shared(tmp_path).endswith(table)
+
+
 def test_one_command_makes_it_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the commands only what they are asked is tested: together they take more than an hour."""
     tool = runpy.run_path(str(ROOT / "tools" / "make_shipped.py"))

@@ -10,6 +10,7 @@ The card's figures are those of the run's own evaluation, of weights in float32.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -55,7 +56,17 @@ two cores.
 | problems | pass@1 | interval |
 |---|---|---|
 {rows}
+
+## Beside the model of the demo
+
+{shared}
 """
+SHARED = """400 problems that neither recipe draws, of the four families that both learned, as hard as the demo's and
+four answers to each: in reasoning-gym's own words, which are all that the demo's model has read, and in everyday ones.
+Of pass@1 and of the difference paired by problem, per cent and points with 95 % intervals ({of};
+`benchmarks/shared_families.py`):
+
+{table}"""
 
 
 def main(run: Path) -> None:
@@ -80,6 +91,7 @@ def card(target: Path, stage: str, model: torch.nn.Module, result: dict[str, Any
     rows = {f"`{name}`": score for name, score in sorted(families.items())}
     rows["**all**"] = {**result, "interval": result["interval"]}
     return CARD.format(
+        shared=shared(target),
         stages="supervised fine-tuning" + (", then reinforcement learning" if stage == "rl" else " alone"),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         megabytes=(target / "model.safetensors").stat().st_size / 1e6,
@@ -92,6 +104,17 @@ def card(target: Path, stage: str, model: torch.nn.Module, result: dict[str, Any
             f"| {name} | {percent(score['pass_at_1'])} | {interval(score)} |" for name, score in rows.items()
         ),
     )
+
+
+def shared(target: Path) -> str:
+    """The committed table of `benchmarks/shared_families.py`, with whether it is of these weights."""
+    given, _, table = (ROOT / "benchmarks" / "shared_families.md").read_text(encoding="utf-8").partition("\n\n")
+    measured = given.removeprefix("Weights: ")
+    weights = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
+    same = (
+        "of these weights" if weights == measured else f"of earlier weights, sha256 {measured[:12]}, and not of these"
+    )
+    return SHARED.format(of=same, table=table.rstrip())
 
 
 def percent(share: float) -> str:
