@@ -4,7 +4,9 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -12,6 +14,7 @@ import warm
 from h1r.config import Recipe
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
+from h1r.evals.answers import open_checkpoint
 from h1r.evals.solve_view import View
 from h1r.evals.solving import solve
 from h1r.models import build, save
@@ -132,6 +135,30 @@ def test_problems_that_join_the_file_are_solved_beside_those_that_were(run: Path
     second = solve(str(run), str(all_of_them), RECIPE, out=tmp_path / "out.jsonl")
     assert second[1:] == first
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_model_of_the_hub_is_known_by_the_commit_that_came_and_not_by_its_name(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is of an earlier commit, or of none, until the model has come."""
+    cache, published, loaded = [""], ["a" * 40], []
+
+    def opened(name: str, recipe: Recipe) -> Any:
+        assert name == "owner/model"
+        loaded.append(cache.__setitem__(0, published[0]))
+        return open_checkpoint(str(run), recipe)
+
+    monkeypatch.setattr("h1r.evals.solving.open_checkpoint", opened)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, file: cache[0] and f"/{cache[0]}/{file}")
+    out = tmp_path / "out.jsonl"
+    first = solve("owner/model", "What is 1 + 1?", RECIPE, out=out)
+    assert solve("owner/model", "What is 1 + 1?", RECIPE, out=out) == first
+    assert len(out.read_text().splitlines()) == 1
+    published[0] = "b" * 40
+    with pytest.raises(UserError, match="other weights"):
+        solve("owner/model", "What is 1 + 1?", RECIPE, out=out)
+    solve("owner/model", "What is 1 + 1?", RECIPE)
+    assert len(loaded) == 4
 
 
 def test_results_of_other_settings_are_refused(run: Path, tmp_path: Path) -> None:

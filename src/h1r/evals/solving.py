@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from h1r.common.files import contents
+from h1r.common.hub import version_of
 from h1r.common.lines import LineFile
 from h1r.common.prose import counted, figures
 from h1r.common.reading import DamagedError, json_value, lines
@@ -105,6 +106,10 @@ def solve(
     if not recipe.scaling.budgets:
         raise UserError("scaling.budgets is empty; give it at least one budget, as in --set scaling.budgets=[64]")
     with ExitStack() as open_things:
+        opened = None
+        if out is not None and not model_directory(checkpoint).is_dir():
+            # Of a name of the hub the weights are known once they have come.
+            opened = open_things.enter_context(open_checkpoint(checkpoint, recipe))
         results = (
             open_things.enter_context(Results(out, _settings(checkpoint, recipe, seed, system_prompt))) if out else None
         )
@@ -119,7 +124,7 @@ def solve(
                 if problem.id in solved:
                     view.print(say(solved[problem.id]))
         if left:
-            engine, tokenizer = open_things.enter_context(open_checkpoint(checkpoint, recipe))
+            engine, tokenizer = opened or open_things.enter_context(open_checkpoint(checkpoint, recipe))
             view.read(engine, tokenizer)
             params = method_of(recipe.scaling, max(recipe.scaling.budgets))
             pool = open_things.enter_context(open_backend(recipe.verify))
@@ -204,12 +209,15 @@ def _files_of(options: Mapping[str, Any]) -> list[Path]:
 
 
 def _settings(checkpoint: str, recipe: Recipe, seed: int, system_prompt: str | None) -> str:
-    """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them."""
+    """A fingerprint of what decides the results: also of the weights, since a run that goes on changes them, and the
+    hub has others under the same name."""
     source = model_directory(checkpoint)
     # Results from before these were keys are gone on with.
     unchanged = ("method", "options") if recipe.scaling.method == "deepconf" else ()
     parts = [
-        json.dumps([str(source.resolve()), contents(source)]) if source.is_dir() else checkpoint,
+        json.dumps([str(source.resolve()), contents(source)])
+        if source.is_dir()
+        else json.dumps([checkpoint, version_of(checkpoint)]),
         recipe.scaling.model_dump_json(exclude={"problems", *unchanged}),
         *(contents(path) for path in _files_of(recipe.scaling.options)),
         recipe.chat.model_dump_json(include={"system_prompt"}),
