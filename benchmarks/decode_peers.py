@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from answering import Answering
 from h1r.errors import UserError
 
 _VLLM_CHILD = """
@@ -38,7 +39,7 @@ llm = LLM(
     generation_config="vllm", disable_log_stats=True, use_tqdm_on_load=False,
     kv_cache_memory_bytes=cache_bytes_for(config, block, settings["max_num_seqs"], length, element), **settings,
 )
-print("ready", torch.get_num_threads(), file=answers, flush=True)
+print(json.dumps(["ready", torch.get_num_threads()]), file=answers, flush=True)
 for line in sys.stdin:
     prompts, count = json.loads(line)
     params = SamplingParams(temperature=1.0, max_tokens=count, ignore_eos=True, detokenize=False, logprobs=0)
@@ -62,28 +63,18 @@ class VLLM:
     ) -> None:
         self._processor = processor
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": cores}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _VLLM_CHILD, checkpoint, str(length), json.dumps({**_SETTINGS, **(settings or {})})],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        given = [checkpoint, str(length), json.dumps({**_SETTINGS, **(settings or {})})]
+        self._process = Answering(
+            "vLLM", [sys.executable, "-c", _VLLM_CHILD, *given],
+            {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": cores},
+            hint="its error is above; leave it out with --engines",
         )  # fmt: skip
-        self._answer()
 
     def seconds(self, prompts: list[list[int]], count: int) -> float:
-        assert self._process.stdin is not None
-        print(json.dumps([prompts, count]), file=self._process.stdin, flush=True)
-        return float(json.loads(self._answer())[self._processor])
+        return float(self._process.ask([prompts, count])[self._processor])
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise UserError("vLLM ended with an error, printed above; leave it out with --engines")
-        return line
+        self._process.end()
 
 
 _CONVERT = """

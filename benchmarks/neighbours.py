@@ -24,7 +24,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from answering import Answering
 from loops import busy
 
 NEW_TOKENS = 32
@@ -121,49 +121,25 @@ def row(kind: Kind, level: int, rounds: list[dict[tuple[Kind, int], float]], sha
     }
 
 
-class Worker:
+class Worker(Answering):
     """A process that does one kind of work whenever it is asked, and sleeps meanwhile."""
 
     def __init__(self, kind: Kind, shape: str) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(kind.threads)}
-        if kind.waiting in ("", "auto"):
-            environment.pop("GOMP_SPINCOUNT", None)
-        else:
-            environment["GOMP_SPINCOUNT"] = SPINCOUNT.get(kind.waiting, kind.waiting)
-        command = [sys.executable, __file__, "--child", f"{kind.work},{kind.engine}", "--shape", shape]
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._answer()
+        turns = None if kind.waiting in ("", "auto") else SPINCOUNT.get(kind.waiting, kind.waiting)
+        name = f"{kind.work},{kind.engine}"
+        command = [sys.executable, __file__, "--child", name, "--shape", shape]
+        environment = {"OMP_NUM_THREADS": str(kind.threads), "GOMP_SPINCOUNT": turns}
+        super().__init__(name, command, environment, hint=f"its error is told by {' '.join(command)}", silent=True)
 
     def per_second(self, seconds: float) -> float:
-        assert self._process.stdin is not None
-        print(seconds, file=self._process.stdin, flush=True)
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a process ended with {self._process.wait()}")
-        return line
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        return float(self.ask(seconds))
 
 
 def serve_turns(work: str, engine: str, shape: str) -> None:
     """For each line with a number of seconds: steps, or tokens of answers of 16 sequences, a second for so long."""
     turn, amount = training(engine, shape) if work == "train" else decoding(engine)
     turn()
-    print("ready", flush=True)
+    print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         adapted = time.monotonic() + ADAPT_S
         turn()

@@ -31,7 +31,6 @@ import os
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +41,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
+from answering import Answering
 from h1r.config import ChatSection, EngineSection, EnvironmentSection, RLSection
 from h1r.data.tokenizer import load_tokenizer, train_tokenizer, with_chat_format
 from h1r.engine.choose import open_engine
@@ -232,37 +232,19 @@ def work_as_trl(task: Task, turns: Turns) -> None:
         trainer.train()
 
 
-class Worker:
+class Worker(Answering):
     """The other side: a trainer in a process of its own."""
 
     def __init__(self, engine: str, task: Task) -> None:
-        self.engine = engine
-        environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads), "TOKENIZERS_PARALLELISM": "false"}
+        environment = {"OMP_NUM_THREADS": str(task.threads), "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, __file__, "--work-as", engine, json.dumps(asdict(task))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._answer()
+        super().__init__(engine, command, environment)
 
     def step(self) -> dict[str, Any]:
         """Of one step, what it took and what it did; the times go to standard error too."""
-        assert self._process.stdin is not None
-        print("step", file=self._process.stdin, flush=True)
-        answer = self._answer()
+        answer: dict[str, Any] = self.ask("step")
         said = {name: round(answer[name], 3) for name in CLOCKS}
-        print(json.dumps({"engine": self.engine, **said}), file=sys.stderr)
-        return answer
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.engine} ended with {self._process.wait()}; its error is above")
-        answer: dict[str, Any] = json.loads(line)
+        print(json.dumps({"engine": self.name, **said}), file=sys.stderr)
         return answer
 
 
@@ -291,8 +273,8 @@ def compared(task: Task, engines: Sequence[str], repeats: int) -> list[Row]:
     """A row for each engine: medians of `repeats` steps in turns, after one of each."""
     workers = [Worker(engine, task) for engine in engines]
     try:
-        first = {worker.engine: worker.step() for worker in workers}
-        rows = [{worker.engine: worker.step() for worker in workers} for _ in range(repeats)]
+        first = {worker.name: worker.step() for worker in workers}
+        rows = [{worker.name: worker.step() for worker in workers} for _ in range(repeats)]
     finally:
         for worker in workers:
             worker.end()

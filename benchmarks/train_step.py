@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 
+from answering import Answering
 from h1r.kernels.layout import Layout
 from h1r.kernels.selection import select
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -151,33 +152,17 @@ def compared(
     ]  # fmt: skip
 
 
-class Worker:
+class Worker(Answering):
     """An engine that trains in a process of its own; call it for the (wall, processor) seconds of one step."""
 
     def __init__(self, engine: str, geometry: str, rows: int, length: int, keep: bool) -> None:
         command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), *["--keep"] * keep]
-        command += ["--work-as", engine, geometry, str(rows), str(length)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.loss = self._answer()
+        super().__init__(engine, [*command, "--work-as", engine, geometry, str(rows), str(length)])
+        self.name, self.loss = self.ready
 
     def __call__(self) -> tuple[float, float]:
-        assert self._process.stdin is not None
-        print("step", file=self._process.stdin, flush=True)
-        wall, processor = self._answer()
+        wall, processor = self.ask("step")
         return wall, processor
-
-    def _answer(self) -> list[Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"an engine's process ended with {self._process.wait()}")
-        answer: list[Any] = json.loads(line)
-        return answer
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def engine_of(engine: str, geometry: str, rows: int, length: int) -> tuple[str, Step, float]:

@@ -57,7 +57,8 @@ def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, headers: 
 
 @dataclass
 class ChatServer:
-    """`answers` are used up in order, then `usual` answers. `requests` are the bodies that came."""
+    """`answers` are used up in order, then `usual` answers. `requests` are the bodies that came. lists: whether they
+    answer for `/models` too, which there is none of otherwise."""
 
     usual: Answer
     answers: list[Answer] = field(default_factory=list)
@@ -65,11 +66,12 @@ class ChatServer:
     headers: list[Message] = field(default_factory=list)
     most_at_once: int = 0
     url: str = ""
+    lists: bool = False
     _at_once: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length") or 0)) or b"{}")
         with self._lock:
             self.requests.append(body)
             self.headers.append(handler.headers)
@@ -94,6 +96,12 @@ def chat_server(usual: Answer, *answers: Answer) -> Iterator[ChatServer]:
         def do_POST(self) -> None:
             with contextlib.suppress(OSError):
                 server.handle(self)
+
+        def do_GET(self) -> None:
+            if server.lists:
+                self.do_POST()
+            else:
+                send(self, 404, b"")
 
         def log_message(self, *_: object) -> None:
             pass

@@ -92,6 +92,35 @@ def test_rate_limits_count_as_no_attempt_while_there_is_patience() -> None:
         ask([server.url], attempts=2)
 
 
+@pytest.mark.parametrize(
+    ("answers", "asked", "listed"),
+    [
+        ([fails(500), fails(429, headers={"Retry-After": "0"})], 3, ["a"]),
+        ([fails(503)] * 3, 3, []),
+        ([fails(404)], 1, []),
+        ([fails(200, b"no JSON")], 1, []),
+        ([fails(401)], 1, "the API key is refused"),
+    ],
+)
+def test_models_are_asked_for_by_the_rules_of_requests(answers: list[Any], asked: int, listed: Any) -> None:
+    async def run(*urls: str) -> list[str]:
+        endpoints = Endpoints(urls, "model", backoff_s=0.01)
+        try:
+            return [one["id"] for one in await endpoints.models()]
+        finally:
+            await endpoints.close()
+
+    with chat_server(fails(200, b'{"data": [{"id": "a"}, 5]}'), *answers) as server:
+        server.lists = True
+        if isinstance(listed, str):
+            with pytest.raises(UserError, match=listed):
+                asyncio.run(run(server.url))
+        else:
+            assert asyncio.run(run(server.url)) == listed
+        assert len(server.requests) == asked
+        assert asyncio.run(run("http://127.0.0.1:9/v1", server.url)) == ["a"]  # of one that is not there, another's
+
+
 def test_while_a_server_asks_to_wait_no_other_request_goes_to_it() -> None:
     with chat_server(says("x"), fails(429, headers={"Retry-After": "0.4"})) as server:
 

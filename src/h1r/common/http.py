@@ -22,9 +22,9 @@ import asyncio
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from h1r.common.prose import counted
 from h1r.common.servers import Retries, Server, Servers, authorization, failure_of, retry_after, to_mend
@@ -33,6 +33,7 @@ from h1r.errors import UserError
 if TYPE_CHECKING:
     import httpx2
 
+T = TypeVar("T")
 MAX_REPLY_BYTES = 32 << 20
 
 
@@ -134,26 +135,19 @@ class Endpoints:
         return await self._replies({"model": self.model, "messages": list(messages), **params}, text_needed=False)
 
     async def models(self) -> list[dict[str, Any]]:
-        """What `/models` of the first server lists; empty where it lists nothing. Raises `UserError` for a setting."""
-        server = self._servers.all[0]
-        for attempt in range(3):
-            await asyncio.sleep(self.backoff_s * attempt)
-            try:
-                status, content, _ = await self._fetch(server, "GET", "/models")
-                break
-            except _PassingError:
-                continue
-        else:
-            return []
-        if status in (401, 402, 403):
-            raise self._to_mend(server, status, content)
+        """What `/models` of a server lists; empty where it lists nothing. Raises `UserError` for a setting."""
         try:
+            content = await self._answered(self._listed, attempts=3)
             return [one for one in json.loads(content)["data"] if isinstance(one, dict)]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (EndpointError, ValueError, KeyError, TypeError, RecursionError):
             return []
 
     async def _replies(self, body: dict[str, Any], text_needed: bool) -> list[Reply]:
-        retries = Retries(self.attempts, self.backoff_s, self.max_wait_s, self.patience_s)
+        return await self._answered(lambda server: self._ask(server, body, text_needed), self.attempts)
+
+    async def _answered(self, ask: Callable[[Server], Awaitable[T]], attempts: int) -> T:
+        """What a server answers, by the rules of the module."""
+        retries = Retries(attempts, self.backoff_s, self.max_wait_s, self.patience_s)
         started, failures, tried = time.monotonic(), 0, 0
         failing: list[Server] = []
         while True:
@@ -163,13 +157,13 @@ class Endpoints:
                 async with self._connections_to(server).slots:
                     if (pause := min(server.pause_s, self.max_wait_s)) > 0:
                         await asyncio.sleep(pause)
-                    return await self._ask(server, body, text_needed)
+                    return await ask(server)
             except _PassingError as error:
                 failed, asked_s, failures = True, error.wait_s, failures + 1
                 failing.append(server)
                 if not (error.limited and time.monotonic() - started < self.patience_s):
                     tried += 1
-                if tried >= self.attempts:
+                if tried >= attempts:
                     why = f"no reply after {counted(failures, 'attempt')}, the last at {server.url}: {error}"
                     raise EndpointError(why) from None
             finally:
@@ -187,6 +181,15 @@ class Endpoints:
         if server.url not in self._connections:
             self._connections[server.url] = _Connections(asyncio.Semaphore(self.concurrency))
         return self._connections[server.url]
+
+    async def _listed(self, server: Server) -> bytes:
+        status, content, wait_s = await self._fetch(server, "GET", "/models")
+        failure = failure_of(status, content[:2000])
+        if failure in ("passing", "limited"):
+            raise _PassingError(f"status {status}", wait_s, failure == "limited")
+        if status in (401, 402, 403):
+            raise self._to_mend(server, status, content)
+        return content
 
     async def _ask(self, server: Server, body: dict[str, Any], text_needed: bool) -> list[Reply]:
         status, content, wait_s = await self._fetch(server, "POST", "/chat/completions", body)
