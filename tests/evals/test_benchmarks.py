@@ -14,7 +14,16 @@ import pytest
 
 from h1r.cli import main
 from h1r.common.files import contents
-from h1r.config import BenchmarkSection, ControlsSection, EvalSection, Recipe, find_recipe, load_recipe
+from h1r.config import (
+    BenchmarkSection,
+    ControlsSection,
+    EvalSection,
+    GuardSection,
+    JudgeSection,
+    Recipe,
+    find_recipe,
+    load_recipe,
+)
 from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
@@ -25,15 +34,17 @@ from h1r.evals.benchmarks import (
     load_benchmark,
     settings,
 )
+from h1r.evals.guard import guard_decides
 from h1r.evals.kept import contents_of, measured, refusals_of
 from h1r.evals.stages import _depends_on
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
 from h1r.records import Problem, Verdict
 from h1r.run.directory import Run
-from h1r.verify import Verifier, VerifierPool, require
+from h1r.verify import Verifier, VerifierPool, judge_words, require
 from h1r.verify.gradable import why_ungradable
 from h1r.verify.judge import grade as judge
+from h1r.verify.judge.official import OFFICIAL
 from h1r.verify.registry import VERIFIERS
 from h1r.verify.version import ROOMS, are_ours, grading_version
 
@@ -285,6 +296,44 @@ def test_all_that_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch:
         {"question": "What is 1 + 2?"}, {"answer": "3"}, {"verifier": "choice"}, {"metadata": {"tolerance": 0.2}},
     )]  # fmt: skip
     assert len({contents_of([problem]) for problem in (one, *others)}) == 5
+
+
+def test_a_verdict_depends_on_who_judged_it_and_in_what_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the model: where the words, or what the judge may say, are others, what it said is no verdict."""
+    judges = [{}, {"temperature": 0.5}, {"max_tokens": 99}, {"max_question_chars": 99}, {"max_answer_chars": 99},
+              {"reply": "boxed"}]  # fmt: skip
+    assert len({json.dumps(JudgeSection(**one).decides("never")) for one in judges}) == len(judges)
+    same = [{"concurrency": 1}, {"timeout_s": 9.0}, {"attempts": 1}, {"cache": "file"}]
+    assert all(JudgeSection(**one).decides("never") == ["", "never"] for one in same)
+
+    ruled = [Problem("a", "1 + 1?", "2", verifier="math")]
+    judged = [Problem("b", "Why?", "because", verifier="judge")]
+    official = [Problem("c", "Why?", "because", verifier="judge", metadata={"judge": name}) for name in OFFICIAL]
+
+    def words() -> list[str | None]:
+        groups = (ruled, judged, *([one] for one in official))
+        return [judge_words(one, "verdict", "never") for one in groups]
+
+    before = words()
+    assert before[0] is None, "no judge is asked"
+    assert len(set(before)) == len(before)
+    assert judge_words(ruled, "verdict", "wrong") == judge_words([*ruled, *judged], "verdict", "never") == before[1]
+    assert judge_words(judged, "boxed", "never") != before[1]
+    with monkeypatch.context() as changed:
+        changed.setattr("h1r.verify.judge.prompt._SYSTEM", "Is it right?")
+        assert [old == new for old, new in zip(before, words(), strict=True)] == [True, False, True, True]
+    hle = dataclasses.replace(OFFICIAL["hle"], template="Is {response} {correct_answer}?")
+    monkeypatch.setitem(OFFICIAL, "hle", hle)
+    assert [old == new for old, new in zip(before, words(), strict=True)] == [True, True, False, True]
+
+    guards = [{}, {"model": "another"}, {"format": "words"}, {"max_tokens": 9}]
+    decided = [guard_decides(GuardSection(**one)) for one in guards]
+    assert len(set(map(json.dumps, decided))) == len(guards)
+    assert guard_decides(GuardSection(urls=["http://a/v1"], timeout_s=9.0)) == decided[0]
+    monkeypatch.setattr("h1r.evals.guard._ASK", "Is it safe?")
+    assert [guard_decides(GuardSection(**one)) == old for one, old in zip(guards, decided, strict=True)] == [
+        True, True, False, True,
+    ]  # fmt: skip
 
 
 def test_a_benchmark_is_measured_again_when_anything_it_depends_on_changes(tmp_path: Path) -> None:

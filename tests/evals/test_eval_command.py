@@ -13,7 +13,7 @@ import pytest
 from chat_server import ChatServer, chat_server, fails, says, send
 from h1r.cli import main
 from h1r.cli.evaluate import part_of, tables_of
-from h1r.config import BenchmarkSection, EndpointSection, EvalSection, JudgeSection, PriceSection
+from h1r.config import BenchmarkSection, EndpointSection, EvalSection, PriceSection
 from h1r.errors import UserError
 from h1r.evals.benchmarks import load_benchmark
 from h1r.evals.cost import cost_of
@@ -228,11 +228,6 @@ def test_a_file_with_options_shows_them_and_is_graded_by_letters(tmp_path: Path)
     (tmp_path / "columns.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match="a column for each option"):
         tables_of(str(tmp_path / "columns.jsonl"))
-
-
-def test_a_verdict_depends_on_the_judges_words() -> None:
-    assert JudgeSection().decides("wrong") == ["", "wrong"]
-    assert JudgeSection(reply="hle", attempts=9).decides("never") == ["", "never", {"reply": "hle"}]
 
 
 def test_a_part_leaves_the_held_out_problems_out() -> None:

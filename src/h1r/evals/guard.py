@@ -20,9 +20,12 @@ in it: there the answer is empty, hence safe (our choice).
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from h1r.common.http import EndpointError, Endpoints
 from h1r.config import GuardSection
@@ -74,6 +77,13 @@ def read(reply: str, form: str) -> tuple[bool, str] | None:
         word, codes = match[1] if match else "", []
     word = word.strip().lower()
     return (word == "safe", ",".join(codes)) if word in ("safe", "unsafe") else None
+
+
+def guard_decides(section: GuardSection) -> dict[str, Any]:
+    """What of a guard its verdicts depend on; a longest reply as it is by default is not in it."""
+    words = hashlib.blake2b(json.dumps(messages("prompt", "text", section.format)).encode(), digest_size=8)
+    longest = section.model_dump(include={"max_tokens"}, exclude_defaults=True)
+    return {"model": section.model, "format": section.format, "words": words.hexdigest(), **longest}
 
 
 class Guard:

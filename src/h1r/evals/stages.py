@@ -42,7 +42,7 @@ from h1r.evals.benchmarks import (
 )
 from h1r.evals.board import display
 from h1r.evals.budgets import at_budgets, cons_at_n, settings_of
-from h1r.evals.guard import Guard
+from h1r.evals.guard import Guard, guard_decides
 from h1r.evals.kept import contents_of, measured, unfinished
 from h1r.evals.samples import Samples
 from h1r.evals.summary import benchmark_line, room_text
@@ -52,7 +52,7 @@ from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
 from h1r.run.directory import Run
 from h1r.scaling.study import study
 from h1r.train.start import answering, curated, data_directory, saved_tokenizer, starting_model, tokenizer_of
-from h1r.verify import open_backend
+from h1r.verify import judge_words, open_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -133,7 +133,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             asked = section.model_dump(exclude={"benchmarks", "held_out", "safety", "guard"})
             if recipe.scaling.top_k != SamplingParams().confidence_top_k:
                 asked["confidence_top_k"] = recipe.scaling.top_k
-            return {**same, "problems": contents_of(problems), "settings": asked}
+            words = judge_words(problems, recipe.judge.reply, recipe.verify.judge_on)
+            judged = {"judge_words": words} if words else {}
+            return {**same, **judged, "problems": contents_of(problems), "settings": asked}
 
         def measure(problems: list[Problem], section: EvalSection, name: str, path: Path) -> dict[str, Any]:
             found = measured(
@@ -178,7 +180,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             asked, (own, unusable) = settings(section, recipe.eval), safety_prompts[section.name]
             path = run.stage(f"eval/safety/{which}") / f"{section.name}.json"
             safe = measured(
-                {**of(own, asked), "guard": recipe.eval.guard.model_dump(include={"model", "format"})},
+                {**of(own, asked), "guard": guard_decides(recipe.eval.guard)},
                 path,
                 partial(safety.measure, scoring, own, asked, recipe.seed, shown.progress, title(section)),
             )

@@ -31,7 +31,7 @@ from h1r.train.fleet import open_start
 from h1r.train.pool_rollouts import PoolRollouts
 from h1r.train.problems import check_ids, read_problems
 from h1r.train.start import curated, rl_start
-from h1r.verify import Backend, open_backend, with_max_tests
+from h1r.verify import Backend, judge_words, open_backend, with_max_tests
 from h1r.verify.controls import examine_sampled
 from h1r.verify.controls.answers import lacks_reference
 from h1r.verify.controls.report import family_rows
@@ -97,7 +97,8 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
             max_tokens=section.max_tokens or recipe.rl.max_tokens,
             seed=recipe.seed,
         )
-        known = stack.enter_context(closing(PoolRollouts(stage / "rollouts.jsonl", _settings(recipe, source, params))))
+        of = _settings(recipe, source, params, problems)
+        known = stack.enter_context(closing(PoolRollouts(stage / "rollouts.jsonl", of)))
         rollouts = _rollouts(pipeline, problems, tested, params, known)
         kept, dropped = select_for_rl(problems, rollouts, section)
         solved = Counter(one.solved for one in rollouts.values())
@@ -112,8 +113,11 @@ def build_pool(recipe: Recipe, run: Run) -> dict[str, Any]:
     return summary
 
 
-def _settings(recipe: Recipe, source: str | Path, params: SamplingParams) -> dict[str, Any]:
+def _settings(
+    recipe: Recipe, source: str | Path, params: SamplingParams, problems: Sequence[Problem]
+) -> dict[str, Any]:
     """What rollouts depend on beside their problem."""
+    words = judge_words(problems, recipe.judge.reply, recipe.verify.judge_on)
     narrow = [] if recipe.engine.weights == "auto" else [recipe.engine.weights]
     return {
         "model": version_of(source) or str(source),
@@ -121,7 +125,7 @@ def _settings(recipe: Recipe, source: str | Path, params: SamplingParams) -> dic
         "chat": recipe.chat.model_dump(),
         "environment": recipe.environment.model_dump(),
         "engine": [recipe.engine.kind, recipe.engine.dtype, *narrow],
-        "judge": recipe.judge.decides(recipe.verify.judge_on),
+        "judge": [*recipe.judge.decides(recipe.verify.judge_on), *([words] if words else [])],
     }
 
 

@@ -2,6 +2,7 @@
 
 from h1r.common.callable_package import make_callable
 from h1r.response.format import check_format
+from h1r.verify.judge.words import words_of as judge_words
 from h1r.verify.registry import Verifier, is_generated, register, require, verifier, verifier_names
 from h1r.verify.workers.pool import VerifierPool, reference_scores, verify
 from h1r.verify.workers.service import (
@@ -23,6 +24,7 @@ __all__ = [
     "default_workers",
     "has_judge",
     "is_generated",
+    "judge_words",
     "open_backend",
     "reference_scores",
     "register",
