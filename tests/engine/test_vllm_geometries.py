@@ -7,12 +7,15 @@ they are put off to the end of the test.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import gc
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_subjects import gap
@@ -20,7 +23,9 @@ from geometries import SMALL, geometries, random_ids, randomised
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from h1r.cli import main
 from h1r.config import EngineSection
+from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.vllm.limits import CPU_HEAD_DIMS, unsupported
 from h1r.models import save
@@ -165,6 +170,50 @@ def test_a_hybrid_that_vllm_alone_knows_has_the_logprobs_of_its_own_code(
     finally:
         engine.close()
     assert gap(lambda ids: model(ids).logits, prompts, traces) < TOLERANCE
+
+
+def test_a_checkpoint_of_another_architecture_is_evaluated_by_one_command(
+    put_off_collections: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Llama as transformers saves it, with a chat template of its own: each answer is its model's greedy one."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["What is 1 + 2?"], 300)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant> {% endif %}"
+    )
+    config = LlamaConfig(
+        vocab_size=304, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=256, eos_token_id=None, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained("llama")
+    tokenizer.save_pretrained("llama")
+    sums = [{"question": f"What is {n} + 9?", "answer": str(n + 9)} for n in (11, 23)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
+    asked = ["eval", "llama", "--benchmark", "sums.jsonl", "--prompt", "{question}", "--json"]
+    keys = {"engine.kind": "vllm", "eval.samples": 2, "eval.temperature": 0, "eval.max_tokens": 12}
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, *(part for key, value in keys.items() for part in ("--set", f"{key}={value}"))])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)["eval_base"]["benchmarks"]["sums"]
+    assert (found["problems"], found["samples_per_problem"], found["error"], found["unscored"]) == (2, 2, 0, 0)
+    rows = [json.loads(line) for line in next(Path("runs").rglob("*.samples.jsonl")).read_text().splitlines()]
+    assert len(rows) == 4
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["question"]}], add_generation_prompt=True, return_dict=False
+        )
+        said = np.frombuffer(base64.b64decode(row["token_ids"]), np.int32).tolist()
+        assert len(said) == 12
+        likeliest = model(torch.tensor([prompt + said])).logits[0].argmax(-1)
+        assert said == likeliest[len(prompt) - 1 : -1].tolist()
 
 
 def test_the_state_is_fp32_beside_bf16_weights_which_reload(put_off_collections: None) -> None:
