@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +33,27 @@ GEOMETRIES: dict[str, HybridConfig] = {
     ),
     "0.5B": preset("0.5b"),
 }  # fmt: skip
+
+HELD = {
+    "x86-64-v3": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "x86-64-v4": {
+        "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    },
+}  # fmt: skip
+"""What holds torch, oneDNN and MKL to a level of ours, on processors of Intel."""
+
+
+def hold(level: str | None) -> None:
+    """Runs this program anew, all of it, ours and torch, held to an instruction set: both read the environment once,
+    as they are loaded. Returns where that is so already, or no level is asked for."""
+    if level is None:
+        return
+    wanted = {"H1R_ARCH": level, **HELD[level]}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+    told = torch.backends.cpu.get_cpu_capability()
+    if told.lower() != wanted["ATEN_CPU_CAPABILITY"]:
+        raise SystemExit(f"torch runs on {told}, not {level}: this processor does not have it")
 
 
 def command_line(description: str | None) -> argparse.Namespace:

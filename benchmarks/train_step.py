@@ -11,7 +11,8 @@ python benchmarks/train_step.py [--quick] [--threads N] [--only PART] [--json FI
 
 Each engine of `step` lives in a process of its own, and they take turns. How much of a step goes to fresh pages depends
 on whether freed memory is kept: ours keeps it, as our training commands do, transformers does what the C library does
-by itself, or keeps it too with --keep. H1R_TILES=0 leaves out the processor's tile units.
+by itself, or keeps it too with --keep. H1R_TILES=0 leaves out the processor's tile units; --level holds both engines to
+AVX-512 (x86-64-v4) or AVX2 (x86-64-v3).
 
 `cpu_ratio` compares processor seconds, which other work on the machine disturbs less than wall seconds. A difference of
 losses above 1e-5 ends the run with an error.
@@ -24,7 +25,9 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -40,7 +43,7 @@ from h1r.kernels.selection import select
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
 from h1r.train.losses import token_logprobs
 from h1r.train.memory import keep_freed_memory
-from peers import GEOMETRIES, pair
+from peers import GEOMETRIES, HELD, hold, pair
 
 Row = dict[str, Any]
 Step = Callable[[], float]
@@ -133,7 +136,10 @@ def timed(runs: dict[str, Clocked], repeats: int, patience: float) -> dict[str, 
     for _ in range(rounds):
         for name, run in runs.items():
             seconds[name].append(run())
-    return {name: (*sorted(values)[len(values) // 2], len(values)) for name, values in seconds.items()}
+    return {
+        name: (*(statistics.median(clock) for clock in zip(*values, strict=True)), len(values))
+        for name, values in seconds.items()
+    }
 
 
 def compared(
@@ -146,7 +152,8 @@ def compared(
         {
             "part": part, "engine": engine, "geometry": geometry, **more, "tokens_per_s": round(tokens / wall, 1),
             "ratio": round(wall_of_peer / wall, 2), "cpu_ratio": round(processor_of_peer / processor, 2),
-            "seconds": round(wall, 3), "repeats": repeats, "loss_difference": gap,
+            "seconds": round(wall, 3), "cpu_seconds": round(processor, 3), "repeats": repeats,
+            "loss_difference": gap,
         }
         for engine, (wall, processor, repeats) in seconds.items()
     ]  # fmt: skip
@@ -287,7 +294,7 @@ def measured(
         table += sweep_rows("4M" if quick else "32M", LENGTHS[:3] if quick else LENGTHS)
     if "packing" in parts:
         table += packing_rows("4M", 16)
-    return [{**row, "threads": threads} for row in table]
+    return [{**row, "threads": threads, "level": os.environ.get("H1R_ARCH", "")} for row in table]
 
 
 def shape_of(text: str) -> tuple[str, int, int]:
@@ -308,9 +315,11 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds of rounds at each shape")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--keep", action="store_true", help="transformers keeps freed memory too, in step")
+    parser.add_argument("--level", choices=HELD, help="both held to this instruction set; default: the machine's best")
     parser.add_argument("--work-as", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    hold(arguments.level)
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
         engine, geometry, rows, length = arguments.memory_of
