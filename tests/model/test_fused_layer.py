@@ -57,7 +57,7 @@ def test_logits_and_gradients_equal_those_in_float64(config: HybridConfig, lengt
 
 def test_long_documents_take_the_other_attention_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     short = outcome(SMALL, [40, 7, 33], 0, select("native"), torch.float32)
-    monkeypatch.setattr(fused_layer, "takes", lambda layout: layout.longest <= 30)
+    monkeypatch.setattr(fused_layer, "takes", lambda layout, H: layout.longest <= 30)
     assert max(errors(outcome(SMALL, [40, 7, 33], 0, select("native"), torch.float32), short).values()) < 1e-5
 
 

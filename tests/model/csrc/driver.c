@@ -12,9 +12,9 @@ void rotate(const float *, int64_t, const float *, const float *, float *, int64
 void logprobs_forward(const float *, const int64_t *, float *, float *, int64_t, int, int);
 void conv_forward(const float *, int64_t, const float *, const float *, const int64_t *, float *, int64_t, int, int, int);
 int attention_forward(const float *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t,
-                      int, int, int, float *, float *, int);
+                      int, int, int, int, float *, float *, int);
 int attention_backward(const float *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t,
-                       int, int, int, const float *, const float *, const float *, float *, float *, float *, int);
+                       int, int, int, int, const float *, const float *, const float *, float *, float *, float *, int);
 int scan_forward(const float *, const float *, const float *, const float *, const float *, const float *,
                  const int64_t *, const int64_t *, int64_t, int64_t, int64_t, int, int, int, int, int, int, float *,
                  float *, int);
@@ -83,9 +83,9 @@ int main(void)
     float *attended = numbers(T * H * E, 0), *scores = numbers(T * H, 0);
     int64_t *strides = malloc(6 * sizeof *strides); /* q, k and v, out; and of the gradients of out, q, k and v */
     for (int i = 0; i < 6; i++) strides[i] = (i == 1 || i == 5 ? J : H) * E;
-    if (!attention_forward(q, k, v, borders, strides, 2, T - FIRST, H, J, E, attended, scores, THREADS)) return 1;
+    if (!attention_forward(q, k, v, borders, strides, 2, T - FIRST, H, J, E, 1, attended, scores, THREADS)) return 1;
     float *grad_q = calloc(T * H * E, 4), *grad_k = calloc(T * J * E, 4), *grad_v = calloc(T * J * E, 4);
-    if (!attention_backward(q, k, v, borders, strides, 2, T - FIRST, H, J, E, attended, scores, grad, grad_q, grad_k,
+    if (!attention_backward(q, k, v, borders, strides, 2, T - FIRST, H, J, E, 1, attended, scores, grad, grad_q, grad_k,
                             grad_v, THREADS))
         return 1;
     show("attention", attended, T * H * E);

@@ -278,7 +278,7 @@ def gate(y: Tensor, z: Tensor, weight_M: Tensor | None, groups: int, eps: float,
 
 def attention(q_THE: Tensor, k_TJE: Tensor, v_TJE: Tensor, layout: Layout) -> Tensor:
     check(q_THE, k_TJE, v_TJE)
-    if not takes(layout):
+    if not takes(layout, q_THE.shape[1]):
         return portable.attention(q_THE, k_TJE, v_TJE, layout)
     return _Attention.apply(q_THE, k_TJE, v_TJE, layout)
 

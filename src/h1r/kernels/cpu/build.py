@@ -62,8 +62,8 @@ _SIGNATURES = {
     "sample_rows": "p l i",
     "amx_attention_forward": "ppppp l iii pp i",
     "amx_attention_backward": "ppppp l iii pppppp i",
-    "attention_forward": "ppppp ll iii pp i",
-    "attention_backward": "ppppp ll iii pppppp i",
+    "attention_forward": "ppppp ll iiii pp i",
+    "attention_backward": "ppppp ll iiii pppppp i",
 }
 """Argument types of each function: p pointer, l int64, i int, f float."""
 

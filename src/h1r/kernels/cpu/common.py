@@ -10,9 +10,6 @@ from torch import Tensor
 
 from h1r.kernels.layout import Layout
 
-LONGEST = 2048
-"""Documents beyond this many tokens go to torch's blocked attention: a block's scores would leave the cache."""
-
 
 def check(*tensors: Tensor | None) -> None:
     for tensor in tensors:

@@ -211,9 +211,9 @@ def _rotate(x: Tensor, at: _Columns, cos: Tensor, sin: Tensor, sign: float, out:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, at: _Columns, layout: Layout, keep: bool
 ) -> tuple[Any, Tensor, Tensor | None]:
-    """(graph, heads' outputs, log-sum-exp of the scores). Long documents go through torch's attention, whose graph is
-    kept for the backward pass; the others have none."""
-    if not takes(layout):
+    """(graph, heads' outputs, log-sum-exp of the scores). What `takes` leaves to torch has a graph, which is
+    kept for the backward pass; the rest has none."""
+    if not takes(layout, at.H):
         inputs = [t.unflatten(1, (-1, at.E)).requires_grad_(keep) for t in (q, k, v)]
         with torch.set_grad_enabled(keep):
             out = portable.attention(inputs[0], inputs[1], inputs[2], layout).flatten(1)

@@ -48,8 +48,6 @@ static void one_block(group *g, int queries, const float *k, const float *v, int
 {
     float p[QUERIES][POSITIONS];
     int whole = E / LANES, rest = E % LANES;
-    ivec lane;
-    for (int i = 0; i < LANES; i++) lane[i] = i;
     for (int r = 0; r < queries; r++) {
         int seen = (int)(g->visible[r] - start < n ? g->visible[r] - start : n);
         vec best = splat(-INFINITY);
@@ -61,7 +59,7 @@ static void one_block(group *g, int queries, const float *k, const float *v, int
                     : whole == 4 ? scores_of(g->q[r], k + (int64_t)j * E, LANES, 4, 0)
                                  : scores_of(g->q[r], k + (int64_t)j * E, LANES, whole, 0);
             else if (some > 0)
-                s = choose(lane < (ivec){0} + some, scores_of(g->q[r], k + (int64_t)j * E, some < LANES ? some : LANES, whole, rest), s);
+                s = choose(LANE < (ivec){0} + some, scores_of(g->q[r], k + (int64_t)j * E, some < LANES ? some : LANES, whole, rest), s);
             store(p[r] + j, s);
             best = choose(s > best, s, best);
         }
@@ -70,7 +68,7 @@ static void one_block(group *g, int queries, const float *k, const float *v, int
         vec total = {0};
         for (int j = 0; j < POSITIONS; j += LANES) {
             vec s = load(p[r] + j);
-            s = choose(lane < (ivec){0} + (seen - j), vexp(s - top), (vec){0});
+            s = choose(LANE < (ivec){0} + (seen - j), vexp(s - top), (vec){0});
             store(p[r] + j, s);
             total += s;
         }

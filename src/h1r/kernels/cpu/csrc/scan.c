@@ -68,13 +68,11 @@ static void open_head(chunk *c, const scan_input *in, int64_t start, int h, floa
         store(c->to_end + i, vexp(l - load(c->l + i)));
     }
     copy_rows(c->q, c->P, in->x + start * in->ldx + (long)h * c->P, in->ldx, c->X, c->Pp);
-    ivec lane;
-    for (int i = 0; i < LANES; i++) lane[i] = i;
     for (int i = 0; i < c->q; i++) {
         int end = padded(i / 12 * 12 + 12 < c->q ? i / 12 * 12 + 12 : c->q);
         for (int j = 0; j < end; j += LANES) {
             vec decay = vexp(at_most(c->l[i] - load(c->l + j), splat(0)));
-            store(c->decay + (long)i * c->Qp + j, choose(lane + j <= i, decay, splat(0)));
+            store(c->decay + (long)i * c->Qp + j, choose(LANE + j <= i, decay, splat(0)));
         }
     }
 }

@@ -28,6 +28,15 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* The number of each lane */
+#if LANES == 16
+static const ivec LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif LANES == 8
+static const ivec LANE = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+static const ivec LANE = {0, 1, 2, 3};
+#endif
+
 INLINE int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec v) { *(vec *)p = v; }
@@ -49,18 +58,19 @@ INLINE vec shuffle(vec a, vec b, ivec which)
 #endif
 }
 
+/* By halves: a chain of LANES additions would wait for each of them. */
 INLINE float sum(vec v)
 {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
+#pragma GCC unroll 4
+    for (int d = LANES / 2; d > 0; d /= 2) v += shuffle(v, v, LANE ^ d);
+    return v[0];
 }
 
 INLINE float largest(vec v)
 {
-    float top = v[0];
-    for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
-    return top;
+#pragma GCC unroll 4
+    for (int d = LANES / 2; d > 0; d /= 2) v = at_least(v, shuffle(v, v, LANE ^ d));
+    return v[0];
 }
 
 /* The first n floats, or as many as a vector holds */
@@ -121,13 +131,14 @@ INLINE float *take(arena *a, size_t floats)
     return p;
 }
 
-/* One register tile of C = A B (or C += A B): `rows` <= 6 rows, `vecs` <= 2 vectors. */
+/* One register tile of C = A B (or C += A B): `rows` <= 6 rows, `vecs` <= 2 vectors. What is added is summed by itself
+ * first: sums of sums err less than one long chain. */
 INLINE void tile(int rows, int vecs, int K, const float *A, long ai, long ak, const float *B, long ldb, float *C, long ldc,
                  int add)
 {
     vec c[6][2];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) c[i][j] = add ? load(C + i * ldc + j * LANES) : (vec){0};
+        for (int j = 0; j < vecs; j++) c[i][j] = (vec){0};
     for (int k = 0; k < K; k++) {
         vec b[2];
         for (int j = 0; j < vecs; j++) b[j] = load(B + k * ldb + j * LANES);
@@ -137,7 +148,11 @@ INLINE void tile(int rows, int vecs, int K, const float *A, long ai, long ak, co
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vecs; j++) store(C + i * ldc + j * LANES, c[i][j]);
+        for (int j = 0; j < vecs; j++) {
+            float *to = C + i * ldc + j * LANES;
+            if (add) c[i][j] += load(to);
+            store(to, c[i][j]);
+        }
 }
 
 /* C [M, N] = A [M, K] B [K, N], added to C when `add`; A's element (i, k) is A[i * ai + k * ak]; N is whole vectors. */
