@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import tiny_model
+from tiny_training import CONFIG, tiny_model
 from torch import nn
 
 from h1r.config import OptimizerSection
+from h1r.data.tokenizer import load_tokenizer
+from h1r.errors import UserError
+from h1r.models import CausalLM, build
+from h1r.run.checkpoints import Checkpoints
+from h1r.train.checkpoint import restore, save_checkpoint
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 
 SECTION = OptimizerSection(learning_rate=0.1)
@@ -47,7 +54,7 @@ def test_weight_decay_falls_on_matrices_only() -> None:
     assert {"A_log", "D", "dt_bias", "bias", "weight"} == spared_names
 
 
-def _one_weight(gradient: float) -> tuple[nn.Linear, torch.optim.AdamW]:
+def _one_weight(gradient: float) -> tuple[nn.Linear, torch.optim.Optimizer]:
     layer = nn.Linear(2, 1, bias=False)
     optimizer = make_optimizer(layer, SECTION)
     layer.weight.grad = torch.ones_like(layer.weight)
@@ -123,3 +130,89 @@ def test_weights_too_narrow_for_their_updates_are_said_to_be(
         optimizer_step(model, optimizer, section, 1.0)
     moved = bool((weight != torch.tensor(0.02, dtype=dtype)).all())
     assert (told, moved) == ((True, False) if dtype == torch.bfloat16 else (False, True))
+
+
+KINDS = [OptimizerSection(kind=kind, learning_rate=1e-2) for kind in ("adamw", "muon", "adamw8bit")]
+
+
+def wide_model() -> CausalLM:
+    """In float32, with matrices that are large enough for torchao to keep their moments in 8 bits."""
+    return build(CONFIG.replaced(vocab_size=280, intermediate_size=144), 0, torch.float32).train()
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao compiles its step, which takes a minute on a CPU; the same code runs without that."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
+def _steps(model: CausalLM, optimizer: torch.optim.Optimizer, section: OptimizerSection, first: int, last: int) -> None:
+    for number in range(first, last):
+        torch.manual_seed(number)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer_step(model, optimizer, section, 1.0)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("section", KINDS, ids=lambda section: section.kind)
+def test_each_optimiser_goes_on_from_a_checkpoint_to_the_same_bits(
+    section: OptimizerSection, curated: Path, tmp_path: Path
+) -> None:
+    kept = Checkpoints(tmp_path)
+    unbroken = wide_model()
+    optimizer = make_optimizer(unbroken, section)
+    _steps(unbroken, optimizer, section, 0, 2)
+    save_checkpoint(kept, 2, unbroken, optimizer, load_tokenizer(curated / "curate" / "tokenizer"), {})
+    _steps(unbroken, optimizer, section, 2, 4)
+    kept_as = {type(value).__name__ for state in optimizer.state.values() for value in state.values()}
+    assert ("OptimState8bit" in kept_as) == (section.kind == "adamw8bit")
+
+    resumed = wide_model()
+    again = make_optimizer(resumed, section)
+    found = kept.latest()
+    assert found is not None
+    restore(found[1], resumed, again)
+    _steps(resumed, again, section, 2, 4)
+    for name, p in resumed.named_parameters():
+        assert torch.equal(p, unbroken.get_parameter(name)), name
+
+
+def test_muon_steps_the_matrices_of_layers_by_what_has_equal_singular_values() -> None:
+    model = tiny_model()
+    section = OptimizerSection(kind="muon", learning_rate=1e-2, weight_decay=0.0, vector_lr_scale=2.0, grad_clip=1e9)
+    optimizer = make_optimizer(model, section)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _steps(model, optimizer, section, 0, 1)
+    for name, p in model.named_parameters():
+        moved = p.detach() - before[name]
+        if name.startswith("model.layers.") and p.ndim == 2:
+            # Newton and Schulz's iteration brings all but the smallest singular values to 0.7 to 1.2 of one size
+            values = torch.linalg.svdvals(moved) / (0.2 * math.sqrt(max(p.shape)) * section.learning_rate)
+            assert float((values > 0.6).double().mean()) > 0.9, name
+            assert float(values.max()) < 1.3, name
+        else:  # the first step of AdamW moves each number by the rate
+            rate = section.learning_rate * (2.0 if p.ndim == 1 else 1.0)
+            torch.testing.assert_close(moved.abs(), torch.full_like(moved, rate), rtol=1e-3, atol=0)
+
+
+def test_muon_is_pytorchs_but_for_bf16() -> None:
+    ours, theirs = (tiny_model(dtype=torch.float32) for _ in range(2))
+    section = OptimizerSection(kind="muon", learning_rate=1e-2, weight_decay=0.1)
+    optimizer = make_optimizer(ours, section)
+    hidden = {name: p for name, p in theirs.model.layers.named_parameters() if p.ndim == 2}
+    muon = torch.optim.Muon(hidden.values(), lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for number in range(3):
+        _steps(ours, optimizer, section, number, number + 1)
+        _steps(theirs, muon, section, number, number + 1)
+    before = tiny_model(dtype=torch.float32).model.layers
+    for name, p in hidden.items():
+        moved = p.detach() - before.get_parameter(name).detach()
+        gap = ours.model.layers.get_parameter(name).detach() - p.detach()
+        assert float(gap.norm() / moved.norm()) < 0.05, name
+
+
+def test_eight_bits_without_torchao_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    with pytest.raises(UserError, match=r'pip install "open-h1r\[torchao\]"'):
+        make_optimizer(tiny_model(), KINDS[2])

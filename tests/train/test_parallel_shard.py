@@ -145,10 +145,26 @@ def test_a_killed_run_goes_on_from_its_checkpoint_on_another_grid(
     assert [line["step"] for line in metrics_of(run.path / "sft")] == [line["step"] for line in metrics_of(alone)]
 
 
-def test_a_resumed_sharded_run_equals_an_unbroken_one_bit_for_bit(
+def with_muon(recipe: Recipe) -> Recipe:
+    optimizer = recipe.sft.optimizer.model_copy(update={"kind": "muon"})
+    return recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"optimizer": optimizer})})
+
+
+def test_muon_in_shards_trains_the_weights_of_one_process(
     grids: dict[int, Workers], curated: Path, tmp_path: Path
 ) -> None:
-    recipe = sharded_recipe()
+    one, many = (with_muon(sharded_recipe(shard=shard)) for shard in (False, True))
+    alone, run = (run_from(curated, tmp_path / name, one if name == "alone" else many) for name in ("alone", "run"))
+    train({}, one, [str(alone.path)], rank=0)
+    grids[3].call(train, many, [str(run.path)] * 3)
+    assert worst_gap(run.path / "sft", alone.path / "sft") < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_resumed_sharded_run_equals_an_unbroken_one_bit_for_bit(
+    grids: dict[int, Workers], curated: Path, tmp_path: Path, kind: str
+) -> None:
+    recipe = sharded_recipe() if kind == "adamw" else with_muon(sharded_recipe())
     unbroken, broken = (run_from(curated, tmp_path / name, recipe) for name in ("unbroken", "broken"))
     grids[2].call(train, recipe, [str(unbroken.path)] * 2)
     assert grids[2].call(train, recipe, [str(broken.path)] * 2, False, 3) == ["killed"] * 2

@@ -61,6 +61,16 @@ def test_weights_in_shards_take_their_share() -> None:
     assert sizes[0] == pytest.approx(16 * 7.5856e9 / 8, rel=1e-4)
 
 
+def test_what_the_optimiser_keeps_counts() -> None:
+    sizes = {
+        kind: plan(load_recipe(PAPER, {"sft.optimizer.kind": kind}), "sft", parse_cards("8xH200")).memory["weights"]
+        for kind in ("adamw", "adamw8bit", "muon")
+    }
+    assert sizes["adamw8bit"] == pytest.approx(sizes["adamw"] * 10 / 16)
+    # Muon: 12 bytes in the layers, 16 for embedding and head
+    assert 12 / 16 < sizes["muon"] / sizes["adamw"] < 13 / 16
+
+
 def test_rl_of_the_7b_wants_shards_and_then_has_room_for_the_engines_whole_copy() -> None:
     recipe = load_recipe(find_recipe("h1r-7b"), {})
     whole = plan(recipe, "rl", parse_cards("8xH200"))

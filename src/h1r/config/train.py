@@ -39,14 +39,21 @@ class ModelSection(Section):
 
 
 class OptimizerSection(Section):
+    kind: Literal["adamw", "muon", "adamw8bit"] = "adamw"
+    """`adamw`: the paper's. `muon`: Muon on the matrices of the layers, AdamW on embedding, head and vectors; steps are
+    scaled to the size of AdamW's (arXiv 2502.16982), so that the same `learning_rate` and `weight_decay` hold. In
+    shards each process gathers the matrices and steps all of them. `adamw8bit`: torchao's, with moments of 8 bits; it
+    needs the extra `torchao`."""
     learning_rate: PositiveFloat
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """muon: share of the mean gradient so far that stays at each step."""
     vector_lr_scale: PositiveFloat = 1.0
     """Factor on the rate of vectors (norms, biases, A_log, D, dt_bias), whose rate muP does not shrink with width."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW."""
+    """Of AdamW."""
     eps: PositiveFloat = 1e-8
-    """AdamW."""
+    """Of AdamW."""
     weight_decay: NonNegative = 0.01
     """Decoupled, on matrices only."""
     grad_clip: PositiveFloat = 1.0

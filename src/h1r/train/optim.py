@@ -1,21 +1,26 @@
-"""AdamW, linear schedules and the optimiser step."""
+"""Optimisers, linear schedules and the optimiser step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from h1r.common.progress import note
 from h1r.config import OptimizerSection
+from h1r.errors import UserError
+from h1r.models.shards import own_rows
 from h1r.train.lora import Adapted
 from h1r.train.parallel.gradients import Trained, weights_of
 from h1r.train.parallel.precision import ComputeCopy
 
 
-def make_optimizer(trained: Trained, section: OptimizerSection) -> torch.optim.AdamW:
-    """AdamW (fused), with `vector_lr_scale` on the rate of vectors. Weight decay falls on matrices only: norms, biases,
-    A_log, D and dt_bias are left alone, as is usual for Mamba; the paper does not say. Says so when the weights are
-    narrower than fp32, where small updates are lost. Each step refreshes a copy that computes."""
+def make_optimizer(trained: Trained, section: OptimizerSection) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with `vector_lr_scale` on the rate of vectors. Weight decay falls on matrices only:
+    norms, biases, A_log, D and dt_bias are left alone, as is usual for Mamba; the paper does not say. Says so when the
+    weights are narrower than fp32, where small updates are lost. Each step refreshes a copy that computes."""
     model = weights_of(trained)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
@@ -25,14 +30,100 @@ def make_optimizer(trained: Trained, section: OptimizerSection) -> torch.optim.A
             f"weights are trained in {str(dtype).removeprefix('torch.')}, which loses every update of less than about "
             f"{torch.finfo(dtype).eps / 2:.1g} of a weight; set compute_dtype, which keeps weights in float32"
         )
+    hidden = _hidden(model, matrices) if section.kind == "muon" else []
+    inside = {id(p) for p in hidden}
     groups = [
-        {"params": matrices, "weight_decay": section.weight_decay, "lr_scale": 1.0},
+        {"params": [p for p in matrices if id(p) not in inside], "weight_decay": section.weight_decay, "lr_scale": 1.0},
         {"params": others, "weight_decay": 0.0, "lr_scale": section.vector_lr_scale},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=True)
+    how: dict[str, Any] = {"lr": section.learning_rate, "betas": section.betas, "eps": section.eps}
+    optimizer: torch.optim.Optimizer
+    if section.kind == "adamw8bit":
+        optimizer = _eight_bit()(groups, **how)
+    else:
+        optimizer = torch.optim.AdamW(groups, **how, fused=True)
+        if section.kind == "muon":
+            optimizer = MuonAndAdamW(hidden, optimizer, section)
     if isinstance(trained, ComputeCopy | Adapted):
         trained.follow(optimizer)
     return optimizer
+
+
+def _eight_bit() -> Callable[..., torch.optim.Optimizer]:
+    """torchao's AdamW with moments of 8 bits. `UserError` where torchao is not installed."""
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as missing:
+        raise UserError(
+            f'optimizer.kind = "adamw8bit" needs torchao ({missing}); run `pip install "open-h1r[torchao]"`, or leave '
+            "it out"
+        ) from None
+    found: Callable[..., torch.optim.Optimizer] = AdamW8bit
+    return found
+
+
+def _hidden(model: nn.Module, matrices: list[nn.Parameter]) -> list[nn.Parameter]:
+    """The matrices that Muon steps: those of the layers, or of adapters, and neither the embedding nor the head, as its
+    author advises (https://kellerjordan.github.io/posts/muon/)."""
+    outer = {id(p) for name, p in model.named_parameters() if name.split(".")[-2:-1] in (["embed_tokens"], ["lm_head"])}
+    return [p for p in matrices if p.ndim == 2 and id(p) not in outer]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon on the matrices of the layers and AdamW on all else, as one optimiser: one list of groups, one state.
+
+    A step of Muon moves a matrix by its momentum with all singular values made equal, at 0.2 sqrt(larger side) times
+    the rate: the size of AdamW's steps (arXiv 2502.16982), so that AdamW's rate and decay hold. torch.optim.Muon does
+    the same in bf16, which processors without tiles for it compute twenty times as slowly as fp32; and a matrix in
+    shards is made whole here, so that it moves as one process moves it.
+    """
+
+    def __init__(self, hidden: list[nn.Parameter], adamw: torch.optim.AdamW, section: OptimizerSection) -> None:
+        muon = {"params": hidden, "lr": section.learning_rate, "weight_decay": section.weight_decay, "lr_scale": 1.0}
+        self._adamw, self._momentum = adamw, section.momentum
+        super().__init__([muon, *adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Gives AdamW its groups and the state of the whole."""
+        self._adamw.param_groups, self._adamw.state = self.param_groups[1:], self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+            momentum.lerp_(p.grad, 1 - self._momentum)
+            nesterov = p.grad.lerp(momentum, self._momentum)
+            update = orthogonal(nesterov.full_tensor() if hasattr(nesterov, "full_tensor") else nesterov)
+            mine, rows = own_rows(p)
+            mine.mul_(1 - group["lr"] * group["weight_decay"])
+            mine.sub_(update if rows is None else update[rows], alpha=group["lr"] * 0.2 * max(p.shape) ** 0.5)
+        self._adamw.step()
+
+
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Of Muon's iteration (https://kellerjordan.github.io/posts/muon/), which lets small singular values grow most."""
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The matrix [m, n] with its singular values brought to about 0.7 to 1.2 by five steps of Newton and Schulz's
+    iteration; the smallest may stay below. On CUDA in bf16, as Muon's author does it, else in the matrix's own type."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    if x.is_cuda:
+        x = x.bfloat16()
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = _QUINTIC
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
 def linear_schedule(step: int, warmup_steps: int, total_steps: int, min_ratio: float = 0.0) -> float:
@@ -52,7 +143,11 @@ def optimizer_step(
     A gradient norm that is not finite skips the step: one bad batch must not end a run of days.
     """
     for group in optimizer.param_groups:
-        group["lr"] = section.learning_rate * factor * group.get("lr_scale", 1.0)
+        rate = section.learning_rate * factor * group.get("lr_scale", 1.0)
+        if isinstance(group["lr"], torch.Tensor):  # torchao's compiled step reads it there
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     clipped = nn.utils.clip_grad_norm_(model.parameters(), section.grad_clip)
     norm = float(clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped)  # over all shards
     stepped = norm == norm and norm != float("inf")

@@ -1,6 +1,7 @@
 """A plan of SFT or RL on given cards: memory a card, operations and time a step, whether it fits, and what would.
 
     weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards a parameter; whole: 16, and 2 for a narrower copy;
+                  Muon keeps 4 for a matrix of the layers in place of 8, AdamW of 8 bits 2;
                   with adapters, theirs are 16 and those of the model what it computes in, its matrices twice
     gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
     activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice
@@ -33,7 +34,7 @@ import torch
 from h1r.common.html import duration
 from h1r.common.hub import local_directory
 from h1r.common.prose import counted
-from h1r.config import Recipe
+from h1r.config import OptimizerSection, Recipe
 from h1r.engine.native.memory import SHARE_OF_FREE
 from h1r.errors import UserError
 from h1r.models.checkpoint import read_config
@@ -148,7 +149,8 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     longest, tokens, rows = _sizes(recipe, stage, data)
     costs = pass_costs(config, dtype, longest)
     held = rows / context
-    kept = _weights(recipe, costs, trainers.count, dtype.itemsize, narrow is not None)
+    held_bytes = _trained_bytes(section.optimizer, costs)
+    kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, held_bytes)
     if recipe.lora.rank:
         kept = _adapted(recipe, config, costs, dtype.itemsize)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
@@ -212,10 +214,18 @@ def _sizes(recipe: Recipe, stage: Stage, data: int) -> tuple[int, int, int]:
     return rl.max_tokens, rl.batch_size * rl.num_generations * rl.max_tokens, max(rl.max_tokens, rl.micro_batch_tokens)
 
 
-def _weights(recipe: Recipe, costs: PassCosts, count: int, element: int, narrow: bool) -> dict[str, float]:
+def _trained_bytes(section: OptimizerSection, costs: PassCosts) -> float:
+    """Bytes of a parameter that is trained, the mean of all: the weight, its gradient and what the optimiser keeps."""
+    layers = 1 - costs.root / costs.parameters
+    moments = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 8.0 - 4.0 * layers}  # Muon's momentum alone, where it steps
+    return 8 + moments[section.kind]
+
+
+def _weights(recipe: Recipe, costs: PassCosts, count: int, copy: int, held: float) -> dict[str, float]:
+    """copy: bytes a parameter of what computes beside the weights; held: as `_trained_bytes`."""
     if recipe.parallel.shard:
-        return {"weights": 16 * costs.parameters / count}
-    return {"weights": costs.parameters * (16 + (element if narrow else 0))}
+        return {"weights": held * costs.parameters / count}
+    return {"weights": costs.parameters * (held + copy)}
 
 
 def _adapted(recipe: Recipe, config: ModelConfig, costs: PassCosts, element: int) -> dict[str, float]:
