@@ -192,3 +192,33 @@ def test_an_ablation_runs_once_and_goes_on_where_it_was(tmp_path: Path, capsys: 
     assert 'href="twice-seed0/report.html"' in page
     planned = trials(load_recipe(file), out)
     assert [ran for _, _, ran in run_trials(planned, "eval_sft")] == [False] * 8
+
+    def paged(*more: str) -> tuple[int, str]:
+        try:
+            code = main(["ablate", str(file), *more])
+        except SystemExit as ended:
+            code = int(str(ended.code))
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    page_file = tmp_path / "page.md"
+    asked = ["--markdown", str(page_file), "--runs", str(out)]
+    assert paged(*asked)[0] == 0
+    rows = [line.split(" | ") for line in page_file.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| variant", "| base", "| twice", "| variant", "| twice"]
+    assert rows[0][1] == "seeds"
+    assert rows[1][1] == rows[2][1] == "0"
+    assert rows[2][4].endswith(" points")
+    assert "`sft.epochs = 2`" in rows[4][1]
+    (out / "twice-seed0/done/eval_sft.json").rename(out / "kept")
+    assert paged(*asked)[0] == 0
+    text = page_file.read_text(encoding="utf-8")
+    assert "In no row: twice-seed0 (not finished)." in text
+    assert "| twice" not in text
+    code, said = paged(*asked, "--runs", str(out))
+    assert code != 0
+    assert "base-seed0 is in" in said
+    code, said = paged(*asked, "--set", "sft.batch_size=1")
+    assert code != 0
+    assert "base-seed0 (made with another sft.batch_size) and twice-seed0 (not finished); finish them" in said
+    assert paged("--runs", str(out))[0] != 0

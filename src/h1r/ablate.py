@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h1r import pipeline
-from h1r.config import Recipe, resolve
+from h1r.common.files import write_text
+from h1r.common.prose import listing
+from h1r.config import Recipe, load_recipe, resolve
 from h1r.config.ablation import BASE, AblationSection
 from h1r.errors import UserError
-from h1r.run.changes import DIRECTORIES, stages_of
+from h1r.run.changes import DIRECTORIES, NO_RESULT, among, differences, stages_of
 from h1r.run.directory import Run
 
 if TYPE_CHECKING:
     from h1r.report.ablation import Row
+    from h1r.report.ablation import Run as Reported
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,71 @@ def take_over(base: Run, run: Run, before: str) -> None:
         shutil.copyfile(done, run.stage("done") / done.name)
 
 
-def write_page(recipe: Recipe, planned: list[Trial], directory: Path) -> list[Row]:
-    """Each run's report, directory/ablation.html and ablation.json. Returns a row for each variant."""
-    from h1r.report import collect, write_report
+def finished_trials(recipe: Recipe, directories: Sequence[Path]) -> tuple[list[Trial], list[str]]:
+    """The runs of the recipe's variants in these directories that are finished, whatever their seeds, variant by
+    variant, the base first; and of the others their names, with what keeps them out. Raises `UserError` where none is
+    finished, and where one is in two directories."""
+    names = [BASE, *recipe.ablation.variants]
+    found: dict[str, Trial] = {}
+    others: list[str] = []
+    for directory in directories:
+        runs = [path.name for path in directory.glob("*-seed*") if (path / "recipe.json").exists()]
+        each = [
+            (variant, int(seed)) for variant, _, seed in (name.rpartition("-seed") for name in runs) if seed.isdecimal()
+        ]
+        section = recipe.ablation.model_copy(
+            update={"seeds": sorted({seed for variant, seed in each if variant in names})}
+        )
+        for trial in trials(recipe.model_copy(update={"ablation": section}), directory):
+            name = trial.path.name
+            if name in found:
+                raise UserError(f"{name} is in {found[name].path.parent} and in {directory}; leave out one of them")
+            if name not in runs:
+                continue
+            if pipeline.finished(Run(trial.path), recipe.ablation.until) is None:
+                others.append(f"{name} (not finished)")
+            elif key := _differs(trial):
+                others.append(f"{name} (made with another {key})")
+            else:
+                found[name] = trial
+    if not found:
+        places, why = listing([str(directory) for directory in directories]), listing(others)
+        raise UserError(
+            f"no run of {recipe.name} in {places} can be shown{f': {why}' if why else ''}; finish them with "
+            "`h1r ablate`, or name other directories"
+        )
+    return sorted(found.values(), key=lambda one: (names.index(one.variant), one.seed)), others
+
+
+def _differs(trial: Trial) -> str | None:
+    """A key in which the recipe that a run was made by differs from the trial's, of those that change results."""
+    made = load_recipe(trial.path / "recipe.json").model_dump(mode="json")
+    changed = differences(made, trial.recipe.model_dump(mode="json"))
+    return next((key for key in changed if not among(key, NO_RESULT | {"threads"})), None)
+
+
+def write_markdown(recipe: Recipe, finished: list[Trial], others: Sequence[str], command: str, file: Path) -> None:
+    """A page of what is finished, for people who do not have the runs; nothing is written beside the runs."""
+    from h1r.report.ablation import markdown_page
+
+    reported = [_reported(recipe, trial) for trial in finished]
+    write_text(file, markdown_page(recipe.name, reported, BASE, command, others))
+
+
+def _reported(recipe: Recipe, trial: Trial) -> Reported:
+    from h1r.report import collect
     from h1r.report.ablation import Run as Reported
-    from h1r.report.ablation import write_ablation
 
     after = "sft" if recipe.ablation.until == "eval_sft" else "rl"
-    runs = []
+    return Reported(trial.variant, trial.seed, trial.changes, collect(trial.path), after)
+
+
+def write_page(recipe: Recipe, planned: list[Trial], directory: Path) -> list[Row]:
+    """Each run's report, directory/ablation.html and ablation.json. Returns a row for each variant."""
+    from h1r.report import write_report
+    from h1r.report.ablation import write_ablation
+
     for trial in planned:
         write_report(trial.path)
-        runs.append(Reported(trial.variant, trial.seed, trial.changes, collect(trial.path), after))
+    runs = [_reported(recipe, trial) for trial in planned]
     return write_ablation(recipe.name, runs, BASE, directory / "ablation.html")

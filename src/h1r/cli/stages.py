@@ -72,6 +72,14 @@ def ablate(
     recipe: Target,
     out: Out = None,
     set_: Set = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Run nothing: write a page (Markdown) of the runs that are finished."),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Where --markdown finds runs, in the place of --out; may be given again."),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,6 +89,14 @@ def ablate(
 
     resolved, directory = resolved_recipe(recipe, set_, None)
     directory = out or directory or of_runs(resolved.name)
+    if runs and markdown is None:
+        raise UserError("--runs names runs for a page; give --markdown FILE, too, or --out DIR for one to run in")
+    if markdown is not None:
+        finished, others = ablation.finished_trials(resolved, runs or [directory])
+        command = f"h1r ablate {quote(recipe)} --markdown {quote(str(markdown))}"
+        ablation.write_markdown(resolved, finished, others, command, markdown)
+        print(f"page: {markdown} ({counted(len(finished), 'run')}, {len(others)} left out)")
+        return
     planned = ablation.trials(resolved, directory)
     if dry_run:
         print_plan(planned, as_json)

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from h1r.common.files import read_json, replace_directory
+from h1r.common.prose import markdown_table
 from h1r.common.reading import lines
 from h1r.errors import UserError
 
@@ -107,7 +108,8 @@ def _card(name: str, counts: dict[str, int], summary: dict[str, Any]) -> str:
     for config in counts:
         split = SETS[config][1]
         text += [f"- config_name: {config}", "  data_files:", f"  - split: {split}", f"    path: {config}/*.parquet"]
-    text += ["---", "", f"# {name}", "", "Curated by Open-H1R.", "", "| configuration | rows |", "|---|---|"]
-    text += [f"| `{config}` | {count:,} |" for config, count in counts.items()]
+    text += ["---", "", f"# {name}", "", "Curated by Open-H1R.", ""]
+    rows = [(f"`{config}`", f"{count:,}") for config, count in counts.items()]
+    text.append(markdown_table(["configuration", "rows"], rows))
     text = [*text, "", "Sources: " + ", ".join(sorted(summary["sources"])) + ". Their licences are their own."]
     return "\n".join([*text, "", "`held_out` is for evaluation: train on nothing that overlaps it.", ""])

@@ -1,4 +1,4 @@
-"""The page and the table of an ablation: what each variant earns against the recipe as it is, and what it costs.
+"""The pages and the table of an ablation: what each variant earns against the recipe as it is, and what it costs.
 
 Accuracies are pooled over seeds, problem by problem, and a variant is compared with the base on the problems and seeds
 that both have: the interval resamples problems. It does not say how much another seed would change; the spread over
@@ -17,11 +17,12 @@ from rich.table import Table
 
 from h1r.common.files import write_json, write_text
 from h1r.common.html import NONE, count, duration, esc, page, percent, plural, points, section, table
+from h1r.common.prose import listing, markdown_table
 from h1r.report.collect import RunReport
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.timeline import sampled_tokens
 
-__all__ = ["Row", "Run", "ablation_table", "rows_of", "write_ablation"]
+__all__ = ["Row", "Run", "ablation_table", "markdown_page", "rows_of", "write_ablation"]
 _LEVEL = 0.95
 _HEAD = (
     "variant",
@@ -34,6 +35,15 @@ _HEAD = (
     "tokens",
     "per point",
     "time",
+)
+_WHAT = (
+    "A variant shares with the base of its seed all that comes before its first change. pass@1 is the share of "
+    "held-out problems solved by one answer, over all seeds; the spread is the standard deviation between seeds."
+)
+_TOLD = (
+    "Against the base: problem by problem, on the seeds that both have. An interval without 0 tells the two apart on "
+    "these seeds. Tokens are those that RL sampled, dropped groups included; per point: for each percentage point that "
+    "RL gained over SFT. Time is that of RL."
 )
 
 
@@ -158,16 +168,10 @@ def write_ablation(name: str, runs: Sequence[Run], base: str, path: Path) -> lis
 def _page(name: str, runs: Sequence[Run], rows: Sequence[Row], directory: Path) -> str:
     header = (
         f'<p class="eyebrow">Open-H1R ablation</p><h1>{esc(name)}</h1>'
-        f"<p>{plural(len(rows), 'variant')} of one recipe, {plural(len(runs), 'run')}. A variant shares with the base "
-        "of its seed all that comes before its first change. pass@1 is the share of held-out problems solved by one "
-        "answer, over all seeds; the spread is the standard deviation between seeds.</p>"
+        f"<p>{plural(len(rows), 'variant')} of one recipe, {plural(len(runs), 'run')}. {_WHAT}</p>"
     )
     numbers = table(_HEAD, [[esc(row.variant), *map(esc, _cells(row))] for row in rows], range(2, len(_HEAD)))
-    told = (
-        '<p class="small soft">Against the base: problem by problem, on the seeds that both have. An interval without '
-        "0 tells the two apart on these seeds. Tokens are those that RL sampled, dropped groups included; per point: "
-        "for each percentage point that RL gained over SFT.</p>"
-    )
+    told = f'<p class="small soft">{_TOLD}</p>'
     changes = [
         [esc(row.variant), f"<code>{esc(key)}</code>", esc(value)] for row in rows for key, value in row.changes.items()
     ]
@@ -184,3 +188,29 @@ def _page(name: str, runs: Sequence[Run], rows: Sequence[Row], directory: Path) 
 def _link(run: Run, directory: Path) -> str:
     place = (run.report.path / "report.html").resolve().relative_to(directory.resolve()).as_posix()
     return f'<a href="{esc(place)}">{esc(place)}</a>'
+
+
+def markdown_page(name: str, runs: Sequence[Run], base: str, command: str, others: Sequence[str]) -> str:
+    """The same numbers as a page of documentation, without links to the runs: they may lie in several directories.
+    command: what repeats it. others: runs that are in no row, and why."""
+    rows = rows_of(runs, base)
+    numbers = markdown_table(_HEAD, [[row.variant, *_cells(row)] for row in rows])
+    changes = [[row.variant, f"`{key} = {value}`"] for row in rows for key, value in row.changes.items()]
+    attempts = [attempt for run in runs for attempt in run.report.attempts]
+    machines = dict.fromkeys(
+        f"{one.processor}, {plural(one.cores or 0, 'core')}" for a in attempts if (one := a.machine)
+    )
+    codes = dict.fromkeys(attempt.commit[:12] for attempt in attempts if attempt.commit)
+    made = [f"on {listing(list(machines))}"] * bool(machines) + [f"by the code of {listing(list(codes))}"] * bool(codes)
+    parts = [
+        f"# Ablation: {name}",
+        f"{plural(len(rows), 'variant')} of the recipe `{name}`, {plural(len(runs), 'run')}"
+        f"{', made ' if made else ''}{', '.join(made)}. {_WHAT} How many seeds a row has, its second column says.",
+        numbers,
+        _TOLD,
+        *([f"In no row: {listing(list(others))}."] if others else []),
+        "## What each variant changes",
+        markdown_table(["variant", "key"], changes) if changes else "Nothing: there is the base alone.",
+        f"Written by `{command}`.",
+    ]
+    return "\n\n".join(parts) + "\n"

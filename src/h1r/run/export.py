@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from h1r.common.files import atomic, replace_directory
+from h1r.common.prose import markdown_table
 from h1r.errors import UserError
 from h1r.run.listing import listed
 
@@ -47,8 +48,8 @@ def card(model: Path) -> str:
     found = listed(run)
     lines += [f"# {run.name}", "", f"Made by Open-H1R: stage `{model.parent.name}` of the run `{run.name}`.", ""]
     if found.model == model.parent.name:
-        lines += ["| asked | pass@1 |", "|---|---|"]
-        lines += [f"| {name} | {100 * score:.1f} % |" for name, score in found.scores.items()] + [""]
+        rows = [(name, f"{100 * score:.1f} %") for name, score in found.scores.items()]
+        lines += [markdown_table(["asked", "pass@1"], rows), ""]
     lines += ["System prompt, chat template and sampling defaults are those that it was trained and measured with.", ""]
     return "\n".join(lines)
 
