@@ -32,7 +32,7 @@ from h1r.report.collect import DROPPED_PER_REASON, series
 from h1r.report.compare import comparison_table, mean_and_deviation
 from h1r.report.curves import Curve, curve_plot, log_ticks, running_mean, window_for
 from h1r.report.data import kept_of
-from h1r.report.results import _sft_panels
+from h1r.report.results import _sft_panels, whole_batches
 from h1r.report.stored import Example, FilterStep
 from h1r.report.svg import to_svg
 from h1r.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
@@ -641,6 +641,15 @@ def test_the_loss_of_each_part_of_a_mixture_has_a_curve_where_the_steps_have_it(
     ]
     assert len({(one.colour, one.dash) for one in parts.curves}) == 2
     assert not _sft_panels(SimpleNamespace(sft=[{"step": 0, "loss": 2.0}]))[1].curves  # type: ignore[arg-type]
+
+
+def test_whole_batches_are_counted_at_the_yield_of_each_step() -> None:
+    section: dict[str, Any] = {"batch_size": 10, "backfill": {"mode": "backfill", "max_rounds": 3}}
+    lines: list[dict[str, float]] = [{"yield": 0.6}, {}, {"yield": 0.2}, {"yield": 0.0}, {"yield": 1.0}, {"yield": 0.5}]
+    report: Any = SimpleNamespace(recipe={"rl": section}, rl=lines)
+    assert whole_batches(report) == 10 * (2 + 2 + 3 + 3 + 1 + 2)
+    section["backfill"] = {"mode": "reject", "max_rounds": 3}
+    assert whole_batches(report) is None
 
 
 @given(st.floats(1e-8, 1e8), st.floats(1.05, 1e6))
