@@ -7,7 +7,9 @@ requests: how many share the streams, as their `n`; 1 is what a step costs, with
 The engine alone and the server are measured in turns, round by round, on the same prompts and seeds, so that a busy
 machine slows both. tokens_per_s: best of the rounds, of whole replies and of streamed ones. overhead: by how much the
 engine alone is faster, median of the rounds. cpu_overhead: by how much more processor time the server's process takes
-for the same tokens than the engine's, which says more where others share the machine. asking_s: processor time of the
+for the same tokens than the engine's, which says more where others share the machine. loop_us: of that the event loop's
+thread, for each token, median, microseconds: the engine's thread waits for it. pieces: chunks of text of a stream, mean
+over the last round. asking_s: processor time of the
 client for all requests of a round, median; it shares the machine with the server. first_ms: from a request to its first
 token, median, of one request at a time, of the engine and of the server. Prints JSON.
 """
@@ -114,15 +116,18 @@ def completion_tokens(reply: bytes) -> int:
     return int(re.findall(rb'"completion_tokens":(\d+)', reply)[-1])
 
 
-def served(client: Client, body: dict[str, Any], streams: int, requests: int, stream: bool) -> float:
-    """The same of the server."""
+def served(
+    client: Client, body: dict[str, Any], streams: int, requests: int, stream: bool
+) -> tuple[float, int, list[bytearray]]:
+    """The same of the server, how many they were, and the replies."""
     each = streams // requests
     ending = {"stream": stream, "stream_options": {"include_usage": True}}
     asked = [client.request({**body, "n": each, "seed": each * seed, **ending}) for seed in range(requests)]
     started = time.perf_counter()
     replies = client.ask(asked)
     seconds = time.perf_counter() - started
-    return sum(completion_tokens(bytes(reply)) for reply in replies) / seconds
+    tokens = sum(completion_tokens(bytes(reply)) for reply in replies)
+    return tokens / seconds, tokens, replies
 
 
 def first_of_engine(engine: NativeEngine, prompt: list[int]) -> float:
@@ -152,6 +157,7 @@ def main() -> None:
     quiet()
     speeds: dict[str, list[float]] = {"engine": [], "whole": [], "streamed": []}
     cpu: dict[str, list[float]] = {way: [] for way in speeds}
+    loop: dict[str, list[float]] = {"whole": [], "streamed": []}
     asking: list[float] = []
     firsts: dict[str, list[float]] = {"engine": [], "server": []}
     with (
@@ -167,14 +173,16 @@ def main() -> None:
         with httpx2.Client(timeout=600) as http:
             for _ in range(options.rounds):
                 for way in ("engine", "whole", "streamed"):
-                    before = time.process_time(), cpu_of(pid)
+                    before = time.process_time(), cpu_of(pid), loop_of(pid)
                     if way == "engine":
                         speeds[way].append(direct(engine, prompt, options.streams, options.requests, options.tokens))
                         cpu[way].append(time.process_time() - before[0])
                     else:
                         streamed = way == "streamed"
-                        speeds[way].append(served(client, body, options.streams, options.requests, streamed))
+                        speed, tokens, replies = served(client, body, options.streams, options.requests, streamed)
+                        speeds[way].append(speed)
                         cpu[way].append(cpu_of(pid) - before[1])
+                        loop[way].append((loop_of(pid) - before[2]) / tokens)
                         asking.append(time.process_time() - before[0])
             for _ in range(20):
                 firsts["engine"].append(first_of_engine(engine, prompt))
@@ -184,6 +192,8 @@ def main() -> None:
         "tokens_per_s": {way: round(max(found), 1) for way, found in speeds.items()},
         "overhead": {way: median_ratio(speeds["engine"], speeds[way]) for way in ("whole", "streamed")},
         "cpu_overhead": {way: median_ratio(cpu[way], cpu["engine"]) for way in ("whole", "streamed")},
+        "loop_us": {way: round(1e6 * statistics.median(found), 1) for way, found in loop.items()},
+        "pieces": round(sum(reply.count(b'"text":') for reply in replies) / options.streams, 1),
         "asking_s": round(statistics.median(asking), 3),
         "first_ms": {name: round(1000 * statistics.median(found), 2) for name, found in firsts.items()},
     }))  # fmt: skip
@@ -192,6 +202,12 @@ def main() -> None:
 def median_ratio(more: list[float], less: list[float]) -> float:
     """By how much one is more than the other, round by round."""
     return round(statistics.median(a / b for a, b in zip(more, less, strict=True)) - 1, 4)
+
+
+def loop_of(pid: int) -> float:
+    """Processor time of a server's event loop so far, s: it runs in the first thread."""
+    with open(f"/proc/{pid}/task/{pid}/schedstat", encoding="utf-8") as file:
+        return int(file.read().split()[0]) / 1e9
 
 
 def cpu_of(pid: int) -> float:

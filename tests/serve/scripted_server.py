@@ -118,7 +118,7 @@ class Scripted:
 
     def _event(self, handler: BaseHTTPRequestHandler, data: dict[str, Any]) -> bool:
         try:
-            handler.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+            handler.wfile.write(f"data: {json.dumps(data)}\n\n".replace(r"\u2028", "\u2028").encode())
             handler.wfile.flush()
         except OSError:
             with self.lock:

@@ -45,19 +45,23 @@ def test_a_signal_lets_a_short_request_end_and_a_long_one_answer_with_what_it_ha
     endless = {"max_tokens": 4000, "temperature": 5}
     asks = [
         threading.Thread(target=ask, args=("long",), kwargs={**endless, "n": 16}),
+        threading.Thread(target=ask, args=("stream",), kwargs={**endless, "stream": True}),
         threading.Thread(target=ask, args=("many",), kwargs={**endless, "deepconf": {"budget": 256}}),
     ]
     try:
         for thread in asks:
             thread.start()
-        assert eventually(lambda: "h1r_requests_in_progress 2.0" in httpx2.get(f"{url}/metrics").text)
+        assert eventually(lambda: "h1r_requests_in_progress 3.0" in httpx2.get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, process.stderr.read_text()
     finally:
         process.kill()
         for thread in asks:
             thread.join()
-    assert {name: reply.status_code for name, reply in replies.items()} == {"long": 200, "many": 200}
+    assert {name: reply.status_code for name, reply in replies.items()} == dict.fromkeys(
+        ("long", "stream", "many"), 200
+    )
+    assert replies["stream"].text.endswith("data: [DONE]\n\n")
     assert len(replies["long"].json()["choices"]) == 16
     assert replies["many"].json()["usage"]["deepconf"]["traces"] == 256
     lines = [json.loads(line) for line in process.stderr.read_text().splitlines() if line.startswith("{")]

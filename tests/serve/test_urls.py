@@ -242,6 +242,15 @@ def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(dies_after: i
         assert any(body.get("seed") == 3 for body in one.requests)
 
 
+def test_a_character_that_ends_a_line_for_some_is_text_as_any_other() -> None:
+    """JSON may hold it as it is, and the scripted server's does."""
+    with scripted(says=("one\u2028", "two", " three\x85")) as one, before(one) as server:
+        events = chunks(server)
+        assert (
+            "".join(c["delta"].get("content") or "" for e in events for c in e["choices"]) == "one\u2028two three\x85"
+        )
+
+
 @pytest.mark.parametrize(
     "garbled",
     [

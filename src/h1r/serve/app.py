@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sse_starlette.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +19,7 @@ from starlette.routing import Route
 from h1r.errors import UserError
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError, ClientGoneError
+from h1r.serve.event_stream import EventStream
 from h1r.serve.gate import error_response, http_error, read_bytes, until_gone
 from h1r.serve.jobs import Delta, Event, Job, Raw, Result
 from h1r.serve.limits import Admission, Limits
@@ -34,8 +34,7 @@ from h1r.serve.writing import Chunks, Writing, sse
 
 _TOLD_OF_DEEPCONF = ("budget", "traces", "stopped", "saved_tokens", "stop_reason", "threshold", "selected_by")
 """What a span says of `usage.deepconf`: nothing that a model wrote."""
-PING_SECONDS = 15
-"""Between two comments in a stream that has nothing to say, so that nobody between client and server hangs up."""
+_DONE = b"data: [DONE]\n\n"
 
 
 class Served(Protocol):
@@ -180,10 +179,7 @@ class Service:
         self.jobs.add(job)
         shape = shape_of(body)
         if body.stream:
-            sent = self._stream(job, shape, watch)
-            return EventSourceResponse(
-                sent, ping=PING_SECONDS, sep="\n", headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-            )
+            return EventStream(self._stream(job, shape, watch))
         try:
             return JSONResponse(shape.whole(await self._whole(request, job, watch)))
         finally:
@@ -212,7 +208,7 @@ class Service:
                 with suppress(asyncio.CancelledError, Exception):
                     await task
 
-    async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncIterator[bytes]:
+    async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncGenerator[bytes]:
         """The events of a stream, those that come together in one write. An error that comes in the middle is an event
         of its own, and the last."""
         status, writing = 499, Writing(shape)
@@ -223,11 +219,13 @@ class Service:
                     if watch.first is None and isinstance(event, Delta | Raw):
                         watch.first = time.monotonic() - watch.begun
                         self.metrics.first.observe(watch.first)
-                if sent := writing.write(events):
+                last = isinstance(events[-1], Result)  # of another server's nobody knows
+                if sent := writing.write(events) + (_DONE if last else b""):
                     yield sent
-                await asyncio.sleep(0)  # a mailbox that is never empty would keep the loop from hearing a hang-up
-            status = 200
-            yield b"data: [DONE]\n\n"
+                status = 200 if last else status
+            if status != 200:
+                status = 200
+                yield _DONE
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
@@ -288,7 +286,6 @@ async def _result(job: Job) -> Result | Raw:
         for event in events:
             if isinstance(event, Result | Raw):
                 return event
-        await asyncio.sleep(0)
     raise RuntimeError("the job ended without a result")
 
 

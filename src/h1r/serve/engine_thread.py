@@ -40,7 +40,7 @@ from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import Prompt, Running, SamplingParams
 from h1r.records import Trace
 from h1r.serve.spans import RequestSpan, TicketSpans
-from h1r.serve.window import Window
+from h1r.serve.window import INTERVAL_S, Window
 
 T = TypeVar("T")
 CLOSING = "the server is shutting down"
@@ -163,9 +163,11 @@ class Arrivals:
 
 
 class EngineThread:
-    """Starts at once; `close` ends it, and whatever still runs. slots: traces that the engine decodes together."""
+    """Starts at once; `close` ends it, and whatever still runs. slots: traces that the engine decodes together.
+    interval_s: how long the tokens of a stream wait for others at most, but for its first ones; counted where a step
+    ends."""
 
-    def __init__(self, engine: NativeEngine | Elsewhere, slots: int) -> None:
+    def __init__(self, engine: NativeEngine | Elsewhere, slots: int, interval_s: float = INTERVAL_S) -> None:
         self.engine, self.slots = engine, slots
         self.arrivals = Arrivals()
         self.step_seconds = 0.0
@@ -181,7 +183,7 @@ class EngineThread:
         self._listening: dict[int, Ticket] = {}
         self._due = 0.0
         """When all new tokens are handed out next, by `time.monotonic`."""
-        self._window = Window()
+        self._window = Window(interval_s)
         self._told: dict[asyncio.AbstractEventLoop, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._running: tuple[float, list[tuple[Ticket, Running]]] = (0.0, [])
         self._closed = self._finished = False
@@ -379,7 +381,7 @@ class EngineThread:
         if due and drawn:
             self._due = time.monotonic() + self._window.seconds
             for loop in [*self._told]:
-                self.tell(loop, self._window.look)
+                self.tell(loop, self._window.look, time.thread_time())
         self._flush()
         self._settle([ticket.sink for ticket in ended])
 

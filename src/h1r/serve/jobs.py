@@ -171,20 +171,24 @@ class Plain(_AtWork):
         texts = [Telling(self._model, self._form, self._params[0].stop) for _ in range(self.num_traces)]
         traces: dict[int, Trace] = {}
         choices: dict[int, Choice] = {}
-        async for prompt, new, gone in box:
+        async for steps in box:
             drawn: dict[int, list[Drawn]] = {}
-            for one in new:
-                drawn.setdefault(prompt * self._each + one.sample_index, []).append(one)
+            for prompt, new, _ in steps:
+                for one in new:
+                    drawn.setdefault(prompt * self._each + one.sample_index, []).append(one)
             events: list[Event] = [delta for index, ones in drawn.items() for delta in texts[index].push(index, ones)]
-            for trace in gone:
-                index = prompt * self._each + trace.sample_index
-                raise_if_failed(trace)
+            ended = {prompt * self._each + trace.sample_index: trace for prompt, _, gone in steps for trace in gone}
+            whole = {index: trace for index, trace in ended.items() if trace.finish_reason != "error"}
+            for index, trace in whole.items():
                 traces[index] = trace
                 choice = choices[index] = choice_of(self._model, trace, index, self._form)
                 events += [*texts[index].rest(index, choice), choice]
+            if len(choices) == self.num_traces:
+                events.append(self._result(choices, traces))
             if events:
                 yield events
-        yield [self._result(choices, traces)]
+            for trace in ended.values():
+                raise_if_failed(trace)
 
     def _result(self, choices: dict[int, Choice], traces: dict[int, Trace]) -> Result:
         return Result(
@@ -243,17 +247,28 @@ class Telling:
         self._splitter = Splitter(self.stops, self.form.tools, self.form.open_thinking, self.form.raw)
 
     def push(self, index: int, drawn: Sequence[Drawn]) -> list[Delta]:
-        """What tokens add to the choice of this index."""
-        if self.form.logprobs:
-            texts = self.model.texts
-            self._tokens += [Told(texts.bytes_of(one.token_id), one.logprob, one.confidence) for one in drawn]
-        ids = [one.token_id for one in drawn if one.token_id not in self.model.ends]
-        return self._with_tokens(index, self._splitter.push(self._growing.push(ids)))
+        """What tokens add to the choice of this index: as many pieces as there are parts of it. Tokens that are told
+        go with the piece that their own text is in."""
+        if not self.form.logprobs:
+            return self._with_tokens(index, self._pieces(drawn))
+        found: list[Delta] = []
+        for one in drawn:
+            self._tokens.append(Told(self.model.texts.bytes_of(one.token_id), one.logprob, one.confidence))
+            for new in self._with_tokens(index, self._pieces([one])):
+                if found and found[-1].name == new.name:
+                    last = found.pop()
+                    new = Delta(index, new.name, last.text + new.text, [*last.tokens, *new.tokens])
+                found.append(new)
+        return found
 
     def rest(self, index: int, choice: Choice) -> list[Delta]:
         """What the end adds; tokens without a text of their own, such as the one that ends an answer, too."""
         pieces = self._splitter.rest(choice.thinking, choice.answer)
         return self._with_tokens(index, pieces or ([("content", "")] if self._tokens else []))
+
+    def _pieces(self, drawn: Sequence[Drawn]) -> list[tuple[str, str]]:
+        ids = [one.token_id for one in drawn if one.token_id not in self.model.ends]
+        return self._splitter.push(self._growing.push(ids))
 
     def _with_tokens(self, index: int, pieces: list[tuple[str, str]]) -> list[Delta]:
         found = []

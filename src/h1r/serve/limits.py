@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from h1r.common.prose import counted
 from h1r.serve.errors import ApiError
+from h1r.serve.window import INTERVAL_S
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of one request: `body_bytes`, `messages`, `budget` (traces), `choices` (`n`), `stops`. Of all together:
     `requests`, and `traces` that have not ended. drain_s: how long running requests may go on once the server is told
-    to stop. All are our choice."""
+    to stop. stream_interval_s: how long tokens of a stream wait to be written together, at most. All are our choice."""
 
     body_bytes: int = 4 << 20
     messages: int = 2048
@@ -22,6 +23,7 @@ class Limits:
     requests: int = 512
     traces: int = 8192
     drain_s: float = 20.0
+    stream_interval_s: float = INTERVAL_S
 
 
 class Admission:

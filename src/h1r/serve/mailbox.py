@@ -13,10 +13,12 @@ from h1r.serve.spans import RequestSpan
 
 Step = tuple[int, Sequence[Drawn], Sequence[Trace]]
 """Of which prompt, the tokens that were drawn since the last one, and the traces that ended."""
+_Told = Step | BaseException
 
 
 class Mailbox:
-    """The traces of some prompts. `async for` gives what the engine's thread hands out, until all have ended.
+    """The traces of some prompts. `async for` gives what the engine's thread has handed out meanwhile, until all have
+    ended: of a client that reads slowly, all that came since it read last.
 
     listen: tokens are given as they are drawn, where the engine can. `give_up` ends what runs; `finish` too, and
     what there is then counts as the whole (finish_reason "cancelled").
@@ -32,7 +34,7 @@ class Mailbox:
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
+        self._steps: asyncio.Queue[_Told] = asyncio.Queue()
         self._left = sum(one.n for one in params)
         self._tickets = [
             Ticket(prompt, one, _Numbered(self, index), listen, span=span)
@@ -41,14 +43,19 @@ class Mailbox:
         for ticket in self._tickets:
             owner.submit(ticket)
 
-    async def __aiter__(self) -> AsyncIterator[Step]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[Step]]:
         try:
             while self._left:
-                found = await self._steps.get()
-                if isinstance(found, BaseException):
-                    raise found
-                self._left -= len(found[2])
-                yield found
+                told = [await self._steps.get()]
+                while not self._steps.empty():
+                    told.append(self._steps.get_nowait())
+                steps = [one for one in told if not isinstance(one, BaseException)]
+                self._left -= sum(len(ended) for _, _, ended in steps)
+                if steps:
+                    yield steps
+                for error in told:
+                    if isinstance(error, BaseException):
+                        raise error
         finally:
             self.give_up()
 
@@ -73,7 +80,7 @@ class Mailbox:
             if traces:
                 self._put((index, (), traces))
 
-    def _put(self, step: Step | BaseException) -> None:
+    def _put(self, step: _Told) -> None:
         """In the engine's thread."""
         self._owner.tell(self._loop, self._steps.put_nowait, step)
 

@@ -27,6 +27,7 @@ from h1r.serve.solving import Question
 from h1r.serve.testing import tested_problem
 from h1r.serve.verifying import Verifying, check_verifier
 from h1r.serve.wanted import Body, early_stop
+from h1r.serve.window import INTERVAL_S
 
 
 class Model:
@@ -126,8 +127,9 @@ def seed_of(body: Body) -> int:
 
 
 @contextmanager
-def open_model(checkpoint: str, name: str, recipe: Recipe) -> Iterator[Model]:
-    """A checkpoint, run directory or hub id on the engine of its recipe. `UserError` for what cannot be served."""
+def open_model(checkpoint: str, name: str, recipe: Recipe, stream_interval_s: float = INTERVAL_S) -> Iterator[Model]:
+    """A checkpoint, run directory or hub id on the engine of its recipe. stream_interval_s: see `Limits`. `UserError`
+    for what cannot be served."""
     with ExitStack() as things:
         engine, tokenizer = things.enter_context(open_checkpoint(checkpoint, recipe))
         if isinstance(engine, NativeEngine):
@@ -139,7 +141,7 @@ def open_model(checkpoint: str, name: str, recipe: Recipe) -> Iterator[Model]:
             sizes = engine.vocab_size, engine.max_model_len
         else:
             raise UserError(f"h1r serve needs an engine of kind native, vllm or server, and not {recipe.engine.kind}")
-        owner = EngineThread(engine, recipe.engine.max_sequences)
+        owner = EngineThread(engine, recipe.engine.max_sequences, stream_interval_s)
         things.callback(owner.close)
         model = Model(name, recipe, tokenizer, owner, sizes, engine.eos_token_ids)
         things.callback(model.verifying.close)

@@ -44,7 +44,8 @@ def opened_service(
             served: Served = things.enter_context(open_urls(what, recipe, limits, key))
         else:
             recipe = recipe_of(what[0], overrides)
-            model = open_model(what[0], name or name_of(what[0], recipe.name), recipe)
+            called = name or name_of(what[0], recipe.name)
+            model = open_model(what[0], called, recipe, limits.stream_interval_s)
             served = Local(things.enter_context(model), limits)
         yield Service(served, limits, RequestLog(log_prompts), spans)
 

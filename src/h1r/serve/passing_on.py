@@ -68,13 +68,8 @@ class PassedOn:
             headers = dict(self._headers)
             span = None if self.span is None else self.span.attempt(f"{server.url}/{self._path}", headers)
             try:
-                async for data in self._events(server, headers):
-                    try:
-                        left = self._unsaid(data)
-                    except (AttributeError, TypeError, ValueError):
-                        raise _Passing("the reply is no completion") from None
-                    if left is not None:
-                        yield [Raw(left)]
+                async for found in self._events(server, headers):
+                    yield found
                 failed = False
                 return
             except ApiError:
@@ -106,8 +101,8 @@ class PassedOn:
         """There is nothing to end it with but its end."""
         self._ended = True
 
-    async def _events(self, server: Server, headers: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a stream, or the whole reply."""
+    async def _events(self, server: Server, headers: dict[str, str]) -> AsyncIterator[Sequence[Raw]]:
+        """The chunks of a stream, those that came together in one, or the whole reply."""
         url = f"{server.url}/{self._path}"
         async with self._client.stream(
             "POST", url, json=self._body, headers=headers, timeout=httpx2.Timeout(SILENCE_S, connect=10.0)
@@ -115,21 +110,43 @@ class PassedOn:
             if response.status_code >= 400:
                 self._refused(response, await response.aread())
             if not self._body.get("stream"):
-                yield _object(await response.aread())
+                yield [Raw(_object(await response.aread()))]
                 return
-            async for line in response.aiter_lines():
-                if not line.startswith("data:"):
-                    continue
-                text = line.removeprefix("data:").strip()
-                if text == "[DONE]":
-                    return
-                found = _object(text.encode())
-                if "error" in found:
-                    raise _Passing("the server failed in the middle of its answer")
-                yield found
-                if self._ended:
+            left = b""
+            async for read in response.aiter_bytes():  # JSON may hold what httpx takes for the end of a line
+                *lines, left = (left + read).split(b"\n")
+                found: list[Raw] = []
+                done, error = False, None
+                try:
+                    done = self._read(lines, found)
+                except (_Passing, ApiError) as raised:
+                    error = raised
+                if found:
+                    yield found
+                if error is not None:
+                    raise error
+                if done or self._ended:
                     return
             raise _Passing("the answer broke off without an end")
+
+    def _read(self, lines: Sequence[bytes], found: list[Raw]) -> bool:
+        """Adds what lines of a stream say that the client does not have; whether they end it."""
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            text = line.removeprefix(b"data:").strip()
+            if text == b"[DONE]":
+                return True
+            data = _object(text)
+            if "error" in data:
+                raise _Passing("the server failed in the middle of its answer")
+            try:
+                left = self._unsaid(data)
+            except (AttributeError, TypeError, ValueError):
+                raise _Passing("the reply is no completion") from None
+            if left is not None:
+                found.append(Raw(left))
+        return False
 
     def _refused(self, response: httpx2.Response, content: bytes) -> None:
         """Raises what a status of 400 and more means."""
@@ -146,9 +163,7 @@ class PassedOn:
         raise ApiError(status, message, param if isinstance(param, str) else None)
 
     def _unsaid(self, data: dict[str, Any]) -> dict[str, Any] | None:
-        """The chunk without what the client has; None where nothing is left of it."""
-        if not self._body.get("stream"):
-            return data
+        """A chunk without what the client has; None where nothing is left of it."""
         cut = False
         for choice in data.get("choices") or ():
             place = choice.get("delta", choice)

@@ -20,6 +20,8 @@ class ChatShape:
     def __init__(self, model: str, include_usage: bool) -> None:
         self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self._include_usage = include_usage
+        self._offsets: dict[int, int] = {}
+        """Of each choice of a stream, the characters of its tokens so far."""
         self._begun: set[int] = set()
 
     def whole(self, result: Result | Raw) -> dict[str, Any]:
@@ -99,7 +101,11 @@ class CompletionShape(ChatShape):
         return []
 
     def _delta(self, event: Delta) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        return {"text": event.text}, completion_logprobs(event.tokens) if event.tokens else None
+        if not event.tokens:
+            return {"text": event.text}, None
+        logprobs = completion_logprobs(event.tokens, begun := self._offsets.get(event.index, 0))
+        self._offsets[event.index] = begun + sum(len(one.text) for one in event.tokens)
+        return {"text": event.text}, logprobs
 
     def _nothing(self) -> dict[str, Any]:
         return {"text": ""}
@@ -141,9 +147,9 @@ def chat_logprobs(tokens: Sequence[Told]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def completion_logprobs(tokens: Sequence[Told]) -> dict[str, Any]:
-    """The same for a completion."""
-    offsets, at = [], 0
+def completion_logprobs(tokens: Sequence[Told], at: int = 0) -> dict[str, Any]:
+    """The same for a completion. at: characters of its tokens before these."""
+    offsets = []
     for one in tokens:
         offsets.append(at)
         at += len(one.text)

@@ -123,28 +123,34 @@ class Splitter:
             return ("", "")
         if self._where == "held":
             return None
-        if self._blank:
-            self._text = self._text.lstrip()
         mark = THINK_CLOSE if self._where == "thinking" else TOOL_CALL if self._tools else None
-        if mark is not None and (at := self._text.find(mark)) >= 0:
+        ends = [at for stop in self._stops if (at := self._text.find(stop)) >= 0]
+        at = -1 if mark is None else self._text.find(mark)
+        if mark is not None and 0 <= at <= min(ends, default=at):  # a stop string before it ends the text
             before, after = self._text[:at], self._text[at:]
             if self._where == "thinking":
+                told = self._begun(before).rstrip()
                 self._where, self._text, self._blank = "answer", after[len(mark) :], True
-                return ("reasoning_content", before.rstrip())
+                return ("reasoning_content", told)
             self._where, self._text = "held", after
-            return ("content", before.rstrip())
-        if ends := [at for stop in self._stops if (at := self._text.find(stop)) >= 0]:
-            name, ready = self._name, self._text[: min(ends)]
+            return ("content", self._begun(before).rstrip())
+        if ends:
+            name, ready = self._name, self._begun(self._text[: min(ends)])
             self._where, self._text = "held", ""
-            return (name, ready)
+            return (name, ready.rstrip() if name == "reasoning_content" else ready)
         keep = max((_held(self._text, one) for one in (*self._stops, *([mark] if mark else []))), default=0)
         ready = self._text[: len(self._text) - keep]
         if mark is not None:  # blanks before a tag are none of the text's
             ready = ready.rstrip()
-        if not ready:
+        told = self._begun(ready)
+        if not told:  # blanks stay, since they may be the beginning of a stop string
             return None
         self._text, self._blank = self._text[len(ready) :], False
-        return (self._name, ready)
+        return (self._name, told)
+
+    def _begun(self, text: str) -> str:
+        """Without the blanks that a part begins with."""
+        return text.lstrip() if self._blank else text
 
 
 def _held(text: str, mark: str) -> int:

@@ -41,7 +41,7 @@ class Writing:
         key = event.index, event.name
         if key in self._around:
             before, after = self._around[key]
-            return f"{before}{_quoted(event.text)}{after}"
+            return f"{before}{_one_line(_quoted(event.text))}{after}"
         first = "".join(map(sse, self._shape.chunks(event)))
         marked = "".join(map(sse, self._shape.chunks(Delta(event.index, event.name, _MARK))))
         before, _, after = marked.partition(_json(_MARK))
@@ -50,6 +50,13 @@ class Writing:
 
 
 def sse(chunk: dict[str, Any]) -> str:
-    """A chunk as a server-sent event. JSON is one line, whatever a model writes."""
+    """A chunk as a server-sent event, one line, whatever a model writes."""
     name = f"event: {chunk['type']}\n" if "sequence_number" in chunk else ""
-    return f"{name}data: {_json(chunk)}\n\n"
+    return f"{name}data: {_one_line(_json(chunk))}\n\n"
+
+
+def _one_line(text: str) -> str:
+    """JSON without the characters that it may hold and that clients in Python take for the end of a line."""
+    if text.isascii():
+        return text
+    return text.replace("\x85", r"\u0085").replace("\u2028", r"\u2028").replace("\u2029", r"\u2029")
