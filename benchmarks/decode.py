@@ -10,6 +10,9 @@ and it samples nothing. "share_of_gemm" and "share_of_memory" say how near our r
 floating-point operations of products with weights against a large matrix product, and the bytes of weights, states,
 keys and values that the steps must move against reading memory; both ceilings are measured in the same run.
 
+`--level` holds ours, torch and what torch multiplies with to AVX-512 (x86-64-v4) or AVX2 (x86-64-v3), in vLLM's process
+too, whose own operators it does not reach.
+
 `--clock processor` counts processor seconds instead of those on the wall, for a machine that others use: with one
 thread, a busy neighbour changes them least.
 
@@ -43,7 +46,7 @@ from h1r.models import build, save
 from h1r.models.falcon_h1.cache import HybridCache
 from h1r.models.falcon_h1.config import HybridConfig
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
-from peers import GEOMETRIES
+from peers import GEOMETRIES, HELD, hold
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 ENGINES = ("h1r", "transformers", "vllm", "llama.cpp")
@@ -82,7 +85,9 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--cases", type=lambda text: text.split(","), default=CASES)
     parser.add_argument("--engines", type=lambda text: text.split(","), default=list(ENGINES))
     parser.add_argument("--no-extras", dest="extras", action="store_false", help="only the decoding rows")
+    parser.add_argument("--level", choices=HELD, help="all held to this instruction set; default: the machine's best")
     arguments = parser.parse_args()
+    hold(arguments.level)
     if not arguments.llama_cpp:
         arguments.engines = [name for name in arguments.engines if name != "llama.cpp"]
         note("llama.cpp is left out: give its tree with --llama-cpp")
@@ -121,7 +126,7 @@ def decoding(
                 row = {
                     "engine": name, "geometry": geometry, "sequences": sequences, "prompt_tokens": prompt_tokens,
                     "new_tokens": new_tokens, "tokens_per_s": round(sequences * new_tokens / seconds, 1),
-                    "threads": threads, "clock": arguments.clock,
+                    "threads": threads, "clock": arguments.clock, "level": os.environ.get("H1R_ARCH", ""),
                 }  # fmt: skip
                 if name == "h1r":
                     row |= shares(model.config, sequences, prompt_tokens, new_tokens, seconds, ceilings)
