@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -34,12 +33,14 @@ from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.models import load, save
 from h1r.records import Problem, Trace, read_jsonl
+from h1r.rollout.conversations import Conversation
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.train.cached_arrays import unpacked
 from h1r.train.cluster.engine_actor import EngineActor
 from h1r.train.cluster.engines import RayEngines
 from h1r.train.cluster.handles import Sender
+from h1r.train.cluster.tickets import Ticket, Tickets
 from h1r.train.fleet import Fleet
 from h1r.train.parallel.world import ALONE
 from h1r.train.policy import LocalPolicy
@@ -144,6 +145,62 @@ def test_every_token_is_kept_and_has_the_log_probability_of_the_weights_that_it_
             expected = [under[version][t].item() for t, version in enumerate(versions)]
             assert trace.sampling_logprobs == pytest.approx(expected, abs=1e-5)
     assert {(0, 1, 2), (2,)} <= parts, "the last ones begin when a slot is free"
+
+
+class Cutting:
+    """An engine whose traces are cancelled at its first step, some with a last token of their own already."""
+
+    eos_token_ids = (7,)
+
+    def __init__(self, cancelled: list[list[int]]) -> None:
+        self.cancelled, self.streams = cancelled, 0
+        self.asked: list[tuple[int, int]] = []
+        self.look: Callable[[], None] | None = None
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        self.look = look
+
+    def stream(self, prompts: list[list[int]], params: list[SamplingParams]) -> Iterator[Trace]:
+        self.asked = [(len(prompt), one.max_tokens) for prompt, one in zip(prompts, params, strict=True)]
+        assert self.look is not None
+        self.look()
+        self.streams += 1
+        if self.streams > 1:
+            for at in range(len(prompts)):
+                yield Trace(at, 0, [3, 7], "", [-1.0] * 2, [-1.0] * 2, [], "stop")
+
+    def cancel(self, _: int) -> list[Trace]:
+        each = enumerate(self.cancelled)
+        return [Trace(0, j, ids, "", [], [-2.0] * len(ids), [], "cancelled", j) for j, ids in each]
+
+
+def test_a_trace_that_ended_as_it_was_cut_does_not_go_on() -> None:
+    """vLLM's process may be a step ahead of what it has told."""
+    engine, cuts = Cutting([[5, 7], [5, 5, 5], [], [5]]), [True, False]
+    tickets = Tickets(engine, None, 4, lambda: cuts.pop(0))  # type: ignore[arg-type]
+    ticket = Ticket([1, 2], SamplingParams(n=4, max_tokens=3))
+    tickets.add(ticket)
+    assert [*tickets.run()] == []
+    tickets.go_on(5)
+    assert [*tickets.run()] == [None, None]
+    assert engine.asked == [(3, 2), (2, 3)]
+    traces = unpacked(ticket.future.result(0))
+    assert [(one.token_ids, one.finish_reason, one.versions) for one in traces] == [
+        ([5, 7], "stop", [[4, 2]]),
+        ([5, 5, 5], "length", [[4, 3]]),
+        ([3, 7], "stop", [[5, 2]]),
+        ([5, 3, 7], "stop", [[4, 1], [5, 2]]),
+    ]
+
+
+def test_a_conversation_says_the_versions_of_all_its_turns() -> None:
+    conversation = Conversation(None, SamplingParams(), Trace(0, 0, [], "", [], [], [], "stop"), None)  # type: ignore[arg-type]
+    conversation.add_turn(Trace(0, 0, [1, 2, 3], "", [], [], [], "stop", versions=[[2, 1], [3, 2]]))
+    conversation.add_reply([9, 9])
+    conversation.add_turn(Trace(0, 0, [4], "", [], [], [], "stop", versions=[[3, 1]]))
+    trace = conversation.end()
+    assert trace.versions == [[2, 1], [3, 2], [3, 1]]
+    assert trace.num_tokens == sum(tokens for _, tokens in trace.versions) == 4
 
 
 class Ray:
@@ -270,4 +327,3 @@ def test_weights_in_flight_are_refused_where_nothing_is_sampled_meanwhile(curate
     recipe = training_recipe(rl={**RL, "lookahead": 1, "in_flight": True})
     with pytest.raises(UserError, match=r"set cluster.backend to ray, or leave it out: rl.partial_tokens"):
         rl(recipe, ready_for_rl(curated, tmp_path / "run", recipe))
-    assert dataclasses.replace(Trace(0, 0, [], "", [], [], [], "stop")).versions is None
