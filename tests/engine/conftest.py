@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "model"))
-
 from engine_subjects import CONFIG, QWEN3, SECTION, Letters, save_letters
 from geometries import randomised
 from recorded import RecordedRunner
