@@ -1,11 +1,12 @@
 """Is the memory of an evaluation flat in the number of its samples? The road of `h1r eval` (samples.jsonl, verdicts,
-scores, votes at budgets) over answers that a stand-in engine makes up as they are asked for, in a process of its own
-for each number of answers; prints JSON.
+scores, votes at budgets, the page of answers) over answers that a stand-in engine makes up as they are asked for, in
+processes of their own for each number of answers; prints JSON.
 
     python benchmarks/eval_memory.py [--answers 10000 100000 1000000] [--problems 1000] [--method majority]
 
 start_rss_mib, peak_rss_mib: the process's high-water mark before the first answer, and at the end. resume_*: of a
-second process that finds all answers in the file, as after a kill at the very end. file_mib: of samples.jsonl.
+second process that finds all answers in the file, as after a kill at the very end. page_*: of a third one, which writes
+the page of answers. file_mib: of samples.jsonl.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from h1r.config import EvalSection, ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.evals.benchmark import evaluate
 from h1r.records import Problem, Trace, Verdict
+from h1r.report.samples import AnswerSet, write_browser
 from h1r.rollout.pipeline import RolloutPipeline
 
 ANSWERS = ("12", "13", "14", "a longer answer")
@@ -74,8 +76,20 @@ def one_run(path: Path, answers: int, problems: int, tokens: int, method: str) -
     }
 
 
+def one_page(path: Path) -> dict[str, float]:
+    """Writes the page of the answers at `path`."""
+    before, started = peak_rss_bytes(), time.monotonic()
+    one = AnswerSet("made up", "stand-in", path)
+    write_browser(path.parent / "samples.html", path.parent / "report.html", "memory", [one])
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "start_rss_mib": round(before / 2**20),
+        "peak_rss_mib": round(peak_rss_bytes() / 2**20),
+    }
+
+
 def measured(answers: int, problems: int, tokens: int, method: str) -> dict[str, float]:
-    """Two processes, the second of which resumes."""
+    """Three processes: the second resumes, the third writes the page."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "samples.jsonl"
         command = [
@@ -89,11 +103,17 @@ def measured(answers: int, problems: int, tokens: int, method: str) -> dict[str,
             str(problems),
         ]
         command += ["--tokens", str(tokens), "--method", method]
-        first, second = (
-            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(2)
+        first, second, page = (
+            json.loads(subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True).stdout)
+            for more in ([], [], ["--page"])
         )
     assert first["pass_at_1"] == second["pass_at_1"]
-    return {**first, "resume_seconds": second["seconds"], "resume_peak_rss_mib": second["peak_rss_mib"]}
+    return {
+        **first,
+        "resume_seconds": second["seconds"],
+        "resume_peak_rss_mib": second["peak_rss_mib"],
+        **{f"page_{key}": value for key, value in page.items()},
+    }
 
 
 if __name__ == "__main__":
@@ -103,9 +123,12 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--method", default="deepconf")
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--page", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     quiet()
-    if given.path:
+    if given.page:
+        print(json.dumps(one_page(given.path)))
+    elif given.path:
         print(json.dumps(one_run(given.path, given.answers[0], given.problems, given.tokens, given.method)))
     else:
         for count in given.answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from h1r.config import ModelSection, Recipe
 from h1r.evals.summary import benchmark_tables
 from h1r.report import collect, summarise, write_comparison, write_report
 from h1r.report.benchmarks import by_name, difference, read_benchmarks
+from h1r.report.samples import AnswerSet, write_browser
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> \u2028 \ud800 __proto__"
 
@@ -232,6 +234,32 @@ def test_answers_are_in_files_of_bounded_size_and_those_of_before_are_gone(
             for name in files if name.startswith("0-")]  # fmt: skip
     assert sum(map(len, rows)) == 60
     assert not any("<" in (run / "samples" / name).read_text("utf-8") for name in files if name != "browser.js")
+
+
+def test_memory_does_not_grow_with_the_answers_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("report.samples.CHUNK_BYTES", "common.reading.BLOCK_BYTES"):
+        monkeypatch.setattr(f"h1r.{bound}", 1 << 14)
+
+    def peak(answers: int) -> int:
+        file = tmp_path / f"{answers}.samples.jsonl"
+        file.write_text("".join(json.dumps(sample(n, 0, True)) + "\n" for n in range(answers)))
+        tracemalloc.start()
+        try:
+            one = AnswerSet("letters", "base", file)
+            assert write_browser(tmp_path / f"{answers}.html", Path("report.html"), "run", [one])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(500)  # what is imported and cached once
+    few, many = peak(500), peak(4000)
+    assert many < few + 400_000, "with a row of each in memory it was 1.4 MB more"
+    listed = (tmp_path / "4000" / "0.js").read_text("utf-8")
+    columns = json.loads(listed.removeprefix("h1r.list(0, ").removesuffix(");\n"))
+    assert {key: len(column) for key, column in columns.items() if key != "chunks"} == dict.fromkeys(
+        ("problem", "sample", "verdict", "reason", "finish", "tokens"), 4000
+    )
+    assert columns["problem"][-1] == "p03999"
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")

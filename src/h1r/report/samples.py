@@ -7,22 +7,23 @@ on held-out problems and on benchmarks, and the group of rollouts that each RL s
     samples/N-C.js           texts of consecutive answers, about CHUNK_BYTES, read when one of them is opened
 
 A file of the disk cannot be fetched by a page of the disk, but run as a script: each file calls a function with its
-data, as JSON without `<`.
+data, as JSON without `<`. Memory does not grow with the answers: the columns of a list are spooled to the disk.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from sys import intern
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote
 
-from h1r.common.files import write_text
+from h1r.common.files import atomic, write_text
 from h1r.common.html import clean, esc
 from h1r.common.packaged import packaged
 from h1r.common.prose import counted
@@ -32,6 +33,7 @@ from h1r.report.collect import STAGE_TITLES, RunReport
 from h1r.response.extract import split_response
 
 CHUNK_BYTES = 1 << 20
+_COLUMNS = ("problem", "sample", "verdict", "reason", "finish", "tokens")
 _OURS = re.compile(r"index\.js|browser\.js|\d+(-\d+)?\.js")
 MAX_CHARS = 200_000
 """Of a question, and of an answer; of longer ones the middle is left out, and where the whole stands is said."""
@@ -96,33 +98,45 @@ def _remove(directory: Path) -> None:
 
 
 def _write_set(directory: Path, number: int, answers: Path) -> int:
-    columns: dict[str, list[Any]] = {
-        key: [] for key in ("problem", "sample", "verdict", "reason", "finish", "tokens", "chunks")
-    }
+    """Writes the list and the texts of a set, and returns how many answers it has. In memory stand those of a chunk."""
+    starts: list[int] = []
+    count = 0
+    with ExitStack() as stack:
+        spooled = {
+            column: stack.enter_context(TemporaryFile("w+", encoding="utf-8", dir=directory)) for column in _COLUMNS
+        }
+        for listed, texts in _chunks(answers):
+            for column, file in spooled.items():
+                values = _json([row[column] for row in listed])[1:-1]
+                file.write(f",{values}" if count else values)
+            write_text(directory / f"{number}-{len(starts)}.js", _call("texts", number, len(starts), texts))
+            starts.append(count)
+            count += len(listed)
+        with atomic(directory / f"{number}.js") as partial, open(partial, "w", encoding="utf-8") as whole:
+            whole.write(f"h1r.list({number}, {{")
+            for column, file in spooled.items():
+                whole.write(f"{_json(column)}:[")
+                file.seek(0)
+                shutil.copyfileobj(file, whole)
+                whole.write("],")
+            whole.write(f'"chunks":{_json(starts)}}});\n')
+    return count
+
+
+def _chunks(answers: Path) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Consecutive answers, as many as have about CHUNK_BYTES of text: what the list has of them, and their texts."""
+    listed: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     size = 0
-
-    def write_texts() -> None:
-        nonlocal size
-        chunk = len(columns["chunks"]) - 1
-        write_text(directory / f"{number}-{chunk}.js", _call("texts", number, chunk, texts))
-        texts.clear()
-        size = 0
-
     for row in _rows(answers):
-        if not texts:
-            columns["chunks"].append(len(columns["problem"]))
-        verdict = row.get("verdict") or {}
-        for key, value in _listed(row, verdict).items():
-            columns[key].append(value)
-        texts.append(_text(row, verdict, answers))
+        listed.append(_listed(row))
+        texts.append(_text(row, answers))
         size += sum(len(text) for _, text in texts[-1]["parts"])
         if size >= CHUNK_BYTES:
-            write_texts()
-    if texts:
-        write_texts()
-    write_text(directory / f"{number}.js", _call("list", number, columns))
-    return len(columns["problem"])
+            yield listed, texts
+            listed, texts, size = [], [], 0
+    if listed:
+        yield listed, texts
 
 
 def _rows(answers: Path) -> Iterator[dict[str, Any]]:
@@ -159,22 +173,25 @@ def _rollouts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _listed(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+def _listed(row: dict[str, Any]) -> dict[str, Any]:
+    """What the list has of an answer: `_COLUMNS`."""
+    verdict = row.get("verdict") or {}
     reason = verdict.get("reason")
     said = "right" if (verdict.get("reward") or 0.0) >= 1.0 else "wrong"
     if not verdict or reason == "unscored":
         said = "not scored"
-    return {  # equal texts are one: of a million answers these lists are in memory
-        "problem": intern(clean(row.get("problem_id") or row.get("problem"))),
+    return {
+        "problem": clean(row.get("problem_id") or row.get("problem")),
         "sample": int(row.get("sample") or 0),
         "verdict": said,
-        "reason": intern(clean(reason or "").replace("_", " ")),
-        "finish": intern(clean(row.get("finish_reason") or "")),
+        "reason": clean(reason or "").replace("_", " "),
+        "finish": clean(row.get("finish_reason") or ""),
         "tokens": int(row["tokens"]) if row.get("tokens") is not None else None,
     }
 
 
-def _text(row: dict[str, Any], verdict: dict[str, Any], answers: Path) -> dict[str, Any]:
+def _text(row: dict[str, Any], answers: Path) -> dict[str, Any]:
+    verdict = row.get("verdict") or {}
     response = split_response(str(row.get("text") or ""))
     parts = (
         ("Question", row.get("question")),
@@ -198,11 +215,16 @@ def _cut(text: str, answers: Path) -> str:
 
 
 def _call(name: str, *arguments: Any) -> str:
-    """A script that hands JSON to the page; `<` and the line ends that JSON alone allows are escaped."""
-    text = ", ".join(json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in arguments)
+    """A script that hands JSON to the page."""
+    return f"h1r.{name}({', '.join(map(_json, arguments))});\n"
+
+
+def _json(value: Any) -> str:
+    """JSON for a script: `<` and the line ends that JSON alone allows are escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return f"h1r.{name}({text});\n"
+    return text
 
 
 def _page(title: str, directory: str, report: str) -> str:
