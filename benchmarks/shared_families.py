@@ -11,8 +11,8 @@ card of the package's model.
 
 Of each family and way of asking 50 problems that neither recipe draws, neither for training nor for RL nor to be held
 out, whatever their wording (`--write` draws both recipes anew). They are as hard as the demo's, whose knobs lie within
-those of `recipes/small.toml`: `library` asks as reasoning-gym does, which is all that the demo's model has read, and
-`everyday` as people do (`h1r.data.wordings`).
+those of `recipes/small.toml`: `library` asks as reasoning-gym does, and `everyday` as people do (`h1r.data.wordings`);
+both have read both.
 """
 
 from __future__ import annotations
