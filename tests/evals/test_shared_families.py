@@ -45,9 +45,16 @@ def test_what_was_drawn_is_left_out_and_a_half_is_in_other_words(bench: Any, mon
     stream = GeneratedProblems(source, bench.SEED).problems()
     first = [next(stream) for _ in range(2)]
     rows = bench.new_problems(source, {bench._library(one) for one in first[:1]})
-    assert rows[0]["question"] == first[1].question
+    assert rows[0]["question"] == first[1].metadata["entry"]["question"]
     assert [row["wording"] for row in rows] == ["library"] * 3 + ["everyday"] * 3
     assert all(("Your task is to count" in row["question"]) == (row["wording"] == "library") for row in rows)
+
+
+def test_a_family_without_new_problems_ends_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "DRAWS", 5)
+    (source,) = (one for one in bench.demo_sources() if one.family == "leg_counting")
+    with pytest.raises(SystemExit, match="5 draws left 95 of 100 problems open"):
+        bench.new_problems(source, set())
 
 
 def test_rows_pair_the_same_problems(bench: Any, tmp_path: Path) -> None:
