@@ -242,7 +242,7 @@ def test_a_recipe_extends_a_built_in_one_and_replaces_its_tables(h1r: Command) -
     assert load_recipe("mine.toml").scaling.keep_top == 0.9
     Path("mine.toml").write_text('extends = "tiny"\nreplaces = ["scaling"]\nname = "mine"\n[scaling]\nbudgets = [16]\n')
     found = load_recipe("mine.toml")
-    assert (found.scaling.keep_top, found.scaling.budgets, found.problems.train) == (0.1, [16], 14000)
+    assert (found.scaling.keep_top, found.scaling.budgets, found.problems.train) == (0.1, [16], 45000)
     for text, why in (
         ('extends = "tyni"', "extends no recipe tyni: neither a file nor one of the built-in ones"),
         ('extends = "tiny"\nreplaces = ["scalign"]', "`replaces` names `scalign`, which the extended recipe does not"),

@@ -313,7 +313,7 @@ def test_documents_that_are_kept_out_are_measured_and_never_trained_on(curated: 
 
 def test_the_best_model_is_published_and_a_run_that_goes_on_finds_it_again(curated: Path, tmp_path: Path) -> None:
     """A learning rate that grows too large makes the last model worse than one before."""
-    keys = {**SFT, "epochs": 3, "optimizer": {"learning_rate": 0.3}, "min_lr_ratio": 1.0, "warmup_ratio": 1.0}
+    keys = {**SFT, "epochs": 3, "optimizer": {"learning_rate": 1.0}, "min_lr_ratio": 1.0, "warmup_ratio": 1.0}
     recipe = training_recipe(sft={**keys, "validation": {"documents": 6, "every": 1, "publish": "best"}})
     whole = run_from(curated, tmp_path / "whole", recipe)
     summary = sft(recipe, whole)

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
@@ -78,7 +78,7 @@ class Run:
     """One run directory. `is_new`: it was made by this `open`."""
 
     path: Path
-    is_new: bool = False
+    is_new: bool = field(default=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> Run:
