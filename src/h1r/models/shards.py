@@ -36,14 +36,17 @@ def own_rows(tensor: Tensor) -> tuple[Tensor, slice | None]:
     return tensor.to_local(), slice(start, min(rows, start + chunk))
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself; or, of a DTensor, all of it, which every process must ask for in step."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def gathered(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """The whole tensors, one after the other, on the CPU. All processes must run through it, in step. dtype: what they
     are cast to before they travel; None: as they are."""
-    from torch.distributed.tensor import DTensor
-
     for name, stored in weights.items():
         tensor = stored if dtype is None else stored.to(dtype)
-        yield name, (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+        yield name, whole(tensor).cpu().contiguous()
 
 
 def write_streamed(

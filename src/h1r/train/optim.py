@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from h1r.common.progress import note
 from h1r.config import OptimizerSection
 from h1r.errors import UserError
-from h1r.models.shards import own_rows
+from h1r.models.shards import own_rows, whole
 from h1r.train.lora import Adapted
 from h1r.train.parallel.gradients import Trained, weights_of
 from h1r.train.parallel.precision import ComputeCopy
@@ -106,7 +106,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
             momentum.lerp_(p.grad, 1 - self._momentum)
             nesterov = p.grad.lerp(momentum, self._momentum)
-            update = orthogonal(nesterov.full_tensor() if hasattr(nesterov, "full_tensor") else nesterov)
+            update = orthogonal(whole(nesterov))
             mine, rows = own_rows(p)
             mine.mul_(1 - group["lr"] * group["weight_decay"])
             mine.sub_(update if rows is None else update[rows], alpha=group["lr"] * 0.2 * max(p.shape) ** 0.5)
@@ -171,7 +171,7 @@ def optimizer_step(
         else:
             group["lr"] = rate
     clipped = nn.utils.clip_grad_norm_(model.parameters(), section.grad_clip)
-    norm = float(clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped)  # over all shards
+    norm = float(whole(clipped))  # over all shards
     stepped = norm == norm and norm != float("inf")
     if stepped:
         optimizer.step()

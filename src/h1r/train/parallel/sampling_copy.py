@@ -19,7 +19,7 @@ from torch import Tensor
 
 from h1r.models import CausalLM
 from h1r.models.checksum import checksum
-from h1r.models.shards import own_rows
+from h1r.models.shards import own_rows, whole
 from h1r.train.parallel.precision import empty_like
 from h1r.train.parallel.world import World
 
@@ -41,11 +41,8 @@ class SamplingCopy:
     def refresh(self) -> None:
         """Takes the weights as they are now, rounded as the passes round them, and checks that it has them. Raises
         `RuntimeError` on all processes where one has others."""
-        from torch.distributed.tensor import DTensor
-
         for _, mine, weight in self._pairs:
-            narrow = weight.to(self._dtype)
-            mine.copy_(narrow.full_tensor() if isinstance(narrow, DTensor) else narrow)
+            mine.copy_(whole(weight.to(self._dtype)))
         self.check()
 
     @torch.no_grad()

@@ -149,8 +149,8 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     longest, tokens, rows = _sizes(recipe, stage, data)
     costs = pass_costs(config, dtype, longest)
     held = rows / context
-    held_bytes = _trained_bytes(section.optimizer, costs)
-    kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, held_bytes)
+    each = _trained_bytes(section.optimizer, costs)
+    kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, each)
     if recipe.lora.rank:
         kept = _adapted(recipe, config, costs, dtype.itemsize)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
@@ -221,11 +221,11 @@ def _trained_bytes(section: OptimizerSection, costs: PassCosts) -> float:
     return 8 + moments[section.kind]
 
 
-def _weights(recipe: Recipe, costs: PassCosts, count: int, copy: int, held: float) -> dict[str, float]:
-    """copy: bytes a parameter of what computes beside the weights; held: as `_trained_bytes`."""
+def _weights(recipe: Recipe, costs: PassCosts, count: int, copy: int, each: float) -> dict[str, float]:
+    """copy: bytes a parameter of what computes beside the weights; each: as `_trained_bytes`."""
     if recipe.parallel.shard:
-        return {"weights": held * costs.parameters / count}
-    return {"weights": costs.parameters * (held + copy)}
+        return {"weights": each * costs.parameters / count}
+    return {"weights": costs.parameters * (each + copy)}
 
 
 def _adapted(recipe: Recipe, config: ModelConfig, costs: PassCosts, element: int) -> dict[str, float]:
