@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,28 @@ def test_what_a_person_has_to_mend_stops_and_what_came_is_kept(tmp_path: Path) -
         summary, _ = curated(stopped, tmp_path / "run")
         assert len(server.requests) == before + 4
     assert summary["difficulty_labels"] == {"easy": 1, "hard": 1, "medium": 4}
+
+
+def without_credit_for_tree_0(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    """Tree 0 is refused for want of credit while others, asked for at the same time, are still written."""
+    if "Tree 0 " in body["messages"][0]["content"]:
+        fails(402)(handler, body)
+    else:
+        time.sleep(0.3)
+        says("easy")(handler, body)
+
+
+def test_what_is_under_way_when_credit_ends_is_kept(tmp_path: Path) -> None:
+    with chat_server(without_credit_for_tree_0) as server:
+        stopped = recipe(tmp_path, server.url)
+        stopped = stopped.model_copy(update={"judge": stopped.judge.model_copy(update={"concurrency": 3})})
+        with pytest.raises(UserError, match="out of credit"):
+            curated(stopped, tmp_path / "run")
+        assert len(server.requests) == 3, "nothing follows"
+        server.usual = says("medium")
+        summary, _ = curated(stopped, tmp_path / "run")
+        assert len(server.requests) == 3 + 4, "the two that were under way are not asked again"
+    assert summary["difficulty_labels"] == {"easy": 2, "medium": 4}
 
 
 def test_without_a_judge_it_is_refused(tmp_path: Path) -> None:

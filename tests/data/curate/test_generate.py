@@ -130,6 +130,15 @@ def test_an_account_without_credit_stops_the_run_and_loses_nothing(
     assert set(teacher.asked.values()) == {1}
 
 
+def test_what_is_under_way_when_credit_ends_is_kept(teacher: Teacher, tmp_path: Path) -> None:
+    teacher.wait_s, teacher.statuses = 0.2, {question(1): 402}
+    path = tmp_path / "0.jsonl"
+    with pytest.raises(UserError, match="out of credit"):
+        generated(path, recipe(teacher), items(6))
+    assert sorted(teacher.asked) == sorted([question(0), question(2)]), "nothing follows"
+    assert len(Generated(path)) == 2
+
+
 def test_a_problem_that_always_fails_is_set_aside_after_its_rounds(teacher: Teacher, tmp_path: Path) -> None:
     teacher.statuses = {question(2): 500}
     path = tmp_path / "0.jsonl"

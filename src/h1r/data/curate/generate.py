@@ -217,7 +217,8 @@ class Endpoint:
     asked for the others. What may pass is tried again (`h1r.common.http`). A problem that fails all the same is asked
     again behind the others, in `rounds` rounds, and then set aside, if others were answered meanwhile; one that the
     server refuses gets no trace. A wrong key, name or address, an account without credit, a server that stays away, and
-    refusals of the first problems one and all raise `UserError`, since what is wrong for these is wrong for all.
+    refusals of the first problems one and all raise `UserError`, since what is wrong for these is wrong for all; what
+    is under way by then ends first, and is kept.
     """
 
     def __init__(self, section: TraceSection, recipe: Recipe) -> None:
@@ -253,27 +254,37 @@ class Endpoint:
         again: deque[_Asked] = deque()
         coming: Iterator[_Asked] = (_Asked(index, one) for index, one in enumerate(problems))
         waiting: dict[Future[Made], _Asked] = {}
+        stopped: UserError | None = None
         try:
             while True:
-                for asked in itertools.islice(coming, self._section.concurrency - len(waiting)):
+                # What is under way when the run has to stop may be paid for: it ends, and nothing follows it.
+                room = 0 if stopped else self._section.concurrency - len(waiting)
+                for asked in itertools.islice(coming, room):
                     asked.answered = self._answered if asked.round == 1 else asked.answered
                     waiting[self._run(self._ask(asked.problem))] = asked
                 if not waiting:
+                    if stopped:
+                        raise stopped
                     if not again:
                         return
                     coming = _popped(again)
                     continue
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                # Those that stop the run come last: the others have their traces, and keep them.
-                for future in sorted(done, key=lambda one: isinstance(one.exception(), UserError)):
-                    asked = waiting.pop(future)
-                    if isinstance(future.exception(), EndpointError):
-                        if (result := self._after_failure(asked, future.exception())) is None:
-                            again.append(asked)
-                            continue
+                for future in done:
+                    asked, error = waiting.pop(future), future.exception()
+                    result: Made | None = None
+                    try:
+                        if not isinstance(error, EndpointError):
+                            result = future.result()
+                        elif not stopped:
+                            result = self._after_failure(asked, error)
+                    except UserError as stop:
+                        stopped = stopped or stop
+                        continue
+                    if result is not None:
+                        yield asked.index, result
                     else:
-                        result = future.result()
-                    yield asked.index, result
+                        again.append(asked)
         finally:
             for future in waiting:
                 future.cancel()

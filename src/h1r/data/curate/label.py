@@ -73,10 +73,17 @@ async def _label(file: LineFile, problems: Iterable[Problem], section: JudgeSect
         timeout_s=section.timeout_s, attempts=section.attempts,
     )  # fmt: skip
     left = iter(problems)
+    stopped: list[UserError] = []
 
     async def work() -> None:
         for problem in left:
-            label = await _asked(endpoints, problem, section)
+            if stopped:  # what is under way may be paid for: it ends, and nothing follows it
+                return
+            try:
+                label = await _asked(endpoints, problem, section)
+            except UserError as error:
+                stopped.append(error)
+                return
             file.append([json.dumps({"id": problem.id, "label": label}, ensure_ascii=False)])
             if bar is not None:
                 bar.advance()
@@ -85,10 +92,10 @@ async def _label(file: LineFile, problems: Iterable[Problem], section: JudgeSect
         async with asyncio.TaskGroup() as group:
             for _ in range(section.concurrency * len(section.urls)):
                 group.create_task(work())
-    except* UserError as several:
-        raise several.exceptions[0] from None
     finally:
         await endpoints.close()
+    if stopped:
+        raise stopped[0]
 
 
 async def _asked(endpoints: Endpoints, problem: Problem, section: JudgeSection) -> str | None:
