@@ -290,7 +290,8 @@ def test_a_meter_without_a_process_counts_the_wall():
     assert time.monotonic() - began >= 0.2
 
 
-def test_limits_of_the_wall_follow_the_others_unless_they_are_given():
+def test_limits_of_the_wall_follow_the_others_unless_they_are_given(monkeypatch):
+    monkeypatch.undo()
     assert Limits(time_s=2.0, total_s=10.0).test_wall_s == 20.0
     assert Limits(time_s=2.0, total_s=10.0).answer_wall_s == 40.0
     assert (Limits(wall_s=3.0).test_wall_s, Limits(answer_s=5.0).answer_wall_s) == (3.0, 5.0)
