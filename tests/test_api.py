@@ -1,7 +1,6 @@
 """The public API: what `import h1r` offers."""
 
 import inspect
-import os
 import subprocess
 import sys
 from types import ModuleType
@@ -64,29 +63,3 @@ def test_importing_the_package_loads_nothing_of_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("load", "given", "policy"),
-    [
-        (0.4, {}, None),
-        (1.6, {}, "PASSIVE"),
-        (1.6, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
-        (1.6, {"GOMP_SPINCOUNT": "9"}, None),
-    ],
-)
-def test_threads_wait_asleep_on_a_machine_that_is_busy(load: float, given: dict[str, str], policy: str | None) -> None:
-    code = (
-        f"import os; os.getloadavg = lambda: ({load} * os.cpu_count() / 2, 0, 0); import h1r; "
-        "print(os.environ.get('OMP_WAIT_POLICY'))"
-    )
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-    environment = {name: value for name, value in os.environ.items() if name not in names} | given
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(policy)
-    late = code.replace(
-        "import h1r;", "import sys, types; sys.modules['torch'] = types.ModuleType('torch'); import h1r;"
-    )
-    late = late.replace("print(", "print(h1r.POLICY_CAME_LATE, ")
-    done = subprocess.run([sys.executable, "-c", late], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(policy == "PASSIVE"), str(policy)]

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import h1r
 from h1r.common import thread_waits
-from h1r.common.thread_waits import CALM_LOOKS, Waits, loaded_libgomp, times_of_threads, watch
+from h1r.common.thread_waits import CALM_LOOKS, Waits, loaded_libgomp, times_of_threads
 from h1r.kernels import selection
 
 LIBGOMP = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
@@ -98,38 +99,64 @@ def test_the_times_of_threads_are_this_processs() -> None:
     assert sum(ran for ran, _ in times_of_threads().values()) > before
 
 
-@pytest.mark.parametrize("name", thread_waits.GIVEN)
-def test_who_sets_the_environment_has_chosen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "9")
-    monkeypatch.setattr(h1r, "POLICY_CAME_LATE", False)
-    assert not watch()
+AT_START = """
+import json, os, sys
+busy, seen = json.loads(sys.argv[1])
+os.getloadavg = lambda: (os.cpu_count() * (0.9 if busy else 0.1), 0, 0)
+exists = os.path.exists
+os.path.exists = lambda path: seen if path == "/proc/self/schedstat" else exists(path)
+import h1r
+first = os.environ.get("OMP_WAIT_POLICY")
+from pathlib import Path
+import torch
+from h1r.common import thread_waits
+
+class Begun:
+    pid = os.getpid()
+
+    def __init__(self, library, asleep):
+        begun.append(asleep)
+
+    def start(self):
+        begun.append("started")
+
+begun = []
+thread_waits.Watch = Begun
+thread_waits._SCHEDSTAT = Path("/proc/self" if seen else "/proc/none")
+thread_waits.loaded_libgomp = lambda maps: "libgomp"
+torch.set_num_threads(2)
+thread_waits.watch()
+thread_waits.watch()
+print(json.dumps([first, begun, os.environ.get("OMP_WAIT_POLICY"), h1r.WAITS_SET in os.environ]))
+"""
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/schedstat").exists(), reason="the system does not tell how long threads waited"
-)
-def test_a_policy_that_torchs_library_no_longer_read_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch was imported first, on a busy machine: nothing of this process waits asleep, so it is watched."""
-    begun: list[str] = []
-
-    class Begun:
-        pid = os.getpid()
-
-        def __init__(self, library: str) -> None:
-            begun.append(library)
-
-        def start(self) -> None:
-            begun.append("started")
-
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(thread_waits, "loaded_libgomp", lambda maps: "libgomp")
-    monkeypatch.setattr(thread_waits, "Watch", Begun)
-    monkeypatch.setattr(thread_waits, "_watch", None)
-    monkeypatch.setattr(h1r, "POLICY_CAME_LATE", True)
-    assert watch()
-    assert watch()
-    assert begun == ["libgomp", "started"]
+@pytest.mark.parametrize(
+    ("busy", "seen", "given", "found"),
+    [
+        (False, True, {}, [None, [False, "started"], None, False]),
+        (True, True, {}, [None, [True, "started"], "PASSIVE", True]),
+        # a process of one that did so decides anew
+        (True, True, {"OMP_WAIT_POLICY": "PASSIVE", "H1R_WAITS_SET": "1"}, [None, [True, "started"], "PASSIVE", True]),
+        (False, True, {"OMP_WAIT_POLICY": "PASSIVE", "H1R_WAITS_SET": "1"}, [None, [False, "started"], None, False]),
+        # nobody can look: once for the whole process
+        (True, False, {}, ["PASSIVE", [], "PASSIVE", False]),
+        (False, False, {}, [None, [], None, False]),
+        (True, True, {"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", [], "ACTIVE", False]),
+        (True, True, {"GOMP_SPINCOUNT": "9"}, [None, [], None, False]),
+        (True, True, {"KMP_BLOCKTIME": "9"}, [None, [], None, False]),
+    ],
+)  # fmt: skip
+def test_threads_begin_as_the_machine_is_and_nobody_overrules_a_choice(
+    busy: bool, seen: bool, given: dict[str, str], found: list[Any]
+) -> None:
+    """What torch's libgomp reads as it is loaded, whether threads are watched and how they begin, and what programs
+    that are started later find."""
+    names = (*thread_waits.GIVEN, h1r.WAITS_SET)
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    done = subprocess.run([sys.executable, "-c", AT_START, json.dumps([busy, seen])], env=environment,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert json.loads(done.stdout) == found
 
 
 def test_whoever_chooses_kernels_for_a_cpu_has_threads_watched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,15 +50,18 @@ if TYPE_CHECKING:
     __version__: str
 
 # Threads that wait for each other spin by default. On a busy machine a neighbour on one's core then holds all of them
-# up (two threads made a tenth of one's steps); on an idle one sleeping costs up to a tenth. Read when torch loads
-# libgomp, here and in processes that this one starts (vLLM's too); the results are the same bits. Neighbours that come
-# later are seen by `common.thread_waits`.
-POLICY_CAME_LATE = False
-"""Whether this process set a policy that its own libgomp no longer read: torch was there before this package."""
-_GIVEN = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ)
-if not _GIVEN and hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
+# up (two threads made a tenth of one's steps); on an idle one sleeping costs up to a third. `common.thread_waits`
+# decides as a process runs. Where the system does not tell it enough, this does, once, for torch's libgomp to read as
+# it is loaded. The results are the same bits.
+WAITS_SET = "H1R_WAITS_SET"
+"""In the environment of processes that this one starts: this package set their OMP_WAIT_POLICY, and nobody chose it."""
+if os.environ.pop(WAITS_SET, None) and "torch" not in sys.modules:
+    os.environ.pop("OMP_WAIT_POLICY", None)
+WAITS_GIVEN = bool({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ))
+"""Whether the user has chosen how threads wait."""
+BUSY_AT_START = hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2
+if BUSY_AT_START and not WAITS_GIVEN and not os.path.exists("/proc/self/schedstat"):
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    POLICY_CAME_LATE = "torch" in sys.modules
 
 _MODULES = {
     "Environment": "h1r.rollout.environment",

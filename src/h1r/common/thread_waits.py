@@ -2,10 +2,10 @@
 
 Threads meet at the end of every operator. One that spins until the last arrives is back at once, but uses up its turn
 when that last one has lost its core to a neighbour, and both lose: two threads beside two busy loops made a twentieth
-of the steps that one makes alone. One that sleeps gives its turn away, and costs a tenth where no neighbour is. libgomp
-reads how long to spin when it is loaded, but spins hardly at all while it has more threads than the process may use
-cores. So a thread that holds such a crowd, parked, has the others sleep, and its end has them spin again. No number of
-threads that compute changes, and so no bit of a result.
+of the steps that one makes alone. One that sleeps gives its turn away, and costs up to a third where no neighbour is.
+libgomp reads how long to spin when it is loaded, but spins hardly at all while it has more threads than the process may
+use cores. So a thread that holds such a crowd, parked, has the others sleep, and its end has them spin again. No number
+of threads that compute changes, and so no bit of a result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Who sets one of these has chosen; `import h1r` sets the first on a machine that is busy when it starts."""
+"""Who sets one of these has chosen."""
 LOOK_S = 0.25
 """Between two looks at how long this process's threads waited for a core."""
 BUSY_SHARE, CALM_SHARE = 0.05, 0.01
@@ -27,34 +27,36 @@ BUSY_SHARE, CALM_SHARE = 0.05, 0.01
 CALM_LOOKS = 20
 LEAST_S = 0.02
 """A process that ran less between two looks tells nothing."""
-_TASKS = Path("/proc/self/task")
+_TASKS, _SCHEDSTAT = Path("/proc/self/task"), Path("/proc/self/schedstat")
 
 Times = Mapping[str, tuple[int, int]]
 """Thread -> nanoseconds that it ran, and that it waited for a core."""
 
 
 def watch() -> bool:
-    """Has threads sleep or spin from now on, by what is measured; once in a process, whoever calls.
+    """Has threads sleep or spin from now on, by what is measured; once in a process, whoever calls. They begin asleep
+    where the machine was busy as this process began, and those of programs that it starts stay so.
 
-    False, and nothing done, where the environment sets one of `GIVEN` (other than `import h1r` too late for this
-    process), torch has one thread or another OpenMP than libgomp, or the system does not tell how long threads waited.
+    False, and nothing done, where the user has chosen (`GIVEN`), torch has one thread or another OpenMP than libgomp,
+    or the system does not tell how long threads waited.
     """
     import torch
 
     import h1r
 
     global _watch
-    given = any(name in os.environ for name in GIVEN) and not h1r.POLICY_CAME_LATE
-    if given or torch.get_num_threads() == 1:
+    if h1r.WAITS_GIVEN or not _SCHEDSTAT.exists():
         return False
-    if not Path("/proc/self/schedstat").exists():
+    if h1r.BUSY_AT_START:  # libgomp is loaded with torch and reads nothing any more: this is for programs to come
+        os.environ["OMP_WAIT_POLICY"], os.environ[h1r.WAITS_SET] = "PASSIVE", "1"
+    if torch.get_num_threads() == 1:
         return False
     with _lock:
         if _watch is None or _watch.pid != os.getpid():
             library = loaded_libgomp(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
             if library is None:
                 return False
-            _watch = Watch(library)
+            _watch = Watch(library, asleep=h1r.BUSY_AT_START)
             _watch.start()
     return True
 
@@ -92,16 +94,16 @@ class Waits:
 class Watch(threading.Thread):
     """Looks for as long as the process runs, and holds the crowd while threads should sleep."""
 
-    def __init__(self, library: str) -> None:
+    def __init__(self, library: str, asleep: bool = False) -> None:
         super().__init__(name="h1r-thread-waits", daemon=True)
+        self._waits = Waits(asleep)
         self.pid = os.getpid()
         self._library = ctypes.CDLL(library)
         self._crowd: tuple[threading.Thread, threading.Event] | None = None
 
     def run(self) -> None:
-        waits = Waits()
         while True:
-            self._hold(waits.look(times_of_threads()))
+            self._hold(self._waits.look(times_of_threads()))
             time.sleep(LOOK_S)
 
     def _hold(self, asleep: bool) -> None:

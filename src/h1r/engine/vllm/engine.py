@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from h1r.common import thread_waits
 from h1r.config import EngineSection
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.limits import block_tokens, cache_bytes_for, unsupported
@@ -86,6 +87,7 @@ class VLLMEngine(StreamingEngine):
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # `TraceSampler` has the interface of the first model runner (docs/guide/vllm.md).
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        thread_waits.watch()  # vLLM's own process reads how its threads wait as it starts
         try:
             import vllm  # type: ignore[import-not-found,unused-ignore]
             from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
