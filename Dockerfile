@@ -7,6 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 WORKDIR /open-h1r
 COPY constraints.txt pyproject.toml setup.py LICENSE ./
 COPY docs/pypi.md docs/pypi.md
+COPY examples examples
 COPY recipes recipes
 COPY src src
 RUN pip install --no-cache-dir torch -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \

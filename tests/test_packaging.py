@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.testing import CliRunner
 
-from h1r.cli import app
+from h1r.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -134,6 +135,30 @@ def test_recipes_ship_with_the_package() -> None:
     packaged = importlib.resources.files("h1r") / "recipes"
     shipped = {recipe.name for recipe in packaged.iterdir() if recipe.name.endswith(".toml")}
     assert shipped == {recipe.name for recipe in (ROOT / "recipes").glob("*.toml")} >= {"tiny.toml"}
+
+
+def test_a_reader_without_a_checkout_gets_the_examples_that_the_pages_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init = CliRunner().invoke(app, ["init", "examples"])
+    assert (init.exit_code, init.stdout) == (0, "wrote examples\n")
+    written = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    kept = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert written == {str(path.relative_to(ROOT)): path.read_bytes() for path in kept}
+    assert main(["init", "examples"]) == 2, "it is there already"
+    # Of each depth and kind, what goes into a wheel.
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["h1r"]
+    shipped = {path for glob in globs if glob.startswith("examples/") for path in (ROOT / "src/h1r").glob(glob)}
+    assert {str(path.relative_to(ROOT / "src/h1r")) for path in shipped if path.is_file()} == set(written)
+    named = 0
+    for page in (ROOT / "docs" / "guide").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        files = re.findall(r"(?<!/)examples/[\w./-]+\.\w+", text)
+        assert [file for file in files if file not in written] == [], page.name
+        assert not files or "`h1r init examples`" in text, page.name
+        named += len(files)
+    assert named > 10
 
 
 def test_every_command_that_the_readme_names_exists() -> None:

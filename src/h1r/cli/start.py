@@ -29,19 +29,31 @@ class Task(StrEnum):
     RL = "rl"
     EVAL = "eval"
     CURATE = "curate"
+    EXAMPLES = "examples"
 
 
 def init(
-    task: Annotated[Task, typer.Argument(metavar="TASK", help="What the recipe is for: sft, rl, eval or curate.")],
+    task: Annotated[
+        Task,
+        typer.Argument(
+            metavar="TASK",
+            help="What the recipe is for: sft, rl, eval or curate. Or examples: all that the guides name.",
+        ),
+    ],
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where to write. Default: TASK.toml here.")
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write. Default: TASK.toml, or examples/, here.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="CHECKPOINT", help="Written in as the checkpoint.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Written in as the data.")] = None,
 ) -> None:
-    """Write a commented recipe for a task, to change and to run."""
+    """Write a commented recipe for a task, or the examples."""
+    if task is Task.EXAMPLES:
+        if model is not None or data is not None:
+            raise UserError("the examples name their models and data themselves; leave --model and --data out")
+        _write_examples(file or Path("examples"))
+        return
     path = file or Path(f"{task.value}.toml")
     template = packaged("recipes", "tasks", f"{task.value}.toml")
     text = template.read_text(encoding="utf-8").replace(f"{task.value}.toml", path.name)
@@ -54,6 +66,23 @@ def init(
     print(f"wrote {path}")
     missing = " and ".join(f'"{place}"' for place in ("CHECKPOINT", "DATA") if f'"{place}"' in text)
     note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {quote(str(path))}`")
+
+
+def _write_examples(directory: Path) -> None:
+    """Copies the examples of the package. Their recipes name data as examples/..., so that commands of the guides run
+    in the directory above."""
+    if directory.exists():
+        raise UserError(f"{directory} is there already; name another directory")
+    source = packaged("examples")
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        target = directory / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    print(f"wrote {directory}")
+    note(
+        f"{directory / 'README.md'} says what each shows and needs"
+        + ("" if directory == Path("examples") else "; their commands and recipes call the directory examples/")
+    )
 
 
 def ls(
