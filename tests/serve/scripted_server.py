@@ -50,6 +50,8 @@ class Scripted:
     """Whether every request is a 429."""
     garbles: Any = None
     """What is sent in place of the third chunk of each stream."""
+    events: tuple[dict[str, Any], ...] = ()
+    """All that each of its streams sends, as of `/v1/responses`: its end is the last one."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     """In small letters, of each request."""
@@ -94,6 +96,10 @@ class Scripted:
                 self.open_streams -= 1
 
     def _stream(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if self.events and handler.path.endswith("/responses"):
+            for event in self.events[: self.dies_after]:
+                self._event(handler, event)
+            return
         pieces = [(piece, 4.0) for piece in self.says] or self.writes(body["seed"])
         for number, (piece, ahead) in enumerate(pieces):
             if number == self.dies_after:

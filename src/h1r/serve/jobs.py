@@ -98,14 +98,19 @@ class Raw:
     @property
     def tokens(self) -> tuple[int, int] | None:
         """Of prompt and completion, where it says so."""
-        usage = self.data.get("usage")
+        ended = self.data.get("response")  # of the last event of `/v1/responses`
+        usage = (ended if isinstance(ended, dict) else self.data).get("usage")
         if not isinstance(usage, dict):
             return None
-        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        prompt, completion = (usage.get(one, usage.get(other)) for one, other in _COUNTS)
         return (prompt, completion) if is_count(prompt) and is_count(completion) else None
 
 
 Event = Delta | Choice | Result | Raw | dict[str, Any]
+
+
+_COUNTS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+"""Of chats and completions, and of `/v1/responses`."""
 
 
 def is_count(said: Any) -> TypeGuard[int]:

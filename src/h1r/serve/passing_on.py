@@ -17,13 +17,13 @@ import httpx2
 from h1r.common.servers import Server, Servers, authorization, failure_of, retry_after, to_mend
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Raw
+from h1r.serve.retold import ENDS, FAILURES, Retold
 from h1r.serve.spans import RequestSpan
 from h1r.serve.wanted import NotWritableError, json_object
 
 ATTEMPTS = 4
 SILENCE_S = 600.0
 """Without a byte for so long, a server counts as gone."""
-_TEXTS = ("content", "reasoning_content", "reasoning", "text")
 
 
 class _Passing(Exception):  # noqa: N818 - another server may answer
@@ -50,10 +50,7 @@ class PassedOn:
         self._servers, self._client, self._path, self._body = servers, client, path, body
         self._headers, self._weight = {**authorization(key), **servers.headers}, weight
         self.num_traces = int(body.get("n") or 1)
-        self._told: dict[tuple[int, str], str] = {}
-        """What the client has of each choice's texts."""
-        self._awaited: dict[tuple[int, str], str] = {}
-        """What of it the present server has still to write again."""
+        self._retold = Retold()
         self._ended = False
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Raw]]:
@@ -88,7 +85,6 @@ class PassedOn:
                 return
             if limited is not None and all(one.pause_s for one in self._servers.all):
                 break
-            self._awaited = dict(self._told)
         if limited is not None:
             said = "the servers behind this one have too much to do; ask again in a while"
             raise ApiError(429, said, code="rate_limit_exceeded", retry_after_s=limited)
@@ -104,6 +100,7 @@ class PassedOn:
     async def _events(self, server: Server, headers: dict[str, str]) -> AsyncIterator[Sequence[Raw]]:
         """The chunks of a stream, those that came together in one, or the whole reply."""
         url = f"{server.url}/{self._path}"
+        self._retold.begin()
         async with self._client.stream(
             "POST", url, json=self._body, headers=headers, timeout=httpx2.Timeout(SILENCE_S, connect=10.0)
         ) as response:
@@ -138,14 +135,17 @@ class PassedOn:
             if text == b"[DONE]":
                 return True
             data = _object(text)
-            if "error" in data:
+            kind = str(data.get("type", ""))
+            if "error" in data or kind in FAILURES:
                 raise _Passing("the server failed in the middle of its answer")
             try:
-                left = self._unsaid(data)
+                left = self._retold.unsaid(data)
             except (AttributeError, TypeError, ValueError):
                 raise _Passing("the reply is no completion") from None
             if left is not None:
                 found.append(Raw(left))
+            if kind in ENDS:
+                return True
         return False
 
     def _refused(self, response: httpx2.Response, content: bytes) -> None:
@@ -161,38 +161,6 @@ class PassedOn:
             error = _object(content)["error"]
             message, param = str(error["message"]), error.get("param")
         raise ApiError(status, message, param if isinstance(param, str) else None)
-
-    def _unsaid(self, data: dict[str, Any]) -> dict[str, Any] | None:
-        """A chunk without what the client has; None where nothing is left of it."""
-        cut = False
-        for choice in data.get("choices") or ():
-            place = choice.get("delta", choice)
-            for name in _TEXTS:
-                if isinstance(text := place.get(name), str) and text:
-                    key = (int(choice.get("index", 0)), name)
-                    new = self._after_awaited(key, text)
-                    cut = cut or new != text
-                    place[name] = new
-                    self._told[key] = self._told.get(key, "") + new
-        said = any(
-            choice.get("finish_reason") or any(choice.get("delta", choice).get(name) for name in _TEXTS)
-            for choice in data.get("choices") or ()
-        )
-        return None if cut and not said else data
-
-    def _after_awaited(self, key: tuple[int, str], text: str) -> str:
-        """What of a text goes beyond the one that is awaited."""
-        awaited = self._awaited.get(key, "")
-        if not awaited:
-            return text
-        common = min(len(awaited), len(text))
-        if awaited[:common] != text[:common]:
-            raise ApiError(
-                502, "the server died in the middle of its answer, and another one with the same seed writes another",
-                code="backend_failed",
-            )  # fmt: skip
-        self._awaited[key] = awaited[common:]
-        return text[common:]
 
 
 def _object(data: bytes) -> dict[str, Any]:
