@@ -42,8 +42,9 @@ class OptimizerSection(Section):
     kind: Literal["adamw", "muon", "adamw8bit"] = "adamw"
     """`adamw`: the paper's. `muon`: Muon on the matrices of the layers, AdamW on embedding, head and vectors; steps are
     scaled to the size of AdamW's (arXiv 2502.16982), so that the same `learning_rate` and `weight_decay` hold. In
-    shards each process gathers the matrices and steps all of them. `adamw8bit`: torchao's, with moments of 8 bits; it
-    needs the extra `torchao`."""
+    shards each process gathers the matrices and steps all of them. `adamw8bit`: torchao's, with moments of 8 bits, of
+    what a process has of a weight where that is at least 4,096 numbers in whole blocks of 256, else of 32; it needs the
+    extra `torchao`."""
     learning_rate: PositiveFloat
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95

@@ -29,6 +29,7 @@ from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
 from h1r.train.lora import ADAPTER, Adapted
+from h1r.train.optim import cut_codes, in_codes
 from h1r.train.parallel.gradients import Trained, published_model
 from h1r.train.parallel.precision import ComputeCopy
 from h1r.train.parallel.world import ALONE, World
@@ -96,9 +97,13 @@ def restore(directory: Path, trained: Trained, optimizer: torch.optim.Optimizer)
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
+        from h1r.train.recut import Recut  # imports torch.distributed.checkpoint, which one process does without
+
         found = get_optimizer_state_dict(model, optimizer)
         alone = not (dist.is_available() and dist.is_initialized())
-        load_shards(found, checkpoint_id=directory / "optimizer", no_dist=alone)
+        recut = Recut()
+        load_shards(found, checkpoint_id=directory / "optimizer", planner=recut, no_dist=alone)
+        recut.finish()
         set_optimizer_state_dict(model, optimizer, found)
     else:
         _load_whole(optimizer, directory / "optimizer.pt")
@@ -184,5 +189,5 @@ def _like(whole: Tensor, p: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     assert isinstance(p, DTensor)
-    mine = whole[rows].clone()
+    mine = cut_codes(whole, rows) if in_codes(whole) else whole[rows].clone()
     return DTensor.from_local(mine, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())

@@ -63,6 +63,22 @@ def _eight_bit() -> Callable[..., torch.optim.Optimizer]:
     return found
 
 
+def in_codes(tensor: Tensor) -> bool:
+    """Whether these are moments of 8 bits: torchao's codes, with a scale for every block of them."""
+    return hasattr(tensor, "codes")
+
+
+def cut_codes(moments: Any, rows: slice) -> Tensor:
+    """Some rows of moments of 8 bits, as torchao keeps a shard: in 8 bits from 4,096 numbers in whole blocks on, in
+    fp32 otherwise."""
+    row, block = moments.numel() // moments.shape[0], moments.block_size
+    mine: Tensor = moments.dequantize()[rows]
+    if mine.numel() < 4096 or mine.numel() % block:
+        return mine.clone()
+    kept: Tensor = type(moments).zeros(mine.shape, moments.signed, block, mine.device, dtype=mine.dtype)
+    return kept.copy_(mine if rows.start * row % block else moments[rows])
+
+
 def _hidden(model: nn.Module, matrices: list[nn.Parameter]) -> list[nn.Parameter]:
     """The matrices that Muon steps: those of the layers, or of adapters, and neither the embedding nor the head, as its
     author advises (https://kellerjordan.github.io/posts/muon/)."""
