@@ -158,9 +158,10 @@ def code_of(arguments: list[str]) -> int:
         return int(ended.code or 0)
 
 
-def test_adapters_need_the_model_twice_and_their_own_sixteen_bytes() -> None:
+@pytest.mark.parametrize(("kind", "bytes_each"), [("adamw", 16), ("muon", 12), ("adamw8bit", 10)])
+def test_adapters_need_the_model_twice_and_what_their_optimiser_keeps(kind: str, bytes_each: int) -> None:
     changes = {"lora.rank": 16, "parallel.shard": False, "parallel.context": 1, "parallel.checkpoint": True}
-    recipe = load_recipe(PAPER, {**changes, "sft.micro_batch_size": 1})
+    recipe = load_recipe(PAPER, {**changes, "sft.micro_batch_size": 1, "sft.optimizer.kind": kind})
     made = plan(recipe, "sft", parse_cards("1xH200"))
     config = preset("7b")
     costs = pass_costs(config, torch.bfloat16, 64)
@@ -171,7 +172,9 @@ def test_adapters_need_the_model_twice_and_their_own_sixteen_bytes() -> None:
     o = config.hidden_size + config.num_attention_heads * config.head_dim
     mamba_in = config.hidden_size + config.mamba_d_ssm + config.conv_dim + config.mamba_n_heads
     mamba_out, mlp = config.hidden_size + config.mamba_d_ssm, 3 * (config.hidden_size + config.intermediate_size)
-    assert made.memory["adapters"] == 16 * 16 * config.num_hidden_layers * (qkv + o + mamba_in + mamba_out + mlp)
+    assert made.memory["adapters"] == bytes_each * 16 * config.num_hidden_layers * (
+        qkv + o + mamba_in + mamba_out + mlp
+    )
     assert made.fits
     assert not plan(load_recipe(PAPER, {**changes, "lora.rank": 0}), "sft", parse_cards("1xH200")).fits
     with pytest.raises(UserError, match=r"parallel\.shard = false"):

@@ -2,7 +2,8 @@
 
     weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards a parameter; whole: 16, and 2 for a narrower copy;
                   Muon keeps 4 for a matrix of the layers in place of 8, AdamW of 8 bits 2;
-                  with adapters, theirs are 16 and those of the model what it computes in, its matrices twice
+                  with adapters, what the model computes in, and its matrices twice
+    adapters      of whole weights, as many bytes a parameter as those have without adapters
     gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
     activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice
     work          what the pass of one layer holds beside what it keeps, and the logits of a chunk with their gradients
@@ -149,10 +150,15 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     longest, tokens, rows = _sizes(recipe, stage, data)
     costs = pass_costs(config, dtype, longest)
     held = rows / context
-    each = _trained_bytes(section.optimizer, costs)
-    kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, each)
+    optimizer = section.optimizer
     if recipe.lora.rank:
-        kept = _adapted(recipe, config, costs, dtype.itemsize)
+        trained, matrices = _adapted(recipe, config)
+        weights = float(dtype.itemsize * (costs.parameters + matrices))
+        kept = {"weights": weights, "adapters": trained * trained_bytes(optimizer, 1.0)}
+    else:
+        trained = costs.parameters
+        each = trained_bytes(optimizer, 1 - costs.root / costs.parameters)
+        kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, each)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
     engine = _engine(recipe, costs, trainers, dtype.itemsize, apart) if stage == "rl" else {}
     beside = {part: size for part, size in engine.items() if not (apart and part == "engine")}
@@ -165,7 +171,6 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
         **reserve,
     }
     flops = _passes(recipe, stage) * costs.flops / longest * tokens
-    trained = kept["adapters"] / 16 if recipe.lora.rank else costs.parameters
     rounds = math.ceil(tokens / data / rows)
     exchanged = _exchanged(recipe, stage, costs, trainers.count, dtype.itemsize, rounds, trained)
     seconds = {
@@ -214,33 +219,29 @@ def _sizes(recipe: Recipe, stage: Stage, data: int) -> tuple[int, int, int]:
     return rl.max_tokens, rl.batch_size * rl.num_generations * rl.max_tokens, max(rl.max_tokens, rl.micro_batch_tokens)
 
 
-def _trained_bytes(section: OptimizerSection, costs: PassCosts) -> float:
-    """Bytes of a parameter that is trained, the mean of all: the weight, its gradient and what the optimiser keeps."""
-    layers = 1 - costs.root / costs.parameters
-    moments = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 8.0 - 4.0 * layers}  # Muon's momentum alone, where it steps
+def trained_bytes(section: OptimizerSection, hidden: float) -> float:
+    """Bytes of a parameter that is trained, the mean of all: the weight, its gradient and what the optimiser keeps.
+    hidden: the share of parameters that Muon steps where it is chosen, matrices of layers and adapters."""
+    moments = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 8.0 - 4.0 * hidden}  # Muon keeps a momentum alone
     return 8 + moments[section.kind]
 
 
 def _weights(recipe: Recipe, costs: PassCosts, count: int, copy: int, each: float) -> dict[str, float]:
-    """copy: bytes a parameter of what computes beside the weights; each: as `_trained_bytes`."""
+    """copy: bytes a parameter of what computes beside the weights; each: as `trained_bytes`."""
     if recipe.parallel.shard:
         return {"weights": each * costs.parameters / count}
     return {"weights": costs.parameters * (each + copy)}
 
 
-def _adapted(recipe: Recipe, config: ModelConfig, costs: PassCosts, element: int) -> dict[str, float]:
-    """The model and its adapted matrices as they were, in the type that computes; 16 bytes for a parameter of the
-    adapters. `UserError` for shards, which adapters do not go with."""
+def _adapted(recipe: Recipe, config: ModelConfig) -> tuple[int, int]:
+    """Parameters of the adapters, and of the matrices that have them. `UserError` for shards, which adapters do not go
+    with."""
     check_whole_weights(recipe)
     with torch.device("meta"):
         layer = family_of(config).model_class(config.replaced(num_hidden_layers=1))
     shapes = [weight.shape for weight in adapted_matrices(layer, recipe.lora).values()]
-    matrices, ranks = sum(map(math.prod, shapes)), sum(map(sum, shapes))
     layers = config.num_hidden_layers
-    return {
-        "weights": element * (costs.parameters + layers * matrices),
-        "adapters": 16.0 * layers * recipe.lora.rank * ranks,
-    }
+    return layers * recipe.lora.rank * sum(map(sum, shapes)), layers * sum(map(math.prod, shapes))
 
 
 def _gathered(costs: PassCosts, element: int) -> dict[str, float]:
