@@ -80,6 +80,17 @@ def test_responses_whole_and_streamed(client: Any) -> None:
         max_output_tokens=12,
     )
     assert many.usage.deepconf["traces"] == 16
+    turns = [{"role": "user", "content": QUESTION}]
+    part = {"type": "reasoning_text", "text": "four"}
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [part]}
+    said = [item.model_dump(exclude_none=True) for item in whole.output if item.type == "message"]
+    counts = [
+        client.responses.create(**{**asked, "input": [*turns, *between, *turns]}).usage.input_tokens
+        for between in (said, [thought, *said], [thought])
+    ]
+    assert counts[0] == counts[1] > counts[2]  # a whole reply may come back; its thinking is left out
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model=NAME, input=[thought])
     with pytest.raises(openai.BadRequestError):
         client.responses.create(model=NAME, input="a", previous_response_id="resp_1")
 

@@ -20,6 +20,7 @@ from h1r.scaling.parameters import DeepConf
 from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.serve.errors import ApiError
 from h1r.serve.options import plan_for, split_model
+from h1r.serve.reply_text import TokenTexts
 
 PROBLEM = Problem(content_id(QUESTION), QUESTION, "", "first-character")
 VERIFIER = {"verifier": "first-character"}
@@ -59,6 +60,16 @@ def test_it_is_the_run_of_solve_trace_by_trace(server: Running, run: Path, seed:
     assert found["usage"]["completion_tokens"] == solution.tokens_total == sum(said["tokens_by_state"].values())
     if tau is None:
         assert "stopped" in solution.states
+
+
+def test_thinking_is_counted_over_all_traces(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TokenTexts, "thinking", lambda self, token_ids, text: len(token_ids) - 1)
+    usage = deepconf(server)["usage"]
+    thinking = usage["completion_tokens"] - usage["deepconf"]["traces"]
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == thinking > 0
+    asked = {"model": f"{NAME}@deepconf-12", "input": QUESTION, "seed": 5, "max_output_tokens": 24}
+    usage = server.client.post("/v1/responses", json=asked).json()["usage"]
+    assert usage["output_tokens_details"]["reasoning_tokens"] == usage["output_tokens"] - usage["deepconf"]["traces"]
 
 
 def test_the_command_solve_comes_to_the_same(server: Running, run: Path, tmp_path: Path) -> None:

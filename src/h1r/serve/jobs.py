@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
@@ -200,7 +201,7 @@ class Plain(_AtWork):
             [choices[index] for index in sorted(choices)],
             sum(map(len, self._prompts)),
             sum(trace.num_tokens for trace in traces.values()),
-            sum(self._model.texts.thinking(one.token_ids, one.text) for one in traces.values()),
+            _thinking_in(self._model, traces.values()),
             self._params[0].seed,
         )
 
@@ -217,7 +218,7 @@ class DeepConfJob(_AtWork):
         solving = self._work = Solving(self._model.owner, self._question, self._form.stream, self.span)
         async for found in solving:
             if isinstance(found, Outcome):
-                yield [found.last_event, *self._told(found)]
+                yield [found.last_event, *await asyncio.to_thread(self._told, found)]  # many traces are much to read
             else:
                 yield [found]
 
@@ -231,8 +232,10 @@ class DeepConfJob(_AtWork):
         summary = summary_of(outcome, self._question)
         returned = self._question.plan.return_traces
         traces = traces_of(self._model, outcome, returned == "tokens") if returned else None
-        spent = outcome.solution.tokens_total
-        result = Result([choice], prompt_tokens, spent, None, self._question.seed, summary, traces)
+        result = Result(
+            [choice], prompt_tokens, outcome.solution.tokens_total, _thinking_in(self._model, outcome.solution.traces),
+            self._question.seed, summary, traces,
+        )  # fmt: skip
         return [*telling.rest(0, choice), choice, result]
 
 
@@ -281,6 +284,13 @@ class Telling:
             tokens, self._tokens = self._tokens, []
             found.append(Delta(index, name, text, tokens))
         return found
+
+
+def _thinking_in(model: Speaker, traces: Iterable[Trace]) -> int | None:
+    """Tokens of thinking in all of them; None where other servers keep the tokens."""
+    if model.tokenizer is None:
+        return None
+    return sum(model.texts.thinking(one.token_ids, one.text) for one in traces)
 
 
 def raise_if_failed(trace: Trace) -> None:

@@ -17,8 +17,8 @@ def messages_from(found: dict[str, Any]) -> list[Any]:
     given = found.get("input")
     if isinstance(given, str) and given:
         items: list[Any] = [{"role": "user", "content": given}]
-    elif isinstance(given, list) and given:
-        items = given
+    elif isinstance(given, list) and (left := [one for one in given if not _is_thinking(one)]):
+        items = left
     else:
         raise ApiError(400, "input is neither a text nor a list of messages, or it is empty", "input")
     for item in items:
@@ -31,6 +31,11 @@ def messages_from(found: dict[str, Any]) -> list[Any]:
     if instructions is not None and not isinstance(instructions, str):
         raise ApiError(400, "instructions is no text", "instructions")
     return [*([{"role": "system", "content": instructions}] if instructions else []), *items]
+
+
+def _is_thinking(item: Any) -> bool:
+    """Of a reply that came back whole: thinking is no part of the next turn."""
+    return isinstance(item, dict) and item.get("type") == "reasoning"
 
 
 def refuse_unknown_of_response(found: dict[str, Any]) -> None:
