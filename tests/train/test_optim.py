@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -152,6 +153,24 @@ def _steps(model: CausalLM, optimizer: torch.optim.Optimizer, section: Optimizer
         for p in model.parameters():
             p.grad = torch.randn_like(p)
         optimizer_step(model, optimizer, section, 1.0)
+
+
+def test_moments_for_which_there_is_no_room_are_one_sentence_with_the_systems_word(
+    curated: Path, tmp_path: Path
+) -> None:
+    model = wide_model()
+    optimizer = make_optimizer(model, KINDS[0])
+    _steps(model, optimizer, KINDS[0], 0, 1)
+    tokenizer = load_tokenizer(curated / "curate" / "tokenizer")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20_000, before[1]))  # enough for the model, not for the moments
+    try:
+        with pytest.raises(UserError, match=f"{tmp_path}/checkpoints: File too large; make room"):
+            save_checkpoint(Checkpoints(tmp_path), 2, model, optimizer, tokenizer, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.usefixtures("eager")

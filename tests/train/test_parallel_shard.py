@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from h1r.config import Recipe, ValidationSection
+from h1r.errors import UserError
 from h1r.models import build, load, save
 from h1r.models.shards import gathered
 from h1r.run.checkpoints import Checkpoints
@@ -242,6 +244,34 @@ def test_moments_of_eight_bits_are_read_by_another_number_of_processes(
     largest = expected.reshape(-1, 256).abs().amax(1, keepdim=True)
     worst = float(((found - expected).reshape(-1, 256).abs() / largest).max())
     assert worst == 0 if exact else 0 < worst < 0.01
+
+
+def written_without_room(groups: Groups, recipe: Recipe, path: str) -> tuple[str, list[str]]:
+    """What is said where the last process may write no more than 10 KB, and what is left of the checkpoint."""
+    run, world = Run(Path(path)), open_world(recipe.parallel)
+    _, trained = start(recipe, run, world)
+    optimizer = make_optimizer(trained, recipe.sft.optimizer)
+    checkpoints, tokenizer = Checkpoints(run.path / "sft"), saved_tokenizer(recipe, run)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if world.mesh is None or dist.get_rank() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        save_checkpoint(checkpoints, 1, trained, optimizer, tokenizer, {}, world)
+    except UserError as error:
+        return str(error), [str(one) for one in checkpoints.directory.iterdir()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return "", []
+
+
+def test_a_checkpoint_without_room_is_one_sentence_and_takes_none(
+    grids: dict[int, Workers], curated: Path, tmp_path: Path
+) -> None:
+    run = run_from(curated, tmp_path / "run", sharded_recipe())
+    for said, left in grids[2].call(written_without_room, sharded_recipe(), str(run.path)):
+        assert said.startswith(f"cannot write a checkpoint in {run.path / 'sft' / 'checkpoints'}: ")
+        assert said.endswith("; make room, and go on with --resume")
+        assert left == []
 
 
 def started(groups: Groups, recipe: Recipe, path: str, source: str | None) -> tuple[float, int, dict[str, Tensor]]:

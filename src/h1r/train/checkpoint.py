@@ -13,17 +13,21 @@ Either kind is read by any number of processes, sharded or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 
 from h1r.common.files import read_json, replace_directory, write_json
 from h1r.config import Recipe
+from h1r.errors import UserError
 from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
@@ -55,17 +59,19 @@ def save_checkpoint(
     arrays: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes one checkpoint, whole or not at all. `state` must be JSON; `arrays` are kept beside it. Every process of
-    `world` calls it; sharded ones must see one directory."""
+    `world` calls it; sharded ones must see one directory. `UserError` where there is no room for it."""
     if world.mesh is None:
         if world.main:
 
             def write(directory: Path) -> None:
-                if isinstance(trained, Adapted):
-                    trained.save(directory / ADAPTER)
-                else:
-                    save(published_model(trained), directory / "model", tokenizer)
-                torch.save(optimizer.state_dict(), directory / "optimizer.pt")
-                _write_state(directory, state, arrays)
+                with _told(directory):
+                    if isinstance(trained, Adapted):
+                        trained.save(directory / ADAPTER)
+                    else:
+                        save(published_model(trained), directory / "model", tokenizer)
+                    with open(directory / "optimizer.pt", "wb") as handle:  # torch's own says no cause of a failure
+                        torch.save(optimizer.state_dict(), handle)
+                    _write_state(directory, state, arrays)
 
             checkpoints.save(step, write)
         return
@@ -76,11 +82,33 @@ def save_checkpoint(
     with world.agreed():
         directory = checkpoints.begin(step) if world.main else checkpoints.partial(step)
     save_gathered(model, directory / "model", tokenizer, world)
-    save_shards(get_optimizer_state_dict(model, optimizer), checkpoint_id=directory / "optimizer")
+    kept = get_optimizer_state_dict(model, optimizer)
+    with _told(directory):
+        save_shards(kept, checkpoint_id=directory / "optimizer")
     with world.agreed():
         if world.main:
             _write_state(directory, state, arrays)
             checkpoints.finish(step)
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """What cannot be written as a `UserError`, whether files, safetensors, torch or its shards say so; what was is
+    removed, as it takes room."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, CheckpointException) as error:
+        whose = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+        cause: BaseException | None = whose
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        shutil.rmtree(directory, ignore_errors=True)
+        why = cause.strerror if isinstance(cause, OSError) else whose
+        raise UserError(
+            f"cannot write a checkpoint in {directory.parent}: {why}; make room, and go on with --resume"
+        ) from None
 
 
 def restore(directory: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
