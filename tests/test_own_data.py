@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import warm
 from h1r.config import load_recipe
@@ -146,6 +148,28 @@ def test_every_shape_of_a_file_gives_the_same_model(h1r: Command, model: Path) -
         assert done.returncode == 0, done.stderr
         weights.add(Path(f"{place}/sft/model/model.safetensors").read_bytes())
     assert len(weights) == 1
+
+
+def test_sft_on_a_file_keeps_weights_in_float32_and_learns_a_small_model_faster(h1r: Command, tmp_path: Path) -> None:
+    """As stored, in bfloat16, they would hardly move at such a rate."""
+    write("own.jsonl", CHATS["messages"])
+    narrow = tmp_path / "narrow"
+    done = h1r("export", small_checkpoint(tmp_path / "small"), "--to", "hf", "--out", narrow)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(narrow / "model.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, narrow / "model.safetensors")
+    done = h1r("sft", "own.jsonl", "--model", narrow, "--set", "sft.epochs=1")
+    assert done.returncode == 0, done.stderr
+    learnt = load_file("runs/own/sft/model/model.safetensors")
+    assert {tensor.dtype for tensor in learnt.values()} == {torch.float32}
+    rates = []
+    for place in (narrow, tmp_path / "large"):
+        place.mkdir(exist_ok=True)
+        if place != narrow:
+            save_file({"one": torch.zeros(10_000_000, dtype=torch.int8)}, place / "model.safetensors")
+        said = h1r("sft", "own.jsonl", "--model", place, "--dry-run", "--json").stdout
+        rates.append(json.loads(said)["sft"]["optimizer"]["learning_rate"])
+    assert rates == [3e-3, 3e-5]
 
 
 def test_a_model_that_learnt_a_file_is_evaluated_in_its_run(h1r: Command, model: Path) -> None:

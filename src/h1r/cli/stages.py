@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -168,11 +169,35 @@ SFT_ON_FILE = {
     "sft.batch_size": 4,
     "sft.micro_batch_size": 1,
     "sft.seq_len": 4096,
-    "sft.optimizer.learning_rate": 3e-5,
     "eval.max_tokens": 4096,
 }
-"""What `h1r sft FILE` sets: a step of 16 thousand tokens, and the paper's learning rate times the root of what that is
-of the paper's 19 million. Our choice."""
+"""What `h1r sft FILE` sets whatever it trains: a step of 16 thousand tokens. Our choice."""
+
+SMALL = 10_000_000
+"""Parameters below which `h1r sft FILE` takes a hundred times the learning rate. Our choice."""
+
+
+def _sft_on_file(checkpoint: Path, on_cards: bool) -> dict[str, Any]:
+    """The keys of `h1r sft FILE`, by the model that it trains.
+
+    Weights are kept in fp32, since steps this small change none that is stored in bfloat16; cards compute in bfloat16,
+    as the paper does, and CPUs in fp32, which their kernels take. The learning rate is the paper's times the root of
+    what the step is of the paper's 19 million tokens, of a small model more. Our choice."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    if not on_cards:
+        import torch
+
+        on_cards = torch.cuda.is_available()
+    return {
+        **SFT_ON_FILE,
+        "sft.compute_dtype": "bfloat16" if on_cards else "float32",
+        "sft.optimizer.learning_rate": 3e-3 if 0 < count < SMALL else 3e-5,
+    }
 
 
 def sft(
@@ -210,7 +235,9 @@ def sft(
         if not Path(recipe).is_file():
             raise UserError(f"no file {recipe}; check the path")
         target = {"name": Path(recipe).name.split(".")[0] or "sft"}
-        keys |= {**SFT_ON_FILE, "sft.data": recipe, "sft.columns": parse_columns(columns)}
+        mapping = parse_columns(columns)
+        keys |= _sft_on_file(model_directory(model), on_cards=gpus is not None)
+        keys |= {"sft.data": recipe, "sft.columns": mapping}
     elif columns:
         raise UserError("--columns is for a file of data; in a recipe they are sft.columns or those of a source")
     if gpus is not None:
