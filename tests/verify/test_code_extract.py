@@ -83,6 +83,12 @@ def test_code_shows_its_language(code, language):
      "```\n" + (" " * 499 + "\n") * 1_000 + "```"],
 )  # fmt: skip
 def test_extraction_takes_linear_time(food):
+    """In one of three tries: neighbours on a busy machine slow this process's own time, too, and what grows with the
+    square takes minutes."""
+    assert any(seconds_to_extract(food) < 2.0 for _ in range(3))
+
+
+def seconds_to_extract(food: str) -> float:
     start = time.process_time()
     extract_code(food)
-    assert time.process_time() - start < 2.0
+    return time.process_time() - start

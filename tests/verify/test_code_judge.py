@@ -83,11 +83,11 @@ def test_rules_for_sets_for_any_result_and_for_roots():
 
 
 def test_a_range_is_never_listed_to_be_compared_as_a_set():
-    started = time.monotonic()
+    started = time.process_time()
     assert not same_value(range(10**18), [1, 2], 0, "set")
     assert not same_value(range(10**30), [1, 2], 0, "set")
     assert same_value(range(1, 3), [2, 1, 1], 0, "set")
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize("spread", [0, 1000, 40_000])
