@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from h1r.records import Problem
 
-PLACE_FROM = 100
+PLACE_FROM = 10
 """From this size on, both operands, an addition is written place by place."""
 
 
