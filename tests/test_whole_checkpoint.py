@@ -15,6 +15,10 @@ from transformers import AutoTokenizer, GenerationConfig
 
 import warm
 from h1r.common.files import read_json
+from h1r.config import Recipe
+from h1r.run.directory import prompt_of
+from h1r.train.checkpoint import keep_defaults
+from h1r.train.parallel.world import ALONE
 from hub_server import Hub, hub_server
 from small_checkpoint import small_checkpoint
 
@@ -28,6 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model was trained with a system prompt and sampling of its own."""
     place = tmp_path_factory.mktemp("whole")
     model = small_checkpoint(place / "start", system_prompt=None)
+    (model / "h1r.json").write_text('{"prompt": "Q: {question}"}')
     (place / "own.jsonl").write_text('{"question": "What is 1 + 2?", "answer": "3"}\n')
     keys = [part for key in (*ASKED, "sft.epochs=1", f"chat.system_prompt='{SYSTEM}'") for part in ("--set", key)]
     done = warm.run("sft", place / "own.jsonl", "--model", model, "--out", place / "run", *keys)
@@ -77,6 +82,34 @@ def test_an_evaluation_of_a_copy_samples_as_the_run_does(copied: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     section = read_json(next((tmp_path / "runs").glob("*/recipe.json")))["eval"]
     assert (section["temperature"], section["top_p"], section["max_tokens"]) == (0.5, 0.8, 9)
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "asked_in"),
+    [
+        ("copied", (), "Q: {question}"),
+        ("run", (), "Q: {question}"),
+        ("copied", ("--prompt", "{question}!"), "{question}!"),
+    ],
+)
+def test_a_benchmark_is_asked_in_the_words_of_training(
+    which: str, options: tuple[str, ...], asked_in: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Those of the checkpoint that training began from, which says them."""
+    (tmp_path / "own.jsonl").write_text('{"question": "What is 1 + 2?", "answer": "3"}\n')
+    model = request.getfixturevalue(which)
+    done = warm.run(
+        "eval", model, "--benchmark", "own.jsonl", *options, "--out", "run", "--dry-run", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["eval"]["benchmarks"][0]["prompt"] == asked_in
+    assert ("asked as in training: Q: {question}" in done.stderr) == (not options)
+
+
+def test_a_model_from_random_weights_knows_its_questions_alone(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text("{}")
+    keep_defaults(tmp_path, Recipe(name="own"), ALONE)
+    assert prompt_of(str(tmp_path)) == prompt_of("h1r:small") == "{question}"
 
 
 def test_others_may_read_every_file_of_a_run_as_the_umask_says(run: Path) -> None:

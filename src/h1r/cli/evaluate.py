@@ -25,6 +25,7 @@ from h1r.cli.common import (
 )
 from h1r.cli.stages import run_stage
 from h1r.common.packaged import packaged
+from h1r.common.progress import note
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def eval_(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What the model is asked for a --benchmark of problems, with {question} in it. Default: the question, "
-            "and a request to reason and to box the answer.",
+            help="What the model is asked for a --benchmark of problems, with {question} in it. Default: as it was "
+            "asked in training, where its checkpoint says so; else the question, and a request to reason and to box "
+            "the answer.",
         ),
     ] = None,
     url: Annotated[
@@ -121,7 +123,8 @@ def eval_(
     if recipe is None and not ((named or url) and benchmark):
         raise UserError("give a recipe, or a checkpoint and --benchmark, as in `h1r eval CHECKPOINT --benchmark FILE`")
     mapping = parse_columns(columns)
-    tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt)]
+    own = None if prompt or url or not benchmark else _own_prompt(named[0] if named else recipe)
+    tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt, own)]
     if directory:
         from h1r.evals.answers import sampling_of
 
@@ -205,9 +208,24 @@ def part_of(section: EvalSection, only: Sequence[str], limit: int, without: Sequ
     return section.model_copy(update={**kept, "held_out": section.held_out and whole})
 
 
-def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
+def _own_prompt(model: str | None) -> str | None:
+    """What the training of a checkpoint, or of the model trained last in a run, asked its problems in; said."""
+    from h1r.run.directory import Run, prompt_of
+
+    path = Path(model or "").expanduser()
+    untrained = (path / "recipe.json").exists() and not Run(path).models()
+    if model is None or path.is_file() or untrained:
+        return None
+    if found := prompt_of(str(path) if path.is_dir() else model):
+        note(f"asked as in training: {found} (--prompt asks otherwise)")
+    return found
+
+
+def tables_of(
+    file: str, columns: Mapping[str, str] | None = None, prompt: str | None = None, own: str | None = None
+) -> list[dict[str, Any]]:
     """The `[[eval.benchmarks]]` of a TOML file, or one that reads a file of problems, whose columns are those given, or
-    have usual names."""
+    have usual names. own: what the model asks its problems in where `prompt` is not given."""
     from h1r.data.curate.io.read import expand
     from h1r.data.file_kinds import format_of, plain_name
     from h1r.data.own import columns_of, options_column
@@ -232,7 +250,7 @@ def tables_of(file: str, columns: Mapping[str, str] | None = None, prompt: str |
         "kind": kind,
         "path": str(path.resolve()),
         "columns": columns_of(path, columns or {}, ("question", "answer"), ()),
-        "prompt": prompt or BOXED,
+        "prompt": prompt or own or BOXED,
     }
     if options := options_column(path):
         if prompt and "{options}" not in prompt:

@@ -20,8 +20,7 @@ from h1r.evals.answer_view import View
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id
 from h1r.rollout.pipeline import RolloutPipeline
-from h1r.run.directory import model_directory
-from h1r.train.checkpoint import DEFAULTS
+from h1r.run.directory import DEFAULTS, PROMPT, model_directory
 from h1r.train.start import answering
 from h1r.verify import use_judge
 
@@ -43,6 +42,7 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
             return load_recipe(file, {"plugins": [], **given})
     kept = model_directory(checkpoint) / DEFAULTS
     tables = read_json(kept) if kept.exists() else {}
+    tables.pop(PROMPT, None)
     return resolve({"name": "defaults", **tables}, overrides, str(kept) if tables else "--set")
 
 

@@ -66,11 +66,25 @@ ON_RESUME = frozenset(
 into other micro-batches (sums are then taken in another order)."""
 
 
+DEFAULTS = "h1r.json"
+"""Beside a model: tables of the recipe that say how it is asked, where no run says so, and `PROMPT`."""
+PROMPT = "prompt"
+"""Its key for what the questions of training stood in."""
+
+
 def model_directory(name: str) -> Path:
     """The directory of a checkpoint by its name: of a run, that of the model trained last; of the hub's, the name as a
     path. `UserError` as `local_directory` and `Run.last_trained` raise."""
     path = local_directory(name) or Path(name)
     return Run(path).last_model() if (path / "recipe.json").exists() else path
+
+
+def prompt_of(checkpoint: str) -> str | None:
+    """What the training of a checkpoint, or of a run's last model, asked its problems in, with `{question}` in it; None
+    where it does not say, as one does not that was trained elsewhere."""
+    kept = model_directory(checkpoint) / DEFAULTS
+    found = read_json(kept).get(PROMPT) if kept.exists() else None
+    return found if isinstance(found, str) and "{question}" in found else None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
+from h1r.run.directory import DEFAULTS, PROMPT, model_directory
 from h1r.train.lora import ADAPTER, Adapted
 from h1r.train.optim import cut_codes, in_codes
 from h1r.train.parallel.gradients import Trained, published_model
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _ARRAYS = "arrays.npz"
-
-
-DEFAULTS = "h1r.json"
-"""Beside a model: tables of the recipe that say how it is asked, where no run says so."""
 
 
 def save_checkpoint(
@@ -169,7 +166,9 @@ def publish(stage: Path, trained: Trained, tokenizer: PreTrainedTokenizerFast, w
 
 def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
     """Stores with a published model how the run asks it: [eval]'s sampling in generation_config.json, which
-    transformers and vLLM read, and [scaling] in h1r.json. Of `world`, the process that writes files does."""
+    transformers and vLLM read, and [scaling] in h1r.json; and there what problems are asked in: a model from random
+    weights knows no other words than its questions, and one from a checkpoint keeps what that one says. Of `world`, the
+    process that writes files does."""
     if not world.main:
         return
     asked = recipe.eval
@@ -178,7 +177,11 @@ def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
         sampling |= {"temperature": asked.temperature, "top_p": asked.top_p}
     path = model / "generation_config.json"
     write_json(path, {**read_json(path), **sampling})
-    write_json(model / DEFAULTS, {"scaling": recipe.scaling.model_dump(mode="json")})
+    kept: dict[str, Any] = {"scaling": recipe.scaling.model_dump(mode="json")}
+    start = recipe.model.checkpoint
+    before = model_directory(start) / DEFAULTS if start else None
+    prompt = "{question}" if before is None else read_json(before).get(PROMPT) if before.exists() else None
+    write_json(model / DEFAULTS, kept if prompt is None else {**kept, PROMPT: prompt})
 
 
 def save_gathered(
