@@ -123,8 +123,9 @@ def eval_(
     if recipe is None and not ((named or url) and benchmark):
         raise UserError("give a recipe, or a checkpoint and --benchmark, as in `h1r eval CHECKPOINT --benchmark FILE`")
     mapping = parse_columns(columns)
-    own = None if prompt or url or not benchmark else _own_prompt(named[0] if named else recipe)
-    tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt, own)]
+    tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt)]
+    if benchmark and not (prompt or url) and (own := _own_prompt(named[0] if named else recipe)):
+        tables = [table for file in benchmark for table in tables_of(file, mapping, own=own)]
     if directory:
         from h1r.evals.answers import sampling_of
 
