@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,15 @@ def test_init_writes_a_recipe_that_resolves(h1r: Command, model: Path, task: str
     assert str(model) in load_recipe("mine.toml").model_dump_json()
     assert "mine.toml is there already" in h1r("init", task, "mine.toml").stderr
     assert 'put your own in for "CHECKPOINT" and "DATA", then run' in h1r("init", task).stderr
+
+
+@pytest.mark.parametrize("task", ["sft", "examples"])
+def test_init_says_where_it_cannot_write(h1r: Command, task: str) -> None:
+    Path("file").write_text("")
+    done = h1r("init", task, "file/new")
+    assert done.returncode == 2
+    assert re.search(r"^h1r: cannot write file/new: .*; name another place\n$", done.stderr)
+    assert [path.name for path in Path().iterdir()] == ["file"]
 
 
 def test_what_init_writes_runs(h1r: Command, model: Path) -> None:

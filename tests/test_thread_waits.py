@@ -82,7 +82,7 @@ def test_torchs_own_libgomp_is_taken_where_there_are_several() -> None:
 def test_parked_threads_have_the_others_sleep_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that have nothing to do for 2 ms: spinning they use a core, asleep next to none. libgomp's default is
     said, or `import h1r` would have them sleep on a busy machine."""
-    for name in thread_waits.GIVEN:
+    for name in h1r.WAITS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "300000")
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(LIBGOMP)], capture_output=True, text=True, check=True)
@@ -152,7 +152,7 @@ def test_threads_begin_as_the_machine_is_and_nobody_overrules_a_choice(
 ) -> None:
     """What torch's libgomp reads as it is loaded, whether threads are watched and how they begin, and what programs
     that are started later find."""
-    names = (*thread_waits.GIVEN, h1r.WAITS_SET)
+    names = (*h1r.WAITS, h1r.WAITS_SET)
     environment = {name: value for name, value in os.environ.items() if name not in names} | given
     done = subprocess.run([sys.executable, "-c", AT_START, json.dumps([busy, seen])], env=environment,
                           capture_output=True, text=True, check=True)  # fmt: skip

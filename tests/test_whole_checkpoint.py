@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig
 import warm
 from h1r.common.files import read_json
 from h1r.config import Recipe
+from h1r.errors import UserError
 from h1r.run.directory import prompt_of
 from h1r.train.checkpoint import keep_defaults
 from h1r.train.parallel.world import ALONE
@@ -110,6 +111,16 @@ def test_a_model_from_random_weights_knows_its_questions_alone(tmp_path: Path) -
     (tmp_path / "generation_config.json").write_text("{}")
     keep_defaults(tmp_path, Recipe(name="own"), ALONE)
     assert prompt_of(str(tmp_path)) == prompt_of("h1r:small") == "{question}"
+
+
+def test_what_a_checkpoint_says_of_itself_is_not_trusted(tmp_path: Path) -> None:
+    for text, found in (('{"prompt": 5}', None), ('{"prompt": "no place"}', None), ("{}", None)):
+        (tmp_path / "h1r.json").write_text(text)
+        assert prompt_of(str(tmp_path)) is found
+    for text in ("[1]", "null", "nul"):
+        (tmp_path / "h1r.json").write_text(text)
+        with pytest.raises(UserError, match=r"h1r\.json"):
+            prompt_of(str(tmp_path))
 
 
 def test_others_may_read_every_file_of_a_run_as_the_umask_says(run: Path) -> None:

@@ -27,7 +27,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><style>{style}</style>
 
 
 def main(run: Path) -> None:
-    """Raises `ValueError` where the report lacks a figure: the run has to be whole."""
+    """Raises `ValueError` where the report lacks a figure, as that of a run which is not whole, or nothing draws it."""
     report = (run / "report.html").read_text(encoding="utf-8")
     figures = []
     for label in LABELS:
@@ -36,7 +36,9 @@ def main(run: Path) -> None:
             raise ValueError(f"{run}/report.html has no figure `{label}`; finish the run")
         figures.append(found.group(0))
     style = "".join(re.findall(r"<style>(.*?)</style>", report, re.DOTALL))
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        raise ValueError("no Chromium is here; apt install chromium")
     with tempfile.TemporaryDirectory() as name:
         page, shot = Path(name) / "page.html", Path(name) / "shot.png"
         page.write_text(

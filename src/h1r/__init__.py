@@ -57,8 +57,9 @@ WAITS_SET = "H1R_WAITS_SET"
 """In the environment of processes that this one starts: this package set their OMP_WAIT_POLICY, and nobody chose it."""
 if os.environ.pop(WAITS_SET, None) and "torch" not in sys.modules:
     os.environ.pop("OMP_WAIT_POLICY", None)
-WAITS_GIVEN = bool({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ))
-"""Whether the user has chosen how threads wait."""
+WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+WAITS_GIVEN = any(name in os.environ for name in WAITS)
+"""Whether the user has chosen how threads wait, by setting one of these."""
 BUSY_AT_START = hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2
 if BUSY_AT_START and not WAITS_GIVEN and not os.path.exists("/proc/self/schedstat"):
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

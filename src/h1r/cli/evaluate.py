@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from h1r.cli.common import (
 from h1r.cli.stages import run_stage
 from h1r.common.packaged import packaged
 from h1r.common.progress import note
+from h1r.common.terminal import shown
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -218,7 +220,7 @@ def _own_prompt(model: str | None) -> str | None:
     if model is None or path.is_file() or untrained:
         return None
     if found := prompt_of(str(path) if path.is_dir() else model):
-        note(f"asked as in training: {found} (--prompt asks otherwise)")
+        note(f"asked as in training: {textwrap.shorten(shown(found), 200)} (--prompt asks otherwise)")
     return found
 
 

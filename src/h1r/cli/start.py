@@ -7,7 +7,8 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 from h1r.cli.common import AsJson, print_json
-from h1r.common.files import write_text
+from h1r.common.files import replace_directory, write_text
 from h1r.common.packaged import packaged
 from h1r.common.progress import note
 from h1r.common.prose import size
@@ -62,8 +63,8 @@ def init(
             text = text.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
     if path.exists():
         raise UserError(f"{path} is there already; name another file")
-    write_text(path, text)
-    print(f"wrote {path}")
+    with _writing(path):
+        write_text(path, text)
     missing = " and ".join(f'"{place}"' for place in ("CHECKPOINT", "DATA") if f'"{place}"' in text)
     note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {quote(str(path))}`")
 
@@ -73,16 +74,23 @@ def _write_examples(directory: Path) -> None:
     in the directory above."""
     if directory.exists():
         raise UserError(f"{directory} is there already; name another directory")
-    source = packaged("examples")
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        target = directory / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    print(f"wrote {directory}")
+    source, unwanted = packaged("examples"), shutil.ignore_patterns("__pycache__")
+    with _writing(directory):
+        replace_directory(directory, lambda new: shutil.copytree(source, new, ignore=unwanted, dirs_exist_ok=True))
     note(
         f"{directory / 'README.md'} says what each shows and needs"
         + ("" if directory == Path("examples") else "; their commands and recipes call the directory examples/")
     )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says that it is written; `UserError` where it cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; name another place") from None
+    print(f"wrote {path}")
 
 
 def ls(

@@ -17,8 +17,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Who sets one of these has chosen."""
 LOOK_S = 0.25
 """Between two looks at how long this process's threads waited for a core."""
 BUSY_SHARE, CALM_SHARE = 0.05, 0.01
@@ -37,8 +35,8 @@ def watch() -> bool:
     """Has threads sleep or spin from now on, by what is measured; once in a process, whoever calls. They begin asleep
     where the machine was busy as this process began, and those of programs that it starts stay so.
 
-    False, and nothing done, where the user has chosen (`GIVEN`), torch has one thread or another OpenMP than libgomp,
-    or the system does not tell how long threads waited.
+    False, and nothing done, where the user has chosen (`h1r.WAITS`), torch has one thread or another OpenMP than
+    libgomp, or the system does not tell how long threads waited.
     """
     import torch
 

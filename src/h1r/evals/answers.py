@@ -20,7 +20,7 @@ from h1r.evals.answer_view import View
 from h1r.models import CausalLM
 from h1r.records import Problem, Trace, content_id
 from h1r.rollout.pipeline import RolloutPipeline
-from h1r.run.directory import DEFAULTS, PROMPT, model_directory
+from h1r.run.directory import DEFAULTS, PROMPT, model_directory, stored_defaults
 from h1r.train.start import answering
 from h1r.verify import use_judge
 
@@ -40,10 +40,9 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
             if isinstance(stored, dict) and stored.get("plugins") and "plugins" not in given:
                 note(f"the plugins of {file} are not loaded; --set plugins=[...] loads some")
             return load_recipe(file, {"plugins": [], **given})
-    kept = model_directory(checkpoint) / DEFAULTS
-    tables = read_json(kept) if kept.exists() else {}
-    tables.pop(PROMPT, None)
-    return resolve({"name": "defaults", **tables}, overrides, str(kept) if tables else "--set")
+    tables = {name: table for name, table in stored_defaults(checkpoint).items() if name != PROMPT}
+    said = str(model_directory(checkpoint) / DEFAULTS) if tables else "--set"
+    return resolve({"name": "defaults", **tables}, overrides, said)
 
 
 def sampling_of(checkpoint: str) -> dict[str, Any]:

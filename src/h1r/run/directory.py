@@ -79,11 +79,20 @@ def model_directory(name: str) -> Path:
     return Run(path).last_model() if (path / "recipe.json").exists() else path
 
 
+def stored_defaults(checkpoint: str) -> dict[str, Any]:
+    """What `DEFAULTS` of a checkpoint, or of a run's last model, holds; nothing where there is none. `UserError` for
+    one that is no object."""
+    kept = model_directory(checkpoint) / DEFAULTS
+    found = read_json(kept) if kept.exists() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{kept} holds no object; mend it, or remove it")
+    return found
+
+
 def prompt_of(checkpoint: str) -> str | None:
     """What the training of a checkpoint, or of a run's last model, asked its problems in, with `{question}` in it; None
     where it does not say, as one does not that was trained elsewhere."""
-    kept = model_directory(checkpoint) / DEFAULTS
-    found = read_json(kept).get(PROMPT) if kept.exists() else None
+    found = stored_defaults(checkpoint).get(PROMPT)
     return found if isinstance(found, str) and "{question}" in found else None
 
 

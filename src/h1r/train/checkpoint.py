@@ -32,7 +32,7 @@ from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
-from h1r.run.directory import DEFAULTS, PROMPT, model_directory
+from h1r.run.directory import DEFAULTS, PROMPT, prompt_of
 from h1r.train.lora import ADAPTER, Adapted
 from h1r.train.optim import cut_codes, in_codes
 from h1r.train.parallel.gradients import Trained, published_model
@@ -101,6 +101,8 @@ def _told(directory: Path) -> Iterator[None]:
         cause: BaseException | None = whose
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__context__
+        if cause is None and type(error) is RuntimeError:  # a fault of ours, which room does not mend
+            raise
         shutil.rmtree(directory, ignore_errors=True)
         why = cause.strerror if isinstance(cause, OSError) else whose
         raise UserError(
@@ -179,8 +181,7 @@ def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
     write_json(path, {**read_json(path), **sampling})
     kept: dict[str, Any] = {"scaling": recipe.scaling.model_dump(mode="json")}
     start = recipe.model.checkpoint
-    before = model_directory(start) / DEFAULTS if start else None
-    prompt = "{question}" if before is None else read_json(before).get(PROMPT) if before.exists() else None
+    prompt = prompt_of(start) if start else "{question}"
     write_json(model / DEFAULTS, kept if prompt is None else {**kept, PROMPT: prompt})
 
 
