@@ -17,6 +17,7 @@ from h1r.cli import main
 from h1r.cli.common import print_json
 from h1r.common.files import locked, read_json, write_json
 from h1r.config import Recipe, load_recipe
+from h1r.records import Problem
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 
@@ -362,17 +363,17 @@ def test_solve_takes_a_question_from_standard_input_and_a_file_of_any_name(
 ) -> None:
     asked: list[str] = []
 
-    def solve(checkpoint: str, question: str, *rest: object, **named: object) -> list[object]:
-        asked.append(question)
+    def solve(checkpoint: str, problems: list[Problem], *rest: object, **named: object) -> list[object]:
+        asked.extend(one.question for one in problems)
         return []
 
     monkeypatch.setattr("h1r.evals.solving.solve", solve)
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 1 + 1?\n"))
     assert h1r("solve", "-").code == 0
     strange = os.fsdecode(b"a \xe9.jsonl")  # not UTF-8
-    Path(strange).touch()
+    Path(strange).write_text('{"question": "What is 2 + 2?"}')
     assert h1r("solve", strange).code == 0
-    assert asked == ["What is 1 + 1?", strange]
+    assert asked == ["What is 1 + 1?", "What is 2 + 2?"]
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert h1r("solve", "-").err == "h1r: the question is empty; ask one\n"
 

@@ -77,6 +77,9 @@ def test_a_checkpoint_alone_is_no_evaluation(h1r: Command, model: Path) -> None:
     assert "is a checkpoint; say what to ask it, as in --benchmark FILE.jsonl" in h1r("eval", model).stderr
     two = h1r("eval", model, "--model", "other", "--benchmark", "x.jsonl")
     assert "is a checkpoint, and so is --model other; name one" in two.stderr
+    own = write("own.jsonl", [{"question": "1?", "answer": "1"}])
+    assert "no benchmark is called other" in h1r("eval", model, "--benchmark", own, "--only", "other").stderr
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("name", ["own.jsonl", "own.json", "own.parquet"])
@@ -222,7 +225,7 @@ def test_an_empty_file_is_a_mistake_that_leaves_no_run(h1r: Command, model: Path
     said = done.stderr.splitlines()[-1]
     assert (done.returncode, done.stdout, said[:5]) == (2, "", "h1r: ")
     assert "; " in said, "what to do"
-    assert not list(Path().glob("runs/*"))
+    assert not Path("runs").exists(), "nor the directory of runs"
 
 
 def test_what_failed_after_it_had_made_something_stays(h1r: Command, model: Path) -> None:
@@ -252,6 +255,22 @@ def test_init_writes_a_recipe_that_resolves(h1r: Command, model: Path, task: str
     assert str(model) in load_recipe("mine.toml").model_dump_json()
     assert "mine.toml is there already" in h1r("init", task, "mine.toml").stderr
     assert 'put your own in for "CHECKPOINT" and "DATA", then run' in h1r("init", task).stderr
+
+
+@pytest.mark.parametrize("task", ["sft", "rl", "eval", "curate"])
+def test_a_recipe_with_placeholders_is_refused_by_key_and_file(h1r: Command, task: str) -> None:
+    h1r("init", task)
+    keys = re.findall(r'(\w+) = "(CHECKPOINT|DATA)"', Path(f"{task}.toml").read_text())
+    assert len(keys) == 2
+    done = h1r(task, f"{task}.toml")
+    assert done.returncode == 2
+    assert re.match(
+        rf'h1r: {task}\.toml: `[\w.]+` is still "(CHECKPOINT|DATA)"; put your own in, there or by --set ', done.stderr
+    )
+    assert done.stderr.count("\n") == 1
+    Path("CHECKPOINT").mkdir()
+    Path("DATA").touch()
+    assert h1r(task, f"{task}.toml", "--dry-run").returncode == 0, "somebody's own, by these names"
 
 
 @pytest.mark.parametrize("task", ["sft", "examples"])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,31 @@ def loaded() -> dict[str, list[str]]:
 @pytest.mark.parametrize("command", LEFT_OUT)
 def test_the_first_answer_waits_for_no_import_that_it_does_not_need(command: str) -> None:
     assert loaded()[command] == []
+
+
+MISTAKES = """
+import sys
+from pathlib import Path
+from h1r.cli import main
+
+for name in ("none.jsonl", "none.json"):
+    Path(name).touch()
+for task in ("sft", "rl", "eval"):
+    main(["init", task, "--model", "h1r:small", "--data", "none.jsonl"])
+for words in (
+    *("sft none.jsonl --model h1r:small", "sft none.json --model h1r:small", "sft sft.toml", "rl rl.toml"),
+    *("rl tiny --model h1r:small --problems none.jsonl", "solve none.jsonl", "solve gone.jsonl", "eval eval.toml"),
+    *("eval h1r:small --benchmark none.jsonl", "eval eval.toml --benchmark none.json", "verify none.jsonl"),
+    *("sft gone.jsonl --model h1r:small", "sft sft.toml --set sft.data=gone.jsonl"),
+):
+    assert main(words.split()) == 2, words
+    assert "torch" not in sys.modules, words
+"""
+
+
+def test_a_file_is_looked_at_before_anything_slow_is_loaded(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MISTAKES], capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loading" not in done.stderr

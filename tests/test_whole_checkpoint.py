@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 import warm
 from h1r.common.files import read_json
-from h1r.config import Recipe
+from h1r.config import Recipe, load_recipe
 from h1r.errors import UserError
 from h1r.run.directory import prompt_of
 from h1r.train.checkpoint import keep_defaults
@@ -90,17 +90,27 @@ def test_an_evaluation_of_a_copy_samples_as_the_run_does(copied: Path, tmp_path:
     [
         ("copied", (), "Q: {question}"),
         ("run", (), "Q: {question}"),
+        ("recipe", (), "Q: {question}"),
+        ("init", (), "Q: {question}"),
         ("copied", ("--prompt", "{question}!"), "{question}!"),
     ],
 )
 def test_a_benchmark_is_asked_in_the_words_of_training(
     which: str, options: tuple[str, ...], asked_in: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Those of the checkpoint that training began from, which says them."""
+    """Those of the checkpoint that training began from, which says them: of a copy, a run, and a recipe that names
+    one. `h1r init` writes them into its recipe."""
     (tmp_path / "own.jsonl").write_text('{"question": "What is 1 + 2?", "answer": "3"}\n')
-    model = request.getfixturevalue(which)
+    if which == "init":
+        copied = request.getfixturevalue("copied")
+        warm.run("init", "eval", "--model", copied, "--data", "own.jsonl", cwd=tmp_path)
+        assert load_recipe(tmp_path / "eval.toml").eval.benchmarks[0].prompt == asked_in
+        return
+    if which == "recipe":
+        (tmp_path / "a.toml").write_text(f"name = 'a'\n[model]\ncheckpoint = '{request.getfixturevalue('copied')}'\n")
+    model = "a.toml" if which == "recipe" else request.getfixturevalue(which)
     done = warm.run(
-        "eval", model, "--benchmark", "own.jsonl", *options, "--out", "run", "--dry-run", "--json", cwd=tmp_path
+        "eval", model, "--benchmark", "own.jsonl", *options, "--out", "new", "--dry-run", "--json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["eval"]["benchmarks"][0]["prompt"] == asked_in

@@ -15,6 +15,7 @@ from typing import Any
 from h1r.common.files import locked, read_json, write_json
 from h1r.common.progress import note
 from h1r.common.prose import counted
+from h1r.common.torch_ahead import begin_loading
 from h1r.config import CorpusBenchmark, Recipe
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
@@ -123,6 +124,9 @@ def _run_stage(stage: str, recipe: Recipe, run: Run, resume: bool, partial: bool
                 f"{directory} {state}; add --resume to go on, give another --out, or delete {directory} and "
                 f"{run.path / 'done' / f'{stage}.json'} to train again"
             )
+    check_files(stage, recipe)
+    if stage != "curate":
+        begin_loading()
     from h1r.verify import use_judge
 
     check_trackers(recipe)
@@ -184,6 +188,23 @@ def check_parts(recipe: Recipe) -> None:
     for one in (*recipe.corpus.sources, *recipe.corpus.benchmarks, *recipe.eval.benchmarks):
         if isinstance(one, CorpusBenchmark) and one.verifier:
             require(one.verifier)
+
+
+def check_files(stage: str, recipe: Recipe) -> None:
+    """Refuses files of a person's own that are missing, or hold nothing, before anything is loaded that takes
+    seconds."""
+    from h1r.data.own import check_benchmark, check_conversations, conversations_file
+    from h1r.train.problems import check_problems
+
+    if stage == "sft":
+        for part in recipe.sft.mixture or [recipe.sft]:
+            if file := conversations_file(part.data):
+                check_conversations(file, part.columns)
+    elif stage == "pool" and recipe.rl.problems:
+        check_problems(recipe.rl.problems)
+    elif stage.startswith("eval_"):
+        for one in (*recipe.eval.own, *recipe.eval.safety):
+            check_benchmark(one, recipe.corpus.root)
 
 
 def _use_threads(threads: int) -> None:

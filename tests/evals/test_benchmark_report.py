@@ -163,9 +163,9 @@ def test_votes_at_budgets_are_accuracy_and_million_tokens_beside_pass_at_1(
     page = page[page.index("Votes at budgets") : page.index("What the scores do not say")]
     cells = [re.sub(r"<[^>]+>", "", row).replace(" ", "") for row in re.findall(r"<tr>(<td.*?)</tr>", page)]
     assert cells == [
-        "lettersadder75.0%150.0%(40.0%to60.0%)1.25–––",
-        "lettersadder75.0%51290.0%(80.0%to95.0%)64096.7%(90.0%to99.0%)89.886.0%",
-        "sumsadder75.0%150.0%(40.0%to60.0%)1.25–––",
+        "lettersadder75.0%150.0%(40.0%to60.0%)1.25M–––",
+        "lettersadder75.0%51290.0%(80.0%to95.0%)640M96.7%(90.0%to99.0%)89.8M86.0%",
+        "sumsadder75.0%150.0%(40.0%to60.0%)1.25M–––",
     ]
     assert "DeepConf needs: sums, adder (confidences)." in page
     rows = {one["name"]: one for one in json.loads((run / "report.json").read_text())["benchmarks"]}
@@ -175,9 +175,9 @@ def test_votes_at_budgets_are_accuracy_and_million_tokens_beside_pass_at_1(
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(run)])
     said = capsys.readouterr().out
-    assert re.search(r"letters +512 +90\.0% +80\.0 to 95\.0 +640 +96\.7% +90\.0 to 99\.0 +89\.8", said)
+    assert re.search(r"letters +512 +90\.0% +80\.0 to 95\.0 +640 M +96\.7% +90\.0 to 99\.0 +89\.8 M", said)
     assert re.search(r"majority alone where answers carry no confidences,\s+which DeepConf\s+needs", said)
-    assert "alone     " not in said.partition("M tokens")[2]
+    assert "alone     " not in said.partition("traces")[2]
 
 
 def test_a_calibration_error_is_told_where_there_is_one(tmp_path: Path) -> None:

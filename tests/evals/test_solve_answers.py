@@ -11,7 +11,8 @@ from h1r.data.tokenizer import train_tokenizer, with_chat_format
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.evals.answers import generate, recipe_of
-from h1r.evals.solving import _problems, solve
+from h1r.evals.questions import questions_of
+from h1r.evals.solving import solve
 from h1r.evals.stages import evaluate_stage, scaling_stage
 from h1r.models import build, save
 from h1r.models.falcon_h1.config import preset
@@ -187,7 +188,7 @@ def test_the_name_of_a_file_that_is_not_read_is_no_question(tmp_path, name, ther
     if there:
         path.write_text("[]")
     with pytest.raises(UserError, match=r"files that end with \.jsonl, .*; convert it, or ask the question in words"):
-        _problems(str(path))
+        questions_of(str(path))
 
 
 @pytest.mark.parametrize(
@@ -195,11 +196,11 @@ def test_the_name_of_a_file_that_is_not_read_is_no_question(tmp_path, name, ther
 )
 def test_a_file_of_problems_that_is_missing_is_said(tmp_path, name):
     with pytest.raises(UserError, match="cannot read"):
-        _problems(str(tmp_path / name))
+        questions_of(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
     "question", ["What is in data.json?", "Explain x.txt", "Is 1.5 > 1.25", "e.g.", "3+4", "\0" * 9]
 )
 def test_a_question_is_a_question(question):
-    assert [one.question for one in _problems(question)] == [question]
+    assert [one.question for one in questions_of(question)] == [question]

@@ -119,9 +119,10 @@ def test_weights_too_narrow_for_their_updates_are_said_to_be(
     """At the paper's rate for RL, weights of the usual size do not move at all in bfloat16."""
     model = tiny_model(dtype=dtype)
     section = OptimizerSection(learning_rate=2e-6)
-    optimizer = make_optimizer(model, section)
+    optimizer = make_optimizer(model, section, "rl")
     told = (
-        "weights are trained in bfloat16, which loses every update of less than about 0.004" in capsys.readouterr().err
+        "weights are trained in bfloat16, which loses every update of less than about 0.004 of a weight; --set "
+        "rl.compute_dtype=float32 keeps weights in float32\n" in capsys.readouterr().err
     )
     weight = model.model.embed_tokens.weight
     with torch.no_grad():

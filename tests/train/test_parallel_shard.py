@@ -346,7 +346,7 @@ def test_weights_of_several_types_are_refused_in_shards_with_a_sentence(
     model = {"preset": None, "overrides": {}, "checkpoint": str(source)}
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=model)})
     for said in grids[2].call(types_cannot_be_mixed, recipe, str(run.path)):
-        assert "weights in bfloat16 and float32, and shards take one type; set compute_dtype" in said
+        assert "weights in bfloat16 and float32, and shards take one type; set sft.compute_dtype" in said
 
 
 def test_gathered_weights_are_written_in_files_of_bounded_size(tmp_path: Path) -> None:

@@ -168,8 +168,10 @@ def solve(
         question = sys.stdin.read().strip()
     if not os.path.isfile(question):
         check_question(question)
+    from h1r.evals.questions import questions_of
+
+    problems = questions_of(question, parse_columns(columns))
     check_checkpoint(checkpoint)
-    mapping = parse_columns(columns)
     from h1r.config import find_recipe, load_recipe
     from h1r.config.text import parse_override
     from h1r.evals.answers import recipe_of
@@ -184,12 +186,11 @@ def solve(
     with stopping(go_on):
         solutions = answer(
             checkpoint,
-            question,
+            problems,
             resolved,
             seed,
             out,
             system_prompt=overrides.get("chat.system_prompt"),
-            columns=mapping,
             say=_told if shows and os.path.isfile(question) else None,
         )
     several = len(solutions) > 1

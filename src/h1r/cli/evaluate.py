@@ -19,15 +19,18 @@ from h1r.cli.common import (
     Seed,
     Set,
     checkpoint_of,
+    of_runs,
     open_run,
     parse_columns,
     print_json,
     print_report,
+    resolved_recipe,
 )
 from h1r.cli.stages import run_stage
 from h1r.common.packaged import packaged
 from h1r.common.progress import note
 from h1r.common.terminal import shown
+from h1r.common.torch_ahead import begin_loading
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -126,9 +129,9 @@ def eval_(
         raise UserError("give a recipe, or a checkpoint and --benchmark, as in `h1r eval CHECKPOINT --benchmark FILE`")
     mapping = parse_columns(columns)
     tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt)]
-    if benchmark and not (prompt or url) and (own := _own_prompt(named[0] if named else recipe)):
-        tables = [table for file in benchmark for table in tables_of(file, mapping, own=own)]
     if directory:
+        if not as_json:
+            begin_loading(directory)
         from h1r.evals.answers import sampling_of
 
         sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}
@@ -139,12 +142,16 @@ def eval_(
     }
     if benchmark:
         keys["eval.benchmarks"] = tables
+        asked = named[0] if named else None if url else _asked_of(recipe, out, set_, keys)
+        if asked and not prompt and (own := _own_prompt(asked)):
+            keys["eval.benchmarks"] = [table for file in benchmark for table in tables_of(file, mapping, own=own)]
     elif columns or prompt:
         raise UserError(f"{'--columns' if columns else '--prompt'} is for a --benchmark FILE of problems; give one")
     target = recipe or {"name": _run_name(named[0] if named else "endpoint")}
     resolved, run = open_run(target, out, set_, seed, dry_run, as_json, keys, resume)
     partial = bool(only or without or limit)
-    resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit, without or [])})
+    with run.leaving_nothing():
+        resolved = resolved.model_copy(update={"eval": part_of(resolved.eval, only or [], limit, without or [])})
     alone = resolved.engine.kind == "endpoint"
     existing = ["base"] if alone else _models_of(resolved, run)
     todo = [f"eval_{which}" for which in stages or existing]
@@ -211,14 +218,24 @@ def part_of(section: EvalSection, only: Sequence[str], limit: int, without: Sequ
     return section.model_copy(update={**kept, "held_out": section.held_out and whole})
 
 
-def _own_prompt(model: str | None) -> str | None:
-    """What the training of a checkpoint, or of the model trained last in a run, asked its problems in; said."""
-    from h1r.run.directory import Run, prompt_of
+def _asked_of(target: str | None, out: Path | None, set_: list[str] | None, keys: Mapping[str, Any]) -> str | None:
+    """Whom a recipe or a run directory has asked: the model trained last in its run, before that the checkpoint that
+    training begins with; None without one."""
+    from h1r.run.directory import Run
 
-    path = Path(model or "").expanduser()
-    untrained = (path / "recipe.json").exists() and not Run(path).models()
-    if model is None or path.is_file() or untrained:
+    if target is None:
         return None
+    recipe, directory = resolved_recipe(target, set_, None, keys)
+    run = Run(out or directory or of_runs(recipe.name))
+    checkpoint = None if recipe.engine.kind == "endpoint" else recipe.model.checkpoint
+    return str(run.path) if run.models() else checkpoint
+
+
+def _own_prompt(model: str) -> str | None:
+    """What the training of a checkpoint, or of the model trained last in a run, asked its problems in; said."""
+    from h1r.run.directory import prompt_of
+
+    path = Path(model).expanduser()
     if found := prompt_of(str(path) if path.is_dir() else model):
         note(f"asked as in training: {textwrap.shorten(shown(found), 200)} (--prompt asks otherwise)")
     return found

@@ -33,6 +33,7 @@ from h1r.cli.common import (
 from h1r.common.progress import note, quiet, saying_once
 from h1r.common.prose import counted
 from h1r.common.terminal import shown, shown_json
+from h1r.common.torch_ahead import begin_loading
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ def sft(
 ) -> None:
     """Fine-tune on curated traces, or on a file as it is."""
     from h1r.data.file_kinds import format_of
+    from h1r.data.own import check_conversations
     from h1r.run.directory import model_directory
 
     keys: dict[str, Any] = {}
@@ -236,6 +238,9 @@ def sft(
             raise UserError(f"no file {recipe}; check the path")
         target = {"name": Path(recipe).name.split(".")[0] or "sft"}
         mapping = parse_columns(columns)
+        check_conversations(Path(recipe), mapping)
+        quiet(as_json)
+        begin_loading()
         keys |= _sft_on_file(model_directory(model), on_cards=gpus is not None)
         keys |= {"sft.data": recipe, "sft.columns": mapping}
     elif columns:

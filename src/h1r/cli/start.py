@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from h1r.cli.common import AsJson, print_json
+from h1r.cli.common import AsJson, checkpoint_of, print_json
 from h1r.common.files import replace_directory, write_text
 from h1r.common.packaged import packaged
 from h1r.common.progress import note
@@ -55,17 +56,22 @@ def init(
             raise UserError("the examples name their models and data themselves; leave --model and --data out")
         _write_examples(file or Path("examples"))
         return
+    from h1r.config.recipe import PLACEHOLDERS
+    from h1r.run.directory import prompt_of
+
     path = file or Path(f"{task.value}.toml")
     template = packaged("recipes", "tasks", f"{task.value}.toml")
     text = template.read_text(encoding="utf-8").replace(f"{task.value}.toml", path.name)
-    for place, value in (("CHECKPOINT", model), ("DATA", data)):
+    for place, value in zip(PLACEHOLDERS, (model, data), strict=True):
         if value is not None:
             text = text.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
+    if task is Task.EVAL and model is not None and checkpoint_of(model) and (asked := prompt_of(model)):
+        text = re.sub("(?m)^prompt = .*", lambda _: f"prompt = {json.dumps(asked)} # as in its training", text)
     if path.exists():
         raise UserError(f"{path} is there already; name another file")
     with _writing(path):
         write_text(path, text)
-    missing = " and ".join(f'"{place}"' for place in ("CHECKPOINT", "DATA") if f'"{place}"' in text)
+    missing = " and ".join(f'"{place}"' for place in PLACEHOLDERS if f'"{place}"' in text)
     note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {quote(str(path))}`")
 
 

@@ -15,12 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from h1r.common.progress import note
+
 
 def load_ahead() -> None:
     """Begins, and returns at once. What cannot be loaded so (another system, a build for CUDA whose libraries lie in
     other packages) is left to torch."""
     if sys.platform == "linux" and "torch" not in sys.modules:
         threading.Thread(target=_load, name="h1r-torch-libraries", daemon=True).start()
+
+
+def begin_loading(what: str = "torch and the model") -> None:
+    """`load_ahead`, and says so: it takes seconds before anything else is seen."""
+    if "torch" not in sys.modules:
+        note(f"loading {what}")
+        load_ahead()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import difflib
 import json
 import reprlib
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,6 +35,8 @@ from h1r.errors import UserError
 _MOVED = {"corpus.verify_time_s": "verify.time_limit_s", "problems.sources": "corpus.sources"}
 """Keys of earlier versions -> what they are called now. Old recipes and runs still hold them."""
 _BUILT_IN = packaged("recipes")
+PLACEHOLDERS = ("CHECKPOINT", "DATA")
+"""What stands in a recipe of `h1r init` where a person's own belongs."""
 _KINDS = ("reasoning_gym", "jsonl", "json", "csv", "parquet", "hub", "inspect")
 
 
@@ -103,6 +106,8 @@ def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) 
     """The recipe of a tree of keys with `overrides` laid over it; `place` is where messages say that it came from."""
     for key, value in (overrides or {}).items():
         _set(tree, key.split("."), value)
+    if left := next(_placeholders(tree), None):
+        raise UserError(f'{place}: `{left[0]}` is still "{left[1]}"; put your own in, there or by --set {left[0]}=...')
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -111,6 +116,16 @@ def resolve(tree: dict[str, Any], overrides: dict[str, Any] | None, place: str) 
         # An override holds the wrong key, or is one of a table whose keys do not go together.
         given = next((k for k in overrides or () if f"{wrong}.".startswith(f"{k}.") or k.startswith(f"{wrong}.")), None)
         raise UserError(f"{place if given is None else f'--set {given}'}: {_explain(error)}") from None
+
+
+def _placeholders(tree: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, placeholder) of what nobody has put their own in for."""
+    keys = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in keys:
+        here = f"{place}.{key}" if place else str(key)
+        if isinstance(value, str) and value in PLACEHOLDERS and not Path(value).exists():
+            yield here, value
+        yield from _placeholders(value, here)
 
 
 def find_recipe(name: str) -> Path:

@@ -19,7 +19,7 @@ from h1r.config import CorpusBenchmark, CorpusSource
 from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.io.chats import shape_of
 from h1r.data.curate.io.columns import BadRowError, final_answer, nearest, prefixes, reach, value_text
-from h1r.data.curate.io.read import Reader
+from h1r.data.curate.io.read import Reader, files_of
 from h1r.data.curate.io.rows import rows_of
 from h1r.data.curate.rules.steps import normalise, sample_of
 from h1r.data.file_kinds import format_of, plain_name
@@ -108,6 +108,24 @@ def _problem(row: dict[str, Any] | BadLine, columns: Mapping[str, str], given: M
         answer = ""
     answer = final_answer(answer, columns.get("answer") in SOLUTION[:4]) if answer else ""
     return Problem(text("id") or content_id(question), question, answer)
+
+
+def conversations_file(data: str | None) -> Path | None:
+    """The path of data that are a file, None of a curation."""
+    path = Path(data or "")
+    return path if data and not path.is_dir() and format_of(path) else None
+
+
+def check_conversations(path: Path, given: Mapping[str, str]) -> None:
+    """`UserError` for a file that is missing or empty, or whose first row shows that columns are not named rightly."""
+    _chat_columns(path, given)
+
+
+def check_benchmark(section: CorpusBenchmark, root: str) -> None:
+    """`UserError` for a benchmark whose files are missing or empty. The hub is not asked."""
+    for path in files_of(section, root) if section.kind != "hub" else ():
+        if not Path(path).stat().st_size:
+            raise UserError(f"benchmark `{section.name}`: {path} {_EMPTY}")
 
 
 def own_conversations(path: Path, given: Mapping[str, str], loss: str = "last") -> list[Sample]:

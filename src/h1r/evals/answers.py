@@ -17,8 +17,9 @@ from h1r.data.lazy_tokenizer import load_lazily
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.evals.answer_view import View
+from h1r.evals.questions import problem_of
 from h1r.models import CausalLM
-from h1r.records import Problem, Trace, content_id
+from h1r.records import Trace
 from h1r.rollout.pipeline import RolloutPipeline
 from h1r.run.directory import DEFAULTS, PROMPT, model_directory, stored_defaults
 from h1r.train.start import answering
@@ -93,11 +94,6 @@ def generate(
 def in_order(traces: Sequence[Trace]) -> list[Trace]:
     """By question, then by sample."""
     return sorted(traces, key=lambda trace: (trace.prompt_index, trace.sample_index))
-
-
-def problem_of(question: str) -> Problem:
-    """A question of nobody's data, without an answer."""
-    return Problem(id=content_id(question), question=question, answer="")
 
 
 @contextmanager

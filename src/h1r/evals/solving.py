@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from h1r.common.files import contents
 from h1r.common.hub import version_of
 from h1r.common.lines import LineFile
 from h1r.common.prose import counted, figures
-from h1r.common.reading import DamagedError, json_value, lines
 from h1r.config import EnvironmentSection, Recipe
-from h1r.data.file_kinds import SUFFIXES, format_of
 from h1r.engine.protocol import Engine
 from h1r.errors import UserError
-from h1r.evals.answers import open_checkpoint, problem_of
+from h1r.evals.answers import open_checkpoint
+from h1r.evals.questions import questions_of
 from h1r.evals.solve_view import Totals, View, full_budget, one_line, open_view
 from h1r.records import Problem
 from h1r.rollout.pipeline import RolloutPipeline, is_scored
@@ -32,9 +30,6 @@ from h1r.scaling.journal import Journal
 from h1r.scaling.methods import method_of
 from h1r.scaling.run import ScalingRun, problem_seed
 from h1r.verify import open_backend
-
-_OTHER_FILES = (".gz", ".zst", ".zip", ".csv", ".tsv", ".txt", ".toml", ".yaml", ".md")
-"""What a word ends with that is the name of a file, and no question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ class Solved:
 
 def solve(
     checkpoint: str,
-    question: str,
+    question: str | Sequence[Problem],
     recipe: Recipe,
     seed: int = 0,
     out: Path | None = None,
@@ -90,8 +85,9 @@ def solve(
     columns: Mapping[str, str] | None = None,
     say: Callable[[Solved], str] | None = None,
 ) -> list[Solved]:
-    """The recipe's `scaling.method` at its largest budget, DeepConf as a rule, on a question or on a file of problems
-    (`data/own.py`), with answers or without; columns: our field -> column of it, where they have no usual names.
+    """The recipe's `scaling.method` at its largest budget, DeepConf as a rule, on a question, on a file of problems
+    (`data/own.py`), with answers or without, or on what `questions_of` has read; columns: our field -> column of a
+    file, where they have no usual names.
 
     With `out`, results are appended there, one JSON line a problem, in the order of the problems; a problem that has a
     line is not solved again. Traces that ended are kept in OUT.traces until their problem has its line, so that a kill
@@ -102,7 +98,7 @@ def solve(
     `UserError` for a checkpoint or a file that cannot be read, a problem id that stands for two problems, or results in
     `out` that other settings made.
     """
-    problems = _problems(question, columns)
+    problems = questions_of(question, columns) if isinstance(question, str) else question
     if not recipe.scaling.budgets:
         raise UserError("scaling.budgets is empty; give it at least one budget, as in --set scaling.budgets=[64]")
     with ExitStack() as open_things:
@@ -282,39 +278,3 @@ def _solved(problem: Problem, solution: Solution, run: ScalingRun, pipeline: Rol
         tokens_by_state=dict(solution.tokens),
         threshold=solution.threshold,
     )
-
-
-def _problems(question: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    named = question.endswith((*SUFFIXES, *_OTHER_FILES))
-    is_file = named and (question.split() == [question] or os.path.exists(question))
-    if not is_file:
-        if columns:
-            raise UserError(f"--columns is for a file of problems, and {question!r} is a question; leave it out")
-        return [problem_of(question)]
-    if not question.endswith(SUFFIXES):
-        kind = "a file" if os.path.exists(question) else "no file, but looks like the name of one"
-        raise UserError(
-            f"{question} is {kind}, and problems are read from files that end with "
-            f"{', '.join(SUFFIXES)}; convert it, or ask the question in words"
-        )
-    if columns or not _holds_records(question):
-        from h1r.data.own import own_problems
-
-        return own_problems(Path(question), columns or {})
-    from h1r.train.problems import check_ids, read_problems
-
-    found = read_problems(question)
-    check_ids(found, question)
-    return found
-
-
-def _holds_records(path: str) -> bool:
-    """Whether a file has our own records, with their verifiers: what `h1r curate` writes."""
-    if format_of(path) != "jsonl":
-        return False
-    try:
-        _, first = next(lines(path), (0, b""))
-        row = json_value(first)
-    except (ValueError, DamagedError):
-        return False
-    return isinstance(row, dict) and "question" in row and bool({"verifier", "metadata"} & set(row))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from h1r.common.prose import counted, figures, listing
 from h1r.config import Recipe
-from h1r.evals.cost import Cost, cost_of, model_name, money
+from h1r.evals.cost import MILLION, Cost, cost_of, model_name, money
 
 
 def result_table(report: Mapping[str, Any]) -> Table:
@@ -106,9 +106,11 @@ def overlapping(overlap: Mapping[str, Mapping[str, Any]] | None) -> str:
     return f"{sum(one['total'] for one in overlap.values()):,}" if overlap else ""
 
 
-def millions(tokens: float | None) -> str:
-    """1234567 as `1.23`, in three figures."""
-    return "" if tokens is None else figures(tokens / 1e6)
+def tokens_text(tokens: float | None) -> str:
+    """`46`, `68,801`, and `1.23 M` from a million on, in three figures; empty for None."""
+    if tokens is None:
+        return ""
+    return f"{tokens:,.0f}" if round(tokens) < MILLION else f"{figures(tokens / MILLION)} M"
 
 
 def benchmark_line(name: str, found: Mapping[str, Any]) -> str:
@@ -181,11 +183,11 @@ def _benchmark_table(rows: Sequence[_Row]) -> Table:
 
 
 def _votes_table(rows: Sequence[_Row]) -> Table:
-    """Accuracy and million tokens of votes, at each budget; majority of one trace is pass@1."""
+    """Accuracy and tokens of votes, at each budget; majority of one trace is pass@1."""
     votes = [(row, of) for row in rows if (of := row.found.get("budgets"))]
     methods = list(dict.fromkeys(of["method"].replace("deepconf", "DeepConf") for _, of in votes))
     label = " or ".join(one for one in methods if one != "majority")
-    head = ("benchmark", "model", "traces", "majority", "interval", "M tokens", label, "interval", "M tokens")
+    head = ("benchmark", "model", "traces", "majority", "interval", "tokens", label, "interval", "tokens")
     cells = [
         (
             row.name, row.model, str(one["budget"]), *_vote(one["majority"]), *_vote(one["deepconf"]),
@@ -201,7 +203,7 @@ def _votes_table(rows: Sequence[_Row]) -> Table:
 def _vote(score: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if score is None:
         return "", "", ""
-    return _percent(score["accuracy"]), _ends(score["interval"]), millions(score["tokens"])
+    return _percent(score["accuracy"]), _ends(score["interval"]), tokens_text(score["tokens"])
 
 
 def _narrow(head: Sequence[str], rows: Sequence[Sequence[str]], captions: Sequence[str]) -> Table:

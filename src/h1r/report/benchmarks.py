@@ -18,7 +18,7 @@ from h1r.common.html import NONE, count, duration, esc, percent, percent_interva
 from h1r.common.prose import listing
 from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, model_name, money
-from h1r.evals.summary import millions, overlapping, room_text
+from h1r.evals.summary import overlapping, room_text, tokens_text
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
 from h1r.report.stored import Overlap, Votes, VoteScore, method_label
@@ -157,9 +157,9 @@ def _votes_html(found: Sequence[Benchmark]) -> str:
         return ""
     methods = list(dict.fromkeys(method_label(of.method) for _, of in votes if of.method != "majority"))
     priced = any(row.deepconf for _, of in votes for row in of.rows)
-    head = ["benchmark", "model", "pass@1", "traces", "majority right", "million tokens"]
+    head = ["benchmark", "model", "pass@1", "traces", "majority right", "tokens"]
     if priced:
-        head += [f"{' or '.join(methods)} right", "million tokens", "saved"]
+        head += [f"{' or '.join(methods)} right", "tokens", "saved"]
     rows = [
         [
             esc(one.name), esc(one.model), percent(one.result.pass_at_1), str(row.budget), *_vote(row.majority),
@@ -191,7 +191,7 @@ def _vote(score: VoteScore | None) -> tuple[str, str]:
     if score is None:
         return NONE, NONE
     inside = f' <span class="soft">({percent_interval(score.interval)})</span>' if score.interval else ""
-    return percent(score.accuracy) + inside, millions(score.tokens) or NONE
+    return percent(score.accuracy) + inside, tokens_text(score.tokens) or NONE
 
 
 def _saved(majority: VoteScore, other: VoteScore | None) -> float | None:

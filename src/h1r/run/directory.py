@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -98,10 +99,10 @@ def prompt_of(checkpoint: str) -> str | None:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. `is_new`: it was made by this `open`."""
+    """One run directory. `made`: what this `open` made, itself and directories above it, from below."""
 
     path: Path
-    is_new: bool = field(default=False, compare=False)
+    made: tuple[Path, ...] = field(default=(), compare=False)
 
     @classmethod
     def open(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> Run:
@@ -112,7 +113,8 @@ class Run:
         (`changes.py`). What `NO_RESULT` names may differ, and `ON_RESUME` where a stage goes on; all of it is noted in
         attempts.jsonl.
         """
-        run = cls(Path(path), is_new=not Path(path).exists())
+        new = takewhile(lambda one: not one.exists(), (Path(path), *Path(path).parents))
+        run = cls(Path(path), made=tuple(new))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -151,8 +153,11 @@ class Run:
         try:
             yield
         except UserError as error:
-            if self.is_new and str(self.path) not in str(error) and is_bare(self.path):
+            if self.made and str(self.path) not in str(error) and is_bare(self.path):
                 shutil.rmtree(self.path, ignore_errors=True)
+                with suppress(OSError):  # another run may lie there by now
+                    for directory in self.made[1:]:
+                        directory.rmdir()
             raise
 
     def stage(self, name: str) -> Path:

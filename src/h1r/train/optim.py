@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +15,24 @@ from h1r.errors import UserError
 from h1r.models.shards import own_rows, whole
 from h1r.train.lora import Adapted
 from h1r.train.parallel.gradients import Trained, weights_of
-from h1r.train.parallel.precision import ComputeCopy
+from h1r.train.parallel.precision import ComputeCopy, fitting
 
 
-def make_optimizer(trained: Trained, section: OptimizerSection) -> torch.optim.Optimizer:
-    """The recipe's optimiser, with `vector_lr_scale` on the rate of vectors. Weight decay falls on matrices only:
-    norms, biases, A_log, D and dt_bias are left alone, as is usual for Mamba; the paper does not say. Says so when the
-    weights are narrower than fp32, where small updates are lost. Each step refreshes a copy that computes."""
+def make_optimizer(
+    trained: Trained, section: OptimizerSection, stage: Literal["sft", "rl"] = "sft"
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser of a stage, with `vector_lr_scale` on the rate of vectors. Weight decay falls on matrices
+    only: norms, biases, A_log, D and dt_bias are left alone, as is usual for Mamba; the paper does not say. Says so
+    when the weights are narrower than fp32, where small updates are lost. Each step refreshes a copy that computes."""
     model = weights_of(trained)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    narrow = {p.dtype for p in (*matrices, *others)} & {torch.bfloat16, torch.float16}
-    for dtype in narrow:
+    places = {(p.dtype, p.device.type) for p in (*matrices, *others) if p.dtype in (torch.bfloat16, torch.float16)}
+    for dtype, place in sorted(places, key=str):
         note(
             f"weights are trained in {str(dtype).removeprefix('torch.')}, which loses every update of less than about "
-            f"{torch.finfo(dtype).eps / 2:.1g} of a weight; set compute_dtype, which keeps weights in float32"
+            f"{torch.finfo(dtype).eps / 2:.1g} of a weight; --set {stage}.compute_dtype={fitting(place)} keeps "
+            "weights in float32"
         )
     hidden = _hidden(model, matrices) if section.kind == "muon" else []
     inside = {id(p) for p in hidden}

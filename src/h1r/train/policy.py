@@ -85,7 +85,7 @@ class LocalPolicy:
         self.world = world
         self._section, self._tokenizer, self._directory, self._reference = section, tokenizer, directory, reference
         self._computing = computing_model(self.trained).eval()
-        self._optimizer = make_optimizer(self.trained, section.optimizer)
+        self._optimizer = make_optimizer(self.trained, section.optimizer, "rl")
         self._checkpoints = Checkpoints(directory, section.keep_checkpoints)
         self._utilisation = Utilisation(self._computing, world.size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +20,17 @@ def read_problems(path: str | Path) -> list[Problem]:
     A line without an id gets that of its question; a number as the answer is text; null, or no answer, is none. Raises
     `UserError` for a missing file, one without a problem, and a line that is no problem.
     """
-    found: list[Problem] = []
+    check_problems(path)
+    return list(_problems(path))
+
+
+def check_problems(path: str | Path) -> None:
+    """Raises as `read_problems` does, by the first problem of the file alone."""
+    if next(_problems(path), None) is None:
+        raise UserError(f"{path} holds no problem; give a JSONL file with a question and an answer in each line")
+
+
+def _problems(path: str | Path) -> Iterator[Problem]:
     for number, text in read_lines(path):
         if not text.strip():
             continue
@@ -34,16 +44,13 @@ def read_problems(path: str | Path) -> list[Problem]:
                     row["id"] = content_id(row["question"])
                 elif isinstance(row.get("id"), int):
                     row["id"] = str(row["id"])
-            found.append(_PROBLEM.validate_python(row))
+            yield _PROBLEM.validate_python(row)
         except ValueError as error:
             why = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise UserError(
                 f"{path}, line {number}: {why}; a problem has `question` and `answer`, and may have `id`, `verifier` "
                 "and `metadata`; files of other shapes are read by [[corpus.sources]]"
             ) from None
-    if not found:
-        raise UserError(f"{path} holds no problem; give a JSONL file with a question and an answer in each line")
-    return found
 
 
 def check_ids(problems: Sequence[Problem], place: str) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from h1r.common.files import contents, read_json, write_json
 from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
-from h1r.data.own import own_conversations
+from h1r.data.own import conversations_file, own_conversations
 from h1r.data.packing import pack
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
@@ -52,7 +52,6 @@ from h1r.train.plan.utilisation import Utilisation
 from h1r.train.start import (
     check_same_tokenizer,
     compute_dtype_of,
-    conversations_file,
     data_directory,
     own_data,
     saved_tokenizer,

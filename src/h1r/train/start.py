@@ -12,7 +12,7 @@ from h1r.common.prose import counted
 from h1r.config import Recipe, RLSection, SFTSection
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
 from h1r.data.control_tokens import add_control_tokens
-from h1r.data.file_kinds import format_of
+from h1r.data.own import conversations_file
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.errors import UserError
 from h1r.kernels.selection import select
@@ -79,12 +79,6 @@ def start(recipe: Recipe, run: Run, world: World, compute_dtype: torch.dtype | N
 def own_data(recipe: Recipe) -> Path | None:
     """The file of conversations that `sft.data` names, or the first of a mixture; None for a curation."""
     return conversations_file(recipe.sft.leading_data)
-
-
-def conversations_file(data: str | None) -> Path | None:
-    """The path of data that are a file, None of a curation."""
-    path = Path(data or "")
-    return path if data and not path.is_dir() and format_of(path) else None
 
 
 def data_directory(recipe: Recipe, run: Run) -> Path:

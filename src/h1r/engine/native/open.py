@@ -35,7 +35,8 @@ def open_native(section: EngineSection, tokenizer: Any, source: Source) -> Itera
         if source.live is not None:
             raise UserError(
                 f"engine.dtype = {section.dtype} is not what the trainer computes in, with whose weights the native "
-                f"engine samples ({str(model.dtype).removeprefix('torch.')}); set rl.compute_dtype, or leave it out"
+                f"engine samples ({str(model.dtype).removeprefix('torch.')}); set rl.compute_dtype to the same, or "
+                "leave engine.dtype out"
             )
         model = _cast(model, wanted)
     require_narrow(model, section.weights)

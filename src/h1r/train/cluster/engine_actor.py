@@ -192,7 +192,7 @@ def _refuse_other_type(section: EngineSection, place: Path) -> None:
     if (trained := dtype_of(place)) != getattr(torch, section.dtype):
         raise UserError(
             f"engine.dtype = {section.dtype} is not what the trainer computes in "
-            f"({str(trained).removeprefix('torch.')}); set rl.compute_dtype, or leave it out"
+            f"({str(trained).removeprefix('torch.')}); set rl.compute_dtype to the same, or leave engine.dtype out"
         )
 
 

@@ -19,7 +19,7 @@ from h1r.errors import UserError
 from h1r.kernels.torch.operators import at_least_fp32
 from h1r.models import CausalLM
 from h1r.train.lora import Adapted, Adapters
-from h1r.train.parallel.precision import ComputeCopy
+from h1r.train.parallel.precision import ComputeCopy, fitting
 
 T = TypeVar("T")
 BUCKET = 64 << 20
@@ -127,8 +127,9 @@ def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dty
     if len(kinds) > 1:
         names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         raise UserError(
-            f"the checkpoint holds weights in {names}, and shards take one type; set compute_dtype, which keeps all "
-            "of them in float32"
+            f"the checkpoint holds weights in {names}, and shards take one type; set "
+            f"sft.compute_dtype, or rl.compute_dtype, to {fitting(mesh.device_type)}, which keeps all of them in "
+            "float32"
         )
     # Inputs keep their types: the rotary table stays in fp32 whatever the weights are.
     reduce_dtype = torch.float32 if (compute_dtype or model.dtype).itemsize < 4 else None

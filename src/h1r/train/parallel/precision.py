@@ -25,6 +25,12 @@ from h1r.models.registry import family_of
 T = TypeVar("T")
 
 
+def fitting(device_type: str) -> str:
+    """The `compute_dtype` that keeps weights in fp32 and that a device computes fastest in: on CPUs our kernels want
+    fp32."""
+    return "float32" if device_type == "cpu" else "bfloat16"
+
+
 class ComputeCopy:
     """`copy(function, ...)` is `function(copy.model, ...)`; its gradients arrive in `weights`, in their type.
 
