@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -114,6 +115,17 @@ def test_a_request_its_engine_and_its_traces_are_spans_and_hold_no_text(model: M
     assert found.services == {"h1r"}
     for text in (QUESTION, KEY, plain["choices"][0]["message"]["content"][:40]):
         assert text.encode() not in found.raw
+
+
+def test_a_collector_that_never_answers_holds_nobody_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        spans = spans_to(f"http://127.0.0.1:{mute.getsockname()[1]}")
+        for _ in range(600):  # more than one batch, each of which may take as long
+            spans.request("POST", "/v1/chat/completions", {}).end(200)
+        monkeypatch.setattr("h1r.serve.spans._SEND_S", 0.1)
+        begun = time.monotonic()
+        spans.close()
+    assert time.monotonic() - begun < 2
 
 
 def test_a_server_behind_is_a_span_whose_own_spans_join() -> None:

@@ -12,6 +12,7 @@ where it has some (`gen_ai.`), else `h1r.`.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,8 +55,11 @@ class Spans:
         return RequestSpan(self._tracer, span)
 
     def close(self) -> None:
-        """Sends what is left."""
-        self._provider.shutdown()
+        """Sends what is left, as far as the collector takes it within `_SEND_S`: the provider gives each batch that
+        long, and there may be several."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_SEND_S)
 
 
 class RequestSpan:
