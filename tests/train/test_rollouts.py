@@ -106,6 +106,7 @@ sections = st.fixed_dictionaries(
                 "cache_groups": st.integers(0, 4),
                 "max_age": st.integers(1, 3),
                 "max_rounds": st.integers(1, 4),
+                "overdraw": st.sampled_from([0.0, 0.4]),
             }
         ),
         "curriculum": st.sampled_from([{}, {"choose": "pass_rate", "retire_after": 1, "revisit": 0.3}]),
@@ -184,6 +185,22 @@ def test_backfill_fills_the_batch_and_serves_the_surplus_before_it_samples() -> 
         assert [group.traces[0].seed for group in collected.groups[: len(waiting)]] == waiting
         from_cache += collected.from_cache
     assert from_cache > 5
+
+
+def test_a_round_that_overdraws_spares_the_next_and_wastes_nothing() -> None:
+    rounds, groups, generated = {}, {}, {}
+    for overdraw in (0.0, 0.3):
+        backfill = {"max_rounds": 4, "cache_groups": 16, "overdraw": overdraw}
+        stream, engine = stream_of([0, 50, 50, 100, 50], batch_size=16, num_generations=8, backfill=backfill)
+        stream.collect(0)  # the yield is not known yet
+        calls = engine.calls
+        found = [stream.collect(step) for step in range(1, 21)]
+        rounds[overdraw], groups[overdraw] = engine.calls - calls, sum(len(one.groups) for one in found)
+        generated[overdraw] = sum(one.generated for one in found)
+        assert all(one.generated <= 4 * 16 for one in found)
+    assert groups[0.0] == groups[0.3] == 20 * 16
+    assert rounds[0.3] < 0.6 * rounds[0.0]
+    assert generated[0.3] < 1.1 * generated[0.0]
 
 
 def test_a_cache_that_fills_the_batch_spares_the_engine() -> None:

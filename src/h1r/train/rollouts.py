@@ -193,11 +193,13 @@ class GroupStream:
             if missing <= 0 and not going_on:
                 break
             # With a yield of 1/3, three prompts are drawn for each group that is missing; what comes out in surplus
-            # is kept in the cache, so little is wasted.
-            wanted = math.ceil(missing / self._yield) if backfill.mode == "backfill" else section.batch_size
+            # is kept in the cache, so little is wasted. Each further round waits for its longest rollout once more.
+            over = (1 + backfill.overdraw) / self._yield
+            wanted = math.ceil(missing * over) if backfill.mode == "backfill" else section.batch_size
             # Rollouts that have not ended are among those that the next batches will want.
-            room = math.ceil(section.batch_size / self._yield) - len(going_on) - len(self._open)
-            count = min(wanted - len(going_on), section.batch_size, room)
+            room = math.ceil(section.batch_size * over) - len(going_on) - len(self._open)
+            most = section.batch_size * (backfill.max_rounds if backfill.overdraw else 1)
+            count = min(wanted - len(going_on), most, room)
             if going_on:
                 count = max(1, count)  # the journal knows a round by its first draw
             elif count <= 0:

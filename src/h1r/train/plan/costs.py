@@ -24,6 +24,8 @@ from h1r.models import CausalLM
 from h1r.models.config import ModelConfig
 from h1r.models.registry import family_of
 
+_SHORT = 1024
+
 
 @dataclass(frozen=True)
 class PassCosts:
@@ -61,6 +63,14 @@ def pass_costs(config: ModelConfig, dtype: torch.dtype, length: int) -> PassCost
         flows=config.hidden_size * dtype.itemsize,
         flops=first.flops + (config.num_hidden_layers - 1) * layer_flops + 2 * length * head,
     )
+
+
+@lru_cache(maxsize=16)
+def flops_terms(config: ModelConfig) -> tuple[float, float]:
+    """a and b of the operations of a forward pass over n tokens, a n + b n^2."""
+    one, two = (pass_costs(config, torch.bfloat16, n).flops for n in (_SHORT, 2 * _SHORT))
+    quadratic = (two - 2 * one) / (2 * _SHORT * _SHORT)
+    return one / _SHORT - quadratic * _SHORT, quadratic
 
 
 @dataclass

@@ -12,9 +12,10 @@
     cache         of RL, while it samples: keys, values and states of the sequences that are decoded together
     reserve       context of the driver and of exchanges, and memory between blocks: our choice, see `RESERVE`
 
-Bytes that are kept are counted (`costs.py`), the others calculated from shapes. Time is the longer of computing, at a
-share of the card's peak (`UTILISATION`), and of exchanging weights and gradients, which FSDP2 hides behind it; the
-exchange of heads between context-parallel processes is left out. Nothing here has been held against a card yet.
+Bytes that are kept are counted (`costs.py`), the others calculated from shapes. Time is the longer of computing, by the
+cards that have the most sequences, at a share of the card's peak (`UTILISATION`), and of exchanging weights and
+gradients, which FSDP2 hides behind it; the exchange of heads between context-parallel processes is left out. Nothing
+here has been held against a card yet.
 
 RL samples and trains in turn on the same cards. What training holds is free while the native engine samples, whose
 cache is as large as the room allows; vLLM keeps its share of the card (`engine.gpu_memory_utilization`) all the time.
@@ -157,8 +158,8 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
         kept = {"weights": weights, "adapters": trained * trained_bytes(optimizer, 1.0)}
     else:
         trained = costs.parameters
-        each = trained_bytes(optimizer, 1 - costs.root / costs.parameters)
-        kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, each)
+        share = trained_bytes(optimizer, 1 - costs.root / costs.parameters)
+        kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, share)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
     engine = _engine(recipe, costs, trainers, dtype.itemsize, apart) if stage == "rl" else {}
     beside = {part: size for part, size in engine.items() if not (apart and part == "engine")}
@@ -170,14 +171,23 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
         "work": _work(config, costs, held, dtype.itemsize),
         **reserve,
     }
-    flops = _passes(recipe, stage) * costs.flops / longest * tokens
-    rounds = math.ceil(tokens / data / rows)
-    exchanged = _exchanged(recipe, stage, costs, trainers.count, dtype.itemsize, rounds, trained)
+    each = _passes(recipe, stage) * costs.flops
+    sequences = tokens // longest
+    busiest = math.ceil(sequences / data)
+    exchanged = _exchanged(
+        recipe, stage, costs, trainers.count, dtype.itemsize, math.ceil(busiest * longest / rows), trained
+    )
     seconds = {
-        "computing": flops / (trainers.count * utilisation * 1e12 * cards.card.tflops),
+        "computing": busiest * each / (context * utilisation * 1e12 * cards.card.tflops),
         "exchanging": exchanged / trainers.bandwidth,
     }
-    made = Plan(stage, cards, costs.parameters, memory, tokens, flops, seconds)
+    made = Plan(stage, cards, costs.parameters, memory, tokens, sequences * each, seconds)
+    if data > sequences:
+        idle = counted((data - sequences) * context, "card")
+        made.notes.append(
+            f"{idle} of {trainers.count:,} have nothing to do: {counted(sequences, 'sequence')} a step and "
+            f"{counted(context, 'card')} each; raise parallel.context or {stage}.batch_size."
+        )
     if stage == "sft":
         return made
     sampling = {"engine": engine.get("engine", 0.0)} if apart else {**kept, **engine}
@@ -291,13 +301,14 @@ def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[s
     """The plan with what a card holds while it samples. held: besides the cache."""
     longest, rl, engine = recipe.rl.max_tokens, recipe.rl, recipe.engine
     if engine.kind == "server":
-        return dataclasses.replace(made, notes=["sampling: on servers with cards of their own, which are not planned."])
+        note = "sampling: on servers with cards of their own, which are not planned."
+        return dataclasses.replace(made, notes=[*made.notes, note])
     each = family_of(config).model_class.cache_type.bytes_per_slot(config, longest, dtype)
     room = SHARE_OF_FREE * (1e9 * made.cards.card.gb - sum(held.values()))
     if engine.kind == "vllm":  # its cache lies within its share
         room = held["engine"] - dtype.itemsize * made.parameters
     engines = recipe.cluster.engines if recipe.cluster.backend == "ray" else made.cards.count
-    drawn = math.ceil(rl.batch_size * rl.num_generations / engines)
+    drawn = math.ceil(rl.batch_size / engines) * rl.num_generations  # an engine gets whole groups
     sequences = max(1, min(int(room / each), engine.max_sequences, drawn))
     cache = sequences * each
     if engine.kind == "vllm":
@@ -306,7 +317,12 @@ def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[s
         f"sampling: a sequence of {longest:,} tokens keeps {gigabytes(each)}; a card draws {drawn:,} a step and "
         f"decodes {sequences:,} of that length together. Its time is not in the plan."
     )
-    notes = [note]
+    notes = [*made.notes, note]
+    if engines > rl.batch_size:
+        notes.append(
+            f"{counted(engines - rl.batch_size, 'engine')} of {engines:,} sample nothing in a round of "
+            f"{counted(rl.batch_size, 'group')}, each of which goes to one."
+        )
     if recipe.cluster.backend == "ray":
         notes.append(f"{counted(recipe.cluster.trainers, 'card')} of these train, and {engines:,} sample.")
     return dataclasses.replace(made, sampling={**held, "cache": cache}, sequences=sequences, notes=notes)

@@ -10,15 +10,12 @@ before an update, a reference model), does not count. The peak is that of dense 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 
 from h1r.models import CausalLM
 from h1r.train.plan.cards import CARDS, Card
-from h1r.train.plan.costs import pass_costs
-
-_SHORT = 1024
+from h1r.train.plan.costs import flops_terms
 
 
 class Utilisation:
@@ -34,17 +31,10 @@ class Utilisation:
         tokens; nothing without a card that is known."""
         if self._card is None or seconds <= 0:
             return {}
-        linear, quadratic = self._terms
+        linear, quadratic = flops_terms(self._config)
         done = 3 * updates * sum(linear * n + quadratic * n * n for n in lengths)
         tflops = done / (1e12 * seconds * self._processes)
         return {"tflops": round(tflops, 2), "mfu": round(tflops / self._card.tflops, 4)}
-
-    @cached_property
-    def _terms(self) -> tuple[float, float]:
-        """a and b, from two lengths."""
-        one, two = (pass_costs(self._config, torch.bfloat16, n).flops for n in (_SHORT, 2 * _SHORT))
-        quadratic = (two - 2 * one) / (2 * _SHORT * _SHORT)
-        return one / _SHORT - quadratic * _SHORT, quadratic
 
 
 def known_card(device: torch.device) -> Card | None:
