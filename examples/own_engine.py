@@ -2,7 +2,7 @@
 
     h1r demo examples/own_engine.toml
 
-Slow and obvious. It keeps every promise of `h1r.engine.protocol`; the conformance suite (tests/engine) runs on it.
+Slow and obvious. It keeps every promise of `h1r.engine.protocol`; the conformance suite of engines runs on it.
 """
 
 from __future__ import annotations

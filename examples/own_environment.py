@@ -3,7 +3,7 @@
     h1r curate examples/own_environment.toml --out runs/hints
     h1r eval runs/hints --model base
 
-The recipe names this file in `plugins` and the environment in [environment]. docs/guide/add-an-environment.md explains
+The recipe names this file in `plugins` and the environment in [environment]. `h1r docs add-an-environment` explains
 each method.
 """
 

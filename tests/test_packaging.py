@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,53 @@ def test_a_reader_without_a_checkout_gets_the_examples_that_the_pages_name(
         assert not files or "`h1r init examples`" in text, page.name
         named += len(files)
     assert named > 10
+
+
+def told_outside_a_checkout() -> Iterator[tuple[Path, str]]:
+    """What the program, its recipes for a task and its examples say: strings of the code without its documentation, but
+    with that of commands, which is their help."""
+    for path in (ROOT / "src/h1r").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+        bare = {id(one.value) for body in bodies for one in body if isinstance(one, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+                yield path, node.value
+    for command in app.registered_commands:
+        yield ROOT / "src/h1r/cli", (command.callback and command.callback.__doc__) or ""
+    for pattern in ("recipes/tasks/*.toml", "examples/*.py", "examples/*.toml"):
+        for path in ROOT.glob(pattern):
+            yield path, path.read_text(encoding="utf-8")
+
+
+def test_what_is_told_names_no_file_of_a_checkout() -> None:
+    told = list(told_outside_a_checkout())
+    assert len(told) > 9000
+    of_a_checkout = re.compile(r"(?<![\w/.])(docs|tests|tools|benchmarks)/\w|`make \w|CONTRIBUTING")
+    assert [(path, text[:200]) for path, text in told if of_a_checkout.search(text)] == []
+    pages = [page for tree in ("docs", "examples") for page in (ROOT / tree).rglob("*.md") if "log" not in page.parts]
+    texts = [text for _, text in told] + [page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *pages)]
+    named = {page for text in texts for page in re.findall(r"`h1r docs ([a-z][\w/. -]*)`", text)}
+    assert len(named) > 10
+    for page in named:
+        printed = CliRunner().invoke(app, ["docs", *page.split()])
+        assert (printed.exit_code, printed.stdout.count("\n") > 5) == (0, True), page
+
+
+def test_the_pages_come_with_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")}
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["h1r"]
+    shipped = [path for glob in globs if glob.startswith("docs/") for path in (ROOT / "src/h1r").glob(glob)]
+    assert {path.relative_to(ROOT / "src/h1r") for path in shipped} == kept
+    listed = CliRunner().invoke(app, ["docs"]).stdout
+    assert "\nyour-own-data  " in listed
+    assert len(listed.splitlines()) == len(kept) + 2
+    part = CliRunner().invoke(app, ["docs", "recipes", "rl.optimizer"]).stdout
+    assert (part.count("## `["), "`learning_rate`" in part) == (1, True)
+    assert main(["docs", "recipe"]) == main(["docs", "recipes", "rll"]) == 2
+    said = capsys.readouterr().err
+    assert "no page recipe; did you mean recipes?" in said
+    assert "no heading of recipes has 'rll'; `h1r docs recipes` prints all of it" in said
 
 
 def test_every_command_that_the_readme_names_exists() -> None:

@@ -197,9 +197,10 @@ def check_files(stage: str, recipe: Recipe) -> None:
     from h1r.train.problems import check_problems
 
     if stage == "sft":
-        for part in recipe.sft.mixture or [recipe.sft]:
-            if file := conversations_file(part.data):
-                check_conversations(file, part.columns)
+        named = {recipe.sft.data: recipe.sft.columns} | {one.data: one.columns for one in recipe.sft.mixture}
+        for data, columns in named.items():
+            if file := conversations_file(data):
+                check_conversations(file, columns)
     elif stage == "pool" and recipe.rl.problems:
         check_problems(recipe.rl.problems)
     elif stage.startswith("eval_"):

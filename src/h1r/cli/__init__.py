@@ -20,6 +20,7 @@ from h1r.cli.common import StoppedError
 from h1r.cli.evaluate import eval_
 from h1r.cli.help import Command
 from h1r.cli.inspect import parity, report, watch
+from h1r.cli.pages import docs
 from h1r.cli.serve import serve
 from h1r.cli.share import export, push
 from h1r.cli.stages import ablate, curate, demo, rl, sft
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "watch": watch,
     "parity": parity,
     "verify": verify,
+    "docs": docs,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Command)(command)

@@ -148,7 +148,7 @@ def solve(
         typer.Option(
             metavar="NAME",
             help="How many traces become one answer: majority, adaptive_consistency, esc and others "
-            "(docs/guide/scaling-methods.md). Default: scaling.method, which is deepconf.",
+            "(`h1r docs scaling-methods`). Default: scaling.method, which is deepconf.",
         ),
     ] = None,
     set_: Set = None,

@@ -98,7 +98,7 @@ def vllm_reload(subject: Subject) -> Worst:
 def _vllm(subject: Subject) -> Iterator[VLLMEngine]:
     """An engine on the subject's files, in this process. Raises `NotHereError` where vLLM is not or cannot run it."""
     if importlib.util.find_spec("vllm") is None:
-        raise NotHereError("vllm is not installed; `make setup-vllm` adds it on a machine without a GPU")
+        raise NotHereError("vllm is not installed; `h1r docs vllm` says how")
     from h1r.engine.vllm.engine import VLLMEngine
     from h1r.engine.vllm.limits import unsupported
 

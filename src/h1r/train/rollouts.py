@@ -109,7 +109,7 @@ def refuse_untold(traces: Sequence[Trace]) -> None:
     if told and not any(told):
         raise UserError(
             "no sampled token has a finite log-probability: the engine does not tell them at this temperature (a plain "
-            "server does at rl.temperature = 1; docs/guide/vllm.md), or the weights are no numbers"
+            "server does at rl.temperature = 1; `h1r docs vllm`), or the weights are no numbers"
         )
 
 

@@ -37,7 +37,7 @@ def require_narrow(model: CausalLM, weights: Weights) -> None:
     if weights != "auto" and (why := obstacle(model)):
         raise UserError(
             f"engine.weights = {weights} is for decoding in C, which cannot run here, since {why}; leave it out, or "
-            "see docs/internals/engine.md for what C needs (on a CPU, engine.dtype = float32)"
+            "give what C needs, which `h1r docs engine` says (on a CPU, engine.dtype = float32)"
         )
 
 

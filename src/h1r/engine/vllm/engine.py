@@ -93,8 +93,8 @@ class VLLMEngine(StreamingEngine):
             from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise UserError(
-                f"vLLM cannot be imported ({error}); on a machine without a GPU run `make setup-vllm`, else "
-                "`pip install vllm` (docs/guide/vllm.md)"
+                f"vLLM cannot be imported ({error}); `pip install 'open-h1r[vllm]'` on a machine with a "
+                "GPU; `h1r docs vllm` says how elsewhere"
             ) from None
         on_cpu = bool(current_platform.is_cpu())
         if own is not None and (why := unsupported(own, on_cpu, dtype)):
