@@ -15,7 +15,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import FrameType
@@ -95,7 +95,7 @@ def serve(opened: Callable[[], AbstractContextManager[Service]], where: Listenin
         port = taken.getsockname()[1]
         note(f"open {address(where.host_here, port)}/ to ask it in a browser")
         opening = Opening(lambda: things.enter_context(opened()), loading, f"{address(where.host, port)}/v1")
-        asyncio.run(_serve(Server(http_config(app, limits)), opening, limits, taken))
+        asyncio.run(_serve(Server(http_config(app, limits), opening, limits), opening, taken))
     gc.freeze()  # vLLM undoes the other, and a program that ends looks several times: seconds
 
 
@@ -131,7 +131,12 @@ def http_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """Ends by SIGTERM or SIGINT as a program that has done its work: uvicorn's raises the signal once more."""
+    """Ends by SIGTERM or SIGINT as a program that has done its work: uvicorn's raises the signal once more. Once it is
+    told to stop, requests have their time, and then end with what there is."""
+
+    def __init__(self, config: uvicorn.Config, opening: Opening, limits: Limits) -> None:
+        super().__init__(config)
+        self._opening, self._limits = opening, limits
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -148,35 +153,29 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until no request is left."""
+        drain = asyncio.create_task(self._drain())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            drain.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await drain
 
-async def _serve(server: uvicorn.Server, opening: Opening, limits: Limits, taken: socket.socket) -> None:
+    async def _drain(self) -> None:
+        self._opening.loading.end()
+        if (service := self._opening.service) is not None:
+            service.drain()
+            await asyncio.sleep(self._limits.drain_s)
+            service.finish()
+
+
+async def _serve(server: Server, opening: Opening, taken: socket.socket) -> None:
     opened = asyncio.create_task(opening.run(server))
-    async with _draining(server, opening, limits):
-        await server.serve([taken])
+    await server.serve([taken])
     if not opened.done():
         note("stopping once the model is loaded; a second signal does not wait")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
     await opened  # so that it is closed in order
-
-
-@contextlib.asynccontextmanager
-async def _draining(server: uvicorn.Server, opening: Opening, limits: Limits) -> AsyncIterator[None]:
-    """Once the server is told to stop, requests have their time, and then end with what there is."""
-
-    async def drain() -> None:
-        while not server.should_exit:
-            await asyncio.sleep(0.05)
-        opening.loading.end()
-        if (service := opening.service) is not None:
-            service.drain()
-            await asyncio.sleep(limits.drain_s)
-            service.finish()
-
-    task = asyncio.create_task(drain())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
