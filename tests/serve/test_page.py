@@ -383,6 +383,8 @@ def test_nothing_is_wider_than_the_screen(page: Page, width: int, height: int) -
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.wait("document.querySelectorAll('.rows tbody tr').length === 24")
     assert page.evaluate(OVERFLOW) <= 0
+    wide = "[...document.querySelectorAll('.rows')].map((one) => one.scrollWidth - one.clientWidth)"
+    assert page.evaluate(wide) == [0, 0]  # the answers of traces are in sight
     page.evaluate("document.querySelector('.rows button').click()")
     page.evaluate("document.getElementById('trace-numbers').click()")
     page.wait("document.getElementById('trace').open")
