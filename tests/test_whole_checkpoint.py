@@ -192,6 +192,11 @@ def test_push_uploads_what_the_directory_holds_in_one_commit(run: Path, hub: tup
     assert {name: data for name, data in handler.files.items() if name != "README.md"} == {
         path.name: path.read_bytes() for path in model.iterdir()
     }
+    keyless = warm.run("push", run, "me/model", env={**there, "HF_TOKEN": "", "HF_HOME": str(run / "no")})
+    assert "h1r: the hub wants a key to write; put a token of yours into HF_TOKEN" in keyless.stderr
+    away = warm.run("push", run, "me/model", env={**there, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert away.stderr.startswith("h1r: me/model was not pushed: ")
+    assert away.stderr.count("\n") == 1
     handler.refuses = True
     refused = warm.run("push", run, "me/model", env=there)
     assert "h1r: me/model was not pushed: " in refused.stderr

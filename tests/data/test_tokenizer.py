@@ -1,3 +1,6 @@
+from typing import Any
+
+import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +89,14 @@ def test_missing_tokenizer_is_refused(tmp_path):
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_of_the_hub_that_cannot_be_had_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers tries for half a minute, and says nothing that a person can mend."""
+
+    def away(name: str, **_: Any) -> str:
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", away)
+    with pytest.raises(UserError, match=r"^owner/name is no directory here and could not be fetched .*\(no network\)"):
+        load_tokenizer("owner/name")

@@ -125,6 +125,9 @@ def test_a_line_that_is_no_problem_is_named(tmp_path, row, why):
 
 
 def test_an_empty_or_missing_file_is_refused(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"text": "1 + 1?", "gold": "2"}\n')
+    with pytest.raises(UserError, match=r"other.jsonl, line 1: no `question` \(there are text, gold\)"):
+        read_problems(tmp_path / "other.jsonl")
     with pytest.raises(UserError, match="holds no problem"):
         read_problems(written(tmp_path / "p.jsonl", []))
     with pytest.raises(UserError, match="cannot read"):

@@ -131,7 +131,7 @@ def eval_(
     tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt)]
     if directory:
         if not as_json:
-            begin_loading(directory)
+            begin_loading(recipe or directory)
         from h1r.evals.answers import sampling_of
 
         sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}
@@ -142,7 +142,7 @@ def eval_(
     }
     if benchmark:
         keys["eval.benchmarks"] = tables
-        asked = named[0] if named else None if url else _asked_of(recipe, out, set_, keys)
+        asked = None if url else named[0] if named else _asked_of(recipe, out, set_, keys)
         if asked and not prompt and (own := _own_prompt(asked)):
             keys["eval.benchmarks"] = [table for file in benchmark for table in tables_of(file, mapping, own=own)]
     elif columns or prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from h1r.common.files import contents
@@ -27,6 +28,22 @@ def local_directory(path_or_id: str | Path) -> Path | None:
     if not is_hub_id(name):
         raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
     return None
+
+
+def fetched(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The directory that those files of a hub id lie in, which are downloaded where they have not come yet. `UserError`
+    with the hub's reason, or the network's."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*patterns], ignore_patterns=["*/*"]))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{name} is no directory here and could not be fetched from the hub ({reason}); "
+            "check the name and the network"
+        ) from None
 
 
 def version_of(path_or_id: str | Path) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from h1r.common.hub import local_directory
+from h1r.common.hub import fetched, is_hub_id, local_directory
 from h1r.common.packaged import PREFIX
 from h1r.common.prose import counted
 from h1r.config import ChatSection
@@ -86,12 +86,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "tokenizer*")
+"""Of a repository on the hub, what a tokenizer may be read from."""
+
+
 def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer directory or hub id; `UserError` when there is none, or it is not a fast one.
     Imports transformers, which takes seconds; `lazy_tokenizer.py` has one for where that matters."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     place = local_directory(path_or_id) if str(path_or_id).startswith(PREFIX) else path_or_id
+    if not Path(path_or_id).exists() and is_hub_id(str(path_or_id)):  # transformers tries for half a minute
+        place = fetched(str(path_or_id), _FILES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

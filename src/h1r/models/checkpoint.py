@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from h1r.common.files import replace_directory
-from h1r.common.hub import local_directory
+from h1r.common.hub import fetched, local_directory
 from h1r.errors import UserError
 from h1r.models.causal_lm import CausalLM
 from h1r.models.config import ModelConfig
@@ -284,16 +284,4 @@ def _directory(path_or_id: str | Path, revision: str | None) -> Path:
         if revision is not None:
             raise UserError(f"revision {revision!r} is for hub ids, and {path} is a directory; leave it out")
         return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    name = str(path_or_id)
-    try:
-        wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{name} is no directory here and could not be fetched from the hub ({reason}); "
-            "check the name and the network"
-        ) from None
+    return fetched(str(path_or_id), ("*.json", "*.safetensors", "*.jinja", "tokenizer*"), revision)

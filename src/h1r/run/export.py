@@ -91,9 +91,11 @@ def push(source: Path, repository: str, private: bool, kind: Literal["model", "d
     hub's reason."""
     import tempfile
 
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
-    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
+    if not (token := os.environ.get("HF_TOKEN") or get_token()):
+        raise UserError("the hub wants a key to write; put a token of yours into HF_TOKEN, or run `hf auth login`")
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
     try:
         with tempfile.TemporaryDirectory() as folder:
             if kind == "model":
@@ -102,7 +104,10 @@ def push(source: Path, repository: str, private: bool, kind: Literal["model", "d
             given = folder if kind == "model" else source
             message = f"{'Model' if kind == 'model' else 'Data'} of Open-H1R"
             hub.upload_folder(repo_id=repository, folder_path=given, commit_message=message, repo_type=kind)
-    except (OSError, ValueError) as error:  # the hub's are of these kinds
+    except Exception as error:
+        # The hub's are of these two kinds; the network's are those of its HTTP client, whichever that is.
+        if not (isinstance(error, OSError | ValueError) or type(error).__module__.startswith(("httpx", "requests"))):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{repository} was not pushed: {reason}") from None
     return f"{hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"

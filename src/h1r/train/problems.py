@@ -37,6 +37,8 @@ def _problems(path: str | Path) -> Iterator[Problem]:
         try:
             row = json_value(text.encode())
             if isinstance(row, dict):
+                if "question" not in row:
+                    raise ValueError(f"no `question` (there are {', '.join(row) or 'no fields'})")
                 answer = row.get("answer")
                 numeric = isinstance(answer, int | float) and not isinstance(answer, bool)
                 row["answer"] = "" if answer is None else str(answer) if numeric else answer

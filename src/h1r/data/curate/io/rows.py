@@ -134,7 +134,7 @@ def _hub(section: CorpusBenchmark, path: str) -> Iterator[Row]:
         import datasets
     except ImportError:
         raise UserError(
-            f"corpus source `{section.name}`: the hub needs `datasets`; run `pip install open-h1r[hub]`"
+            f"corpus source `{section.name}`: the hub needs `datasets`; run `pip install 'open-h1r[hub]'`"
         ) from None
     number = 0
     try:
