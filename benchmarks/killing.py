@@ -41,9 +41,12 @@ def below(process: int) -> list[int]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of it is left."""
+    """Nothing of it is left, nor of what it has started in sessions of their own, as torchrun does."""
     if process.poll() is None:
+        started = below(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
+        for one in started:
+            killed(one)
     process.wait()
 
 

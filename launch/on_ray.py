@@ -18,9 +18,9 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
-def command(arguments: argparse.Namespace, head: str) -> list[str]:
-    """What runs on every node."""
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{head}:{arguments.port}", "--rdzv-id", "h1r"]
+def command(arguments: argparse.Namespace, head: str, job: str) -> list[str]:
+    """What runs on every node. job: two jobs with one id on one head would wait for each other."""
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{head}:{arguments.port}", "--rdzv-id", job]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(arguments.nodes)]
     processes = ["--nproc-per-node", str(arguments.processes or arguments.cards), "--max-restarts", "3"]
     return [*launch, *processes, *rendezvous, "-m", "h1r", *arguments.h1r, "--resume"]
@@ -59,7 +59,7 @@ def main() -> int:
         return {"num_cpus": 1, "num_gpus": arguments.cards, "scheduling_strategy": place, "max_retries": 0}
 
     head = ray.get(ray.remote(address).options(**on(0)).remote())
-    line = command(arguments, head)
+    line = command(arguments, head, f"h1r-{ray.get_runtime_context().get_job_id()}")
     return max(ray.get([ray.remote(run).options(**on(node)).remote(line) for node in range(arguments.nodes)]))
 
 

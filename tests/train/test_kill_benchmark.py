@@ -5,13 +5,40 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+@contextmanager
+def open_pidfd(process: int) -> Iterator[int]:
+    """Readable once the process has ended."""
+    opened = os.pidfd_open(process)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def test_a_process_that_torchrun_started_is_told_when_torchrun_was_killed() -> None:
+    child = (
+        "import signal, sys; from h1r.common.orphans import end_with_parent; end_with_parent(); "
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit())); "
+        "print('ready', flush=True); signal.pause()"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        assert process.stdout.readline() == "saved\n"
 
 
 @pytest.fixture
@@ -69,6 +96,23 @@ def test_victims_are_found_among_children_and_theirs(bench: Any) -> None:
     finally:
         bench.end(process)
     assert process.returncode is not None
+
+
+def test_nothing_is_left_of_what_was_started_in_a_session_of_its_own(bench: Any) -> None:
+    grandchild = "[sys.executable, '-c', 'import sys; sys.stdin.read()']"
+    program = f"import subprocess, sys; subprocess.run({grandchild}, start_new_session=True)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, start_new_session=True)
+    while not bench.below(process.pid):
+        assert process.poll() is None
+    (child,) = bench.below(process.pid)
+    with open_pidfd(child) as ended:
+        bench.end(process)
+        assert select.select([ended], [], [], 20)[0]
+
+
+def test_ranks_go_to_a_meeting_of_their_own(bench: Any, tmp_path: Path) -> None:
+    """With a port and an id that others may have, torchrun waits in silence for a run that is not its own."""
+    assert "--standalone" in bench.launched(tmp_path, 3)
 
 
 def test_a_moment_is_a_step_that_the_run_has_come_to(bench: Any, tmp_path: Path) -> None:

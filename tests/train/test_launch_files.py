@@ -59,8 +59,7 @@ def on_ray() -> ModuleType:
 def test_torchrun_starts_a_process_a_card_and_goes_on_after_a_death(tmp_path: Path) -> None:
     (found,) = said_by(tmp_path, "torchrun.sh", ["sft", "h1r-7b-8xh200", "--out", "a b"])
     assert found == [
-        *("torchrun", "--nnodes", "1", "--nproc-per-node", "gpu", "--max-restarts", "3", "--rdzv-backend", "c10d"),
-        *("--rdzv-endpoint", "localhost:29500", "--rdzv-id", "h1r"),
+        *("torchrun", "--nnodes", "1", "--nproc-per-node", "gpu", "--max-restarts", "3", "--standalone"),
         *("-m", "h1r", "sft", "h1r-7b-8xh200", "--resume", "--out", "a b"),
     ]
 
@@ -70,6 +69,7 @@ def test_slurm_starts_torchrun_on_the_first_node_s_address_and_ends_before_its_l
     _, found = said_by(tmp_path, "slurm.sbatch", ["rl", "h1r-7b-cluster"], SLURM_SUBMIT_DIR=str(ROOT), **job)
     options = dict(zip(found[1::2], found[2::2], strict=False))
     assert (options["--nnodes"], options["--nproc-per-node"], options["--rdzv-endpoint"]) == ("32", "8", "node3:29500")
+    assert options["--rdzv-id"] == "17"
     assert found[-7:] == ["-m", "h1r", "rl", "h1r-7b-cluster", "--resume", "--set", "rl.time_limit_s=84600"]
     lines = [line for line in (LAUNCH / "slurm.sbatch").read_text().splitlines() if line.startswith("#SBATCH --")]
     asked = dict(line.removeprefix("#SBATCH --").split("=") for line in lines if "=" in line)
@@ -118,9 +118,9 @@ def test_a_job_of_a_ray_cluster_drives_the_trainers_and_engines_of_its_recipe(tm
 def test_ray_runs_on_every_node_what_torchrun_needs() -> None:
     module = on_ray()
     arguments = module.parser().parse_args(["--nodes", "2", "--cards", "4", "--", "sft", "tiny", "--out", "x"])
-    line = module.command(arguments, "10.0.0.1")
+    line = module.command(arguments, "10.0.0.1", "h1r-17")
     assert line[1:3] == ["-m", "torch.distributed.run"]
     options = dict(zip(line[3::2], line[4::2], strict=False))
     assert (options["--nnodes"], options["--nproc-per-node"]) == ("2", "4")
-    assert options["--rdzv-endpoint"] == "10.0.0.1:29500"
+    assert (options["--rdzv-endpoint"], options["--rdzv-id"]) == ("10.0.0.1:29500", "h1r-17")
     assert line[-6:] == ["h1r", "sft", "tiny", "--out", "x", "--resume"]
