@@ -23,6 +23,7 @@ from h1r.config.data import (
     RLPoolSection,
     TokenizerSection,
 )
+from h1r.config.end_early import EndEarlySection
 from h1r.config.generate import (
     BenchmarkSection,
     CaseSection,
@@ -73,6 +74,7 @@ __all__ = [
     "CorpusSource",
     "CurateSection",
     "CurriculumSection",
+    "EndEarlySection",
     "EndpointSection",
     "EngineSection",
     "EnvironmentSection",

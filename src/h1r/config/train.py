@@ -8,6 +8,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from h1r.config.base import Count, Fraction, NonNegative, Positive, PositiveFloat, Section
 from h1r.config.curriculum import CurriculumSection
+from h1r.config.end_early import EndEarlySection
 
 
 class ModelSection(Section):
@@ -243,8 +244,8 @@ class RLSection(Section):
     """Coefficient of the KL divergence from the SFT model (k3 estimator), which is loaded beside the model in training.
     0, the paper's: no such term, and no second model."""
     mask_truncated: bool = False
-    """Leave rollouts that were cut off at `max_tokens` out of the loss. Their rewards still count in the advantages of
-    their group. Our choice: off."""
+    """Leave rollouts that were cut off at `max_tokens`, or in a loop (`end_early`), out of the loss. Their rewards
+    still count in the advantages of their group. Our choice: off."""
     overlong_buffer: Count = 0
     """Tokens before `max_tokens` over which a penalty for length rises from 0 to `overlong_penalty`; 0: none (DAPO's
     soft overlong punishment, arXiv 2503.14476, with 4096 of 20480 tokens there)."""
@@ -301,6 +302,7 @@ class RLSection(Section):
     """Tokens per forward pass; the loss does not depend on it."""
     backfill: BackfillSection = BackfillSection()
     curriculum: CurriculumSection = CurriculumSection()
+    end_early: EndEarlySection = EndEarlySection()
     checkpoint_every: Positive = 10
     """Steps between checkpoints to resume from."""
     keep_checkpoints: Positive = 2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from h1r.config import RLSection
 from h1r.train.algorithms import make_loss
+from h1r.train.ended_early import is_cut_off
 from h1r.train.rollouts import Group
 
 
@@ -68,7 +69,7 @@ def to_rollouts(group: Group, section: RLSection) -> list[Rollout]:
             mask=trace.mask,
         )
         for trace, advantage, good in zip(group.traces, advantages, positive, strict=True)
-        if trace.token_ids and not (section.mask_truncated and trace.finish_reason == "length")
+        if trace.token_ids and not (section.mask_truncated and is_cut_off(trace))
     ]  # fmt: skip
 
 

@@ -13,7 +13,8 @@ divides by.
 With `rl.in_flight` engines of a cluster cut what runs in the same way when weights come (`cluster/engine_actor.py`), at
 no number that anybody knows beforehand.
 
-Left out: cutting rollouts that go on in other turns at a number of tokens.
+Left out: cutting rollouts that go on in other turns at a number of tokens; loops and DeepConf's window over a cut
+(`rl.end_early`), which begin anew behind it.
 """
 
 from __future__ import annotations

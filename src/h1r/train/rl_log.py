@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from h1r.records import Problem, read_lines, write_jsonl
+from h1r.train.ended_early import is_looped
 from h1r.train.partial import token_staleness
 from h1r.train.rollouts import Collected
 
@@ -17,12 +18,14 @@ def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
     yield: share of the groups sampled for the step that teach something. staleness: steps that the weights have taken
     between sampling a group of the batch (its first token) and training on it, mean and largest. sampled_tokens: in
     this step. longest: the most of one rollout. Where rollouts may take several steps, token_staleness is the mean over
-    tokens, and groups_waiting those that go on.
+    tokens, and groups_waiting those that go on. looped: share of rollouts that a loop ended; censored: of all that were
+    sampled, those that were stopped for their confidence and are in no other number but the tokens sampled.
     """
     ages = [step - group.born for group in collected.groups]
     groups = collected.sampled or collected.groups
     traces = [trace for group in groups for trace in group.traces]
     n = max(1, len(traces))
+    censored, looped = sum(len(group.censored) for group in groups), sum(map(is_looped, traces))
     parts = [named for group in groups for named in group.parts]
     formed = [one for group in groups for one in group.well_formed if one is not None]
     return {
@@ -30,6 +33,8 @@ def rollout_metrics(collected: Collected, step: int) -> dict[str, float]:
         "accuracy": sum(sum(group.correct) for group in groups) / n,
         "mean_tokens": sum(trace.num_tokens for trace in traces) / n,
         "truncated": sum(trace.finish_reason == "length" for trace in traces) / n,
+        **({"looped": looped / n} if looped else {}),
+        **({"censored": censored / (len(traces) + censored)} if censored else {}),
         "groups": len(collected.groups),
         "groups_generated": collected.generated,
         "groups_dropped": collected.dropped,

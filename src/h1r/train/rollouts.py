@@ -37,6 +37,7 @@ from h1r.rollout.rewards import FORMAT, Rewards
 from h1r.train.advantages import has_signal, overlong_penalty
 from h1r.train.cached_arrays import Packed, packed, unpacked
 from h1r.train.curriculum import Curriculum, CurriculumState
+from h1r.train.ended_early import ending_early, is_censored, is_looped
 from h1r.train.journal import Journal
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.partial import is_open, joined, opening_of, request
@@ -63,6 +64,9 @@ class Group:
     segments: list[list[list[int]]] = field(default_factory=list)
     """[version, tokens] of each part of each rollout, where they may have several (`partial.py`, `rl.in_flight`):
     `born` is the oldest first version. Else empty."""
+    censored: list[list[int]] = field(default_factory=list)
+    """[sample_index, tokens] of the rollouts that are not among `traces`, since they were stopped for their confidence
+    (`ended_early.py`)."""
 
 
 def pack_groups(groups: Sequence[Group]) -> Packed:
@@ -256,7 +260,7 @@ class GroupStream:
 
     def _sampled(self, going_on: Sequence[Group], first: int, count: int, step: int, made: int) -> list[Group]:
         section = self._section
-        params = SamplingParams(temperature=section.temperature, max_tokens=section.max_tokens)
+        params = ending_early(SamplingParams(temperature=section.temperature, max_tokens=section.max_tokens), section)
         # The draw number enters the seed: a prompt that comes again gets other rollouts.
         stride = max(section.num_generations, section.curriculum.max_group)
         groups: list[Group] = []
@@ -310,8 +314,13 @@ class GroupStream:
                 group.born = min(parts[0][0] for parts in group.segments)
 
     def _grade(self, groups: Sequence[Group]) -> None:
-        """Gives groups whose sampling has ended their rewards, and takes traces out that have no verdict."""
+        """Gives groups whose sampling has ended their rewards, and takes traces out that have no verdict, or are not to
+        have one."""
         section = self._section
+        for group in groups:
+            kept = [not is_censored(trace) for trace in group.traces]
+            group.censored = [[one.sample_index, one.num_tokens] for one in group.traces if is_censored(one)]
+            group.traces, group.segments = [*compress(group.traces, kept)], [*compress(group.segments, kept)]
         owners = [(group, trace) for group in groups for trace in group.traces]
         problems = [self._problems[self._index_of[group.problem_id]] for group, _ in owners]
         verdicts = self._pipeline.verdicts(problems, [trace for _, trace in owners])
@@ -324,9 +333,8 @@ class GroupStream:
             group.segments = [*compress(group.segments, kept)]
         for (group, trace), problem, verdict in compress(zip(owners, problems, verdicts, strict=True), scored):
             named = self._rewards.parts(problem, trace.text, verdict)
-            penalty = overlong_penalty(
-                trace.num_tokens, section.max_tokens, section.overlong_buffer, section.overlong_penalty
-            )
+            tokens = section.max_tokens if is_looped(trace) else trace.num_tokens
+            penalty = overlong_penalty(tokens, section.max_tokens, section.overlong_buffer, section.overlong_penalty)
             group.parts.append({**named, "overlong": -penalty} if section.overlong_buffer else named)
             group.rewards.append(self._rewards.total(named) - penalty)
             group.correct.append(verdict.parts.get("correct", 0.0) >= 1)
@@ -354,8 +362,9 @@ class GroupStream:
     def _count_tokens(self, result: Collected, going_on: Sequence[Group], groups: Sequence[Group]) -> None:
         for group, earlier in zip_longest(groups, going_on):
             before = {trace.sample_index: trace.num_tokens for trace in earlier.traces} if earlier else {}
-            for trace in group.traces:
-                new = trace.num_tokens - before.get(trace.sample_index, 0)
+            graded = [[trace.sample_index, trace.num_tokens] for trace in group.traces]
+            for index, tokens in (*graded, *group.censored):
+                new = tokens - before.get(index, 0)
                 result.tokens, result.longest = result.tokens + new, max(result.longest, new)
 
     def _teaches(self, group: Group) -> bool:

@@ -8,7 +8,8 @@ log-probability is the one under its own version given all tokens before it, wit
 holds a state that belongs to no weights. AReaL does the same (arXiv 2505.24298, interruptible rollouts); PipelineRL
 (arXiv 2509.19128) keeps the states, which spares the prefill. No token is thrown away.
 
-Left out: stop strings and DeepConf's window over a cut, which RL does not ask for.
+Left out: stop strings over a cut, which RL does not ask for. Loops and DeepConf's window (`rl.end_early`) begin anew
+behind one.
 """
 
 from __future__ import annotations
