@@ -88,6 +88,8 @@ def test_processes_draw_and_learn_what_one_does(
     grids: dict[int, Workers], curated: Path, alone: Run, tmp_path: Path, ranks: int, context: int, shard: bool
 ) -> None:
     recipe = recipe_for(context, shard, checkpoint=ranks == 4)
+    if ranks == 4:  # two copies of the shards, each over a row
+        recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"replicate": 2})})
     run = ready_for_rl(curated, tmp_path / "run", recipe)
     said = grids[ranks].call(train, recipe, str(run.path))
     assert all(one == said[0] for one in said)

@@ -13,21 +13,24 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
+from pydantic import ValidationError
 from test_parallel_sft import recipe_for, sft_under_torchrun, train
 from tiny_training import assert_same_stage, metrics_of, read_weights, run_from
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from h1r.config import Recipe, ValidationSection
+from h1r.config import ParallelSection, Recipe, ValidationSection
 from h1r.errors import UserError
 from h1r.models import build, load, save
-from h1r.models.shards import gathered
+from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.train.checkpoint import restore, save_checkpoint
 from h1r.train.documents import read_samples
 from h1r.train.optim import make_optimizer
-from h1r.train.parallel.world import open_world
+from h1r.train.parallel.gradients import weights_of
+from h1r.train.parallel.sampling_copy import SamplingCopy, checksums
+from h1r.train.parallel.world import ALONE, check_copies, open_world
 from h1r.train.sft import accumulate_gradients, sft
 from h1r.train.start import saved_tokenizer, start, starting_model
 
@@ -63,12 +66,16 @@ def worst_gap(one: Path, other: Path) -> float:
     return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
-@pytest.mark.parametrize(("data", "context", "checkpoint"), [(2, 1, True), (3, 1, False), (2, 2, True)])
+@pytest.mark.parametrize(
+    ("data", "context", "checkpoint", "copies"), [(2, 1, True, 1), (3, 1, False, 1), (2, 2, True, 1), (4, 1, False, 2)]
+)
 def test_sharded_processes_train_the_weights_of_one(
-    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path, data: int, context: int, checkpoint: bool
-) -> None:
+    grids: dict[int, Workers], curated: Path, alone: Path, tmp_path: Path, data: int, context: int, checkpoint: bool,
+    copies: int,
+) -> None:  # fmt: skip
     recipe = sharded_recipe(context)
-    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"checkpoint": checkpoint})})
+    changes = {"checkpoint": checkpoint, "replicate": copies}
+    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=changes)})
     run = run_from(curated, tmp_path / "run", recipe)
     ranks = data * context
     grids[ranks].call(train, recipe, [str(run.path)] * ranks)
@@ -77,6 +84,37 @@ def test_sharded_processes_train_the_weights_of_one(
         assert found == {key: pytest.approx(value, rel=1e-4) for key, value in line.items()}
     model = load(run.path / "sft" / "model")
     assert torch.equal(model.lm_head.weight, read_weights(run.path / "sft" / "model")["lm_head.weight"])
+
+
+def held_in_copies(groups: Groups, recipe: Recipe, path: str) -> tuple[int, bool, list[int]]:
+    """Of two copies of a model in shards: how many numbers this process has, whether it is one of a copy that does not
+    count, and the checksums of its weights, against which it holds a whole copy."""
+    world = open_world(recipe.parallel)
+    _, trained = start(recipe, Run(Path(path)), world)
+    model = weights_of(trained)
+    SamplingCopy(model, torch.float32, world)  # raises where it differs
+    sums = checksums(dict(model.named_parameters()), world)
+    return sum(own_rows(one)[0].numel() for one in model.parameters()), world.spare, [*sums.values()]
+
+
+def test_copies_of_shards_hold_halves_and_count_once(grids: dict[int, Workers], curated: Path, tmp_path: Path) -> None:
+    recipe = sharded_recipe()
+    copies = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"replicate": 2})})
+    run = run_from(curated, tmp_path / "run", recipe)
+    found = grids[4].call(held_in_copies, copies, str(run.path))
+    assert [spare for _, spare, _ in found] == [False, False, True, True]
+    assert [size for size, _, _ in found[:2]] == [size for size, _, _ in found[2:]]
+    (_, whole) = start(recipe.model_copy(update={"parallel": ParallelSection()}), run, ALONE)
+    assert found[0][0] + found[1][0] == sum(one.numel() for one in weights_of(whole).parameters())
+    expected = [*checksums(dict(weights_of(whole).named_parameters()), ALONE).values()]
+    assert all(sums == expected for _, _, sums in found)
+
+
+def test_copies_must_divide_the_processes_and_be_of_shards() -> None:
+    with pytest.raises(UserError, match="2 copies of the shards do not divide 3 processes"):
+        check_copies(ParallelSection(shard=True, replicate=2), 3)
+    with pytest.raises(ValidationError, match="set shard, too"):
+        ParallelSection(replicate=2)
 
 
 def losses_of_parts(groups: Groups, recipe: Recipe, path: str) -> tuple[float, list[float]]:
@@ -119,22 +157,31 @@ def test_sharded_processes_whose_head_runs_in_chunks_train_the_same_weights(
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((3, 1, True), (2, 2, True)), ((2, 1, True), (1, 1, False)), ((1, 1, False), (3, 1, True))],
-    ids=["three to two", "sharded to alone", "alone to sharded"],
+    [
+        ((3, 1, True), (2, 2, True)),
+        ((2, 1, True), (1, 1, False)),
+        ((1, 1, False), (3, 1, True)),
+        ((4, 1, True, 2), (2, 1, True)),
+        ((3, 1, True), (4, 1, True, 2)),
+    ],
+    ids=["three to two", "sharded to alone", "alone to sharded", "copies to shards", "shards to copies"],
 )
 def test_a_killed_run_goes_on_from_its_checkpoint_on_another_grid(
     grids: dict[int, Workers],
     curated: Path,
     alone: Path,
     tmp_path: Path,
-    before: tuple[int, int, bool],
-    after: tuple[int, int, bool],
+    before: tuple[Any, ...],
+    after: tuple[Any, ...],
 ) -> None:
     run = run_from(curated, tmp_path / "run", sharded_recipe())
 
-    def attempt(grid: tuple[int, int, bool], resume: bool, die_after: int) -> Any:
-        ranks, context, shard = grid
+    def attempt(grid: tuple[Any, ...], resume: bool, die_after: int) -> Any:
+        ranks, context, shard, *copies = grid
         recipe = sharded_recipe(context, shard)
+        if copies:
+            changed = recipe.parallel.model_copy(update={"replicate": copies[0]})
+            recipe = recipe.model_copy(update={"parallel": changed})
         if ranks == 1:
             return [train({}, recipe, [str(run.path)], resume, die_after, rank=0)]
         return grids[ranks].call(train, recipe, [str(run.path)] * ranks, resume, die_after)

@@ -61,6 +61,20 @@ def test_weights_in_shards_take_their_share() -> None:
     assert sizes[0] == pytest.approx(16 * 7.5856e9 / 8, rel=1e-4)
 
 
+def test_copies_of_shards_take_more_memory_and_shorter_ways() -> None:
+    one, copies = (plan(load_recipe(PAPER, {"parallel.replicate": n}), "sft", parse_cards("256xH100")) for n in (1, 32))
+    assert copies.memory["weights"] == pytest.approx(32 * one.memory["weights"])
+    element, parameters = 2, one.parameters
+    among = (2 * element + 4) * 7 / 8 / 450e9  # in a node of 8
+    across = 2 * 4 * 31 / 32 / 8 / 50e9  # the sums of a shard, between nodes
+    assert copies.seconds["exchanging"] == pytest.approx(parameters * (among + across), rel=1e-6)
+    assert copies.seconds["exchanging"] < one.seconds["exchanging"] / 3
+    whole = plan(load_recipe(PAPER, {"parallel.replicate": 256}), "sft", parse_cards("256xH100"))
+    assert (whole.fits, whole.instead) == (False, {"parallel.replicate": 1})
+    with pytest.raises(UserError, match="3 copies of the shards do not divide 256 processes"):
+        plan(load_recipe(PAPER, {"parallel.replicate": 3}), "sft", parse_cards("256xH100"))
+
+
 def test_what_the_optimiser_keeps_counts() -> None:
     sizes = {
         kind: plan(load_recipe(PAPER, {"sft.optimizer.kind": kind}), "sft", parse_cards("8xH200")).memory["weights"]

@@ -393,6 +393,10 @@ class ParallelSection(Section):
     shard: bool = False
     """Keep 1/n of weights, gradients and optimiser state on each of n processes (FSDP2). In RL an engine in the process
     has a whole copy beside it, in `rl.compute_dtype`. Our choice: off, for what fits is faster replicated."""
+    replicate: Positive = 1
+    """With `shard`: so many copies of the shards (HSDP), each on neighbouring processes. Weights are then gathered
+    among n / replicate processes, such as those of a node, and only gradients travel between copies. 1: each process
+    has another shard."""
     checkpoint: bool = False
     """Activation checkpointing: keep of each layer only its input and compute the rest again in the backward pass, to
     the same bits, for about a third more time. Our choice: off, for what fits is faster kept."""
@@ -403,6 +407,8 @@ class ParallelSection(Section):
     def _some_data(self) -> ParallelSection:
         if self.data == 0:
             raise ValueError("data must be -1 or at least 1")
+        if self.replicate > 1 and not self.shard:
+            raise ValueError(f"replicate = {self.replicate} makes copies of shards, and there are none; set shard, too")
         return self
 
 

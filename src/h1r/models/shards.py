@@ -20,19 +20,26 @@ _UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3}
 def own_rows(tensor: Tensor) -> tuple[Tensor, slice | None]:
     """What this process holds of `tensor`, and which rows they are: (the tensor itself, None) where it is whole.
 
-    Raises `ValueError` for a DTensor that is not cut by rows over a one-dimensional mesh.
+    Raises `ValueError` for a DTensor that is not cut by rows over the last dimension of its mesh, and the same on all
+    others.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return tensor, None
-    from torch.distributed.tensor import DTensor, Shard  # takes a while to import, and one process needs none of it
+    from torch.distributed.tensor import (  # takes a while to import, and one process needs none of it
+        DTensor,
+        Replicate,
+        Shard,
+    )
 
     if not isinstance(tensor, DTensor):
         return tensor, None
-    if list(tensor.placements) != [Shard(0)]:
+    *copies, cut = tensor.placements
+    if cut != Shard(0) or any(one != Replicate() for one in copies):
         raise ValueError(f"only tensors cut by rows are read in shards, not {tensor.placements}")
     rows = tensor.shape[0]
-    chunk = -(-rows // tensor.device_mesh.size())
-    start = min(rows, tensor.device_mesh.get_local_rank() * chunk)
+    last, mesh = len(copies), tensor.device_mesh
+    chunk = -(-rows // mesh.size(last))
+    start = min(rows, mesh.get_local_rank(last) * chunk)
     return tensor.to_local(), slice(start, min(rows, start + chunk))
 
 

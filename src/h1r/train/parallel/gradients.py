@@ -111,9 +111,10 @@ def published_model(model: Trained) -> CausalLM:
 
 
 def shard_parameters(model: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> Sharded:
-    """FSDP2 over a one-dimensional mesh: a rank keeps 1/n of each parameter, gradient and optimiser state.
+    """FSDP2 over a mesh of one dimension, or HSDP over one of (copies, shards): a rank keeps 1/n of each parameter,
+    gradient and optimiser state, n shards.
 
-    mesh: data- and context-parallel ranks flattened into one dimension, since both hold replicas. compute_dtype: what
+    mesh: data- and context-parallel ranks flattened, since both hold replicas. compute_dtype: what
     gathered weights are cast to (None: as stored). Gradients are reduced in fp32 or wider, summed, not averaged, and
     `sync_gradients` has no part in it. `model` itself is changed; call this after `parallelize`. All ranks must run the
     same number of forward and backward passes. Raises `UserError` where torch is too old to sum, and for weights of

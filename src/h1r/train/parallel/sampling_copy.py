@@ -67,8 +67,8 @@ def checksums(weights: Mapping[str, Tensor], world: World, dtype: torch.dtype | 
 
     def of_own_rows(weight: Tensor) -> int:
         mine, rows = own_rows(weight.detach())
-        if rows is None and world.mesh is not None and world.rank:
-            return 0  # whole on every process, and counted once
+        if world.spare or (rows is None and world.mesh is not None and world.rank):
+            return 0  # there on several processes, and counted once
         mine = mine if dtype is None else mine.to(dtype)
         return checksum(mine, 0 if rows is None else rows.start * weight[0].numel())
 

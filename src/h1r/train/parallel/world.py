@@ -4,7 +4,7 @@
 
 The ranks of one row share sequences (`context.py`); other rows take other sequences. Sharing is the heavier traffic, so
 it is neighbours that share. Parameters are replicated over the whole grid and gradients summed over all of it, or both
-are in shards over all of it (`shard`).
+are in shards over all of it (`shard`), or over each of several equal parts of it (`replicate`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class World:
     context: dist.ProcessGroup | None = None
     everyone: dist.ProcessGroup | None = None
     mesh: DeviceMesh | None = None
-    """All processes in one dimension, where parameters are sharded; None: they are replicated."""
+    """Where parameters are sharded: all processes in one dimension, or (copies, shards of a copy); None: they are
+    replicated."""
 
     @property
     def main(self) -> bool:
@@ -59,6 +60,11 @@ class World:
     def size(self) -> int:
         """Processes of the grid."""
         return self.data_degree * self.context_degree
+
+    @property
+    def spare(self) -> bool:
+        """Whether another process has the same shards, and counts for this one."""
+        return self.mesh is not None and self.mesh.ndim == 2 and self.mesh.get_local_rank(0) > 0
 
     def parallelize(self, model: CausalLM) -> CausalLM:
         """See `context.parallelize`; a context degree of 1 leaves the model as it is."""
@@ -182,6 +188,27 @@ def degrees(section: ParallelSection, processes: int) -> tuple[int, int]:
     return data, context
 
 
+def check_copies(section: ParallelSection, processes: int) -> None:
+    """Raises `UserError` when `parallel.replicate` does not divide the processes."""
+    if processes % section.replicate:
+        raise UserError(
+            f"parallel.replicate = {section.replicate} copies of the shards do not divide "
+            f"{counted(processes, 'process')}; give a divisor"
+        )
+
+
+def _mesh(section: ParallelSection, everyone: dist.ProcessGroup, timeout: timedelta) -> DeviceMesh:
+    """Every process must call it. Neighbours make up a copy, so that weights are gathered over short ways."""
+    kind = default_device().type
+    if section.replicate == 1:
+        return DeviceMesh.from_group(everyone, kind)
+    ranks = torch.arange(dist.get_world_size()).view(section.replicate, -1)
+    copies = [dist.new_group(one.tolist(), timeout) for one in ranks]
+    across = [dist.new_group(one.tolist(), timeout) for one in ranks.T]
+    copy, shard = divmod(dist.get_rank(), ranks.shape[1])
+    return DeviceMesh.from_group([across[shard], copies[copy]], kind, mesh=ranks, mesh_dim_names=("copy", "shard"))
+
+
 def open_world(section: ParallelSection) -> World:
     """The grid of this run out of the processes that torch.distributed knows, or of this one alone.
 
@@ -189,10 +216,12 @@ def open_world(section: ParallelSection) -> World:
     """
     if not (dist.is_available() and dist.is_initialized()):
         degrees(section, 1)
+        check_copies(section, 1)
         return ALONE
     data, context = degrees(section, dist.get_world_size())
+    check_copies(section, dist.get_world_size())
     rank, timeout = dist.get_rank(), timedelta(seconds=section.timeout_s)
     rows = [dist.new_group(list(range(row * context, (row + 1) * context)), timeout) for row in range(data)]
     everyone = dist.new_group(timeout=timeout)
-    mesh = DeviceMesh.from_group(everyone, default_device().type) if section.shard else None
+    mesh = _mesh(section, everyone, timeout) if section.shard else None
     return World(rank // context, data, rank % context, context, rows[rank // context], everyone, mesh)

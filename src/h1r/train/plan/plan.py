@@ -1,7 +1,7 @@
 """A plan of SFT or RL on given cards: memory a card, operations and time a step, whether it fits, and what would.
 
-    weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards a parameter; whole: 16, and 2 for a narrower copy;
-                  Muon keeps 4 for a matrix of the layers in place of 8, AdamW of 8 bits 2;
+    weights       sharded: (4 weight + 4 gradient + 8 AdamW) / cards of a copy a parameter; whole: 16, and 2 for a
+                  narrower copy; Muon keeps 4 for a matrix of the layers in place of 8, AdamW of 8 bits 2;
                   with adapters, what the model computes in, and its matrices twice
     adapters      of whole weights, as many bytes a parameter as those have without adapters
     gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
@@ -45,7 +45,7 @@ from h1r.models.registry import family_of, preset, presets
 from h1r.train.linear_logprobs import LOGITS_BYTES
 from h1r.train.lora import adapted_matrices, check_whole_weights
 from h1r.train.parallel.context import check_degree, degrees_allowed
-from h1r.train.parallel.world import degrees
+from h1r.train.parallel.world import check_copies, degrees
 from h1r.train.plan.cards import Card, Cards
 from h1r.train.plan.costs import PassCosts, pass_costs
 from h1r.train.start import compute_dtype_of
@@ -146,6 +146,8 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     apart = trainers != cards
     data, context = degrees(recipe.parallel, trainers.count)
     check_degree(config, context)
+    check_copies(recipe.parallel, trainers.count)
+    shards = trainers.count // recipe.parallel.replicate
     narrow = compute_dtype_of(section)
     dtype = narrow or torch.float32
     longest, tokens, rows = _sizes(recipe, stage, data)
@@ -159,7 +161,7 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     else:
         trained = costs.parameters
         share = trained_bytes(optimizer, 1 - costs.root / costs.parameters)
-        kept = _weights(recipe, costs, trainers.count, dtype.itemsize if narrow else 0, share)
+        kept = _weights(recipe, costs, shards, dtype.itemsize if narrow else 0, share)
     reserve = {"reserve": RESERVE_BYTES + RESERVE_SHARE * 1e9 * cards.card.gb}
     engine = _engine(recipe, costs, trainers, dtype.itemsize, apart) if stage == "rl" else {}
     beside = {part: size for part, size in engine.items() if not (apart and part == "engine")}
@@ -174,12 +176,10 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
     each = _passes(recipe, stage) * costs.flops
     sequences = tokens // longest
     busiest = math.ceil(sequences / data)
-    exchanged = _exchanged(
-        recipe, stage, costs, trainers.count, dtype.itemsize, math.ceil(busiest * longest / rows), trained
-    )
+    rounds = math.ceil(busiest * longest / rows)
     seconds = {
         "computing": busiest * each / (context * utilisation * 1e12 * cards.card.tflops),
-        "exchanging": exchanged / trainers.bandwidth,
+        "exchanging": _exchanging(recipe, stage, costs, trainers, dtype.itemsize, rounds, trained),
     }
     made = Plan(stage, cards, costs.parameters, memory, tokens, sequences * each, seconds)
     if data > sequences:
@@ -270,7 +270,7 @@ def _engine(recipe: Recipe, costs: PassCosts, cards: Cards, element: int, apart:
     elif (shard or apart) and kind != "server":
         found["engine"] = element * costs.parameters
     if recipe.rl.kl_coef:
-        found["reference"] = costs.parameters * (4 / cards.count if shard else element)
+        found["reference"] = costs.parameters * (4 * recipe.parallel.replicate / cards.count if shard else element)
     return found
 
 
@@ -286,15 +286,19 @@ def _work(config: ModelConfig, costs: PassCosts, tokens: float, element: int) ->
     return layer + logits + (4 + element) * config.vocab_size * config.hidden_size
 
 
-def _exchanged(
-    recipe: Recipe, stage: Stage, costs: PassCosts, count: int, element: int, rounds: int, trained: float
+def _exchanging(
+    recipe: Recipe, stage: Stage, costs: PassCosts, cards: Cards, element: int, rounds: int, trained: float
 ) -> float:
-    """Bytes that a card sends in a step: of shards in each of `rounds` passes, weights twice and gradients once, and in
-    RL once for the engine; of whole weights the step's gradients, of `trained` parameters."""
-    share = (count - 1) / count
-    if recipe.parallel.shard:
-        return share * costs.parameters * (rounds * (2 * element + 4) + (element if stage == "rl" else 0))
-    return share * trained * 2 * 4
+    """Seconds in which a card sends what it has to in a step: of shards in each of `rounds` passes, weights twice and
+    gradients once among the cards of a copy, and the sums of its shard to the other copies; in RL weights once more for
+    the engine; of whole weights the step's gradients, of `trained` parameters."""
+    if not recipe.parallel.shard:
+        return (cards.count - 1) / cards.count * trained * 2 * 4 / cards.bandwidth
+    copies = recipe.parallel.replicate
+    copy = dataclasses.replace(cards, count=cards.count // copies)
+    among = rounds * (2 * element + 4) + (element if stage == "rl" else 0)
+    across = rounds * 2 * 4 * (copies - 1) / copies / copy.count
+    return costs.parameters * (among * (copy.count - 1) / copy.count / copy.bandwidth + across / cards.bandwidth)
 
 
 def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[str, float], dtype: torch.dtype) -> Plan:
@@ -337,7 +341,9 @@ def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Card
         smaller.append({"sft.micro_batch_size": 1})
     if stage == "rl" and recipe.rl.micro_batch_tokens > recipe.rl.max_tokens:
         smaller.append({"rl.micro_batch_tokens": recipe.rl.max_tokens})
-    shards = [{}] if now.shard or cards.count == 1 else [{}, {"parallel.shard": True}]
+    shards: list[dict[str, Any]] = [{}] if now.shard or cards.count == 1 else [{}, {"parallel.shard": True}]
+    if now.replicate > 1:
+        shards = [{}, {"parallel.replicate": 1}]
     twice = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
     trainers = _trainers(recipe, stage, cards).count
     larger = [n for n in degrees_allowed(config) if n > now.context and trainers % n == 0]
