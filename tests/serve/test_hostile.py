@@ -26,7 +26,7 @@ REQUESTS = [json.loads(line) for line in (Path(__file__).parent / "hostile_reque
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 BY_HTTP = {
     "a length that is no number", "a negative length", "two lengths", "headers without end", "a line that is no HTTP",
-    "a length and chunks",
+    "a length and chunks", "a chunk whose length is none", "a null in a header", "no host",
 }  # fmt: skip
 """What the HTTP layer refuses before anything of ours: with a 400 of its own, or by hanging up."""
 

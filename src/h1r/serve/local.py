@@ -53,7 +53,7 @@ class Local:
         name, method, budget = split_model(body.model)
         if name != model.name:
             raise ApiError(404, f"there is no such model; this server has {model.name}", "model", "model_not_found")
-        refuse_unknown(body)
+        refuse_unknown(body, found)
         if kind == "response":
             refuse_unknown_of_response(found)
         messages = messages_of(body.messages or [])

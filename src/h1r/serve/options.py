@@ -36,7 +36,7 @@ from h1r.serve.wanted import Body
 EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh": 512, "max": 512}
 """Traces of each `reasoning_effort`; 0 is a plain answer. Our choice. No more than the server's limit."""
 _USUAL_BUDGET = 64
-_SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>[a-z][a-z0-9_]{0,63})(?:-(?P<budget>\d{1,6}))?")
+_SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>[a-z][a-z0-9_]{0,63})(?:-(?P<budget>[0-9]{1,6}))?")
 _DEEPCONF_ONLY = ("warmup", "keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
 
 _TYPES = {int: "integer", float: "number"}

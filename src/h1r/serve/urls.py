@@ -153,7 +153,7 @@ def refuse_beyond_traces(body: Body, found: dict[str, Any], kind: Kind) -> None:
     if body.tools and body.tool_choice != "none":
         raise ApiError(400, f"DeepConf over other servers calls no tools; leave tools out, {alone}", "tools")
     refuse_own_stop(body)
-    refuse_unknown(body)
+    refuse_unknown(body, found)
     if kind == "response":
         refuse_unknown_of_response(found)
 

@@ -15,6 +15,8 @@ from h1r.serve.limits import Limits
 
 Kind = Literal["chat", "completion", "response"]
 Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(max_length=512)]
 
 _SEEDS = 1 << 62
@@ -22,13 +24,21 @@ _MOST_TOKENS = 1 << 30
 _XARGS, _MOST = "deepconf_", 1 << 31
 _DEEPEST = 100
 """Lists and objects within each other; what templates and other servers write of them is recursive."""
+_OTHERS: dict[str, tuple[Any, ...]] = {
+    "functions": ([],), "function_call": ("auto", "none"), "modalities": (["text"],), "audio": (),
+    "web_search_options": (), "repetition_penalty": (1,), "length_penalty": (1,), "typical_p": (1,),
+    "use_beam_search": (False,), "min_tokens": (0,), "ignore_eos": (False,), "stop_token_ids": ([],),
+    "bad_words": ([],), "allowed_token_ids": (), "structured_outputs": (), "guided_json": (), "guided_regex": (),
+    "guided_choice": (), "guided_grammar": (), "grammar": ("",), "json_schema": (),
+}  # fmt: skip
+"""Keys of other servers and of former times that change an answer, each with what changes nothing."""
 _MAYBE_SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
 
 
 class StreamOptions(BaseModel):
     """`stream_options`. Other keys are left alone."""
 
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class Body(BaseModel):
@@ -38,30 +48,30 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: Text = ""
-    stream: bool = False
+    stream: Flag = False
     stream_options: StreamOptions | None = None
     n: Annotated[Whole, Field(ge=1)] = 1
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[Whole, Field(ge=-1, le=_MOST_TOKENS)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1, le=_MOST_TOKENS)] | None = None
     seed: Annotated[Whole, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
     stop: str | list[str] | None = None
-    logprobs: bool | Annotated[Whole, Field(ge=0, le=20)] | None = None
+    logprobs: Flag | Annotated[Whole, Field(ge=0, le=20)] | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     reasoning_effort: Text | None = None
     deepconf: Any = None
     messages: list[Any] | None = None
     prompt: Any = None
     instructions: str | None = None
-    echo: bool = False
+    echo: Flag = False
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     response_format: Any = None
-    logit_bias: dict[str, float] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+    logit_bias: dict[str, Number] | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
     best_of: Whole | None = None
     vllm_xargs: dict[str, Any] | None = None
     """Of them `deepconf_...`, as our plugin of vLLM takes them: see `early_stop`."""
@@ -148,7 +158,7 @@ def read_body(found: dict[str, Any], kind: Kind, limits: Limits) -> Body:
     return body
 
 
-def refuse_unknown(body: Body) -> None:
+def refuse_unknown(body: Body, found: dict[str, Any]) -> None:
     """`ApiError` for a key that an engine of our own cannot follow and that would change the answer."""
     form = body.response_format.get("type") if isinstance(body.response_format, dict) else body.response_format
     chosen = body.tool_choice
@@ -161,6 +171,7 @@ def refuse_unknown(body: Body) -> None:
         "suffix": bool(body.suffix),
         "echo": body.echo,
         "tool_choice": chosen not in (None, "auto", "none"),
+        **{name: found.get(name) not in (None, *nothing) for name, nothing in _OTHERS.items()},
     }
     for name, refused in cannot.items():
         if refused:
