@@ -133,7 +133,7 @@ def simulate(section: RLSection, costs: Costs, engines: int, together: int) -> d
         stack.enter_context(patch.object(loop, "time", clock))
         stack.enter_context(patch.object(h1r.train.ahead, "DaemonThreads", lambda *_: Track(clock)))
         stack.enter_context(patch.object(GroupStream, "collect", counted))
-        problems = [Problem(str(number), "", "") for number in range(64 * section.batch_size)]
+        problems = [Problem(str(number), "", "") for number in range(8 * section.batch_size)]
         loop.train_rl(
             trainers, Fleet(sampled, update, apart=True), ray.verify, problems, section, tracker,
             tokenizer=None, directory=Path(place),  # type: ignore[arg-type]

@@ -55,7 +55,8 @@ def test_the_simulated_table_is_what_the_benchmark_says(monkeypatch: pytest.Monk
     bench = importlib.import_module("rl_at_scale")
     recipe = load_recipe(find_recipe("h1r-7b-ray"), {"rl.backfill.overdraw": 0.15})
     costs, together = bench.costs_of(recipe, 1000, 256, "H100")
-    changes = {"lookahead": 1, "steps": bench.BATCHES_BEFORE + 4, "max_tokens": recipe.rl.max_tokens // bench.UNIT}
+    monkeypatch.setattr(bench, "BATCHES_BEFORE", 6)
+    changes = {"lookahead": 1, "steps": 9, "max_tokens": recipe.rl.max_tokens // bench.UNIT}
     found = bench.simulate(recipe.rl.model_copy(update=changes), costs, 200, together)
     (step,) = [seconds for ahead, over, kind, seconds in ROWS if (ahead, over, kind.strip()) == ("1", "0.15", "")]
     assert found["step_seconds"] == pytest.approx(float(step), rel=0.03)
