@@ -12,8 +12,6 @@ card of the package's model.
 Of each family and way of asking 50 problems that neither recipe draws, neither for training nor for RL nor to be held
 out, whatever their wording (`--write` draws both recipes anew). They are as hard as the demo's, whose knobs lie within
 those of `recipes/small.toml`: `library` asks as reasoning-gym does, and `everyday` as people do (`h1r.data.wordings`).
-The committed problems and table are from before the demo asked in everyday words; its 45,000 training problems now use
-the smaller families up.
 """
 
 from __future__ import annotations

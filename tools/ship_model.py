@@ -62,8 +62,7 @@ two cores.
 {shared}
 """
 SHARED = """400 problems that neither recipe draws, of the four families that both learned, as hard as the demo's and
-four answers to each: in reasoning-gym's own words, which were all that the demo's model of November 2026 had read, and
-in everyday ones.
+four answers to each: in reasoning-gym's own words, and in everyday ones.
 Of pass@1 and of the difference paired by problem, per cent and points with 95 % intervals ({of};
 `benchmarks/shared_families.py`):
 
