@@ -6,7 +6,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /open-h1r
 COPY constraints.txt pyproject.toml setup.py LICENSE ./
-COPY docs/pypi.md docs/pypi.md
+COPY docs docs
 COPY examples examples
 COPY recipes recipes
 COPY src src
