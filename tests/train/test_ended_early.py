@@ -89,6 +89,28 @@ def test_a_group_of_which_one_rollout_is_left_teaches_nothing() -> None:
     assert rollout_metrics(none, 0)["yield"] == 0
 
 
+def test_what_is_stopped_in_its_second_step_is_counted_with_all_of_its_tokens() -> None:
+    section = rl_section(
+        batch_size=1, num_generations=2, max_tokens=90, partial_tokens=9, backfill={"mode": "reject"},
+        end_early={"confidence": 2.0},
+    )  # fmt: skip
+    engine = Ending({0: "length"})  # waits for another step
+    pipeline = RolloutPipeline(engine, None, verify_many, section=RolloutSection())
+    stream = GroupStream(problems_of([50]), [[100, 0]], pipeline, section, 0)
+    first = stream.collect(0)
+    assert (first.generated, first.waiting) == (0, 1)
+    engine.ends = {0: "confidence"}  # what goes on is asked for alone, and so is the one sample of the new draw
+    second = stream.collect(1)
+    (group,) = [one for one in second.sampled if one.born == 0]
+    assert [trace.sample_index for trace in group.traces] == [1]
+    ((index, tokens),) = group.censored
+    assert index == 0
+    new = [one for one in second.sampled if one.born == 1]
+    others = sum(count for one in new for _, count in one.censored)
+    graded = sum(trace.num_tokens for one in new for trace in one.traces)
+    assert first.tokens + second.tokens == tokens + group.traces[0].num_tokens + others + graded
+
+
 def test_a_loop_counts_as_what_was_cut_off() -> None:
     early = {"loop_repeats": 3, "loop_period": 5, "loop_shortest": 6}
     changes = {"max_tokens": 100, "overlong_buffer": 50, "overlong_penalty": 0.5, "end_early": early}
