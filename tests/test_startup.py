@@ -93,6 +93,13 @@ for words in (
 """
 
 
+def test_what_is_loaded_is_called_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    command = [sys.executable, "-m", "h1r", "eval", "h1r:small", "--benchmark", "own.jsonl", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=tmp_path)
+    assert done.stderr.splitlines()[0] == "loading h1r:small"
+
+
 def test_a_file_is_looked_at_before_anything_slow_is_loaded(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MISTAKES], capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path

@@ -126,7 +126,7 @@ def _run_stage(stage: str, recipe: Recipe, run: Run, resume: bool, partial: bool
             )
     check_files(stage, recipe)
     if stage != "curate":
-        begin_loading()
+        begin_loading("torch" if recipe.engine.kind == "endpoint" else "torch and the model")
     from h1r.verify import use_judge
 
     check_trackers(recipe)
@@ -193,7 +193,8 @@ def check_parts(recipe: Recipe) -> None:
 def check_files(stage: str, recipe: Recipe) -> None:
     """Refuses files of a person's own that are missing, or hold nothing, before anything is loaded that takes
     seconds."""
-    from h1r.data.own import check_benchmark, check_conversations, conversations_file
+    from h1r.data.file_kinds import conversations_file
+    from h1r.data.own import check_benchmark, check_conversations
     from h1r.train.problems import check_problems
 
     if stage == "sft":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from chat_server import Answer, ChatServer, breaks, chat_server, fails, says, send
+from h1r.common import http
 from h1r.common.http import Endpoints, _PassingError
-from h1r.common.servers import Server
+from h1r.common.servers import Retries, Server
 from h1r.config import EndpointSection, EngineSection
 from h1r.engine.choose import open_engine
 from h1r.engine.endpoint.engine import HOPELESS, EndpointEngine
@@ -233,3 +235,17 @@ def test_a_prompt_joins_the_stream_in_progress_and_another_leaves_it() -> None:
         assert found == [(0, 0), (0, 1), (2, 0)]
         with pytest.raises(RuntimeError, match="no stream"):
             engine.add(ASKED[2], SamplingParams())
+
+
+def test_a_server_that_is_not_there_is_told_of_before_it_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http, "Retries", lambda attempts, _, *rest: Retries(attempts, 0.0, *rest))
+    section = EngineSection.model_validate(
+        {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "endpoint": {"model": "x"}}
+    )
+    EndpointEngine(section).close()
+    said = capsys.readouterr().err
+    assert re.match(
+        r"http://127\.0\.0\.1:9/v1 lists no models \(no reply .*\); asked all the same: check the addr", said
+    )

@@ -116,7 +116,7 @@ def eval_(
     spent.
     """
     sampling: dict[str, Any] = {}
-    directory = None
+    directory, given = None, recipe
     named = [one for one in model or [] if one not in MODELS]
     if recipe is not None and (directory := checkpoint_of(recipe)):
         if not benchmark:
@@ -131,7 +131,7 @@ def eval_(
     tables = [table for file in benchmark or [] for table in tables_of(file, mapping, prompt)]
     if directory:
         if not as_json:
-            begin_loading(recipe or directory)
+            begin_loading(given or directory)
         from h1r.evals.answers import sampling_of
 
         sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}

@@ -240,7 +240,7 @@ def sft(
         mapping = parse_columns(columns)
         check_conversations(Path(recipe), mapping)
         quiet(as_json)
-        begin_loading()
+        begin_loading(model)
         keys |= _sft_on_file(model_directory(model), on_cards=gpus is not None)
         keys |= {"sft.data": recipe, "sft.columns": mapping}
     elif columns:

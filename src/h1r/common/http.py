@@ -112,6 +112,7 @@ class Endpoints:
     backoff_s: float = 0.5
     max_wait_s: float = 30.0
     patience_s: float = 0.0
+    unlisted: str = field(init=False, default="")
     _servers: Servers = field(init=False)
     _connections: dict[str, _Connections] = field(init=False, default_factory=dict)
 
@@ -135,11 +136,13 @@ class Endpoints:
         return await self._replies({"model": self.model, "messages": list(messages), **params}, text_needed=False)
 
     async def models(self) -> list[dict[str, Any]]:
-        """What `/models` of a server lists; empty where it lists nothing. Raises `UserError` for a setting."""
+        """What `/models` of a server lists; empty where it lists nothing, and `unlisted` says why. Raises `UserError`
+        for a setting."""
         try:
             content = await self._answered(self._listed, attempts=3)
             return [one for one in json.loads(content)["data"] if isinstance(one, dict)]
-        except (EndpointError, ValueError, KeyError, TypeError, RecursionError):
+        except (EndpointError, ValueError, KeyError, TypeError, RecursionError) as error:
+            self.unlisted = str(error) if isinstance(error, EndpointError) else "what it says is no list"
             return []
 
     async def _replies(self, body: dict[str, Any], text_needed: bool) -> list[Reply]:

@@ -25,7 +25,7 @@ def load_ahead() -> None:
         threading.Thread(target=_load, name="h1r-torch-libraries", daemon=True).start()
 
 
-def begin_loading(what: str = "torch and the model") -> None:
+def begin_loading(what: str) -> None:
     """`load_ahead`, and says so: it takes seconds before anything else is seen."""
     if "torch" not in sys.modules:
         note(f"loading {what}")

@@ -21,3 +21,9 @@ def format_of(path: str | Path) -> Format | None:
 def plain_name(path: Path) -> Path:
     """The path without the suffix of an archive."""
     return path.with_suffix("") if path.suffix in _COMPRESSED else path
+
+
+def conversations_file(data: str | None) -> Path | None:
+    """The path of data that are a file, None of a curation."""
+    path = Path(data or "")
+    return path if data and not path.is_dir() and format_of(path) else None

@@ -110,12 +110,6 @@ def _problem(row: dict[str, Any] | BadLine, columns: Mapping[str, str], given: M
     return Problem(text("id") or content_id(question), question, answer)
 
 
-def conversations_file(data: str | None) -> Path | None:
-    """The path of data that are a file, None of a curation."""
-    path = Path(data or "")
-    return path if data and not path.is_dir() and format_of(path) else None
-
-
 def check_conversations(path: Path, given: Mapping[str, str]) -> None:
     """`UserError` for a file that is missing or empty, or whose first row shows that columns are not named rightly."""
     _chat_columns(path, given)

@@ -27,7 +27,8 @@ from torch import Tensor
 from h1r.common.files import contents, read_json, write_json
 from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
-from h1r.data.own import conversations_file, own_conversations
+from h1r.data.file_kinds import conversations_file
+from h1r.data.own import own_conversations
 from h1r.data.packing import pack
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout

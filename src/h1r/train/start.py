@@ -12,7 +12,7 @@ from h1r.common.prose import counted
 from h1r.config import Recipe, RLSection, SFTSection
 from h1r.data.chat import IM_END, IM_START, end_of_turn, is_foreign
 from h1r.data.control_tokens import add_control_tokens
-from h1r.data.own import conversations_file
+from h1r.data.file_kinds import conversations_file
 from h1r.data.tokenizer import load_tokenizer, with_chat_format
 from h1r.errors import UserError
 from h1r.kernels.selection import select

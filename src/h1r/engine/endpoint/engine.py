@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from h1r.common.finish_reasons import BROKEN, finish_reason
 from h1r.common.http import EndpointError, Endpoints, RefusedError, Reply
+from h1r.common.progress import note
 from h1r.common.prose import counted
 from h1r.common.servers import api_key
 from h1r.config import EngineSection
@@ -97,6 +98,10 @@ class EndpointEngine:
         except BaseException:
             self.close()
             raise
+        if why := self._endpoints.unlisted:
+            note(
+                f"{section.addresses[0]} lists no models ({why}); asked all the same: check the address, Ctrl-C ends it"
+            )
         self._endpoints.model = self.model
         self._limits = Limits(listed.get(self.model, {}))
         root = listed.get(self.model, {}).get("root")
