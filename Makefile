@@ -33,7 +33,7 @@ demo: $(READY)
 # One process more than there are cores, each with one thread; a file's tests stay together, since engines are
 # built once per file, and long files come first (tests/conftest.py).
 test: $(READY)
-	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations 40
 
 # Compiles the tests and what they import.
 collect: $(READY)

@@ -173,6 +173,7 @@ SMALLEST = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_ablation_runs_once_and_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of SFT, whose runs are shorter than those of RL."""
     small = load_recipe(SOURCES / "recipes" / "smoke.toml", SMALLEST)

@@ -95,6 +95,7 @@ def test_a_file_that_a_task_is_given_is_known_by_what_is_in_it(tmp_path: Path) -
     assert str(cache) not in found[3]
 
 
+@pytest.mark.slow
 def test_tau2_with_a_simulated_user(tmp_path: Path) -> None:
     from inspect_evals.tau2.telecom.dataset import TELECOM_TASKS_FILE
 

@@ -142,6 +142,7 @@ def test_what_is_refused_would_be_computed_otherwise(
     assert worst_gap(randomised(config, 1), [3, 80], EngineSection(max_sequences=4), prefix_caching=True) > 0.03
 
 
+@pytest.mark.slow
 def test_a_hybrid_that_vllm_alone_knows_has_the_logprobs_of_its_own_code(
     put_off_collections: None, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_all_sets_of_the_paper_are_there_with_its_numbers_of_prompts() -> None:
     assert sum(section.expect for section in PAPER) == 81_970 - 50
 
 
+@pytest.mark.slow
 def test_each_set_has_the_shares_that_its_stand_in_was_built_with(tmp_path: Path) -> None:
     sections = []
     for section in PAPER:

@@ -59,6 +59,7 @@ def test_what_cannot_run_is_skipped_with_a_reason_and_alone_does_not_pass(checkp
     assert "does not divide" in check["why"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
 def test_the_vllm_checks_pass_on_the_tiny_preset_and_name_the_key_that_is_in_the_way(checkpoint: Path) -> None:
     outcomes = run("tiny", only=["vllm"]).outcomes

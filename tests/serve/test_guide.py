@@ -30,6 +30,7 @@ def test_every_recipe_is_found() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("needs", "language", "text"), BLOCKS, ids=[name for name, _, _ in BLOCKS])
 def test_a_recipe_of_the_guide_runs(server: Running, tmp_path: Path, needs: str, language: str, text: str) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

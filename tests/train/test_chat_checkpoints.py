@@ -162,6 +162,7 @@ def test_transformers_stops_at_the_end_of_the_turn(trained):
     assert tokenizer.decode(said) == "ccc<|im_end|>"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
 def test_vllm_stops_at_the_end_of_the_turn(trained):
     from h1r.engine.vllm.engine import VLLMEngine
@@ -175,6 +176,7 @@ def test_vllm_stops_at_the_end_of_the_turn(trained):
     assert (trace.finish_reason, tokenizer.decode(trace.token_ids)) == ("stop", "ccc<|im_end|>")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm")
 def test_vllm_itself_stops_there_too(trained):
     """As somebody asks who knows nothing of us: by the directory's generation config."""

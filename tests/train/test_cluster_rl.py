@@ -61,6 +61,7 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch, before: Callable[[RayPol
     return began
 
 
+@pytest.mark.slow
 def test_a_trainer_and_an_engine_make_the_bits_of_one_process_though_the_trainer_dies(
     cluster: RayCluster,
     curated: Path,
@@ -96,6 +97,7 @@ def test_a_trainer_and_an_engine_make_the_bits_of_one_process_though_the_trainer
     assert "; others go on from step 2\n" in said
 
 
+@pytest.mark.slow
 def test_two_trainers_in_shards_and_two_engines_ahead_of_them_learn_what_one_process_does_though_engines_die(
     cluster: RayCluster,
     curated: Path,
@@ -139,6 +141,7 @@ def test_two_trainers_in_shards_and_two_engines_ahead_of_them_learn_what_one_pro
         seen[0]._check(0, {**seen[0]._sums, name: 1})
 
 
+@pytest.mark.slow
 def test_engines_of_the_cluster_choose_the_problems_that_one_chooses(
     cluster: RayCluster, curated: Path, tmp_path: Path
 ) -> None:

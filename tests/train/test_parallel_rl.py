@@ -119,6 +119,7 @@ def test_rl_goes_on_on_another_grid(
     assert_same(run, alone)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_in_shards_equals_an_unbroken_one_bit_for_bit(
     grids: dict[int, Workers], curated: Path, tmp_path: Path
 ) -> None:

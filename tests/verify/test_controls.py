@@ -140,6 +140,7 @@ def test_problems_without_a_reference_are_no_family_that_an_empty_answer_solves(
     assert not examine(without, pool.verify_many, ALL).tally.refused_families(ALL)
 
 
+@pytest.mark.slow
 def test_the_shares_are_settings(pool):
     problems = numbers(40, "math", [7] * 27 + [100 + n for n in range(13)])
     strict = ControlsSection(constant_share=0.4)

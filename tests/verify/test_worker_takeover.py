@@ -149,6 +149,7 @@ LEVELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "verifier", "attacks"), LEVELS)
 def test_whatever_an_answer_does_to_its_process_the_next_hundred_get_their_true_verdicts(
     level, verifier, attacks, monkeypatch

@@ -23,12 +23,15 @@ BUSY_SHARE, CALM_SHARE = 0.05, 0.01
 """Of the time in which threads could have run, what they waited: above the first they sleep, below the second for
 `CALM_LOOKS` in a row they spin again."""
 CALM_LOOKS = 20
+WAKING_S = 50e-6
+"""What a thread that is woken waits for a core of its own, at most: on virtual machines some 20 microseconds. Threads
+that sleep are woken a thousand times a second, and such waits are nobody's neighbour."""
 LEAST_S = 0.02
 """A process that ran less between two looks tells nothing."""
 _TASKS, _SCHEDSTAT = Path("/proc/self/task"), Path("/proc/self/schedstat")
 
-Times = Mapping[str, tuple[int, int]]
-"""Thread -> nanoseconds that it ran, and that it waited for a core."""
+Times = Mapping[str, tuple[int, int, int]]
+"""Thread -> nanoseconds that it ran, and that it waited for a core; how often it was given one."""
 
 
 def watch() -> bool:
@@ -77,10 +80,10 @@ class Waits:
         """Whether threads should sleep, by the times of all threads so far. Those that came since count next time."""
         both = [(now[name], self._before[name]) for name in now if name in self._before]
         self._before = now
-        ran, waited = (sum(new[i] - old[i] for new, old in both) for i in (0, 1))
+        ran, waited, turns = (sum(new[i] - old[i] for new, old in both) for i in range(3))
         if ran + waited < LEAST_S * 1e9:
             return self.asleep
-        share = waited / (ran + waited)
+        share = max(0.0, waited - turns * WAKING_S * 1e9) / (ran + waited)
         self._calm = self._calm + 1 if share < CALM_SHARE else 0
         if share > BUSY_SHARE:
             self.asleep = True
@@ -129,10 +132,10 @@ def times_of_threads() -> Times:
     found = {}
     for task in _TASKS.iterdir():
         try:
-            ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
+            ran, waited, turns = (task / "schedstat").read_text(encoding="ascii").split()
         except (OSError, ValueError):
             continue
-        found[task.name] = int(ran), int(waited)
+        found[task.name] = int(ran), int(waited), int(turns)
     return found
 
 
