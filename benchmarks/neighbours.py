@@ -37,8 +37,9 @@ from loops import busy
 NEW_TOKENS = 32
 SPINCOUNT: dict[str, str] = {"spin": "300000", "sleep": "0"}
 """Of `--waiting`, which takes numbers too."""
-ADAPT_S = 1.5
-"""Before each measurement, for whatever adapts to the neighbours."""
+ADAPT_S, CALM_S = 1.5, 7.0
+"""Before each measurement, for whatever adapts to the neighbours, and to their absence: ours has threads spin again
+after five calm seconds."""
 
 
 class Kind(NamedTuple):
@@ -91,7 +92,7 @@ def measured(work: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 for kind, worker in workers.items():
                     for level in levels:
                         run(level * cores)
-                        rates[kind, level] = worker.per_second(arguments.seconds)
+                        rates[kind, level] = worker.per_second(arguments.seconds, ADAPT_S if level else CALM_S)
                 rounds.append(rates)
                 print(json.dumps([[*kind, level, rate] for (kind, level), rate in rates.items()]), file=sys.stderr)
     finally:
@@ -131,22 +132,24 @@ class Worker(Answering):
         environment = {"OMP_NUM_THREADS": str(kind.threads), "GOMP_SPINCOUNT": turns}
         super().__init__(name, command, environment, hint=f"its error is told by {' '.join(command)}", silent=True)
 
-    def per_second(self, seconds: float) -> float:
-        return float(self.ask(seconds))
+    def per_second(self, seconds: float, adapts_s: float) -> float:
+        return float(self.ask([seconds, adapts_s]))
 
 
 def serve_turns(work: str, engine: str, shape: str) -> None:
-    """For each line with a number of seconds: steps, or tokens of answers of 16 sequences, a second for so long."""
+    """For each line with seconds, and those before in which it adapts: steps, or tokens of answers of 16 sequences, a
+    second for so long."""
     turn, amount = training(engine, shape) if work == "train" else decoding(engine)
     turn()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        adapted = time.monotonic() + ADAPT_S
+        seconds, adapts_s = json.loads(line)
+        adapted = time.monotonic() + adapts_s
         turn()
         while time.monotonic() < adapted:
             turn()
         started, count = time.monotonic(), 0
-        while time.monotonic() - started < float(line):
+        while time.monotonic() - started < seconds:
             turn()
             count += amount
         print(count / (time.monotonic() - started), flush=True)
