@@ -36,6 +36,7 @@ def test_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
         ("qqqqqq = 1", r"unknown key `qqqqqq`; remove it"),
         ("[rl]\nsteps = 0", r"`rl.steps` = 0 is refused: input should be greater than 0"),
         ("[rl]\nsteps = 'many'", r"`rl.steps` = 'many' is refused"),
+        ("[rl.backfill]\noverdraw = 1e308", r"`rl.backfill.overdraw` = 1e\+308 is refused"),
         ("[eval]\ntop_p = 1.5", r"`eval.top_p` = 1.5 is refused"),
         ("[scaling]\nbudgets = [4]\nwarmup = 8", r"budgets must be at least warmup \(8\)"),
         ("[model]\npreset = 'tiny'\ncheckpoint = 'x'", r"set `preset` or `checkpoint`, not both"),

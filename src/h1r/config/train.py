@@ -166,7 +166,7 @@ class BackfillSection(Section):
     from them. Our choice: yes; `recipes/h1r-7b.toml` says no."""
     max_rounds: Positive = 3
     """Generation rounds per step after which a short batch is taken as it is: a solved data set must not loop."""
-    overdraw: NonNegative = 0.0
+    overdraw: Annotated[NonNegative, Field(le=10)] = 0.0
     """`backfill`: the share by which a round draws more than the yield so far asks for, at most `max_rounds` batches;
     what is over waits in the cache. Rounds follow one another, and each waits for its longest rollout: 0.15 makes one
     of two or three (docs/guide/scaling.md). 0: no more than it asks for, and at most a batch. Our choice."""
