@@ -14,6 +14,9 @@ from typing import Any
 
 from loopback import http_server
 
+PATIENCE_S = 60.0
+"""A limit for replies that come, which no busy machine reaches: only a test of limits may have a short one."""
+
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from h1r.mathematics.read import _ALTERNATIVE, _JOIN, _SIGN
 from h1r.mathematics.text import _BRACKET
+from machine import slowness
 from pattern_uses import calls, hidden_engines, live, names_of_modules
 from pumped import TooSlowError, attacks, limited
 
@@ -29,8 +30,7 @@ SCREENED_CHARS = 300
 GROWN_CHARS = 100_000
 FULL_CHARS = 1_000_000
 LIMIT_S = 0.05
-"""For a megabyte, where the scan of reference takes `REFERENCE_S`."""
-REFERENCE_S = 0.025
+"""For a megabyte, on a machine of slowness 1."""
 PER_MATCH_S = 5e-7
 """What an object for a match costs, with the loop around it."""
 KEPT = 6
@@ -119,12 +119,6 @@ CURATED = (
     "engine.",
 )
 """These meet data sets and files of the user's own choice, no model's text: linear, and five times as long at most."""
-
-
-def reference() -> float:
-    """How many times as long as on the machine of reference a linear scan takes just now, at least 1."""
-    scan, text = re.compile("(?:a|bc)*+d"), "a" * FULL_CHARS
-    return max(1.0, measured(scan, "match", text) / REFERENCE_S)
 
 
 def run(pattern: re.Pattern[str], method: str, text: str) -> int:
@@ -230,8 +224,8 @@ def too_slow(name: str) -> str | None:
         return None
     text = longer(worst, most)
     with limited(60.0):
-        cost, slowness = min((measured(pattern, method, text), reference()) for _ in range(3))
-    return None if cost <= limit * slowness else f"{cost * 1000:.0f} ms for {most} characters: {worst}"
+        cost, slower = min((measured(pattern, method, text), slowness()) for _ in range(3))
+    return None if cost <= limit * slower else f"{cost * 1000:.0f} ms for {most} characters: {worst}"
 
 
 @pytest.mark.parametrize("module", names_of_modules())

@@ -16,6 +16,7 @@ from browser import CHROMIUM, Page, opened
 from h1r.common.scaling_methods import METHODS
 from h1r.serve.local import Local
 from h1r.serve.model import Model
+from machine import slowness
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
@@ -360,8 +361,8 @@ def test_hostile_text_stays_text(page: Page, dark: bool) -> None:
 
 def test_512_traces_are_drawn_at_30_frames_a_second(page: Page) -> None:
     """Six frames from event to event, as at that rate. Frames are made in processes that work side by side, so the one
-    that works the most limits the rate; its processor time does not depend on what else the machine does. The
-    clock does, and is printed (-s)."""
+    that works the most limits the rate; its processor time depends on how fast the machine is, and little
+    on what else it does. The clock depends on both, and is printed (-s)."""
     assert page.evaluate(SYNTHETIC)
     before = page.processor_seconds()
     page.evaluate("feed(512, 20, '42', 6).then(() => true)")
@@ -372,7 +373,7 @@ def test_512_traces_are_drawn_at_30_frames_a_second(page: Page) -> None:
     print(f"ms from frame to frame: median {gaps[len(gaps) // 2]:.1f}, slowest twentieth {gaps[-len(gaps) // 20]:.1f}")
     costliest = max(after[one] - before.get(one, 0.0) for one in after) / (20 * 6)
     print(f"the costliest process: {1000 * costliest:.1f} ms a frame")
-    assert 0 < costliest < 1 / 30
+    assert 0 < costliest < slowness(scans=20) / 30
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

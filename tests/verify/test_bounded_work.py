@@ -8,7 +8,6 @@ counted is processor time, and a slow machine may take as much longer as it does
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from h1r.verify import exact
 from h1r.verify.choice.grade import grade as grade_choice
 from h1r.verify.code.extract import extract_code
 from h1r.verify.judge import prompt
+from machine import slowness
 from pumped import TooSlowError, limited
 
 READ_CHARS = 1_900
@@ -36,7 +36,6 @@ FIXED_S = 0.4
 PER_MEGABYTE_S = 0.5
 FRAME_S = 1.5
 """For a frame of 8 MiB, of which a quarter of a million containers are read, or four million numbers."""
-REFERENCE_S = 0.025
 
 TEXTS = [
     json.loads(line)
@@ -66,11 +65,6 @@ USES: dict[str, Callable[[str], Any]] = {
     "code": extract_code,
     "a judge's prompt": lambda text: prompt.messages("q", "r", prompt.extracted_answer(text, 20_000) or "", 4_000),
 }
-
-
-def slowness() -> float:
-    scan, text = re.compile("(?:a|bc)*+d"), "a" * 1_000_000
-    return max(1.0, seconds(lambda: scan.match(text)) / REFERENCE_S)
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_server import Answer, breaks, chat_server, drips, fails, says, send
+from chat_server import PATIENCE_S, Answer, breaks, chat_server, drips, fails, says, send
 from h1r.config.judge import JudgeSection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
@@ -36,7 +36,7 @@ def problem(answer: str = "Paris", question: str = "What is the capital of Franc
 
 
 def settings(*urls: str, **keys: Any) -> JudgeSection:
-    return JudgeSection(urls=list(urls), model="judge", **{"timeout_s": 2.0, "attempts": 2, **keys})
+    return JudgeSection(urls=list(urls), model="judge", **{"timeout_s": PATIENCE_S, "attempts": 2, **keys})
 
 
 def judged(section: JudgeSection, *answers: str, owner: Problem | None = None) -> list[Verdict]:
@@ -248,9 +248,9 @@ def test_a_wrong_answer_has_no_reward_and_no_error() -> None:
 def test_every_fault_of_the_judge_is_reward_zero_with_an_error(usual: Answer, why: str) -> None:
     with chat_server(usual) as server:
         started = time.monotonic()
-        limit = 0.3 if usual is drips else 60.0  # only one fault is that of a limit
+        limit = 0.3 if usual is drips else PATIENCE_S  # only one fault is that of a limit
         (verdict,) = judged(settings(server.url, timeout_s=limit), "Paris, I believe")
-        assert time.monotonic() - started < 10 or usual is not drips
+        assert time.monotonic() - started < PATIENCE_S or usual is not drips
     assert (verdict.reward, verdict.reason) == (0.0, "unscored")
     assert re.search(why, str(verdict.error))
 

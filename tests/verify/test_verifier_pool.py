@@ -322,12 +322,10 @@ def test_cheap_verdicts_need_no_worker():
 
 
 def test_a_hung_answer_of_one_caller_leaves_the_other_worker_to_the_rest():
-    with VerifierPool(workers=2, time_limit_s=4.0) as pool:
+    with VerifierPool(workers=2, time_limit_s=60.0) as pool:
         pool.verify_many([problem()] * 2, ["fine"] * 2)
         hung = pool.submit_many([problem()], ["sleep"])
-        start = time.monotonic()
         assert [verdict.reward for verdict in pool.verify_many([problem()] * 50, ["fine"] * 50)] == [1.0] * 50
-        assert time.monotonic() - start < 3.5
         assert not hung.futures[0].done()
         hung.cancel()
 

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from h1r.common import syntax
 from h1r.mathematics.question import question_formulas
 from h1r.records import Problem
 from h1r.verify.choice.options import options_of, reference_of
@@ -182,7 +183,7 @@ def _value_of(expression: str) -> Fraction | None:
     if len(expression) > MAX_EXPRESSION_CHARS or len(re.findall(r"\d+", expression)) < 3:
         return None
     try:
-        return _evaluate(ast.parse(expression.strip(), mode="eval").body)
+        return _evaluate(syntax.expression(expression.strip()))
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
 

@@ -9,10 +9,10 @@ for code.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from h1r.common.syntax import parse
 from h1r.records import Message, Problem, Reason, Sample, Verdict
 from h1r.response.extract import THINK_CLOSE, THINK_OPEN, last_boxed
 from h1r.response.format import is_well_formed
@@ -151,7 +151,7 @@ def code_rule(candidate: Candidate) -> str | None:
         return "code in another language"
     if language == "python":
         try:
-            compile(found.code, "<answer>", "exec", dont_inherit=True, flags=ast.PyCF_ONLY_AST)
+            parse(found.code)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return "code does not parse"
     return None

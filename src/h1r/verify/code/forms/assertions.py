@@ -15,6 +15,7 @@ import builtins
 from functools import lru_cache
 from typing import Any
 
+from h1r.common.syntax import parse
 from h1r.sandbox import structures
 from h1r.sandbox.prelude import prelude
 from h1r.verify.code.forms.collected import collected, without_guard
@@ -33,7 +34,7 @@ _ALIASES = {"np": "import numpy as np", "pd": "import pandas as pd", "plt": "imp
 def assertions(tests: list[str], given: Given, is_leetcode: bool = False) -> CheckTests:
     """Pieces of test code, in their order; one that holds functions or cases that nothing calls is as many pieces."""
     pieces = [piece for test in tests for piece in _pieces(test, given)]
-    trees = [ast.parse(piece) for piece in pieces]
+    trees = [parse(piece) for piece in pieces]
     shown = given.entry is not None or bool(given.known.get("test_imports"))
     setup = "\n".join([given.prompt if shown else "", *map(str, given.known.get("test_imports") or [])])
     if not setup.strip():
@@ -50,13 +51,13 @@ def _pieces(test: str, given: Given) -> list[str]:
     """A piece of test code such that all it holds runs."""
     if not isinstance(test, str):
         raise TestsError("test code that is no text")
-    tree = ast.parse(test)
+    tree = parse(test)
     if why := shared_state(tree):
         raise TestsError(f"tests that need {why}, but that runs in another process")
     if found := collected(test, tree):
         return found
     test = without_guard(test, tree, run=True)
-    tree = ast.parse(test)
+    tree = parse(test)
     defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     check = defined.get("check")
     if check is not None and not any(isinstance(node, ast.Name) and node.id == "check" for node in ast.walk(tree)):
@@ -146,7 +147,7 @@ def _tested(trees: list[ast.Module], entry: str | None, setup: str) -> tuple[lis
 
 def _defined(setup: str) -> set[str]:
     try:
-        tree = ast.parse(complete(setup))
+        tree = parse(complete(setup))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     found = _bound([ast.Module([node], []) for node in tree.body if not isinstance(node, ast.FunctionDef)])

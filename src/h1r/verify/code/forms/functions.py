@@ -15,6 +15,7 @@ import ast
 import json
 from typing import Any
 
+from h1r.common.syntax import expression, literal
 from h1r.verify.code.forms.given import Given
 from h1r.verify.code.forms.leetcode import design_driver, driver, is_design
 from h1r.verify.code.kinds import CallTests, TestsError
@@ -51,7 +52,7 @@ def _from_text(text: str) -> list[Any]:
     except ValueError:
         pass
     try:
-        call = ast.parse(f"call({_python(text)})", mode="eval").body
+        call = expression(f"call({_python(text)})")
         if isinstance(call, ast.Call) and call.keywords and not call.args:
             return [{"h1r_named": {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}}]
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -74,6 +75,6 @@ def _value(text: str) -> Any:
     except ValueError:
         pass
     try:
-        return ast.literal_eval(text.strip())
+        return literal(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise TestsError(f"a result that is no JSON: {text[:60]!r}") from None

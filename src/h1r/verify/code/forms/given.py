@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from h1r.common.syntax import parse
 from h1r.verify.code.kinds import Layout, TestsError
 from h1r.verify.code.sources import complete
 
@@ -60,7 +60,7 @@ class Given:
 def _code(prompt: str) -> str:
     """A prompt that is code, whole or up to where the solution goes on; nothing of one in words."""
     try:
-        ast.parse(complete(prompt))
+        parse(complete(prompt))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         begins = ("def ", "class ", "import ", "from ", "@")
         return prompt if any(line.startswith(begins) for line in prompt.splitlines()) else ""

@@ -15,6 +15,7 @@ import ast
 import re
 from typing import Any
 
+from h1r.common.syntax import parse
 from h1r.verify.code.forms.given import Given
 from h1r.verify.code.sources import complete
 
@@ -59,7 +60,7 @@ def is_design(arguments: list[list[Any]], expected: list[Any], entry: str | None
 def _kinds(stub: str, entry: str) -> tuple[list[str] | None, str, bool | None]:
     """The node kind of each argument and of the result in a stub, "" for none, and whether it returns None."""
     try:
-        tree = ast.parse(complete(stub))
+        tree = parse(complete(stub))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None, "", None
     name = entry.rpartition(".")[2]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from h1r.common.syntax import parse
 from h1r.verify.code.extract import LANGUAGES, detect_language
 from h1r.verify.code.forms.given import Given
 from h1r.verify.code.kinds import Protocol, Referee, TestsError
@@ -52,7 +53,7 @@ def _referee(known: dict[str, Any], key: str, protocol: Any) -> Referee:
 def _defines_check(source: str) -> bool:
     """Whether Python source has a function `check` that nothing in it calls: the caller is to."""
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     defined = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
