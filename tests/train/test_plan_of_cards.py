@@ -4,6 +4,8 @@ kernels in tests/model/interpreted_triton.py."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from h1r.config import find_recipe, load_recipe
 from h1r.errors import UserError
 from h1r.models import build
 from h1r.models.registry import preset
+from h1r.train.documents import Document
 from h1r.train.plan.cards import parse_cards
 from h1r.train.plan.costs import pass_costs
 from h1r.train.plan.plan import Stage, plan
+from h1r.train.plan.run_time import RunTime, documents_at_hand, run_time
 from h1r.train.plan.utilisation import Utilisation
 
 PAPER = find_recipe("h1r-7b-cluster")
@@ -163,6 +167,45 @@ def test_the_command_prints_the_plan_and_its_exit_code_says_whether_it_fits(caps
     assert found["needed_bytes"] == pytest.approx(sum(found["memory_bytes"].values()))
     assert code_of(["rl", "h1r-7b", "--gpus", "8xH200"]) == 2
     assert "--dry-run" in capsys.readouterr().err
+
+
+def test_a_run_has_the_steps_of_its_documents_or_of_so_many_tokens(tmp_path: Path) -> None:
+    changes = {"sft.epochs": 2, "sft.seq_len": 100, "sft.batch_size": 4, "sft.micro_batch_size": 1}
+    recipe = load_recipe(PAPER, changes)
+    made = plan(recipe, "sft", parse_cards("8xH100"))
+    documents = [Document([0] * 60, [1] * 60, 1.0) for _ in range(42)]  # a row holds one
+    exact, tokens = run_time(recipe, made, documents), run_time(recipe, made, tokens=42 * 60)
+    assert (exact.steps, exact.tokens, exact.known) == (2 * 11, 42 * 60, True)
+    assert (tokens.steps, tokens.tokens, tokens.known) == (2 * 7, 42 * 60, True)
+    assert exact.as_json()["seconds"] == pytest.approx(22 * made.seconds[made.bound_by])
+    unknown = run_time(recipe, made)
+    assert (unknown.tokens, unknown.known) == (10**9, False)
+    assert "for each 10^9 tokens of data" in unknown.told()[0]
+    assert documents_at_hand(recipe, None) is documents_at_hand(recipe, tmp_path) is None
+    (tmp_path / "curate" / "packed").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no packed shard"):
+        documents_at_hand(recipe, tmp_path)
+
+
+def test_a_run_of_rl_is_its_steps_of_training_and_sampling() -> None:
+    def of(cards: str, name: str = "h1r-7b-8xh200", **changes: Any) -> RunTime:
+        recipe = load_recipe(find_recipe(name), {key.replace("__", "."): one for key, one in changes.items()})
+        return run_time(recipe, plan(recipe, "rl", parse_cards(cards)))
+
+    one = of("8xH200")
+    assert one.sampling is not None
+    assert one.step == one.training + one.sampling
+    assert of("8xH200", rl__steps=7).as_json()["seconds"] == pytest.approx(7 * one.step)
+    # its longest rollout alone takes a token at a time
+    longest = 49_152 * 2 * 7.5856e9 / (0.6 * 4.8e12)
+    assert of("8xH200", rl__backfill__mode="reject").sampling > longest
+    reject, cut = (of("8xH200", rl__backfill__mode="reject", rl__partial_tokens=n).sampling for n in (0, 16_384))
+    assert cut < reject < one.sampling
+    ray = of("16xH200", "h1r-7b-ray")
+    assert ray.step == max(ray.training, ray.sampling or 0.0)
+    server = of("8xH200", engine__kind="server", engine__urls=["http://localhost:1"])
+    assert (server.sampling, server.step) == (None, server.training)
+    assert "servers that are not planned" in server.told()[1]
 
 
 def code_of(arguments: list[str]) -> int:

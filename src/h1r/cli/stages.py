@@ -220,6 +220,10 @@ def sft(
     resume: Resume = False,
     dry_run: DryRun = False,
     gpus: Gpus = None,
+    tokens: Annotated[
+        float | None,
+        typer.Option("--tokens", min=1, metavar="N", help="With --gpus: of the data, as in 30e9, for the run's time."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune on curated traces, or on a file as it is."""
@@ -246,7 +250,9 @@ def sft(
     elif columns:
         raise UserError("--columns is for a file of data; in a recipe they are sft.columns or those of a source")
     if gpus is not None:
-        _plan("sft", target, gpus, set_, seed, dry_run, as_json, keys)
+        _plan("sft", target, gpus, set_, seed, dry_run, as_json, keys, tokens)
+    elif tokens is not None:
+        raise UserError("--tokens is for the plan of a run; give --dry-run --gpus too")
     _train("sft", target, out, set_, seed, resume, dry_run, as_json, keys)
 
 
@@ -287,6 +293,7 @@ def _plan(
     dry_run: bool,
     as_json: bool,
     keys: Mapping[str, Any] | None = None,
+    tokens: float | None = None,
 ) -> None:
     """Prints what the stage needs of the cards, and ends the command."""
     from h1r.train.plan.cards import parse_cards
@@ -295,12 +302,17 @@ def _plan(
     if not dry_run:
         raise UserError("--gpus plans a run without starting it; give --dry-run too")
     from h1r.train.plan.plan import plan, told
+    from h1r.train.plan.run_time import documents_at_hand, run_time
 
-    made = plan(resolved_recipe(target, set_, seed, keys)[0], stage, cards)
+    recipe, directory = resolved_recipe(target, set_, seed, keys)
+    made, run = plan(recipe, stage, cards), None
+    if made.fits:
+        documents = documents_at_hand(recipe, directory) if stage == "sft" and tokens is None else None
+        run = run_time(recipe, made, documents, tokens)
     if as_json:
-        print_json(made.as_json())
+        print_json({**made.as_json(), "run": run and run.as_json()})
     else:
-        print("\n".join(told(made)))
+        print("\n".join(told(made, run.told() if run else ())))
     raise typer.Exit(0 if made.fits else 1)
 
 

@@ -14,7 +14,8 @@ NODE = 8
 @dataclass(frozen=True)
 class Card:
     """gb: memory in 10^9 bytes. tflops: dense bf16 with fp32 sums. link: GB/s to the other cards of a node, one way.
-    network: GB/s of a card to other nodes, one way; a 400 Gb/s adapter a card where the maker sells such nodes.
+    memory: GB/s in which the card reads its own. network: GB/s of a card to other nodes, one way; a 400 Gb/s adapter a
+    card where the maker sells such nodes.
 
     Source: NVIDIA's data sheets.
     """
@@ -23,18 +24,19 @@ class Card:
     gb: float
     tflops: float
     link: float
+    memory: float
     network: float = 50.0
 
 
 CARDS = {
     card.name.lower(): card
     for card in (
-        Card("A100", 80, 312, 300, 25),
-        Card("H100", 80, 989, 450),
-        Card("H200", 141, 989, 450),
-        Card("B200", 180, 2250, 900),
-        Card("L40S", 48, 362, 32, 25),
-        Card("RTX4090", 24, 165, 32, 12.5),
+        Card("A100", 80, 312, 300, 2039, 25),
+        Card("H100", 80, 989, 450, 3350),
+        Card("H200", 141, 989, 450, 4800),
+        Card("B200", 180, 2250, 900, 8000),
+        Card("L40S", 48, 362, 32, 864, 25),
+        Card("RTX4090", 24, 165, 32, 1008, 12.5),
     )
 }
 

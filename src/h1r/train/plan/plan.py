@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -319,7 +319,7 @@ def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[s
         cache = max(0.0, cache - room)
     note = (
         f"sampling: a sequence of {longest:,} tokens keeps {gigabytes(each)}; a card draws {drawn:,} a step and "
-        f"decodes {sequences:,} of that length together. Its time is not in the plan."
+        f"decodes {sequences:,} of that length together."
     )
     notes = [*made.notes, note]
     if engines > rl.batch_size:
@@ -364,8 +364,8 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def told(made: Plan) -> list[str]:
-    """The plan as lines of text."""
+def told(made: Plan, run: Sequence[str] = ()) -> list[str]:
+    """The plan as lines of text. run: those of the whole run."""
     card, count = made.cards.card, made.cards.count
     lines = [
         f"{made.stage} of {made.parameters / 1e9:.2f}B parameters on {count} x {card.name}",
@@ -378,6 +378,7 @@ def told(made: Plan) -> list[str]:
         f"({', '.join(f'{part} {duration(seconds)}' for part, seconds in made.seconds.items())}): "
         f"{counted(round(made.tokens / made.seconds[made.bound_by] / count), 'token')} a second and card",
         *(f"  {note}" for note in made.notes),
+        *(f"  {line}" for line in run),
         "  Calculated, not measured: no card has been at hand.",
     ]
     if not made.fits:
