@@ -179,7 +179,7 @@ def main() -> None:
     asked = questions(options.questions)
     expected = solved(options.run, recipe, asked)
     found: dict[str, Any] = {}
-    with server(options.run, *words) as one, server(options.run, *words) as two, server(one, two, *words) as front:
+    with server(options.run, *words) as one, server(options.run, *words) as two, server(one, two) as front:
         found["served"] = compared(served(one, asked), expected)
         found["served again"] = compared(served(two, asked), expected)
         found["two replicas"] = compared(served(front, asked), expected)

@@ -12,7 +12,6 @@ from deepconf_served import PROBLEM, PROMPT, RECIPE, first_character
 from engine_subjects import SECTION, Letters
 from served_model import LIMITS, eventually, running
 
-from h1r.config import resolve
 from h1r.engine.native.engine import NativeEngine
 from h1r.engine.protocol import SamplingParams
 from h1r.models.falcon_h1.hybrid import HybridForCausalLM
@@ -29,7 +28,7 @@ def test_in_front_of_vllm_chats_are_passed_on_and_doubtful_traces_end_inside(
     own = {f"scaling.{name}": value for name, value in RECIPE.scaling.model_dump(exclude_defaults=True).items()}
     asked = {"messages": [{"role": "user", "content": Letters().decode(PROMPT)}], "seed": 3}
     with (
-        open_urls([f"{served}/v1"], resolve({"name": "defaults"}, own, "--set"), LIMITS, None) as front,
+        open_urls([f"{served}/v1"], own, LIMITS) as front,
         running(front) as server,
     ):
         asked["model"] = front.models()[0]["id"]

@@ -50,6 +50,8 @@ class Scripted:
     """Whether every request is a 429."""
     garbles: Any = None
     """What is sent in place of the third chunk of each stream."""
+    listed: dict[str, Any] = field(default_factory=dict)
+    """What it says of its model beside the name."""
     events: tuple[dict[str, Any], ...] = ()
     """All that each of its streams sends, as of `/v1/responses`: its end is the last one."""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -155,7 +157,7 @@ def scripted(**settings: Any) -> Iterator[Scripted]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            server._send(self, json.dumps({"data": [{"id": "scripted"}]}).encode())
+            server._send(self, json.dumps({"data": [{"id": "scripted", **server.listed}]}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -19,7 +19,6 @@ from test_serve_chat import ask, chunks
 from test_urls import SETTINGS
 
 import warm
-from h1r.config import resolve
 from h1r.errors import UserError
 from h1r.serve.limits import Limits
 from h1r.serve.local import Local
@@ -130,12 +129,11 @@ def test_a_collector_that_never_answers_holds_nobody_at_the_end(monkeypatch: pyt
 
 
 def test_a_server_behind_is_a_span_whose_own_spans_join() -> None:
-    recipe = resolve({"name": "defaults"}, SETTINGS, "--set")
     body = {"model": "scripted", "messages": [{"role": "user", "content": QUESTION}], "seed": 3, "stream": True}
     with collector() as (address, found), scripted(dies_after=2) as dying, scripted() as other:
         spans = spans_to(address)
         with (
-            open_urls([dying.url, other.url], recipe, Limits(), None) as served,
+            open_urls([dying.url, other.url], SETTINGS, Limits()) as served,
             running(served, spans=spans) as server,
         ):
             for _ in range(2):  # one of them begins with the server that dies

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from scripted_server import Scripted, doubtful, scripted, tokens_of
-from served_model import KEY, LIMITS, NAME, QUESTION, RECIPE, Running, eventually, running
+from served_model import KEY, LIMITS, NAME, QUESTION, Running, eventually, running
 
 from h1r.common.servers import COOLDOWN_S
-from h1r.config import resolve
+from h1r.errors import UserError
 from h1r.serve.limits import Limits
 from h1r.serve.urls import open_urls
 
@@ -30,8 +30,10 @@ BODY = {"model": "scripted", "messages": [{"role": "user", "content": "What is 6
 
 @contextlib.contextmanager
 def before(*servers: Scripted, **overrides: Any) -> Iterator[Running]:
-    recipe = resolve({"name": "defaults"}, {**SETTINGS, **overrides}, "--set")
-    with open_urls([one.url for one in servers], recipe, Limits(), None) as served, running(served) as found:
+    with (
+        open_urls([one.url for one in servers], {**SETTINGS, **overrides}, Limits()) as served,
+        running(served) as found,
+    ):
         yield found
 
 
@@ -159,6 +161,42 @@ def test_where_all_servers_failed_just_now_a_request_finds_the_one_that_lives() 
                 each.rests_until = time.monotonic() + 60
             asking()
         assert servers[1].outstanding == 1 << 30
+
+
+def test_what_servers_of_ours_tell_of_their_model_is_what_a_request_leaves_open(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = {"temperature": 0.9, "window": 3, "options": {"certain": 0.9, "file": "/a"}, "of_a_later_version": 1}
+    listed = {"owned_by": "open-h1r", "max_model_len": 70_000, "scaling": {**own, "max_tokens": 60_000}}
+    other = {**listed, "scaling": {**listed["scaling"], "window": 5, "temperature": 0.8}}
+    asked = {**BODY, "max_tokens": None, "deepconf": {"budget": 6}}
+    with (
+        scripted(listed=listed) as one,
+        scripted(listed=other) as two,
+        open_urls([one.url, two.url], {"scaling.window": 4}, Limits()) as served,
+        running(served) as server,
+    ):
+        told = server.client.get("/v1/models").json()["data"][0]
+        assert (told["max_model_len"], told["numbers"]["max_tokens"]["maximum"]) == (70_000, 70_000)
+        scaling = told["scaling"]
+        assert (scaling["temperature"], scaling["window"], scaling["options"]) == (0.9, 4, {"certain": 0.9})
+        ask(server, **asked)
+        assert (one.requests[-1]["temperature"], one.requests[-1]["max_tokens"]) == (0.9, 60_000)
+    assert f"{two.url} has another scaling.temperature than {one.url}" in capsys.readouterr().err
+    with scripted(listed={**listed, "owned_by": "vllm", "max_model_len": 66_000}) as one, before(one) as server:
+        ask(server, **asked)
+        assert one.requests[-1]["temperature"] == 0.6
+        assert "max_tokens" not in one.requests[-1]  # the recipe's 65536 may not be there behind the prompt
+        ask(server, **{**asked, "max_tokens": 65_536})
+        assert one.requests[-1]["max_tokens"] == 65_536
+    strange = {**listed, "scaling": {**own, "method": "of_nobody_here"}}
+    with scripted(listed=strange) as one:
+        with pytest.raises(UserError, match=f"the method `of_nobody_here` that {one.url} tells is not"):
+            open_urls([one.url], {}, Limits()).__enter__()
+        with open_urls([one.url], {"scaling.method": "esc"}, Limits()) as served:
+            assert served.models()[0]["scaling"] == told["scaling"] | {
+                "method": "esc", "options": {}, "window": 3, "max_tokens": 65_536,
+            }  # fmt: skip
 
 
 def test_servers_that_have_too_much_to_do_are_no_failure_of_theirs() -> None:
@@ -295,20 +333,26 @@ def test_a_server_whose_every_replica_is_gone_is_a_clear_error() -> None:
         assert "[DONE]" not in events
 
 
-def test_over_two_servers_of_ours_each_trace_is_that_of_one(server: Running) -> None:
+def test_over_two_servers_of_ours_each_trace_is_that_of_one_with_no_setting_of_the_front(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the token at which it is stopped, whose place a front knows from the confidences that ours tell."""
     asked = {
-        "model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24, "seed": 1 << 40,
+        "model": NAME, "messages": [{"role": "user", "content": QUESTION}], "seed": 1 << 40,
         "deepconf": {"verifier": "first-character", "return_traces": "tokens", "budget": 24},
     }  # fmt: skip
-    own = {f"scaling.{name}": value for name, value in RECIPE.scaling.model_dump(exclude_defaults=True).items()}
+    monkeypatch.setenv("KEY_OF_THE_SERVERS", KEY)
     with running(server.service.served, LIMITS) as second:
         key = {"Authorization": f"Bearer {KEY}"}
         with (
-            open_urls([f"{one.url}/v1" for one in (server, second)], resolve({"name": "defaults"}, own, "--set"),
-                      Limits(), KEY) as served,
+            open_urls(
+                [f"{one.url}/v1" for one in (server, second)], {"engine.key_variable": "KEY_OF_THE_SERVERS"}, Limits()
+            ) as served,
             running(served) as front,
-        ):  # fmt: skip
+        ):
+            listed = [one.client.get("/v1/models", headers=key).json()["data"] for one in (server, front)]
+            assert listed[0][0]["scaling"] == listed[1][0]["scaling"]
+            assert [one["id"] for one in listed[0]] == [one["id"] for one in listed[1]]
             answers, owner = {}, server.service.served.owners()[0]
             for name, one in (("alone", server), ("together", front)):
                 before_it = owner.tokens

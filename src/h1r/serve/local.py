@@ -13,9 +13,10 @@ from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import DeepConfJob, Form, Job, Plain
 from h1r.serve.limits import Limits
+from h1r.serve.listing import models_of
 from h1r.serve.messages import messages_of
 from h1r.serve.model import Model, seed_of
-from h1r.serve.options import methods_for, numbers_for, plan_for, split_model
+from h1r.serve.options import plan_for, split_model
 from h1r.serve.responses import refuse_unknown_of_response
 from h1r.serve.wanted import Body, Kind, refuse_many_answers, refuse_own_stop, refuse_unknown
 
@@ -27,16 +28,13 @@ class Local:
         self._model, self._limits = model, limits
 
     def models(self) -> list[dict[str, Any]]:
-        """The model, with the methods there are, and under its suffix what DeepConf makes of it."""
+        """See `app.Served`."""
         model = self._model
-        own = {"object": "model", "created": model.created, "owned_by": "open-h1r", "max_model_len": model.positions}
-        budgets = sorted({8, 64, *(b for b in model.recipe.scaling.budgets if b <= self._limits.budget)})
         has: frozenset[Needs] = frozenset({"confidences", "logprobs"})
         if isinstance(model.owner.engine, NativeEngine):
             has |= {"token_ids"}
-        numbers = numbers_for(self._limits.budget, model.positions)
-        first = {"id": model.name, **own, "methods": methods_for(model.recipe.scaling, has), "numbers": numbers}
-        return [first, *({"id": f"{model.name}@deepconf-{b}", **own} for b in budgets)]
+        section = model.recipe.scaling
+        return models_of(model.name, model.created, section, has, self._limits.budget, model.positions)
 
     def owners(self) -> list[EngineThread]:
         """See `app.Served`."""

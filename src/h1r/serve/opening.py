@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from h1r.common.hub import local_directory
-from h1r.common.servers import api_key
-from h1r.config import resolve
 from h1r.config.text import parse_override
 from h1r.evals.answers import recipe_of
 from h1r.serve.app import Served, Service
@@ -39,9 +37,7 @@ def opened_service(
             spans = spans_to(collector)
             things.callback(spans.close)
         if what[0].startswith(("http://", "https://")):
-            recipe = resolve({"name": "defaults"}, overrides, "--set")
-            key = api_key(recipe.engine.key_variable)
-            served: Served = things.enter_context(open_urls(what, recipe, limits, key))
+            served: Served = things.enter_context(open_urls(what, overrides, limits))
         else:
             recipe = recipe_of(what[0], overrides)
             called = name or name_of(what[0], recipe.name)

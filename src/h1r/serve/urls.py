@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx2
 
-from h1r.config import Recipe
-from h1r.engine.endpoint.streamed import StreamedChats
+from h1r.common.servers import api_key
+from h1r.config import Recipe, resolve
+from h1r.engine.endpoint.streamed import USUAL_TOKENS, StreamedChats
 from h1r.engine.protocol import SamplingParams
 from h1r.records import Message
 from h1r.rollout.prompts import ProblemPrompt
@@ -29,9 +30,10 @@ from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import DeepConfJob, Form, Job
 from h1r.serve.limits import Limits
+from h1r.serve.listing import models_of, recipe_behind
 from h1r.serve.messages import messages_of
 from h1r.serve.model import problem_of, seed_of
-from h1r.serve.options import Plan, methods_for, numbers_for, plan_for, split_model
+from h1r.serve.options import Plan, plan_for, split_model
 from h1r.serve.passing_on import PassedOn
 from h1r.serve.reply_text import TokenTexts
 from h1r.serve.responses import refuse_unknown_of_response
@@ -40,8 +42,6 @@ from h1r.serve.verifying import Verifying
 from h1r.serve.wanted import Body, Kind, refuse_many_answers, refuse_own_stop, refuse_unknown
 
 TAU = 0.95
-_LONGEST = 4096
-"""Tokens that a request counts with in the balance of servers where it does not say how many it may have."""
 
 
 class Urls:
@@ -60,10 +60,8 @@ class Urls:
 
     def models(self) -> list[dict[str, Any]]:
         """See `app.Served`."""
-        own = {"object": "model", "created": self._created, "owned_by": "open-h1r"}
-        name = self._engine.model
-        first = {"methods": methods_for(self._recipe.scaling, self._has), "numbers": numbers_for(self._limits.budget)}
-        return [{"id": name, **own, **first}, *({"id": f"{name}@deepconf-{b}", **own} for b in (8, 64))]
+        engine, section = self._engine, self._recipe.scaling
+        return models_of(engine.model, self._created, section, self._has, self._limits.budget, engine.positions)
 
     def owners(self) -> list[EngineThread]:
         """See `app.Served`."""
@@ -87,8 +85,8 @@ class Urls:
         sampling = SamplingParams(
             temperature=section.temperature if body.temperature is None else body.temperature,
             top_p=section.top_p if body.top_p is None else body.top_p, top_k=max(0, body.top_k or 0),
-            min_p=body.min_p or 0.0, max_tokens=body.max_tokens or min(section.max_tokens, _LONGEST), seed=seed,
-            stop=body.stops,
+            min_p=body.min_p or 0.0, max_tokens=body.max_tokens or self._longest, fit=body.max_tokens is None,
+            seed=seed, stop=body.stops,
         )  # fmt: skip
         plan = plan_for(section, self._limits.budget, sampling, body.deepconf, (method, budget), body.reasoning_effort)
         if plan is None:
@@ -106,8 +104,15 @@ class Urls:
         path = {"chat": "chat/completions", "completion": "completions", "response": "responses"}[kind]
         sent = {key: value for key, value in found.items() if key != "deepconf"}
         sent |= {"model": self._engine.model, "seed": seed if self._engine.ours else seed % (1 << 31)}
-        weight = (body.max_tokens or _LONGEST) * body.n
+        weight = (body.max_tokens or USUAL_TOKENS) * body.n
         return PassedOn(self._engine.servers, self._client, path, sent, self._engine.key, weight)
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of a trace where the request does not say how many: the recipe's. Of servers that do not tell how long
+        an answer may be, no more than most allow."""
+        longest = self._recipe.scaling.max_tokens
+        return min(longest, USUAL_TOKENS) if self._engine.positions is None else longest
 
     @property
     def _has(self) -> frozenset[Needs]:
@@ -159,13 +164,15 @@ def refuse_beyond_traces(body: Body, found: dict[str, Any], kind: Kind) -> None:
 
 
 @contextmanager
-def open_urls(urls: Sequence[str], recipe: Recipe, limits: Limits, key: str | None) -> Iterator[Urls]:
-    """Servers at these addresses. `UserError` where none answers."""
-    engine = StreamedChats(urls, recipe.engine.endpoint.model, key, recipe.engine.max_sequences)
-    served = Urls(engine, recipe, limits)
-    try:
+def open_urls(urls: Sequence[str], overrides: Mapping[str, Any], limits: Limits) -> Iterator[Urls]:
+    """Servers at these addresses. overrides: keys of a recipe, whose [scaling] is else that of the servers, where they
+    tell one (`listing.recipe_behind`). `UserError` where none answers."""
+    others = {key: value for key, value in overrides.items() if key.partition(".")[0] != "scaling"}
+    section = resolve({"name": "defaults"}, others, "--set").engine
+    engine = StreamedChats(urls, section.endpoint.model, api_key(section.key_variable), section.max_sequences)
+    with ExitStack() as things:
+        things.callback(engine.close)
+        served = Urls(engine, recipe_behind(engine.listed, overrides), limits)
+        things.callback(served.verifying.close)
+        things.callback(served.owner.close)
         yield served
-    finally:
-        served.owner.close()
-        engine.close()
-        served.verifying.close()

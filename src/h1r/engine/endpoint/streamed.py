@@ -17,7 +17,6 @@ one gave is counted nowhere. Which tokens they were, servers do not say: a trace
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -41,6 +40,10 @@ _MARGIN = 1e-4
 """Nats."""
 _WIDEST = 8192
 """Tokens: the longest window that our plugin of vLLM takes."""
+USUAL_TOKENS = 4096
+"""What a request that does not say how long its answer may be counts with where servers are balanced."""
+_TEMPLATE = 1024
+"""Tokens that a chat template may add to what is said, at a guess: where it adds more, the server says so."""
 _RANKS = (20, 10, 5)
 """How many of the likeliest tokens are asked for, the most that a server allows; OpenAI's limit is 20."""
 
@@ -75,6 +78,11 @@ class _Live:
         self.reason, self.error = "length", None
 
     @property
+    def weight(self) -> int:
+        """In the balance of servers."""
+        return min(self.params.max_tokens, USUAL_TOKENS) if self.params.fit else self.params.max_tokens
+
+    @property
     def num_tokens(self) -> int:
         return self.usage.get("completion_tokens") or len(self.logprobs) or self.pieces
 
@@ -101,7 +109,9 @@ class StreamedChats:
         self._refused: list[Trace] = []
         self._count = 0
         self._lock = threading.Lock()
-        self.model = model or self._listed()
+        self.listed: list[tuple[str, dict[str, Any]]] = []
+        """The address of each server that answers, and the model as it lists it."""
+        self.model = self._look_up(model)
         self.ours = False
         """Whether the servers tell the confidence of each token, as `h1r serve` does."""
         self.ranks = self._known_ranks()
@@ -113,6 +123,12 @@ class StreamedChats:
     def busy(self) -> bool:
         """Whether a trace has not been handed out yet."""
         return bool(self._live or self._refused)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of prompt and answer together, the fewest that a server tells; None where none does."""
+        told = [one.get("max_model_len") for _, one in self.listed]
+        return min((one for one in told if type(one) is int and one > 0), default=None)
 
     @property
     def knows_confidences(self) -> bool:
@@ -194,7 +210,7 @@ class StreamedChats:
                 live.begin_anew()
                 if len({*tried}) == len(self.servers.all):
                     time.sleep(min(0.1 * 2**attempt, 2.0))
-            tried.append(self.servers.take(weight=live.params.max_tokens, tried=tried))
+            tried.append(self.servers.take(weight=live.weight, tried=tried))
             passing = self._ask(live, tried[-1])
             if live.error is None or not passing:
                 break
@@ -222,16 +238,18 @@ class StreamedChats:
             if live.request is not None:
                 live.request.close()
             failed = None if live.cancelled else passing
-            self.servers.give_back(server, failed, asked_s, weight=live.params.max_tokens)
+            self.servers.give_back(server, failed, asked_s, weight=live.weight)
         return passing
 
     def _body(self, live: _Live) -> dict[str, Any]:
         params, seed = live.params, live.params.seed + live.sample
         body: dict[str, Any] = {
             "model": self.model, "messages": list(live.messages), "stream": True, "temperature": params.temperature,
-            "top_p": params.top_p, "max_tokens": params.max_tokens, "seed": seed if self.ours else seed % _SEEDS,
+            "top_p": params.top_p, "seed": seed if self.ours else seed % _SEEDS,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
+        if self._has_room(live):
+            body["max_tokens"] = params.max_tokens
         if params.stop:
             body["stop"] = list(params.stop)
         if params.top_k:
@@ -247,6 +265,12 @@ class StreamedChats:
                 **({} if self.ours else {"deepconf_top_k": params.confidence_top_k}),
             }
         return {**body, **self.extra}
+
+    def _has_room(self, live: _Live) -> bool:
+        """Whether the model's context surely has so many tokens behind the prompt. Where it may not, and fewer will do,
+        the server is told no number: it gives what there is, a few more at most."""
+        said = sum(len(str(one.get("content", "")).encode()) for one in live.messages)  # no token is less than a byte
+        return not live.params.fit or not self.positions or said + _TEMPLATE + live.params.max_tokens <= self.positions
 
     def _take(self, live: _Live, event: Any) -> bool:
         """One chunk; whether the trace ends here, by its confidence or because nobody waits for it."""
@@ -279,21 +303,21 @@ class StreamedChats:
                 live.reason = "length" if reason == "length" else "stop"
         return False
 
-    def _listed(self) -> str:
-        """The one model that the servers list."""
+    def _look_up(self, name: str | None) -> str:
+        """The model of that name, or the first one that a server lists, and what each server says of it."""
         said: Exception | None = None
         for server in self.servers.all:
-            request = ServerRequest(f"{server.url}/models", 10.0, self.key)
             try:
-                with request.send() as response:
-                    return str(json.loads(response.read())["data"][0]["id"])
+                models = get_json(f"{server.url}/models", timeout=10.0, key=self.key)["data"]
+                name = name or str(models[0]["id"])
+                self.listed += [(server.url, one) for one in models if one["id"] == name][:1]
             except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
                 said = error
-            finally:
-                request.close()
-        raise UserError(
-            f"no server answers at {self.servers.all[0].url}/models ({said}); start it, or mend its address"
-        )
+        if name is None:
+            raise UserError(
+                f"no server answers at {self.servers.all[0].url}/models ({said}); start it, or mend its address"
+            )
+        return name
 
     def _known_ranks(self) -> int:
         """What the first server that answers tells."""
