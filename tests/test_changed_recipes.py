@@ -173,7 +173,7 @@ def test_ls_lists_runs_with_state_score_and_size(
     Path("runs/no-run").mkdir()
     h1r("ls")
     said = capsys.readouterr().out
-    assert "whole    scaling finished        held-out 69.5%, mine 25.0%  " in said
+    assert "whole    scaling finished        rl: held-out 69.5%, mine 25.0%  " in said
     assert "runs/stopped  sft stopped at step 12  " in said
     assert "2.87 MiB" in said
     assert "runs/fresh    nothing finished" in said

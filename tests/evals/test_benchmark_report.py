@@ -19,6 +19,7 @@ from h1r.evals.summary import benchmark_tables
 from h1r.report import collect, summarise, write_comparison, write_report
 from h1r.report.benchmarks import by_name, difference, read_benchmarks
 from h1r.report.samples import AnswerSet, write_browser
+from h1r.run.names import checkpoint_name
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> \u2028 \ud800 __proto__"
 
@@ -60,6 +61,30 @@ def build(path: Path, right: list[int], names: tuple[str, ...] = ("letters",), p
     ]
     (place / "letters.0.samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_a_checkpoint_that_was_named_is_called_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoint_name("/home/me/runs/demo/rl/model") == "demo/rl/model"
+    assert [checkpoint_name(one) for one in ("owner/name", "model", "/", "h1r:small")] == [
+        "owner/name", "model", "/", "h1r:small",
+    ]  # fmt: skip
+    checkpoint, name = "/usr/lib/python3.13/site-packages/h1r/models/shipped/small", "h1r:small"
+    run = build(tmp_path / "run", [2, 1])
+    tree = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps({**tree, "model": {"checkpoint": checkpoint}}))
+    path = run / "eval" / "benchmarks" / "base" / "letters.json"
+    result = {**json.loads(path.read_text()), "of": {"engine": {"kind": "native"}}}
+    path.write_text(json.dumps(result))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert f"<td>letters</td><td>{name}</td>" in page
+    assert "base" not in page[page.index('id="benchmarks"') : page.index('id="repeat"')]
+    assert json.loads((run / "report.json").read_text())["benchmarks"][0]["model"] == name
+    assert f'"model":"{name}"' in (run / "samples" / "index.js").read_text()
+    recipe = Recipe(name="run", model=ModelSection(checkpoint=checkpoint))
+    assert f"model: {name}" in shown(benchmark_tables({"eval_base": {"benchmarks": {"letters": RESULT}}}, recipe))
+    with pytest.raises(SystemExit, match="0"):
+        main(["ls", str(tmp_path)])
+    assert f"{name}: letters 75.0%" in capsys.readouterr().out
 
 
 def test_each_benchmark_is_a_row_with_its_numbers_and_the_run_lacks_nothing(tmp_path: Path) -> None:

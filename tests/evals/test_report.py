@@ -424,7 +424,7 @@ def test_the_table_says_what_the_base_model_was(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run")
     for checkpoint, title in (
         (None, "pass@1 random weights"),
-        ("tiiuae/Falcon-H1-0.5B-Base", "pass@1 before training"),
+        ("tiiuae/Falcon-H1-0.5B-Base", "pass@1 tiiuae/Falcon-H1-0.5B-Base"),
     ):
         recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
         recipe["model"]["checkpoint"] = checkpoint

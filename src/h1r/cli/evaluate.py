@@ -27,11 +27,11 @@ from h1r.cli.common import (
     resolved_recipe,
 )
 from h1r.cli.stages import run_stage
-from h1r.common.packaged import packaged
 from h1r.common.progress import note
 from h1r.common.terminal import shown
 from h1r.common.torch_ahead import begin_loading
 from h1r.errors import UserError
+from h1r.run.names import checkpoint_name
 
 if TYPE_CHECKING:
     from h1r.config import EvalSection, Recipe
@@ -179,9 +179,7 @@ def _run_name(model: str) -> str:
     """A run's name from that of a model: of a path its last three parts, as in `demo-rl-model`; `h1r-small` of the
     package's own."""
     path = Path(model).expanduser()
-    if path.is_dir() and path.parent == packaged("models", "shipped"):
-        return f"h1r-{path.name}"
-    named = "-".join(path.resolve().parts[-3:]) if path.is_dir() else model
+    named = checkpoint_name(str(path.resolve())) if path.is_dir() else model
     return re.sub(r"[^\w.-]+", "-", named).strip("-.") or "model"
 
 

@@ -21,7 +21,7 @@ class Cost:
     currency: str
 
 
-def model_name(result: Mapping[str, Any]) -> str | None:
+def name_at_api(result: Mapping[str, Any]) -> str | None:
     """The name of the model of an API that a result is of; None for another engine's."""
     return (result.get("of") or {}).get("engine", {}).get("model")
 
@@ -29,7 +29,7 @@ def model_name(result: Mapping[str, Any]) -> str | None:
 def cost_of(result: Mapping[str, Any], section: EndpointSection) -> Cost | None:
     """The cost of all answers of a result; None without tokens that a server stated, or a price of its model. Answers
     that were asked for again are in it once."""
-    usage, price = result.get("usage"), section.prices.get(model_name(result) or "")
+    usage, price = result.get("usage"), section.prices.get(name_at_api(result) or "")
     if not usage or price is None:
         return None
     cached = usage["cached_tokens"]

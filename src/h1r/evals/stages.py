@@ -50,6 +50,7 @@ from h1r.models import CausalLM
 from h1r.records import Problem, read_jsonl
 from h1r.rollout.pipeline import RolloutPipeline, VerifyMany
 from h1r.run.directory import Run
+from h1r.run.names import model_name
 from h1r.scaling.study import study
 from h1r.train.start import answering, curated, data_directory, saved_tokenizer, starting_model, tokenizer_of
 from h1r.verify import judge_words, open_backend
@@ -106,6 +107,7 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         usable = usable_of(recipe.eval.own, benchmarks, "eval/controls")
         safety_prompts = usable_of(recipe.eval.safety, prompts, "eval/controls/safety")
         engine = stack.enter_context(_engine(recipe, run, which, tokenizer))
+        model = engine.model if isinstance(engine, EndpointEngine) else model_name(which, recipe.model.checkpoint)
 
         def pipeline_of(verify_many: VerifyMany) -> RolloutPipeline:
             return RolloutPipeline(
@@ -118,9 +120,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
             )
 
         def title(section: BenchmarkSection) -> str:
-            return f"{section.name}, {which}"
+            return f"{section.name}, {model}"
 
-        totals = {f"Evaluate {which}": len(problems) * recipe.eval.samples} if problems else {}
+        totals = {f"Evaluate {model}": len(problems) * recipe.eval.samples} if problems else {}
         for section in recipe.eval.own:
             totals[title(section)] = len(usable[section.name][0]) * settings(section, recipe.eval).samples
         for section in recipe.eval.safety:
@@ -160,9 +162,9 @@ def evaluate_stage(recipe: Recipe, run: Run, which: str) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if problems:
             path = run.stage("eval") / f"{which}.json"
-            result = measure(problems, recipe.eval, f"Evaluate {which}", path)
+            result = measure(problems, recipe.eval, f"Evaluate {model}", path)
             if room := room_text(result):
-                note(f"held-out problems, {which}, {room}")
+                note(f"held-out problems, {model}, {room}")
         for section, one in zip(recipe.eval.own, benchmarks, strict=True):
             own, unusable = usable[section.name]
             path = run.stage(f"eval/benchmarks/{which}") / f"{section.name}.json"

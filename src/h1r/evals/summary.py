@@ -11,7 +11,8 @@ from rich.table import Table
 
 from h1r.common.prose import counted, figures, listing
 from h1r.config import Recipe
-from h1r.evals.cost import MILLION, Cost, cost_of, model_name, money
+from h1r.evals.cost import MILLION, Cost, cost_of, money, name_at_api
+from h1r.run.names import checkpoint_name, model_name
 
 
 def result_table(report: Mapping[str, Any]) -> Table:
@@ -20,7 +21,7 @@ def result_table(report: Mapping[str, Any]) -> Table:
     Raises `KeyError` for a mapping that is no report.json.
     """
     table = Table("", "accuracy", "interval", "tokens", title=f"{report['name']} (seed {report['seed']})")
-    start = "random weights" if report["checkpoint"] is None else "before training"
+    start = "random weights" if report["checkpoint"] is None else checkpoint_name(report["checkpoint"])
     for stage, title in (("base", start), ("sft", "after SFT"), ("rl", "after RL")):
         if report["pass_at_1"][stage] is not None:
             table.add_row(
@@ -80,8 +81,8 @@ def benchmark_tables(
     where there are any."""
     return _tables([
         _Row(
-            name, model_name(found) or stage.removeprefix("eval_"), found, len(found.get("unusable", [])),
-            money(cost_of(found, recipe.engine.endpoint)),
+            name, name_at_api(found) or model_name(stage.removeprefix("eval_"), recipe.model.checkpoint), found,
+            len(found.get("unusable", [])), money(cost_of(found, recipe.engine.endpoint)),
             overlapping({use: known[name] for use, known in (contamination or {}).items() if name in known}),
         )
         for stage, result in results.items()

@@ -91,7 +91,9 @@ def save_main_plot(run: str | Path, path: str | Path) -> Path:
         raise UserError(f"{run} has no evaluation and no scaling study to plot; run `h1r eval` or `h1r demo` first")
     target = Path(path)
     try:
-        plots.save_main(report.evals, report.scaling, target, confidence_level(report), tokens_unit(report))
+        plots.save_main(
+            report.evals, report.scaling, target, confidence_level(report), tokens_unit(report), report.titles
+        )
     except (OSError, ValueError) as error:  # a format that matplotlib does not have is a ValueError
         raise UserError(f"cannot write {target}: {error}; give another path") from None
     return target

@@ -17,11 +17,12 @@ from h1r.common.files import read_json
 from h1r.common.html import NONE, count, duration, esc, percent, percent_interval, points, table
 from h1r.common.prose import listing
 from h1r.config import EndpointSection
-from h1r.evals.cost import Cost, cost_of, model_name, money
+from h1r.evals.cost import Cost, cost_of, money, name_at_api
 from h1r.evals.summary import overlapping, room_text, tokens_text
 from h1r.report.paired import Difference, ProblemOutcome, between, change
 from h1r.report.shapes import Interval, Shape, validated
 from h1r.report.stored import Overlap, Votes, VoteScore, method_label
+from h1r.run.names import BASE, model_name
 
 STAGES = ("base", "sft", "rl")
 FEW = 4
@@ -59,8 +60,8 @@ class BenchmarkResult(Shape):
 @dataclass(frozen=True)
 class Benchmark:
     """A result: the benchmark's `name`, the `stage` of the run's model ("base", "sft", "rl"), and where its answers
-    lie. `model`: its name at an API, else the stage. `overlap`: what curation dropped for it of each training set, None
-    where curation knew no benchmark of that name."""
+    lie. `model`: its name at an API, or that of the checkpoint, else the stage. `overlap`: what curation dropped for
+    it of each training set, None where curation knew no benchmark of that name."""
 
     name: str
     stage: str
@@ -81,6 +82,7 @@ def read_benchmarks(
         prices = EndpointSection.model_validate(recipe.get("engine", {}).get("endpoint", {}))
     except ValidationError:  # of another version
         prices = EndpointSection()
+    checkpoint = recipe.get("model", {}).get("checkpoint")
     found = []
     for path in (run / "eval" / "benchmarks").glob("*/*.json"):
         raw = read_json(path)
@@ -89,7 +91,7 @@ def read_benchmarks(
         named = Benchmark(
             path.stem,
             stage,
-            model_name(raw) or stage,
+            name_at_api(raw) or model_name(stage, checkpoint),
             result,
             cost_of(raw, prices),
             answers if answers.is_file() else None,
@@ -215,7 +217,7 @@ def _room(found: Sequence[Benchmark]) -> str:
 def _models_html(found: Sequence[Benchmark]) -> str:
     """How the later models of a run differ from its first one: each as if it were a run, by benchmark alone."""
     stages = dict.fromkeys(one.stage for one in found)
-    runs = [[replace(one, stage="base") for one in found if one.stage == stage] for stage in stages]
+    runs = [[replace(one, stage=BASE) for one in found if one.stage == stage] for stage in stages]
     names = [of_model[0].model for of_model in runs]
     return f"<h3>The models of this run</h3>{comparison_html(names, runs)}" if len(runs) > 1 else ""
 
@@ -261,7 +263,7 @@ def _compared(
     each = [by_name(found) for found in runs]
     for key in dict.fromkeys(key for found in each for key in found):
         results = [found.get(key) for found in each]
-        title = key[0] if key[1] == "base" else f"{key[0]}, {key[1]}"
+        title = key[0] if key[1] == BASE else f"{key[0]}, {key[1]}"
         yield title, [(one, difference(results[0], one) if place else None) for place, one in enumerate(results)]
 
 

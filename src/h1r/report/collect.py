@@ -26,6 +26,7 @@ from h1r.report.safety import SafetySet, read_safety, safety_numbers
 from h1r.report.shapes import Kind, validated
 from h1r.report.stored import Attempt, CurateSummary, Dropped, EvalResult, PoolSummary, ScalingResult, StageCost
 from h1r.run.metrics import read_metrics
+from h1r.run.names import BASE, checkpoint_name
 
 EVAL_STAGES = ("base", "sft", "rl")
 DROPPED_PER_REASON = 3
@@ -68,6 +69,16 @@ class RunReport:
     @property
     def seed(self) -> int | None:
         return self.recipe.get("seed")
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint that the recipe begins with, if any."""
+        return self.recipe.get("model", {}).get("checkpoint")
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What the model of each stage is called: the first one as the checkpoint that the recipe names, if any."""
+        return STAGE_TITLES | ({BASE: checkpoint_name(self.checkpoint)} if self.checkpoint else {})
 
     @property
     def wall_seconds(self) -> float | None:
@@ -131,7 +142,7 @@ def summarise(report: RunReport) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "name": report.name,
         "seed": report.seed,
-        "checkpoint": report.recipe.get("model", {}).get("checkpoint"),
+        "checkpoint": report.checkpoint,
         "code_version": report.attempts[-1].model_dump(include={"h1r", "commit"}) if report.attempts else None,
         "pass_at_1": {stage: _of(report.evals.get(stage), "pass_at_1") for stage in EVAL_STAGES},
         "pass_at_1_interval": {stage: _of(report.evals.get(stage), "interval") for stage in EVAL_STAGES},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h1r.common.html import card, count, duration, percent, percent_interval, plural, points, size
+from h1r.common.html import card, count, duration, esc, percent, percent_interval, plural, points, size
 from h1r.common.prose import listing
 from h1r.report.collect import RunReport
 from h1r.report.paired import between
@@ -21,7 +21,7 @@ def headline_html(report: RunReport) -> str:
 
 def training_sentence(report: RunReport) -> str:
     """How pass@1 moved from stage to stage; empty without an evaluation."""
-    start = "the starting checkpoint" if report.recipe.get("model", {}).get("checkpoint") else "the untrained model"
+    start = esc(report.titles["base"]) if report.checkpoint else "the untrained model"
     when = {"base": f"from {start}", "sft": "after supervised fine-tuning", "rl": "after reinforcement learning"}
     told = [f"<b>{percent(result.pass_at_1)}</b> {when[stage]}" for stage, result in report.evals.items()]
     if not told:
@@ -107,7 +107,7 @@ def _overlap(left: Interval | None, right: Interval | None) -> bool:
 
 def _cards(report: RunReport) -> list[tuple[str, str, str, str]]:
     """(what, number, what it means, class) of each card."""
-    titles = {"base": "Base", "sft": "After SFT", "rl": "After RL"}
+    titles = {"base": esc(report.titles["base"]), "sft": "After SFT", "rl": "After RL"}
     cards = [
         (
             titles[stage],

@@ -19,6 +19,7 @@ from h1r.report.collect import EVAL_STAGES, Metrics, series
 from h1r.report.remaining import Measured, trained_per_second
 from h1r.run.listing import ORDER, plan_of, state_of
 from h1r.run.metrics import read_metrics
+from h1r.run.names import model_name
 
 MOST_POINTS = 300
 """Of a curve; more steps are averaged."""
@@ -47,7 +48,7 @@ def live_state(run: Path) -> dict[str, Any]:
     whole             {left_seconds, unmeasured: [stage]} of all stages that the running command goes through; None
                       where none of several stages runs, left_seconds None while one of them is not measured yet
     curves            [{title, unit, log, steps, values}]
-    scores            {stage: held-out pass@1}
+    scores            {model: held-out pass@1}
     rollouts          [{step, problem_id, rollouts: [{text, reward}]}], the newest first
     """
     if not (run / "recipe.json").exists():
@@ -71,7 +72,9 @@ def live_state(run: Path) -> dict[str, Any]:
             if len(metrics[stage]) > 1
         ],
         "scores": {
-            stage: score for stage in EVAL_STAGES if (score := _score(run / "eval" / f"{stage}.json")) is not None
+            model_name(stage, recipe.get("model", {}).get("checkpoint")): score
+            for stage in EVAL_STAGES
+            if (score := _score(run / "eval" / f"{stage}.json")) is not None
         },
         "rollouts": _rollouts(run / "rl" / "rollouts.jsonl"),
     }

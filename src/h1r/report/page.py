@@ -88,7 +88,7 @@ def _missing(report: RunReport) -> str:
 
 def _answers(report: RunReport, browser: str | None) -> str:
     every = f'<p><a href="{quote(browser)}">Read every answer</a>, right and wrong ones.</p>' if browser else ""
-    found = examples_html(report.evals)
+    found = examples_html(report.evals, report.titles)
     stops = stops_html(report.scaling.examples) if report.scaling and report.scaling.method == "deepconf" else ""
     if found:
         found = (
@@ -104,13 +104,20 @@ def _answers(report: RunReport, browser: str | None) -> str:
     return every + found
 
 
+def _stage(report: RunReport, name: str) -> str:
+    """What a stage is called; the evaluation of a checkpoint that the recipe names, by that name."""
+    if name == "eval_base" and report.checkpoint:
+        return f"evaluation of {report.titles['base']}"
+    return STAGE_WORDS.get(name, words(name))
+
+
 def _cost(report: RunReport) -> str:
     if not report.stages:
         return ""
     longest = max(cost.wall_seconds for cost in report.stages.values()) or 1
     rows = [
         [
-            esc(STAGE_WORDS.get(name, words(name))),
+            esc(_stage(report, name)),
             duration(cost.wall_seconds),
             bar((cost.wall_seconds / longest, "time")),
             size(cost.peak_rss_bytes),
@@ -133,7 +140,7 @@ def _machines(report: RunReport) -> str:
     told: dict[str, list[str]] = {}
     for attempt in report.attempts:
         if attempt.machine is not None:
-            told.setdefault(_machine(attempt.machine), []).append(STAGE_WORDS.get(attempt.stage, words(attempt.stage)))
+            told.setdefault(_machine(attempt.machine), []).append(_stage(report, attempt.stage))
     return "".join(
         f'<p class="small">Measured on {esc(one)}'
         + (f' <span class="soft">({esc(", ".join(dict.fromkeys(stages)))})</span>' if len(told) > 1 else "")
@@ -158,7 +165,7 @@ def _machine(found: Machine) -> str:
 def _repeat(report: RunReport) -> str:
     rows = [
         [
-            esc(STAGE_WORDS.get(attempt.stage, attempt.stage) + _changes(attempt.changed)),
+            esc(_stage(report, attempt.stage) + _changes(attempt.changed)),
             esc(datetime.fromtimestamp(attempt.time, UTC).strftime("%Y-%m-%d %H:%M:%S")) if attempt.time else NONE,
             f"<code>{esc(_command(attempt.argv))}</code>",
             f"<code>{esc(attempt.commit[:12] or attempt.h1r)}</code>",

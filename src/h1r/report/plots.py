@@ -23,10 +23,11 @@ from h1r.report.svg import LIGHT, PERCENT, Plot, Spot, figure_of, short, style
 MARKERS = {"base": "o", "sft": "s", "rl": "D", "majority": "s", "deepconf": "o"}
 
 
-def family_plot(evals: Mapping[str, EvalResult], level: float) -> Plot:
-    """pass@1 of each family after each stage, with intervals at `level`; families ordered by their last score."""
+def family_plot(evals: Mapping[str, EvalResult], level: float, titles: Mapping[str, str]) -> Plot:
+    """pass@1 of each family after each stage, with intervals at `level`; families ordered by their last score.
+    titles: what the model of each stage is called."""
     figure = figure_of(400, family_height(evals))
-    return Plot(figure, draw_families(figure.subplots(), evals, level))
+    return Plot(figure, draw_families(figure.subplots(), evals, level, titles))
 
 
 def tokens_plot(scaling: ScalingResult, voted: str, height: float = 300) -> Plot:
@@ -41,7 +42,12 @@ def family_height(evals: Mapping[str, EvalResult]) -> float:
 
 
 def save_main(
-    evals: Mapping[str, EvalResult], scaling: ScalingResult | None, path: Path, level: float, voted: str
+    evals: Mapping[str, EvalResult],
+    scaling: ScalingResult | None,
+    path: Path,
+    level: float,
+    voted: str,
+    titles: Mapping[str, str],
 ) -> None:
     """Both halves of the main plot side by side, on white, as PNG (or what the suffix of `path` says)."""
     with style(), matplotlib.rc_context({"svg.fonttype": "path"}):
@@ -49,14 +55,14 @@ def save_main(
         figure = figure_of(430 * len(panels), max(330, family_height(evals)))
         for axes, part in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             if part == "families":
-                draw_families(axes, evals, level)
+                draw_families(axes, evals, level, titles)
             elif scaling:
                 draw_tokens(axes, scaling, voted)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160, facecolor="white")
 
 
-def draw_families(axes: Axes, evals: Mapping[str, EvalResult], level: float) -> list[Spot]:
+def draw_families(axes: Axes, evals: Mapping[str, EvalResult], level: float, titles: Mapping[str, str]) -> list[Spot]:
     """One row a family and one for all problems on top; per stage a marker with its interval."""
     families = _family_order(evals)
     stages = [stage for stage in EVAL_STAGES if stage in evals]
@@ -71,7 +77,7 @@ def draw_families(axes: Axes, evals: Mapping[str, EvalResult], level: float) -> 
                 rows.append((y, score.pass_at_1, score.interval))
                 told = _score(score.pass_at_1, score.interval)
                 spots.append(
-                    Spot(axes, score.pass_at_1, y, f"{words(family) or 'all problems'}, {STAGE_TITLES[stage]}: {told}")
+                    Spot(axes, score.pass_at_1, y, f"{words(family) or 'all problems'}, {titles[stage]}: {told}")
                 )
         colour = LIGHT[stage]
         for y, _, interval in rows:
@@ -84,7 +90,7 @@ def draw_families(axes: Axes, evals: Mapping[str, EvalResult], level: float) -> 
             marker=MARKERS[stage],
             markersize=6.2,
             color=colour,
-            label=STAGE_TITLES[stage],
+            label=titles[stage],
         )
     axes.axhline(len(families) - 0.33, color=LIGHT["grid"], linewidth=0.8)
     axes.set_yticks(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from h1r.common.html import NONE, count, details, esc, percent, percent_interval, plural, points, table, words
 from h1r.common.prose import counted, listing
 from h1r.report import curves, plots
-from h1r.report.collect import EVAL_STAGES, STAGE_TITLES, Metrics, RunReport, series, total
+from h1r.report.collect import EVAL_STAGES, Metrics, RunReport, series, total
 from h1r.report.stored import EvalResult, FamilyScore, ScalingResult
 from h1r.report.svg import to_svg
 
@@ -33,7 +33,7 @@ def accuracy_html(report: RunReport) -> str:
     level = confidence_level(report)
     panels = []
     if report.evals:
-        plot = plots.family_plot(report.evals, level)
+        plot = plots.family_plot(report.evals, level, report.titles)
         svg = to_svg(plot, "pass@1 per problem family after each stage, with intervals")
         panels.append(("Problems it has never seen, one answer at a time", svg, _pass_caption(report, level)))
     if report.scaling:
@@ -96,12 +96,12 @@ def _tables(report: RunReport) -> str:
         for family in families:
             scores = [report.evals[stage].per_family.get(family) for stage in stages]
             rows.append([esc(words(family)), *(_score(score) if score else NONE for score in scores)])
-        head = ["pass@1", *(STAGE_TITLES[stage] for stage in stages)]
+        head = ["pass@1", *(esc(report.titles[stage]) for stage in stages)]
         health = table(
             ["", "mean tokens an answer", "cut off at the limit", "no answer found", "not scored"],
             [
                 [
-                    STAGE_TITLES[stage],
+                    esc(report.titles[stage]),
                     count(result.mean_tokens),
                     *(percent(v) for v in (result.truncated, result.no_answer, result.unscored)),
                 ]

@@ -12,6 +12,7 @@ from h1r.common.html import esc, percent, table
 from h1r.evals.guard import MODES
 from h1r.evals.safety import TITLES, averages
 from h1r.report.shapes import Shape, validated
+from h1r.run.names import model_name
 
 
 class SafetyResult(Shape):
@@ -25,18 +26,25 @@ class SafetyResult(Shape):
 
 @dataclass(frozen=True)
 class SafetySet:
-    """A result: the set's `name` and the `stage` of the run's model ("base", "sft", "rl")."""
+    """A result: the set's `name` and the `stage` of the run's model ("base", "sft", "rl"), and its name."""
 
     name: str
     stage: str
+    model: str
     result: SafetyResult
 
 
 def read_safety(run: Path, recipe: Mapping[str, Any]) -> list[SafetySet]:
     """Every result of a run, by model and in the order of the recipe."""
     order = [str(one.get("name")) for one in recipe.get("eval", {}).get("safety", [])]
+    checkpoint = recipe.get("model", {}).get("checkpoint")
     found = [
-        SafetySet(path.stem, path.parent.name, validated(SafetyResult, read_json(path), path))
+        SafetySet(
+            path.stem,
+            path.parent.name,
+            model_name(path.parent.name, checkpoint),
+            validated(SafetyResult, read_json(path), path),
+        )
         for path in (run / "eval" / "safety").glob("*/*.json")
     ]
     return sorted(found, key=lambda one: (one.stage, order.index(one.name) if one.name in order else len(order)))
@@ -45,8 +53,8 @@ def read_safety(run: Path, recipe: Mapping[str, Any]) -> list[SafetySet]:
 def safety_html(found: Sequence[SafetySet]) -> str:
     """The paper's table (appendix E), one for each model: shares that the guard calls safe, and their averages."""
     tables = ""
-    for stage in dict.fromkeys(one.stage for one in found):
-        own = {one.name: one.result for one in found if one.stage == stage}
+    for model in dict.fromkeys(one.model for one in found):
+        own = {one.name: one.result for one in found if one.model == model}
         rows = [
             [esc(name), f"{one.problems:,}", *(percent(one.safe[mode]) for mode in MODES),
              percent(one.unscored + one.error)]
@@ -55,7 +63,7 @@ def safety_html(found: Sequence[SafetySet]) -> str:
         total = f"{sum(one.problems for one in own.values()):,}"
         for name, safe in averages({name: one.model_dump() for name, one in own.items()}).items():
             rows.append([f"<b>{name} average</b>", total, *(f"<b>{percent(safe[mode])}</b>" for mode in MODES), ""])
-        head = [f"prompts, {esc(stage)}", "n", *(TITLES[mode] for mode in MODES), "not scored"]
+        head = [f"prompts, {esc(model)}", "n", *(TITLES[mode] for mode in MODES), "not scored"]
         tables += table(head, rows, range(1, 6))
     return tables and tables + (
         '<p class="small soft">Shares of responses that the guard model calls safe. CoT: the chain of thought. Not '
@@ -65,4 +73,4 @@ def safety_html(found: Sequence[SafetySet]) -> str:
 
 def safety_numbers(found: Sequence[SafetySet]) -> list[dict[str, Any]]:
     """The rows of report.json."""
-    return [{"name": one.name, "stage": one.stage, **one.result.model_dump()} for one in found]
+    return [{"name": one.name, "model": one.model, "stage": one.stage, **one.result.model_dump()} for one in found]

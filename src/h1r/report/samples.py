@@ -29,7 +29,7 @@ from h1r.common.packaged import packaged
 from h1r.common.prose import counted
 from h1r.common.style import CSS
 from h1r.records import read_lines
-from h1r.report.collect import STAGE_TITLES, RunReport
+from h1r.report.collect import RunReport
 from h1r.response.extract import split_response
 
 CHUNK_BYTES = 1 << 20
@@ -59,7 +59,7 @@ def answer_sets(report: RunReport) -> list[AnswerSet]:
     found = [AnswerSet(one.name, one.model, one.answers) for one in report.benchmarks if one.answers]
     for stage, result in report.evals.items():
         if result.samples:
-            found.append(AnswerSet("held-out problems", STAGE_TITLES[stage], report.path / "eval" / result.samples))
+            found.append(AnswerSet("held-out problems", report.titles[stage], report.path / "eval" / result.samples))
     found.append(AnswerSet("RL rollouts, a group a step", "RL", report.path / "rl" / "rollouts.jsonl"))
     return [one for one in found if one.path.is_file()]
 

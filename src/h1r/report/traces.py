@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from h1r.common.html import details, esc, plural, words
 from h1r.common.prose import counted
-from h1r.report.collect import EVAL_STAGES, STAGE_TITLES
+from h1r.report.collect import EVAL_STAGES
 from h1r.report.stored import EvalResult, Example
 
 LEVELS = 6
@@ -117,11 +117,11 @@ def _scale(confidences: Sequence[float]) -> Scale | None:
     return Scale(low, max(high, low + 1e-6))
 
 
-def examples_html(evals: Mapping[str, EvalResult]) -> str:
+def examples_html(evals: Mapping[str, EvalResult], titles: Mapping[str, str]) -> str:
     """The chosen problems with their answers and the legend of the shades; empty without examples."""
     chosen = choose(evals)
     scale = scale_of(chosen)
-    each = [_problem(shown, scale, start_open=place == 0) for place, shown in enumerate(chosen)]
+    each = [_problem(shown, scale, titles, start_open=place == 0) for place, shown in enumerate(chosen)]
     return (legend(scale) if scale else "") + "".join(each)
 
 
@@ -159,11 +159,11 @@ def legend(scale: Scale) -> str:
     )
 
 
-def _problem(shown: Shown, scale: Scale | None, start_open: bool) -> str:
+def _problem(shown: Shown, scale: Scale | None, titles: Mapping[str, str], start_open: bool) -> str:
     problem = shown.problem
     trained = {stage: answer for stage, answer in shown.answers.items() if stage != "base"}
     columns = "".join(
-        _answer(stage, STAGE_TITLES[stage], answer, scale) for stage, answer in (trained or shown.answers).items()
+        _answer(stage, titles[stage], answer, scale) for stage, answer in (trained or shown.answers).items()
     )
     heading = f'<b>{_HEADINGS[shown.kind]}</b> <span class="tag">{esc(words(problem.family))}</span>'
     body = (
@@ -172,7 +172,7 @@ def _problem(shown: Shown, scale: Scale | None, start_open: bool) -> str:
         f'<div class="answers">{columns}</div>'
     )
     if trained and "base" in shown.answers:
-        base = f'<div class="answers">{_answer("base", "Base", shown.answers["base"], scale)}</div>'
+        base = f'<div class="answers">{_answer("base", titles["base"], shown.answers["base"], scale)}</div>'
         body += details("The same problem before any training here", base)
     return f'<article class="example">{details(heading, body, start_open)}</article>'
 

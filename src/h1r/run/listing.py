@@ -10,19 +10,20 @@ from typing import Any
 from h1r.common.files import is_locked, read_json
 from h1r.errors import UserError
 from h1r.run.checkpoints import Checkpoints
+from h1r.run.names import BASE, model_name
 
 ORDER = ("curate", "eval_base", "sft", "eval_sft", "pool", "rl", "eval_rl", "scaling")
 """The stages of a run."""
 PLAN = ".plan.lock"
 """Held while one command goes through several stages, up to the one whose name it contains."""
-_MODELS = ("rl", "sft", "base")
+_MODELS = ("rl", "sft", BASE)
 """The last one first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A run. `scores`: "held-out" and benchmarks -> pass@1 of the last model that was asked. `changed`: the time of its
-    last start, in seconds since 1970."""
+    """A run. `model`: the last one that was asked; `scores`: "held-out" and benchmarks -> its pass@1. `changed`: the
+    time of its last start, in seconds since 1970."""
 
     path: Path
     state: str
@@ -42,7 +43,8 @@ def runs_in(directory: Path) -> list[Listed]:
 
 def listed(run: Path) -> Listed:
     attempts = run / "attempts.jsonl"
-    model, scores = _scores(run)
+    stage, scores = _scores(run)
+    model = model_name(stage, read_json(run / "recipe.json").get("model", {}).get("checkpoint")) if stage else None
     return Listed(
         run, state_of(run), model, scores, _size(run), (attempts if attempts.exists() else run).stat().st_mtime
     )
@@ -70,17 +72,18 @@ def plan_of(run: Path) -> list[str]:
 
 
 def _scores(run: Path) -> tuple[str | None, dict[str, float]]:
-    for model in _MODELS:
+    """The stage of the last model that was asked, and its scores."""
+    for stage in _MODELS:
         found: dict[str, float] = {}
-        result = run / "eval" / f"{model}.json"
+        result = run / "eval" / f"{stage}.json"
         files = [("held-out", result)] if result.exists() else []
-        files += [(file.stem, file) for file in sorted((run / "eval/benchmarks" / model).glob("*.json"))]
+        files += [(file.stem, file) for file in sorted((run / "eval/benchmarks" / stage).glob("*.json"))]
         for name, file in files:
             tree: Any = read_json(file)
             if isinstance(tree, dict) and isinstance(tree.get("pass_at_1"), int | float):
                 found[name] = float(tree["pass_at_1"])
         if found:
-            return model, found
+            return stage, found
     return None, {}
 
 

@@ -48,8 +48,8 @@ function cards(state) {
     made.push(card("Whole run", known ? `about ${duration(whole.left_seconds)}` : "–",
       known ? "left" : `left; not measured yet: ${whole.unmeasured.map((one) => one.replaceAll("_", " ")).join(", ")}`));
   }
-  for (const [stage, score] of Object.entries(state.scores)) {
-    made.push(card(`Held-out, ${stage}`, `${(100 * score).toFixed(1)}%`, "pass@1"));
+  for (const [model, score] of Object.entries(state.scores)) {
+    made.push(card(`Held-out, ${model}`, `${(100 * score).toFixed(1)}%`, "pass@1"));
   }
   return made;
 }
