@@ -13,6 +13,7 @@ import pytest
 from served_model import NAME, QUESTION, Running
 
 from h1r.data.tokenizer import train_tokenizer
+from h1r.engine.endpoint.thinking import Thinking
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import SamplingParams
 from h1r.serve import window
@@ -54,6 +55,10 @@ def test_tokens_of_thinking_are_counted_up_to_its_end(before: str, after: str, l
     ids = [*tokenizer.encode(before), *tokenizer.encode(after)]
     texts = TokenTexts(tokenizer if looked_up else SimpleNamespace(decode=tokenizer.decode))
     assert texts.thinking(ids, before + after) == len(tokenizer.encode(before))
+    counted = Thinking()  # as a front counts what a server tells of them
+    for one in ids:
+        counted.push(tokenizer.decode([one]).encode())
+    assert counted.tokens(before + after, len(ids)) == len(tokenizer.encode(before))
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:

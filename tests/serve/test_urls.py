@@ -112,6 +112,23 @@ def test_without_log_probabilities_the_votes_agree_and_the_reply_says_so() -> No
             assert f"method {method} needs {lacks}, which the servers here do not tell" in refused.text
 
 
+@pytest.mark.parametrize("ranks", [5, 0])
+def test_thinking_is_counted_by_tokens_where_they_are_told_and_else_by_characters(ranks: int) -> None:
+    with scripted(ranks=ranks, pause_s=0.001) as one, before(one) as server:
+        found = deepconf(server, budget=12)
+        response = {"model": "scripted", "input": BODY["messages"], "seed": 3, "max_output_tokens": 64}
+        other = server.client.post("/v1/responses", json={**response, "deepconf": {"budget": 12}}).json()["usage"]
+    expected = 0
+    for trace in found["deepconf"]["traces"]:
+        text, count = trace["text"], trace["tokens"]
+        by_characters = round(count * (text.find("</think>") + len("</think>")) / len(text))
+        whole = "</think>" in text
+        expected += by_characters if not ranks else count - 3 if whole else count  # `\\boxed{`, the answer, `}`
+    usage = found["usage"]
+    assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] == expected < usage["completion_tokens"]
+    assert other["output_tokens_details"] == usage["completion_tokens_details"]
+
+
 def test_replicas_share_the_traces_and_one_that_dies_changes_nothing_and_is_counted_nowhere() -> None:
     with scripted() as one, before(one) as server:
         alone = deepconf(server)
@@ -364,6 +381,7 @@ def test_over_two_servers_of_ours_each_trace_is_that_of_one_with_no_setting_of_t
                 assert eventually(lambda began=before_it, spent=spent: owner.tokens - began == spent)
             assert min(one.service.metrics.requests.labels(*PLAIN)._value.get() for one in (server, second)) >= 8
     alone, together = answers["alone"], answers["together"]
+    assert together["usage"]["completion_tokens_details"] == alone["usage"]["completion_tokens_details"]
     assert together["usage"]["deepconf"]["stopping"] == "engine"
     assert together["usage"]["deepconf"]["stopped"] > 0
     told = ("state", "tokens", "confidence", "finish_reason", "answer", "weight", "seed", "confidences", "text")

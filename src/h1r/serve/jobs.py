@@ -84,7 +84,7 @@ class Result:
     choices: list[Choice]
     prompt_tokens: int
     completion_tokens: int
-    reasoning_tokens: int | None
+    reasoning_tokens: int
     seed: int
     deepconf: dict[str, Any] | None = None
     traces: list[dict[str, Any]] | None = None
@@ -286,10 +286,10 @@ class Telling:
         return found
 
 
-def _thinking_in(model: Speaker, traces: Iterable[Trace]) -> int | None:
-    """Tokens of thinking in all of them; None where other servers keep the tokens."""
+def _thinking_in(model: Speaker, traces: Iterable[Trace]) -> int:
+    """Tokens of thinking in all of them; as they were counted where other servers keep the tokens."""
     if model.tokenizer is None:
-        return None
+        return sum((one.usage or {}).get("reasoning_tokens", 0) for one in traces)
     return sum(model.texts.thinking(one.token_ids, one.text) for one in traces)
 
 

@@ -124,9 +124,8 @@ def usage_of(result: Result) -> dict[str, Any]:
     usage: dict[str, Any] = {
         "prompt_tokens": result.prompt_tokens, "completion_tokens": result.completion_tokens,
         "total_tokens": result.prompt_tokens + result.completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": result.reasoning_tokens},
     }  # fmt: skip
-    if result.reasoning_tokens is not None:
-        usage["completion_tokens_details"] = {"reasoning_tokens": result.reasoning_tokens}
     if result.deepconf is not None:
         usage["deepconf"] = result.deepconf
     return usage

@@ -161,7 +161,7 @@ def _usage(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {
         "input_tokens": usage["prompt_tokens"], "input_tokens_details": {"cached_tokens": 0},
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": result.reasoning_tokens or 0},
+        "output_tokens_details": {"reasoning_tokens": result.reasoning_tokens},
         "total_tokens": usage["total_tokens"],
     }  # fmt: skip
     return found if result.deepconf is None else {**found, "deepconf": result.deepconf}

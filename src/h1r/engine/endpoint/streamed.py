@@ -27,11 +27,13 @@ from typing import Any
 
 from h1r.common.servers import Server, Servers, failure_of
 from h1r.engine.connections import hang_up
+from h1r.engine.endpoint.thinking import Thinking
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
 from h1r.engine.requests import NO_LOOPS, failed
 from h1r.engine.server.events import UNKNOWN_ARGUMENT, Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.records import FinishReason, Trace
+from h1r.response.extract import THINK_OPEN
 
 ATTEMPTS = 4
 """Tries of one trace, on as many servers."""
@@ -44,6 +46,7 @@ USUAL_TOKENS = 4096
 """What a request that does not say how long its answer may be counts with where servers are balanced."""
 _TEMPLATE = 1024
 """Tokens that a chat template may add to what is said, at a guess: where it adds more, the server says so."""
+_USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 _RANKS = (20, 10, 5)
 """How many of the likeliest tokens are asked for, the most that a server allows; OpenAI's limit is 20."""
 
@@ -66,6 +69,7 @@ class _Live:
     """Of the tokens, where a server of ours tells them."""
     logprobs: list[float] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    counted: Thinking = field(default_factory=Thinking)
     pieces: int = 0
     """Of text, which count as tokens where a server states no number and breaks off."""
     usage: dict[str, int] = field(default_factory=dict)
@@ -73,7 +77,7 @@ class _Live:
     def begin_anew(self) -> None:
         """What a server that failed has given is forgotten."""
         self.thinking = self.answer = ""
-        self.content = bytearray()
+        self.content, self.counted = bytearray(), Thinking()
         self.logprobs, self.confidences, self.pieces, self.usage = [], [], 0, {}
         self.reason, self.error = "length", None
 
@@ -277,11 +281,8 @@ class StreamedChats:
         if live.cancelled:
             return True
         usage = event.get("usage") or {}
-        live.usage.update(
-            (key, n)
-            for key in ("prompt_tokens", "completion_tokens")
-            if type(n := usage.get(key)) is int and 0 <= n < 1 << 53
-        )
+        stated = {**(usage.get("completion_tokens_details") or {}), **usage}
+        live.usage.update((key, n) for key in _USAGE if type(n := stated.get(key)) is int and 0 <= n < 1 << 53)
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
             thought, said = delta.get("reasoning_content") or delta.get("reasoning") or "", delta.get("content") or ""
@@ -291,6 +292,7 @@ class StreamedChats:
             for token in (choice.get("logprobs") or {}).get("content") or ():
                 best = sorted((float(one["logprob"]) for one in token.get("top_logprobs") or ()), reverse=True)
                 live.logprobs.append(float(token["logprob"]))
+                live.counted.push(_bytes_of(token))
                 if self.ours:
                     live.confidences.append(float(token["confidence"]))
                     live.content += bytes(token["bytes"])
@@ -387,17 +389,24 @@ def _is_low(live: _Live) -> bool:
     return bool(is_doubtful(mean, n, params.confidence_window, params.confidence_threshold))
 
 
+def _bytes_of(token: dict[str, Any]) -> bytes:
+    given = token.get("bytes")
+    return bytes(given) if isinstance(given, list) else str(token.get("token", "")).encode(errors="replace")
+
+
 def _trace(live: _Live, cancelled: bool = False) -> Trace:
     text = live.answer
     if live.thinking:
         text = f"<think>\n{live.thinking}" + (f"\n</think>\n\n{text}" if text else "")
     if live.content and (cancelled or live.reason == "confidence"):
-        text = live.content.decode(errors="replace")  # to the token at which it ended, and the chunk went on
+        written = live.content.decode(errors="replace")  # to the token at which it ended, and the chunk went on
+        text = written if not live.thinking or THINK_OPEN in written else f"<think>\n{written}"
     broken = live.error is not None and not cancelled
-    n = len(live.confidences)
+    n, count = len(live.confidences), 0 if broken else live.num_tokens
+    thinking = min(live.usage.get("reasoning_tokens", live.counted.tokens(text, count)), count)
     return Trace(
         live.index, live.sample, [], text, live.logprobs[:n], [], live.confidences[:n],
         "error" if broken else "cancelled" if cancelled else live.reason,
         seed=live.params.seed + live.sample, error=live.error if broken else None,
-        usage={**live.usage, "completion_tokens": 0 if broken else live.num_tokens},
+        usage={**live.usage, "completion_tokens": count, "reasoning_tokens": thinking},
     )  # fmt: skip
