@@ -16,13 +16,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from h1r.config.judge import JudgeSection
-from h1r.config.verify import VerifySection
 from h1r.records import Problem, Verdict
 from h1r.verify.registry import require
 from h1r.verify.workers.pool import VerifierPool
+
+if TYPE_CHECKING:  # a recipe's classes take longer to make than the rest of a worker's start, and no worker has one
+    from h1r.config.judge import JudgeSection
+    from h1r.config.verify import VerifySection
 
 MAX_DEFAULT_WORKERS = 8
 
