@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sources import imports
+
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
     {"common", "config", "records", "run", "errors"},
@@ -36,10 +38,10 @@ def floor(room: str) -> int:
 def imported_rooms(path: Path) -> set[str]:
     """The rooms of h1r that a file imports anywhere in it, TYPE_CHECKING blocks and functions included."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import; write it in full"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {name.split(".")[1] for name in names if name.startswith("h1r.")}
@@ -61,10 +63,10 @@ def test_a_room_imports_only_from_floors_below(path: Path) -> None:
 def imported_files(path: Path, known: set[str]) -> set[str]:
     """The files of h1r, as module names, that a file imports anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= (names & known) | ({str(node.module)} if names - known else set())
     return found & known
@@ -102,7 +104,7 @@ def module_of(path: Path) -> str:
 def test_scaling_and_benchmarks_know_engines_only_by_the_protocol(room: str) -> None:
     builders = {"stages.py", "answers.py"}
     for path in sorted((PACKAGE / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in imports(path):
             if path.name not in builders and isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith("h1r.engine") or node.module == "h1r.engine.protocol", path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from h1r.common.prose import counted, figures, listing, plural_of, size
+from sources import statements
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 COUNTED = """
@@ -29,7 +30,7 @@ def bare_plurals(source: str) -> Iterator[str]:
     """Each f-string in which a plural follows a value that may be 1. It may not where it is a constant of the code, has
     decimals, or is what others are counted out of ("3 of 9 rows"). What only a programmer reads is left out."""
     tree = ast.parse(source)
-    raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    raised = [node.exc for node in statements(tree) if isinstance(node, ast.Raise)]
     calls = [one for one in raised if isinstance(one, ast.Call) and ast.unparse(one.func) in _FOR_PROGRAMMERS]
     spared = {id(node) for call in calls for node in ast.walk(call)}
     for node in ast.walk(tree):

@@ -12,6 +12,7 @@ from h1r.config.verify import VerifySection
 from h1r.errors import UserError
 from h1r.records import Problem, Verdict
 from h1r.verify import Verifier, VerifierPool, open_backend, register
+from sources import imports
 
 SOURCE = Path(h1r.__file__).parent
 GRADERS = {"exact", "math", "choice", "code", "instructions", "judge", "reasoning_gym", "registry"}
@@ -23,7 +24,7 @@ MAY_COMPARE = {"scaling/answers.py", "scaling/answer_groups.py"}
 
 def imported_graders(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in imports(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("h1r.verify"):
             parts = (node.module or "").split(".")
             found |= {parts[2]} if len(parts) > 2 else {alias.name for alias in node.names}
