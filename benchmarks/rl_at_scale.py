@@ -76,7 +76,8 @@ class Trainers:
 
     def count_idle(self, why: str | None) -> None: ...
 
-    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None: ...
+    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray], last: bool) -> int:
+        return step
 
     def publish(self, steps: int) -> None: ...
 

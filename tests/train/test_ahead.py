@@ -154,9 +154,10 @@ class Saved:
     def count_idle(self, why: str | None) -> None:
         pass
 
-    def save(self, step: int, state: dict[str, Any], arrays: Any) -> None:
+    def save(self, step: int, state: dict[str, Any], arrays: Any, last: bool) -> int:
         self.steps.append(step)
         self.any.set()
+        return step
 
     def publish(self, steps: int) -> None:
         raise AssertionError("it does not get there")

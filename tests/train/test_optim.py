@@ -20,7 +20,7 @@ from h1r.data.tokenizer import load_tokenizer
 from h1r.errors import UserError
 from h1r.models import CausalLM, build
 from h1r.run.checkpoints import Checkpoints
-from h1r.train.checkpoint import restore, save_checkpoint
+from h1r.train.checkpoint import Tensors, restore, save_checkpoint
 from h1r.train.optim import linear_schedule, make_optimizer, optimizer_step
 
 SECTION = OptimizerSection(learning_rate=0.1)
@@ -168,7 +168,7 @@ def test_moments_for_which_there_is_no_room_are_one_sentence_with_the_systems_wo
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20_000, before[1]))  # enough for the model, not for the moments
     try:
         with pytest.raises(UserError, match=f"{tmp_path}/checkpoints: File too large; make room"):
-            save_checkpoint(Checkpoints(tmp_path), 2, model, optimizer, tokenizer, {})
+            save_checkpoint(Checkpoints(tmp_path), 2, Tensors.of(model, optimizer), tokenizer, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -183,7 +183,7 @@ def test_each_optimiser_goes_on_from_a_checkpoint_to_the_same_bits(
     unbroken = wide_model()
     optimizer = make_optimizer(unbroken, section)
     _steps(unbroken, optimizer, section, 0, 2)
-    save_checkpoint(kept, 2, unbroken, optimizer, load_tokenizer(curated / "curate" / "tokenizer"), {})
+    save_checkpoint(kept, 2, Tensors.of(unbroken, optimizer), load_tokenizer(curated / "curate" / "tokenizer"), {})
     _steps(unbroken, optimizer, section, 2, 4)
     kept_as = {type(value).__name__ for state in optimizer.state.values() for value in state.values()}
     assert ("OptimState8bit" in kept_as) == (section.kind == "adamw8bit")

@@ -25,7 +25,7 @@ from h1r.models import build, load, save
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
-from h1r.train.checkpoint import restore, save_checkpoint
+from h1r.train.checkpoint import Tensors, restore, save_checkpoint
 from h1r.train.documents import read_samples
 from h1r.train.optim import make_optimizer
 from h1r.train.parallel.gradients import weights_of
@@ -248,7 +248,7 @@ def moments_of(groups: Groups, recipe: Recipe, path: str, write: bool) -> Moment
             p.grad = p.detach().clone()
         with mock.patch.object(torch, "compile", lambda function, **_: function):
             optimizer.step()
-        save_checkpoint(checkpoints, 1, trained, optimizer, saved_tokenizer(recipe, run), {}, world)
+        save_checkpoint(checkpoints, 1, Tensors.of(trained, optimizer, world), saved_tokenizer(recipe, run), {}, world)
     else:
         with mock.patch.object(torch, "compile", lambda function, **_: function):
             restore(checkpoints.at(1), trained, optimizer)
@@ -301,7 +301,7 @@ def written_without_room(groups: Groups, recipe: Recipe, path: str) -> tuple[str
     if world.mesh is None or dist.get_rank() == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        save_checkpoint(checkpoints, 1, trained, optimizer, tokenizer, {}, world)
+        save_checkpoint(checkpoints, 1, Tensors.of(trained, optimizer, world), tokenizer, {}, world)
     except UserError as error:
         return str(error), [str(one) for one in checkpoints.directory.iterdir()]
     finally:

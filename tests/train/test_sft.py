@@ -327,7 +327,7 @@ def test_the_best_model_is_published_and_a_run_that_goes_on_finds_it_again(curat
     assert validation_loss(model, held_out, recipe.sft) == pytest.approx(min(losses), rel=1e-5)
 
     broken = run_from(curated, tmp_path / "broken", recipe)
-    with mock.patch("h1r.train.sft.save_checkpoint", side_effect=saved_then_killed(2)), pytest.raises(Killed):
+    with mock.patch("h1r.train.saver.save_checkpoint", side_effect=saved_then_killed(2)), pytest.raises(Killed):
         sft(recipe, broken)
     sft(recipe, broken, resume=True)
     assert_same_stage(broken.path / "sft", whole.path / "sft")

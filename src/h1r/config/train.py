@@ -382,8 +382,8 @@ class LoraSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` alone. May change
-    within a run."""
+    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` and `async_checkpoint`
+    alone. May change within a run."""
 
     context: Positive = 1
     """Processes that share one packed row (in RL: one micro-batch), by tokens and heads; must divide the query heads
@@ -400,6 +400,10 @@ class ParallelSection(Section):
     checkpoint: bool = False
     """Activation checkpointing: keep of each layer only its input and compute the rest again in the backward pass, to
     the same bits, for about a third more time. Our choice: off, for what fits is faster kept."""
+    async_checkpoint: bool = False
+    """Write checkpoints to resume from in a thread while training goes on, from a copy in the memory of the processor
+    (of each process's share: weights and optimiser, 12 bytes a parameter with AdamW). One at a time: the next waits for
+    it, and so does the end. Adapters are written at once. Our choice: off, which takes no such memory."""
     timeout_s: PositiveFloat = 3600.0
     """Seconds that a process waits for the others in one exchange; in RL one may still be sampling. Our choice."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -94,26 +94,28 @@ def save(
     tokenizer: Any = None,
     max_shard_size: int | str = "5GB",
     weights: Iterator[tuple[str, Tensor]] | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes `model` as a directory of its family's format, with its tokenizer when one is given.
 
     An existing directory is replaced whole: no shard of an earlier save stays behind, other files (a tokenizer, a
     card) do. max_shard_size: of one safetensors file, in bytes or as "5GB". weights: the tensors of the state dict in
-    its order, for a model that does not hold them whole; no more than one file of them is held at once. Raises
-    `UserError` when the directory cannot be written.
+    its order, for a model that does not hold them whole; no more than one file of them is held at once. state: in the
+    place of `stored_state(model)`, a copy; of the model only its configuration is read then. Raises `UserError` when
+    the directory cannot be written.
     """
-    config = family_of(model.config).to_hf(model.config, str(model.dtype).removeprefix("torch."))
+    tensors = dict(stored_state(model) if state is None else state)
+    config = family_of(model.config).to_hf(model.config, str(tensors[_EMBEDDING].dtype).removeprefix("torch."))
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    state = stored_state(model)
 
     def write(directory: Path) -> None:
         if weights is None:
             from huggingface_hub import save_torch_state_dict
 
-            save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
+            save_torch_state_dict(tensors, directory, max_shard_size=max_shard_size)
         else:
             write_streamed(
-                {name: t.numel() * t.element_size() for name, t in state.items()}, weights, directory, max_shard_size
+                {name: t.numel() * t.element_size() for name, t in tensors.items()}, weights, directory, max_shard_size
             )
         for name, content in (("config.json", config), ("generation_config.json", generation)):
             (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

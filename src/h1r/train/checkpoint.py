@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,59 @@ if TYPE_CHECKING:
 _ARRAYS = "arrays.npz"
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """Those of a checkpoint, as this process has them. weights: of `model`, under their names; the model itself may be
+    in the middle of a pass, in which FSDP2 must not be asked for its weights. adapted: what writes adapters in their
+    place."""
+
+    model: CausalLM
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    adapted: Adapted | None = None
+
+    @classmethod
+    def of(cls, trained: Trained, optimizer: torch.optim.Optimizer, world: World = ALONE) -> Tensors:
+        """As they are now; they change with the next step. Every process of `world` calls it."""
+        model = published_model(trained)
+        if world.mesh is None:
+            kept: Mapping[str, Any] = optimizer.state_dict()
+        else:
+            from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+            kept = get_optimizer_state_dict(model, optimizer)
+        return cls(model, stored_state(model), kept, trained if isinstance(trained, Adapted) else None)
+
+    def copied(self, world: World) -> Tensors:
+        """In the memory of the processor, where no step changes them; shards lie on the mesh of `world`."""
+        return Tensors(self.model, _copied(self.weights, world), _copied(self.optimizer, world), self.adapted)
+
+
+def _copied(value: Any, world: World) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(one, world) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_copied(one, world) for one in value]
+    if not isinstance(value, Tensor):
+        return value
+    if world.mesh is not None:
+        from torch.distributed.tensor import DTensor
+
+        if isinstance(value, DTensor):
+            own = _copied(value.to_local(), world)
+            return DTensor.from_local(own, world.mesh, value.placements, shape=value.shape, stride=value.stride())
+    if in_codes(value):  # which torchao's cannot be asked for
+        names, kept = value.__tensor_flatten__()  # type: ignore[attr-defined]
+        parts = {name: _copied(getattr(value, name), world) for name in names}
+        found: Tensor = type(value).__tensor_unflatten__(parts, kept)  # type: ignore[attr-defined]
+        return found
+    return value.detach().to("cpu", copy=True)
+
+
 def save_checkpoint(
     checkpoints: Checkpoints,
     step: int,
-    trained: Trained,
-    optimizer: torch.optim.Optimizer,
+    tensors: Tensors,
     tokenizer: PreTrainedTokenizerFast,
     state: dict[str, Any],
     world: World = ALONE,
@@ -62,26 +111,23 @@ def save_checkpoint(
 
             def write(directory: Path) -> None:
                 with _told(directory):
-                    if isinstance(trained, Adapted):
-                        trained.save(directory / ADAPTER)
+                    if tensors.adapted is not None:
+                        tensors.adapted.save(directory / ADAPTER)
                     else:
-                        save(published_model(trained), directory / "model", tokenizer)
+                        save(tensors.model, directory / "model", tokenizer, state=tensors.weights)
                     with open(directory / "optimizer.pt", "wb") as handle:  # torch's own says no cause of a failure
-                        torch.save(optimizer.state_dict(), handle)
+                        torch.save(tensors.optimizer, handle)
                     _write_state(directory, state, arrays)
 
             checkpoints.save(step, write)
         return
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-    model = published_model(trained)
     with world.agreed():
         directory = checkpoints.begin(step) if world.main else checkpoints.partial(step)
-    save_gathered(model, directory / "model", tokenizer, world)
-    kept = get_optimizer_state_dict(model, optimizer)
+    save_gathered(tensors.model, directory / "model", tokenizer, world, state=tensors.weights)
     with _told(directory):
-        save_shards(kept, checkpoint_id=directory / "optimizer")
+        save_shards(dict(tensors.optimizer), checkpoint_id=directory / "optimizer", process_group=world.everyone)
     with world.agreed():
         if world.main:
             _write_state(directory, state, arrays)
@@ -191,15 +237,17 @@ def save_gathered(
     tokenizer: PreTrainedTokenizerFast,
     world: World,
     dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """One process writes what all of them gather, tensor by tensor. dtype: as in `gathered`."""
-    weights = gathered(stored_state(model), dtype)
+    """One process writes what all of them gather, tensor by tensor. dtype: as in `gathered`. state: as in `save`."""
+    state = stored_state(model) if state is None else state
+    whole = gathered(state, dtype)
     with world.agreed():
         try:
             if world.main:
-                save(model, path, tokenizer, weights=weights)
+                save(model, path, tokenizer, weights=whole, state=state)
         finally:
-            for _ in weights:  # a process that writes nothing, or no more, must still take part in each gathering
+            for _ in whole:  # a process that writes nothing, or no more, must still take part in each gathering
                 pass
 
 

@@ -17,7 +17,7 @@ from h1r.config import RLSection
 from h1r.models import CausalLM
 from h1r.run.checkpoints import Checkpoints
 from h1r.train.algorithms import make_loss
-from h1r.train.checkpoint import publish, restore, save_checkpoint
+from h1r.train.checkpoint import publish, restore
 from h1r.train.fleet import sums_of, write_weights
 from h1r.train.idle import IdleSteps
 from h1r.train.optim import make_optimizer
@@ -26,6 +26,7 @@ from h1r.train.parallel.world import ALONE, World
 from h1r.train.plan.utilisation import Utilisation
 from h1r.train.policy_update import train_on
 from h1r.train.rollouts import Group
+from h1r.train.saver import Saver
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,8 +51,9 @@ class Policy(Protocol):
         """See `IdleSteps.add`."""
         ...
 
-    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes the checkpoint at `step`, whole or not at all, with the state of the loop (JSON) and its arrays."""
+    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray], last: bool) -> int:
+        """Writes the checkpoint at `step`, whole or not at all, with the state of the loop (JSON) and its arrays, or
+        begins to, unless it is the last. Returns the step of the newest one that is whole; 0: none of this attempt."""
         ...
 
     def publish(self, steps: int) -> None:
@@ -87,6 +89,7 @@ class LocalPolicy:
         self._computing = computing_model(self.trained).eval()
         self._optimizer = make_optimizer(self.trained, section.optimizer, "rl")
         self._checkpoints = Checkpoints(directory, section.keep_checkpoints)
+        self._saver = Saver(self._checkpoints, tokenizer, world)
         self._utilisation = Utilisation(self._computing, world.size)
 
     def restore(self, step: int) -> dict[str, Any]:
@@ -111,12 +114,10 @@ class LocalPolicy:
         """See `Policy.count_idle`."""
         self._idle.add(why)
 
-    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray], last: bool) -> int:
         """See `Policy.save`."""
         state = {**state, "idle": self._idle.counts()}
-        save_checkpoint(
-            self._checkpoints, step, self.trained, self._optimizer, self._tokenizer, state, self.world, arrays
-        )
+        return self._saver.save(step, self.trained, self._optimizer, state, arrays, last)
 
     def publish(self, steps: int) -> None:
         """See `Policy.publish`."""

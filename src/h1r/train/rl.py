@@ -194,6 +194,7 @@ def train_rl(
     ahead = Ahead(stream, section.lookahead, section.steps, step, fleet.apart and section.lookahead > 0)
     mismatch = MismatchLimit(section.max_mismatch_kl)
     values: dict[str, float] = {"reward": state.get("reward", math.nan)}
+    drawn: dict[int, int] = {}  # up to each checkpoint: what one that is not whole yet has passed is still replayed
     with (
         progress("RL", total=section.steps, unit="step") as bar,
         Stopping(section.time_limit_s, world, began) as stopping,
@@ -230,13 +231,14 @@ def train_rl(
             # The last one too, for a run that is extended.
             if stop or step % section.checkpoint_every == 0 or step == section.steps:
                 state = {"step": step, "stream": behind.as_json(), "reward": values["reward"]}
-                policy.save(step, state, behind.arrays())
+                drawn[step] = behind.drawn
+                whole = policy.save(step, state, behind.arrays(), bool(stop) or step == section.steps)
                 # What was begun has weights that a resumed run does not have. Neither the time that it takes nor a
                 # failure of it costs the step, which is saved. With weights in flight it gets others anyhow.
                 if not section.in_flight:
                     ahead.wait()
-                if world.main:
-                    journal.cut(behind.drawn)
+                if world.main and whole in drawn:
+                    journal.cut(drawn[whole])
             bar.advance(1, reward=values["reward"], accuracy=values["accuracy"], tokens=values["mean_tokens"])
             if stop and step < section.steps:
                 raise stopping.ended(

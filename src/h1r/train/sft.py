@@ -37,7 +37,7 @@ from h1r.run.checkpoints import Checkpoints
 from h1r.run.directory import Run
 from h1r.run.trackers.base import NoTracker, Tracker
 from h1r.run.trackers.open import open_trackers
-from h1r.train.checkpoint import keep_defaults, restore, save_checkpoint
+from h1r.train.checkpoint import keep_defaults, restore
 from h1r.train.documents import Document, Documents, PackedDocuments, documents_of, read_samples
 from h1r.train.idle import IdleSteps
 from h1r.train.linear_logprobs import head_logprobs
@@ -50,6 +50,7 @@ from h1r.train.parallel.gradients import Trained, call, computing_model, weights
 from h1r.train.parallel.launch import join
 from h1r.train.parallel.world import ALONE, World
 from h1r.train.plan.utilisation import Utilisation
+from h1r.train.saver import Saver
 from h1r.train.start import (
     check_same_tokenizer,
     compute_dtype_of,
@@ -141,6 +142,7 @@ def train_sft(
         section.validation, lambda: validation_loss(forward, held_out, section, world), directory, world,
         state.get("best"),
     )  # fmt: skip
+    saver = Saver(checkpoints, tokenizer, world)
     total, loss, labels = batches.total_steps, math.nan, labels_of(section.mixture)
     if world.main:
         write_json(directory / "steps.json", {"total": total})
@@ -173,9 +175,10 @@ def train_sft(
             stop = stopping.why()
             if step < total and (stop or step % section.checkpoint_every == 0):
                 state = {"step": step, "idle": idle.counts(), "best": validation.best}
-                save_checkpoint(checkpoints, step, forward, optimizer, tokenizer, state, world)
+                saver.save(step, forward, optimizer, state, last=bool(stop))
             if step < total and stop:
                 raise stopping.ended(f"sft ends at step {step} of {total}, since {stop}; --resume goes on from there")
+    saver.settle()
     with world.agreed():
         idle.check_end(total, weights)
     validation.publish(forward, tokenizer)

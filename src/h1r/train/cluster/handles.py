@@ -176,9 +176,10 @@ class RayPolicy(Policy):
         """See `Policy.count_idle`."""
         self._call("count_idle", why)
 
-    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def save(self, step: int, state: dict[str, Any], arrays: Mapping[str, np.ndarray], last: bool) -> int:
         """See `Policy.save`."""
-        self._call("save", step, state, dict(arrays))
+        whole: int = self._call("save", step, state, dict(arrays), last)
+        return whole
 
     def publish(self, steps: int) -> None:
         """See `Policy.publish`."""

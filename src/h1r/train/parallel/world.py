@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -45,6 +45,9 @@ class World:
     mesh: DeviceMesh | None = None
     """Where parameters are sharded: all processes in one dimension, or (copies, shards of a copy); None: they are
     replicated."""
+    beside: World | None = None
+    """The same grid for what goes on in another thread while this one trains: where parameters are sharded, on a mesh
+    and a group of its own over gloo. None: nothing does."""
 
     @property
     def main(self) -> bool:
@@ -197,14 +200,15 @@ def check_copies(section: ParallelSection, processes: int) -> None:
         )
 
 
-def _mesh(section: ParallelSection, everyone: dist.ProcessGroup, timeout: timedelta) -> DeviceMesh:
+def _mesh(
+    section: ParallelSection, everyone: dist.ProcessGroup, timeout: timedelta, kind: str, backend: str | None = None
+) -> DeviceMesh:
     """Every process must call it. Neighbours make up a copy, so that weights are gathered over short ways."""
-    kind = default_device().type
     if section.replicate == 1:
         return DeviceMesh.from_group(everyone, kind)
     ranks = torch.arange(dist.get_world_size()).view(section.replicate, -1)
-    copies = [dist.new_group(one.tolist(), timeout) for one in ranks]
-    across = [dist.new_group(one.tolist(), timeout) for one in ranks.T]
+    copies = [dist.new_group(one.tolist(), timeout, backend) for one in ranks]
+    across = [dist.new_group(one.tolist(), timeout, backend) for one in ranks.T]
     copy, shard = divmod(dist.get_rank(), ranks.shape[1])
     return DeviceMesh.from_group([across[shard], copies[copy]], kind, mesh=ranks, mesh_dim_names=("copy", "shard"))
 
@@ -217,11 +221,18 @@ def open_world(section: ParallelSection) -> World:
     if not (dist.is_available() and dist.is_initialized()):
         degrees(section, 1)
         check_copies(section, 1)
-        return ALONE
+        return World(beside=ALONE) if section.async_checkpoint else ALONE
     data, context = degrees(section, dist.get_world_size())
     check_copies(section, dist.get_world_size())
     rank, timeout = dist.get_rank(), timedelta(seconds=section.timeout_s)
     rows = [dist.new_group(list(range(row * context, (row + 1) * context)), timeout) for row in range(data)]
     everyone = dist.new_group(timeout=timeout)
-    mesh = _mesh(section, everyone, timeout) if section.shard else None
-    return World(rank // context, data, rank % context, context, rows[rank // context], everyone, mesh)
+    mesh = _mesh(section, everyone, timeout, default_device().type) if section.shard else None
+    world = World(rank // context, data, rank % context, context, rows[rank // context], everyone, mesh)
+    if not section.async_checkpoint:
+        return world
+    beside = replace(world, context=None, everyone=None)
+    if mesh is not None:
+        group = dist.new_group(timeout=timeout, backend="gloo")
+        beside = replace(beside, everyone=group, mesh=_mesh(section, group, timeout, "cpu", "gloo"))
+    return replace(world, beside=beside)
