@@ -1,12 +1,14 @@
 """SFT and RL killed at random moments (`kill -9`), and gone on with: is anything lost, repeated or changed?
 
-    python benchmarks/kill_test.py [--kills 20] [--restarts 10] [--seed 0] [--json]
+    python benchmarks/kill_test.py [--kills 20] [--restarts 10] [--ray 0] [--seed 0] [--json]
 
 A tiny run is trained once without interruption. Then the same is trained again and again while processes of it are
 killed: the command itself, which samples, trains and drives, or one of its children, which verify. The moment is a
 random step that the run has come to, so that a busy machine gets no fewer kills than an idle one. After a killed
 command the same command is given again with `--resume`; a killed child the command has to survive. `restarts`: kills
-of a random process under `torchrun --max-restarts` with two processes, which has to go on by itself.
+of a random process under `torchrun --max-restarts` with two processes, which has to go on by itself. `ray`: kills of
+RL on a Ray cluster of this machine with a trainer and two engines (needs the extra `ray`): of the driver, which is
+given again, and of an actor that trains or samples, which the driver has to survive.
 
 Prints {"kills", "finished", "lost", "repeated", "bit_equal"}, for each kind of victim too: how many runs ended by
 themselves, steps that are missing in their metrics, steps that are there twice, and whether weights and metrics (but
@@ -71,6 +73,10 @@ temperature = 1.0
 max_tokens = 24
 checkpoint_every = 2
 """
+
+ON_RAY = [word for key in ("backend=ray", "trainers=1", "engines=2") for word in ("--set", f"cluster.{key}")]
+ACTORS = {"a trainer": "TrainerActor", "an engine": "EngineActor"}
+"""What dies, and what its class is called."""
 
 
 @dataclass
@@ -218,6 +224,67 @@ def restarted_runs(kills: int, base: Path, curated: Path, draw: random.Random) -
     return tally
 
 
+def ray_runs(kills: int, base: Path, unbroken: Path, draw: random.Random) -> Tally:
+    """RL on Ray with kills until it ends, held against RL in one process, until `kills` are done."""
+    tally, number = Tally(), 0
+    while sum(tally.kills.values()) < kills and not tally.why:
+        run = base / f"ray-{number}"
+        number += 1
+        shutil.copytree(unbroken, run)
+        shutil.rmtree(run / "rl")
+        (run / "done" / "rl.json").unlink(missing_ok=True)
+        try:
+            _on_ray_until_it_ends(tally, run, kills, steps_done(unbroken, "rl"), draw)
+        except subprocess.TimeoutExpired:
+            tally.failed(f"rl on Ray: no step in {LIMIT_S} s: {run.with_suffix('.log').read_text()[-400:]}")
+        if not tally.why:
+            tally.compare("rl", run, unbroken)
+        shutil.rmtree(run)
+    return tally
+
+
+def _on_ray_until_it_ends(
+    tally: Tally, run: Path, kills: int, steps: int, draw: random.Random, most: int = 3, apart: int = 4
+) -> None:
+    """At most `most` kills of a run, so that it ends some time, and so many steps apart: a trainer that dies twice
+    since a checkpoint is a fault of the run's own."""
+    done, here, free = partial(steps_done, run, "rl"), 0, 1
+    while True:
+        process = start([*H1R, "rl", "--resume", str(run), *ON_RAY], run.with_suffix(".log"))
+        victim = ""
+        try:
+            while victim != "the driver":
+                moment = draw.randint(free, free + apart)
+                over = here == most or sum(tally.kills.values()) >= kills or moment >= steps
+                if over or not comes_to(process, done, moment, draw):
+                    wait(process, done)
+                    break
+                victim, free = draw.choice([*ACTORS, "the driver"]), done() + apart
+                ones = [one for one in below(process.pid) if is_actor(one, victim)]
+                if victim == "the driver" or ones:
+                    hit = killed(draw.choice(ones) if ones else process.pid)
+                    tally.kills[f"{victim} on Ray"] += hit
+                    here += hit
+        finally:
+            if victim == "the driver":
+                process.wait()
+            end(process)
+        if process.returncode == 0:
+            return
+        if process.returncode != -signal.SIGKILL:
+            tally.failed(f"rl on Ray ended with {process.returncode}: {run.with_suffix('.log').read_text()[-400:]}")
+            return
+
+
+def is_actor(process: int, kind: str) -> bool:
+    """Whether a process of a Ray cluster is an actor of a kind (`ACTORS`), by the title that Ray gives it."""
+    try:
+        title = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return kind in ACTORS and title.startswith(f"ray::{ACTORS[kind]}".encode())
+
+
 def launched(run: Path, restarts: int) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -238,6 +305,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of commands and their children")
     parser.add_argument("--restarts", type=int, default=10, help="of processes under torchrun")
+    parser.add_argument("--ray", type=int, default=0, help="of the driver and actors of RL on Ray")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
@@ -255,6 +323,7 @@ def main() -> int:
         h1r("rl", unbroken)
         tallies = {"resumed": killed_runs(options.kills, base, unbroken, draw)}
         tallies["restarted"] = restarted_runs(options.restarts, base, curated, draw)
+        tallies["on_ray"] = ray_runs(options.ray, base, unbroken, draw)
     found = {name: tally.numbers() for name, tally in tallies.items()}
     total = {key: sum(one[key] for one in found.values()) for key in ("kills", "finished", "lost", "repeated")}
     result = {**total, "bit_equal": all(one["bit_equal"] for one in found.values()), **found}

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,27 @@ def test_a_process_that_torchrun_started_is_told_when_torchrun_was_killed() -> N
         assert process.stdout.readline() == "ready\n"
         process.kill()
         assert process.stdout.readline() == "saved\n"
+
+
+@pytest.mark.parametrize(
+    ("init", "ends"),
+    [("/sbin/init", True), (None, True), (os.path.realpath(sys.executable), False), ("/usr/bin/env torchrun", False)],
+    ids=["init", "another user's", "the launcher is init", "the launcher's name"],
+)
+def test_a_process_whose_torchrun_was_killed_before_it_could_ask_ends_at_once(
+    tmp_path: Path, init: str | None, ends: bool
+) -> None:
+    one = tmp_path / "1"
+    one.mkdir()
+    if init is not None:
+        (one / "exe").symlink_to(init.split()[0])
+        (one / "cmdline").write_bytes(init.replace(" ", "\0").encode())
+    program = (
+        "import os, pathlib, sys; from h1r.common.orphans import end_with_parent; os.getppid = lambda: 1; "
+        "end_with_parent(pathlib.Path(sys.argv[1]))"
+    )
+    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert found.returncode == (-signal.SIGTERM if ends else 0)
 
 
 @pytest.fixture
@@ -113,6 +135,15 @@ def test_nothing_is_left_of_what_was_started_in_a_session_of_its_own(bench: Any)
 def test_ranks_go_to_a_meeting_of_their_own(bench: Any, tmp_path: Path) -> None:
     """With a port and an id that others may have, torchrun waits in silence for a run that is not its own."""
     assert "--standalone" in bench.launched(tmp_path, 3)
+
+
+def test_actors_are_found_by_their_titles(bench: Any) -> None:
+    program = "import sys; sys.stdin.read()"
+    for title, expected in (("ray::TrainerActor.step", "a trainer"), ("ray::EngineActor", "an engine"), ("ray", "")):
+        with subprocess.Popen([title, "-c", program], executable=sys.executable, stdin=subprocess.PIPE) as process:
+            found = [kind for kind in (*bench.ACTORS, "the driver") if bench.is_actor(process.pid, kind)]
+            assert found == [expected] * bool(expected)
+    assert not bench.is_actor(process.pid, "a trainer")
 
 
 def test_a_moment_is_a_step_that_the_run_has_come_to(bench: Any, tmp_path: Path) -> None:
