@@ -1,4 +1,5 @@
-"""The one exception that a user's mistake becomes, and the one of training that ends before its end."""
+"""The one exception that a user's mistake becomes, and those of an engine that died and of training that ends before
+its end."""
 
 
 class UserError(Exception):
@@ -9,6 +10,10 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+class EngineLostError(UserError):
+    """An engine that runs in a process of its own, which has died: this one samples nothing any more."""
 
 
 class StoppedEarlyError(UserError):

@@ -116,9 +116,13 @@ def weights_place(section: EngineSection) -> Iterator[Path]:
 def write_weights(
     trained: Trained, section: RLSection, place: Path, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> None:
-    """Writes what computes, as it computes, into the checkpoint directory `place`. Every process of `world` calls
-    it."""
-    save_gathered(computing_model(trained), place, tokenizer, world, _written_dtype(trained, section))
+    """Writes what computes, as it computes, into the checkpoint directory `place`. Every process of `world` calls it.
+    `UserError` where there is no room for it, on all alike."""
+    try:
+        save_gathered(computing_model(trained), place, tokenizer, world, _written_dtype(trained, section))
+    except UserError as error:
+        why = str(error).rpartition(";")[0]
+        raise UserError(f"{why}; make room there, or set engine.weights_directory to a directory with more") from None
 
 
 def sums_of(trained: Trained, section: RLSection, world: World) -> dict[str, int]:

@@ -25,6 +25,7 @@ from h1r.common import thread_waits
 from h1r.config import EngineSection
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.limits import block_tokens, cache_bytes_for, unsupported
+from h1r.engine.vllm.living import Living
 from h1r.engine.vllm.versions import untested
 from h1r.engine.vllm.weights import BACKEND, agreed, memory_directory, weight_files
 from h1r.errors import UserError
@@ -91,6 +92,9 @@ class VLLMEngine(StreamingEngine):
         try:
             import vllm  # type: ignore[import-not-found,unused-ignore]
             from vllm.platforms import current_platform  # type: ignore[import-not-found,unused-ignore]
+            from vllm.v1.engine.exceptions import (  # type: ignore[import-not-found,unused-ignore]
+                EngineDeadError,
+            )
         except ImportError as error:
             raise UserError(
                 f"vLLM cannot be imported ({error}); `pip install 'open-h1r[vllm]'` on a machine with a "
@@ -140,14 +144,15 @@ class VLLMEngine(StreamingEngine):
         if cache_bytes is not None:
             arguments["kv_cache_memory_bytes"] = cache_bytes
         with process_kept(in_process):
-            self._llm = vllm.LLM(**{**arguments, **(options or {})})
+            self._dead = EngineDeadError
+            self._llm = Living(vllm.LLM(**{**arguments, **(options or {})}), EngineDeadError)
         if own is not None:
             self._llm.init_weight_transfer_engine({"init_info": {}})
 
     def _open(self) -> Stream:
         from h1r.engine.vllm.stream import Stream
 
-        return Stream(self._llm.llm_engine, self.tokenizer, self._shared_block)
+        return Stream(Living(self._llm.llm_engine, self._dead), self.tokenizer, self._shared_block)
 
     def load_weights(self, weights: Mapping[str, Tensor] | str | Path) -> None:
         """Takes a state dict of the model, or a checkpoint directory of the same configuration, through

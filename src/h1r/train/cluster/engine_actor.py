@@ -8,6 +8,7 @@ so one that was lost with an actor may be asked of another: nothing of it had be
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from asyncio import wrap_future
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from safetensors import safe_open
 from h1r.config import EngineSection
 from h1r.engine.protocol import Engine, SamplingParams
 from h1r.engine.source import dtype_of
-from h1r.errors import UserError
+from h1r.errors import EngineLostError, UserError
 from h1r.models import CausalLM
 from h1r.models.checkpoint import stored_state
 from h1r.models.checksum import checksum
@@ -118,6 +119,8 @@ class EngineActor:
                 self._renew()
                 tickets.go_on(self._version)
                 self._drain(tickets)
+        except EngineLostError:
+            _die()
         except BaseException as error:
             tickets.fail(error)
 
@@ -182,8 +185,15 @@ class StartEngineActor(EngineActor):
 def _run(job: _Job) -> None:
     try:
         job.future.set_result(job.work())
+    except EngineLostError:
+        _die()
     except BaseException as error:
         job.future.set_exception(error)
+
+
+def _die() -> NoReturn:
+    """An actor without its engine: another takes its place, as where the actor itself dies."""
+    os._exit(1)
 
 
 def _refuse_other_type(section: EngineSection, place: Path) -> None:
