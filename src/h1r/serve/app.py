@@ -104,13 +104,13 @@ class Service:
             "/v1/completions": ("completion", lambda body: CompletionShape(body.model, body.include_usage)),
             "/v1/responses": ("response", ResponsesShape),
         }
-        routes = [
-            *page_routes(),
+        routes = [  # looked through one after the other
+            *(Route(path, self._answering(*how), methods=["POST"]) for path, how in answers.items()),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._one_model),
-            *(Route(path, self._answering(*how), methods=["POST"]) for path, how in answers.items()),
+            *page_routes(),
         ]
         return Starlette(
             routes=routes,
