@@ -20,7 +20,7 @@ from h1r.common.files import locked
 from h1r.config import ModelSection, Recipe
 from h1r.errors import UserError
 from h1r.report.live import MOST_GROUPS, MOST_POINTS, live_state
-from h1r.report.live_server import live_server
+from h1r.report.live_server import _Handler, live_server
 from h1r.report.live_view import blocks, training_line, view, whole_line
 from h1r.run.directory import Run
 from h1r.run.listing import ORDER, PLAN, plan_of
@@ -228,6 +228,16 @@ def test_it_answers_on_loopback_to_its_own_name_and_changes_nothing(address: tup
     assert (status, "recipe.json" in json.loads(text)["error"]) == (500, True)
 
 
+def test_a_tab_that_was_closed_is_no_error() -> None:
+    class Gone(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise BrokenPipeError
+
+    handler = object.__new__(_Handler)
+    handler.request_version, handler.requestline, handler.wfile = "HTTP/1.1", "GET / HTTP/1.1", Gone()
+    handler._reply(200, b"{}", "application/json")
+
+
 def test_a_taken_port_is_named(address: tuple[str, int], run: Path) -> None:
     with pytest.raises(UserError, match="give another --port"):
         live_server(run, address[1])
@@ -249,6 +259,11 @@ def test_the_page_follows_the_run_and_shows_its_text_as_text(
         assert "step 7: 0.07" in tab.evaluate(
             "[...document.querySelectorAll('#curves title')].map((one) => one.textContent)"
         )
+        # The newest group is open; what the reader opens stays so in the next drawing.
+        is_open = "[...document.querySelectorAll('#rollouts details')].map((one) => one.open)"
+        shown = tab.evaluate(is_open)
+        assert shown == [True, *[False] * (len(shown) - 1)]
+        tab.evaluate("document.querySelectorAll('#rollouts summary')[1].click()")
         for width in (400, 1280):
             tab.look(width, 900)
             assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
@@ -256,6 +271,7 @@ def test_the_page_follows_the_run_and_shows_its_text_as_text(
             file.write(rl_lines(0, 50))
         tab.wait("document.getElementById('cards').textContent.includes('step 50 of 100')")
         assert tab.evaluate("document.title") == "watched: rl runs"
+        assert tab.evaluate(is_open)[:3] == [True, True, False]
         with locked(run / PLAN, "", says="eval_rl"):
             tab.wait("document.getElementById('cards').textContent.includes('Whole run')")
             assert "– left; not measured yet: curate, eval base, eval sft, pool, eval rl" in tab.evaluate(

@@ -29,9 +29,10 @@ from h1r.errors import UserError
 from h1r.evals.summary import result_table
 from h1r.report import collect, save_main_plot, summarise, write_comparison, write_report
 from h1r.report.collect import DROPPED_PER_REASON, series
-from h1r.report.compare import comparison_table, mean_and_deviation
+from h1r.report.compare import comparison_page, comparison_table, mean_and_deviation
 from h1r.report.curves import Curve, curve_plot, log_ticks, running_mean, window_for
 from h1r.report.data import kept_of
+from h1r.report.page import _command
 from h1r.report.results import _sft_panels, whole_batches
 from h1r.report.stored import Example, FilterStep
 from h1r.report.svg import to_svg
@@ -624,6 +625,36 @@ def test_spots_lie_on_their_points() -> None:
     points = [float(x) for x in re.findall(r"[ML] ([\d.]+)", line)]
     assert len(bands) == len(points) == 3
     assert all(left <= x <= left + width for (left, width), x in zip(bands, points, strict=True))
+
+
+def test_ticks_are_read_without_an_offset_or_a_power_of_ten_above_the_axis() -> None:
+    for values, tick in (([0.9999, 1.0001], "1.00010"), ([1e-6, 2e-5], "0.000020"), ([1.0, 40_000.0], "40k")):
+        figure = curve_plot("t", "u", [Curve("loss", "sft", [0, 1], values)], smoothing=0).figure
+        figure.canvas.draw()
+        axis = figure.axes[0].yaxis
+        assert axis.get_offset_text().get_text() == ""
+        assert tick in [one.get_text() for one in axis.get_ticklabels()], values
+
+
+def test_a_table_of_a_list_is_compared_setting_by_setting(tmp_path: Path) -> None:
+    reports = []
+    for place, share in enumerate((1.0, 2.0)):
+        run = build_run(tmp_path / f"run{place}", stages="")
+        recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        recipe["corpus"]["sources"] = [{"family": "sums", "share": share, "size": 3}] + [{"family": "words"}] * place
+        _json(run / "recipe.json", recipe)
+        reports.append(collect(run))
+    page = comparison_page(reports)
+    assert "<code>corpus.<wbr>sources.<wbr>sums.<wbr>share</code></td><td>1.0</td><td>2.0</td>" in page
+    assert "<code>corpus.<wbr>sources.<wbr>words</code></td><td>–</td><td>there</td>" in page
+    assert "sums.<wbr>size" not in page
+    assert "words.<wbr>family" not in page
+
+
+def test_the_command_of_a_run_is_one_that_can_be_typed() -> None:
+    assert _command(["/x/h1r/__main__.py", "rl", "a run"]) == "python -m h1r rl 'a run'"
+    assert _command(["/x/bin/h1r"]) == "h1r"
+    assert _command([]) == ""
 
 
 def test_losses_have_a_log_scale_and_what_stays_the_same_no_axes(whole_page: str) -> None:

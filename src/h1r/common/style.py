@@ -77,6 +77,7 @@ th,td{text-align:left;padding:.35rem .9rem .35rem 0;border-bottom:1px solid var(
 th{color:var(--soft);font-weight:600}
 .n{text-align:right}
 td.n{white-space:nowrap}
+.said{min-width:14rem}
 .track{display:flex;width:100%;min-width:8rem;height:.7rem;margin-top:.35rem;background:var(--grid);border-radius:3px;overflow:hidden}
 .track span{height:100%}
 .kept{background:var(--sft)}.cut{background:var(--rl)}.time{background:var(--deepconf)}

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from h1r.common.files import read_json
-from h1r.common.html import NONE, count, duration, esc, percent, percent_interval, points, table
+from h1r.common.html import NONE, count, details, duration, esc, percent, percent_interval, points, table
 from h1r.common.prose import listing
 from h1r.config import EndpointSection
 from h1r.evals.cost import Cost, cost_of, money, name_at_api
@@ -25,6 +25,8 @@ from h1r.report.stored import Overlap, Votes, VoteScore, method_label
 from h1r.run.names import BASE, model_name
 
 STAGES = ("base", "sft", "rl")
+FEW_VOTES = 8
+"""Lines of votes that are shown unfolded."""
 FEW = 4
 """Scores of repeats that are all shown; of more, the lowest and the highest."""
 
@@ -180,8 +182,11 @@ def _votes_html(found: Sequence[Benchmark]) -> str:
         if without
         else ""
     )
+    numbers = table(head, rows, range(2, len(head)))
+    if len(rows) > FEW_VOTES:
+        numbers = details("Every budget of every model", numbers)
     return (
-        f"<h3>Votes at budgets</h3>{table(head, rows, range(2, len(head)))}"
+        f"<h3>Votes at budgets</h3>{numbers}"
         '<p class="small soft">Traces: answers to a problem, of which the most frequent one counts (majority). The '
         "kept answers are replayed, in as many blocks of a budget as there are, with the recipe's [scaling]; tokens "
         "are those of all problems, those of traces that were stopped included. A dash: the budget is below the "
@@ -261,9 +266,10 @@ def _compared(
 ) -> Iterator[tuple[str, list[tuple[Benchmark | None, Difference | None]]]]:
     """(title, the result of each run and how it differs from the first run's) of each benchmark that any run has."""
     each = [by_name(found) for found in runs]
+    stages = {stage for found in each for _, stage in found}
     for key in dict.fromkeys(key for found in each for key in found):
         results = [found.get(key) for found in each]
-        title = key[0] if key[1] == BASE else f"{key[0]}, {key[1]}"
+        title = key[0] if stages == {BASE} else f"{key[0]}, {key[1]}"
         yield title, [(one, difference(results[0], one) if place else None) for place, one in enumerate(results)]
 
 

@@ -7,6 +7,7 @@ be the mean of no experiment.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,8 @@ _COLUMNS: tuple[tuple[str, Callable[[RunReport], float | None], Callable[[float 
 )
 
 
+_TABLE = "there"
+"""In place of a table of a list, which has settings of its own."""
 _OF_A_REPEAT = frozenset({"name", "seed"})
 """Settings in which repeats of one experiment may differ."""
 
@@ -198,11 +201,17 @@ def _folding(name: str) -> Column:
 
 def _differences(names: Sequence[str], reports: Sequence[RunReport]) -> str:
     flat = [_flatten(report.recipe) | {"code version": code_text(report)} for report in reports]
-    keys = sorted({key for one in flat for key in one} - {"name"})
+    every = {key for one in flat for key in one}
+    over = {key[:dot] for key in every for dot, letter in enumerate(key) if letter == "."}
+    keys = sorted(every - over - {"name"} | {key for key in every if any(one.get(key) is _TABLE for one in flat)})
+    lacking = tuple(f"{key}." for one in flat for key in one if one[key] is _TABLE and any(key not in o for o in flat))
     rows = [
-        [f"<code>{esc(key)}</code>", *(esc(one.get(key, NONE)) for one in flat)]
+        [
+            f"<code>{esc(key).replace('.', '.<wbr>')}</code>",
+            *(_setting(one[key]) if key in one else NONE for one in flat),
+        ]
         for key in keys
-        if len({str(one.get(key, NONE)) for one in flat}) > 1
+        if len({str(one.get(key, NONE)) for one in flat}) > 1 and not key.startswith(lacking)
     ]
     if not rows:
         return "<p>The recipes and the code version are the same.</p>"
@@ -210,11 +219,25 @@ def _differences(names: Sequence[str], reports: Sequence[RunReport]) -> str:
 
 
 def _flatten(value: Any, place: str = "") -> dict[str, Any]:
+    """Settings by their place, as in `eval.benchmarks.aime.samples`: a table of a list goes by its name or family, or
+    by its number where that is not its alone."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        names = [str(one.get("name") or one.get("family") or "") for one in value]
+        value = {
+            name if name and names.count(name) == 1 else str(number): one
+            for number, (name, one) in enumerate(zip(names, value, strict=True), 1)
+        }
+        return {f"{place}.{name}": _TABLE for name in value} | _flatten(value, place)
     if isinstance(value, dict) and value:
         return {
             k: v for key, item in value.items() for k, v in _flatten(item, f"{place}.{key}" if place else key).items()
         }
     return {place: value}
+
+
+def _setting(value: Any) -> str:
+    """A value as TOML has it, nearly; a setting that is not set is none."""
+    return esc("none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def labels(reports: Sequence[RunReport]) -> list[str]:

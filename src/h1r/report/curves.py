@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
 from h1r.common.html import count, percent
 from h1r.common.html import label as short_label
@@ -106,12 +106,22 @@ def curve_plot(
         axes.set_ylabel(f"{unit} (log scale)")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(_whole_numbers(axes.get_ylim()))
     if share:
         axes.yaxis.set_major_formatter(PERCENT)
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
     if len(curves) > 1:
         axes.legend(loc="best")
     return Plot(figure, _bands(axes, curves, percent if share else short))
+
+
+def _whole_numbers(ends: tuple[float, float]) -> Formatter:
+    """Ticks that are to be read alone: without an offset or a power of ten that stands above the axis."""
+    if max(map(abs, ends)) >= 10_000:
+        return FuncFormatter(lambda value, _: short(value))
+    found = ScalarFormatter(useOffset=False)
+    found.set_scientific(False)
+    return found
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -27,7 +27,9 @@ def _filter_table(steps: Sequence[FilterStep]) -> str:
         gone = step.entered - step.left
         parts = bar((step.left / most[step.unit], "kept"), (gone / most[step.unit], "cut"))
         numbers = [f"{number:,}" for number in (step.entered, gone, step.left)]
-        rows.append([esc(words(step.step)), esc(f"{step.unit}s"), *numbers, parts, reasons])
+        rows.append(
+            [esc(words(step.step)), esc(f"{step.unit}s"), *numbers, parts, f'<div class="said">{reasons}</div>']
+        )
     key = 'kept <i class="key kept"></i> dropped here <i class="key cut"></i>'
     found = table(["step", "of", "in", "dropped", "kept", key, "why dropped"], rows, (2, 3, 4)) if rows else ""
     idle = [words(step.step) for step in steps if step.entered == step.left]

@@ -30,6 +30,7 @@ STAGE_WORDS = {
     "sft": "supervised fine-tuning",
     "eval_sft": "evaluation after SFT",
     "pool": "selection of RL problems",
+    "rl_pool": "selection of RL problems",
     "rl": "reinforcement learning",
     "eval_rl": "evaluation after RL",
     "scaling": "test-time scaling",
@@ -185,7 +186,10 @@ def _changes(changed: Mapping[str, Sequence[object]]) -> str:
 
 
 def _command(argv: Sequence[str]) -> str:
-    return shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else ""
+    if not argv:
+        return ""
+    program = "python -m h1r" if Path(argv[0]).name == "__main__.py" else shlex.quote(Path(argv[0]).name)
+    return " ".join([program, *([shlex.join(argv[1:])] if argv[1:] else [])])
 
 
 def _recipe_text(report: RunReport) -> str:

@@ -273,7 +273,7 @@ def _rl_panels(report: RunReport) -> list[curves.Panel]:
             )
             for title, unit, key, share in drawn
         ),
-        curves.Panel("Pass rates of problems drawn so far", "share of rollouts", rates, share=True),
+        curves.Panel("Pass rates of problems drawn", "share of rollouts", rates, share=True),
     ]
 
 

@@ -136,19 +136,21 @@ def stops_html(examples: Sequence[Example]) -> str:
     chosen = [traces for traces in problems.values() if any(t.state == "stopped" for t in traces)][:STOPPED_PROBLEMS]
     values = [confidence for traces in chosen for trace in traces for confidence in trace.confidences]
     scale = _scale(values)
-    return (legend(scale) if scale and chosen else "") + "".join(_stopped_problem(traces, scale) for traces in chosen)
+    each = [_stopped_problem(traces, scale, start_open=place == 0) for place, traces in enumerate(chosen)]
+    return (legend(scale) if scale and chosen else "") + "".join(each)
 
 
-def _stopped_problem(traces: Sequence[Example], scale: Scale | None) -> str:
+def _stopped_problem(traces: Sequence[Example], scale: Scale | None, start_open: bool) -> str:
     first = traces[0]
     answers = "".join(_answer("deepconf", _STATES.get(t.state, words(t.state)), t, scale) for t in traces)
     limit = "" if first.threshold is None else f" Threshold from the warm-up: {first.threshold:.2f} nats."
-    return (
-        f'<article class="example"><h3><span class="tag">{esc(words(first.family))}</span></h3>'
+    heading = f'<b>{plural(len(traces), "trace")}</b> <span class="tag">{esc(words(first.family))}</span>'
+    body = (
         f'<div class="question">{esc(first.question)}</div>'
         f'<p class="small soft">Reference answer: <code>{esc(first.reference)}</code>.{limit}</p>'
-        f'<div class="answers">{answers}</div></article>'
+        f'<div class="answers">{answers}</div>'
     )
+    return f'<article class="example">{details(heading, body, start_open)}</article>'
 
 
 def legend(scale: Scale) -> str:

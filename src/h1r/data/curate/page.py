@@ -155,13 +155,11 @@ def _samples(summary: Mapping[str, Any]) -> str:
     head = ["domain", "samples", "tokens", "kept samples", "kept tokens", "of samples", "of tokens", "wanted"]
     classes = [[kind, summary["weights"][kind], summary["classes"].get(kind, 0)] for kind in _CLASSES]
     labels = [f"{end}" if end < 1024 else f"{end // 1024}K" for end in summary["length_bins"]] + ["more"]
-    charts = {
-        f"{name}: samples by length, up to so many tokens": (
-            [found.get(str(at), 0) for at in range(len(labels))],
-            labels,
-        )
-        for name, found in summary["lengths"].items()
-    }
+    charts = {}
+    for name, found in summary["lengths"].items():
+        counts = [found.get(str(at), 0) for at in range(len(labels))]
+        longest = max((at for at, number in enumerate(counts) if number), default=0) + 1  # no empty end of the axis
+        charts[f"{name}: samples by length, up to so many tokens"] = (counts[:longest], labels[:longest])
     return _table(head, mixture) + _table(["class", "weight", "samples"], classes) + _charts(charts)
 
 

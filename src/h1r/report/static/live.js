@@ -25,6 +25,7 @@ export function duration(seconds) {
   return units.slice(first, first + 2).filter(([amount]) => amount).map((one) => one.join(" ")).join(" ");
 }
 
+const count = (value) => value.toLocaleString("en");
 const number = (value) => Number(value.toPrecision(3)).toString();
 
 function card(what, value, meaning) {
@@ -38,8 +39,8 @@ function cards(state) {
   const made = [];
   const { training, whole } = state;
   if (training) {
-    const of = training.total === null ? "" : ` of ${training.total}`;
-    made.push(card(training.stage.toUpperCase(), `step ${training.step}${of}`,
+    const of = training.total === null ? "" : ` of ${count(training.total)}`;
+    made.push(card(training.stage.toUpperCase(), `step ${count(training.step)}${of}`,
       training.seconds_per_step === null ? "" : `${duration(training.seconds_per_step)} a step`));
     if (training.left_seconds) made.push(card("Time left", `about ${duration(training.left_seconds)}`, `of ${training.stage.toUpperCase()}`));
   }
@@ -74,8 +75,8 @@ function chart({ title, unit, log, steps, values }) {
   }));
   const labels = { "font-size": 11, fill: "var(--soft)", y: top + height + 18 };
   picture.append(
-    shape("text", { ...labels, x: left }, `step ${steps[0]}`),
-    shape("text", { ...labels, x: left + width, "text-anchor": "end" }, `${steps.at(-1)}`),
+    shape("text", { ...labels, x: left }, `step ${count(steps[0])}`),
+    shape("text", { ...labels, x: left + width, "text-anchor": "end" }, count(steps.at(-1))),
   );
   steps.forEach((step, place) => {
     const band = shape("rect", { class: "spot", x: x(step) - width / steps.length / 2, y: top, width: width / steps.length, height });
@@ -87,17 +88,23 @@ function chart({ title, unit, log, steps, values }) {
   return made;
 }
 
-function group({ step, problem_id, rollouts }) {
+const unfolded = new Map();  // by step: what the reader has opened or closed, which a new drawing keeps
+
+function group({ step, problem_id, rollouts }, place) {
   const made = element("article", undefined, "example");
-  const title = element("h3", `Step ${step} `);
-  title.append(element("span", problem_id, "tag"));
+  const fold = element("details");
+  fold.open = unfolded.get(step) ?? place === 0;
+  const title = element("summary");
+  title.append(element("b", `Step ${count(step)} `), element("span", problem_id, "tag"));
+  title.addEventListener("click", () => unfolded.set(step, !fold.open));
   const answers = element("div", undefined, "answers");
   for (const one of rollouts) {
     const answer = element("div", undefined, "rl");
     answer.append(element("h4", `reward ${number(one.reward)}`), element("div", one.text, "trace"));
     answers.append(answer);
   }
-  made.append(title, answers);
+  fold.append(title, answers);
+  made.append(fold);
   return made;
 }
 
@@ -105,6 +112,7 @@ const MARKS = (stage) => (stage.done ? "✓" : stage.running ? "▶" : "·");
 
 function draw(state) {
   document.title = `${state.name}: ${state.state}`;
+  at("kind").textContent = state.running ? "Open-H1R, a run in progress" : "Open-H1R, a run";
   at("name").textContent = state.name;
   at("state").textContent = state.state;
   at("cards").replaceChildren(...cards(state));
