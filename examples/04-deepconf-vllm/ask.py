@@ -8,7 +8,7 @@ It needs the package `openai` and nothing of this project: DeepConf is two words
 import argparse
 import os
 
-from openai import OpenAI
+from openai import APIConnectionError, OpenAI
 
 
 def main() -> None:
@@ -21,7 +21,10 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=512, help="longest trace")
     given = parser.parse_args()
     client = OpenAI(base_url=given.url, api_key=os.environ.get("H1R_API_KEY", "none"))
-    model = next(one.id for one in client.models.list() if "@" not in one.id)
+    try:
+        model = next(one.id for one in client.with_options(max_retries=0).models.list() if "@" not in one.id)
+    except APIConnectionError:
+        parser.exit(1, f"no server answers at {given.url}; start one with `h1r serve`, or give --url\n")
     for method in ("majority", "deepconf"):
         wanted = {"method": method, "budget": given.budget}
         if method == "deepconf":

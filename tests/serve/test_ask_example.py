@@ -37,3 +37,9 @@ def test_deepconf_in_front_of_any_server_stops_doubtful_traces_and_spends_less(t
     assert re.search(r"^majority .* 0 of 24 traces stopped; 42: 16, 7: 8$", done.stdout, flags=re.MULTILINE)
     (stopped,) = re.findall(r"^deepconf .* (\d+) of \d+ traces stopped; 42: ", done.stdout, flags=re.MULTILINE)
     assert 0 < int(stopped) <= sum(map(doubtful, range(24)))
+
+
+def test_a_server_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    done = warm.run(warm.PYTHON, ASK, "6 * 7?", "--url", "http://127.0.0.1:9/v1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "no server answers at http://127.0.0.1:9/v1; start one with `h1r serve`, or give --url\n"

@@ -67,8 +67,8 @@ def eval_(
         typer.Option(
             "--benchmark",
             metavar="FILE",
-            help="Problems with answers (.jsonl, .json, .parquet), or a TOML file with [[eval.benchmarks]]. In place "
-            "of the recipe's. Repeat.",
+            help="Problems with answers (.jsonl, .json, .csv, .parquet), or a TOML file with [[eval.benchmarks]]. In "
+            "place of the recipe's. Repeat.",
         ),
     ] = None,
     columns: Columns = None,

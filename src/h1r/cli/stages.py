@@ -207,7 +207,7 @@ def sft(
         typer.Argument(
             metavar="RECIPE|FILE",
             help="A recipe, a run directory, or, with --model, a file of conversations or of questions and answers "
-            "(.jsonl, .json, .parquet).",
+            "(.jsonl, .json, .csv, .parquet).",
         ),
     ],
     model: Annotated[

@@ -99,7 +99,7 @@ class SFTSection(Section):
 
     data: str | None = None
     """A directory that `h1r curate` wrote (RUN/curate), for its packed shards and tokenizer; or a file of chats, or of
-    questions and answers (.jsonl, .json, .parquet), which is trained on as it is. Unset: this run's curation."""
+    questions and answers (.jsonl, .json, .csv, .parquet), which is trained on as it is. Unset: this run's curation."""
     columns: dict[str, str] = {}
     """Of such a file: our field ("question", "answer", "messages", ...) -> column. Empty: by their usual names."""
     mixture: list[MixedDataSection] = []
