@@ -75,6 +75,7 @@ checkpoint_every = 2
 """
 
 ON_RAY = [word for key in ("backend=ray", "trainers=1", "engines=2") for word in ("--set", f"cluster.{key}")]
+NOT_STARTED = "Ray did not start on this machine"
 ACTORS = {"a trainer": "TrainerActor", "an engine": "EngineActor"}
 """What dies, and what its class is called."""
 
@@ -248,7 +249,7 @@ def _on_ray_until_it_ends(
 ) -> None:
     """At most `most` kills of a run, so that it ends some time, and so many steps apart: a trainer that dies twice
     since a checkpoint is a fault of the run's own."""
-    done, here, free = partial(steps_done, run, "rl"), 0, 1
+    done, here, free, slow = partial(steps_done, run, "rl"), 0, 1, 0
     while True:
         process = start([*H1R, "rl", "--resume", str(run), *ON_RAY], run.with_suffix(".log"))
         victim = ""
@@ -271,6 +272,9 @@ def _on_ray_until_it_ends(
             end(process)
         if process.returncode == 0:
             return
+        if process.returncode == 2 and NOT_STARTED in run.with_suffix(".log").read_text()[-400:] and slow < most:
+            slow += 1
+            continue
         if process.returncode != -signal.SIGKILL:
             tally.failed(f"rl on Ray ended with {process.returncode}: {run.with_suffix('.log').read_text()[-400:]}")
             return
@@ -322,7 +326,8 @@ def main() -> int:
         h1r("curate", "--pool", "rl", unbroken)
         h1r("rl", unbroken)
         tallies = {"resumed": killed_runs(options.kills, base, unbroken, draw)}
-        tallies["restarted"] = restarted_runs(options.restarts, base, curated, draw)
+        if options.restarts:
+            tallies["restarted"] = restarted_runs(options.restarts, base, curated, draw)
         tallies["on_ray"] = ray_runs(options.ray, base, unbroken, draw)
     found = {name: tally.numbers() for name, tally in tallies.items()}
     total = {key: sum(one[key] for one in found.values()) for key in ("kills", "finished", "lost", "repeated")}

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from h1r.run.directory import Run
 from h1r.train import documents as module
 from h1r.train.documents import Documents, PackedDocuments, read_samples
 from h1r.train.parallel.world import World
+from h1r.train.plan.run_time import documents_at_hand, run_time
 from h1r.train.sft import Batches, accumulate_gradients, sft
 
 SEQ_LEN = 192
@@ -93,6 +95,19 @@ def test_what_is_cut_off_before_its_answer_is_left_out(curated: Path) -> None:
     expected = samples(curated, seq_len)
     assert 0 < len(expected) < len(lengths)
     assert told(PackedDocuments(curated / "curate" / "packed", seq_len)) == told(expected)
+
+
+def test_a_plan_knows_the_steps_of_shards_that_are_here(curated: Path) -> None:
+    """Of the run, of `sft.data`, and of a mixture."""
+    at_hand = recipe(data=str(curated / "curate"))
+    mixed = recipe(mixture=[{"data": str(curated / "curate"), "share": share} for share in (1, 2)])
+    made: Any = SimpleNamespace(stage="sft", tokens=2 * SEQ_LEN, seconds={"computing": 1.0}, bound_by="computing")
+    for asked, run in ((recipe(), curated), (at_hand, None), (mixed, None)):
+        found = documents_at_hand(asked, run)
+        assert found is not None
+        took = run_time(asked, made, found)
+        assert took.steps == Batches(found, asked.sft, asked.seed).total_steps > 2
+        assert took.tokens == sum(one.length for one in samples(curated, SEQ_LEN)) * (1 + bool(asked.sft.mixture))
 
 
 def test_in_any_order_and_with_one_group_in_memory_the_documents_are_the_same(

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from h1r.errors import UserError
 from h1r.verify.workers import ray_cluster
 
 pytest.importorskip("ray")
@@ -29,6 +32,29 @@ from h1r.verify.workers.ray_cluster import RayCluster
 cluster = RayCluster(sys.argv[1])
 print("joined", cluster.ray.get(cluster.ray.remote(lambda: 6 * 7).remote()))
 """
+
+
+@pytest.mark.parametrize("said", ["The current node timed out during startup. This could happen", "a fault of ours"])
+def test_a_cluster_that_does_not_start_in_time_is_one_sentence(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for Ray, which raises no kind of error of its own there."""
+    fake: Any = ModuleType("ray")
+    fake.exceptions = ModuleType("ray.exceptions")
+    fake.exceptions.RayError = RuntimeError
+    fake.is_initialized = lambda: False
+    ended: list[bool] = []
+    fake.shutdown = lambda: ended.append(True)
+
+    def init(**_: Any) -> None:
+        raise Exception(said)
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", fake.exceptions)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    kind, match = (Exception, said) if "ours" in said else (UserError, "run the command again when the machine")
+    with pytest.raises(kind, match=match):
+        ray_cluster.RayCluster()
+    assert ended == ([] if "ours" in said else [True])
 
 
 def outsider(**added: str) -> dict[str, str]:

@@ -25,6 +25,8 @@ _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Read on every system, in spite of its name: no cluster of several machines, so that all listen on 127.0.0.1."""
 
+_TOO_SLOW = "timed out during startup"
+
 
 class RayCluster:
     """Joins the cluster that this process is in, or the one at `address` or at RAY_ADDRESS, or starts one.
@@ -52,6 +54,14 @@ class RayCluster:
                 raise UserError(
                     f"no Ray cluster can be joined at {place}: {error}; it has to run, and RAY_AUTH_TOKEN to be "
                     "its token if it wants one"
+                ) from error
+            except Exception as error:  # Ray has no kind of its own for this
+                if not starts or _TOO_SLOW not in str(error):
+                    raise
+                ray.shutdown()
+                raise UserError(
+                    "Ray did not start on this machine in the 30 s that it gives itself; run the command again when "
+                    "the machine is less busy"
                 ) from error
 
     @property
