@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,6 +37,7 @@ def sections(kind: type[Section], place: str, defaults: Section | None = None) -
         lines += [" ".join(kind.__doc__.split()), ""]
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     inner: list[str] = []
+    told = meanings(kind)
     for key, field in kind.model_fields.items():
         path = f"{place}.{key}" if place else key
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -50,7 +54,7 @@ def sections(kind: type[Section], place: str, defaults: Section | None = None) -
             inner += sections(rows[-1], f"{path}.NAME")
         else:
             default = default_of(getattr(defaults, key, field.default))
-            lines.append(f"| `{key}` | {type_of(field)} | {default} | {meaning(field)} |")
+            lines.append(f"| `{key}` | {type_of(field)} | {default} | {told.get(key, '')} |")
     return lines + inner
 
 
@@ -92,8 +96,16 @@ def default_of(value: Any) -> str:
     return f"`{json.dumps(value)}`"
 
 
-def meaning(field: FieldInfo) -> str:
-    return escape(" ".join((field.description or "").split()))
+def meanings(kind: type[Section]) -> dict[str, str]:
+    """What stands under each key in the source of the table's class, and of those that it extends."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__[: kind.__mro__.index(Section)]):
+        (tree,) = ast.parse(inspect.getsource(one)).body
+        assert isinstance(tree, ast.ClassDef)
+        for key, text in pairwise(tree.body):
+            if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(key.target)] = escape(" ".join(str(text.value.value).split()))
+    return found
 
 
 def escape(text: str) -> str:
