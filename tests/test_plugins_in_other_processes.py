@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from h1r.config import Recipe
 from h1r.records import Problem
 
@@ -79,17 +77,16 @@ def test_the_followers_of_torchrun_see_a_loss_of_a_plugin(tmp_path: Path) -> Non
     plugin.write_text(LOSS)
     recipe.write_text('name = "own"\nplugins = ["own_loss.py"]\n[rl]\nalgorithm = "own_followed"\n')
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "program.py").write_text(PROGRAM)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(recipe), str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE, text=True,
+        warm.start(
+            warm.PYTHON, tmp_path / "program.py", recipe, tmp_path,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]  # fmt: skip
     for one in ranks:
-        _, said = one.communicate(timeout=240)
-        assert one.returncode == 0, said
+        assert one.wait(timeout=240) == 0, one.stderr.read_text()
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["Own", "Own"]
 
 
@@ -99,10 +96,8 @@ def test_a_worker_of_curation_sees_a_verifier_of_a_plugin(tmp_path: Path) -> Non
         {"name": "own", "plugins": [str(tmp_path / "own.py")], "verify": {"workers": 1}, "corpus": {"workers": 1}}
     )
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    done = subprocess.run(
-        [sys.executable, "-c", CURATION_WORKER, str(tmp_path), "own-curated"],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    (tmp_path / "worker.py").write_text(CURATION_WORKER)
+    done = warm.run(warm.PYTHON, tmp_path / "worker.py", tmp_path, "own-curated", timeout=240)
     assert done.stdout.strip() == "[1.0, 0.0]", done.stderr
 
 

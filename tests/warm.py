@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = (
+    "datasketch",
     "h1r.cli",
     "h1r.cli.stages",
     "h1r.data.curate.plan",
@@ -40,6 +41,7 @@ IMPORTED = (
     "h1r.evals.solving",
     "h1r.models.falcon_h1.decode",
     "h1r.models.falcon_h1.family",
+    "h1r.models.qwen3.family",
     "h1r.pipeline",
     "h1r.scaling.study",
     "h1r.train.sft",
@@ -49,13 +51,20 @@ IMPORTED = (
     "h1r.serve.opening",
     "h1r.serve.run",
     "h1r.serve.talk",
+    "h1r.verify.reasoning_gym.plain",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pandas",
     "reasoning_gym",
     "torch._dynamo",
+    "torch.distributed.checkpoint",
     "transformers.convert_slow_tokenizer",
     "transformers.models.auto.tokenization_auto",
+    "transformers.models.falcon_h1.configuration_falcon_h1",
     "transformers.tokenization_utils_tokenizers",
 )
-"""Imported by functions, many of them: an optimizer imports torch's compiler, and a tokenizer most of transformers."""
+"""Imported by functions, many of them: an optimizer imports torch's compiler, a tokenizer most of transformers, and
+pyarrow pandas, as soon as it makes an array."""
 
 
 PYTHON = "python"

@@ -200,24 +200,9 @@ def test_a_run_goes_on_with_another_grid(curated: Path, tmp_path: Path) -> None:
     assert Run.open(run.path, recipe_for()) == run
 
 
-def sft_under_torchrun(run: Run, processes: int) -> dict[str, Any]:
-    """What `h1r sft --json` prints when so many processes of torchrun run it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [*command, "-m", "h1r", "sft", "--json", str(run.path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
-
-
 DIES_ONCE = """
-import os, signal, sys
+import os, runpy, signal
 import h1r.train.sft as sft
-from h1r.cli import main
-from h1r.train.parallel.launch import lead_or_follow
 
 real, steps = sft.optimizer_step, 0
 
@@ -229,15 +214,16 @@ def dying(*arguments):
     return real(*arguments)
 
 sft.optimizer_step = dying
-sys.exit(lead_or_follow(main))
+runpy.run_module("h1r", run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.slow
-def test_a_run_whose_process_was_killed_is_restarted_by_torchrun_and_ends_with_the_same_bits(
-    two: Workers, curated: Path, tmp_path: Path
+def test_torchrun_restarts_a_run_whose_process_was_killed_and_it_ends_with_the_same_bits_and_what_one_process_trains(
+    two: Workers, curated: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    recipe = recipe_for(batch_size=2)
+    """One start of torchrun for both: it costs what its processes import, four times here."""
+    recipe = recipe_for()
     unbroken = run_from(curated, tmp_path / "unbroken", recipe)
     assert two.call(train, recipe, [str(unbroken.path)] * 2)[0]["steps"] > 4
     broken = run_from(curated, tmp_path / "broken", recipe)
@@ -252,16 +238,9 @@ def test_a_run_whose_process_was_killed_is_restarted_by_torchrun_and_ends_with_t
     )
     assert done.returncode == 0, done.stderr
     assert_same_stage(broken.path / "sft", unbroken.path / "sft")
-    assert len((broken.path / "attempts.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.slow
-def test_torchrun_trains_what_one_process_trains(curated: Path, alone: tuple[Path, Any], tmp_path: Path) -> None:
-    recipe = recipe_for(context=2)
-    run = run_from(curated, tmp_path / "run", recipe)
-    summary = sft_under_torchrun(run, 2)
-    assert summary["steps"] == alone[1]["steps"]
-    assert math.isclose(summary["loss"], alone[1]["loss"], rel_tol=1e-5)
-    assert len((run.path / "attempts.jsonl").read_text().splitlines()) == 1
-    weights, expected = read_weights(run.path / "sft" / "model"), read_weights(alone[0] / "model")
-    assert max(gap(weights[name], expected[name]) for name in expected) < 1e-5
+    assert len((broken.path / "attempts.jsonl").read_text().splitlines()) == 2, "one of each start, not of each process"
+    summary, (stage, expected) = json.loads(done.stdout), alone
+    assert summary["steps"] == expected["steps"]
+    assert math.isclose(summary["loss"], expected["loss"], rel_tol=1e-5)
+    weights, those = read_weights(broken.path / "sft" / "model"), read_weights(stage / "model")
+    assert max(gap(weights[name], those[name]) for name in those) < 1e-5

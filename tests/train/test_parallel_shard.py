@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import torch
 import torch.distributed as dist
 from gloo_workers import Groups, Workers
 from pydantic import ValidationError
-from test_parallel_sft import recipe_for, sft_under_torchrun, train
+from test_parallel_sft import recipe_for, train
 from tiny_training import assert_same_stage, metrics_of, read_weights, run_from
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+import h1r.__main__
+import warm
 from h1r.config import ParallelSection, Recipe, ValidationSection
 from h1r.errors import UserError
 from h1r.models import build, load, save
@@ -370,10 +373,21 @@ def test_bfloat16_is_for_computing_and_the_weights_stay_fp32(
     assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
 
 
-@pytest.mark.slow  # starts torchrun
 def test_one_process_of_torchrun_computes_in_bfloat16_too(curated: Path, alone: Path, tmp_path: Path) -> None:
+    """In the environment that torchrun gives to its only process."""
     run = run_from(curated, tmp_path / "run", sharded_recipe(compute_dtype="bfloat16"))
-    sft_under_torchrun(run, 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    given = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "1",
+    }
+    done = warm.run(warm.PYTHON, h1r.__main__.__file__, "sft", "--json", run.path, env=given)
+    assert done.returncode == 0, done.stderr
     assert {str(t.dtype) for t in read_weights(run.path / "sft" / "model").values()} == {"torch.float32"}
     assert 1e-7 < worst_gap(run.path / "sft", alone) < 5e-2
 
