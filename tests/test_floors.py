@@ -30,6 +30,8 @@ WITHOUT_TORCH = [
     "h1r.serve.run",
 ]  # fmt: skip
 
+NOT_IN_A_WORKER = ("asyncio", "h1r.config", "importlib.metadata", "numpy", "torch")
+
 
 def floor(room: str) -> int:
     return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
@@ -109,8 +111,12 @@ def test_scaling_and_benchmarks_know_engines_only_by_the_protocol(room: str) -> 
                 assert not node.module.startswith("h1r.engine") or node.module == "h1r.engine.protocol", path
 
 
-def test_lower_floors_import_no_torch() -> None:
-    code = "import sys, importlib\n" + "".join(
+def test_lower_floors_import_no_torch_and_a_verifiers_worker_next_to_nothing() -> None:
+    """The worker, of which a pool starts many, comes first."""
+    code = (
+        "import sys, importlib\nimport h1r.verify.workers.worker\n"
+        f"assert not {set(NOT_IN_A_WORKER)} & set(sys.modules), {set(NOT_IN_A_WORKER)} & set(sys.modules)\n"
+    ) + "".join(
         f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}\n" for name in WITHOUT_TORCH
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
