@@ -45,7 +45,7 @@ class Workers:
             for rank in range(world):
                 key = current_process().authkey.hex()  # tensors are sent as files that only who has it is given
                 words = (rank, world, directory / "rendezvous", f"{place}/calls", limit, key)
-                self._processes.append(warm.start(warm.PYTHON, __file__, *words, cwd=directory))
+                self._processes.append(warm.start(warm.PYTHON, __file__, *words))
                 connection, _ = asked.accept()
                 self._pipes.append(Connection(connection.detach()))
 
