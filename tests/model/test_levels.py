@@ -142,3 +142,20 @@ print(openmp.share_runtime(pathlib.Path("{tmp_path}/nothing")))
 
 def glibc_versions(content: bytes) -> list[bytes]:
     return [word[len(b"GLIBC_") :] for word in content.split(b"\0") if word.startswith(b"GLIBC_2")]
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("", "their compilation failed: `broken --version` ended with code 1; name a compiler that works in CC"),
+        ("no header\nmore", "their compilation failed: no header"),
+    ],
+)
+def test_a_compiler_that_fails_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, stderr: str, said: str) -> None:
+    def fail() -> None:
+        raise subprocess.CalledProcessError(1, ["broken", "--version"], stderr=stderr)
+
+    monkeypatch.setattr(build, "library", fail)
+    monkeypatch.setattr(build, "_chosen", lambda: (toolchain.native(), None))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert build.obstacle() == said

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,10 +87,17 @@ def obstacle() -> str | None:
     try:
         library()
     except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        failed = "compilation" if file is None else "loading"
-        return f"their {failed} failed: {detail.strip().splitlines()[0] if detail.strip() else error}"
+        return f"their {'compilation' if file is None else 'loading'} failed: {_first_line(error)}"
     return None
+
+
+def _first_line(error: OSError | subprocess.SubprocessError) -> str:
+    """What a compiler or the loader said first; of a compiler without a word, how it ended."""
+    if said := (getattr(error, "stderr", None) or "").strip():
+        return str(said.splitlines()[0])
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"`{shlex.join(error.cmd)}` ended with code {error.returncode}; name a compiler that works in CC"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def origin() -> str:
