@@ -8,7 +8,7 @@ from corpora import answer, question
 from h1r.config import CorpusSection, CurateSection, RLPoolSection
 from h1r.data.curate.drop_log import DropLog, add_up
 from h1r.data.curate.io.items import Given, Item
-from h1r.data.curate.page import _overlap
+from h1r.data.curate.page import _overlap, _samples
 from h1r.data.curate.rules import steps
 from h1r.data.curate.rules.decontaminate import HeldOutIndex, Overlaps
 from h1r.records import Message, Problem, Verdict
@@ -149,3 +149,17 @@ def test_what_overlaps_in_part_is_written_and_shown_with_the_words_it_shares() -
         "ngram overlap with held-out", {"held_out": "h0", "coverage": 0.6, "run": shared}
     )  # fmt: skip
     assert _overlap(details) == f": 60% of h0, <q>{shared}</q>"
+
+
+def test_lengths_are_charted_up_to_the_longest_and_no_bar_hides_a_number() -> None:
+    share = {"samples": 1, "tokens": 1, "kept_samples": 1, "kept_tokens": 1, "sample_share": 1, "token_share": 1}
+    summary = {
+        "mixture": {"math": {**share, "wanted_share": None}}, "weights": dict.fromkeys(("hard", "medium", "easy"), 1),
+        "classes": {}, "length_bins": [32, 64, 128, 2048], "lengths": {"math": {"0": 10_527, "1": 28_871}},
+    }  # fmt: skip
+    chart = _samples(summary)
+    chart = chart[chart.index("<svg") :]
+    assert chart.count("<rect") == 2
+    assert ">32<" in chart
+    assert "128" not in chart
+    assert chart.rindex("<rect") < chart.index("10,527</text>")

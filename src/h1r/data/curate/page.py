@@ -196,22 +196,25 @@ def _charts(charts: Mapping[str, tuple[Sequence[int], Sequence[str]]]) -> str:
 
 
 def bars(counts: Sequence[int], labels: Sequence[str], width: int = 320, height: int = 120) -> str:
-    """A bar chart as SVG; the counts stand above the bars and in their titles."""
+    """A bar chart as SVG; the counts stand above the bars, over those beside them, and in their titles."""
     most = max([*counts, 1])
     step = width / len(counts)
-    parts = []
+    drawn: list[str] = []
+    written: list[str] = []
     for at, (number, label) in enumerate(zip(counts, labels, strict=True)):
         tall = round(height * number / most, 1)
         x = round(at * step, 1)
-        parts.append(
+        drawn.append(
             f'<g class="hit"><title>{esc(label)}: {number:,}</title><rect x="{x}" y="{16 + height - tall}" '
-            f'width="{round(step - 2, 1)}" height="{tall}" fill="var(--sft)"/>'
+            f'width="{round(step - 2, 1)}" height="{tall}" fill="var(--sft)"/></g>'
+        )
+        written.append(
             f'<text x="{round(x + step / 2, 1)}" y="{12 + height - tall}" font-size="9" text-anchor="middle" '
             f'fill="var(--soft)">{count(number) if number else ""}</text>'
             f'<text x="{round(x + step / 2, 1)}" y="{height + 28}" font-size="8.5" text-anchor="middle" '
-            f'fill="var(--soft)">{esc(label)}</text></g>'
+            f'fill="var(--soft)">{esc(label)}</text>'
         )
-    return f'<svg viewBox="0 0 {width} {height + 32}" role="img">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height + 32}" role="img">{"".join(drawn + written)}</svg>'
 
 
 class _Html(str):
