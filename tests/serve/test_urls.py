@@ -184,7 +184,7 @@ def test_what_servers_of_ours_tell_of_their_model_is_what_a_request_leaves_open(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     own = {"temperature": 0.9, "window": 3, "options": {"certain": 0.9, "file": "/a"}, "of_a_later_version": 1}
-    listed = {"owned_by": "open-h1r", "max_model_len": 70_000, "scaling": {**own, "max_tokens": 60_000}}
+    listed = {"owned_by": "open-h1r", "max_model_len": 70_000, "scaling": {**own, "max_tokens": 30_000}}
     other = {**listed, "scaling": {**listed["scaling"], "window": 5, "temperature": 0.8}}
     asked = {**BODY, "max_tokens": None, "deepconf": {"budget": 6}}
     with (
@@ -198,7 +198,7 @@ def test_what_servers_of_ours_tell_of_their_model_is_what_a_request_leaves_open(
         scaling = told["scaling"]
         assert (scaling["temperature"], scaling["window"], scaling["options"]) == (0.9, 4, {"certain": 0.9})
         ask(server, **asked)
-        assert (one.requests[-1]["temperature"], one.requests[-1]["max_tokens"]) == (0.9, 60_000)
+        assert (one.requests[-1]["temperature"], one.requests[-1]["max_tokens"]) == (0.9, 30_000)
     assert f"{two.url} has another scaling.temperature than {one.url}" in capsys.readouterr().err
     with scripted(listed={**listed, "owned_by": "vllm", "max_model_len": 66_000}) as one, before(one) as server:
         ask(server, **asked)

@@ -38,14 +38,14 @@ from h1r.response.extract import THINK_OPEN
 ATTEMPTS = 4
 """Tries of one trace, on as many servers."""
 _SEEDS = 1 << 31
+_PATIENCE_S = 60.0
+"""For an answer to what is asked of a server at first, which may still be loading its model."""
 _MARGIN = 1e-4
 """Nats."""
 _WIDEST = 8192
 """Tokens: the longest window that our plugin of vLLM takes."""
 USUAL_TOKENS = 4096
 """What a request that does not say how long its answer may be counts with where servers are balanced."""
-_TEMPLATE = 1024
-"""Tokens that a chat template may add to what is said, at a guess: where it adds more, the server says so."""
 _USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 _RANKS = (20, 10, 5)
 """How many of the likeliest tokens are asked for, the most that a server allows; OpenAI's limit is 20."""
@@ -252,7 +252,8 @@ class StreamedChats:
             "top_p": params.top_p, "seed": seed if self.ours else seed % _SEEDS,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
-        if self._has_room(live):
+        # How long the prompt is nobody knows here: where it may leave fewer, a server that is told none gives these.
+        if not params.fit or not self.positions or params.max_tokens <= self.positions // 2:
             body["max_tokens"] = params.max_tokens
         if params.stop:
             body["stop"] = list(params.stop)
@@ -269,12 +270,6 @@ class StreamedChats:
                 **({} if self.ours else {"deepconf_top_k": params.confidence_top_k}),
             }
         return {**body, **self.extra}
-
-    def _has_room(self, live: _Live) -> bool:
-        """Whether the model's context surely has so many tokens behind the prompt. Where it may not, and fewer will do,
-        the server is told no number: it gives what there is, a few more at most."""
-        said = sum(len(str(one.get("content", "")).encode()) for one in live.messages)  # no token is less than a byte
-        return not live.params.fit or not self.positions or said + _TEMPLATE + live.params.max_tokens <= self.positions
 
     def _take(self, live: _Live, event: Any) -> bool:
         """One chunk; whether the trace ends here, by its confidence or because nobody waits for it."""
@@ -310,7 +305,7 @@ class StreamedChats:
         said: Exception | None = None
         for server in self.servers.all:
             try:
-                models = get_json(f"{server.url}/models", timeout=10.0, key=self.key)["data"]
+                models = get_json(f"{server.url}/models", timeout=_PATIENCE_S, key=self.key)["data"]
                 name = name or str(models[0]["id"])
                 self.listed += [(server.url, one) for one in models if one["id"] == name][:1]
             except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -347,7 +342,7 @@ class StreamedChats:
         for argument in ("deepconf_threshold", UNKNOWN_ARGUMENT):
             try:
                 asked = {**body, "vllm_xargs": {argument: "none"}}
-                get_json(f"{server.url}/chat/completions", asked, 60.0, self.key)
+                get_json(f"{server.url}/chat/completions", asked, _PATIENCE_S, self.key)
                 named.append(False)
             except Refused as refused:
                 if failure_of(refused.status) in ("passing", "limited"):
@@ -365,7 +360,7 @@ class StreamedChats:
         )
         self.ranks = ranks
         most, confident, body = 0, False, self._body(live)
-        request = ServerRequest(f"{server.url}/chat/completions", 60.0, self.key)
+        request = ServerRequest(f"{server.url}/chat/completions", _PATIENCE_S, self.key)
         try:
             for event in request.events(body):
                 for choice in event.get("choices") or ():
