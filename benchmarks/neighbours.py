@@ -4,7 +4,8 @@
 
 prints one JSON list of rows:
 
-    {"work", "engine", "loops_per_core", "threads", "waiting", "per_second", "slowdown", "share_of_fair"}
+    {"work", "engine", "loops_per_core", "threads", "waiting", "per_second", "slowdown", "share_of_fair",
+     "share_of_free"}
 
 Each engine takes training steps (`train_step.py`) or decodes (16 sequences, 32 new tokens) in processes of its own,
 with one thread and with one for each core, beside so many endless loops a core, each loop in a session of its own, as
@@ -12,6 +13,11 @@ another person's programs are. A fair share is the most that the engine makes al
 way of waiting, divided by 1 + loops a core. `waiting`: how threads of OpenMP wait for each other: "auto" (ours: by what
 `h1r.common.thread_waits` measures), "spin" (libgomp's default, 300,000 turns before they sleep), "sleep" (no turn), or
 a number of turns.
+
+A kernel that groups programs by session (`kernel.sched_autogroup_enabled`) gives one whose threads are on two cores a
+third of each beside one loop a core, not half. So the engine "free" is measured too: a thread for each core that hashes
+and never waits for another. `share_of_free` is what an engine keeps of the most it makes alone, divided by what that
+one keeps.
 
 A machine's own speed can change by half within a minute. So every round measures each process alone and beside each
 number of loops, seconds apart (loops that are not wanted stop meanwhile), ratios are taken within a round, and rows are
@@ -21,12 +27,14 @@ medians over rounds.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +45,7 @@ from loops import busy
 NEW_TOKENS = 32
 SPINCOUNT: dict[str, str] = {"spin": "300000", "sleep": "0"}
 """Of `--waiting`, which takes numbers too."""
+MEGABYTE = bytes(1 << 20)
 ADAPT_S, CALM_S = 1.5, 7.0
 """Before each measurement, for whatever adapts to the neighbours, and to their absence: ours has threads spin again
 after five calm seconds."""
@@ -81,7 +90,7 @@ def measured(work: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for threads in sorted({1, cores})
         for waiting in (arguments.waiting.split(",") if threads > 1 else [""])
         if engine == "h1r" or waiting != "auto"
-    ]
+    ] + [Kind(work, "free", cores, "")]
     levels = [int(level) for level in arguments.loops.split(",")]
     workers = {kind: Worker(kind, arguments.shape) for kind in kinds}
     rounds: list[dict[tuple[Kind, int], float]] = []
@@ -107,6 +116,10 @@ def row(kind: Kind, level: int, rounds: list[dict[tuple[Kind, int], float]], sha
     def alone(rates: dict[tuple[Kind, int], float]) -> float:
         return max(rate for (other, loops), rate in rates.items() if not loops and other.engine == kind.engine)
 
+    def free(rates: dict[tuple[Kind, int], float]) -> float:
+        kept = {loops: rate for (other, loops), rate in rates.items() if other.engine == "free"}
+        return kept[level] / kept[0]
+
     def median(of: Callable[[dict[tuple[Kind, int], float]], float]) -> float:
         return statistics.median(of(rates) for rates in rounds)
 
@@ -119,6 +132,7 @@ def row(kind: Kind, level: int, rounds: list[dict[tuple[Kind, int], float]], sha
         "per_second": median(lambda rates: rates[kind, level]),
         "slowdown": median(lambda rates: rates[kind, 0] / rates[kind, level]),
         "share_of_fair": median(lambda rates: rates[kind, level] * (1 + level) / alone(rates)),
+        "share_of_free": median(lambda rates: rates[kind, level] / alone(rates) / free(rates)),
     }
 
 
@@ -139,6 +153,11 @@ class Worker(Answering):
 def serve_turns(work: str, engine: str, shape: str) -> None:
     """For each line with seconds, and those before in which it adapts: steps, or tokens of answers of 16 sequences, a
     second for so long."""
+    if engine == "free":
+        print(json.dumps("ready"), flush=True)
+        for line in sys.stdin:
+            print(hashing(json.loads(line)[0]), flush=True)
+        return
     turn, amount = training(engine, shape) if work == "train" else decoding(engine)
     turn()
     print(json.dumps("ready"), flush=True)
@@ -153,6 +172,22 @@ def serve_turns(work: str, engine: str, shape: str) -> None:
             turn()
             count += amount
         print(count / (time.monotonic() - started), flush=True)
+
+
+def hashing(seconds: float) -> float:
+    """Megabytes a second that threads, one a core, hash; none waits for another."""
+    ends = time.monotonic() + seconds
+
+    def hashed(_: int) -> int:
+        count = 0
+        while time.monotonic() < ends:
+            hashlib.sha256(MEGABYTE).digest()
+            count += 1
+        return count
+
+    threads = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(hashed, range(threads))) / seconds
 
 
 def training(engine: str, shape: str) -> tuple[Callable[[], Any], int]:
