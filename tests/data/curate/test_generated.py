@@ -3,9 +3,11 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +182,26 @@ def test_enumerated_knobs_are_given_by_name():
 def test_a_wrong_family_or_knob_is_named(family, knobs, message):
     with pytest.raises(UserError, match=message):
         GeneratedProblems(GeneratedSource(family=family, knobs=knobs), 0)
+
+
+def test_numbers_of_a_sum_have_lengths_of_their_own_where_that_is_wanted() -> None:
+    knobs = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}
+    uneven = GeneratedSource(family="chain_sum", knobs=knobs, uneven_digits=True)
+    found = list(itertools.islice(GeneratedProblems(uneven, 3).problems(), 200))
+    assert found == list(itertools.islice(GeneratedProblems(uneven, 3).problems(), 200))
+    lengths = [{len(number) for number in re.findall(r"\d+", problem.question)} for problem in found]
+    assert {1, 2} in lengths
+    assert {1} in lengths
+    assert {2} in lengths
+    even = itertools.islice(GeneratedProblems(GeneratedSource(family="chain_sum", knobs=knobs), 3).problems(), 200)
+    assert all(len({len(number) for number in re.findall(r"\d+", problem.question)}) == 1 for problem in even)
+    for problem in found:
+        expression = problem.metadata["entry"]["metadata"]["expression"]
+        assert problem.question == f"State the final answer to the following arithmetic problem: {expression} ="
+        assert score("chain_sum", str(eval(expression)), problem.metadata["entry"]) >= FULL_SCORE
+
+
+@pytest.mark.parametrize("source", [{"family": "gcd"}, {"family": "chain_sum", "knobs": {"allow_negation": True}}])
+def test_only_sums_have_numbers_of_uneven_lengths(source: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="uneven_digits is for family `chain_sum` alone"):
+        GeneratedSource(**source, uneven_digits=True)

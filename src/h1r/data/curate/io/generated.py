@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -92,6 +93,7 @@ class GeneratedProblems:
         self.name, self.family = section.name, section.family
         self._seed = seed
         self._everyday = section.wordings == "everyday"
+        self._uneven = section.uneven_digits
         self._refuse_unusable()
         self._dataset_class, self._config_class = _datasets()[self.family]
         self._category = self._dataset_class.__module__.split(".")[1]
@@ -178,7 +180,8 @@ class GeneratedProblems:
     def _item(self, dataset: Any, block_seed: int, index: int) -> dict[str, Any]:
         try:
             with _global_rngs((block_seed + index) % 2**32):
-                return dataset[index]
+                entry = dataset[index]
+            return _uneven_sum(entry, dataset.config, block_seed + index) if self._uneven else entry
         except Exception as error:
             raise self._refused(error) from error
 
@@ -209,6 +212,26 @@ class GeneratedProblems:
             difficulty={**made_with, **self._plain_knobs},
             metadata={"dataset": self.family, "entry": kept},
         )
+
+
+def _uneven_sum(entry: dict[str, Any], config: Any, seed: int) -> dict[str, Any]:
+    """The entry of `chain_sum` with its signs, and numbers of which each has a length of its own."""
+    rng = random.Random(seed)
+    first, *rest = re.findall(r"(?:[+-] )?\d+", entry["metadata"]["expression"])
+    numbers = [_number_of(rng.randint(config.min_digits, config.max_digits), rng) for _ in (first, *rest)]
+    signs = [part[0] for part in rest]
+    expression = " ".join([str(numbers[0]), *(f"{sign} {n}" for sign, n in zip(signs, numbers[1:], strict=True))])
+    answer = numbers[0] + sum(n if sign == "+" else -n for sign, n in zip(signs, numbers[1:], strict=True))
+    metadata = {key: value for key, value in entry["metadata"].items() if key != "num_digits"}
+    return {
+        "question": entry["question"].replace(entry["metadata"]["expression"], expression),
+        "answer": str(answer),
+        "metadata": {**metadata, "expression": expression},
+    }
+
+
+def _number_of(digits: int, rng: random.Random) -> int:
+    return rng.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1)
 
 
 def derive_seed(*parts: Any) -> int:
