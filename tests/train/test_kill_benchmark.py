@@ -138,9 +138,12 @@ def test_ranks_go_to_a_meeting_of_their_own(bench: Any, tmp_path: Path) -> None:
 
 
 def test_actors_are_found_by_their_titles(bench: Any) -> None:
-    program = "import sys; sys.stdin.read()"
+    program = "import sys; print('up', flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
     for title, expected in (("ray::TrainerActor.step", "a trainer"), ("ray::EngineActor", "an engine"), ("ray", "")):
-        with subprocess.Popen([title, "-c", program], executable=sys.executable, stdin=subprocess.PIPE) as process:
+        with subprocess.Popen([title, "-c", program], executable=sys.executable, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # until then a process that has just begun may have no title yet
             found = [kind for kind in (*bench.ACTORS, "the driver") if bench.is_actor(process.pid, kind)]
             assert found == [expected] * bool(expected)
     assert not bench.is_actor(process.pid, "a trainer")
