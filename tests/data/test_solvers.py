@@ -128,7 +128,7 @@ def test_every_equation_in_a_trace_is_true(family, size):
     for problem in problems(family, size):
         for message in traces(problem, 3, random.Random(3)):
             for line in (message.thinking or "").split("\n"):
-                left, _, right = line.rpartition(": ")[2].rpartition(" = ")
+                left, _, right = line.partition(", then")[0].rpartition(": ")[2].rpartition(" = ")
                 if re.fullmatch(r"-?\d+( [-+*/%] -?\d+)+", left) and re.fullmatch(r"-?\d+", right):
                     assert eval(left) == int(right), line
                     checked += 1
@@ -144,7 +144,7 @@ def test_small_sums_are_one_line_a_step():
         "chain_sum",
     )
     (message,) = traces(problem, 1, random.Random(0))
-    assert message.thinking == "4 - 1 = 3\n3 - 7 = -4"
+    assert message.thinking == "4 - 1 = 3, then - 7\n3 - 7 = -4, then nothing"
     assert message.content == "The answer is \\boxed{-4}."
 
 
@@ -165,6 +165,16 @@ def test_a_problem_without_solver_or_solution_has_no_trace():
     problem = Problem(id="x", question="q", answer="3")
     assert not can_trace(problem)
     assert traces(problem, 5, random.Random(0)) == []
+
+
+@given(st.lists(st.integers(-(10**4), 10**4), min_size=2, max_size=6))
+def test_what_a_sum_says_is_left_makes_the_answer_with_what_is_done(terms):
+    lines = base.told_sum_lines(terms)
+    for line in lines:
+        done, _, left = line.partition(", then ")
+        assert eval(done.replace(" = ", " == "))
+        assert int(done.rpartition(" = ")[2]) + (0 if left == "nothing" else eval(left)) == sum(terms)
+    assert [line.endswith(", then nothing") for line in lines] == [False] * (len(lines) - 1) + [True]
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from h1r.data.solvers.base import Worked, add_lines, product_lines, shuffled, sum_lines
+from h1r.data.solvers.base import Worked, add_lines, product_lines, shuffled, sum_lines, told_sum_lines
 from h1r.records import Problem
 
 MAX_LISTED = 12
@@ -25,13 +25,13 @@ def chain_sum(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     if len(terms) == 1:
         yield Worked([answer], answer)
         return
-    yield Worked(sum_lines(terms), answer)
+    yield Worked(told_sum_lines(terms), answer)
     positive, negative = [t for t in terms if t >= 0], [-t for t in terms if t < 0]
     if positive and len(negative) > 1:
         plus, minus = sum(positive), sum(negative)
         yield Worked(sum_lines(positive) + sum_lines(negative) + add_lines(plus, -minus), answer)
     while True:
-        yield Worked(sum_lines(shuffled(terms, rng)), answer)
+        yield Worked(told_sum_lines(shuffled(terms, rng)), answer)
 
 
 def products(problem: Problem, rng: random.Random) -> Iterator[Worked]:

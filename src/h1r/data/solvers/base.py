@@ -39,12 +39,19 @@ def places(number: int) -> list[int]:
     return parts or [0]
 
 
+def _parts(total: int, term: int) -> list[int]:
+    return places(term) if min(abs(total), abs(term)) >= PLACE_FROM else [term]
+
+
+def _sign(number: int) -> str:
+    return "-" if number < 0 else "+"
+
+
 def add_lines(total: int, term: int) -> list[str]:
     """`total + term` as lines `a + b = c` or `a - b = c`, place by place when both are large."""
-    parts = places(term) if min(abs(total), abs(term)) >= PLACE_FROM else [term]
     lines = []
-    for part in parts:
-        lines.append(f"{total} {'-' if part < 0 else '+'} {abs(part)} = {total + part}")
+    for part in _parts(total, term):
+        lines.append(f"{total} {_sign(part)} {abs(part)} = {total + part}")
         total += part
     return lines
 
@@ -56,6 +63,21 @@ def sum_lines(terms: Sequence[int]) -> list[str]:
     for term in terms[1:]:
         lines += add_lines(total, term)
         total += term
+    return lines
+
+
+def told_sum_lines(terms: Sequence[int]) -> list[str]:
+    """A running sum of signed terms, each line with what is still to be added: `12 + 30 = 42, then + 4 - 7`, and in the
+    last `then nothing`. Without it a small model loses count where numbers have different lengths: it adds one twice,
+    or not at all, or goes on as an equation would."""
+    lines: list[str] = []
+    total, *left = terms
+    while left:
+        part, *more = _parts(total, left[0])
+        left[:1] = [sum(more)] if more else []
+        then = "".join(f" {_sign(term)} {abs(term)}" for term in left)
+        lines.append(f"{total} {_sign(part)} {abs(part)} = {total + part}" + f", then{then or ' nothing'}")
+        total += part
     return lines
 
 
