@@ -36,7 +36,7 @@ def recipe_for(context: int = 1, data: int = -1, **changes: Any) -> Recipe:
     from turning the rounding of a gradient near zero into a step of full length."""
     section = {
         "epochs": 1, "batch_size": 3, "micro_batch_size": 1, "seq_len": 256, "checkpoint_every": 2,
-        "optimizer": {"learning_rate": 5e-3, "eps": 1e-3}, **changes,
+        "optimizer": {"learning_rate": 5e-3, "eps": 2e-4}, **changes,
     }  # fmt: skip
     heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8, "mamba_n_heads": 4, "mamba_d_head": 8}
     return training_recipe(
