@@ -181,7 +181,9 @@ class GeneratedProblems:
         try:
             with _global_rngs((block_seed + index) % 2**32):
                 entry = dataset[index]
-            return _uneven_sum(entry, dataset.config, block_seed + index) if self._uneven else entry
+            if self._uneven:
+                return _uneven_sum(entry, dataset.config, derive_seed(block_seed, "digits", index))
+            return entry
         except Exception as error:
             raise self._refused(error) from error
 
@@ -215,7 +217,8 @@ class GeneratedProblems:
 
 
 def _uneven_sum(entry: dict[str, Any], config: Any, seed: int) -> dict[str, Any]:
-    """The entry of `chain_sum` with its signs, and numbers of which each has a length of its own."""
+    """The entry of `chain_sum` with its signs, and numbers of which each has a length of its own. seed: not that of the
+    entry, whose first draw decides how many numbers there are, and would decide the length of the first one too."""
     rng = random.Random(seed)
     first, *rest = re.findall(r"(?:[+-] )?\d+", entry["metadata"]["expression"])
     numbers = [_number_of(rng.randint(config.min_digits, config.max_digits), rng) for _ in (first, *rest)]
