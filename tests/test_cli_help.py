@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from h1r import cli
 from h1r.cli import COMMANDS, app
 
 GROUP = typer.main.get_command(app)
@@ -78,6 +79,28 @@ WRONG = {
     "verify": ["verify", "nowhere.jsonl"],
     "parity": ["parity", "./nowhere"],
 }
+
+
+NUMBERS = {
+    "generate": ("--temperature", "--top-p"),
+    "serve": ("--drain-seconds", "--stream-interval"),
+    "sft": ("--tokens",),
+    "verify": ("--time-limit", "--share", "--constant-share"),
+}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(("command", "option"), [(name, one) for name, options in NUMBERS.items() for one in options])
+def test_what_is_no_number_is_refused_by_every_option_that_takes_one(command: str, option: str, value: str) -> None:
+    done = CliRunner().invoke(app, [command, "x", option, value], prog_name="h1r")
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.output
+
+
+def test_every_option_with_a_number_is_among_them() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path(cli.__file__).parent.glob("*.py"))
+    count = sum(map(len, NUMBERS.values()))
+    assert len(re.findall(r"Annotated\[\s*float", sources)) == sources.count("callback=finite") == count
 
 
 def test_a_path_that_is_not_there_is_refused_before_torch_is_imported(tmp_path: Path) -> None:

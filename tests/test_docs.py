@@ -48,7 +48,8 @@ def test_the_index_of_the_log_has_every_entry_in_its_order_with_the_anchor_of_th
 
 
 def test_no_merge_has_left_a_piece_of_one_entry_in_another() -> None:
-    """What is pasted by mistake stands a second time: twenty words in a row, outside of tables."""
+    """What is pasted by mistake stands a second time, twenty words in a row outside of tables, or goes on in the middle
+    of a sentence behind a full stop."""
     seen: dict[tuple[str, ...], str] = {}
     twice = []
     for page in [ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "log").glob("*.md"))]:
@@ -60,4 +61,5 @@ def test_no_merge_has_left_a_piece_of_one_entry_in_another() -> None:
                 twice.append(f"{page.name}, {seen[run]}: {' '.join(run)}")
             seen[run] = page.name
         assert re.findall(r"[^\n]\n#+ .*|^#+ .*\n[^\n].*", text, re.MULTILINE) == [], page.name
+        assert re.findall(r"[^\n|]*[^.]\.\n *(?!datatrove)[a-z]+[ ,;].*", text) == [], f"{page.name}: half a sentence"
     assert twice == []

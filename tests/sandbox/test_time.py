@@ -282,6 +282,29 @@ def test_giving_a_turn_away_does_nothing(slot):
     assert judge(slot, code, "python", StdinTests([("1", "1")])).correct
 
 
+def test_what_the_host_gives_to_others_is_no_sleep_and_is_read_of_the_processor_that_lost_most(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu 9 9 9 9 9 9 9 700 0 0\ncpu0 9 9 9 9 9 9 9 300 0 0\ncpu1 9 9 9 9 9 9 9 400 0 0\nintr 5 5\n")
+    assert meter.stolen_s(str(stat)) == 400 / os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu 9 9 9\ncpu0 9 9 9\n")
+    assert meter.stolen_s(str(stat)) == meter.stolen_s(str(tmp_path / "none")) == 0.0
+    sleeps = subprocess.Popen(["sleep", "60"])
+    try:
+        slept = []
+        for stolen_s in (lambda: 0.0, time.monotonic):
+            monkeypatch.setattr(meter, "stolen_s", stolen_s)
+            one = Meter(os.pidfd_open(sleeps.pid), several=False)
+            one.await_it()
+            time.sleep(0.3)
+            one.look(1.0)
+            slept.append(one.spent_s)
+            one.close()
+    finally:
+        sleeps.kill()
+        sleeps.wait()
+    assert slept[1] < 0.05 < 0.25 < slept[0]
+
+
 def test_a_meter_without_a_process_counts_the_wall():
     clock = Clock(Meter(None, several=False), limit_s=0.2, wall_s=100.0, from_start=True)
     began = time.monotonic()

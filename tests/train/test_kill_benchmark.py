@@ -43,12 +43,18 @@ def test_a_process_that_torchrun_started_is_told_when_torchrun_was_killed() -> N
 
 
 @pytest.mark.parametrize(
-    ("init", "ends"),
-    [("/sbin/init", True), (None, True), (os.path.realpath(sys.executable), False), ("/usr/bin/env torchrun", False)],
-    ids=["init", "another user's", "the launcher is init", "the launcher's name"],
+    ("init", "by_torchrun", "ends"),
+    [
+        ("/sbin/init", True, True),
+        (None, True, True),
+        (os.path.realpath(sys.executable), True, False),
+        ("/usr/bin/env torchrun", True, False),
+        ("/bin/sh", False, False),
+    ],
+    ids=["init", "another user's", "the launcher is init", "the launcher's name", "a script is init and starts it"],
 )
 def test_a_process_whose_torchrun_was_killed_before_it_could_ask_ends_at_once(
-    tmp_path: Path, init: str | None, ends: bool
+    tmp_path: Path, init: str | None, by_torchrun: bool, ends: bool
 ) -> None:
     one = tmp_path / "1"
     one.mkdir()
@@ -59,7 +65,9 @@ def test_a_process_whose_torchrun_was_killed_before_it_could_ask_ends_at_once(
         "import os, pathlib, sys; from h1r.common.orphans import end_with_parent; os.getppid = lambda: 1; "
         "end_with_parent(pathlib.Path(sys.argv[1]))"
     )
-    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHELASTIC_RUN_ID"}
+    environment |= {"TORCHELASTIC_RUN_ID": "none"} if by_torchrun else {}
+    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=False)
     assert found.returncode == (-signal.SIGTERM if ends else 0)
 
 

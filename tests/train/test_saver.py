@@ -125,6 +125,9 @@ def test_what_could_not_be_written_is_said_by_the_next(curated: Path, tmp_path: 
         saver.save(1, model, optimizer, {})
         with pytest.raises(UserError, match="no room"):
             saver.save(2, model, optimizer, {})
+    assert saver.save(3, model, optimizer, {"step": 3}) == 0
+    saver.settle()
+    assert saver.save(4, model, optimizer, {"step": 4}, last=True) == 4
 
 
 def dies_in(number: int, real: Callable[..., None] = save_checkpoint) -> Callable[..., None]:

@@ -2,7 +2,8 @@
 
 `benchmarks/busy.py` does the same with a thousand.
 
-Each answer computes for about a third of its limit. Beside the loops it takes longer than the limit on the wall.
+Each answer computes for about a third of its limit, which grows with what a second of this machine's processor is worth
+just now. Beside the loops it takes longer than the limit on the wall.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import pytest
 from h1r.records import Problem
 from h1r.sandbox import Isolation, refusal
 from h1r.verify import VerifierPool
+from machine import slowness
 
 pytestmark = pytest.mark.skipif(
     bool(refusal(Isolation.NAMESPACES) and refusal(Isolation.LANDLOCK)), reason="tested code cannot be confined here"
 )
 LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 STEPS = 2_000_000
-LIMITS = {"time_s": 1.0, "total_s": 2.0}
+LIMIT_S = 1.0
 WORK = f"for _ in range({STEPS}): n = (n * 5 + 3) % 1_000_003"
 FUNCTION = f"```python\ndef f(n):\n    {WORK}\n    return n\n```"
 PROGRAM = f"```python\nn = int(input())\n{WORK}\nprint(n)\n```"
@@ -44,21 +46,23 @@ def result(value: int) -> int:
     return (value * factor + 3 * (factor - 1) * pow(4, -1, 1_000_003)) % 1_000_003
 
 
-def honest(number: int) -> list[tuple[Problem, str]]:
+def honest(number: int, limit_s: float) -> list[tuple[Problem, str]]:
+    limits = {"time_s": limit_s, "total_s": 2 * limit_s}
     calls = {"fn_name": "f", "inputs": [[number]], "outputs": [[result(number)]]}
     lines = {"inputs": [str(number)], "outputs": [str(result(number))]}
     integral = rf"\int_0^{number + 1} %s^2 d%s"
     return [
         (Problem("m", "", integral % ("x", "x"), "math"), rf"\boxed{{{integral % ('y', 'y')}}}"),
-        (Problem("f", "", "", "code", metadata={"tests": calls, "limits": LIMITS}), FUNCTION),
-        (Problem("p", "", "", "code", metadata={"tests": lines, "limits": LIMITS}), PROGRAM),
+        (Problem("f", "", "", "code", metadata={"tests": calls, "limits": limits}), FUNCTION),
+        (Problem("p", "", "", "code", metadata={"tests": lines, "limits": limits}), PROGRAM),
     ]
 
 
 @pytest.mark.slow  # ten to forty seconds
 def test_honest_answers_are_paid_beside_busy_loops_and_their_verdicts_repeat(busy):
-    problems, texts = zip(*(pair for number in range(2) for pair in honest(number)), strict=True)
-    with VerifierPool(time_limit_s=1.5, format_checks=False) as pool:
+    limit_s = LIMIT_S * slowness(scans=20)
+    problems, texts = zip(*(pair for number in range(2) for pair in honest(number, limit_s)), strict=True)
+    with VerifierPool(time_limit_s=1.5 * limit_s, format_checks=False) as pool:
         first, second = pool.verify_many(problems, texts), pool.verify_many(problems, texts)
     assert [(verdict.reward, verdict.error) for verdict in first] == [(1.0, None)] * len(problems)
     assert second == first

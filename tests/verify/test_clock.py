@@ -78,6 +78,14 @@ def test_a_process_that_sleeps_or_stops_is_charged_the_time_it_holds(code):
         assert 1.0 <= meter.charged() <= meter.wall_s
 
 
+def test_time_that_the_host_of_a_virtual_machine_gives_to_others_is_charged_to_none(monkeypatch):
+    with child(SLEEPS) as (process, _):
+        monkeypatch.setattr(clock, "stolen_s", time.monotonic)
+        meter = Meter(process.pid)
+        time.sleep(0.5)
+        assert meter.charged() < 0.1 < 0.5 <= meter.wall_s
+
+
 def test_the_charge_never_falls_and_stays_when_the_process_has_ended():
     with child(COMPUTES) as (process, meter):
         while meter.charged() < 0.2 and meter.wall_s < 60:

@@ -20,6 +20,7 @@ from h1r.cli.common import (
     check_checkpoint,
     check_question,
     checkpoint_of,
+    finite,
     parse_columns,
     print_json,
     stopping,
@@ -47,12 +48,16 @@ def generate(
     temperature: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="T", help="Sampling temperature; 0 is greedy. Default: the checkpoint's, else 0.6."
+            callback=finite,
+            min=0,
+            metavar="T",
+            help="Sampling temperature; 0 is greedy. Default: the checkpoint's, else 0.6.",
         ),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
+            callback=finite,
             min=0.001,
             max=1,
             metavar="P",

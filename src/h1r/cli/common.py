@@ -62,6 +62,13 @@ Columns = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 
 
+def finite(value: float | None) -> float | None:
+    """What an option with a number is, as its callback: nan passes every bound, and nothing here has a use for inf."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to use")
+    return value
+
+
 class StoppedError(Exception):
     """Ctrl-C, with the sentence that says how to go on."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from h1r.cli.common import Set, check_checkpoint, stopping
+from h1r.cli.common import Set, check_checkpoint, finite, stopping
 from h1r.common.hub import SHIPPED
 from h1r.common.torch_ahead import importing
 from h1r.errors import UserError
@@ -41,11 +41,13 @@ def serve(
         int, typer.Option(min=1, metavar="N", help="Most requests in progress; more are told to come again.")
     ] = 512,
     drain_seconds: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long requests may go on after SIGTERM.")
+        float,
+        typer.Option(callback=finite, min=0, metavar="SECONDS", help="How long requests may go on after SIGTERM."),
     ] = 20.0,
     stream_interval: Annotated[
         float,
         typer.Option(
+            callback=finite,
             min=0,
             metavar="SECONDS",
             help="How long tokens of a stream wait to be written together, at most: 0.05 s where that costs little, "

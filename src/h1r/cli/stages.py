@@ -22,6 +22,7 @@ from h1r.cli.common import (
     Seed,
     Set,
     Target,
+    finite,
     of_runs,
     open_run,
     parse_columns,
@@ -222,7 +223,13 @@ def sft(
     gpus: Gpus = None,
     tokens: Annotated[
         float | None,
-        typer.Option("--tokens", min=1, metavar="N", help="With --gpus: of the data, as in 30e9, for the run's time."),
+        typer.Option(
+            "--tokens",
+            callback=finite,
+            min=1,
+            metavar="N",
+            help="With --gpus: of the data, as in 30e9, for the run's time.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

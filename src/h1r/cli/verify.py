@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from h1r.cli.common import AsJson, stopping
+from h1r.cli.common import AsJson, finite, stopping
 from h1r.common.progress import note, quiet
 from h1r.common.prose import counted
 from h1r.common.terminal import shown, shown_json
@@ -32,7 +32,9 @@ def verify(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Processes that grade. Default: one per core, at most 8.")
     ] = None,
-    time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time for one answer.")] = 5.0,
+    time_limit: Annotated[
+        float, typer.Option(callback=finite, metavar="SECONDS", help="Longest time for one answer.")
+    ] = 5.0,
     validate: Annotated[
         bool,
         typer.Option("--validate", help="Examine the problems: the reference must score 1, answers to nothing 0."),
@@ -40,13 +42,17 @@ def verify(
     share: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", help="With --validate: a family is refused when a control earns for more of its items."
+            callback=finite,
+            metavar="SHARE",
+            help="With --validate: a family is refused when a control earns for more of its items.",
         ),
     ] = 0.1,
     constant_share: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", help="With --validate: a family is refused when one answer is right for more of its items."
+            callback=finite,
+            metavar="SHARE",
+            help="With --validate: a family is refused when one answer is right for more of its items.",
         ),
     ] = 0.8,
     judge: Annotated[

@@ -9,6 +9,7 @@ is tried again.
 from __future__ import annotations
 
 import ast
+import contextlib
 import threading
 from typing import Any, cast
 
@@ -32,11 +33,8 @@ def literal(text: str) -> Any:
 
 
 def _parse(source: str, mode: str) -> ast.AST:
-    for left in reversed(range(TRIES)):
-        try:
-            with _ONE_AT_A_TIME:
-                return ast.parse(source, mode=mode)
-        except SystemError:
-            if not left:
-                raise
-    raise AssertionError("a last try returns or raises")
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(SystemError), _ONE_AT_A_TIME:
+            return ast.parse(source, mode=mode)
+    with _ONE_AT_A_TIME:
+        return ast.parse(source, mode=mode)

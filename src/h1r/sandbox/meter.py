@@ -3,8 +3,9 @@
     spent = processor time of all its threads and processes
           + the time in which all of them slept, as seen at intervals
 
-What a process waits for a processor, for memory or for a disk counts for nothing: that is the machine's doing, so an
-honest run spends the same on a busy machine as on an idle one. Sleeping counts as if it computed, so that holding a
+What a process waits for a processor, for memory or for a disk counts for nothing, nor does what a virtual machine's
+host gives to others (`stolen_s`): that is the machine's doing, so an honest run spends the same on a busy machine as on
+an idle one. Sleeping counts as if it computed, so that holding a
 sandbox by `sleep`, a lock or a slow trickle of output ends as soon as an endless loop does.
 
     waited = time in which a thread was ready to run and had no processor (proc(5), second number of `schedstat`,
@@ -40,6 +41,7 @@ class Meter:
         self._several = several
         self._began = self._looked = self._awaited = time.monotonic()
         self._cpu_s = self._slept_s = self._waited_s = 0.0
+        self._stolen_s = stolen_s()
         self._excused = False
 
     @property
@@ -83,8 +85,10 @@ class Meter:
             if found is None and _pid_of(self._process) != pid:
                 return  # it ended just now
             idle_s = min(now - max(self._looked, self._awaited), wait_s) - max(cpu_s - self._cpu_s, 0.0)
+            stolen = stolen_s()
             if asleep and not self._excused:
-                self._slept_s += max(idle_s, 0.0)
+                self._slept_s += max(idle_s - (stolen - self._stolen_s), 0.0)
+            self._stolen_s = stolen
             self._cpu_s = max(cpu_s, self._cpu_s)
             self._waited_s = max(self._waited_s, waited_s(pid, self._several))
         self._looked, self._excused = now, False
@@ -169,6 +173,19 @@ def waited_by(directory: str) -> float:
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"{directory}/schedstat") as handle:
         return int(handle.read().split()[1]) / 1e9
     return 0.0
+
+
+def stolen_s(stat: str = "/proc/stat") -> float:
+    """Seconds that the host of a virtual machine has given to others while a processor here had work, of the processor
+    from which it took most (proc(5), eighth number of `stat`); 0 where the kernel does not say."""
+    most = 0
+    with contextlib.suppress(OSError, ValueError, IndexError), open(stat) as handle:
+        for line in handle:
+            if not line.startswith("cpu"):
+                break
+            if not line.startswith("cpu "):  # that is the sum
+                most = max(most, int(line.split()[8]))
+    return most / _TICKS
 
 
 def _pid_of(process: int | None) -> int:

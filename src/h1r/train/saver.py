@@ -67,7 +67,8 @@ class Saver:
         if self._begun == self._whole:
             return
         writing, self._writing = self._writing, None
+        begun, self._begun = self._begun, self._whole  # one that fails was not begun: nothing waits for it again
         with self._world.agreed():
             if writing is not None:
                 writing.result()
-        self._whole = self._begun
+        self._begun = self._whole = begun

@@ -43,15 +43,16 @@ def _parts(total: int, term: int) -> list[int]:
     return places(term) if min(abs(total), abs(term)) >= PLACE_FROM else [term]
 
 
-def _sign(number: int) -> str:
-    return "-" if number < 0 else "+"
+def _signed(number: int) -> str:
+    """`+ 7` or `- 7`, as it follows another number."""
+    return f"{'-' if number < 0 else '+'} {abs(number)}"
 
 
 def add_lines(total: int, term: int) -> list[str]:
     """`total + term` as lines `a + b = c` or `a - b = c`, place by place when both are large."""
     lines = []
     for part in _parts(total, term):
-        lines.append(f"{total} {_sign(part)} {abs(part)} = {total + part}")
+        lines.append(f"{total} {_signed(part)} = {total + part}")
         total += part
     return lines
 
@@ -75,8 +76,8 @@ def told_sum_lines(terms: Sequence[int]) -> list[str]:
     while left:
         part, *more = _parts(total, left[0])
         left[:1] = [sum(more)] if more else []
-        then = "".join(f" {_sign(term)} {abs(term)}" for term in left)
-        lines.append(f"{total} {_sign(part)} {abs(part)} = {total + part}" + f", then{then or ' nothing'}")
+        then = "".join(f" {_signed(term)}" for term in left)
+        lines.append(f"{total} {_signed(part)} = {total + part}, then{then or ' nothing'}")
         total += part
     return lines
 

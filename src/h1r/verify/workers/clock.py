@@ -4,10 +4,10 @@
     idle      wall time that it neither computed in nor waited for a processor in: asleep, blocked
     charged   max(spent, spent + idle while it is blocked)
 
-Time that others hold the processor is no fault of the answer, so it is charged to none; WALL_FACTOR times the limit,
-and MIN_WALL_S at least, ends what is neither computing nor blocked. What `is_starved` by then has no verdict. Sources:
-proc(5), `schedstat` (nanoseconds spent waiting on a run queue) and `stat` (the state); clock_getcpuclockid(3), which
-makes a clock's id from a process id.
+Time that others hold the processor, here or on the host of a virtual machine, is no fault of the answer, so it is
+charged to none; WALL_FACTOR times the limit, and MIN_WALL_S at least, ends what is neither computing nor blocked. What
+`is_starved` by then has no verdict. Sources: proc(5), `schedstat` (nanoseconds spent waiting on a run queue) and `stat`
+(the state); clock_getcpuclockid(3), which makes a clock's id from a process id.
 
 Where processor time of others cannot be read (no Linux) all wall time is charged.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import time
 
-from h1r.sandbox.meter import starved, waited_by, waited_s
+from h1r.sandbox.meter import starved, stolen_s, waited_by, waited_s
 
 WALL_FACTOR = 10.0
 MIN_WALL_S = 60.0
@@ -40,6 +40,7 @@ class Meter:
         self._started = time.monotonic()
         self._spent_before = self._spent() or 0.0
         self._waited_before = self._waited()
+        self._stolen_before = stolen_s()
         self._starved_before = waited_s(pid)
         self._charged = 0.0
 
@@ -56,7 +57,8 @@ class Meter:
         else:
             charged = spent - self._spent_before
             if self._is_blocked():
-                charged = max(charged, wall - self._waited() + self._waited_before)
+                not_its_own = self._waited() - self._waited_before + stolen_s() - self._stolen_before
+                charged = max(charged, wall - not_its_own)
         self._charged = max(self._charged, charged)
         return self._charged
 
