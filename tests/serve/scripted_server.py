@@ -124,9 +124,10 @@ class Scripted:
         self._event(handler, {"choices": [], "usage": usage})
         handler.wfile.write(b"data: [DONE]\n\n")
 
-    def _event(self, handler: BaseHTTPRequestHandler, data: dict[str, Any]) -> bool:
+    def _event(self, handler: BaseHTTPRequestHandler, data: dict[str, Any] | bytes) -> bool:
+        written = data if isinstance(data, bytes) else json.dumps(data).replace(r"\u2028", "\u2028").encode()
         try:
-            handler.wfile.write(f"data: {json.dumps(data)}\n\n".replace(r"\u2028", "\u2028").encode())
+            handler.wfile.write(b"data: " + written + b"\n\n")
             handler.wfile.flush()
         except OSError:
             with self.lock:

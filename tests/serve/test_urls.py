@@ -312,7 +312,9 @@ def test_a_character_that_ends_a_line_for_some_is_text_as_any_other() -> None:
         [], {"choices": [5]}, {"choices": [{"index": [0], "delta": {"content": "x"}}]},
         {"choices": [], "usage": 5, "x": float("nan")},
         {"choices": [{"index": 0, "delta": {"content": "\ud800"}, "logprobs": 5}]},
+        b'{"choices": ' + b"[" * 200_000,
     ],
+    ids=["a list", "a number", "an index", "nan", "half a character", "too deep"],
 )  # fmt: skip
 def test_a_server_that_writes_what_is_no_completion_is_passed_over(garbled: Any) -> None:
     with scripted(garbles=garbled) as one, scripted() as two, before(one, two) as server:
@@ -322,6 +324,15 @@ def test_a_server_that_writes_what_is_no_completion_is_passed_over(garbled: Any)
             events = chunks(server)
             assert "".join(c["delta"].get("content") or "" for event in events for c in event["choices"]) == whole
         server.service.served._engine.servers.all[0].rests_until = 0.0  # type: ignore[attr-defined]
+        found = deepconf(server)
+        assert found["usage"]["deepconf"]["answer"] == "42"
+        assert "error" not in {trace["state"] for trace in found["deepconf"]["traces"]}
+
+
+def test_a_trace_with_a_number_that_fits_nowhere_goes_on_elsewhere() -> None:
+    token = {"token": "x", "logprob": -(10**400), "top_logprobs": []}
+    garbled = {"choices": [{"index": 0, "delta": {"content": "x"}, "logprobs": {"content": [token]}}]}
+    with scripted(garbles=garbled) as one, scripted() as two, before(two, one) as server:
         found = deepconf(server)
         assert found["usage"]["deepconf"]["answer"] == "42"
         assert "error" not in {trace["state"] for trace in found["deepconf"]["traces"]}

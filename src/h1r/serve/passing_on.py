@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 
 from h1r.common.servers import Server, Servers, authorization, failure_of, retry_after, to_mend
+from h1r.engine.server.events import MAX_LINE_BYTES, UNREADABLE
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Raw
 from h1r.serve.retold import ENDS, FAILURES, Retold
@@ -112,6 +113,8 @@ class PassedOn:
             left = b""
             async for read in response.aiter_bytes():  # JSON may hold what httpx takes for the end of a line
                 *lines, left = (left + read).split(b"\n")
+                if len(left) > MAX_LINE_BYTES:
+                    raise _Passing(f"the server writes a line of more than {MAX_LINE_BYTES} bytes")
                 found: list[Raw] = []
                 done, error = False, None
                 try:
@@ -140,7 +143,7 @@ class PassedOn:
                 raise _Passing("the server failed in the middle of its answer")
             try:
                 left = self._retold.unsaid(data)
-            except (AttributeError, TypeError, ValueError):
+            except UNREADABLE:
                 raise _Passing("the reply is no completion") from None
             if left is not None:
                 found.append(Raw(left))

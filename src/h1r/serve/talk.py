@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from h1r.common.servers import api_key
 from h1r.config import resolve
-from h1r.engine.server.events import Refused, ServerRequest, get_json
+from h1r.engine.server.events import UNREADABLE, Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.evals.answers import recipe_of
 from h1r.serve.errors import ApiError
@@ -157,7 +157,7 @@ class OverHttp:
         self._url, self._key = url.rstrip("/"), key
         try:
             names = [str(one["id"]) for one in get_json(f"{self._url}/models", key=key)["data"]]
-        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             why = error or type(error).__name__
             raise UserError(f"{url} lists no models ({why}); give the address with /v1") from None
         if model is None and not names:
@@ -172,7 +172,7 @@ class OverHttp:
             for chunk in request.events(body):
                 if isinstance(chunk, dict):
                     yield chunk
-        except (Refused, OSError, ValueError, TypeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             raise UserError(f"{self._url} failed: {error or type(error).__name__}") from None
         finally:
             request.close()

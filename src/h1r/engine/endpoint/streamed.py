@@ -30,7 +30,7 @@ from h1r.engine.connections import hang_up
 from h1r.engine.endpoint.thinking import Thinking
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
 from h1r.engine.requests import NO_LOOPS, failed
-from h1r.engine.server.events import UNKNOWN_ARGUMENT, Refused, ServerRequest, get_json
+from h1r.engine.server.events import UNKNOWN_ARGUMENT, UNREADABLE, Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.records import FinishReason, Trace
 from h1r.response.extract import THINK_OPEN
@@ -233,7 +233,7 @@ class StreamedChats:
             for event in live.request.events(self._body(live)):
                 if self._take(live, event):
                     break
-        except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             if not live.cancelled:
                 live.error = f"{server.url} failed: {error or type(error).__name__}"
                 passing = not isinstance(error, Refused) or failure_of(error.status) in ("passing", "limited")
@@ -308,7 +308,7 @@ class StreamedChats:
                 models = get_json(f"{server.url}/models", timeout=_PATIENCE_S, key=self.key)["data"]
                 name = name or str(models[0]["id"])
                 self.listed += [(server.url, one) for one in models if one["id"] == name][:1]
-            except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            except (Refused, OSError, *UNREADABLE) as error:
                 said = error
         if name is None:
             raise UserError(
@@ -324,7 +324,7 @@ class StreamedChats:
                 found, said = self._probe(server, ranks)
                 if found is not None:
                     return found
-        raise UserError(f"no server answers a chat request ({said}); see its log")
+        raise UserError(f"no server answers at {self.servers.all[-1].url}/chat/completions ({said}); see its log")
 
     def _know_thresholds(self) -> bool:
         """Whether all servers that answer do."""
@@ -348,7 +348,7 @@ class StreamedChats:
                 if failure_of(refused.status) in ("passing", "limited"):
                     return None
                 named.append(argument in str(refused))
-            except (OSError, ValueError):
+            except (OSError, *UNREADABLE):
                 return None
         return named == [True, False]
 
@@ -367,7 +367,7 @@ class StreamedChats:
                     for token in (choice.get("logprobs") or {}).get("content") or ():
                         most = max(most, len(token.get("top_logprobs") or ()))
                         confident = "confidence" in token and "bytes" in token
-        except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             return None, str(error)
         finally:
             request.close()

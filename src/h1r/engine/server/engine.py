@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from h1r.common.servers import Servers, api_key, is_loopback
 from h1r.config import EngineSection
 from h1r.engine.protocol import SamplingParams
-from h1r.engine.server.events import UNKNOWN_ARGUMENT, Refused, get_json
+from h1r.engine.server.events import UNKNOWN_ARGUMENT, UNREADABLE, Refused, get_json
 from h1r.engine.server.stream import Stream
 from h1r.engine.streaming import StreamingEngine
 from h1r.engine.vllm.weights import BACKEND, agreed, memory_directory, weight_files
@@ -104,7 +104,7 @@ class VLLMServer(StreamingEngine):
             return bool(self._json(f"{url}/weight_info")["weight_version"] != "default")
         except Refused:  # without its development mode nobody can change them
             return False
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise UserError(f"the server at {url} does not say which weights it has ({error})") from None
 
     def _served(self, url: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class VLLMServer(StreamingEngine):
         try:
             served = self._json(f"{url}/v1/models")["data"][0]
             return {**served, "id": str(served["id"]), "max_model_len": int(served["max_model_len"])}
-        except (Refused, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             raise UserError(
                 f"no vLLM server answers at {url} ({error}); start one with `vllm serve`, and give its address "
                 "without /v1"
@@ -190,7 +190,7 @@ class VLLMServer(StreamingEngine):
             self._json(f"{url}/v1/completions", body)
         except Refused as refused:
             return argument in str(refused)
-        except (OSError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise UserError(f"the server at {url} does not answer completions ({error})") from None
         return False
 
@@ -199,7 +199,7 @@ class VLLMServer(StreamingEngine):
             return all(
                 isinstance(self.call("h1r_sampling_logprobs", [], url=one.url)[0], list) for one in self.servers.all
             )
-        except (Refused, OSError, ValueError, KeyError, TypeError, IndexError):
+        except (Refused, OSError, *UNREADABLE):
             return False
 
     def _refuse_without_transfer(self) -> None:
@@ -212,7 +212,7 @@ class VLLMServer(StreamingEngine):
             self.call("h1r_unreadable", [])
             for server in self.servers.all:
                 self._json(f"{server.url}/init_weight_transfer_engine", {"init_info": {}})
-        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             raise UserError(
                 f"the server at {self.url} takes no weights ({error}); start it on the new checkpoint, or with "
                 f"{EXTENSION} {TRANSFER}"
@@ -224,7 +224,7 @@ class VLLMServer(StreamingEngine):
         for server in self.servers.all:
             try:
                 self._json(f"{server.url}/{path}", {} if body is None else body)
-            except (Refused, OSError, ValueError) as error:
+            except (Refused, OSError, *UNREADABLE) as error:
                 failed = failed or UserError(
                     f"the server at {server.url} failed at /{path} ({error}); its log says more"
                 )

@@ -11,8 +11,14 @@ from urllib.parse import urlsplit
 
 from h1r.common.servers import authorization, retry_after, to_mend
 
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What reading an answer raises whose server says something else than it should: no JSON or too deep a one, another
+shape, numbers that fit nowhere."""
+MAX_LINE_BYTES, MAX_ANSWER_BYTES = 32 << 20, 256 << 20
+"""Of an event, and of an answer that comes whole: logits of the prompt, weights' checksums."""
 TIMEOUT = 600.0
 """Seconds without a byte from the server, after which it counts as gone."""
+_MAX_SAID_BYTES = 1 << 20
 UNKNOWN_ARGUMENT = "h1r_known_to_nobody"
 """Of `vllm_xargs`: a server that refuses it by its name refuses all that it does not know, with what it says."""
 
@@ -48,7 +54,7 @@ class ServerRequest:
             self._connection.request("GET" if data is None else "POST", self._path, data, headers)
             response = self._connection.getresponse()
             if response.status >= 400:
-                said = response.read()
+                said = response.read(_MAX_SAID_BYTES)
                 if response.status in (401, 403):
                     said = f"{to_mend(response.status)}; [engine] key_variable names what holds it".encode()
                 raise Refused(
@@ -59,11 +65,13 @@ class ServerRequest:
         return response
 
     def events(self, body: Any) -> Iterator[Any]:
-        """The events that the server answers with, until its `[DONE]`. Raises as `send`, and `Refused` for an event
-        that is an error."""
+        """The events that the server answers with, until its `[DONE]`. Raises as `send`, `Refused` for an event that is
+        an error, and what is `UNREADABLE`."""
         response = self.send(body)
         try:
-            for line in response:
+            while line := response.readline(MAX_LINE_BYTES + 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise OSError(f"a line of more than {MAX_LINE_BYTES} bytes")
                 if not line.startswith(b"data:"):
                     continue
                 text = line.removeprefix(b"data:").strip()
@@ -94,10 +102,13 @@ class ServerRequest:
 
 
 def get_json(url: str, body: Any = None, timeout: float = TIMEOUT, key: str | None = None) -> Any:
-    """One answer as JSON. Raises as `ServerRequest.send`, and `ValueError` for what is no JSON."""
+    """One answer as JSON. Raises as `ServerRequest.send`, and what is `UNREADABLE`."""
     request = ServerRequest(url, timeout, key)
     try:
-        return json.loads(request.send(body).read())
+        content = request.send(body).read(MAX_ANSWER_BYTES + 1)
+        if len(content) > MAX_ANSWER_BYTES:
+            raise OSError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        return json.loads(content)
     finally:
         request.close()
 
@@ -105,7 +116,7 @@ def get_json(url: str, body: Any = None, timeout: float = TIMEOUT, key: str | No
 def _message(data: bytes) -> str:
     try:
         value = json.loads(data)
-    except ValueError:
+    except UNREADABLE:
         return data.decode(errors="replace").strip()[:500]
     inner = value.get("error", value) if isinstance(value, dict) else value
     # vLLM's own errors have a message, its web framework's a detail.

@@ -17,7 +17,7 @@ from h1r.config import EngineSection
 from h1r.engine.connections import hang_up
 from h1r.engine.protocol import Running, SamplingParams, is_doubtful
 from h1r.engine.sampling import stream_key
-from h1r.engine.server.events import Refused, ServerRequest
+from h1r.engine.server.events import UNREADABLE, Refused, ServerRequest
 from h1r.engine.stop_strings import holds_stop_string, text_of
 from h1r.records import FinishReason, Trace
 
@@ -110,7 +110,7 @@ class Stream:
         found = [live for live in self.live if live.index == prompt_index]
         self.live = [live for live in self.live if live.index != prompt_index]
         hang_up(found, self.lock)
-        with suppress(Refused, OSError, ValueError, KeyError, TypeError):
+        with suppress(Refused, OSError, *UNREADABLE):
             self._fetch(found)
         return [self._trace(live, cancelled=True) for live in found if live.ids]
 
@@ -135,7 +135,7 @@ class Stream:
         self.closed.set()
         hang_up(left, self.lock)
         self.pool.shutdown(cancel_futures=True)
-        with suppress(Refused, OSError, ValueError, KeyError, TypeError):
+        with suppress(Refused, OSError, *UNREADABLE):
             self._fetch(left)
 
     def _run(self, live: Live) -> None:
@@ -155,7 +155,7 @@ class Stream:
                         break
             if not live.cancelled:
                 self._fetch([live])
-        except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (Refused, OSError, *UNREADABLE) as error:
             # A read that `_stop` ended fails, too.
             if not live.cancelled:
                 live.error = f"the server at {server.url} failed: {error or type(error).__name__}"
