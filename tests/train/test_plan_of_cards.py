@@ -58,6 +58,25 @@ def test_the_papers_layout_fits_its_cards_and_whole_weights_do_not() -> None:
     assert kept.instead == {"parallel.checkpoint": True}
 
 
+def test_offloaded_inputs_take_the_room_of_two_and_their_time_on_the_bus() -> None:
+    cards = parse_cards("256xH100")
+    here, away = (plan(load_recipe(PAPER, {"parallel.offload": one}), "sft", cards) for one in (False, True))
+    config = preset("7b")
+    one = 36864 / 2 * 2 * config.hidden_size  # bytes of an input, in bfloat16, of a process's half of the row
+    saved = here.memory["activations"] - away.memory["activations"]
+    assert saved == pytest.approx((config.num_hidden_layers - 2) * one)
+    longer = away.seconds["computing"] - here.seconds["computing"]
+    assert longer == pytest.approx(2 * config.num_hidden_layers * one / 50e9)
+    assert longer < here.seconds["computing"] / 10
+
+
+def test_where_inputs_of_layers_do_not_fit_offloading_them_is_what_would() -> None:
+    long = {"sft.seq_len": 131072, "parallel.context": 1, "parallel.shard": True, "sft.micro_batch_size": 1}
+    made = plan(load_recipe(PAPER, long), "sft", parse_cards("256xH100"))
+    assert not made.fits
+    assert made.instead == {"parallel.checkpoint": True, "parallel.offload": True}
+
+
 def test_weights_in_shards_take_their_share() -> None:
     recipe = load_recipe(PAPER, {})
     sizes = [plan(recipe, "sft", parse_cards(f"{count}xH200")).memory["weights"] for count in (8, 16)]

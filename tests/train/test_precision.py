@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +82,28 @@ def trained(model: CausalLM) -> tuple[Tensor, dict[str, Tensor], int]:
 def test_checkpointed_layers_have_the_same_bits_in_a_fraction_of_the_memory(kernels: str, dtype: torch.dtype) -> None:
     config = CONFIG.replaced(num_hidden_layers=6)
     found = []
-    for make in (lambda model: model, checkpoint_layers):
+    for make in (lambda model: model, checkpoint_layers, partial(checkpoint_layers, offload=True)):
         model = build(config, 0, dtype).train().use(select(kernels, dtype=dtype))
         found.append(trained(make(model)))
-    (plain, expected, whole), (again, gradient, part) = found
-    assert torch.equal(plain, again)
-    assert [name for name in expected if not torch.equal(expected[name], gradient[name])] == []
-    assert part < whole / 10
+    (plain, expected, whole), *others = found
+    for again, gradient, _ in others:
+        assert torch.equal(plain, again)
+        assert [name for name in expected if not torch.equal(expected[name], gradient[name])] == []
+    assert others[0][2] < whole / 10
+    inputs = 6 * sum(LENGTHS) * config.hidden_size * dtype.itemsize
+    assert others[0][2] - others[1][2] == pytest.approx(inputs, rel=0.2)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_of_what_is_offloaded_nothing_is_left_where_it_was_computed(offload: bool) -> None:
+    model = checkpoint_layers(build(CONFIG.replaced(num_hidden_layers=6), 0).train(), offload)
+    inputs: list[weakref.ref[torch.Tensor]] = []
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda _, given: inputs.append(weakref.ref(given[0])))
+    hidden = model.model(torch.arange(sum(LENGTHS)) % CONFIG.vocab_size, Layout.of(LENGTHS))
+    alive = [one() is not None for one in inputs]
+    assert alive == [not offload] * 6
+    hidden.sum().backward()
 
 
 def test_no_scaled_copy_of_a_weight_waits_for_the_backward_pass() -> None:

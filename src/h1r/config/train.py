@@ -382,8 +382,8 @@ class LoraSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint` and `async_checkpoint`
-    alone. May change within a run."""
+    """How the processes that `torchrun` starts share SFT and RL; one process needs `checkpoint`, `offload` and
+    `async_checkpoint` alone. May change within a run."""
 
     context: Positive = 1
     """Processes that share one packed row (in RL: one micro-batch), by tokens and heads; must divide the query heads
@@ -400,6 +400,9 @@ class ParallelSection(Section):
     checkpoint: bool = False
     """Activation checkpointing: keep of each layer only its input and compute the rest again in the backward pass, to
     the same bits, for about a third more time. Our choice: off, for what fits is faster kept."""
+    offload: bool = False
+    """With `checkpoint`: keep the inputs of layers in the memory of the processor, from where the backward pass fetches
+    them; for rows so long that these inputs are what does not fit. Our choice: off, since each is copied twice."""
     async_checkpoint: bool = False
     """Write checkpoints to resume from in a thread while training goes on, from a copy in the memory of the processor
     (of each process's share: weights and optimiser, 12 bytes a parameter with AdamW). One at a time: the next waits for
@@ -413,6 +416,8 @@ class ParallelSection(Section):
             raise ValueError("data must be -1 or at least 1")
         if self.replicate > 1 and not self.shard:
             raise ValueError(f"replicate = {self.replicate} makes copies of shards, and there are none; set shard, too")
+        if self.offload and not self.checkpoint:
+            raise ValueError("offload moves what checkpoint keeps, and that is off; set checkpoint, too")
         return self
 
 

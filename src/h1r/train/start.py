@@ -265,7 +265,7 @@ def _whole(
         trained = ComputeCopy(model, compute_dtype)
     computing = world.parallelize(equip(computing_model(trained), recipe.model.kernels))
     if recipe.parallel.checkpoint:
-        checkpoint_layers(computing)
+        checkpoint_layers(computing, recipe.parallel.offload)
     return model, trained
 
 
@@ -277,7 +277,7 @@ def _in_shards(
     check_whole_weights(recipe)
     model = world.parallelize(model.train())
     if recipe.parallel.checkpoint:
-        checkpoint_layers(model)
+        checkpoint_layers(model, recipe.parallel.offload)
     sharded = world.shard(model, compute_dtype)
     model.to_empty(device=world.mesh.device_type)
     model.tie_weights()

@@ -5,16 +5,18 @@
                   with adapters, what the model computes in, and its matrices twice
     adapters      of whole weights, as many bytes a parameter as those have without adapters
     gathered      sharded: two layers as they compute, what FSDP2 keeps whole (embedding, head), gradients on their way
-    activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice
+    activations   of the longest micro-batch: what every layer keeps, or its input alone where it is computed twice, or
+                  the inputs of two layers where they wait in the memory of the processor (`parallel.offload`)
     work          what the pass of one layer holds beside what it keeps, and the logits of a chunk with their gradients
     engine        of RL: the whole weights that an engine samples from, where it does not read those that are trained
     reference     of RL with a KL term: the model that it is held to
     cache         of RL, while it samples: keys, values and states of the sequences that are decoded together
     reserve       context of the driver and of exchanges, and memory between blocks: our choice, see `RESERVE`
 
-Bytes that are kept are counted (`costs.py`), the others calculated from shapes. Time is the longer of computing, by the
-cards that have the most sequences, at a share of the card's peak (`UTILISATION`), and of exchanging weights and
-gradients, which FSDP2 hides behind it; the exchange of heads between context-parallel processes is left out. Nothing
+Bytes that are kept are counted (`costs.py`), the others calculated from shapes. Time is the longer of computing, by
+the cards that have the most sequences, at a share of the card's peak (`UTILISATION`), with the copies of what is
+offloaded, which it waits for, and of exchanging weights and gradients, which FSDP2 hides behind it; the exchange of
+heads between context-parallel processes is left out. Nothing
 here has been held against a card yet.
 
 RL samples and trains in turn on the same cards. What training holds is free while the native engine samples, whose
@@ -54,6 +56,9 @@ Stage = Literal["sft", "rl"]
 RESERVE_BYTES = 2 * 10**9
 RESERVE_SHARE = 0.05
 """Of the card's memory, for what lies unused between blocks."""
+HOST_BANDWIDTH = 50e9
+"""Bytes a second between a card and the memory of its processor, one way: PCIe 5.0 with 16 lanes moves 63e9, less what
+its protocol takes. Our choice."""
 UTILISATION = 0.4
 """Share of the peak that a step computes at, where nothing was measured. Our choice."""
 
@@ -181,6 +186,9 @@ def _planned(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards, ut
         "computing": busiest * each / (context * utilisation * 1e12 * cards.card.tflops),
         "exchanging": _exchanging(recipe, stage, costs, trainers, dtype.itemsize, rounds, trained),
     }
+    if recipe.parallel.offload:
+        moved = 2 * costs.layers * costs.flows * busiest * longest / context
+        seconds["computing"] += _updates(recipe, stage) * moved / HOST_BANDWIDTH
     made = Plan(stage, cards, costs.parameters, memory, tokens, sequences * each, seconds)
     if data > sequences:
         idle = counted((data - sequences) * context, "card")
@@ -212,11 +220,12 @@ def _trainers(recipe: Recipe, stage: Stage, cards: Cards) -> Cards:
 
 def _passes(recipe: Recipe, stage: Stage) -> int:
     """Forward passes in whose time a step computes; a backward pass takes two."""
-    each = 4 if recipe.parallel.checkpoint else 3
-    if stage == "sft":
-        return each
-    rl = recipe.rl
-    return rl.updates_per_batch * each + (rl.updates_per_batch > 1) + bool(rl.kl_coef)
+    each = (4 if recipe.parallel.checkpoint else 3) * _updates(recipe, stage)
+    return each if stage == "sft" else each + (recipe.rl.updates_per_batch > 1) + bool(recipe.rl.kl_coef)
+
+
+def _updates(recipe: Recipe, stage: Stage) -> int:
+    return 1 if stage == "sft" else recipe.rl.updates_per_batch
 
 
 def _sizes(recipe: Recipe, stage: Stage, data: int) -> tuple[int, int, int]:
@@ -276,7 +285,8 @@ def _engine(recipe: Recipe, costs: PassCosts, cards: Cards, element: int, apart:
 
 def _activations(recipe: Recipe, costs: PassCosts, tokens: float) -> float:
     if recipe.parallel.checkpoint:
-        return tokens * (costs.layers * costs.flows + costs.kept)
+        waiting = min(2, costs.layers) if recipe.parallel.offload else costs.layers
+        return tokens * (waiting * costs.flows + costs.kept)
     return tokens * costs.layers * costs.kept
 
 
@@ -334,7 +344,7 @@ def _with_sampling(recipe: Recipe, config: ModelConfig, made: Plan, held: dict[s
 
 def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Cards) -> Iterator[dict[str, Any]]:
     """Changes of settings that need less memory, the cheapest first: what costs no time, then computing layers twice,
-    then cutting rows."""
+    then their inputs in the memory of the processor, then cutting rows."""
     now = recipe.parallel
     smaller: list[dict[str, Any]] = [{}]
     if stage == "sft" and recipe.sft.micro_batch_size > 1:
@@ -344,7 +354,9 @@ def _alternatives(recipe: Recipe, config: ModelConfig, stage: Stage, cards: Card
     shards: list[dict[str, Any]] = [{}] if now.shard or cards.count == 1 else [{}, {"parallel.shard": True}]
     if now.replicate > 1:
         shards = [{}, {"parallel.replicate": 1}]
-    twice = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
+    twice: list[dict[str, Any]] = [{}] if now.checkpoint else [{}, {"parallel.checkpoint": True}]
+    if not now.offload:
+        twice.append({"parallel.checkpoint": True, "parallel.offload": True})
     trainers = _trainers(recipe, stage, cards).count
     larger = [n for n in degrees_allowed(config) if n > now.context and trainers % n == 0]
     contexts = [{}, *({"parallel.context": n, "parallel.data": -1} for n in larger)]
