@@ -16,6 +16,7 @@ from h1r.data.chat import (
 from h1r.data.tokenizer import train_tokenizer
 from h1r.errors import UserError
 from h1r.records import Message, Sample
+from machine import slowness
 
 QUESTION = Message("user", "What is 2 + 3?")
 ANSWER = Message("assistant", "It is \\boxed{5}.", "Two and three\nmake five.")
@@ -180,4 +181,4 @@ def test_thousands_of_samples_encode_in_seconds(tokenizer):
     samples = [sample(QUESTION, Message("assistant", f"\\boxed{{{n}}}", thinking)) for n in range(3000)]
     start = time.process_time()
     assert len(encode_samples(tokenizer, samples)) == 3000
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 10 * slowness()

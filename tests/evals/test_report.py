@@ -38,6 +38,7 @@ from h1r.report.stored import Example, FilterStep
 from h1r.report.svg import to_svg
 from h1r.report.traces import LEVELS, SHOWN_TOKENS, Scale, choose, trace_html
 from h1r.run.directory import Run
+from machine import slowness
 
 FAMILIES = ["chain_sum", "simple_equations", "spell_backward", "family_relationships", "number_sequence"]
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -603,7 +604,7 @@ def test_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:
     run = build_run(tmp_path)
     start = time.process_time()
     write_report(run)
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 10 * slowness()
 
 
 def test_what_a_place_of_a_plot_says_is_what_was_measured(whole: Path, whole_page: str) -> None:

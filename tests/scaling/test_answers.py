@@ -13,6 +13,7 @@ from h1r.scaling.answers import (
     text_equivalent,
 )
 from h1r.verify import VerifierPool
+from machine import bound
 
 
 def never(problems, texts):
@@ -104,6 +105,6 @@ def test_hostile_answers_are_grouped_in_bounded_time():
     with VerifierPool(time_limit_s=2.0) as pool:
         started = time.monotonic()
         centres = groups_for(Problem("a", "", ""), pool.verify_many)(answers)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < bound(20)
     assert centres[-2:] == ["3", "3"]
     assert centres[: len(hostile)] == hostile

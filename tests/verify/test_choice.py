@@ -17,6 +17,7 @@ from h1r.records import Problem
 from h1r.verify import verify
 from h1r.verify.choice.grade import extract_letter, grade, read
 from h1r.verify.choice.options import Options
+from machine import slowness
 
 DATA = Path(os.environ.get("H1R_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -197,7 +198,7 @@ def test_time_is_linear_in_hostile_text(unit: str) -> None:
     text = (unit * (400_000 // len(unit) + 1))[:400_000] + "z"
     started = time.process_time()
     extract_letter(text)
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 2.0 * slowness()
 
 
 @pytest.mark.skipif(not (DATA / "mmlu_pro_sample").is_dir(), reason="real responses are not here")

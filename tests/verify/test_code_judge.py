@@ -14,6 +14,7 @@ from h1r.verify.code import run_checks
 from h1r.verify.code.compare import same_output, same_value
 from h1r.verify.code.execute import judge
 from h1r.verify.code.problem_tests import CallTests, CheckTests, StdinTests, parse_tests
+from machine import slowness
 
 QUICK = Limits(time_s=1.0, total_s=4.0)
 
@@ -87,7 +88,7 @@ def test_a_range_is_never_listed_to_be_compared_as_a_set():
     assert not same_value(range(10**18), [1, 2], 0, "set")
     assert not same_value(range(10**30), [1, 2], 0, "set")
     assert same_value(range(1, 3), [2, 1, 1], 0, "set")
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 1.0 * slowness()
 
 
 @pytest.mark.parametrize("spread", [0, 1000, 40_000])
@@ -96,7 +97,7 @@ def test_keys_made_to_collide_are_refused_in_any_company(spread):
     started = time.process_time()
     with pytest.raises(ValueError, match="colliding"):
         checked_set([*range(1, spread), *alike])
-    assert time.process_time() - started < 5.0
+    assert time.process_time() - started < 5.0 * slowness()
     assert len(checked_set([*range(50_000), *map(float, range(50_000)), *map(str, range(1000))])) == 51_000
 
 

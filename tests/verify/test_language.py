@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from h1r.response import language
 from h1r.response.format import check_format
 from h1r.response.language import is_mixed, is_one_language
+from machine import slowness
 
 ENGLISH = "We add the two numbers and find that the sum is twelve, which is what the question asked for. "
 CHINESE = "我们把这两个数相加，得到的和是十二，这正是题目所要求的答案，所以计算到此结束。"
@@ -86,4 +87,4 @@ def test_time_is_linear_in_hostile_text(unit: str) -> None:
     text = "中文字母表" * 4 + (unit * (300_000 // len(unit)))[:300_000]
     started = time.process_time()
     is_one_language(text)
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 2.0 * slowness()

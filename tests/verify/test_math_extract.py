@@ -5,6 +5,7 @@ import pytest
 from h1r.mathematics import grade, grade_lenient
 from h1r.mathematics.extract import find_answer
 from h1r.records import Problem
+from machine import slowness
 
 
 @pytest.mark.parametrize(
@@ -72,4 +73,4 @@ def test_only_the_lenient_verifier_takes_what_is_not_boxed():
 def test_the_search_is_bounded(text):
     start = time.process_time()
     find_answer(text)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 1 * slowness()

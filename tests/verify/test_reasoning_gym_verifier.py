@@ -23,6 +23,7 @@ from h1r.verify.reasoning_gym.formula import derivative, numbers_of, read_formul
 from h1r.verify.reasoning_gym.grade import _EVALUATION, EVALUATES_ITS_OWN, evaluates, is_inert
 from h1r.verify.reasoning_gym.plain import BY_DEFAULT, quick
 from h1r.verify.reasoning_gym.scorers import OWN
+from machine import slowness
 
 FAMILIES = ["chain_sum", "countdown", "spell_backward", "knights_knaves", "polynomial_multiplication", "binary_matrix"]
 ALL_FAMILIES = sorted(set(DATASETS) - {"composite"})
@@ -282,4 +283,4 @@ def test_number_bomb_in_an_evaluated_answer_costs_nothing():
     start = time.process_time()
     for bomb in ("9**9**9**9", "9^9^9^9", "9" * 2_000, "(" * 1_900, "9!" * 500, "1/" * 900 + "1"):
         assert (score("countdown", bomb, problem.metadata["entry"]) or 0.0) < 1.0
-    assert time.process_time() - start < 2.0
+    assert time.process_time() - start < 2.0 * slowness()

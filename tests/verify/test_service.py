@@ -16,6 +16,7 @@ from h1r.verify import RewardService, Verifier, VerifierPool, open_backend, regi
 from h1r.verify.workers.ray_backend import RayBackend
 from h1r.verify.workers.ray_cluster import RayCluster
 from h1r.verify.workers.service import Backend
+from machine import bound
 
 LIMIT_S = 2.0
 PATIENT_S = 20.0
@@ -187,7 +188,7 @@ def test_actors_that_find_no_room_are_a_users_mistake_in_bounded_time(cluster):
     start = time.monotonic()
     with pytest.raises(UserError, match="1 of 1 grading actors did not start"):
         RayBackend(actors=1, workers=1, cpus=1000, start_limit_s=1.0)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < bound(10)
 
 
 def test_without_ray_the_user_reads_what_to_install(monkeypatch):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from h1r.verify import (
     verifier_names,
     verify,
 )
+from machine import bound
 
 BEHAVIOURS = {
     "hang": "while True: pass",
@@ -80,7 +82,7 @@ def test_time_limit_kills_what_does_not_end(pool, behaviour):
     assert bad.reward == 0.0
     assert "time limit" in (bad.error or "")
     assert (good.reward, after.reward) == (1.0, 1.0)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < bound(30)
 
 
 def test_a_verifier_may_allow_less_time_than_the_pool():
@@ -91,7 +93,7 @@ def test_a_verifier_may_allow_less_time_than_the_pool():
         found = pool.verify_many([problem("test-hasty")] * 2, ["sleep", "fine"])
     assert [verdict.reward for verdict in found] == [0.0, 1.0]
     assert found[0].error == "time limit of 0.5 s exceeded"
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < bound(20)
 
 
 @pytest.mark.parametrize("behaviour", ["exit", "segfault", "sysexit", "memory", "deep", "write"])
@@ -145,7 +147,7 @@ def test_the_time_limit_holds_in_any_thread(pool):
     thread.join(30)
     assert [verdict.reward for verdict in found] == [1.0, 0.0, 0.0]
     assert all("time limit" in (verdict.error or "") for verdict in found[1:])
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < bound(20)
 
 
 def alive(pid: int) -> bool:
@@ -170,7 +172,7 @@ def test_workers_end_when_their_parent_is_killed(behaviour, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, threading, time\n"
-        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        f"sys.path[:0] = {[str(one) for one in Path(__file__).resolve().parents[:2]]!r}\n"
         "import test_verifier_pool as hostile\n"
         "pool = hostile.VerifierPool(time_limit_s=4.0)\n"
         "pool.verify_many([hostile.problem()], ['fine'])\n"
@@ -264,7 +266,7 @@ def test_unreadable_answer_is_an_error_with_reward_zero(verifier, text):
 def test_hostile_mathematics_neither_hangs_nor_raises(pool, content):
     start = time.monotonic()
     assert pool.verify_many([problem("math", answer="x+5")], [f"\\boxed{{{content}}}"])[0].reward == 0.0
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < bound(20)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_hostile_mathematics_neither_hangs_nor_raises(pool, content):
 def test_ten_megabytes_are_read_in_seconds(pool, verifier, text):
     start = time.monotonic()
     assert pool.verify_many([problem(verifier, answer="5")], [text])[0].reward == 0.0
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < bound(10)
 
 
 @settings(max_examples=60, deadline=None)
