@@ -3,7 +3,7 @@
 # make setup-vllm  adds vLLM for CPUs to .venv (docs/guide/vllm.md); its tests skip without it
 # make docs    writes the generated pages       make site    builds the documentation into site/
 # make wheel   a wheel with kernels for this platform, in dist/
-# make shipped the model of the package again, from nothing (some 70 minutes on two cores)
+# make shipped the model of the package again, from nothing (some 35 minutes on two cores)
 # make bench   side-by-side measurements       make smoke   the demo's road at the smallest sizes, checked
 #
 # Every target sets up .venv once and reuses it. Nothing outside the checkout is written but pip's cache.

@@ -2,7 +2,7 @@
 
     python tools/make_shipped.py [--out DIR] [--dry-run]
 
-Some 70 minutes on two cores. The same again goes on where it was stopped. --dry-run says the commands alone. It ends by
+Some 35 minutes on two cores. The same again goes on where it was stopped. --dry-run says the commands alone. It ends by
 writing src/h1r/models/shipped: `git diff` shows what has changed of the model that is there, and of its figures.
 """
 

@@ -46,7 +46,7 @@ than in training are beyond it.
 
 The recipe is `recipes/small.toml`, seed {seed}, {problems:,} generated problems of
 reasoning-gym with worked traces, {stages}. No other data went in.
-In a checkout `python tools/make_shipped.py` (or `make shipped`) makes it again, this card too, in some 70 minutes on
+In a checkout `python tools/make_shipped.py` (or `make shipped`) makes it again, this card too, in some 35 minutes on
 two cores.
 
 ## What it scores
