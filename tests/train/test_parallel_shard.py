@@ -63,10 +63,15 @@ def alone(curated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path / "sft"
 
 
-def worst_gap(one: Path, other: Path) -> float:
+def gaps(one: Path, other: Path) -> Tensor:
+    """Of all weights, in one row."""
     left, right = read_weights(one / "model"), read_weights(other / "model")
     assert left.keys() == right.keys()
-    return max(float((left[name] - right[name]).abs().max()) for name in left)
+    return torch.cat([(left[name] - right[name]).abs().flatten() for name in left])
+
+
+def worst_gap(one: Path, other: Path) -> float:
+    return float(gaps(one, other).max())
 
 
 @pytest.mark.parametrize(
@@ -220,7 +225,14 @@ def test_other_optimisers_in_shards_train_the_weights_of_one_process(
     alone, run = (run_from(curated, tmp_path / name, one if name == "alone" else many) for name in ("alone", "run"))
     train_eagerly({}, one, [str(alone.path)], rank=0)
     grids[ranks].call(train_eagerly, many, [str(run.path)] * ranks)
-    assert worst_gap(run.path / "sft", alone.path / "sft") < 1e-5
+    found = gaps(run.path / "sft", alone.path / "sft")
+    if kind == "adamw8bit":
+        # A moment on the edge between two codes may fall to either side, which moves its weight by a part of a step.
+        aside = found > 1e-6
+        assert int(aside.sum()) <= len(found) // 10_000
+        assert float(found.max()) < 1e-4
+        found = found[~aside]
+    assert float(found.max()) < 1e-5
 
 
 # With 257 rows, moments of 8 bits are in fp32 on one process and in 8 bits on the other.
