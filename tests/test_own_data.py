@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import warm
 from h1r.config import load_recipe
+from h1r.evals.answers import recipe_of, sampling_of
+from h1r.run.directory import stored_defaults
 from small_checkpoint import small_checkpoint
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -179,12 +181,26 @@ def test_sft_on_a_file_keeps_weights_in_float32_and_learns_a_small_model_faster(
 def test_a_model_that_learnt_a_file_is_evaluated_in_its_run(h1r: Command, model: Path) -> None:
     write("own.jsonl", ROWS)
     h1r("sft", "own.jsonl", "--model", model, "--set", "sft.epochs=1")
-    short = ("--set", "eval.samples=1", "--set", "eval.max_tokens=4", "--no-scaling", "--json")
+    short = ("--set", "eval.samples=1", "--set", "eval.max_tokens=4", "--json")
     done = h1r("eval", "runs/own", "--benchmark", "own.jsonl", "--columns", "answer=solution", *short)
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)) == ["eval_base", "eval_sft"]
     assert h1r("report", "runs/own").returncode == 0
     assert h1r("sft", "own.jsonl", "--model", "runs/own", "--out", "more", "--set", "sft.epochs=1").returncode == 0
+
+
+def test_a_model_that_learnt_a_file_is_asked_as_the_one_before(h1r: Command) -> None:
+    write("own.jsonl", ROWS)
+    done = h1r("sft", "own.jsonl", "--model", "h1r:small", "--columns", "answer=solution", "--set", "sft.epochs=1")
+    assert done.returncode == 0, done.stderr
+    before, learnt = stored_defaults("h1r:small")["scaling"], stored_defaults("runs/own")["scaling"]
+    assert {key for key in before if before[key] != learnt[key]} == {"max_tokens"}
+    asked, now = (sampling_of(name) for name in ("h1r:small", "runs/own/sft/model"))
+    assert {key for key in asked if asked[key] != now[key]} == {"max_tokens"}
+    assert now["max_tokens"] == recipe_of("runs/own").scaling.max_tokens == 2048  # half of its positions
+    for place in ("runs/own", "runs/own/sft/model"):
+        done = h1r("solve", place, "What is 2 + 3?", "--set", "scaling.budgets=[2]", "--set", "scaling.warmup=2")
+        assert done.returncode == 0, done.stderr
 
 
 def test_sft_says_what_is_wrong_with_a_file(h1r: Command, model: Path) -> None:

@@ -38,9 +38,11 @@ tags: [falcon_h1, hybrid, mamba-2, reasoning]
 A hybrid of attention and Mamba-2 (`falcon_h1`) with {parameters:,} parameters, in bfloat16, {megabytes:.1f} MB. It
 shows what the system does, and answers at once, without a download: `h1r solve "What is 12 + 30 - 7?"`.
 
-It knows the {families} kinds of problem below, asked in everyday words, and nothing else. It has read no other text: it
-cannot chat, knows no facts, and answers other questions wrongly and without a sign of doubt. Numbers and lists longer
-than in training are beyond it.
+It has learnt the {families} kinds of problem below, one question at a time, and nothing else; the table says how well:
+below 50 % it is more often wrong than right. All but `aiw` are asked in everyday words. It has read no other text: it
+cannot chat, knows no facts, and answers other questions wrongly and without a sign of doubt. So it does where a problem
+is written as none of its training was: sums and equations without blanks (`12+30`), a product of factors of different
+lengths (`12 * 7`), lists of whole numbers without `.0`, the letters of a single word, longer numbers and lists.
 
 ## How it was made
 
@@ -51,7 +53,8 @@ two cores.
 
 ## What it scores
 
-{held_out} held-out problems, {samples} samples each at temperature 1, pass@1 with 95 % intervals over problems:
+{held_out} held-out problems, {samples} samples each at temperature 1, pass@1 with 95 % intervals over problems, of the
+weights in float32 (these, in bfloat16, come to 77.3 % in place of 77.0 on the same problems but one):
 
 | problems | pass@1 | interval |
 |---|---|---|

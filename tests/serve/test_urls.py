@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from scripted_server import Scripted, doubtful, scripted, tokens_of
 from served_model import KEY, LIMITS, NAME, QUESTION, Running, eventually, running
@@ -150,6 +151,16 @@ def _key(trace: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(trace[name] for name in ("id", "state", "tokens", "confidence", "text", "seed"))
 
 
+def test_who_has_no_key_learns_of_no_server_and_nobody_of_a_password() -> None:
+    with scripted() as one:
+        one.url = one.url.replace("127.0.0.1", "name:word@127.0.0.1")
+        with before(one) as server:
+            known, told = server.client.get("/health"), httpx2.get(f"{server.url}/health")
+            assert "word" not in known.text
+            assert known.json()["servers"] == [{"url": one.url.replace("name:word@", ""), "failing": False}]
+            assert told.json() == {"status": "ok", "model": "scripted"}
+
+
 def test_a_server_that_failed_is_passed_over_and_comes_back() -> None:
     with scripted() as one, scripted(dies_after=1) as two, before(one, two) as server:
         asked_first = len(two.requests)  # what it can do
@@ -162,6 +173,9 @@ def test_a_server_that_failed_is_passed_over_and_comes_back() -> None:
         assert len(two.requests) == failed
         servers = server.service.served._engine.servers.all  # type: ignore[attr-defined]
         servers[1].rests_until -= COOLDOWN_S
+        health = server.client.get("/health").json()
+        assert [one["failing"] for one in health["servers"]] == [False, True]  # until a request says otherwise
+        assert health["status"] == "ok"
         two.dies_after = None
         chunks(server)
         chunks(server)

@@ -155,7 +155,8 @@ def eval_(
     alone = resolved.engine.kind == "endpoint"
     existing = ["base"] if alone else _models_of(resolved, run)
     todo = [f"eval_{which}" for which in stages or existing]
-    todo += ["scaling"] * (scaling and not partial and not alone and existing != ["base"])
+    votes = scaling and not partial and not alone and existing != ["base"]
+    todo += ["scaling"] * (votes and not (resolved.eval.benchmarks and _lacks_held_out(resolved, run)))
     results = {one: run_stage(one, resolved, run, False, as_json, resumable=False, partial=partial) for one in todo}
     if as_json:
         print_json(results)
@@ -164,6 +165,13 @@ def eval_(
         print_report(run.path, as_json)
     if any(result.get("unfinished") for result in results.values()):
         raise typer.Exit(1)
+
+
+def _lacks_held_out(recipe: Recipe, run: Run) -> bool:
+    """Whether nothing was curated for the run, as for one of `h1r sft FILE`: votes are of held-out problems."""
+    from h1r.train.start import data_directory
+
+    return not (data_directory(recipe, run) / "held_out.jsonl").exists()
 
 
 def _models_of(recipe: Recipe, run: Run) -> list[str]:

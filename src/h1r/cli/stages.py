@@ -202,6 +202,20 @@ def _sft_on_file(checkpoint: Path, on_cards: bool) -> dict[str, Any]:
     }
 
 
+def _asked_as(checkpoint: str) -> dict[str, Any]:
+    """The keys of how a checkpoint is sampled and has its traces vote, as far as it says: what is trained on from it is
+    asked in the same way. Answers of the file may be longer than its own."""
+    from h1r.evals.answers import sampling_of
+    from h1r.run.directory import stored_defaults
+
+    sampling, scaling = sampling_of(checkpoint), stored_defaults(checkpoint).get("scaling")
+    found: dict[str, Any] = {f"eval.{key}": sampling[key] for key in ("temperature", "top_p") if key in sampling}
+    if isinstance(scaling, dict):
+        longest = SFT_ON_FILE["eval.max_tokens"]
+        found["scaling"] = {**scaling, "max_tokens": max(longest, scaling.get("max_tokens", longest))}
+    return found
+
+
 def sft(
     recipe: Annotated[
         str,
@@ -253,6 +267,7 @@ def sft(
         quiet(as_json)
         begin_loading(model)
         keys |= _sft_on_file(model_directory(model), on_cards=gpus is not None)
+        keys |= _asked_as(model)
         keys |= {"sft.data": recipe, "sft.columns": mapping}
     elif columns:
         raise UserError("--columns is for a file of data; in a recipe they are sft.columns or those of a source")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from h1r.errors import UserError
 
@@ -175,3 +176,9 @@ def api_key(variable: str | None) -> str | None:
 def authorization(key: str | None) -> dict[str, str]:
     """The header that carries a key."""
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def without_user(url: str) -> str:
+    """An address as others may read it: without the name and password that it may hold."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

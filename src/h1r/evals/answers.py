@@ -30,10 +30,25 @@ if TYPE_CHECKING:
 
 
 def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """The recipe of the run that a checkpoint lies in (up to two directories above it), else the defaults.
+    """The recipe of the run that a checkpoint lies in (up to two directories above it), else the defaults. Traces of
+    votes are as long as half of the model's positions at most, where no override says how long.
 
     Its plugins are not loaded: nothing that lies beside a checkpoint runs because somebody named the checkpoint.
     """
+    recipe, positions = _recipe_of(checkpoint, overrides), _positions(model_directory(checkpoint))
+    if positions is None or recipe.scaling.max_tokens <= positions // 2 or "scaling.max_tokens" in (overrides or {}):
+        return recipe
+    return recipe.model_copy(update={"scaling": recipe.scaling.model_copy(update={"max_tokens": positions // 2})})
+
+
+def _positions(directory: Path) -> int | None:
+    """Of the model in a directory, as far as its config.json says."""
+    path = directory / "config.json"
+    positions = read_json(path).get("max_position_embeddings") if path.exists() else None
+    return positions if isinstance(positions, int) and positions > 1 else None
+
+
+def _recipe_of(checkpoint: str, overrides: dict[str, Any] | None) -> Recipe:
     path = local_directory(checkpoint) or Path(checkpoint)
     for directory in (path, *path.parents[:2]):
         if (file := directory / "recipe.json").exists():
@@ -51,9 +66,9 @@ def sampling_of(checkpoint: str) -> dict[str, Any]:
     top_p, max_tokens; those that it does not have are missing. Of a model with fewer positions than max_tokens and a
     prompt need, half of them."""
     directory = model_directory(checkpoint)
-    path, config = directory / "generation_config.json", directory / "config.json"
+    path = directory / "generation_config.json"
     stored = read_json(path) if path.exists() else {}
-    positions = read_json(config).get("max_position_embeddings") if config.exists() else None
+    positions = _positions(directory)
     if positions and (stored.get("max_new_tokens") or 0) > positions // 2:
         stored = {**stored, "max_new_tokens": positions // 2}
     names = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens"}

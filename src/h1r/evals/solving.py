@@ -63,9 +63,8 @@ class Solved:
         verdict = {None: "", True: " (correct)", False: " (wrong)"}[self.correct]
         in_flight = self.tokens_by_state.get("cancelled", 0)
         votes = ", ".join(f"{one_line(answer)}: {figures(weight)}" for answer, weight in self.votes[:5])
-        full = (
-            "" if self.full_budget_tokens is None else f", against about {self.full_budget_tokens:,} without stopping"
-        )
+        told = self.full_budget_tokens is not None and self.full_budget_tokens > self.tokens  # else nothing was spared
+        full = f", against about {self.full_budget_tokens:,} without stopping" if told else ""
         return (
             f"{'no answer' if self.answer is None else one_line(self.answer)}{verdict}\n"
             f"  votes   {votes or 'none'} ({100 * self.share:.0f}% for the winner)\n"

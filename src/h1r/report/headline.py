@@ -95,6 +95,8 @@ def _difference(scaling: ScalingResult) -> str:
     text = f"difference {points(difference)}"
     if paired.accuracy_interval is not None:
         low, high = paired.accuracy_interval
+        if low == high == 0:
+            return f"{text}, problem by problem"
         text += f", interval {between(paired.accuracy_interval)}"
         if low <= 0 <= high:
             text += ", too close to call on this many problems"

@@ -20,7 +20,7 @@ from h1r.errors import UserError
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError, ClientGoneError
 from h1r.serve.event_stream import EventStream
-from h1r.serve.gate import error_response, http_error, read_bytes, until_gone
+from h1r.serve.gate import STRANGER, error_response, http_error, read_bytes, until_gone
 from h1r.serve.jobs import Delta, Event, Job, Raw, Result
 from h1r.serve.limits import Admission, Limits
 from h1r.serve.logs import RequestLog
@@ -128,6 +128,8 @@ class Service:
 
     async def _health(self, request: Request) -> Response:
         found = self.served.health()
+        if request.scope.get(STRANGER):
+            found.pop("servers", None)  # where they are is for those who have the key
         return JSONResponse(found, 200 if found["status"] == "ok" else 503)
 
     async def _metrics(self, request: Request) -> Response:

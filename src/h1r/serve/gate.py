@@ -23,6 +23,8 @@ from h1r.serve.page import PAGE_FILES
 
 BODY_SECONDS = 30.0
 OPEN = ("/health", *PAGE_FILES)
+STRANGER = "h1r.stranger"
+"""In a request's scope: whether it came without the key where there is one, to a path that is open to all."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -41,7 +43,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._check(scope["path"], Headers(scope=scope))
+                scope[STRANGER] = not self._check(scope["path"], Headers(scope=scope))
             except ApiError as error:
                 await error_response(error)(scope, receive, send)
                 return
@@ -50,15 +52,18 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _check(self, path: str, headers: Headers) -> bool:
+        """Whether who asks may know all. Raises `ApiError` for who may not ask."""
         host = headers.get("host", "")
         if self._hosts is not None and host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
             raise ApiError(403, "this server answers to its own address alone", code="unknown_host")
-        if self._key is None or path in OPEN:
-            return
+        if self._key is None:
+            return True
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+        knows = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key)
+        if not knows and path not in OPEN:
             raise ApiError(401, "the API key is missing or wrong: Authorization: Bearer KEY", code="invalid_api_key")
+        return knows
 
 
 async def http_error(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx2
 
-from h1r.common.servers import api_key
+from h1r.common.servers import api_key, without_user
 from h1r.config import Recipe, resolve
 from h1r.engine.endpoint.streamed import USUAL_TOKENS, StreamedChats
 from h1r.engine.protocol import SamplingParams
@@ -68,10 +68,11 @@ class Urls:
         return [self.owner]
 
     def health(self) -> dict[str, Any]:
-        """Ok where one of the servers did not fail just now."""
-        now = time.monotonic()
-        servers = [{"url": one.url, "failing": one.rests_until > now} for one in self._engine.servers.all]
-        alive = self.owner.alive and not all(one["failing"] for one in servers)
+        """Ok where one of the servers did not fail just now: one that rested is asked again. failing: of each whether
+        its last request failed."""
+        now, behind = time.monotonic(), self._engine.servers.all
+        servers = [{"url": without_user(one.url), "failing": one.failures > 0} for one in behind]
+        alive = self.owner.alive and not all(one.rests_until > now for one in behind)
         return {"status": "ok" if alive else "down", "model": self._engine.model, "servers": servers}
 
     async def job(self, body: Body, found: dict[str, Any], kind: Kind) -> Job:
