@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from h1r.config import Recipe, load_recipe, resolve
 from h1r.data.lazy_tokenizer import load_lazily
 from h1r.engine.choose import open_engine
 from h1r.engine.protocol import Engine, SamplingParams
+from h1r.errors import UserError
 from h1r.evals.answer_view import View
 from h1r.evals.questions import problem_of
 from h1r.models import CausalLM
@@ -35,7 +36,9 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
 
     Its plugins are not loaded: nothing that lies beside a checkpoint runs because somebody named the checkpoint.
     """
-    recipe, positions = _recipe_of(checkpoint, overrides), _positions(model_directory(checkpoint))
+    recipe, positions = _recipe_of(checkpoint, overrides), None
+    with suppress(UserError):  # a run may have no model yet
+        positions = _positions(model_directory(checkpoint))
     if positions is None or recipe.scaling.max_tokens <= positions // 2 or "scaling.max_tokens" in (overrides or {}):
         return recipe
     return recipe.model_copy(update={"scaling": recipe.scaling.model_copy(update={"max_tokens": positions // 2})})

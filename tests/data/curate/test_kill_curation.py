@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corpora import answer, corpus_recipe, curated, outputs, question
@@ -16,8 +17,10 @@ import warm
 from h1r.common.files import atomic
 from h1r.config import Recipe
 from h1r.config.text import to_toml
+from h1r.data.curate import passes
 from h1r.data.curate.io.files import alone_in
 from h1r.errors import UserError
+from h1r.records import Problem
 
 CONCURRENCY = 3
 PATIENCE_S = 600.0
@@ -145,6 +148,29 @@ def test_an_error_leaves_nothing_half_written(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fails()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_what_says_that_held_out_questions_are_compared_is_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    """A kill between the two files once left no texts, and nothing was found to be near a held-out question."""
+    problems = [(-1, Problem("h", "How many legs do 3 cows and 4 birds have together in the yard?", "20", "math"))]
+    write_rows, written = passes.write_rows, list[Path]()
+
+    def killed_after(path: Path, *rest: Any, **more: Any) -> None:
+        if len(written) == whole:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_rows(path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "write_rows", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            passes.write_compared(tmp_path, "held_out", problems, {}, 0.5)
+    assert not (tmp_path / "bands" / "held_out.parquet").exists()
+    passes.write_compared(tmp_path, "held_out", problems, {}, 0.5)
+    assert {path.parent.name for path in tmp_path.glob("*/held_out.parquet")} == {"bands", "texts"}
 
 
 def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:

@@ -231,7 +231,8 @@ def write_compared(
     templates: Mapping[str, Set[str]],
     content_threshold: float,
 ) -> None:
-    """Writes bands/NAME.parquet and texts/NAME.parquet of (ordinal, problem), but for problems that are all template.
+    """Writes texts/NAME.parquet and then bands/NAME.parquet of (ordinal, problem), but for what is all template. The
+    second says that both are there: after a kill in between both are written again.
 
     Rows are in the order of blocks, and row groups small, so that the joins read a range of blocks without the rest.
     """
@@ -242,13 +243,13 @@ def write_compared(
     ]
     found.sort(key=lambda one: one[:2])
     keys = band_keys([rest for *_, rest in found], content_threshold)
+    write_rows(work / "texts" / f"{name}.parquet", TEXTS, (
+        (ordinal, block, problem.id, problem.question, problem.family) for block, ordinal, problem, _ in found
+    ), batch=TEXT_ROWS)  # fmt: skip
     write_rows(work / "bands" / f"{name}.parquet", BANDS, (
         (ordinal, block, band, key)
         for (block, ordinal, *_), hashes in zip(found, keys, strict=True) for band, key in enumerate(hashes)
     ))  # fmt: skip
-    write_rows(work / "texts" / f"{name}.parquet", TEXTS, (
-        (ordinal, block, problem.id, problem.question, problem.family) for block, ordinal, problem, _ in found
-    ), batch=TEXT_ROWS)  # fmt: skip
 
 
 def fresh(work: Path, shard: str) -> Iterator[Item]:
