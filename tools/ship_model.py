@@ -54,7 +54,7 @@ two cores.
 ## What it scores
 
 {held_out} held-out problems, {samples} samples each at temperature 1, pass@1 with 95 % intervals over problems, of the
-weights in float32 (these, in bfloat16, come to 77.3 % in place of 77.0 on the same problems but one):
+weights in float32:
 
 | problems | pass@1 | interval |
 |---|---|---|
