@@ -5,7 +5,9 @@ The attacks are run by a grader that executes its answer; each does its worst to
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import sys
 import textwrap
 import threading
@@ -167,6 +169,39 @@ def test_whatever_an_answer_does_to_its_process_the_next_hundred_get_their_true_
         assert [verdict.reward for verdict in found[2::3]] == [1.0] * len(attacks)
         true_verdicts(pool, verifier, 100)
         assert pool.worker_pids() == workers  # none of them was lost either
+
+
+@needs_filter
+def test_an_answer_that_holds_every_thread_it_may_have_leaves_the_next_their_processes():
+    held = """
+        threading.stack_size(1 << 15)
+        try:
+            while True:
+                threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        except RuntimeError:
+            time.sleep(1000)
+        """
+    with_a_thread = "time.sleep(0.1); threading.Thread(target=len, args=((),)).start()"
+    answers = [held] + [with_a_thread] * 12
+    with VerifierPool(workers=2) as pool:
+        true_verdicts(pool, "test-takeover", 4)
+        workers = pool.worker_pids()
+        found = pool.verify_many([owner("test-takeover")] * len(answers), answers)
+        assert pool.worker_pids() == workers
+    assert [verdict.reason for verdict in found] == ["time"] + [None] * 12
+
+
+def test_a_machine_without_a_process_for_a_worker_grades_nothing_and_goes_on(monkeypatch):
+    def refuse(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with VerifierPool() as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", refuse)
+            (verdict,) = pool.verify_many([owner("test-takeover")], ["pass"])
+        assert verdict.reason == "unscored"
+        assert "no process for a worker" in verdict.error
+        true_verdicts(pool, "test-takeover", 4)
 
 
 @needs_landlock

@@ -21,16 +21,23 @@ from typing import Any, NoReturn
 from h1r.records import Problem, Verdict
 from h1r.verify.registry import as_verdict, resolve
 from h1r.verify.workers.frames import checked_verdict, receive_frame, send_frame
-from h1r.verify.workers.isolation import WorkerIsolation, confine_answer, explained
+from h1r.verify.workers.isolation import WorkerIsolation, confine_answer, explained, limit
 
 _SOCKET_AT = 200
 """A number that no file of the worker had, so that an object that closes its file late does not close the socket."""
 
 
-def grade_and_exit(descriptor: int, worker: int, level: WorkerIsolation | None, processor_s: float) -> NoReturn:
-    """The life of a fork of `worker`. `level` is what the worker is confined by, None for one that keeps its rights."""
+def grade_and_exit(
+    descriptor: int, worker: int, level: WorkerIsolation | None, processor_s: float, threads: int | None
+) -> NoReturn:
+    """The life of a fork of `worker`, whose user may have so many `threads`, if that is bounded.
+
+    `level` is what the worker is confined by, None for one that keeps its rights.
+    """
     status = 1
     try:
+        if threads is not None:
+            limit(resource.RLIMIT_NPROC, threads)
         if level is not None:
             descriptor = _close_all_but(descriptor)
         limit_processor_time(processor_s)
@@ -70,7 +77,7 @@ def limit_processor_time(seconds: float, *, hard: bool = True) -> None:
     Whole seconds, and one more: the parent's clock is the exact one (`clock`).
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    end = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     most = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit if hard else most))
+    end = end if most == resource.RLIM_INFINITY else min(end, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end if hard else most))

@@ -143,7 +143,12 @@ class Dispatcher:
             job = self._next_job()
             if job is None:
                 return
-            worker = self._free_worker(job)
+            try:
+                worker = self._free_worker(job)
+            except OSError as error:  # the machine is out of processes, memory or files
+                why = f"no process for a worker: {error}"
+                job.future.set_result(Verdict(0.0, error=why, reason="unscored"))
+                continue
             worker.job = job
             self._send(worker)
 

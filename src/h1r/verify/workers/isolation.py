@@ -33,6 +33,8 @@ MAX_THREADS = 4096
 """More than are there, of all processes together; the kernel does not hold its root to that."""
 MAX_OPEN_FILES = 256
 """A socket or a pipe holds kernel memory that no limit on the address space counts."""
+_FIRST_USER = 1 << 30
+"""Above the ids that systems hand out."""
 _SYSTEM = (
     *("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"),
     *("/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom", "/dev/zero"),
@@ -65,12 +67,21 @@ def give_up_rights(wanted: str = AUTO, forks: bool = False) -> tuple[WorkerIsola
     return level, why
 
 
-def kernel_limits() -> dict[int, int]:
-    """Resource limits for what no limit on memory counts, by kind."""
-    found = {resource.RLIMIT_NOFILE: MAX_OPEN_FILES}
+def thread_limit() -> int | None:
+    """How many threads an answer's user may have; None where that cannot be known.
+
+    A limit of the fork, not of the worker: that has to have a process left for the next answer.
+    """
     with contextlib.suppress(OSError), open("/proc/loadavg", encoding="ascii") as handle:
-        found[resource.RLIMIT_NPROC] = MAX_THREADS + int(handle.read().split()[3].partition("/")[2])
-    return found
+        return MAX_THREADS + int(handle.read().split()[3].partition("/")[2])
+    return None
+
+
+def limit(kind: int, value: int) -> None:
+    """Sets a soft and hard limit of this process, within the hard one that it has already."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def confine_answer(level: WorkerIsolation | None, worker: int) -> None:
@@ -116,12 +127,16 @@ def _confine(with_files: bool, forks: bool) -> tuple[WorkerIsolation, str]:
 
 def _be_counted() -> None:
     """The kernel bounds the threads of no process whose real user is root; only rights that the effective user gives
-    are used here."""
+    are used here. It counts them by user: each worker is one of its own, so that no answer takes another's threads."""
     from h1r.sandbox import confine
 
     if os.getuid() == os.geteuid() == 0:
-        with contextlib.suppress(OSError):  # a user namespace that knows no other
-            os.setresuid(confine.UNPRIVILEGED_ID, 0, 0)
+        for user in (_FIRST_USER + os.getpid(), confine.UNPRIVILEGED_ID):
+            try:
+                os.setresuid(user, 0, 0)
+            except OSError:  # a user namespace that does not know it
+                continue
+            return
 
 
 def readable_paths() -> list[str]:

@@ -35,7 +35,7 @@ from typing import Any
 from h1r.verify.registry import resolve
 from h1r.verify.workers.answer import grade_and_exit, grade_from, limit_processor_time
 from h1r.verify.workers.frames import receive_with_descriptor, send_frame
-from h1r.verify.workers.isolation import WorkerIsolation, explained, give_up_rights, kernel_limits
+from h1r.verify.workers.isolation import MAX_OPEN_FILES, WorkerIsolation, explained, give_up_rights, limit, thread_limit
 
 CAN_FORK = sys.platform == "linux"
 _POLL_S = 0.005
@@ -49,9 +49,9 @@ def main(descriptor: int, memory_limit_bytes: int, parent: int, isolation: str |
     """
     _die_with_parent(parent)
     if sys.platform != "darwin":  # which refuses to limit the address space
-        _limit(resource.RLIMIT_AS, memory_limit_bytes)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 1)  # 0 would still start a host's handler of cores
+        limit(resource.RLIMIT_AS, memory_limit_bytes)
+    limit(resource.RLIMIT_FSIZE, 0)
+    limit(resource.RLIMIT_CORE, 1)  # 0 would still start a host's handler of cores
     _Worker(socket.socket(fileno=descriptor), isolation, forks).serve()
 
 
@@ -63,6 +63,7 @@ class _Worker:
         self._isolation = isolation
         self._forks = forks
         self._level: WorkerIsolation | None = None
+        self._threads: int | None = None
         self._is_frozen = False
         self._pid: int | None = None
 
@@ -99,8 +100,10 @@ class _Worker:
             gc.enable()
         if request["seal"] and self._level is None and self._isolation:
             try:
-                for kind, value in kernel_limits().items():
-                    _limit(kind, value)
+                limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+                self._threads = thread_limit()
+                if not self._forks and self._threads is not None:
+                    limit(resource.RLIMIT_NPROC, self._threads)
                 self._level, why = give_up_rights(self._isolation, self._forks)
             except ValueError as error:
                 return {"error": "no isolation", "refused": str(error)}
@@ -120,7 +123,7 @@ class _Worker:
             return {"failed": f"no process for an answer: {error}"}
         if self._pid == 0:
             self._connection.close()
-            grade_and_exit(descriptor, worker, self._level, processor_s)
+            grade_and_exit(descriptor, worker, self._level, processor_s, self._threads)
         return {"pid": self._pid}
 
     def _freeze(self) -> None:
@@ -186,10 +189,3 @@ def _end_with_input() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)
-
-
-def _limit(kind: int, value: int) -> None:
-    """Sets a soft and hard limit, within the hard one that the parent already has."""
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
