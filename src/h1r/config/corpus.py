@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -86,22 +86,16 @@ class GeneratedSource(Section):
     wordings: Literal["library", "everyday"] = "library"
     """How questions are asked: as reasoning-gym does, or in several everyday ways, for the families that have them
     (`data/wordings.py`). Our choice."""
-    uneven_digits: bool = False
-    """Of `chain_sum`: each number of a sum has `min_digits` to `max_digits` of its own, as people's sums have. All of
-    one sum have the same in reasoning-gym, and a small model that learnt from these reads 42 - 7 as 42 - 70. Our
-    choice."""
+    numbers: Literal["library", "everyday"] = "library"
+    """Numbers as reasoning-gym makes them, or as people have them, for the families of `everyday_numbers` alone: those
+    of a sum (`chain_sum`) or product (`products`) have a length each, where the library gives all of one problem the
+    same; whole numbers in `number_sorting` have no `.0`. Our choice."""
     domain: str = "math"
     """The domain it counts for in the mixture."""
 
     @property
     def name(self) -> str:
         return f"{GENERATED}{self.family}"
-
-    @model_validator(mode="after")
-    def _are_sums(self) -> Self:
-        if self.uneven_digits and (self.family != "chain_sum" or self.knobs.get("allow_negation")):
-            raise ValueError("uneven_digits is for family `chain_sum` alone, without allow_negation")
-        return self
 
 
 Source = Annotated[GeneratedSource | CorpusSource, Field(discriminator="kind")]

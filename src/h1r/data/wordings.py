@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from h1r.common.prose import listing
+from h1r.common.prose import counted, listing
 
+Parts = Mapping[str, str | tuple[str, ...]]
+"""What wordings name; one of several ways to write it is drawn."""
 LIBRARY = "{library}"
 """Stands for the library's own question. Listed twice: a fifth or so of a family keeps its wording."""
 
@@ -29,6 +31,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is {sum} equal to?",
         "{sum} = ?",
         "{sum}",
+        "{sum} =",
         "Can you <work out|compute|calculate> {sum} for me?",
         "<What do I get for|What is the result of|What is the value of> {sum}?",
         "I <want|need> to know <how much|what> {sum} is.",
@@ -94,6 +97,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<What is|How much is|Calculate|Compute|Work out|Evaluate> <{product}|{times}|{cross}><|.|?>",
         "<{product}|{cross}> = ?",
         "<{product}|{cross}>",
+        "{product} =",
         "Multiply {factors}.",
         "What is the product of {factors}?",
         "Can you <work out|compute|calculate> <{product}|{times}>?",
@@ -145,6 +149,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         'How many <times is {letter}|{letter}s are> in "{text}"?',
         'How often <does|do I find> the letter {letter} <appear|occur> in "{text}"?',
         "Count the letter {letter} in: {text}",
+        "How many <{letter}'s|letters {letter}> are <|there >in <{text}|'{text}'>?",
         'Count how often {letter} appears in "{text}".',
         "How many times does {letter} appear in: {text}",
     ),
@@ -155,7 +160,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<Sort|Order> {numbers} in {direction} order.",
         "<Sort|Order|Arrange> <|these numbers >from {ends}: {numbers}",
         "Put {and_numbers} in {direction} order.",
-        "Put these in order from {ends}: {numbers}",
+        "<Put these|Order these numbers|Sort these> <|in order >from {ends}: {numbers}",
+        "Sort {numbers} from {ends}.",
+        "<Sort|Order> {numbers}, {first} first.",
     ),
     "number_filtering": (
         LIBRARY,
@@ -188,6 +195,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<Write|List> these words <in reverse order|from last to first>: {words}",
         "Say {words} in reverse order.",
     ),
+    "aiw": (
+        LIBRARY,
+        "{name} has {men} and {women}.{all} How many {kin} does {man} have?",
+        "{name} has {women} and {men}.{all} How many {kin} <does {man} have|has {man}>?",
+        "{name} has {men} and {women}.{all} <Tell me|I want to know> how many {kin} {man} has.",
+    ),
     "family_relationships": (
         LIBRARY,
         LIBRARY,
@@ -197,8 +210,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{story} {first} is whose relative, seen from {second}? Answer in one word.",
     ),
 }
-"""Wordings by family; `<this|that>` is drawn. {sum} 12 + 30, {spoken} 12 plus 30,
-{equation} 3*x + 4 = 19, {short} 3x + 4 = 19."""
+"""Wordings by family; `<this|that>` is drawn, and so is how a formula is written: {sum} 12 + 30 or 12+30, {spoken} 12
+plus 30, {equation} 3*x + 4 = 19 or 3*x+4=19, {short} 3x + 4 = 19 or 3x+4=19, {product} 12 * 7 or 12*7."""
 
 
 _CHOICE = re.compile(r"<([^<>]*)>")
@@ -242,9 +255,18 @@ def reworded(family: str, entry: Mapping[str, Any]) -> str:
     if parts is None:
         return question
     chosen = _CHOICE.sub(lambda found: draw.choice(found[1].split("|")), wording)
-    asked = chosen.format(**parts)
+    written = {name: part if isinstance(part, str) else draw.choice(part) for name, part in parts.items()}
+    asked = chosen.format(**written)
     before, after = (draw.choice(said) if draw.random() < 1 / 3 else "" for said in (BEFORE, AFTER))
+    if not after and draw.random() < 1 / 4:
+        asked = _carelessly(asked, chosen)
     return before + asked + after
+
+
+def _carelessly(asked: str, wording: str) -> str:
+    """Without the capital letter and the full stop, as people type."""
+    first = asked[0] if wording.startswith("{") else asked[0].lower()
+    return first + asked[1:].removesuffix(".").removesuffix("?")
 
 
 def is_wording(question: str, family: str, entry: Any) -> bool:
@@ -255,22 +277,31 @@ def is_wording(question: str, family: str, entry: Any) -> bool:
         return False
 
 
-def _sum(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _with_blanks_or_without(formula: str) -> tuple[str, ...]:
+    return (formula, formula, formula.replace(" ", ""))
+
+
+def _sum(metadata: Mapping[str, Any], _: str) -> Parts:
     expression = str(metadata["expression"])
-    return {"sum": expression, "spoken": expression.replace(" + ", " plus ").replace(" - ", " minus ")}
+    spoken = expression.replace(" + ", " plus ").replace(" - ", " minus ")
+    return {"sum": _with_blanks_or_without(expression), "spoken": spoken}
 
 
-def _equation(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _equation(metadata: Mapping[str, Any], _: str) -> Parts:
     equation = str(metadata["equation"])
     short = re.sub(r"(?<=\d)\*(?=[a-z])", "", equation)
-    return {"equation": equation, "short": short, "unknown": str(metadata["variable"])}
+    return {
+        "equation": (*_with_blanks_or_without(equation), equation.replace("*", " * ")),
+        "short": _with_blanks_or_without(short),
+        "unknown": str(metadata["variable"]),
+    }
 
 
-def _word(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _word(metadata: Mapping[str, Any], _: str) -> Parts:
     return {"word": str(metadata["word"])}
 
 
-def _animals(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _animals(metadata: Mapping[str, Any], _: str) -> Parts:
     herd = [
         f"{count} {animal if count == 1 else _PLURALS.get(animal, animal + 's')}"
         for animal, count in metadata["animals"].items()
@@ -292,62 +323,75 @@ _PLURALS = {
 """Those that the library makes with an s."""
 
 
-def _product(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _product(metadata: Mapping[str, Any], _: str) -> Parts:
     expression = str(metadata["expression"])
     return {
-        "product": expression,
-        "times": expression.replace("*", "times"),
-        "cross": expression.replace("*", "x"),
+        "product": _with_blanks_or_without(expression),
+        "times": (expression.replace("*", "times"), expression.replace("*", "multiplied by")),
+        "cross": tuple(expression.replace(" * ", sign) for sign in (" x ", "x", " \u00d7 ", "\u00d7")),
         "factors": listing(expression.split(" * ")),
     }
 
 
-def _numbers(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
-    numbers = [str(number) for number in metadata["numbers"]]
-    return {"numbers": ", ".join(numbers), "and_numbers": listing(numbers)}
+def _listed(numbers: Sequence[str]) -> Parts:
+    return {"numbers": (", ".join(numbers), ", ".join(numbers), ",".join(numbers)), "and_numbers": listing(numbers)}
 
 
-def _number(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _numbers(metadata: Mapping[str, Any], _: str) -> Parts:
+    return _listed([str(number) for number in metadata["numbers"]])
+
+
+def _number(metadata: Mapping[str, Any], _: str) -> Parts:
     return {"number": str(metadata["number"])}
 
 
-def _flips(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _flips(metadata: Mapping[str, Any], _: str) -> Parts:
     how = "exactly" if metadata["problem_type"] == "exact" else "at least"
     return {"wanted": f"{how} {metadata['k_heads']}", "flips": str(metadata["num_trials"])}
 
 
-def _letters(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _letters(metadata: Mapping[str, Any], _: str) -> Parts:
     return {"letter": str(metadata["target_letter"]), "text": " ".join(metadata["span"])}
 
 
-def _sorting(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
-    numbers, direction = metadata["original_numbers"], str(metadata["direction"])
-    ends = "smallest to largest" if direction == "ascending" else "largest to smallest"
-    return {"numbers": ", ".join(numbers), "and_numbers": listing(numbers), "direction": direction, "ends": ends}
+def _sorting(metadata: Mapping[str, Any], _: str) -> Parts:
+    direction = str(metadata["direction"])
+    first, last = ("smallest", "largest") if direction == "ascending" else ("largest", "smallest")
+    ends = (f"{first} to {last}", f"{first} to {last}", f"{_ALSO[first]} to {_ALSO[last]}")
+    listed = _listed(metadata["original_numbers"])
+    return {**listed, "direction": direction, "ends": ends, "first": (first, _ALSO[first])}
 
 
-def _filtering(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+_ALSO = {"smallest": "lowest", "largest": "highest"}
+
+
+def _filtering(metadata: Mapping[str, Any], _: str) -> Parts:
     verb, side = str(metadata["operation"]).split("_")
     return {
         "Verb": verb.title(),
         "verb": verb,
         "side": f"{side} than",
         "limit": str(metadata["filter_value"]),
-        "numbers": ", ".join(metadata["original_numbers"]),
+        **_listed(metadata["original_numbers"]),
     }
 
 
-def _angles(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
-    sides, angles = metadata["n_sides"], [f"{angle}°" for angle in metadata["known_angles"]]
+def _angles(metadata: Mapping[str, Any], _: str) -> Parts:
+    sides, known = metadata["n_sides"], metadata["known_angles"]
+    angles = tuple(
+        listing([f"{angle}{unit}" for angle in numbers])
+        for numbers in ([f"{angle:g}" for angle in known], known)
+        for unit in ("°", " degrees")
+    )
     polygon = {3: "triangle", 4: "quadrilateral", 5: "pentagon", 6: "hexagon"}.get(sides, f"{sides}-gon")
     rest = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}.get(sides - 1, "All other")
-    return {"polygon": polygon, "angles": listing(angles), "rest": rest}
+    return {"polygon": polygon, "angles": angles, "rest": rest}
 
 
 _CLOCK = re.compile(r"\b\d\d:\d\d(?::\d\d(?:\.\d{3})?)?")
 
 
-def _interval(metadata: Mapping[str, Any], question: str) -> dict[str, str] | None:
+def _interval(metadata: Mapping[str, Any], question: str) -> Parts | None:
     """None where the question has dates."""
     if not str(metadata["task_type"]).startswith("time"):
         return None
@@ -355,16 +399,42 @@ def _interval(metadata: Mapping[str, Any], question: str) -> dict[str, str] | No
     return {"start": start, "end": end, "form": str(metadata["expected_format"])}
 
 
-def _words(metadata: Mapping[str, Any], _: str) -> dict[str, str]:
+def _words(metadata: Mapping[str, Any], _: str) -> Parts:
     return {"words": ", ".join(metadata["words"])}
 
 
-def _relatives(metadata: Mapping[str, Any], question: str) -> dict[str, str]:
+_CIRCLE = re.compile(
+    r"(?P<name>\w+) has \d+ .*? How many (?P<kin>.*) does "
+    r"(?:(?P=name)'s brother|(?P<man>\w+), a male friend of (?P=name),) have\?"
+)
+
+
+def _circle(_: Mapping[str, Any], question: str) -> Parts | None:
+    """None where the question is about somebody else's brother."""
+    found = _CIRCLE.fullmatch(question)
+    if found is None:
+        return None
+    counts = {noun: int(count) for count, noun in re.findall(r"(\d+) ((?:fe)?male friend|brother|sister)s", question)}
+    men, women = sorted(counts, key=lambda noun: noun in ("female friend", "sister"))
+    name, friend = found["name"], found["man"]
+    brothers = (f"{name}'s brother", "her brother")
+    friends = (f"{friend}, one of the male friends,", f"{friend}, a male friend of hers,")
+    return {
+        "name": name,
+        "men": counted(counts[men], men),
+        "women": counted(counts[women], women),
+        "kin": found["kin"],
+        "all": " They are all friends with each other." if friend else "",
+        "man": friends if friend else brothers,
+    }
+
+
+def _relatives(metadata: Mapping[str, Any], question: str) -> Parts:
     story = question.partition("\n\n")[0]
     return {"story": story, "first": str(metadata["person1"]), "second": str(metadata["person2"])}
 
 
-_PARTS: dict[str, Callable[[Mapping[str, Any], str], dict[str, str] | None]] = {
+_PARTS: dict[str, Callable[[Mapping[str, Any], str], Parts | None]] = {
     "chain_sum": _sum,
     "simple_equations": _equation,
     "spell_backward": _word,
@@ -382,5 +452,6 @@ _PARTS: dict[str, Callable[[Mapping[str, Any], str], dict[str, str] | None]] = {
     "time_intervals": _interval,
     "word_sequence_reversal": _words,
     "family_relationships": _relatives,
+    "aiw": _circle,
 }
 """From the metadata of an entry and the library's question to what its family's wordings name."""

@@ -184,22 +184,45 @@ def test_a_wrong_family_or_knob_is_named(family, knobs, message):
         GeneratedProblems(GeneratedSource(family=family, knobs=knobs), 0)
 
 
-def test_numbers_of_a_sum_have_lengths_of_their_own_where_that_is_wanted() -> None:
+@pytest.mark.parametrize("family", ["chain_sum", "products"])
+def test_numbers_of_a_formula_have_lengths_of_their_own_where_that_is_wanted(family: str) -> None:
     knobs = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}
-    uneven = GeneratedSource(family="chain_sum", knobs=knobs, uneven_digits=True)
-    found = list(itertools.islice(GeneratedProblems(uneven, 3).problems(), 400))
-    assert found == list(itertools.islice(GeneratedProblems(uneven, 3).problems(), 400))
+    everyday = GeneratedSource(family=family, knobs=knobs, numbers="everyday")
+    found = list(itertools.islice(GeneratedProblems(everyday, 3).problems(), 400))
+    assert found == list(itertools.islice(GeneratedProblems(everyday, 3).problems(), 400))
     lengths = {tuple(map(len, re.findall(r"\d+", problem.question))) for problem in found}
     assert lengths == {one for count in (2, 3, 4) for one in itertools.product((1, 2), repeat=count)}
-    even = itertools.islice(GeneratedProblems(GeneratedSource(family="chain_sum", knobs=knobs), 3).problems(), 200)
+    even = list(itertools.islice(GeneratedProblems(GeneratedSource(family=family, knobs=knobs), 3).problems(), 200))
     assert all(len({len(number) for number in re.findall(r"\d+", problem.question)}) == 1 for problem in even)
-    for problem in found:
-        expression = problem.metadata["entry"]["metadata"]["expression"]
-        assert problem.question == f"State the final answer to the following arithmetic problem: {expression} ="
-        assert score("chain_sum", str(eval(expression)), problem.metadata["entry"]) >= FULL_SCORE
+    for problem, library in zip(found, even, strict=False):
+        formula, of_library = (one.metadata["entry"]["metadata"]["expression"] for one in (problem, library))
+        assert problem.question == library.question.replace(of_library, formula)
+        assert re.sub(r"\d+", "n", formula) == re.sub(r"\d+", "n", of_library)
+        assert problem.answer == str(eval(formula))
+        assert score(family, problem.answer, problem.metadata["entry"]) >= FULL_SCORE
+
+
+def test_whole_numbers_that_are_sorted_have_no_point_where_that_is_wanted() -> None:
+    knobs = {"max_decimals": 1}
+    library, everyday = (
+        list(itertools.islice(GeneratedProblems(source, 3).problems(), 200))
+        for source in (
+            GeneratedSource(family="number_sorting", knobs=knobs),
+            GeneratedSource(family="number_sorting", knobs=knobs, numbers="everyday"),
+        )
+    )
+    assert any(".0" in one.question for one in library)
+    for one, other in zip(everyday, library, strict=True):
+        assert not re.search(r"\.0\b", one.question + one.answer)
+        for text, original in ((one.question, other.question), (one.answer, other.answer)):
+            assert text == re.sub(r"-0\.0\b", "0", original).replace(".0,", ",").replace(".0\n", "\n").replace(
+                ".0'", "'"
+            )
+        for reply in (one.answer, other.answer):
+            assert score("number_sorting", reply, one.metadata["entry"]) >= FULL_SCORE
 
 
 @pytest.mark.parametrize("source", [{"family": "gcd"}, {"family": "chain_sum", "knobs": {"allow_negation": True}}])
-def test_only_sums_have_numbers_of_uneven_lengths(source: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="uneven_digits is for family `chain_sum` alone"):
-        GeneratedSource(**source, uneven_digits=True)
+def test_numbers_of_other_families_are_the_library_s(source: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"family `{source['family']}` has no everyday numbers, only chain_sum, "):
+        GeneratedProblems(GeneratedSource(**source, numbers="everyday"), 0)

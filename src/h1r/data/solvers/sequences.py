@@ -12,7 +12,8 @@ from h1r.records import Problem
 
 
 def letter_counting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """Each word spelled with its own count and their sum; with a running count; only the words that have the letter."""
+    """Spelled with a count behind each letter that is meant; each word with a running count, or with its own count and
+    their sum; only the words that have the letter."""
     found = re.match(r'(?>(?s:.*?)letter "(.)" appear in the text: ")(.*)"\?$', problem.question)
     if found is None:
         return
@@ -20,6 +21,7 @@ def letter_counting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     counts = [word.lower().count(letter) for word in words]
     answer = str(sum(counts))
     running = list(itertools.accumulate(counts))
+    yield Worked([f"count {letter}", *_marked(words, letter), f"= {answer}"], answer)
     total = " + ".join(str(count) for count in counts if count)
     closing = [f"{total} = {answer}"] if "+" in total else []
     yield Worked([f"{_spelled(word)}: {so_far}" for word, so_far in zip(words, running, strict=True)], answer)
@@ -32,6 +34,17 @@ def letter_counting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
 
 def _spelled(word: str) -> str:
     return " ".join(word.lower())
+
+
+def _marked(words: list[str], letter: str) -> Iterator[str]:
+    """The words spelled, and behind each of the letters that are counted the count so far: `t1 h e`."""
+    count = 0
+    for word in words:
+        spelled = []
+        for one in word.lower():
+            count += one == letter
+            spelled.append(f"{one}{count}" if one == letter else one)
+        yield " ".join(spelled)
 
 
 def spell_backward(problem: Problem, rng: random.Random) -> Iterator[Worked]:
@@ -69,7 +82,8 @@ def word_sequence_reversal(problem: Problem, rng: random.Random) -> Iterator[Wor
 
 
 def number_sorting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """Picking the least (or greatest) again and again; inserting one by one; merging pairs."""
+    """Picking the least (or greatest) again and again, with the least so far at each number, or at once; inserting one
+    by one; merging pairs."""
     found = re.search(r"in (ascending|descending) order: (.*)$", problem.question.split("\n")[0])
     if found is None:
         return
@@ -78,7 +92,9 @@ def number_sorting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     ordered = sorted(numbers, key=float, reverse=down)
     answer = str(ordered)
     word = "max" if down else "min"
-    yield Worked([f"{word} {' '.join(rest)}: {pick}" for rest, pick in _selections(numbers, down)], answer)
+    selections = list(_selections(numbers, down))
+    yield Worked([f"{word} {' '.join(rest)}: {' '.join(_so_far(rest, down))}" for rest, _ in selections], answer)
+    yield Worked([f"{word} {' '.join(rest)}: {pick}" for rest, pick in selections], answer)
     yield Worked(
         [" ".join(sorted(numbers[:count], key=float, reverse=down)) for count in range(1, len(numbers) + 1)], answer
     )
@@ -97,6 +113,11 @@ def _selections(numbers: list[str], down: bool) -> Iterator[tuple[list[str], str
         rest.remove(pick)
 
 
+def _so_far(numbers: list[str], down: bool) -> Iterator[str]:
+    """The least (or greatest) of the numbers up to each of them."""
+    return itertools.accumulate(numbers, lambda pick, number: (max if down else min)(pick, number, key=float))
+
+
 def _merges(numbers: list[str], down: bool) -> list[str]:
     runs = [[number] for number in numbers]
     lines = []
@@ -107,7 +128,8 @@ def _merges(numbers: list[str], down: bool) -> list[str]:
 
 
 def number_filtering(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """Each number compared and kept or dropped; from the other end; only the kept, or only the dropped, named."""
+    """The rule, and each number compared and kept or dropped; without the rule, from either end; only the kept, or only
+    the dropped, named."""
     found = re.match(
         r"(?>(?s:.*?)(Keep|Remove) all numbers (larger|smaller) than (\S++) in this list: \[)(.*)\]", problem.question
     )
@@ -125,6 +147,8 @@ def number_filtering(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     kept = [first_spelling[float(number)] for number, _, stays in verdicts if stays]
     answer = str(kept)
     lines = [f"{number} {sign} {limit} {'keep' if stays else 'drop'}" for number, sign, stays in verdicts]
+    rule = f"{'keep' if keeps else 'drop'} {'>' if larger else '<'} {limit}"
+    yield Worked([rule, *lines], answer)
     yield Worked(lines, answer)
     yield Worked(lines[::-1], answer)
     for wanted in (True, False):

@@ -91,7 +91,8 @@ class _Family:
 
 
 def family_relationships(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """The chain of facts from the first person to the second, then the word for it; read from either end."""
+    """The chain of facts from the first person to the second, then the word for it, below the whole family and what is
+    asked; the chain alone, read from either end."""
     asked = re.search(r"\n(?:What is|How is|What relation is) (\w+) (?:to|related to) (\w+)\?", problem.question)
     if asked is None:
         return
@@ -108,6 +109,7 @@ def family_relationships(problem: Problem, rng: random.Random) -> Iterator[Worke
         return
     word, sex = (pair[0], "man") if first in men else (pair[1], "woman")
     ending = f"{first} is a {sex}: {word}"
+    yield Worked([*_couples(family), f"{first} to {second}", *facts, ending], word)
     yield Worked([*facts, ending], word)
     for order in itertools.permutations([*facts, f"{first} is a {sex}"]):
         yield Worked([*order, word], word)
@@ -121,6 +123,16 @@ def _read_family(story: str) -> _Family:
         for child in re.split(r", | and ", children) if children else []:
             family.parents[child] = [one, other]
     return family
+
+
+def _couples(family: _Family) -> Iterator[str]:
+    """`Owen + Zoe: Logan`: each couple with its children, in the order of the story."""
+    told: set[str] = set()
+    for one, other in family.spouse.items():
+        if other not in told:
+            children = [child for child in family.children(one) if other in family.parents[child]]
+            yield f"{one} + {other}" + (f": {', '.join(children)}" if children else "")
+        told.add(one)
 
 
 def _link(family: _Family, first: str, second: str) -> tuple[tuple[str, str], list[str]] | None:

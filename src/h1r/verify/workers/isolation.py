@@ -33,8 +33,6 @@ MAX_THREADS = 4096
 """More than are there, of all processes together; the kernel does not hold its root to that."""
 MAX_OPEN_FILES = 256
 """A socket or a pipe holds kernel memory that no limit on the address space counts."""
-_FIRST_USER = 1 << 30
-"""Above the ids that systems hand out."""
 _SYSTEM = (
     *("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"),
     *("/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom", "/dev/zero"),
@@ -131,7 +129,7 @@ def _be_counted() -> None:
     from h1r.sandbox import confine
 
     if os.getuid() == os.geteuid() == 0:
-        for user in (_FIRST_USER + os.getpid(), confine.UNPRIVILEGED_ID):
+        for user in (confine.OWN_IDS + os.getpid(), confine.UNPRIVILEGED_ID):
             try:
                 os.setresuid(user, 0, 0)
             except OSError:  # a user namespace that does not know it

@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -30,6 +29,7 @@ import numpy as np
 from h1r.common.prose import listing
 from h1r.config import GeneratedSource
 from h1r.data.curate.io.columns import nearest
+from h1r.data.curate.io.everyday_numbers import EVERYDAY_NUMBERS
 from h1r.data.wordings import WORDINGS, reworded
 from h1r.errors import UserError
 from h1r.records import Problem, content_id
@@ -92,9 +92,9 @@ class GeneratedProblems:
     def __init__(self, section: GeneratedSource, seed: int) -> None:
         self.name, self.family = section.name, section.family
         self._seed = seed
-        self._everyday = section.wordings == "everyday"
-        self._uneven = section.uneven_digits
-        self._refuse_unusable()
+        self._rewords = section.wordings == "everyday"
+        self._refuse_unusable(section)
+        self._everyday_numbers = EVERYDAY_NUMBERS[section.family] if section.numbers == "everyday" else None
         self._dataset_class, self._config_class = _datasets()[self.family]
         self._category = self._dataset_class.__module__.split(".")[1]
         self._knobs = self._read_knobs(section.knobs)
@@ -120,15 +120,23 @@ class GeneratedProblems:
                         f"answer is unreliable; change its knobs"
                     )
 
-    def _refuse_unusable(self) -> None:
+    def _refuse_unusable(self, section: GeneratedSource) -> None:
         if self.family in UNSOUND:
             raise UserError(f"corpus.sources: family `{self.family}` is refused: {UNSOUND[self.family]}")
         if self.family not in _datasets():
             raise UserError(f"corpus.sources: unknown family `{self.family}`; {nearest(self.family, sound_families())}")
-        if self._everyday and self.family not in WORDINGS:
+        if self._rewords and self.family not in WORDINGS:
             raise UserError(
                 f"corpus.sources: family `{self.family}` has no everyday wordings, only {listing(sorted(WORDINGS))}; "
                 f'set wordings = "library"'
+            )
+        if section.numbers == "everyday" and (
+            self.family not in EVERYDAY_NUMBERS or section.knobs.get("allow_negation")
+        ):
+            raise UserError(
+                f"corpus.sources: family `{self.family}` has no everyday numbers, only "
+                f"{listing(sorted(EVERYDAY_NUMBERS))} without allow_negation have them; "
+                f'set numbers = "library"'
             )
         if self.family in HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":
             raise UserError(
@@ -181,8 +189,8 @@ class GeneratedProblems:
         try:
             with _global_rngs((block_seed + index) % 2**32):
                 entry = dataset[index]
-            if self._uneven:
-                return _uneven_sum(entry, dataset.config, derive_seed(block_seed, "digits", index))
+            if self._everyday_numbers:
+                return self._everyday_numbers(entry, dataset.config, derive_seed(block_seed, "digits", index))
             return entry
         except Exception as error:
             raise self._refused(error) from error
@@ -202,7 +210,7 @@ class GeneratedProblems:
         stated = plain(entry["metadata"].get("difficulty", {}))
         made_with = stated if isinstance(stated, dict) else {"difficulty": stated}
         kept = {"question": entry["question"], "answer": answer, "metadata": plain(metadata)}
-        question = reworded(self.family, kept) if self._everyday else entry["question"]
+        question = reworded(self.family, kept) if self._rewords else entry["question"]
         return Problem(
             id=content_id(question),
             question=question,
@@ -214,27 +222,6 @@ class GeneratedProblems:
             difficulty={**made_with, **self._plain_knobs},
             metadata={"dataset": self.family, "entry": kept},
         )
-
-
-def _uneven_sum(entry: dict[str, Any], config: Any, seed: int) -> dict[str, Any]:
-    """The entry of `chain_sum` with its signs, and numbers of which each has a length of its own. seed: not that of the
-    entry, whose first draw decides how many numbers there are, and would decide the length of the first one too."""
-    rng = random.Random(seed)
-    first, *rest = re.findall(r"(?:[+-] )?\d+", entry["metadata"]["expression"])
-    numbers = [_number_of(rng.randint(config.min_digits, config.max_digits), rng) for _ in (first, *rest)]
-    signs = [part[0] for part in rest]
-    expression = " ".join([str(numbers[0]), *(f"{sign} {n}" for sign, n in zip(signs, numbers[1:], strict=True))])
-    answer = numbers[0] + sum(n if sign == "+" else -n for sign, n in zip(signs, numbers[1:], strict=True))
-    metadata = {key: value for key, value in entry["metadata"].items() if key != "num_digits"}
-    return {
-        "question": entry["question"].replace(entry["metadata"]["expression"], expression),
-        "answer": str(answer),
-        "metadata": {**metadata, "expression": expression},
-    }
-
-
-def _number_of(digits: int, rng: random.Random) -> int:
-    return rng.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1)
 
 
 def derive_seed(*parts: Any) -> int:
