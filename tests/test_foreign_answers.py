@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -56,7 +57,11 @@ def answering(content: bytes, status: int = 200, kind: str = "application/json")
 
 
 def front(url: str) -> None:
-    with open_urls([f"{url}/v1"], {}, Limits()):
+    front_of(f"{url}/v1")
+
+
+def front_of(address: str) -> None:
+    with open_urls([address], {}, Limits()):
         pass
 
 
@@ -76,6 +81,26 @@ def test_a_server_that_answers_so_is_one_sentence(door: str, content: bytes, sta
         DOORS[door](url)
     assert url in str(told.value)
     assert len(str(told.value)) < 1000
+
+
+PAGE = b"""<!DOCTYPE html>
+<html><head><style>p { color: red }</style><title>Error</title></head>
+<body><p>Message: File not found.</p><script>alert(1)</script></body></html>"""
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_page_that_says_no_is_told_in_one_line_without_its_tags(door: str) -> None:
+    with answering(PAGE, 404, "text/html") as url, pytest.raises(UserError) as told:
+        DOORS[door](url)
+    assert "Message: File not found." in str(told.value)
+    assert not re.search(r"[<>{}\n]", str(told.value))
+
+
+def test_an_address_without_the_path_of_the_interface_is_told_to_have_it() -> None:
+    with answering(PAGE, 404) as url, pytest.raises(UserError, match="give its address with /v1"):
+        front_of(url)
+    with answering(PAGE, 404) as url, pytest.raises(UserError, match="start it, or mend its address"):
+        front(url)
 
 
 LINES = {

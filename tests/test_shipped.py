@@ -123,7 +123,7 @@ def test_what_is_no_question_is_said(words: list[str], said: str) -> None:
 
 @pytest.mark.parametrize("name", ["h1r:", "h1r:none", "h1r:../shipped"])
 def test_other_names_of_the_package_are_no_models(name: str) -> None:
-    with pytest.raises(UserError, match=r"no checkpoint directory|holds no config\.json"):
+    with pytest.raises(UserError, match=r"the package has no model|holds no config\.json"):
         load(name)
 
 
@@ -152,3 +152,8 @@ def test_a_checkpoint_without_a_question_is_no_question(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["solve", str(tmp_path)])
     assert ran.exit_code != 0
     assert "ask a question" in str(ran.exception)
+
+
+def test_a_model_that_the_package_has_not_is_told_which_it_has() -> None:
+    with pytest.raises(UserError, match="the package has no model h1r:smal; it has h1r:small"):
+        local_directory("h1r:smal")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -241,8 +241,23 @@ def write_jsonl(path: str | Path, records: Iterable[Any]) -> int:
     return count
 
 
+_TRIED = re.compile(r"bool|int|float|str|none|constrained-\w+|function-\w+\[.*|(?:list|dict|tuple|literal)\[.*")
+
+
 def first_problem(error: ValidationError) -> str:
-    """The first complaint of a pydantic error as a phrase: `key: what is wrong`."""
-    detail = error.errors()[0]
-    place = ".".join(str(part) for part in detail["loc"])
-    return f"{place}: {detail['msg']}" if place else detail["msg"]
+    """The first complaint of a pydantic error as a phrase: `key: what is wrong`; where a key may have several types,
+    what each of them would be."""
+    details = error.errors()
+    place = place_of(details[0]["loc"])
+    said = dict.fromkeys(_said(detail) for detail in details if place_of(detail["loc"]) == place)
+    wrong = " or: ".join(said)
+    return f"{place}: {wrong}" if place else wrong
+
+
+def _said(detail: Any) -> str:
+    return "no such key" if detail["type"] == "extra_forbidden" else str(detail["msg"]).partition(", unable to ")[0]
+
+
+def place_of(loc: Sequence[int | str]) -> str:
+    """The key, as it was written, of a place in a pydantic error, which also names the type that it tried there."""
+    return ".".join(str(part) for part in loc if not _TRIED.fullmatch(str(part)))

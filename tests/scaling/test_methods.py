@@ -242,7 +242,7 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         ScalingSection(method="majorty")
     with pytest.raises(UserError, match=r'method "esc" has no option `windw`; it has window'):
         method_of(SECTION, 8, "esc", windw=3)
-    with pytest.raises(UserError, match=r"EarlyStopping.window = 1 is out of range"):
+    with pytest.raises(UserError, match=r"window = 1 is out of range"):
         method_of(SECTION, 8, "esc", window=1)
     assert option_names(METHODS.require("no_loops")) == ["repeats", "period", "shortest"]
     assert at("esc", 8).sampling == SamplingParams(

@@ -20,7 +20,7 @@ LEFT = "let me\\x1b]0;owned\\x07 see\n\nfour\\x1b[2J\n"
 
 
 def test_a_checkpoint_answers_as_the_server_does_and_forgets_when_told(run: Path, server: Running) -> None:
-    typed = f"{QUESTION}\nAnd then?\n/new\n{QUESTION}\n/deepconf 8\n{QUESTION}\n/exit\nnever read\n"
+    typed = f"{QUESTION}\nAnd then?\n/new\n{QUESTION}\n/deepconf 9999\n/deepconf 8\n{QUESTION}\n/exit\nnever read\n"
     done = warm.run("chat", run, "--seed", 4, "--set", "chat.system_prompt=", stdin=typed)
     assert done.returncode == 0, done.stderr
     turns: list[dict[str, str]] = []
@@ -33,6 +33,7 @@ def test_a_checkpoint_answers_as_the_server_does_and_forgets_when_told(run: Path
         told.append(message["content"])
     assert done.stdout.startswith("".join(f"{_shown(text)}\n" for text in (*told, told[0])))
     assert re.search(r"\[\d[\d,]* tokens in 8 traces; votes ", done.stderr)
+    assert "at most 512 traces vote on an answer here" in done.stderr
     assert "never read" not in done.stdout
 
 
@@ -41,10 +42,9 @@ def test_a_server_has_the_whole_turns_and_controls_nothing() -> None:
         typed = "What is 2 + 2?\nAnd 3 + 3?\n/deepconf 16\nAnd 4 + 4?\n/unknown\n"
         done = warm.run("chat", one.url, stdin=typed)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == 2 * LEFT
-        assert [[turn["role"] for turn in body["messages"]] for body in one.requests] == [
-            ["user"], ["user", "assistant", "user"]
-        ]  # fmt: skip
+        assert done.stdout == 3 * LEFT  # the refused command changes nothing
+        roles = ["user", "assistant", "user", "assistant", "user"]
+        assert [[turn["role"] for turn in body["messages"]] for body in one.requests] == [roles[:1], roles[:3], roles]
         assert one.requests[1]["messages"][1]["content"] == "four\x1b[2J"
     assert "this server has no DeepConf" in done.stderr
     assert "there is no /unknown" in done.stderr
@@ -55,6 +55,11 @@ def test_deepconf_of_a_server_with_a_key(server: Running) -> None:
     done = warm.run("chat", f"{server.url}/v1", *options, stdin=f"{QUESTION}\n", env={"H1R_API_KEY": KEY})
     assert done.returncode == 0, done.stderr
     assert " in 8 traces" in done.stderr
+    most = server.client.get("/v1/models").json()["data"][0]["numbers"]["budget"]["maximum"]
+    many = ("--set", "engine.key_variable=H1R_API_KEY", "--deepconf", most + 1)
+    done = warm.run("chat", f"{server.url}/v1", *many, stdin=f"{QUESTION}\n", env={"H1R_API_KEY": KEY})
+    assert done.returncode == 2
+    assert f"at most {most} traces vote on an answer here" in done.stderr
     strange = warm.run("chat", f"{server.url}/v1", stdin=f"{QUESTION}\n")
     assert strange.returncode == 2
     assert "lists no models" in strange.stderr

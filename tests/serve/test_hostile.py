@@ -21,6 +21,7 @@ from h1r.serve.limits import Admission
 from h1r.serve.local import Local
 from h1r.serve.logs import RequestLog
 from h1r.serve.model import Model
+from h1r.serve.wanted import NotWritableError, json_object
 
 REQUESTS = [json.loads(line) for line in (Path(__file__).parent / "hostile_requests.jsonl").read_text().splitlines()]
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -130,3 +131,9 @@ def test_too_much_at_once_is_told_to_come_again(model: Model) -> None:
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert eventually(lambda: server.service.admission.requests == 0)
         assert ask(server)["choices"]
+
+
+@pytest.mark.parametrize("depth", [101, 5_000, 200_000])
+def test_a_body_that_nests_too_deep_is_told_so_however_deep_it_is(depth: int) -> None:
+    with pytest.raises(NotWritableError, match="has lists and objects more than 100 deep"):
+        json_object(b'{"model":' + b"[" * depth + b"]" * depth + b"}")

@@ -311,7 +311,7 @@ def test_the_key_is_asked_for_and_a_refusal_is_told(browser: Page, server: Runni
     browser.evaluate("document.querySelector('#settings details').open = true")
     fill(browser, "#settings [name=warmup]", "20")
     solve(browser, budget=12)  # fewer than that, which no field by itself can refuse
-    assert "DeepConf.budget = 12 is out of range" in text(browser, "#state")
+    assert "deepconf: warmup = 20 is more than the budget of 12 traces" in text(browser, "#state")
 
 
 def test_a_conversation_goes_on(page: Page) -> None:

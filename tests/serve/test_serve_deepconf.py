@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_what_a_method_cannot_take_is_refused() -> None:
     assert split_model("a/b@short_3-8") == ("a/b", "short_3", 8)
     for wrong, why in (
         ({"method": "nothing"}, "unknown scaling method `nothing`"),
-        ({"method": "esc", "tau": 0.9}, "deepconf.tau goes with method deepconf or majority, not esc"),
+        ({"method": "esc", "tau": 0.9}, "deepconf: tau goes with method deepconf or majority, not esc"),
         ({"method": "esc", "options": {"windw": 3}}, "has no option `windw`"),
         ({"method": "bayesian_stopping"}, "needs the answer shapes"),
         ({"method": "bayesian_stopping", "options": {"shapes": "/etc/passwd"}}, "deepconf"),
@@ -158,6 +159,37 @@ def test_what_a_method_cannot_take_is_refused() -> None:
     ):
         with pytest.raises(ApiError, match=why):
             plan_for(RECIPE.scaling, 64, SamplingParams(), wrong, (None, None), None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"budget": 0}, "deepconf.budget: Input should be greater than or equal to 1"),
+        ({"budgett": 4}, "deepconf.budgett: no such key"),
+        ({"return_traces": 5}, "deepconf.return_traces: Input should be a valid boolean or: Input should be 'tokens'"),
+        (
+            {"options": {"a": "b"}},
+            "deepconf.options.a: Input should be a valid boolean or: Input should be a valid integer or: "
+            "Input should be a valid number",
+        ),
+        (
+            {"budget": 4, "warmup": 9},
+            "deepconf: warmup = 9 is more than the budget of 4 traces; give fewer",
+        ),
+        (
+            {"method": "esc", "options": {"window": 0}},
+            'deepconf: method "esc": window = 0 is out of range; give',
+        ),
+        ([], 'deepconf is an object, such as {"budget": 64}'),
+    ],
+)
+def test_a_refusal_of_deepconf_names_the_key_as_the_request_has_it(wrong: Any, said: str) -> None:
+    from h1r.engine.protocol import SamplingParams
+
+    with pytest.raises(ApiError, match=f"^{re.escape(said)}") as error:
+        plan_for(RECIPE.scaling, 64, SamplingParams(), wrong, (None, None), None)
+    assert (error.value.param or "").startswith("deepconf")
+    assert not re.search(r"DeepConf\.|Options|Method", str(error.value))
 
 
 def test_what_a_request_leaves_open_is_as_in_the_recipe() -> None:
@@ -219,4 +251,7 @@ def test_a_run_that_is_told_to_finish_answers_with_what_it_has(server: Running) 
     said = json.loads(rest[-2])["usage"]["deepconf"]
     assert said["traces"] == 20
     assert sum(said["tokens_by_state"].values()) == said["tokens"]
+    assert said["stop_reason"] == "cancelled"
+    assert said["states"]["cancelled"] > 0
+    assert said["states"]["voted"] + said["states"]["no_answer"] + said["states"]["cancelled"] == 20
     assert server.service.served.owners()[0].load == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -12,7 +13,7 @@ import pytest
 from served_model import KEY, NAME, QUESTION, Running, eventually
 from test_serve_chat import ask
 
-from h1r.serve import connections
+from h1r.serve import connections, solving
 from h1r.serve.jobs import Delta
 
 
@@ -58,6 +59,31 @@ def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_no_error_of_the_ser
         with opened(server) as one:
             one.sendall(rest or post().replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX")[:-5])
     assert eventually(lambda: (gone._value.get(), failed._value.get()) == (before[0] + 2, before[1]))
+
+
+def test_of_a_client_that_reads_slowly_one_progress_event_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    outcome = object()
+
+    class Events:
+        def event(self) -> dict[str, Any]:
+            made.append(len(made))
+            return {"number": len(made)}
+
+    def solved(_: Any, __: Any, look: Any) -> Any:
+        for _ in range(200):
+            look(Events())
+        return outcome
+
+    async def read() -> list[Any]:
+        run = solving.Solving(Any, Any, events=True)  # type: ignore[arg-type]
+        await asyncio.sleep(0.2)
+        assert made == [0]
+        return [one async for one in run]
+
+    monkeypatch.setattr(solving, "solve", solved)
+    monkeypatch.setattr(solving, "PERIOD_S", 0.0)
+    assert asyncio.run(read()) == [{"number": 1}, outcome]
 
 
 def test_a_client_that_closes_its_half_has_hung_up(server: Running) -> None:

@@ -13,7 +13,7 @@ import pytest
 from scripted_server import Scripted, doubtful, scripted, tokens_of
 from served_model import KEY, LIMITS, NAME, QUESTION, Running, eventually, running
 
-from h1r.common.servers import COOLDOWN_S
+from h1r.common.servers import COOLDOWN_S, Servers
 from h1r.errors import UserError
 from h1r.serve.limits import Limits
 from h1r.serve.urls import open_urls
@@ -149,6 +149,12 @@ def test_replicas_share_the_traces_and_one_that_dies_changes_nothing_and_is_coun
 
 def _key(trace: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(trace[name] for name in ("id", "state", "tokens", "confidence", "text", "seed"))
+
+
+def test_an_address_that_is_given_twice_is_one_server() -> None:
+    assert [one.url for one in Servers(["http://a/v1", "http://b/v1/", "http://a/v1/"]).all] == [
+        "http://a/v1", "http://b/v1"
+    ]  # fmt: skip
 
 
 def test_who_has_no_key_learns_of_no_server_and_nobody_of_a_password() -> None:

@@ -56,6 +56,8 @@ def chat(
 
     with open_talker(what, model, dict(map(parse_override, set_ or []))) as talker:
         conversation = Conversation(talker, deepconf, {} if seed is None else {"seed": seed})
+        if why := conversation.refusal(deepconf):
+            raise UserError(f"--deepconf {deepconf}: {why}")
         _note(f"{shown(talker.model)}; /help says what else can be typed")
         for line in _lines():
             if line.startswith("/"):
@@ -91,7 +93,11 @@ def _command(conversation: Conversation, line: str) -> bool:
         conversation.messages = []
         _note("the conversation is forgotten")
     elif name == "/deepconf" and (rest == "off" or (rest.isascii() and rest.isdigit())):
-        conversation.budget = 0 if rest == "off" else int(rest)
+        wanted = 0 if rest == "off" else int(rest[:9])
+        if why := conversation.refusal(wanted):
+            _note(why)
+            return True
+        conversation.budget = wanted
         _note(f"{counted(conversation.budget, 'trace')} to an answer" if conversation.budget else "one trace alone")
     elif name == "/deepconf":
         _note("write /deepconf N, as in /deepconf 32, or /deepconf off")

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from h1r.common.prose import counted
-from h1r.common.servers import Retries, Server, Servers, authorization, failure_of, retry_after, to_mend
+from h1r.common.servers import Retries, Server, Servers, authorization, failure_of, one_line_of, retry_after, to_mend
 from h1r.errors import UserError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Endpoints:
 
     def _detail(self, content: bytes) -> str:
         """What the server said, but for the key, which some repeat."""
-        text = " ".join(content[:2000].decode(errors="replace").split())
+        text = one_line_of(content[:2000])
         if self.api_key:
             text = text.replace(self.api_key, "[key]")
         return f": {text[:200]}" if text else ""

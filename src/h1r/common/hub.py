@@ -25,6 +25,8 @@ def local_directory(path_or_id: str | Path) -> Path | None:
         return path
     if name.startswith(PREFIX) and (found := packaged("models", "shipped", name.removeprefix(PREFIX))).is_dir():
         return found
+    if name.startswith(PREFIX):
+        raise UserError(f"the package has no model {name}; it has {SHIPPED}")
     if not is_hub_id(name):
         raise UserError(f"no checkpoint directory {name}; check the path, or give a hub id as owner/name")
     return None

@@ -15,6 +15,7 @@ import email.utils
 import ipaddress
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -66,7 +67,7 @@ class Servers:
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise UserError(f"the endpoint `{url}` is no URL; it looks like http://host:8000/v1")
-        self.all = [Server(url.rstrip("/")) for url in urls]
+        self.all = [Server(url) for url in dict.fromkeys(url.rstrip("/") for url in urls)]
         self._turn = 0
         self._lock = threading.Lock()
 
@@ -151,6 +152,14 @@ def failure_of(status: int, content: bytes = b"") -> Failure | None:
 def to_mend(status: int) -> str:
     """What a person has to know of a status that `failure_of` calls `to mend`."""
     return _TO_MEND.get(status, _TO_MEND[402])
+
+
+def one_line_of(data: bytes) -> str:
+    """The text of an error that is no JSON, without tags and styles where it is a page."""
+    text = data.decode(errors="replace")
+    if text.lstrip()[:1] == "<":
+        text = re.sub(r"(?is)<(style|script|head)\b.*?</\1>|<[^<>]*>", " ", text)
+    return " ".join(text.split())[:500]
 
 
 def retry_after(value: str | None) -> float | None:

@@ -293,7 +293,8 @@ def _spending(ballot: Ballot, running: Sequence[Running], name: str) -> Text:
     full = full_budget(ballot.params.budget, ballot)
     text = Text(f"{name}  {spent:,}", no_wrap=True, overflow="ellipsis")
     if full is not None:
-        text.append(f" of about {full:,.0f} without stopping ({1 - spent / full:.0%} less)")
+        less = f" ({1 - spent / full:.0%} less)" if spent < full else ""
+        text.append(f" of about {full:,.0f} without stopping{less}")
     threshold = "none yet" if ballot.threshold is None else f"{ballot.threshold:.3f}"
     counts = Counter(LABELS[entry.state] for entry in ballot.entries.values())
     states = [f"{len(running)} running", *(f"{count} {label}" for label, count in counts.items())]

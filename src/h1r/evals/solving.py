@@ -156,9 +156,8 @@ def summary(solved: Sequence[Solved]) -> str:
     full = sum(one.full_budget_tokens or one.tokens for one in solved)
     graded = [one.correct for one in solved if one.correct is not None]
     right = f"{sum(graded)} of {len(graded)} correct, " if graded else ""
-    return (
-        f"{counted(len(solved), 'problem')}: {right}{counted(tokens, 'token')}, against about {full:,} without stopping"
-    )
+    spared = f", against about {full:,} without stopping" if full > tokens else ""
+    return f"{counted(len(solved), 'problem')}: {right}{counted(tokens, 'token')}{spared}"
 
 
 class Results:

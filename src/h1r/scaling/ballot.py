@@ -22,12 +22,13 @@ from h1r.scaling.confidence import Confidence, summarise
 from h1r.scaling.voting import Vote, vote
 
 State = Literal["voted", "below_threshold", "no_answer", "stopped", "cancelled", "error"]
-StopReason = Literal["budget", "consensus", "warmup consensus", "first ended"]
+StopReason = Literal["budget", "consensus", "warmup consensus", "first ended", "cancelled"]
 Needs = Literal["confidences", "logprobs", "token_ids"]
 
 STATES: tuple[State, ...] = ("voted", "below_threshold", "no_answer", "stopped", "cancelled", "error")
 """What became of a trace's tokens: voted; complete but below the threshold; complete without an answer; stopped early
-by its confidence, or in a loop; in flight when consensus was reached; failed in the engine."""
+by its confidence, or in a loop; in flight when consensus was reached or the run was ended from
+outside; failed in the engine."""
 
 
 @dataclass(slots=True)
@@ -36,6 +37,8 @@ class Solution:
 
     `threshold`: s in nats, None when none was needed (majority) or no warm-up trace has tokens. `tokens`: generated
     tokens by state; their sum is everything that was spent.
+    `stop_reason`: "cancelled" where traces were cut from outside, by a server that ends, so that the vote is of those
+    that had ended.
     """
 
     prompt_index: int
@@ -113,12 +116,10 @@ class Method:
     def __post_init__(self) -> None:
         self.check()
 
-    def check(self, **fine: bool) -> None:
-        """`ValueError` for a field out of its bounds, and for one that is not fine for another reason."""
-        wrong = {**{name: "" for name, ok in fine.items() if not ok}, **out_of_bounds(self)}
-        for name, bounds in wrong.items():
-            said = f"{type(self).__name__}.{name} = {getattr(self, name)!r} is out of range"
-            raise ValueError(f"{said}; give a number of {bounds}" if bounds else said)
+    def check(self) -> None:
+        """`ValueError` for a field out of its bounds."""
+        for name, bounds in out_of_bounds(self).items():
+            raise ValueError(f"{name} = {getattr(self, name)!r} is out of range; give a number of {bounds}")
 
     @classmethod
     def from_section(cls, section: ScalingSection, budget: int, **options: Any) -> Self:
@@ -244,10 +245,11 @@ class Ballot:
         if fallback:
             outcome = self.vote(("voted", "below_threshold"))
         entries: Sequence[Entry] = [self.entries[i] for i in sorted(self.entries)]
+        cut = self.stop_reason == "budget" and any(entry.state == "cancelled" for entry in entries)
         return Solution(
             prompt_index=prompt_index, vote=outcome, traces=[entry.trace for entry in entries],
             states=[entry.state or "voted" for entry in entries], threshold=self.threshold,
-            stop_reason=self.stop_reason, budget=self.params.budget,
+            stop_reason="cancelled" if cut else self.stop_reason, budget=self.params.budget,
             fallback=fallback and outcome.answer is not None,
         )  # fmt: skip
 
@@ -259,6 +261,8 @@ class Ballot:
                 state = "error"
             elif trace.finish_reason in ("confidence", "repetition"):
                 state = "stopped"
+            elif trace.finish_reason == "cancelled":
+                state = "cancelled"
             else:
                 answer = self._extract(trace.text) if trace.text else None
                 state = "no_answer" if answer is None else None

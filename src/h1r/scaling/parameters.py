@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from h1r.common.bounds import bounded
+from h1r.common.prose import counted
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
@@ -44,7 +45,12 @@ class DeepConf(Method):
     sampling: SamplingParams = field(default_factory=SamplingParams, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.check(budget=self.budget >= self.warmup)
+        self.check()
+        if self.warmup > self.budget:
+            raise ValueError(
+                f"warmup = {self.warmup} is more than the budget of {counted(self.budget, 'trace')}; give fewer, or a "
+                "larger budget"
+            )
 
     @classmethod
     def from_section(cls, section: ScalingSection, budget: int, **options: Any) -> Self:

@@ -39,6 +39,14 @@ def models_of(
     return [{"id": name, **own, **first}, *({"id": f"{name}@deepconf-{one}", **own} for one in budgets)]
 
 
+def most_traces(listed: Mapping[str, Any]) -> int | None:
+    """Of one question, by what a server of ours lists of its model; None of other servers."""
+    found: Any = listed
+    for key in ("numbers", "budget", "maximum"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if type(found) is int else None
+
+
 def recipe_behind(listed: Sequence[tuple[str, Mapping[str, Any]]], overrides: Mapping[str, Any]) -> Recipe:
     """The defaults, over them the [scaling] that the first of these servers tells, over it the overrides. listed: the
     address of each server, and the model as it lists it. `UserError` for a recipe that cannot be."""

@@ -22,7 +22,7 @@ from h1r.common.scaling_methods import METHODS
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
-from h1r.records import first_problem
+from h1r.records import first_problem, place_of
 from h1r.scaling.ballot import Method, Needs
 from h1r.scaling.confidence import Reading
 from h1r.scaling.deepconf import majority_params
@@ -152,11 +152,18 @@ def plan_for(
 ) -> Plan | None:
     """What a request asks for; None for a plain answer. `given`: its object `deepconf`. most: the server's limit of
     traces. sampling: as the request has it. `ApiError` for what cannot be."""
+    if given is not None and not isinstance(given, dict):
+        raise ApiError(400, 'deepconf is an object, such as {"budget": 64}', "deepconf")
     try:
         options = None if given is None else Options.model_validate(given)
     except (ValidationError, RecursionError) as error:
-        said = first_problem(error) if isinstance(error, ValidationError) else "too deep"
-        raise ApiError(400, f"deepconf: {said}", "deepconf") from None
+        if not isinstance(error, ValidationError):
+            raise ApiError(400, "deepconf is too deep", "deepconf") from None
+        place = place_of(error.errors()[0]["loc"])
+        dot = "." if place else ": "
+        raise ApiError(
+            400, f"deepconf{dot}{first_problem(error)}", f"deepconf{dot}{place}" if place else "deepconf"
+        ) from None
     method, budget = suffix
     if options is None:
         if method is None:
@@ -179,7 +186,7 @@ def plan_for(
     try:
         params = _params(options, section, sampling)
     except (UserError, ValueError) as error:
-        raise ApiError(400, str(error), "deepconf") from None
+        raise ApiError(400, f"deepconf: {str(error).removeprefix('deepconf: ')}", "deepconf") from None
     select, tests = _selection(options)
     name = options.method or section.method
     return Plan(params, select, options.verifier, tests, options.return_traces, name, options.curves)
@@ -206,7 +213,7 @@ def _params(options: Options, section: ScalingSection, sampling: SamplingParams)
     if options.method not in ("deepconf", "majority"):
         given = [key for key in _DEEPCONF_ONLY if getattr(options, key) is not None]
         if given:
-            raise ValueError(f"deepconf.{given[0]} goes with method deepconf or majority, not {options.method}")
+            raise ValueError(f"{given[0]} goes with method deepconf or majority, not {options.method}")
         return dataclasses.replace(method_of(section, budget, options.method, **options.options), sampling=sampling)
     if options.options:
         raise ValueError(f"method {options.method} has no options")

@@ -80,14 +80,14 @@ class Solving:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[dict[str, Any] | Outcome | BaseException] = asyncio.Queue()
         self._last = 0.0
-        self._over = False
+        self._over = self._waits = False
         threading.Thread(target=self._run, name="h1r-deepconf", daemon=True).start()
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any] | Outcome]:
         try:
             while not self._over:
                 found = await self._queue.get()
-                self._over = not isinstance(found, dict)
+                self._over, self._waits = not isinstance(found, dict), False
                 if isinstance(found, BaseException):
                     raise found
                 yield found
@@ -110,9 +110,10 @@ class Solving:
             self._tell(error)
 
     def _progress(self, events: ProgressEvents) -> None:
+        """Tells of it, unless what was told before waits for a client that reads slowly: the next one says more."""
         now = time.monotonic()
-        if self._events and now - self._last >= PERIOD_S:
-            self._last = now
+        if self._events and now - self._last >= PERIOD_S and not self._waits:
+            self._last, self._waits = now, True
             self._tell(events.event())
 
     def _tell(self, what: dict[str, Any] | Outcome | BaseException) -> None:

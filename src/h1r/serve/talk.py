@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from h1r.common.prose import counted
 from h1r.common.servers import api_key
 from h1r.config import resolve
 from h1r.engine.server.events import UNREADABLE, Refused, ServerRequest, get_json
@@ -25,6 +26,7 @@ from h1r.evals.answers import recipe_of
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Event, Job
 from h1r.serve.limits import Limits
+from h1r.serve.listing import most_traces
 from h1r.serve.local import Local
 from h1r.serve.model import open_model
 from h1r.serve.replies import ChatShape
@@ -33,10 +35,12 @@ from h1r.serve.wanted import read_body
 
 
 class Talker(Protocol):
-    """Who answers. model: its name. deepconf: whether it takes DeepConf as an option."""
+    """Who answers. model: its name. deepconf: whether it takes DeepConf as an option. most: traces of one question;
+    None where that is not known."""
 
     model: str
     deepconf: bool
+    most: int | None
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Those of a streamed reply. `UserError` for a request that is refused, and a server that fails."""
@@ -63,14 +67,22 @@ class Conversation:
     usage: dict[str, Any] = field(default_factory=dict)
     """Of the last reply."""
 
+    def refusal(self, budget: int) -> str | None:
+        """Why so many traces cannot be asked for; None where they can, as far as is known."""
+        if budget and not self.talker.deepconf:
+            return "this server has no DeepConf; put one that has in front of it: h1r serve URL"
+        if self.talker.most is not None and budget > self.talker.most:
+            return f"at most {counted(self.talker.most, 'trace')} vote on an answer here"
+        return None
+
     def ask(self, question: str) -> Iterator[Piece | dict[str, Any]]:
         """The reply as it comes; progress events of DeepConf are told as they are. Raises as `Talker.chunks`."""
         asked = [*self.messages, {"role": "user", "content": question}]
         body: dict[str, Any] = {"model": self.talker.model, "messages": asked, "stream": True, **self.options}
         body["stream_options"] = {"include_usage": True}
         if self.budget:
-            if not self.talker.deepconf:
-                raise UserError("this server has no DeepConf; put one that has in front of it: h1r serve URL")
+            if why := self.refusal(self.budget):
+                raise UserError(why)
             body["deepconf"] = {"budget": self.budget}
         self.usage, reading = {}, _Reading()
         for chunk in self.talker.chunks(body):
@@ -125,6 +137,7 @@ class InProcess:
 
     def __init__(self, served: Local, model: str, limits: Limits, runner: asyncio.Runner) -> None:
         self.model, self._served, self._limits, self._runner = model, served, limits, runner
+        self.most: int | None = limits.budget
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """See `Talker.chunks`."""
@@ -156,7 +169,8 @@ class OverHttp:
     def __init__(self, url: str, model: str | None, key: str | None) -> None:
         self._url, self._key = url.rstrip("/"), key
         try:
-            names = [str(one["id"]) for one in get_json(f"{self._url}/models", key=key)["data"]]
+            listed = get_json(f"{self._url}/models", key=key)["data"]
+            names = [str(one["id"]) for one in listed]
         except (Refused, OSError, *UNREADABLE) as error:
             why = error or type(error).__name__
             raise UserError(f"{url} lists no models ({why}); give the address with /v1") from None
@@ -164,6 +178,7 @@ class OverHttp:
             raise UserError(f"{url} lists no models; name one with --model")
         self.model = model or names[0]
         self.deepconf = any(one.startswith(f"{self.model}@deepconf") for one in names)
+        self.most = most_traces(next((one for one in listed if one["id"] == self.model), {}))
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """See `Talker.chunks`."""

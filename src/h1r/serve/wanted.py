@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from h1r.records import first_problem
+from h1r.records import first_problem, place_of
 from h1r.serve.errors import ApiError
 from h1r.serve.limits import Limits
 
@@ -24,6 +24,7 @@ _MOST_TOKENS = 1 << 30
 _XARGS, _MOST = "deepconf_", 1 << 31
 _DEEPEST = 100
 """Lists and objects within each other; what templates and other servers write of them is recursive."""
+_DEEP = f"has lists and objects more than {_DEEPEST} deep"
 _OTHERS: dict[str, tuple[Any, ...]] = {
     "functions": ([],), "function_call": ("auto", "none"), "modalities": (["text"],), "audio": (),
     "web_search_options": (), "repetition_penalty": (1,), "length_penalty": (1,), "typical_p": (1,),
@@ -112,12 +113,14 @@ def json_object(data: bytes) -> dict[str, Any]:
     pair, and lists and objects more than `_DEEPEST` deep."""
     try:
         found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise NotWritableError("is no JSON in UTF-8, or holds a number that is not finite") from None
+    except RecursionError:
+        raise NotWritableError(_DEEP) from None
     if not isinstance(found, dict):
         raise NotWritableError("is no JSON object")
     if _is_deep(found):
-        raise NotWritableError(f"has lists and objects more than {_DEEPEST} deep")
+        raise NotWritableError(_DEEP)
     if _MAYBE_SURROGATE.search(data):
         try:
             json.dumps(found, ensure_ascii=False).encode()
@@ -138,11 +141,9 @@ def read_body(found: dict[str, Any], kind: Kind, limits: Limits) -> Body:
     try:
         body = Body.model_validate(found)
     except (ValidationError, RecursionError) as error:
-        said = first_problem(error) if isinstance(error, ValidationError) else "the body is too deep"
-        param = (
-            ".".join(str(part) for part in error.errors()[0]["loc"][:1]) if isinstance(error, ValidationError) else None
-        )
-        raise ApiError(400, said, param) from None
+        if not isinstance(error, ValidationError):
+            raise ApiError(400, "the body is too deep") from None
+        raise ApiError(400, first_problem(error), place_of(error.errors()[0]["loc"]).split(".")[0] or None) from None
     if not body.model:
         raise ApiError(400, "model is missing; /v1/models lists what there is", "model")
     if body.n > limits.choices:

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from h1r.common.servers import Server, Servers, failure_of
 from h1r.engine.connections import hang_up
@@ -311,9 +312,9 @@ class StreamedChats:
             except (Refused, OSError, *UNREADABLE) as error:
                 said = error
         if name is None:
-            raise UserError(
-                f"no server answers at {self.servers.all[0].url}/models ({said}); start it, or mend its address"
-            )
+            url = self.servers.all[0].url
+            mend = "start it, or mend its address" if urlsplit(url).path else "give its address with /v1"
+            raise UserError(f"no server answers at {url}/models ({said}); {mend}")
         return name
 
     def _known_ranks(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from h1r.common.servers import authorization, retry_after, to_mend
+from h1r.common.servers import authorization, one_line_of, retry_after, to_mend
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 """What reading an answer raises whose server says something else than it should: no JSON or too deep a one, another
@@ -57,9 +57,8 @@ class ServerRequest:
                 said = response.read(_MAX_SAID_BYTES)
                 if response.status in (401, 403):
                     said = f"{to_mend(response.status)}; [engine] key_variable names what holds it".encode()
-                raise Refused(
-                    self._without_key(_message(said)), response.status, retry_after(response.getheader("Retry-After"))
-                )
+                why = self._without_key(_message(said)) or f"status {response.status} {response.reason}"
+                raise Refused(why, response.status, retry_after(response.getheader("Retry-After")))
         except http.client.HTTPException as error:
             raise OSError(f"{type(error).__name__}: {error}") from None
         return response
@@ -117,7 +116,7 @@ def _message(data: bytes) -> str:
     try:
         value = json.loads(data)
     except UNREADABLE:
-        return data.decode(errors="replace").strip()[:500]
+        return one_line_of(data)
     inner = value.get("error", value) if isinstance(value, dict) else value
     # vLLM's own errors have a message, its web framework's a detail.
     found = inner.get("message", inner.get("detail")) if isinstance(inner, dict) else None

@@ -13,7 +13,7 @@ const WATCHED = { stream: true, stream_options: { include_usage: true } };
 const SEEN = { curves: 96, return_traces: "tokens" };
 
 const PHASES = { warmup: "Warm-up", voting: "Voting", done: "Done" };
-const WHY_ENDED = { budget: "the budget is spent", consensus: "the traces agree", "warmup consensus": "the warm-up agrees", "first ended": "the first have ended" };
+const WHY_ENDED = { budget: "the budget is spent", consensus: "the traces agree", "warmup consensus": "the warm-up agrees", "first ended": "the first have ended", cancelled: "the server stops" };
 
 export class Panel {
   run = new Run();
