@@ -54,7 +54,7 @@ def test_keys_are_written_with_dots_or_as_tables(tmp_path: Path) -> None:
     ("variants", "section", "why"),
     [
         ({}, {}, "has no variants"),
-        ({"a": {"rl.num_generation": 4}}, {}, "variant a.*did you mean `num_generations`"),
+        ({"a": {"rl.num_generation": 4}}, {}, "variant a.*did you mean `rl.num_generations`"),
         ({"a": {"scaling.budgets": [64]}}, {}, "changes nothing before eval_rl"),
     ],
 )

@@ -67,7 +67,7 @@ def recipe_file(text: str = "", name: str = "small") -> str:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[rl]\nstpes = 3", "small.toml: unknown key `rl.stpes`; did you mean `steps`?"),
+        ("[rl]\nstpes = 3", "small.toml: unknown key `rl.stpes`; did you mean `rl.steps`?"),
         ("[rl", "small.toml: not valid TOML"),
         ("[eval]\ntop_p = 2", "small.toml: `eval.top_p` = 2 is refused"),
     ],
@@ -78,7 +78,8 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
     found = h1r(command, recipe_file(text))
     assert found.code == 2
     assert sentence in found.err
-    assert found.err.count("\n") == 1
+    lines = [line for line in found.err.splitlines() if not line.startswith("loading torch")]  # where that takes long
+    assert len(lines) == 1
     assert not Path("runs").exists()
 
 
@@ -90,7 +91,7 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_code_2(
         (["sft", "."], "cannot read recipe recipe.json"),
         (["sft", "small.toml", "--set", "rl.steps"], "`rl.steps` sets nothing; write key=value"),
         (["sft", "small.toml", "--set", "rl.steps=0"], "`rl.steps` = 0 is refused"),
-        (["sft", "small.toml", "--set", "rl.setps=1"], "unknown key `rl.setps`; did you mean `steps`?"),
+        (["sft", "small.toml", "--set", "rl.setps=1"], "unknown key `rl.setps`; did you mean `rl.steps`?"),
         (["sft", "small.toml", "--set", "rl.rewards.brief=1"], "unknown reward `brief`; use one of"),
         (["sft", "small.toml", "--set", "plugins=['none.py']"], "none.py` cannot be imported (FileNotFoundError"),
         (["report", "nowhere"], "nowhere is not a run directory"),

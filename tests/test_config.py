@@ -28,10 +28,10 @@ def test_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ("[rl]\nstpes = 3", r"unknown key `rl.stpes`; did you mean `steps`\?"),
+        ("[rl]\nstpes = 3", r"unknown key `rl.stpes`; did you mean `rl.steps`\?"),
         (
             "[sft.optimizer]\nlearning_rate = 1.0\nwieght_decay = 1.0",
-            r"unknown key `sft.optimizer.wieght_decay`; did you mean `weight_decay`",
+            r"unknown key `sft.optimizer.wieght_decay`; did you mean `sft.optimizer.weight_decay`",
         ),
         ("qqqqqq = 1", r"unknown key `qqqqqq`; remove it"),
         ("[rl]\nsteps = 0", r"`rl.steps` = 0 is refused: input should be greater than 0"),
@@ -41,7 +41,7 @@ def test_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
         ("[scaling]\nbudgets = [4]\nwarmup = 8", r"budgets must be at least warmup \(8\)"),
         ("[model]\npreset = 'tiny'\ncheckpoint = 'x'", r"set `preset` or `checkpoint`, not both"),
         ("[[corpus.sources]]\nfamily = 'x'", r"`corpus.sources.0` needs a `kind`"),
-        ("[[corpus.sources]]\nkind = 'jsonl'\nname = 'x'", r"key `corpus.sources.0.jsonl.path` is missing; add it"),
+        ("[[corpus.sources]]\nkind = 'jsonl'\nname = 'x'", r"key `corpus.sources.0.path` is missing; add it"),
         ("model = 5", r"`model` = 5 is refused"),
         ("[rl\n", r"not valid TOML: .*line 2"),
     ],
@@ -123,7 +123,7 @@ def test_overrides_win_and_a_wrong_one_is_a_sentence(tmp_path: Path) -> None:
 def test_a_mistake_in_an_override_names_the_override_and_one_in_the_file_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.toml", "name = 'x'\n")
     for override, sentence in (
-        ({"rl.setps": 2}, r"^--set rl\.setps: unknown key `rl\.setps`; did you mean `steps`\?"),
+        ({"rl.setps": 2}, r"^--set rl\.setps: unknown key `rl\.setps`; did you mean `rl\.steps`\?"),
         ({"rl": {"steps": 0}}, r"^--set rl: `rl\.steps` = 0 is refused"),
         ({"engine.kind": "server"}, r"^--set engine\.kind: \[engine\] is refused: kind = \"server\" needs url"),
         ({"rl.backfill.max_age": "old"}, r"^--set rl\.backfill\.max_age: "),
@@ -202,7 +202,7 @@ def test_a_number_in_a_key_reaches_into_a_list_of_tables():
     [
         ("corpus.sources.2.share", r"`corpus.sources` is a list of 1; take a number below that"),
         ("corpus.sources.first.share", r"`corpus.sources` is a list of 1"),
-        ("corpus.sources.0.shar", r"^--set corpus.sources.0.shar: unknown key .*did you mean `share`"),
+        ("corpus.sources.0.shar", r"^--set corpus.sources.0.shar: unknown key .*did you mean `corpus.sources.0.share`"),
         ("corpus.sources.0.share", r"^--set corpus.sources.0.share: .*share` = -1 is refused"),
         ("name.0", r"`name` is no table"),
     ],

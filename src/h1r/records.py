@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import textwrap
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -167,6 +168,13 @@ Record = TypeVar("Record", Problem, Trace, Verdict, Sample)
 def normalise_text(text: str) -> str:
     """Case, whitespace and punctuation that do not change the content are removed, digits and operators stay."""
     return re.sub(r"\s+", " ", re.sub(r"[`\"',;:?!]", " ", text.lower())).strip(" .")
+
+
+def name_of(problem_id: str, question: str | None, longest: int = 72) -> str:
+    """What a person knows a problem by: an id of its own; else, of one from `content_id`, its question on one line."""
+    if question is None or problem_id != content_id(question):
+        return problem_id
+    return textwrap.shorten(question, longest, placeholder=" ...")
 
 
 def content_id(question: str) -> str:

@@ -9,6 +9,7 @@ from h1r.data.tokenizer import train_tokenizer
 from h1r.engine.protocol import SamplingParams
 from h1r.engine.requests import refusal
 from h1r.errors import UserError
+from h1r.evals import benchmark
 from h1r.evals.benchmark import evaluate
 from h1r.evals.kept import unfinished
 from h1r.records import Problem, Trace
@@ -101,11 +102,14 @@ def test_examples_are_of_the_same_problems_whatever_the_model_answers():
         assert len(shown["tokens"]) == len(shown["token_ids"]) == len(shown["confidences"])
 
 
-def test_a_rare_correct_answer_is_shown_beside_the_first_ones():
+def test_a_rare_correct_answer_is_shown_beside_the_first_ones(monkeypatch):
     def say(number, seed):
         return boxed(number + 4 if number == 5 else 0), "stop"
 
     problems = [Problem(f"p{i}", f"what is {i} plus 4", str(i + 4), family="sums") for i in range(6)]
+    several = run(say, problems)[0].examples
+    assert [(e["problem_id"], e["correct"]) for e in several] == [(f"p{i}", i == 5) for i in range(6)]
+    monkeypatch.setattr(benchmark, "EXAMPLE_TOKENS", 1)  # as answers that are long
     shown = run(say, problems)[0].examples
     assert [(e["problem_id"], e["correct"]) for e in shown] == [*[(f"p{i}", False) for i in range(4)], ("p5", True)]
 

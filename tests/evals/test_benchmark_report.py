@@ -196,12 +196,15 @@ def test_votes_at_budgets_are_accuracy_and_million_tokens_beside_pass_at_1(
     rows = {one["name"]: one for one in json.loads((run / "report.json").read_text())["benchmarks"]}
     assert rows["letters"]["budgets"]["rows"] == VOTES["rows"]
     assert rows["alone"]["budgets"] is None
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(run)])
     said = capsys.readouterr().out
-    assert re.search(r"letters +512 +90\.0% +80\.0 to 95\.0 +640 M +96\.7% +90\.0 to 99\.0 +89\.8 M", said)
-    assert re.search(r"majority alone where answers carry no confidences,\s+which DeepConf\s+needs", said)
+    assert re.search(r"letters +512 +majority +90\.0% +80\.0 to 95\.0 +640 M\s*\n", said)
+    assert re.search(r"letters +512 +DeepConf +96\.7% +90\.0 to 99\.0 +89\.8 M\s*\n", said)
+    assert re.search(r"sums +1 +majority +50\.0%", said)
+    assert not re.search(r"sums +1 +DeepConf", said)
+    assert "majority alone where answers carry no confidences, which DeepConf needs" in " ".join(said.split())
     assert "alone     " not in said.partition("traces")[2]
 
 

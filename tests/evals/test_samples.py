@@ -16,7 +16,7 @@ from h1r.errors import UserError
 from h1r.evals.benchmark import evaluate
 from h1r.evals.kept import unfinished
 from h1r.evals.samples import Samples
-from h1r.records import Problem, Trace, Verdict
+from h1r.records import Problem, Trace, Verdict, content_id, name_of
 from h1r.rollout.pipeline import RolloutPipeline
 
 TOKENIZER = train_tokenizer(["what is 3 plus 4 " * 4], 300)
@@ -175,3 +175,12 @@ def test_kills_at_any_answer_leave_the_scores_of_an_unbroken_run(tmp_path: Path)
             break
         assert len([row for row in rows(path)[before:] if "text" in row]) == after
     assert run(path, CountingEngine()) == run(None, CountingEngine())
+
+
+def test_a_problem_is_called_by_its_question_where_it_has_no_id_of_its_own() -> None:
+    question = "What is\n12 + 30?"
+    assert name_of(content_id(question), question) == "What is 12 + 30?"
+    assert name_of("mine-1", question) == "mine-1"
+    assert name_of(content_id(question), None) == content_id(question)
+    long = "word " * 100
+    assert len(name_of(content_id(long), long)) <= 72

@@ -209,4 +209,7 @@ def solve(
 
 
 def _told(solution: Solved) -> str:
-    return f"--- {shown(solution.problem_id)} ---\n{shown(solution.lines())}"
+    """Below the problem's own id; where it has none, below its question."""
+    from h1r.records import name_of
+
+    return f"--- {shown(name_of(solution.problem_id, solution.question))} ---\n{shown(solution.lines())}"

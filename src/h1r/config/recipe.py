@@ -230,12 +230,14 @@ def _explain(error: ValidationError) -> str:
     detail = error.errors()[0]
     parts = [str(part) for part in detail["loc"]]
     asked = parts[:2] == ["eval", "benchmarks"]
-    place = ".".join(part for part in parts if not (asked and part in _KINDS))
+    tagged = asked or parts[:2] == ["corpus", "sources"]  # pydantic names the kind too
+    place = ".".join(part for part in parts if not (tagged and part in _KINDS))
     if place in _MOVED:
         return f"key `{place}` of an earlier version is now `{_MOVED[place]}`; give the value to that, and remove this"
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
-        return f"unknown key `{place}`" + (f"; did you mean `{near[0]}`?" if near else "; remove it")
+        meant = ".".join([*place.split(".")[:-1], *near])
+        return f"unknown key `{place}`" + (f"; did you mean `{meant}`?" if near else "; remove it")
     if detail["type"] == "missing":
         return f"key `{place}` is missing; add it"
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):

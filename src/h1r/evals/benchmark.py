@@ -23,6 +23,7 @@ from h1r.engine.protocol import SamplingParams
 from h1r.errors import UserError
 from h1r.evals.budgets import at_budgets, cons_at_n
 from h1r.evals.metrics import (
+    Answer,
     Faults,
     Outcome,
     Room,
@@ -44,6 +45,7 @@ from h1r.scaling.study import ProgressOf
 from h1r.verify.threads import DaemonThreads
 
 EXAMPLES_PER_FAMILY = 4
+EXAMPLE_TOKENS = 10_000
 """Problems a family whose first answer is shown, the first ones in the file: the same for every checkpoint."""
 GRADED_AT_ONCE = 64
 """Answers whose verdicts are asked for together, while others are generated."""
@@ -281,11 +283,22 @@ def result_of(
 
 
 def _examples(tokenizer: Any, samples: Samples) -> list[dict[str, Any]]:
-    """Per family the first answers to its first problems, then, when all of these came out alike, one that did not."""
+    """Per family the first answers to its first problems, then, when all of these came out alike, one that did not.
+
+    As many as have `EXAMPLE_TOKENS` together, `EXAMPLES_PER_FAMILY` at least, so that another model's answers to the
+    same problems show what has changed."""
     shown = []
-    for family in sorted({problem.family for problem in samples.problems}):
+    families = sorted({problem.family for problem in samples.problems})
+    for family in families:
         members = [i for i, problem in enumerate(samples.problems) if problem.family == family]
-        found = {(i, 0): answer for i in members[:EXAMPLES_PER_FAMILY] if (answer := samples.answer((i, 0)))}
+        found: dict[Place, Answer] = {}
+        left = EXAMPLE_TOKENS / len(families)
+        for count, i in enumerate(members):
+            if count >= EXAMPLES_PER_FAMILY and left <= 0:
+                break
+            if answer := samples.answer((i, 0)):
+                found[i, 0] = answer
+                left -= answer.tokens
         chosen = list(found)
         for kind in (True, False):
             if all(is_correct(answer) != kind for answer in found.values()):

@@ -186,24 +186,23 @@ def _benchmark_table(rows: Sequence[_Row]) -> Table:
 def _votes_table(rows: Sequence[_Row]) -> Table:
     """Accuracy and tokens of votes, at each budget; majority of one trace is pass@1."""
     votes = [(row, of) for row in rows if (of := row.found.get("budgets"))]
-    methods = list(dict.fromkeys(of["method"].replace("deepconf", "DeepConf") for _, of in votes))
+    named = [(row, of, of["method"].replace("deepconf", "DeepConf")) for row, of in votes]
+    methods = list(dict.fromkeys(method for *_, method in named))
     label = " or ".join(one for one in methods if one != "majority")
-    head = ("benchmark", "model", "traces", "majority", "interval", "tokens", label, "interval", "tokens")
+    head = ("benchmark", "model", "traces", "vote", "accuracy", "interval", "tokens")
     cells = [
-        (
-            row.name, row.model, str(one["budget"]), *_vote(one["majority"]), *_vote(one["deepconf"]),
-        )
-        for row, of in votes
+        (row.name, row.model, str(one["budget"]), name, *_vote(score))
+        for row, of, method in named
         for one in of["rows"]
-    ]  # fmt: skip
+        for name, score in (("majority", one["majority"]), (method, one["deepconf"]))
+        if score is not None
+    ]
     lacks = sorted({name for _, of in votes if of["method"] != "majority" for name in of["lacks"]})
     caption = [f"majority alone where answers carry no {listing(lacks)}, which {label} needs"] if lacks else []
     return _narrow(head, cells, caption)
 
 
-def _vote(score: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    if score is None:
-        return "", "", ""
+def _vote(score: Mapping[str, Any]) -> tuple[str, str, str]:
     return _percent(score["accuracy"]), _ends(score["interval"]), tokens_text(score["tokens"])
 
 

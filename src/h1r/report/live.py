@@ -14,7 +14,7 @@ from typing import Any
 
 from h1r.common.files import is_locked, read_json
 from h1r.errors import UserError
-from h1r.records import read_lines
+from h1r.records import name_of, read_lines
 from h1r.report.collect import EVAL_STAGES, Metrics, series
 from h1r.report.remaining import Measured, trained_per_second
 from h1r.run.listing import ORDER, plan_of, state_of
@@ -49,7 +49,7 @@ def live_state(run: Path) -> dict[str, Any]:
                       where none of several stages runs, left_seconds None while one of them is not measured yet
     curves            [{title, unit, log, steps, values}]
     scores            {model: held-out pass@1}
-    rollouts          [{step, problem_id, rollouts: [{text, reward}]}], the newest first
+    rollouts          [{step, problem, rollouts: [{text, reward}]}], the newest first
     """
     if not (run / "recipe.json").exists():
         raise UserError(f"{run} is not a run directory (it has no recipe.json); give a directory that `h1r` wrote")
@@ -147,7 +147,7 @@ def _rollouts(path: Path) -> list[dict[str, Any]]:
     return [
         {
             "step": groups[place]["step"],
-            "problem_id": str(groups[place]["problem_id"]),
+            "problem": name_of(str(groups[place]["problem_id"]), groups[place].get("question")),
             "rollouts": [
                 {"text": one["text"][:MOST_CHARS], "reward": one["reward"]}
                 for one in groups[place]["rollouts"][:MOST_ROLLOUTS]

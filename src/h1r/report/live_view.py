@@ -58,7 +58,7 @@ def view(state: Mapping[str, Any]) -> Group:
     if curves := [curve for curve in state["curves"] if curve["values"]]:
         parts.append(_curves(curves))
     for group in state["rollouts"][:1]:
-        parts.append(Text(shown(f"a rollout of step {group['step']}, problem {group['problem_id']}:"), style="bold"))
+        parts.append(Text(shown(f"a rollout of step {group['step']}, {group['problem']}:"), style="bold"))
         for one in group["rollouts"][:1]:
             parts.append(Text(shown(one["text"][:400])))
             parts.append(Text(f"reward {one['reward']:.3g}", style="dim"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from h1r.common.html import clean, esc
 from h1r.common.packaged import packaged
 from h1r.common.prose import counted
 from h1r.common.style import CSS
-from h1r.records import read_lines
+from h1r.records import name_of, read_lines
 from h1r.report.collect import RunReport
 from h1r.response.extract import split_response
 
@@ -55,9 +55,9 @@ class AnswerSet:
 
 
 def answer_sets(report: RunReport) -> list[AnswerSet]:
-    """Every file of answers of a run that is there, in the order of its report."""
+    """Every file of answers of a run that is there: of benchmarks, held-out problems (the last model first), and RL."""
     found = [AnswerSet(one.name, one.model, one.answers) for one in report.benchmarks if one.answers]
-    for stage, result in report.evals.items():
+    for stage, result in reversed(report.evals.items()):  # the model that the run came to first
         if result.samples:
             found.append(AnswerSet("held-out problems", report.titles[stage], report.path / "eval" / result.samples))
     found.append(AnswerSet("RL rollouts, a group a step", "RL", report.path / "rl" / "rollouts.jsonl"))
@@ -158,7 +158,8 @@ def _rollouts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         correct = rollout["parts"].get("correct", rollout["reward"])
         parts = ", ".join(f"{name} {value + 0.0:g}" for name, value in rollout["parts"].items())  # no -0
         yield {
-            "problem_id": f"step {row['step']}, {row['problem_id']}",
+            "problem_id": row["problem_id"],
+            "step": row["step"],
             "sample": number,
             "question": row.get("question"),
             "reference": row.get("reference"),
@@ -181,13 +182,18 @@ def _listed(row: dict[str, Any]) -> dict[str, Any]:
     if not verdict or reason == "unscored":
         said = "not scored"
     return {
-        "problem": clean(row.get("problem_id") or row.get("problem")),
+        "problem": clean(_called(row)),
         "sample": int(row.get("sample") or 0),
         "verdict": said,
         "reason": clean(reason or "").replace("_", " "),
         "finish": clean(row.get("finish_reason") or ""),
         "tokens": int(row["tokens"]) if row.get("tokens") is not None else None,
     }
+
+
+def _called(row: Mapping[str, Any]) -> str:
+    name = name_of(str(row.get("problem_id") or row.get("problem")), row.get("question"))
+    return f"step {row['step']}, {name}" if "step" in row else name
 
 
 def _text(row: dict[str, Any], answers: Path) -> dict[str, Any]:
@@ -202,7 +208,7 @@ def _text(row: dict[str, Any], answers: Path) -> dict[str, Any]:
         ("Answer", response.answer),
         ("Thinking", response.thinking),
     )
-    title = f"{row.get('problem_id') or row.get('problem')}, sample {row.get('sample')}"
+    title = f"{_called(row)}, sample {row.get('sample')}"
     return {"title": clean(title), "parts": [(name, _cut(clean(text or ""), answers)) for name, text in parts if text]}
 
 

@@ -90,12 +90,12 @@ function chart({ title, unit, log, steps, values }) {
 
 const unfolded = new Map();  // by step: what the reader has opened or closed, which a new drawing keeps
 
-function group({ step, problem_id, rollouts }, place) {
+function group({ step, problem, rollouts }, place) {
   const made = element("article", undefined, "example");
   const fold = element("details");
   fold.open = unfolded.get(step) ?? place === 0;
   const title = element("summary");
-  title.append(element("b", `Step ${count(step)} `), element("span", problem_id, "tag"));
+  title.append(element("b", `Step ${count(step)} `), element("span", problem, "tag"));
   title.addEventListener("click", () => unfolded.set(step, !fold.open));
   const answers = element("div", undefined, "answers");
   for (const one of rollouts) {
