@@ -269,6 +269,10 @@ def test_init_writes_a_recipe_that_resolves(h1r: Command, model: Path, task: str
     assert Path("mine.toml").read_text().count("#") >= 8
     assert h1r(task, "mine.toml", "--dry-run").returncode == 0
     assert str(model) in load_recipe("mine.toml").model_dump_json()
+    if task == "rl":  # a learning rate for billions of parameters moves nothing here
+        assert load_recipe("mine.toml").rl.optimizer.learning_rate == 1e-4
+        h1r("init", task, "large.toml", "--model", "owner/name", "--data", "own.jsonl")
+        assert load_recipe("large.toml").rl.optimizer.learning_rate == 1e-6
     assert "mine.toml is there already" in h1r("init", task, "mine.toml").stderr
     assert 'put your own in for "CHECKPOINT" and "DATA", then run' in h1r("init", task).stderr
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from h1r.run.listing import Listed
 
 
+SMALL_BYTES = 200 << 20
+
+
 class Task(StrEnum):
     SFT = "sft"
     RL = "rl"
@@ -68,6 +71,10 @@ def init(
     for place, value in zip(PLACEHOLDERS, (model, data), strict=True):
         if value is not None:
             text = text.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
+    if task is Task.RL and model is not None and _is_small(model):
+        text = text.replace(
+            "learning_rate = 1e-6", "learning_rate = 1e-4 # of so small a model; 1e-6 of one of billions"
+        )
     if task is Task.EVAL and model is not None and checkpoint_of(model) and (asked := prompt_of(model)):
         text = re.sub("(?m)^prompt = .*", lambda _: f"prompt = {json.dumps(asked)} # as in its training", text)
     if path.exists():
@@ -76,6 +83,14 @@ def init(
         write_text(path, text)
     missing = " and ".join(f'"{place}"' for place in PLACEHOLDERS if f'"{place}"' in text)
     note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {quote(str(path))}`")
+
+
+def _is_small(model: str) -> bool:
+    """Whether a checkpoint here has less than `SMALL_BYTES` of weights, which steps as small as a large one's hardly
+    move. Our choice."""
+    path = checkpoint_of(model)
+    weights = list(Path(path).glob("*.safetensors")) if path else []
+    return bool(weights) and sum(one.stat().st_size for one in weights) < SMALL_BYTES
 
 
 def _write_examples(directory: Path) -> None:
