@@ -230,8 +230,7 @@ def _explain(error: ValidationError) -> str:
     detail = error.errors()[0]
     parts = [str(part) for part in detail["loc"]]
     asked = parts[:2] == ["eval", "benchmarks"]
-    tagged = asked or parts[:2] == ["corpus", "sources"]  # pydantic names the kind too
-    place = ".".join(part for part in parts if not (tagged and part in _KINDS))
+    place = ".".join(part for at, part in enumerate(parts) if not _is_tag(parts, at))
     if place in _MOVED:
         return f"key `{place}` of an earlier version is now `{_MOVED[place]}`; give the value to that, and remove this"
     if detail["type"] == "extra_forbidden":
@@ -249,6 +248,13 @@ def _explain(error: ValidationError) -> str:
     if isinstance(detail["input"], dict):  # a rule about a table's keys, which names them
         return f"[{place}] is refused: {message}"
     return f"`{place}` = {reprlib.repr(detail['input'])} is refused: {message}"
+
+
+def _is_tag(parts: list[str], at: int) -> bool:
+    """Whether a part of a place is the `kind` of a table in a list, which pydantic names behind its number."""
+    lists = {"eval": ("benchmarks", 3), "corpus": ("sources", 3), "trackers": ("", 2)}
+    name, place = lists.get(parts[0], ("", -1))
+    return at == place and name in ("", parts[1]) and parts[at] in (*_KINDS, *TRACKER_KINDS)
 
 
 def _known_keys(parts: list[str]) -> list[str]:
