@@ -148,7 +148,11 @@ def test_a_reader_without_a_checkout_gets_the_examples_that_the_pages_name(
     assert (init.exit_code, init.stdout) == (0, "wrote examples\n")
     written = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     kept = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert written == {str(path.relative_to(ROOT)): path.read_bytes() for path in kept}
+    guide = re.compile(rb"\[([^\]]*)\]\([./]*/docs/guide/[\w-]+\.md\)")
+    assert written == {str(path.relative_to(ROOT)): guide.sub(rb"\1", path.read_bytes()) for path in kept}
+    for page in tmp_path.rglob("*.md"):
+        links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
     assert main(["init", "examples"]) == 2, "it is there already"
     # Of each depth and kind, what goes into a wheel.
     globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["h1r"]

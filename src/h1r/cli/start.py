@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 SMALL_BYTES = 200 << 20
+_GUIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+docs/guide/[\w-]+\.md\)")
 
 
 class Task(StrEnum):
@@ -99,8 +100,15 @@ def _write_examples(directory: Path) -> None:
     if directory.exists():
         raise UserError(f"{directory} is there already; name another directory")
     source, unwanted = packaged("examples"), shutil.ignore_patterns("__pycache__")
+
+    def fill(new: Path) -> None:
+        shutil.copytree(source, new, ignore=unwanted, dirs_exist_ok=True)
+        for page in new.rglob("*.md"):  # the guides do not come along; pages name the command that shows them, too
+            text = page.read_text(encoding="utf-8")
+            page.write_text(_GUIDE.sub(r"\1", text), encoding="utf-8")
+
     with _writing(directory):
-        replace_directory(directory, lambda new: shutil.copytree(source, new, ignore=unwanted, dirs_exist_ok=True))
+        replace_directory(directory, fill)
     note(
         f"{directory / 'README.md'} says what each shows and needs"
         + ("" if directory == Path("examples") else "; their commands and recipes call the directory examples/")
