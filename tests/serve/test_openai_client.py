@@ -71,7 +71,10 @@ def test_responses_whole_and_streamed(client: Any) -> None:
     events = list(client.responses.create(**asked, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
-    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
+    assert events[-1].type == f"response.{whole.status}"
+    items = [(e.type.rpartition(".")[2], e.output_index) for e in events if e.type.startswith("response.output_item")]
+    assert items == [one for index in range(len(whole.output)) for one in (("added", index), ("done", index))]
     assert events[-1].response.output_text == whole.output_text
     many = client.responses.create(
         model=f"{NAME}@deepconf-16",

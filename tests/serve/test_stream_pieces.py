@@ -17,11 +17,13 @@ from h1r.engine.endpoint.thinking import Thinking
 from h1r.engine.native.batch import Drawn
 from h1r.engine.protocol import SamplingParams
 from h1r.serve import window
-from h1r.serve.jobs import Delta, Form, Telling
+from h1r.serve.jobs import Choice, Delta, Form, Result, Telling
 from h1r.serve.mailbox import Mailbox
 from h1r.serve.messages import tool_calls_in
 from h1r.serve.replies import ChatShape
 from h1r.serve.reply_text import Splitter, TokenTexts, parts_of
+from h1r.serve.responses import ResponsesShape
+from h1r.serve.wanted import Body
 from h1r.serve.writing import Writing
 
 TEXTS = ["two and two are four", "naïve café", "数学は楽しい", "🙂🙃 \u200d👩\u200d🚀", "tab\tand\u0000nul\x1b[2J"]
@@ -241,3 +243,20 @@ def test_an_event_is_one_line_for_every_client_and_holds_the_text_as_it_is() -> 
     for _ in range(2):  # the second by the first
         events = [one for one in writing.write([Delta(0, "content", text)]).decode().splitlines() if one]
         assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["delta"]["content"] == text
+
+
+def test_of_a_response_one_item_ends_before_the_next_begins() -> None:
+    shape = ResponsesShape(Body(model="m"))
+    deltas = [("reasoning_content", "2 + 2"), ("reasoning_content", " = 4"), ("content", "It is "), ("content", "4")]
+    choice = Choice(0, "2 + 2 = 4", "It is 4", "length")
+    events = [one for name, text in deltas for one in shape.chunks(Delta(0, name, text))]
+    events += shape.chunks(choice)
+    events += shape.chunks(Result([choice], 3, 9, 5, 1))
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        "created", "in_progress", "output_item.added", "reasoning_text.delta", "reasoning_text.delta",
+        "reasoning_text.done", "output_item.done", "output_item.added", "content_part.added", "output_text.delta",
+        "output_text.delta", "output_text.done", "content_part.done", "output_item.done", "incomplete",
+    ]  # fmt: skip
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    done = [event["item"]["content"][0]["text"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == ["2 + 2 = 4", "It is 4"]

@@ -89,14 +89,17 @@ class ResponsesShape:
         """What a stream sends at an event."""
         if isinstance(event, Raw):
             return [event.data]
-        sent = [] if self._created else [self._event("response.created", response=self._running())]
-        self._created = True
+        sent = []
+        if not self._created:
+            self._created = True
+            sent = [self._event(f"response.{kind}", response=self._running()) for kind in ("created", "in_progress")]
         if isinstance(event, Delta):
             return sent + self._delta(event)
         if isinstance(event, Choice):
-            return sent + self._done(event)
+            return sent + self._done()
         if isinstance(event, Result):
-            return [*sent, self._event("response.completed", response=self.whole(event))]
+            whole = self.whole(event)
+            return [*sent, self._event(f"response.{whole['status']}", response=whole)]
         return [*sent, self._event("response.in_progress", response=self._running(), deepconf=event)]
 
     def _running(self) -> dict[str, Any]:
@@ -118,27 +121,33 @@ class ResponsesShape:
         return {"item_id": self._ids[kind], "output_index": self._begun[kind], "content_index": 0}
 
     def _open(self, kind: str) -> list[dict[str, Any]]:
+        """Begins an item, after the end of the one before."""
         if kind in self._begun:
             return []
+        sent = self._close()
         self._begun[kind], self._text[kind] = len(self._begun), ""
         item = {**_item(kind, self._ids[kind], ""), "content": [], "status": "in_progress"}
-        sent = [self._event("response.output_item.added", output_index=self._begun[kind], item=item)]
+        sent.append(self._event("response.output_item.added", output_index=self._begun[kind], item=item))
         if kind == "msg":
             sent.append(self._event("response.content_part.added", **self._place(kind), part=_part("")))
         return sent
 
-    def _done(self, choice: Choice) -> list[dict[str, Any]]:
-        sent = [] if self._begun.get("msg") is not None else self._open("msg")
-        for kind in self._begun:
-            text = self._text[kind]
-            if kind == "rs":
-                sent.append(self._event("response.reasoning_text.done", text=text, **self._place(kind)))
-            else:
-                sent.append(self._event("response.output_text.done", text=text, logprobs=[], **self._place(kind)))
-                sent.append(self._event("response.content_part.done", part=_part(text), **self._place(kind)))
-            item = _item(kind, self._ids[kind], text)
-            sent.append(self._event("response.output_item.done", output_index=self._begun[kind], item=item))
-        return sent
+    def _close(self) -> list[dict[str, Any]]:
+        """Ends the item that was begun last, if there is one."""
+        kind = next(reversed(self._begun), None)
+        if kind is None:
+            return []
+        text, sent = self._text[kind], []
+        if kind == "rs":
+            sent.append(self._event("response.reasoning_text.done", text=text, **self._place(kind)))
+        else:
+            sent.append(self._event("response.output_text.done", text=text, logprobs=[], **self._place(kind)))
+            sent.append(self._event("response.content_part.done", part=_part(text), **self._place(kind)))
+        item = _item(kind, self._ids[kind], text)
+        return [*sent, self._event("response.output_item.done", output_index=self._begun[kind], item=item)]
+
+    def _done(self) -> list[dict[str, Any]]:
+        return self._open("msg") + self._close()
 
     def _output(self, choice: Choice) -> list[dict[str, Any]]:
         thought = [] if choice.thinking is None else [_item("rs", self._ids["rs"], choice.thinking)]
