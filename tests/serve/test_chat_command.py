@@ -37,6 +37,20 @@ def test_a_checkpoint_answers_as_the_server_does_and_forgets_when_told(run: Path
     assert "never read" not in done.stdout
 
 
+def test_a_model_that_learnt_single_questions_is_asked_each_alone_unless_it_is_told_otherwise() -> None:
+    question = "What is 12 + 30?"
+    typed = f"{question}\n{question}\n/turns\n{question}\n"
+    done = warm.run("chat", "h1r:small", "--seed", 1, stdin=typed)
+    assert done.returncode == 0, done.stderr
+    assert "it has learnt single questions: each is asked alone" in done.stderr
+    tokens = [int(one) for one in re.findall(r"\[(\d+) tokens\]", done.stderr)]
+    answers = done.stdout.splitlines()
+    half = answers[: len(answers) // 3]
+    assert answers[: len(half)] == answers[len(half) : 2 * len(half)]
+    assert tokens[0] == tokens[1]
+    assert "questions are asked with the turns before" in done.stderr
+
+
 def test_a_server_has_the_whole_turns_and_controls_nothing() -> None:
     with scripted(says=SAYS) as one:
         typed = "What is 2 + 2?\nAnd 3 + 3?\n/deepconf 16\nAnd 4 + 4?\n/unknown\n"

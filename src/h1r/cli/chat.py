@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HELP = """\
 /deepconf N    answer with N traces that vote; /deepconf off for one alone
 /new           forget the conversation
+/turns         ask with the turns before, or each question alone
 /help          this
 /exit          leave, as Ctrl-D does
 Ctrl-C ends an answer, and the conversation where none is being written. The arrow keys bring back what was asked."""
@@ -58,7 +59,9 @@ def chat(
         conversation = Conversation(talker, deepconf, {} if seed is None else {"seed": seed})
         if why := conversation.refusal(deepconf):
             raise UserError(f"--deepconf {deepconf}: {why}")
-        _note(f"{shown(talker.model)}; /help says what else can be typed")
+        conversation.alone = talker.alone
+        single = "; it has learnt single questions: each is asked alone (/turns changes that)" if talker.alone else ""
+        _note(f"{shown(talker.model)}{single}; /help says what else can be typed")
         for line in _lines():
             if line.startswith("/"):
                 if not _command(conversation, line):
@@ -92,6 +95,9 @@ def _command(conversation: Conversation, line: str) -> bool:
     if name == "/new":
         conversation.messages = []
         _note("the conversation is forgotten")
+    elif name == "/turns":
+        conversation.alone = not conversation.alone
+        _note("each question is asked alone" if conversation.alone else "questions are asked with the turns before")
     elif name == "/deepconf" and (rest == "off" or (rest.isascii() and rest.isdigit())):
         wanted = 0 if rest == "off" else int(rest[:9])
         if why := conversation.refusal(wanted):

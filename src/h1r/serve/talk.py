@@ -23,6 +23,7 @@ from h1r.config import resolve
 from h1r.engine.server.events import UNREADABLE, Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.evals.answers import recipe_of
+from h1r.run.directory import prompt_of
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Event, Job
 from h1r.serve.limits import Limits
@@ -41,6 +42,8 @@ class Talker(Protocol):
     model: str
     deepconf: bool
     most: int | None
+    alone: bool
+    """Whether it has learnt single questions, and no conversations."""
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Those of a streamed reply. `UserError` for a request that is refused, and a server that fails."""
@@ -58,7 +61,7 @@ class Piece:
 @dataclass
 class Conversation:
     """The turns so far, whole ones. budget: traces of DeepConf for each question; 0: one plain trace. options: further
-    keys of every request."""
+    keys of every request. alone: each question is asked without the turns before it."""
 
     talker: Talker
     budget: int = 0
@@ -66,6 +69,7 @@ class Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
     """Of the last reply."""
+    alone: bool = False
 
     def refusal(self, budget: int) -> str | None:
         """Why so many traces cannot be asked for; None where they can, as far as is known."""
@@ -77,7 +81,7 @@ class Conversation:
 
     def ask(self, question: str) -> Iterator[Piece | dict[str, Any]]:
         """The reply as it comes; progress events of DeepConf are told as they are. Raises as `Talker.chunks`."""
-        asked = [*self.messages, {"role": "user", "content": question}]
+        asked = [*([] if self.alone else self.messages), {"role": "user", "content": question}]
         body: dict[str, Any] = {"model": self.talker.model, "messages": asked, "stream": True, **self.options}
         body["stream_options"] = {"include_usage": True}
         if self.budget:
@@ -138,6 +142,7 @@ class InProcess:
     def __init__(self, served: Local, model: str, limits: Limits, runner: asyncio.Runner) -> None:
         self.model, self._served, self._limits, self._runner = model, served, limits, runner
         self.most: int | None = limits.budget
+        self.alone = prompt_of(model) == "{question}"  # as after training from random weights
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """See `Talker.chunks`."""
@@ -165,6 +170,8 @@ async def _next(events: AsyncIterator[Sequence[Event]]) -> Sequence[Event] | Non
 
 class OverHttp:
     """See `Talker`. Asks the server once for its models."""
+
+    alone = False
 
     def __init__(self, url: str, model: str | None, key: str | None) -> None:
         self._url, self._key = url.rstrip("/"), key
