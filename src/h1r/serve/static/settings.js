@@ -52,7 +52,12 @@ export class Setting {
   }
 
   // What the server has and what its numbers may be; the choice stays, where there is one, and is `first` otherwise.
-  offer(methods, numbers, first) {
+  // A budget that nobody has chosen is that of a request without one.
+  offer({ methods, numbers, scaling }, first) {
+    const { budget } = this.#fields;
+    if (budget.value === budget.defaultValue && scaling.budgets.length) {
+      budget.defaultValue = Math.min(Math.max(...scaling.budgets), numbers.budget.maximum);
+    }
     for (const [name, bounds] of Object.entries(numbers)) if (this.#fields[name]) bound(this.#fields[name], bounds);
     const chosen = this.#fields.method.value || first;
     this.#own = new Map(methods.map(({ name, options }) => [name, options]));
