@@ -38,7 +38,8 @@ def library() -> ModuleType:
         return importlib.import_module("reasoning_gym")
     except ImportError as error:
         raise ImportError(
-            f"problems of reasoning-gym need that package ({error}); run `pip install 'open-h1r[demo]'`"
+            f"problems of reasoning-gym need that package ({error}); run `pip install 'open-h1r[demo]'`; where no "
+            "compiler is, before it `python -m h1r.stand_ins pycosat`"
         ) from error
     finally:
         if late:
