@@ -378,11 +378,8 @@ def _filtering(metadata: Mapping[str, Any], _: str) -> Parts:
 
 def _angles(metadata: Mapping[str, Any], _: str) -> Parts:
     sides, known = metadata["n_sides"], metadata["known_angles"]
-    angles = tuple(
-        listing([f"{angle}{unit}" for angle in numbers])
-        for numbers in ([f"{angle:g}" for angle in known], known)
-        for unit in ("°", " degrees")
-    )
+    written = ([f"{angle:g}°" for angle in known], [f"{angle:g} degrees" for angle in known], [f"{a}°" for a in known])
+    angles = tuple(map(listing, written))
     polygon = {3: "triangle", 4: "quadrilateral", 5: "pentagon", 6: "hexagon"}.get(sides, f"{sides}-gon")
     rest = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}.get(sides - 1, "All other")
     return {"polygon": polygon, "angles": angles, "rest": rest}

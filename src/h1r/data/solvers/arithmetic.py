@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from h1r.data.solvers.base import Worked, add_lines, product_lines, shuffled, sum_lines, told_sum_lines
 from h1r.records import Problem
@@ -62,21 +62,20 @@ def _chain_product(factors: list[int], ascending: bool) -> list[str]:
 
 
 def gcd(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """Euclid's remainders by long division, or at once; Euclid's differences where they are few; prime factors."""
+    """Euclid's remainders; Euclid's differences where they are few; prime factors."""
     found = re.search(r"numbers: (\d+(?:, \d+)*)\.", problem.question)
     if found is None:
         return
     numbers = [int(part) for part in found.group(1).split(", ")]
     answer = str(math.gcd(*numbers))
-    yield Worked(_fold_gcd(numbers, _long_divisions), answer)
-    yield Worked(_fold_gcd(numbers, _remainders), answer)
+    yield Worked(_fold_gcd(numbers), answer)
     differences = _differences(numbers)
     if differences:
         yield Worked(differences, answer)
     if min(numbers) > 0:
         yield Worked([f"{n} = {' * '.join(map(str, factorise(n) or [1]))}" for n in numbers], answer)
     for _ in range(len(numbers)):
-        yield Worked(_fold_gcd(shuffled(numbers, rng), _remainders), answer)
+        yield Worked(_fold_gcd(shuffled(numbers, rng)), answer)
 
 
 def _remainders(a: int, b: int) -> list[str]:
@@ -88,25 +87,11 @@ def _remainders(a: int, b: int) -> list[str]:
     return lines
 
 
-def _long_divisions(a: int, b: int) -> list[str]:
-    """Euclid's remainders, each by taking off what one digit of the quotient makes: 181 - 150 = 31 for 181 % 5."""
-    a, b = max(a, b), min(a, b)
-    lines = []
-    while b:
-        place = 10 ** (len(str(a // b)) - 1)
-        taken = a // b // place * place * b
-        lines.append(f"{a} - {taken} = {a - taken}")
-        a -= taken
-        if a < b:
-            a, b = b, a
-    return lines
-
-
-def _fold_gcd(numbers: list[int], divided: Callable[[int, int], list[str]]) -> list[str]:
+def _fold_gcd(numbers: list[int]) -> list[str]:
     lines: list[str] = []
     common = numbers[0]
     for number in numbers[1:]:
-        lines += divided(common, number)
+        lines += _remainders(common, number)
         common = math.gcd(common, number)
     return lines or [str(common)]
 
@@ -127,8 +112,7 @@ def _differences(numbers: list[int]) -> list[str]:
 
 
 def lcm(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """Euclid by long division, or at once, then one number over the gcd times the other; multiples of the larger where
-    they are few."""
+    """Euclid, then one number over the gcd times the other; multiples of the larger where they are few."""
     found = re.search(r"numbers: (\d+(?:, \d+)*)$", problem.question.strip())
     if found is None:
         return
@@ -136,24 +120,23 @@ def lcm(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     if min(numbers) < 1:
         return
     answer = str(math.lcm(*numbers))
-    yield Worked(_fold_lcm(numbers, _long_divisions), answer)
-    yield Worked(_fold_lcm(numbers, _remainders), answer)
+    yield Worked(_fold_lcm(numbers), answer)
     if len(numbers) == 2:
         large, small = max(numbers), min(numbers)
         count = math.lcm(large, small) // large
         if count <= MAX_LISTED:
             yield Worked([f"{large * k} % {small} = {large * k % small}" for k in range(1, count + 1)], answer)
-    yield Worked(_fold_lcm(numbers[::-1], _remainders), answer)
+    yield Worked(_fold_lcm(numbers[::-1]), answer)
     for _ in range(len(numbers)):
-        yield Worked(_fold_lcm(shuffled(numbers, rng), _remainders), answer)
+        yield Worked(_fold_lcm(shuffled(numbers, rng)), answer)
 
 
-def _fold_lcm(numbers: list[int], divided: Callable[[int, int], list[str]]) -> list[str]:
+def _fold_lcm(numbers: list[int]) -> list[str]:
     lines: list[str] = []
     multiple = numbers[0]
     for number in numbers[1:]:
         common = math.gcd(multiple, number)
-        lines += divided(multiple, number)
+        lines += _remainders(multiple, number)
         if common > 1:
             lines.append(f"{multiple} / {common} = {multiple // common}")
         lines += product_lines(multiple // common, number)

@@ -82,8 +82,7 @@ def word_sequence_reversal(problem: Problem, rng: random.Random) -> Iterator[Wor
 
 
 def number_sorting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """Picking the least (or greatest) again and again, with the least so far at each number, or at once; inserting one
-    by one; merging pairs."""
+    """Picking the least (or greatest) again and again; inserting one by one; merging pairs."""
     found = re.search(r"in (ascending|descending) order: (.*)$", problem.question.split("\n")[0])
     if found is None:
         return
@@ -92,9 +91,7 @@ def number_sorting(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     ordered = sorted(numbers, key=float, reverse=down)
     answer = str(ordered)
     word = "max" if down else "min"
-    selections = list(_selections(numbers, down))
-    yield Worked([f"{word} {' '.join(rest)}: {' '.join(_so_far(rest, down))}" for rest, _ in selections], answer)
-    yield Worked([f"{word} {' '.join(rest)}: {pick}" for rest, pick in selections], answer)
+    yield Worked([f"{word} {' '.join(rest)}: {pick}" for rest, pick in _selections(numbers, down)], answer)
     yield Worked(
         [" ".join(sorted(numbers[:count], key=float, reverse=down)) for count in range(1, len(numbers) + 1)], answer
     )
@@ -113,11 +110,6 @@ def _selections(numbers: list[str], down: bool) -> Iterator[tuple[list[str], str
         rest.remove(pick)
 
 
-def _so_far(numbers: list[str], down: bool) -> Iterator[str]:
-    """The least (or greatest) of the numbers up to each of them."""
-    return itertools.accumulate(numbers, lambda pick, number: (max if down else min)(pick, number, key=float))
-
-
 def _merges(numbers: list[str], down: bool) -> list[str]:
     runs = [[number] for number in numbers]
     lines = []
@@ -128,8 +120,8 @@ def _merges(numbers: list[str], down: bool) -> list[str]:
 
 
 def number_filtering(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """The rule, and each number compared and kept or dropped; without the rule, from either end; only the kept, or only
-    the dropped, named."""
+    """Which are kept, and each number compared and kept or dropped; without that, from either end; only the kept, or
+    only the dropped, named."""
     found = re.match(
         r"(?>(?s:.*?)(Keep|Remove) all numbers (larger|smaller) than (\S++) in this list: \[)(.*)\]", problem.question
     )
@@ -147,7 +139,7 @@ def number_filtering(problem: Problem, rng: random.Random) -> Iterator[Worked]:
     kept = [first_spelling[float(number)] for number, _, stays in verdicts if stays]
     answer = str(kept)
     lines = [f"{number} {sign} {limit} {'keep' if stays else 'drop'}" for number, sign, stays in verdicts]
-    rule = f"{'keep' if keeps else 'drop'} {'>' if larger else '<'} {limit}"
+    rule = f"keep {'>' if keeps == larger else '<'} {limit}"  # a number that is equal has its own line
     yield Worked([rule, *lines], answer)
     yield Worked(lines, answer)
     yield Worked(lines[::-1], answer)

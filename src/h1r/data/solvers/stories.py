@@ -86,13 +86,31 @@ class _Family:
     spouse: dict[str, str]
     parents: dict[str, list[str]]
 
-    def children(self, name: str) -> list[str]:
-        return [child for child, parents in self.parents.items() if name in parents]
+    def generations(self) -> dict[str, int]:
+        """1 for those whose parents are not told of; a spouse who has none is of the other's."""
+        found: dict[str, int] = {}
+        names = [*self.spouse, *self.parents]
+        for name in names:  # parents are told of before their children
+            if name in self.parents:
+                found[name] = found.get(self.parents[name][0], 1) + 1
+            elif self.spouse.get(name) not in self.parents:
+                found[name] = 1
+        return found | {name: found[self.spouse[name]] for name in names if name not in found}
+
+    def by_generation(self, born: dict[str, int]) -> list[str]:
+        """`2 Logan + Susan, Ann`: a line for each generation, couples together."""
+        lines: dict[int, list[str]] = {}
+        for name in sorted(born, key=born.__getitem__):  # stable: in the order of the story
+            spouse = self.spouse.get(name, "")
+            told = lines.setdefault(born[name], [])
+            if f"{spouse} + {name}" not in told:
+                told.append(f"{name} + {spouse}" if spouse else name)
+        return [f"{generation} {', '.join(told)}" for generation, told in lines.items()]
 
 
 def family_relationships(problem: Problem, rng: random.Random) -> Iterator[Worked]:
-    """The chain of facts from the first person to the second, then the word for it, below the whole family and what is
-    asked; the chain alone, read from either end."""
+    """The family by generations, those of the two, and what that makes them; the chain of facts from the first person
+    to the second, read from either end."""
     asked = re.search(r"\n(?:What is|How is|What relation is) (\w+) (?:to|related to) (\w+)\?", problem.question)
     if asked is None:
         return
@@ -109,10 +127,22 @@ def family_relationships(problem: Problem, rng: random.Random) -> Iterator[Worke
         return
     word, sex = (pair[0], "man") if first in men else (pair[1], "woman")
     ending = f"{first} is a {sex}: {word}"
-    yield Worked([*_couples(family), f"{first} to {second}", *facts, ending], word)
+    born = family.generations()
+    places = f"{first} {born[first]}, {second} {born[second]}: {_KINDS[pair]}"
+    yield Worked([*family.by_generation(born), places, ending], word)
     yield Worked([*facts, ending], word)
     for order in itertools.permutations([*facts, f"{first} is a {sex}"]):
         yield Worked([*order, word], word)
+
+
+_KINDS = {
+    ("father", "mother"): "parent",
+    ("son", "daughter"): "child",
+    ("husband", "wife"): "married",
+    ("brother", "sister"): "same parents",
+    ("grandfather", "grandmother"): "grandparent",
+    ("uncle", "aunt"): "sibling of a parent",
+}
 
 
 def _read_family(story: str) -> _Family:
@@ -123,16 +153,6 @@ def _read_family(story: str) -> _Family:
         for child in re.split(r", | and ", children) if children else []:
             family.parents[child] = [one, other]
     return family
-
-
-def _couples(family: _Family) -> Iterator[str]:
-    """`Owen + Zoe: Logan`: each couple with its children, in the order of the story."""
-    told: set[str] = set()
-    for one, other in family.spouse.items():
-        if other not in told:
-            children = [child for child in family.children(one) if other in family.parents[child]]
-            yield f"{one} + {other}" + (f": {', '.join(children)}" if children else "")
-        told.add(one)
 
 
 def _link(family: _Family, first: str, second: str) -> tuple[tuple[str, str], list[str]] | None:
