@@ -199,3 +199,48 @@ def test_factors_are_primes_whose_product_is_the_number(number):
         assert all(factor % divisor for divisor in range(2, factor))
         product *= factor
     assert product == number
+
+
+def first_lines(family: str, size: str) -> list[tuple[Problem, list[str]]]:
+    solved = [(problem, traces(problem, 1, random.Random(0))) for problem in problems(family, size)]
+    return [(problem, (found[0].thinking or "").split("\n")) for problem, found in solved if found]
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_a_family_is_told_by_generations(size):
+    for problem, lines in first_lines("family_relationships", size):
+        born = {}
+        for line in lines[:-2]:
+            number, _, names = line.partition(" ")
+            born |= dict.fromkeys(re.split(r", | \+ ", names), int(number))
+        story = problem.question.partition("\n\n")[0]
+        for one, other, children in re.findall(
+            r"(\w+) is married to (\w+)\.(?: They have \w+(?: \w+)? called ([^.]+)\.)?", story
+        ):
+            assert born[one] == born[other]
+            for child in re.split(r", | and ", children) if children else []:
+                assert born[child] == born[one] + 1, (story, lines)
+        first, first_born, second, second_born, _ = re.fullmatch(r"(\w+) (\d), (\w+) (\d): (.+)", lines[-2]).groups()
+        assert (born[first], born[second]) == (int(first_born), int(second_born))
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_a_number_is_kept_where_its_sign_is_that_of_the_rule(size):
+    for problem, lines in first_lines("number_filtering", size):
+        _, sign, limit = lines[0].split()
+        for line in lines[1:]:
+            number, found, again, said = line.split()
+            assert again == limit
+            assert found == (">" if float(number) > float(limit) else "<" if float(number) < float(limit) else "=")
+            if found != "=":
+                assert (said == "keep") == (found == sign), (problem.question, lines)
+
+
+def test_letters_are_counted_where_they_stand():
+    for problem, lines in first_lines("letter_counting", "small"):
+        letter = lines[0].removeprefix("count ")
+        marks = [one for line in lines[1:-1] for one in line.split()]
+        assert [one[0] for one in marks] == list("".join(problem.metadata["entry"]["metadata"]["span"]).lower())
+        counted = [one for one in marks if len(one) > 1]
+        assert counted == [f"{letter}{number}" for number in range(1, len(counted) + 1)]
+        assert lines[-1] == f"= {len(counted)}"
