@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 import warm
 from h1r.config import load_recipe
 from h1r.evals.answers import recipe_of, sampling_of
-from h1r.run.directory import stored_defaults
+from h1r.report.collect import collect
+from h1r.run.directory import knows_turns, stored_defaults
+from h1r.serve.talk import open_talker
 from small_checkpoint import small_checkpoint
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -203,6 +205,62 @@ def test_a_model_that_learnt_a_file_is_asked_as_the_one_before(h1r: Command) -> 
         assert done.returncode == 0, done.stderr
 
 
+def test_a_model_that_learnt_turns_is_asked_with_them(h1r: Command) -> None:
+    told = [{"role": "user", "content": "Say 4."}, {"role": "assistant", "content": "4"}]
+    write("single.jsonl", [{"messages": told}] * 3)
+    write("turns.jsonl", [{"messages": told}, {"messages": [*told, *told]}])
+    for name, alone in (("single", True), ("turns", False)):
+        done = h1r("sft", f"{name}.jsonl", "--model", "h1r:small", "--set", "sft.epochs=1")
+        assert done.returncode == 0, done.stderr
+        assert knows_turns(f"runs/{name}") is not alone
+        with open_talker(f"runs/{name}", None, {}) as talker:
+            assert talker.alone is alone
+
+
+def test_the_report_of_a_run_on_a_file_lacks_nothing_that_it_never_has(h1r: Command) -> None:
+    write("own.jsonl", ROWS)
+    done = h1r("sft", "own.jsonl", "--model", "h1r:small", "--columns", "answer=solution", "--set", "sft.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert h1r("report", "runs/own").returncode == 0
+    assert "This run is not complete" not in Path("runs/own/report.html").read_text()
+    (Path("runs/own") / "scaling").mkdir()  # begun, and stopped
+    assert [part.file for part in collect("runs/own").missing] == ["scaling/result.json"]
+
+
+def test_settings_of_curation_spoil_no_model_that_was_trained_on_a_file(h1r: Command) -> None:
+    write("own.jsonl", ROWS)
+    short = ("--set", "eval.samples=1", "--set", "eval.max_tokens=4", "--set", "controls.enabled=false", "--json")
+    assert h1r("sft", "own.jsonl", "--model", "h1r:small", "--columns", "answer=solution").returncode == 0
+    done = h1r("eval", "runs/own", "--benchmark", "own.jsonl", "--columns", "answer=solution", *short)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_votes_on_a_benchmark_as_it_says(h1r: Command) -> None:
+    write("own.jsonl", [{"question": f"What is {n} + {n + 3}?", "answer": str(2 * n + 3)} for n in range(11, 15)])
+    done = h1r("eval", "h1r:small", "--benchmark", "own.jsonl", "--json")
+    assert done.returncode == 0, done.stderr
+    stored = stored_defaults("h1r:small")["scaling"]
+    told = json.loads(Path("runs/h1r-small/recipe.json").read_text())["scaling"]
+    assert {key: told[key] for key in stored} == stored
+
+
+def test_problems_that_cannot_be_trusted_are_left_out_of_a_file_and_said(h1r: Command) -> None:
+    """`3 + 0` is solved by repeating it."""
+    write("own.jsonl", [{"question": f"What is 3 + {n}?", "answer": str(3 + n)} for n in range(3)])
+    short = ("--set", "eval.samples=1", "--set", "eval.max_tokens=8")
+    done = h1r("eval", "h1r:small", "--benchmark", "own.jsonl", *short, "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["eval_base"]["benchmarks"].values()
+    assert found["problems"] == 2
+    told = h1r("eval", "h1r:small", "--benchmark", "own.jsonl", *short, "--out", "again").stderr
+    assert re.search(r"1 of 3 problems is unusable \(.*\), and left out; --set controls.in_eval=report", told)
+    asked = h1r("eval", "h1r:small", "--benchmark", "own.jsonl", *short, "--set", "controls.in_eval=report", "--json")
+    (found,) = json.loads(asked.stdout)["eval_base"]["benchmarks"].values()
+    assert found["problems"] == 3
+    assert "no such file; check the path" in h1r("eval", "h1r:small", "--benchmark", "gone.jsonl").stderr
+    assert "a problem has no field `foo`" in h1r("solve", "h1r:small", "own.jsonl", "--columns", "foo=question").stderr
+
+
 def test_sft_says_what_is_wrong_with_a_file(h1r: Command, model: Path) -> None:
     write("own.jsonl", [{"a": "1", "b": "2"}])
     assert "is a file of data; say what to fine-tune on it, as in --model" in h1r("sft", "own.jsonl").stderr
@@ -269,10 +327,11 @@ def test_init_writes_a_recipe_that_resolves(h1r: Command, model: Path, task: str
     assert Path("mine.toml").read_text().count("#") >= 8
     assert h1r(task, "mine.toml", "--dry-run").returncode == 0
     assert str(model) in load_recipe("mine.toml").model_dump_json()
-    if task == "rl":  # a learning rate for billions of parameters moves nothing here
-        assert load_recipe("mine.toml").rl.optimizer.learning_rate == 1e-4
+    if task in ("sft", "rl"):  # what billions of parameters are trained with moves nothing here
         h1r("init", task, "large.toml", "--model", "owner/name", "--data", "own.jsonl")
-        assert load_recipe("large.toml").rl.optimizer.learning_rate == 1e-6
+        found = [getattr(load_recipe(name), task) for name in ("mine.toml", "large.toml")]
+        assert [one.optimizer.learning_rate for one in found] == {"sft": [3e-3, 3e-5], "rl": [1e-4, 1e-6]}[task]
+        assert [one.compute_dtype for one in found] == ["float32", "stored"]
     assert "mine.toml is there already" in h1r("init", task, "mine.toml").stderr
     assert 'put your own in for "CHECKPOINT" and "DATA", then run' in h1r("init", task).stderr
 

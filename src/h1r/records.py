@@ -268,4 +268,4 @@ def _said(detail: Any) -> str:
 
 def place_of(loc: Sequence[int | str]) -> str:
     """The key, as it was written, of a place in a pydantic error, which also names the type that it tried there."""
-    return ".".join(str(part) for part in loc if not _TRIED.fullmatch(str(part)))
+    return ".".join(str(part)[:60] for part in loc if not _TRIED.fullmatch(str(part)[:60]))

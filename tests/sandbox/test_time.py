@@ -249,7 +249,9 @@ def test_waiting_for_a_processor_is_told_from_sleeping_and_computing():
         for one in started:
             one.stdout.readline()
             os.sched_setaffinity(one.pid, {core})
-        os.sched_setscheduler(started[1].pid, os.SCHED_IDLE, os.sched_param(0))  # below nice 19, which these tests may have
+        os.sched_setscheduler(
+            started[1].pid, os.SCHED_IDLE, os.sched_param(0)
+        )  # below nice 19, which these tests may have
         before, began = [meter.waited_s(one.pid) for one in started], time.monotonic()
         while meter.waited_s(started[1].pid) - before[1] < 0.4:
             assert time.monotonic() - began < 60, "it waits, and the kernel does not say so"

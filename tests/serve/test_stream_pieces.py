@@ -245,6 +245,16 @@ def test_an_event_is_one_line_for_every_client_and_holds_the_text_as_it_is() -> 
         assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["delta"]["content"] == text
 
 
+@pytest.mark.parametrize("stops", [(), ("XX",)])
+def test_a_thinking_that_closes_and_never_opened_is_told_once(stops: tuple[str, ...]) -> None:
+    raw = "2 + 2 = 4\n</think>\n\nIt is 4 X"
+    splitter = Splitter(stops)
+    told = [piece for at in range(0, len(raw), 3) for piece in splitter.push(raw[at : at + 3])]
+    told += splitter.rest(*parts_of(raw))
+    assert "".join(text for _, text in told) == raw
+    assert {name for name, _ in told} == {"content"}
+
+
 def test_of_a_response_one_item_ends_before_the_next_begins() -> None:
     shape = ResponsesShape(Body(model="m"))
     deltas = [("reasoning_content", "2 + 2"), ("reasoning_content", " = 4"), ("content", "It is "), ("content", "4")]

@@ -133,8 +133,11 @@ def eval_(
         if not as_json:
             begin_loading(given or directory)
         from h1r.evals.answers import sampling_of
+        from h1r.run.directory import stored_defaults
 
         sampling = {f"eval.{key}": value for key, value in sampling_of(directory).items()}
+        if isinstance(votes_as := stored_defaults(directory).get("scaling"), dict):
+            sampling["scaling"] = votes_as
     keys = {
         **sampling,
         **_model_keys(named, stages, url),
@@ -269,7 +272,9 @@ def tables_of(
             raise UserError(f"{file} has no [[eval.benchmarks]]; give a recipe that has, or a file of problems")
         return list(found)
     kind = format_of(path)
-    if kind is None or not path.is_file():
+    if kind is not None and not path.is_file():
+        raise UserError(f"--benchmark {file}: no such file; check the path")
+    if kind is None:
         raise UserError(f"--benchmark {file} is no file of problems (.jsonl, .json, .csv, .parquet) and no TOML file")
     table: dict[str, Any] = {
         "name": plain_name(path).stem,
@@ -277,6 +282,7 @@ def tables_of(
         "path": str(path.resolve()),
         "columns": columns_of(path, columns or {}, ("question", "answer"), ()),
         "prompt": prompt or own or BOXED,
+        "allow_unusable": "any",
     }
     if options := options_column(path):
         if prompt and "{options}" not in prompt:

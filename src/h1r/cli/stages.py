@@ -205,13 +205,16 @@ def _sft_on_file(checkpoint: Path, on_cards: bool) -> dict[str, Any]:
 def _asked_as(checkpoint: str) -> dict[str, Any]:
     """The keys of how a checkpoint is sampled and has its traces vote, as far as it says: what is trained on from it is
     asked in the same way. Answers of the file may be longer than its own."""
-    from h1r.evals.answers import sampling_of
-    from h1r.run.directory import stored_defaults
+    from h1r.evals.answers import positions_of, sampling_of
+    from h1r.run.directory import model_directory, stored_defaults
 
     sampling, scaling = sampling_of(checkpoint), stored_defaults(checkpoint).get("scaling")
     found: dict[str, Any] = {f"eval.{key}": sampling[key] for key in ("temperature", "top_p") if key in sampling}
+    longest = SFT_ON_FILE["eval.max_tokens"]
+    if (positions := positions_of(model_directory(checkpoint))) is not None:
+        longest = min(longest, positions // 2)
+        found["eval.max_tokens"] = longest
     if isinstance(scaling, dict):
-        longest = SFT_ON_FILE["eval.max_tokens"]
         found["scaling"] = {**scaling, "max_tokens": max(longest, scaling.get("max_tokens", longest))}
     return found
 

@@ -72,10 +72,8 @@ def init(
     for place, value in zip(PLACEHOLDERS, (model, data), strict=True):
         if value is not None:
             text = text.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
-    if task is Task.RL and model is not None and _is_small(model):
-        text = text.replace(
-            "learning_rate = 1e-6", "learning_rate = 1e-4 # of so small a model; 1e-6 of one of billions"
-        )
+    if task in (Task.SFT, Task.RL) and model is not None and _is_small(model):
+        text = _for_small(text, task.value)
     if task is Task.EVAL and model is not None and checkpoint_of(model) and (asked := prompt_of(model)):
         text = re.sub("(?m)^prompt = .*", lambda _: f"prompt = {json.dumps(asked)} # as in its training", text)
     if path.exists():
@@ -84,6 +82,13 @@ def init(
         write_text(path, text)
     missing = " and ".join(f'"{place}"' for place in PLACEHOLDERS if f'"{place}"' in text)
     note((f"put your own in for {missing}, then " if missing else "") + f"run `h1r {task.value} {quote(str(path))}`")
+
+
+def _for_small(text: str, task: str) -> str:
+    """The recipe with steps that move a small model, and numbers that hold them. Our choice."""
+    rate = {"sft": "3e-3", "rl": "1e-4"}[task]
+    text = re.sub("(?m)^learning_rate = .*", f"learning_rate = {rate} # as so small a model needs", text)
+    return text.replace(f"\n[{task}.optimizer]", '\ncompute_dtype = "float32"\n' + f"\n[{task}.optimizer]", 1)
 
 
 def _is_small(model: str) -> bool:

@@ -12,6 +12,7 @@ Threads and one event loop may use it alike. The chat client `common/http.py` is
 from __future__ import annotations
 
 import email.utils
+import html
 import ipaddress
 import os
 import random
@@ -158,7 +159,7 @@ def one_line_of(data: bytes) -> str:
     """The text of an error that is no JSON, without tags and styles where it is a page."""
     text = data.decode(errors="replace")
     if text.lstrip()[:1] == "<":
-        text = re.sub(r"(?is)<(style|script|head)\b.*?</\1>|<[^<>]*>", " ", text)
+        text = html.unescape(re.sub(r"(?is)<(style|script|head)\b.*?</\1>|<[^<>]*>", " ", text))
     return " ".join(text.split())[:500]
 
 

@@ -177,7 +177,7 @@ class BenchmarkSection(CorpusBenchmark):
     """Problems asked, the first ones; 0: all."""
     expect: Count = 0
     """Problems that the benchmark has, those that cannot be used among them; 0: any number."""
-    allow_unusable: Count = 0
+    allow_unusable: Count | Literal["any"] = 0
     """Problems that may be left out: rows that cannot be read or asked, references that do not score, problems that pay
     an answer which solves nothing. With more the evaluation stops before anything is asked."""
 

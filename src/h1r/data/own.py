@@ -8,13 +8,14 @@ Chats of every shape that curation knows are conversations (docs/guide/data-form
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from h1r.common.progress import note
-from h1r.common.prose import counted
+from h1r.common.prose import counted, listing
 from h1r.config import CorpusBenchmark, CorpusSource
 from h1r.data.curate.drop_log import DropLog
 from h1r.data.curate.io.chats import shape_of
@@ -33,6 +34,7 @@ SOLUTION = ("solution", "output", "response", "completion", *ANSWER)
 """Usual names of columns, the first that a file has."""
 OPTIONS = ("options", "choices")
 """Usual names of a column with the list of a question's options."""
+_FIELDS = ("question", "answer", "id", "family")
 _EMPTY = "holds no problem and no conversation; give a file with a row for each"
 
 
@@ -41,6 +43,8 @@ def columns_of(path: Path, given: Mapping[str, str], needed: Sequence[str], opti
     problems: those that are `given`, else by their usual names in the first row. `UserError` names what is missing, and
     what there is."""
     names = _names(path, given)
+    if unknown := [field for field in given if field not in _FIELDS]:
+        raise UserError(f"a problem has no field `{unknown[0]}`; columns are of {listing(_FIELDS)}")
     found = dict(given)
     for field, usual in (("question", QUESTION), ("answer", ANSWER), ("id", ("id",))):
         if field in found or field not in (*needed, *optional):
@@ -149,6 +153,13 @@ def own_conversations(path: Path, given: Mapping[str, str], loss: str = "last") 
         left = reasons.total()
         note(f"{path}: {counted(left, 'row')} {'is' if left == 1 else 'are'} left out; {told}")
     return found
+
+
+def holds_turns(path: Path, given: Mapping[str, str]) -> bool:
+    """Whether a conversation among the first thousand of a file has more than one turn of its user's."""
+    reader = Reader(_section(CorpusSource, path, _chat_columns(path, given)), str(path), 0)
+    traces = (trace for item in itertools.islice(reader.items(), 1000) for trace in item.traces)
+    return any(sum(message.role == "user" for message in trace.messages) > 1 for trace in traces)
 
 
 def _chat_columns(path: Path, given: Mapping[str, str]) -> dict[str, str]:

@@ -38,13 +38,13 @@ def recipe_of(checkpoint: str, overrides: dict[str, Any] | None = None) -> Recip
     """
     recipe, positions = _recipe_of(checkpoint, overrides), None
     with suppress(UserError):  # a run may have no model yet
-        positions = _positions(model_directory(checkpoint))
+        positions = positions_of(model_directory(checkpoint))
     if positions is None or recipe.scaling.max_tokens <= positions // 2 or "scaling.max_tokens" in (overrides or {}):
         return recipe
     return recipe.model_copy(update={"scaling": recipe.scaling.model_copy(update={"max_tokens": positions // 2})})
 
 
-def _positions(directory: Path) -> int | None:
+def positions_of(directory: Path) -> int | None:
     """Of the model in a directory, as far as its config.json says."""
     path = directory / "config.json"
     positions = read_json(path).get("max_position_embeddings") if path.exists() else None
@@ -71,7 +71,7 @@ def sampling_of(checkpoint: str) -> dict[str, Any]:
     directory = model_directory(checkpoint)
     path = directory / "generation_config.json"
     stored = read_json(path) if path.exists() else {}
-    positions = _positions(directory)
+    positions = positions_of(directory)
     if positions and (stored.get("max_new_tokens") or 0) > positions // 2:
         stored = {**stored, "max_new_tokens": positions // 2}
     names = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens"}

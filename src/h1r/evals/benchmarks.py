@@ -15,7 +15,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from h1r.common.progress import note
 from h1r.common.prose import counted, listing
@@ -124,7 +124,7 @@ def accepted(
     found: Benchmark,
     verify_many: VerifyMany,
     section: ControlsSection,
-    allow_unusable: int = 0,
+    allow_unusable: int | Literal["any"] = 0,
     file: Path | None = None,
     depends_on: Mapping[str, Any] | None = None,
 ) -> Usable:
@@ -145,14 +145,22 @@ def accepted(
         return kept, []
     named = "; ".join(f"{row['id']}: {row['reason']}, {row['detail']}" for row in bad[:NAMED])
     total = len(problems) + len(found.unusable)
-    sentence = f"benchmark {found.name}: {len(bad)} of {total} problems are unusable ({named})"
+    are = "is" if len(bad) == 1 else "are"
+    sentence = f"benchmark {found.name}: {len(bad)} of {counted(total, 'problem')} {are} unusable ({named})"
     if section.in_eval == "stop" or not kept:
         raise UserError(f"{sentence}; mend the benchmark, or set controls.in_eval to `report`")
-    if left_out > allow_unusable:
+    if allow_unusable != "any" and left_out > allow_unusable:
         raise UserError(
             f"{sentence}; mend its columns or its file, or set allow_unusable = {left_out} to leave them out"
         )
-    note(sentence if left_out == len(bad) else f"{sentence}; {len(bad) - left_out} of them are asked all the same")
+    if left_out < len(bad):
+        asked = len(bad) - left_out
+        note(f"{sentence}; {asked} of them {'is' if asked == 1 else 'are'} asked all the same")
+    else:
+        all_the_same = (
+            "" if len(bad) == len(found.unusable) else "; --set controls.in_eval=report asks what can be asked"
+        )
+        note(f"{sentence}, and left out{all_the_same}")
     return kept, bad
 
 

@@ -229,7 +229,8 @@ def _models_html(found: Sequence[Benchmark]) -> str:
 
 def _left_out(result: BenchmarkResult) -> str:
     """How many problems are asked by nobody, and their share."""
-    count = len(result.unusable) + result.ungradable
+    asked = {outcome.problem_id for outcome in result.outcomes}
+    count = len([one for one in result.unusable if one.get("id") not in asked]) + result.ungradable
     return f"{count:,} ({percent(count / (result.problems + count))})" if count else "0"
 
 

@@ -129,8 +129,20 @@ def collect(run: str | Path) -> RunReport:
         },
         scaling=reader.shape("scaling/result.json", ScalingResult, "test-time scaling"),
         # A run that only evaluates lacks nothing.
-        missing=reader.missing if trains or not (benchmarks or safety) else [],
+        missing=_lacks(path, recipe, reader.missing) if trains or not (benchmarks or safety) else [],
     )
+
+
+def _lacks(path: Path, recipe: Mapping[str, Any], missing: list[Missing]) -> list[Missing]:
+    """Without the parts that a run on data of one's own, or from a checkpoint, never has, unless they were begun."""
+    sft, rl = recipe.get("sft", {}), recipe.get("rl", {})
+    if sft.get("data") or sft.get("mixture"):
+        never = {"curate", "rl_pool", "rl", "scaling", "eval"}
+    elif rl.get("problems"):
+        never = {"curate", "sft", "scaling", "eval"}
+    else:
+        return missing
+    return [one for one in missing if (part := one.file.partition("/")[0]) not in never or (path / part).exists()]
 
 
 STAGE_TITLES = {"base": "Base", "sft": "SFT", "rl": "RL"}

@@ -46,6 +46,8 @@ _STAGES_OF = {
     "rollout": _ALL,  # of a teacher, too
 }
 """Table or key of a recipe -> the stages whose results it changes; those of the longest name count, and else all."""
+_OF_CURATION = frozenset({"controls", "corpus", "curate", "problems"})
+"""Tables that SFT depends on through what is curated alone."""
 DIRECTORIES = {"curate": "curate", "sft": "sft", "pool": "rl_pool", "rl": "rl"}
 """Stages that are not run again for a changed key, and their directories."""
 
@@ -75,7 +77,10 @@ def stages_of(key: str) -> tuple[str, ...]:
 
 def spoilt(run: Path, key: str) -> list[str]:
     """The directories of what has begun in a run and depends on a key, and the marks that say that it is finished."""
-    found = [stage for stage in stages_of(key) if stage in DIRECTORIES and _has_begun(run, stage)]
+    stages = stages_of(key)
+    if key.split(".")[0] in _OF_CURATION and not _has_begun(run, "curate"):
+        stages = tuple(stage for stage in stages if stage != "sft")  # it was trained on a file
+    found = [stage for stage in stages if stage in DIRECTORIES and _has_begun(run, stage)]
     paths = [path for stage in found for path in (run / DIRECTORIES[stage], run / "done" / f"{stage}.json")]
     return [str(path) for path in paths if path.exists()]
 

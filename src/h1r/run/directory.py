@@ -71,6 +71,8 @@ DEFAULTS = "h1r.json"
 """Beside a model: tables of the recipe that say how it is asked, where no run says so, and `PROMPT`."""
 PROMPT = "prompt"
 """Its key for what the questions of training stood in."""
+TURNS = "turns"
+"""Its key for whether the model learnt conversations of several turns."""
 
 
 def model_directory(name: str) -> Path:
@@ -95,6 +97,11 @@ def prompt_of(checkpoint: str) -> str | None:
     where it does not say, as one does not that was trained elsewhere."""
     found = stored_defaults(checkpoint).get(PROMPT)
     return found if isinstance(found, str) and "{question}" in found else None
+
+
+def knows_turns(checkpoint: str) -> bool:
+    """Whether a checkpoint, or a run's last model, learnt conversations of several turns."""
+    return stored_defaults(checkpoint).get(TURNS) is True
 
 
 @dataclass(frozen=True)

@@ -263,8 +263,8 @@ class NoLoops(Method):
     shortest: int = same_as(Loop, "shortest")
 
     def __post_init__(self) -> None:
-        Loop(self.repeats, self.period, self.shortest)
         self.check()
+        Loop(self.repeats, self.period, self.shortest)
 
     def requested(self, ballot: Ballot) -> SamplingParams:
         return dataclasses.replace(self.sampling, loop=Loop(self.repeats, self.period, self.shortest))

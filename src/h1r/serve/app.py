@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from h1r.errors import UserError
+from h1r.rollout.retry import UnanswerableError
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.errors import ApiError, ClientGoneError
 from h1r.serve.event_stream import EventStream
@@ -278,6 +279,8 @@ class Service:
 def failure(error: BaseException) -> ApiError:
     """What a client is told of an error that it did not make. A `UserError` says what went wrong with the engine; of
     others, only that there was one."""
+    if isinstance(error, UnanswerableError):
+        return ApiError(400, f"no engine can answer this: {error.traces[0].error}", code="context_length_exceeded")
     if isinstance(error, UserError):
         return ApiError(502, str(error), code="engine_failed")
     return ApiError(500, f"the server failed at this request ({type(error).__name__})", code="internal_error")

@@ -8,7 +8,7 @@ _TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     500: "server_error", 502: "server_error", 503: "server_error",
 }  # fmt: skip
-_MOST_CHARACTERS = 500
+_MOST_CHARACTERS, _MOST_OF_A_KEY = 500, 80
 
 
 class ApiError(Exception):
@@ -28,14 +28,19 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The reply."""
-        shown = "".join(one if one.isprintable() else " " for one in str(self))[:_MOST_CHARACTERS]
         kind = _TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": shown, "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _printable(self.param, _MOST_OF_A_KEY)
+        message = _printable(str(self), _MOST_CHARACTERS)
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
         """Beside the body."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
         return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers
+
+
+def _printable(text: str, most: int) -> str:
+    return "".join(one if one.isprintable() else " " for one in text[: most + 1])[:most]
 
 
 class ClientGoneError(Exception):

@@ -315,14 +315,14 @@ def choice_of(model: Speaker, trace: Trace, index: int, form: Form) -> Choice:
 def summary_of(outcome: Outcome, question: Question) -> dict[str, Any]:
     """`usage.deepconf` of a reply."""
     plan, solution, last = question.plan, outcome.solution, outcome.last_event
-    full = last["full_budget_tokens"]
+    full, cut = last["full_budget_tokens"], solution.stop_reason == "cancelled"
     return {
         "method": plan.method, "stopping": question.stopping, "voter": plan.params.voter,
         "budget": solution.budget, "warmup": plan.params.warmup,
         "traces": len(solution.traces), "states": {state: solution.states.count(state) for state in STATES},
         "stopped": solution.states.count("stopped"), "tokens": solution.tokens_total,
         "tokens_by_state": solution.tokens, "full_budget_tokens": full,
-        "saved_tokens": None if full is None else max(0, full - solution.tokens_total),
+        "saved_tokens": None if full is None or cut else max(0, full - solution.tokens_total),
         "threshold": rounded(solution.threshold), "stop_reason": solution.stop_reason,
         "answer": solution.answer, "share": rounded(solution.vote.share), "certainty": last["certainty"],
         "votes": last["votes"], "votes_rest": last["votes_rest"], "selected_by": outcome.selected_by,

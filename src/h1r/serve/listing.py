@@ -35,7 +35,7 @@ def models_of(
     told = section.model_dump(mode="json", exclude={"problems"})
     told["options"] = _numbers(section.options)
     first = {"methods": methods_for(section, has), "numbers": numbers_for(budget, positions), "scaling": told}
-    budgets = sorted({*_USUAL_BUDGETS, *(one for one in section.budgets if one <= budget)})
+    budgets = sorted({one for one in (*_USUAL_BUDGETS, *section.budgets) if one <= budget})
     return [{"id": name, **own, **first}, *({"id": f"{name}@deepconf-{one}", **own} for one in budgets)]
 
 

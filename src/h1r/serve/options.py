@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from h1r.common.bounds import BOUNDS, bounds_of
+from h1r.common.prose import listing
 from h1r.common.scaling_methods import METHODS
 from h1r.config import ScalingSection
 from h1r.engine.protocol import SamplingParams
@@ -38,6 +39,7 @@ EFFORTS = {"none": 0, "minimal": 0, "low": 16, "medium": 64, "high": 256, "xhigh
 _USUAL_BUDGET = 64
 _SUFFIX = re.compile(r"(?P<model>.+)@(?P<method>[a-z][a-z0-9_]{0,63})(?:-(?P<budget>[0-9]{1,6}))?")
 _DEEPCONF_ONLY = ("warmup", "keep_top", "reading", "tau", "consensus", "voter", "warmup_votes")
+_OF_CONFIDENCE = ("keep_top", "reading", "voter", "warmup_votes")
 
 _TYPES = {int: "integer", float: "number"}
 
@@ -181,8 +183,10 @@ def plan_for(
         options = options.model_copy(update={"budget": wanted if budget is not None else min(wanted, most)})
     assert options.budget is not None
     if not 1 <= options.budget <= most:
-        said = f"deepconf.budget is {options.budget}, and this server allows 1 to {most}"
-        raise ApiError(400, said, "deepconf.budget")
+        asked, key = ("deepconf.budget", "deepconf.budget") if budget != options.budget else ("the budget", "model")
+        raise ApiError(400, f"{asked} is {str(options.budget)[:40]}, and this server allows 1 to {most}", key)
+    if options.method not in METHODS.names():
+        raise ApiError(400, f"deepconf.method is none of {listing(sorted(METHODS.names()))}", "deepconf.method")
     try:
         params = _params(options, section, sampling)
     except (UserError, ValueError) as error:
@@ -218,6 +222,9 @@ def _params(options: Options, section: ScalingSection, sampling: SamplingParams)
     if options.options:
         raise ValueError(f"method {options.method} has no options")
     if options.method == "majority":
+        given = [key for key in _OF_CONFIDENCE if getattr(options, key) is not None]
+        if given:
+            raise ValueError(f"{given[0]} goes with method deepconf, not majority")
         params = majority_params(budget, sampling)
         if options.tau is None:
             return params

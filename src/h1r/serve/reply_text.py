@@ -99,7 +99,10 @@ class Splitter:
         return found
 
     def rest(self, thinking: str | None, answer: str) -> list[tuple[str, str]]:
-        """What is still to be told of both, which are known now."""
+        """What is still to be told of both, which are known now. Of a text that closes a thinking which it never opened
+        all was told as the answer, and so is what was held back of it."""
+        if self.told["content"] and not answer.startswith(self.told["content"]):
+            return [("content", self._text)] if self._text and self._where == "answer" else []
         left = []
         for name, text in (("reasoning_content", thinking or ""), ("content", answer)):
             if text.startswith(self.told[name]) and (more := text[len(self.told[name]) :]):

@@ -41,7 +41,7 @@ class Session:
     def __init__(self, owner: EngineThread, span: RequestSpan | None = None) -> None:
         self._owner, self._span = owner, span
         self._tickets: list[Ticket] = []
-        self._cond = threading.Condition()
+        self._cond = threading.Condition(threading.RLock())
         self._inbox: deque[Trace | BaseException] = deque()
         self._idle = True
         self._ended = False
@@ -63,8 +63,7 @@ class Session:
         try:
             for prompt, one in zip(prompts, each, strict=True):
                 self._add(prompt, one)
-            # `left` first: a trace is in the inbox before it is no longer left.
-            while any(ticket.left for ticket in self._tickets) or self._inbox:
+            while self._more():
                 found = self._next()
                 if isinstance(found, BaseException):
                     raise found
@@ -119,17 +118,18 @@ class Session:
 
     def _end(self, give_up: bool) -> None:
         """In the engine's thread."""
-        for ticket in list(self._tickets):
-            if not ticket.left:
-                continue
-            missing = ticket.missing
-            traces = {trace.sample_index: trace for trace in self._owner.cancel(ticket)}
-            if not give_up:
-                index = self._tickets.index(ticket)
-                for sample in missing:
-                    self._put(_told(traces.get(sample) or _nothing(ticket, sample), index))
-        if give_up:
-            self._put(Abandoned())
+        with self._cond:
+            for ticket in list(self._tickets):
+                if not ticket.left:
+                    continue
+                missing = ticket.missing
+                traces = {trace.sample_index: trace for trace in self._owner.cancel(ticket)}
+                if not give_up:
+                    index = self._tickets.index(ticket)
+                    for sample in missing:
+                        self._put(_told(traces.get(sample) or _nothing(ticket, sample), index))
+            if give_up:
+                self._put(Abandoned())
 
     def _add(self, prompt: Prompt, params: SamplingParams) -> int:
         index = len(self._tickets)
@@ -142,6 +142,12 @@ class Session:
         else:
             self._owner.submit(ticket)
         return index
+
+    def _more(self) -> bool:
+        """Whether a trace is still to come. `_end` takes the left ones and hands them over under the same lock."""
+        with self._cond:
+            # `left` first: a trace is in the inbox before it is no longer left.
+            return any(ticket.left for ticket in self._tickets) or bool(self._inbox)
 
     def _next(self) -> Trace | BaseException | None:
         """The next trace; None when it is time to look."""

@@ -8,8 +8,9 @@ question), the same reading and comparing of answers, and the same policy for tr
 Which trace is shown. select "votes": of the traces that voted for the winning answer in its most frequent form, the one
 of the highest confidence (that of the voter, the lowest group confidence for a majority), the earlier of equals.
 select "tests": the same of those whose program passes the request's tests; where none does, of those that pass most.
-select "confidence", and where no trace holds an answer or passes a test: of the traces that ended by themselves the one
-of the highest confidence; of those at the token limit where none did. `Outcome.selected_by` says which.
+select "confidence", and where no trace holds an answer or passes a test: of the traces that ended by themselves, those
+with more than their thinking first, the one of the highest confidence; of those at the token limit where none did.
+`Outcome.selected_by` says which.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from h1r.scaling.voting import VOTERS
 from h1r.serve.engine_thread import EngineThread
 from h1r.serve.options import Plan
 from h1r.serve.progress_events import ProgressEvents
+from h1r.serve.reply_text import parts_of
 from h1r.serve.session import Session
 from h1r.serve.spans import RequestSpan
 from h1r.serve.testing import TestRuns
@@ -155,6 +157,7 @@ def shown(ballot: Ballot, solution: Solution, plan: Plan, tests: TestRuns | None
     if tests is not None and (most := max((tests.passed(e.trace.text) for e in entries), default=0.0)):
         return _surest([e for e in entries if tests.passed(e.trace.text) == most], plan), "tests"
     complete = [e for e in entries if e.trace.finish_reason == "stop" and e.state != "cancelled"]
+    complete = [e for e in complete if parts_of(e.trace.text)[1].strip()] or complete  # thinking alone is no reply
     complete = complete or [e for e in entries if e.confidence is not None] or [e for e in entries if e.trace.text]
     return _surest(complete, plan), "confidence"
 

@@ -23,7 +23,7 @@ from h1r.config import resolve
 from h1r.engine.server.events import UNREADABLE, Refused, ServerRequest, get_json
 from h1r.errors import UserError
 from h1r.evals.answers import recipe_of
-from h1r.run.directory import prompt_of
+from h1r.run.directory import knows_turns, prompt_of
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Event, Job
 from h1r.serve.limits import Limits
@@ -142,7 +142,7 @@ class InProcess:
     def __init__(self, served: Local, model: str, limits: Limits, runner: asyncio.Runner) -> None:
         self.model, self._served, self._limits, self._runner = model, served, limits, runner
         self.most: int | None = limits.budget
-        self.alone = prompt_of(model) == "{question}"  # as after training from random weights
+        self.alone = prompt_of(model) == "{question}" and not knows_turns(model)
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """See `Talker.chunks`."""

@@ -33,7 +33,7 @@ from h1r.models import CausalLM, save
 from h1r.models.checkpoint import load_weights, stored_state
 from h1r.models.shards import gathered, own_rows
 from h1r.run.checkpoints import Checkpoints
-from h1r.run.directory import DEFAULTS, PROMPT, prompt_of
+from h1r.run.directory import DEFAULTS, PROMPT, TURNS, knows_turns, prompt_of
 from h1r.train.lora import ADAPTER, Adapted
 from h1r.train.optim import cut_codes, in_codes
 from h1r.train.parallel.gradients import Trained, published_model
@@ -212,11 +212,11 @@ def publish(stage: Path, trained: Trained, tokenizer: PreTrainedTokenizerFast, w
     return final
 
 
-def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
+def keep_defaults(model: Path, recipe: Recipe, world: World, turns: bool = False) -> None:
     """Stores with a published model how the run asks it: [eval]'s sampling in generation_config.json, which
     transformers and vLLM read, and [scaling] in h1r.json; and there what problems are asked in: a model from random
-    weights knows no other words than its questions, and one from a checkpoint keeps what that one says. Of `world`, the
-    process that writes files does."""
+    weights knows no other words than its questions, and one from a checkpoint keeps what that one says. turns: it
+    learnt conversations of several. Of `world`, the process that writes files does."""
     if not world.main:
         return
     asked = recipe.eval
@@ -228,6 +228,8 @@ def keep_defaults(model: Path, recipe: Recipe, world: World) -> None:
     kept: dict[str, Any] = {"scaling": recipe.scaling.model_dump(mode="json")}
     start = recipe.model.checkpoint
     prompt = prompt_of(start) if start else "{question}"
+    if turns or (start and knows_turns(start)):
+        kept[TURNS] = True
     write_json(model / DEFAULTS, kept if prompt is None else {**kept, PROMPT: prompt})
 
 

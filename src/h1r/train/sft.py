@@ -28,7 +28,7 @@ from h1r.common.files import contents, read_json, write_json
 from h1r.common.progress import progress
 from h1r.config import Recipe, SFTSection
 from h1r.data.file_kinds import conversations_file
-from h1r.data.own import own_conversations
+from h1r.data.own import holds_turns, own_conversations
 from h1r.data.packing import pack
 from h1r.errors import UserError
 from h1r.kernels.layout import Layout
@@ -96,7 +96,7 @@ def sft(recipe: Recipe, run: Run, resume: bool = False) -> dict[str, Any]:
                 world=world,
                 resume=resume,
             )
-            keep_defaults(directory / "model", recipe, world)
+            keep_defaults(directory / "model", recipe, world, turns=_has_turns(recipe))
             return summary
         finally:
             tracker.close()
@@ -204,6 +204,13 @@ def _documents(recipe: Recipe, run: Run, tokenizer: PreTrainedTokenizerFast, wor
             documents = shards = PackedDocuments(packed, section.seq_len)
             _same_data(run, shards.fingerprint(), f"the shards in {packed}", world)
     return without_overlong(documents, section, tokenizer, world.main)
+
+
+def _has_turns(recipe: Recipe) -> bool:
+    """Whether a file of conversations that was trained on has some of several turns."""
+    files = [(own_data(recipe), recipe.sft.columns)]
+    files += [(conversations_file(part.data), part.columns) for part in recipe.sft.mixture]
+    return any(holds_turns(file, columns) for file, columns in files if file)
 
 
 def _of_file(
