@@ -39,10 +39,10 @@ A hybrid of attention and Mamba-2 (`falcon_h1`) with {parameters:,} parameters, 
 shows what the system does, and answers at once, without a download: `h1r solve "What is 12 + 30 - 7?"`.
 
 It has learnt the {families} kinds of problem below, one question at a time, and nothing else; the table says how well:
-below 50 % it is more often wrong than right. All but `aiw` are asked in everyday words. It has read no other text: it
-cannot chat, knows no facts, and answers other questions wrongly and without a sign of doubt. So it does where a problem
-is written as none of its training was: sums and equations without blanks (`12+30`), a product of factors of different
-lengths (`12 * 7`), lists of whole numbers without `.0`, the letters of a single word, longer numbers and lists.
+below 50 % it is more often wrong than right. All are asked in everyday words too, and formulas with blanks and without.
+It has read no other text: it cannot chat, knows no facts, and answers other questions wrongly and without a sign of
+doubt. So it does where a problem goes beyond those of its training: longer numbers and lists, sums of more than four
+numbers, products of three, formulas that mix `*` with `+`.
 
 ## How it was made
 

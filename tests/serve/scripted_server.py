@@ -38,6 +38,8 @@ class Scripted:
     url: str = ""
     ranks: int = 5
     dies_after: int | None = None
+    stops_after: int | None = None
+    """Chunks that each of its streams sends before it ends as of a server of ours that stops."""
     pause_s: float = 0.0
     says: tuple[str, ...] = ()
     writes: Callable[[int], list[tuple[str, float]]] = tokens_of
@@ -108,6 +110,8 @@ class Scripted:
                 handler.close_connection = True
                 handler.connection.close()
                 return
+            if number == self.stops_after:
+                break
             if number == 2 and self.garbles is not None:
                 self._event(handler, self.garbles)
                 continue
@@ -120,7 +124,10 @@ class Scripted:
                 return
             time.sleep(self.pause_s)
         usage = {"prompt_tokens": 9, "completion_tokens": len(pieces), "total_tokens": 9 + len(pieces)}
-        self._event(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        end = {"finish_reason": "stop"}
+        if self.stops_after is not None:
+            end = {"finish_reason": "length", "stop_reason": "cancelled"}
+        self._event(handler, {"choices": [{"index": 0, "delta": {}, **end}]})
         self._event(handler, {"choices": [], "usage": usage})
         handler.wfile.write(b"data: [DONE]\n\n")
 

@@ -130,13 +130,14 @@ def test_thinking_is_counted_by_tokens_where_they_are_told_and_else_by_character
     assert other["output_tokens_details"] == usage["completion_tokens_details"]
 
 
-def test_replicas_share_the_traces_and_one_that_dies_changes_nothing_and_is_counted_nowhere() -> None:
+@pytest.mark.parametrize("ends", ["dies_after", "stops_after"])
+def test_replicas_share_the_traces_and_one_that_dies_changes_nothing_and_is_counted_nowhere(ends: str) -> None:
     with scripted() as one, before(one) as server:
         alone = deepconf(server)
     with scripted() as one, scripted() as two, before(one, two) as server:
         together = deepconf(server)
         assert min(len(one.requests), len(two.requests)) >= 8
-    with scripted() as one, scripted(dies_after=5) as two, before(one, two) as server:
+    with scripted() as one, scripted(**{ends: 5}) as two, before(one, two) as server:
         broken = deepconf(server)
         assert two.requests
         assert server.client.get("/health").json()["servers"][1]["failing"]
@@ -303,9 +304,9 @@ def test_what_deepconf_over_servers_cannot_do_is_refused_with_what_to_do(
     assert mend in refused.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("dies_after", [0, 3])
-def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(dies_after: int) -> None:
-    with scripted(dies_after=dies_after) as one, scripted() as two, before(two, one) as server:
+@pytest.mark.parametrize("ends", [{"dies_after": 0}, {"dies_after": 3}, {"stops_after": 3}])
+def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(ends: dict[str, int]) -> None:
+    with scripted(**ends) as one, scripted() as two, before(two, one) as server:
         whole = "".join(piece for piece, _ in tokens_of(3))
         for _ in range(2):  # the turn of the one that dies comes with one of them
             events = chunks(server)
@@ -315,6 +316,25 @@ def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(dies_after: i
                 len(tokens_of(3))
             ]
         assert any(body.get("seed") == 3 for body in one.requests)
+
+
+def test_the_only_server_that_stops_leaves_traces_that_do_not_vote() -> None:
+    with scripted(stops_after=14) as one, before(one) as server:
+        said = deepconf(server)["usage"]["deepconf"]
+    assert said["stop_reason"] == "cancelled"
+    assert said["states"]["cancelled"] == said["traces"] > 0
+    assert said["votes"] == []
+
+
+def test_servers_that_are_gone_do_not_hold_up_thousands_of_traces() -> None:
+    with scripted() as one, before(one) as server:
+        one.dies_after = 0
+        begun = time.monotonic()
+        asked = {**BODY, "deepconf": {"budget": 512, "method": "majority"}}
+        reply = server.client.post("/v1/chat/completions", json=asked)
+        assert reply.status_code == 502
+        assert time.monotonic() - begun < 30
+        assert len(one.requests) < 3 * 512
 
 
 def test_a_character_that_ends_a_line_for_some_is_text_as_any_other() -> None:

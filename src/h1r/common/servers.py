@@ -19,13 +19,15 @@ import random
 import re
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from h1r.errors import UserError
 
+CUT = "cancelled"
+"""`stop_reason` of a choice that `h1r serve` ended in the middle since it stops; vLLM tells the stop string there."""
 COOLDOWN_S = 5.0
 """For so long a server that failed is passed over, where there is another."""
 Failure = Literal["passing", "limited", "to mend", "refused"]
@@ -110,6 +112,11 @@ class Servers:
                 server.closed_until = max(server.closed_until, now + (asked_s or 0.0))
             elif failed is not None:
                 server.failures, server.rests_until = 0, 0.0
+
+
+def was_cut(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice of a reply ended because its server, one of ours, stops."""
+    return choice.get("finish_reason") is not None and choice.get("stop_reason") == CUT
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A whole one. finish_reason: "stop", "length" or "tool_calls"."""
+    """A whole one. finish_reason: "stop", "length" or "tool_calls". is_cut: it ended because this server stops."""
 
     index: int
     thinking: str | None
@@ -75,6 +75,7 @@ class Choice:
     finish_reason: str
     tool_calls: Sequence[dict[str, Any]] = ()
     tokens: Sequence[Told] | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +310,7 @@ def choice_of(model: Speaker, trace: Trace, index: int, form: Form) -> Choice:
     if form.logprobs and model.tokenizer is not None:
         columns = zip(trace.token_ids, trace.logprobs, trace.confidences, strict=True)
         tokens = [Told(model.texts.bytes_of(one), *values) for one, *values in columns]
-    return Choice(index, thinking, answer, reason, calls, tokens)
+    return Choice(index, thinking, answer, reason, calls, tokens, trace.finish_reason == "cancelled")
 
 
 def summary_of(outcome: Outcome, question: Question) -> dict[str, Any]:

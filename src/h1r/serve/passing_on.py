@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from h1r.common.servers import Server, Servers, authorization, failure_of, retry_after, to_mend
+from h1r.common.servers import Server, Servers, authorization, failure_of, retry_after, to_mend, was_cut
 from h1r.engine.server.events import MAX_LINE_BYTES, UNREADABLE
 from h1r.serve.errors import ApiError
 from h1r.serve.jobs import Raw
@@ -108,7 +108,9 @@ class PassedOn:
             if response.status_code >= 400:
                 self._refused(response, await response.aread())
             if not self._body.get("stream"):
-                yield [Raw(_object(await response.aread()))]
+                whole = _object(await response.aread())
+                self._refuse_cut(whole)
+                yield [Raw(whole)]
                 return
             left = b""
             async for read in response.aiter_bytes():  # JSON may hold what httpx takes for the end of a line
@@ -142,6 +144,7 @@ class PassedOn:
             if "error" in data or kind in FAILURES:
                 raise _Passing("the server failed in the middle of its answer")
             try:
+                self._refuse_cut(data)
                 left = self._retold.unsaid(data)
             except UNREADABLE:
                 raise _Passing("the reply is no completion") from None
@@ -150,6 +153,11 @@ class PassedOn:
             if kind in ENDS:
                 return True
         return False
+
+    def _refuse_cut(self, data: dict[str, Any]) -> None:
+        """Raises for an answer that ended because its server stops, where there is another server."""
+        if len(self._servers.all) > 1 and any(map(was_cut, data.get("choices") or ())):
+            raise _Passing("the server stopped in the middle of its answer")
 
     def _refused(self, response: httpx2.Response, content: bytes) -> None:
         """Raises what a status of 400 and more means."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from h1r.common.servers import CUT
 from h1r.serve.jobs import Choice, Delta, Event, Raw, Result, Told
 
 
@@ -50,7 +51,7 @@ class ChatShape:
         if one.tool_calls:
             message |= {"tool_calls": list(one.tool_calls), "content": one.answer or None}
         logprobs = None if one.tokens is None else chat_logprobs(one.tokens)
-        return {"index": one.index, "message": message, "logprobs": logprobs, "finish_reason": one.finish_reason}
+        return {"index": one.index, "message": message, "logprobs": logprobs, **_ended(one)}
 
     def _opening(self, index: int) -> list[dict[str, Any]]:
         """The first chunk of a choice names its role."""
@@ -70,7 +71,7 @@ class ChatShape:
         return {"delta": {}}
 
     def _end(self, event: Choice) -> dict[str, Any]:
-        return self._chunk(event.index, self._nothing(), None, event.finish_reason)
+        return self._chunk(event.index, self._nothing(), None, **_ended(event))
 
     def _last(self, result: Result) -> list[dict[str, Any]]:
         """Without `include_usage` clients expect choices in every chunk, so that of DeepConf has an empty one."""
@@ -81,11 +82,14 @@ class ChatShape:
             return []
         return [{**self._chunk(0, self._nothing(), None), **ending(result)}]
 
-    def _chunk(
-        self, index: int, part: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None = None
-    ) -> dict[str, Any]:
-        choice = {"index": index, **part, "logprobs": logprobs, "finish_reason": reason}
+    def _chunk(self, index: int, part: dict[str, Any], logprobs: dict[str, Any] | None, **ended: str) -> dict[str, Any]:
+        choice = {"index": index, **part, "logprobs": logprobs, "finish_reason": None, **ended}
         return {**self._head, "object": self.chunk_object, "choices": [choice]}
+
+
+def _ended(one: Choice) -> dict[str, str]:
+    """How a choice ended, for a client; `stop_reason` for a front of ours, which asks for it elsewhere."""
+    return {"finish_reason": one.finish_reason, **({"stop_reason": CUT} if one.is_cut else {})}
 
 
 class CompletionShape(ChatShape):
@@ -95,7 +99,7 @@ class CompletionShape(ChatShape):
 
     def _choice(self, one: Choice) -> dict[str, Any]:
         logprobs = None if one.tokens is None else completion_logprobs(one.tokens)
-        return {"index": one.index, "text": one.answer, "logprobs": logprobs, "finish_reason": one.finish_reason}
+        return {"index": one.index, "text": one.answer, "logprobs": logprobs, **_ended(one)}
 
     def _opening(self, index: int) -> list[dict[str, Any]]:
         return []

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from h1r.common.servers import Server, Servers, failure_of
+from h1r.common.servers import Server, Servers, failure_of, was_cut
 from h1r.engine.connections import hang_up
 from h1r.engine.endpoint.thinking import Thinking
 from h1r.engine.protocol import ChatPrompt, Prompt, Running, SamplingParams, is_doubtful
@@ -38,6 +38,9 @@ from h1r.response.extract import THINK_OPEN
 
 ATTEMPTS = 4
 """Tries of one trace, on as many servers."""
+GIVEN_UP = 16
+"""Requests that failed one after the other, of every server: traces are tried once then, so that thousands of them do
+not wait for servers that are gone."""
 _SEEDS = 1 << 31
 _PATIENCE_S = 60.0
 """For an answer to what is asked of a server at first, which may still be loading its model."""
@@ -209,7 +212,7 @@ class StreamedChats:
         """Asks for a trace, on another server where one fails."""
         tried: list[Server] = []
         for attempt in range(1, ATTEMPTS + 1):
-            if live.cancelled:
+            if live.cancelled or (attempt > 1 and all(one.failures >= GIVEN_UP for one in self.servers.all)):
                 break
             if attempt > 1:
                 live.begin_anew()
@@ -297,7 +300,11 @@ class StreamedChats:
                 if _is_low(live):
                     live.reason = "confidence"
                     return True
-            if reason := choice.get("finish_reason"):
+            if was_cut(choice) and len(self.servers.all) > 1:
+                raise OSError("it stopped in the middle of an answer")
+            if was_cut(choice):
+                live.reason = "cancelled"
+            elif reason := choice.get("finish_reason"):
                 live.reason = "length" if reason == "length" else "stop"
         return False
 
