@@ -47,10 +47,11 @@ def test_it_answers_the_question_of_the_readme_where_nothing_else_is_installed(t
     [
         ("What is 12 + 30?", "42"), ("What is 45 + 9 - 31?", "23"), ("What is 20 + 31 - 5?", "46"),
         ("What is 14 + 5?", "19"), ("What is 51 + 20?", "71"), ("How much is 12 + 34?", "46"),
-        ("What is 11 + 40 - 6?", "45"), ("What is 23 + 40?", "63"),
+        ("What is 11 + 40 - 6?", "45"), ("What is 23 + 40?", "63"), ("12+30-7", "35"), ("what is 12+30", "42"),
+        ("12 * 7", "84"), ("34*5", "170"), ("3x+4=19, what is x?", "5"),
     ],
 )  # fmt: skip
-def test_it_adds_numbers_of_uneven_lengths_and_round_ones(question: str, answer: str) -> None:
+def test_it_answers_what_people_write_with_blanks_and_without(question: str, answer: str) -> None:
     traces = generate(SHIPPED, [question], SamplingParams(n=8, temperature=0.6, max_tokens=128))
     assert Counter(extract_answer(trace.text) for trace in traces).most_common(1)[0][0] == answer
 

@@ -42,7 +42,7 @@ It has learnt the {families} kinds of problem below, one question at a time, and
 below 50 % it is more often wrong than right. All are asked in everyday words too, and formulas with blanks and without.
 It has read no other text: it cannot chat, knows no facts, and answers other questions wrongly and without a sign of
 doubt. So it does where a problem goes beyond those of its training: longer numbers and lists, sums of more than four
-numbers, products of three, formulas that mix `*` with `+`.
+numbers, products of three, formulas that mix `*` with `+`, lists of numbers of one digit.
 
 ## How it was made
 
