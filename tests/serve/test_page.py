@@ -248,6 +248,11 @@ def test_every_method_of_the_server_is_offered_with_its_options(page: Page, open
     assert text(page, ".answer") == reply["usage"]["deepconf"]["answer"]
 
 
+def test_the_method_that_is_offered_first_is_that_of_the_recipe(page: Page, open_server: Running) -> None:
+    own = open_server.client.get("/v1/models").json()["data"][0]["scaling"]["method"]
+    assert page.evaluate("document.querySelector('#settings [name=method]').value") == own
+
+
 def test_a_budget_that_nobody_chose_is_that_of_a_request_without_one(page: Page, open_server: Running) -> None:
     asked = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1, "deepconf": {}}
     told = open_server.client.post("/v1/chat/completions", json=asked).json()["usage"]["deepconf"]["budget"]

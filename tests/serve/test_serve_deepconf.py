@@ -181,6 +181,10 @@ def test_what_a_method_cannot_take_is_refused() -> None:
             'deepconf: method "esc": window = 0 is out of range; give',
         ),
         ([], 'deepconf is an object, such as {"budget": 64}'),
+        ({"method": ""}, "deepconf.method is none of adaptive_consistency, "),
+        ({"method": "majority", "keep_top": 0.5}, "deepconf: keep_top goes with method deepconf, not majority"),
+        ({"method": "no_loops", "options": {"repeats": 1}}, 'deepconf: method "no_loops": repeats = 1 is out of range'),
+        ({"x" * 100_000: 1}, "deepconf.xxx"),
     ],
 )
 def test_a_refusal_of_deepconf_names_the_key_as_the_request_has_it(wrong: Any, said: str) -> None:
@@ -190,6 +194,7 @@ def test_a_refusal_of_deepconf_names_the_key_as_the_request_has_it(wrong: Any, s
         plan_for(RECIPE.scaling, 64, SamplingParams(), wrong, (None, None), None)
     assert (error.value.param or "").startswith("deepconf")
     assert not re.search(r"DeepConf\.|Options|Method", str(error.value))
+    assert len(json.dumps(error.value.body())) < 1000
 
 
 def test_what_a_request_leaves_open_is_as_in_the_recipe() -> None:

@@ -95,7 +95,7 @@ def _command(conversation: Conversation, line: str) -> bool:
     if name == "/new":
         conversation.messages = []
         _note("the conversation is forgotten")
-    elif name == "/turns":
+    elif name == "/turns" and not rest:
         conversation.alone = not conversation.alone
         _note("each question is asked alone" if conversation.alone else "questions are asked with the turns before")
     elif name == "/deepconf" and (rest == "off" or (rest.isascii() and rest.isdigit())):

@@ -43,7 +43,7 @@ def docs(
         text = "\n".join(_parts(text, heading))
         if not text:
             raise UserError(f"no heading of {page} has {heading!r}; `h1r docs {page}` prints all of it")
-    pydoc.pager(text.rstrip("\n"))
+    pydoc.pager(text.rstrip("\n") + "\n")
 
 
 def _found(root: Path, page: str) -> Path:

@@ -67,6 +67,8 @@ def serve(
     addresses = [one for one in what if one.startswith(("http://", "https://"))]
     if len(what) > 1 and len(addresses) < len(what):
         raise UserError("one checkpoint is served at a time, or any number of URLs of one model")
+    if addresses and name is not None:
+        raise UserError("--name is for a checkpoint; servers name their model themselves")
     if not addresses:
         check_checkpoint(what[0])
     from h1r.serve.limits import Limits

@@ -67,10 +67,15 @@ class Solved:
         full = f", against about {self.full_budget_tokens:,} without stopping" if told else ""
         return (
             f"{'no answer' if self.answer is None else one_line(self.answer)}{verdict}\n"
-            f"  votes   {votes or 'none'} ({100 * self.share:.0f}% for the winner)\n"
+            f"  votes   {votes or 'none'} ({100 * self.share:.0f}% for the winner{self._few()})\n"
             f"  tokens  {self.tokens:,} in {self.traces} of {self.budget} traces{full}; ended by {self.stop_reason}"
             + (f", with {counted(in_flight, 'token')} in flight" if in_flight else "")
         )
+
+    def _few(self) -> str:
+        """How many voted, where fewer than half did."""
+        voted = self.states.get("voted", 0)
+        return f"; {voted} of {counted(self.traces, 'trace')} voted" if 0 < voted < self.traces / 2 else ""
 
 
 def solve(

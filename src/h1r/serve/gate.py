@@ -54,7 +54,7 @@ class Gate:
 
     def _check(self, path: str, headers: Headers) -> bool:
         """Whether who asks may know all. Raises `ApiError` for who may not ask."""
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         if self._hosts is not None and host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
             raise ApiError(403, "this server answers to its own address alone", code="unknown_host")
         if self._key is None:

@@ -167,17 +167,18 @@ def plan_for(
             400, f"deepconf{dot}{first_problem(error)}", f"deepconf{dot}{place}" if place else "deepconf"
         ) from None
     method, budget = suffix
+    if effort is not None and effort not in EFFORTS and method is None:
+        raise ApiError(400, f"reasoning_effort is none of {', '.join(EFFORTS)}", "reasoning_effort")
     if options is None:
         if method is None:
-            if effort is not None and effort not in EFFORTS:
-                raise ApiError(400, f"reasoning_effort is none of {', '.join(EFFORTS)}", "reasoning_effort")
             budget = min(EFFORTS.get(effort or "none", 0), most)
             if not budget:
                 return None
         options = Options(method=method)
     elif method is not None and options.method is None:
         options = options.model_copy(update={"method": method})
-    options = options.model_copy(update={"method": options.method or section.method})
+    if options.method is None:
+        options = options.model_copy(update={"method": section.method})
     if options.budget is None:
         wanted = budget if budget is not None else max(section.budgets, default=_USUAL_BUDGET)
         options = options.model_copy(update={"budget": wanted if budget is not None else min(wanted, most)})

@@ -150,8 +150,9 @@ class ResponsesShape:
         return self._open("msg") + self._close()
 
     def _output(self, choice: Choice) -> list[dict[str, Any]]:
-        thought = [] if choice.thinking is None else [_item("rs", self._ids["rs"], choice.thinking)]
-        return [*thought, _item("msg", self._ids["msg"], choice.answer)]
+        thought = [_item("rs", self._ids["rs"], choice.thinking)] if choice.thinking else []
+        said = _item("msg", self._ids["msg"], choice.answer)
+        return [*thought, {**said, "status": "incomplete"} if choice.finish_reason == "length" else said]
 
 
 def _item(kind: str, number: str, text: str) -> dict[str, Any]:

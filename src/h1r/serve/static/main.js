@@ -111,7 +111,7 @@ async function open() {
     at("model").textContent = model;
     document.title = `${model}: Open-H1R`;
     at("models").replaceChildren(...data.map(({ id }) => new Option(id, id)));
-    settings.forEach((one, number) => one.offer(data[0], ["deepconf", "majority"][number]));
+    settings.forEach((one, number) => one.offer(data[0], [data[0].scaling.method, "majority"][number]));
     say("");
   } catch (error) {
     failed(error);
