@@ -318,6 +318,22 @@ def test_a_stream_goes_on_elsewhere_where_the_first_server_stopped(ends: dict[st
         assert any(body.get("seed") == 3 for body in one.requests)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_server_behind_refuses_at_once_has_its_status_and_its_code(
+    server: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setenv("KEY_OF_THE_SERVERS", KEY)
+    settings = {"engine.key_variable": "KEY_OF_THE_SERVERS"}
+    with open_urls([f"{server.url}/v1"], settings, Limits()) as served, running(served) as front:
+        for asked in ({"max_tokens": 1_000_000}, {"max_tokens": 1_000_000, "deepconf": {"budget": 8}}):
+            body = {"model": NAME, "messages": [{"role": "user", "content": QUESTION}], "stream": stream, **asked}
+            key = {"Authorization": f"Bearer {KEY}"}
+            here, there = (one.client.post("/v1/chat/completions", json=body, headers=key) for one in (server, front))
+            assert here.status_code == there.status_code == 400, there.text
+            assert there.json()["error"]["code"] == here.json()["error"]["code"] == "context_length_exceeded"
+            assert "asked" not in there.json()["error"]["message"]
+
+
 def test_the_only_server_that_stops_leaves_traces_that_do_not_vote() -> None:
     with scripted(stops_after=14) as one, before(one) as server:
         said = deepconf(server)["usage"]["deepconf"]

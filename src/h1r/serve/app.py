@@ -33,6 +33,8 @@ from h1r.serve.spans import RequestSpan, Spans
 from h1r.serve.wanted import Body, Kind, parse_json, read_body
 from h1r.serve.writing import Chunks, Writing, sse
 
+PEEK_S = 0.5
+"""For so long a stream waits for its first piece before it says 200: what fails at once has a status of its own."""
 _TOLD_OF_DEEPCONF = ("budget", "traces", "stopped", "saved_tokens", "stop_reason", "threshold", "selected_by")
 """What a span says of `usage.deepconf`: nothing that a model wrote."""
 _DONE = b"data: [DONE]\n\n"
@@ -87,6 +89,31 @@ class _Watch:
             self.result, self.tokens = event, (event.prompt_tokens, event.completion_tokens)
         elif isinstance(event, Raw):
             self.tokens = event.tokens or self.tokens
+
+
+class _RefusedError(Exception):
+    """A stream that fails before its first piece."""
+
+    def __init__(self, why: ApiError) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+async def _after(first: asyncio.Future[bytes], pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The pieces of a stream whose first one is awaited already."""
+    try:
+        if piece := await first:
+            yield piece
+        async for piece in pieces:
+            yield piece
+    except _RefusedError as error:  # too late for a status
+        yield sse(error.why.body()).encode()
+    finally:
+        if not first.done():
+            first.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await first
+        await pieces.aclose()
 
 
 class Service:
@@ -182,11 +209,19 @@ class Service:
         self.jobs.add(job)
         shape = shape_of(body)
         if body.stream:
-            return EventStream(self._stream(job, shape, watch))
+            return await self._begun(self._stream(job, shape, watch))
         try:
             return JSONResponse(shape.whole(await self._whole(request, job, watch)))
         finally:
             self._left(job, watch)
+
+    async def _begun(self, pieces: AsyncGenerator[bytes]) -> Response:
+        """The stream, or an error with its status where one comes at once, as from a server behind this one."""
+        first = asyncio.ensure_future(anext(pieces, b""))
+        await asyncio.wait((first,), timeout=PEEK_S)
+        if first.done() and not first.cancelled() and isinstance(error := first.exception(), _RefusedError):
+            return error_response(error.why)
+        return EventStream(_after(first, pieces))
 
     async def _whole(self, request: Request, job: Job, watch: _Watch) -> Result | Raw:
         """The result of a job, unless the client hangs up before."""
@@ -214,7 +249,8 @@ class Service:
     async def _stream(self, job: Job, shape: Shape, watch: _Watch) -> AsyncGenerator[bytes]:
         """The events of a stream, those that come together in one write. An error that comes in the middle is an event
         of its own, and the last."""
-        status, writing = 499, Writing(shape)
+        status, writing, begun = 499, Writing(shape), time.monotonic()
+        sent = b""
         try:
             async for events in job:
                 for event in events:
@@ -234,6 +270,8 @@ class Service:
         except Exception as error:
             found = error if isinstance(error, ApiError) else failure(error)
             status = found.status
+            if not sent and time.monotonic() - begun < PEEK_S / 2:
+                raise _RefusedError(found) from None  # its status can still be told
             yield sse(found.body()).encode()
         finally:
             job.give_up()

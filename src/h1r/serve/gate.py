@@ -38,7 +38,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, key: str | None, hosts: tuple[str, ...] | None) -> None:
         self._app, self._key = app, None if key is None else key.encode()
-        self._hosts = None if hosts is None else {*hosts, *_LOOPBACK}
+        self._hosts = None if hosts is None else {*(host.lower() for host in hosts), *_LOOPBACK}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

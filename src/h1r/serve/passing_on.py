@@ -167,11 +167,12 @@ class PassedOn:
             raise _Passing(f"status {status}", asked_s, failure == "limited")
         if failure == "to mend" and status != 404:
             raise ApiError(502, f"the server behind this one: {to_mend(status)}", code="backend_refused")
-        message, param = "the server behind this one refused the request", None
+        message, param, code = "the server behind this one refused the request", None, None
         with suppress(_Passing, KeyError, TypeError):
             error = _object(content)["error"]
-            message, param = str(error["message"]), error.get("param")
-        raise ApiError(status, message, param if isinstance(param, str) else None)
+            message, param, code = str(error["message"]), error.get("param"), error.get("code")
+        told = (one if isinstance(one, str) else None for one in (param, code))
+        raise ApiError(status, message, *told)
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -99,6 +99,10 @@ class Urls:
             if body.deepconf is None and method is None:  # an effort alone, which the servers may know as well
                 return self._passed_on(body, found, kind, seed)
             raise
+        positions = self._engine.positions
+        if positions is not None and (body.max_tokens or 0) >= positions:
+            said = f"max_tokens is {body.max_tokens}, and prompt and answer have {positions:,} positions together here"
+            raise ApiError(400, said, "max_tokens", "context_length_exceeded")
         return DeepConfJob(self, self._question(messages, self._possible(plan), seed), Form(stream=body.stream))
 
     def _passed_on(self, body: Body, found: dict[str, Any], kind: Kind, seed: int) -> PassedOn:
