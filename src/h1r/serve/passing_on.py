@@ -171,8 +171,8 @@ class PassedOn:
         with suppress(_Passing, KeyError, TypeError):
             error = _object(content)["error"]
             message, param, code = str(error["message"]), error.get("param"), error.get("code")
-        told = (one if isinstance(one, str) else None for one in (param, code))
-        raise ApiError(status, message, *told)
+        param, code = (one if isinstance(one, str) else None for one in (param, code))
+        raise ApiError(status, message, param, code)
 
 
 def _object(data: bytes) -> dict[str, Any]:
