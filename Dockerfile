@@ -10,6 +10,7 @@ COPY docs docs
 COPY examples examples
 COPY recipes recipes
 COPY src src
+COPY tools/pycosat tools/pycosat
 RUN pip install --no-cache-dir torch -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \
     && H1R_LEVELS=all pip install --no-cache-dir '.[serve]' -c constraints.txt
 RUN useradd --create-home h1r

@@ -12,7 +12,7 @@ from sources import imports
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "h1r"
 FLOORS = [
-    {"common", "config", "records", "run", "errors"},
+    {"common", "config", "records", "run", "errors", "stand_ins"},
     {"kernels", "response", "sandbox"},
     {"mathematics", "models"},
     {"verify"},

@@ -10,6 +10,7 @@ import pytest
 import warm
 from h1r.config import Recipe
 from h1r.records import Problem
+from h1r.train.parallel.launch import Calls
 
 LOSS = """
 import os
@@ -117,3 +118,11 @@ def test_an_actor_of_ray_sees_a_verifier_of_a_plugin(tmp_path: Path) -> None:
     finally:
         cluster.leave()
     assert [(verdict.reward, verdict.error) for verdict in found] == [(1.0, None), (0.0, None)]
+
+
+def test_who_follows_ends_with_the_leader_that_has_the_store() -> None:
+    class Gone:
+        def wait(self, *_: object) -> None:
+            raise torch.distributed.DistNetworkError("Connection reset by peer")
+
+    assert Calls(Gone()).receive() is None  # type: ignore[arg-type]

@@ -185,7 +185,7 @@ def test_what_cannot_be_run_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no_such_task"):
         run_stage("eval_base", missing, Run.open(tmp_path / "a", missing))
     misspelt = {"kind": "inspect", "name": "n", "task": "t", "filez": "f"}
-    with pytest.raises(UserError, match=r"unknown key `eval\.benchmarks\.0\.filez`; did you mean `files`"):
+    with pytest.raises(UserError, match=r"key `eval\.benchmarks\.0\.filez`; did you mean `eval\.benchmarks\.0\.files`"):
         resolve({"name": "x", "eval": {"benchmarks": [misspelt]}}, None, "test")
     assert part_of(missing.eval, ["none"], 1).benchmarks[0].limit == 1
 

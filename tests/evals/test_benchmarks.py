@@ -228,13 +228,13 @@ def test_problems_that_pay_for_nothing_are_unusable_and_named(
         questions = [problem.question for problem in problems]
         assert found() == (questions[:2] + questions[3:], [problems[2].id])
         assert (
-            f"benchmark b: 1 of 4 problems are unusable ({problems[2].id}: a control earns: " in capsys.readouterr().err
+            f"benchmark b: 1 of 4 problems is unusable ({problems[2].id}: a control earns: " in capsys.readouterr().err
         )
         assert found(in_eval="report") == (questions, [problems[2].id])
         assert found(enabled=False) == (questions, [])
-        with pytest.raises(UserError, match="1 of 4 problems are unusable"):
+        with pytest.raises(UserError, match="1 of 4 problems is unusable"):
             found(in_eval="stop")
-        with pytest.raises(UserError, match="1 of 1 problems are unusable"):
+        with pytest.raises(UserError, match="1 of 1 problem is unusable"):
             accepted(Benchmark("b", problems[2:3]), pool.verify_many, ControlsSection(), allow_unusable=1)
         with pytest.raises(UserError, match="allow_unusable = 1"):
             accepted(whole, pool.verify_many, ControlsSection())

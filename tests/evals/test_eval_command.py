@@ -201,7 +201,7 @@ def test_what_says_too_little_is_refused(evaluated: Eval) -> None:
         assert "give a recipe, or a checkpoint and --benchmark" in evaluated(*arguments)[1]
     Path("odd.jsonl").write_text('{"text": "What?", "gold": "1"}\n')
     assert "no question or problem or prompt" in evaluated("--model", "m", "--benchmark", "odd.jsonl")[1]
-    assert "no file of problems" in evaluated("--model", "m", "--benchmark", "none.jsonl")[1]
+    assert "no such file" in evaluated("--model", "m", "--benchmark", "none.jsonl")[1]
     assert "stands alone" in evaluated("tiny", "--model", "m", "--model", "rl")[1]
 
 
@@ -218,7 +218,7 @@ def test_a_file_with_options_shows_them_and_is_graded_by_letters(tmp_path: Path)
     mmlu = {"question": "Which is even?", "choices": ["3", "4", "5"], "answer": "B"}
     (tmp_path / "mmlu.jsonl").write_text(json.dumps(mmlu) + "\n" + json.dumps({**mmlu, "answer": 1}) + "\n")
     (table,) = tables_of(str(tmp_path / "mmlu.jsonl"))
-    found = load_benchmark(BenchmarkSection(**table, allow_unusable=1))
+    found = load_benchmark(BenchmarkSection(**table))
     assert [problem.answer for problem in found.problems] == ["B"]
     assert "A) 3\nB) 4\nC) 5" in found.problems[0].question
     assert "wants index_from" in found.unusable[0]["detail"]

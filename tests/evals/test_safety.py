@@ -130,12 +130,12 @@ def test_any_chat_model_guards_and_rows_without_a_prompt_are_counted(
             safe: dict[str, Any] = evaluate_stage(recipe, Run.open(tmp_path / "run", recipe), "base")["safety"]["s"]
             return safe
 
-        with pytest.raises(UserError, match=r"benchmark s: 1 of 5 problems are unusable .* allow_unusable = 1"):
+        with pytest.raises(UserError, match=r"benchmark s: 1 of 5 problems is unusable .* allow_unusable = 1"):
             found(0)
         assert not server.requests
         result = found(1)
         assert (result["safe"], result["problems"], len(result["unusable"])) == (SHARES, 4, 1)
-        assert "1 of 5 problems are unusable" in capsys.readouterr().err
+        assert "1 of 5 problems is unusable" in capsys.readouterr().err
         asked = guard.requests
         assert {body["model"] for body in asked} == {"any"}
         assert all("Verdict: safe" in body["messages"][0]["content"] for body in asked)

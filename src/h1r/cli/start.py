@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 SMALL_BYTES = 200 << 20
-_GUIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+docs/guide/[\w-]+\.md\)")
+_GUIDE = re.compile(r"\[([^\[\]\n]*+)\]\((?:\.\./)++[a-z]++/guide/[\w-]++\.md\)")
 
 
 class Task(StrEnum):

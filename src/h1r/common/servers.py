@@ -12,15 +12,14 @@ Threads and one event loop may use it alike. The chat client `common/http.py` is
 from __future__ import annotations
 
 import email.utils
-import html
 import ipaddress
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -33,6 +32,7 @@ COOLDOWN_S = 5.0
 Failure = Literal["passing", "limited", "to mend", "refused"]
 """`passing` may pass: ask again. `limited`: a rate limit, which passes with time. `to mend`: a person has to, for all
 requests alike. `refused`: asking the same again is of no use, another request may be answered."""
+_NO_TEXT = ("head", "style", "script")
 _PASSING = frozenset((408, 409, 425))
 _TO_MEND = {
     401: "the API key is refused",
@@ -162,11 +162,33 @@ def to_mend(status: int) -> str:
     return _TO_MEND.get(status, _TO_MEND[402])
 
 
+class _Words(HTMLParser):
+    """The text of a page, without what is no text of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden += tag in _NO_TEXT
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = max(0, self._hidden - (tag in _NO_TEXT))
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.found.append(data)
+
+
 def one_line_of(data: bytes) -> str:
     """The text of an error that is no JSON, without tags and styles where it is a page."""
     text = data.decode(errors="replace")
     if text.lstrip()[:1] == "<":
-        text = html.unescape(re.sub(r"(?is)<(style|script|head)\b.*?</\1>|<[^<>]*>", " ", text))
+        page = _Words()
+        page.feed(text)
+        page.close()
+        text = " ".join(page.found)
     return " ".join(text.split())[:500]
 
 

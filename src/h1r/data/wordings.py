@@ -400,20 +400,21 @@ def _words(metadata: Mapping[str, Any], _: str) -> Parts:
     return {"words": ", ".join(metadata["words"])}
 
 
-_CIRCLE = re.compile(
-    r"(?P<name>\w+) has \d+ .*? How many (?P<kin>.*) does "
-    r"(?:(?P=name)'s brother|(?P<man>\w+), a male friend of (?P=name),) have\?"
+_ASKED = re.compile(
+    r"(?P<kin>female friends|sisters) does (?:(?P<sister>\w++)'s brother|(?P<man>\w++), a male friend of \w++,) have\?"
 )
+_COUNTED = re.compile(r"(?<!\d)(\d++) ((?:fe)?male friend|brother|sister)s")
 
 
 def _circle(_: Mapping[str, Any], question: str) -> Parts | None:
     """None where the question is about somebody else's brother."""
-    found = _CIRCLE.fullmatch(question)
-    if found is None:
+    story, _, asked = question.rpartition(" How many ")
+    found, name = _ASKED.fullmatch(asked), story.partition(" ")[0]
+    if found is None or found["sister"] not in (None, name):
         return None
-    counts = {noun: int(count) for count, noun in re.findall(r"(\d+) ((?:fe)?male friend|brother|sister)s", question)}
+    counts = {noun: int(count) for count, noun in _COUNTED.findall(story)}
     men, women = sorted(counts, key=lambda noun: noun in ("female friend", "sister"))
-    name, friend = found["name"], found["man"]
+    friend = found["man"]
     brothers = (f"{name}'s brother", "her brother")
     friends = (f"{friend}, one of the male friends,", f"{friend}, a male friend of hers,")
     return {

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2
 
+from h1r.common.prose import counted
 from h1r.common.servers import api_key, without_user
 from h1r.config import Recipe, resolve
 from h1r.engine.endpoint.streamed import USUAL_TOKENS, StreamedChats
@@ -101,7 +102,8 @@ class Urls:
             raise
         positions = self._engine.positions
         if positions is not None and (body.max_tokens or 0) >= positions:
-            said = f"max_tokens is {body.max_tokens}, and prompt and answer have {positions:,} positions together here"
+            room = counted(positions, "position")
+            said = f"max_tokens is {body.max_tokens}, and prompt and answer have {room} together here"
             raise ApiError(400, said, "max_tokens", "context_length_exceeded")
         return DeepConfJob(self, self._question(messages, self._possible(plan), seed), Form(stream=body.stream))
 

@@ -51,7 +51,10 @@ class Calls:
 
     def receive(self) -> dict[str, str] | None:
         key = self._next()
-        self._store.wait([key], PATIENCE)
+        try:
+            self._store.wait([key], PATIENCE)
+        except dist.DistNetworkError:  # rank 0, which may have the store, has ended
+            return None
         message: dict[str, str] | None = json.loads(self._store.get(key))
         return message
 
