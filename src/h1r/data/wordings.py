@@ -408,7 +408,7 @@ _COUNTED = re.compile(r"(?<!\d)(\d++) ((?:fe)?male friend|brother|sister)s")
 
 def _circle(_: Mapping[str, Any], question: str) -> Parts | None:
     """None where the question is about somebody else's brother."""
-    story, _, asked = question.rpartition(" How many ")
+    story, asked = question.split(" How many ", 1)
     found, name = _ASKED.fullmatch(asked), story.partition(" ")[0]
     if found is None or found["sister"] not in (None, name):
         return None
