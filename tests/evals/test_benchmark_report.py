@@ -222,6 +222,21 @@ def test_a_run_that_also_trains_says_what_it_lacks(tmp_path: Path) -> None:
     assert "not complete" in write_report(run).read_text(encoding="utf-8")
 
 
+def test_three_runs_fit_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [build(tmp_path / name, right) for name, right in (("one", [0, 1]), ("other", [1, 2]), ("third", [2, 2]))]
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", *map(str, runs)])
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert re.search(r"minus one", said)
+    for name in ("one", "other", "third"):
+        assert re.search(rf"\b{name} +\d+\.\d%", said), said
+
+
 def test_two_runs_differ_by_their_answers_to_the_same_problems(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +256,9 @@ def test_two_runs_differ_by_their_answers_to_the_same_problems(
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(tmp_path / "one"), str(other), str(strange), "--out", str(tmp_path / "all.html")])
     said = capsys.readouterr().out
-    (row,) = re.findall(r"letters +37\.5% +75\.0% +(\S+) points +50\.0% +\n +(\S+) to (\S+) points *\n", said)
+    assert re.search(r"letters +one +37\.5% *\n", said)
+    (row,) = re.findall(r" other +75\.0% +(\S+) points *\n +(\S+) to (\S+) points *\n", said)
+    assert re.search(r" strange +50\.0% *\n", said)
     low, high = paired.interval
     assert [float(number) for number in row] == pytest.approx([37.5, 100 * low, 100 * high], abs=0.05)
     assert "minus one" in said

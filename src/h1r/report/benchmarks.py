@@ -275,7 +275,9 @@ def _compared(
 
 
 def comparison_table(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) -> Table | None:
-    """The same for a terminal; None without benchmarks."""
+    """The same for a terminal, of more than two runs a row for each, so that all fit; None without benchmarks."""
+    if len(names) > 2:
+        return _captioned(_table_by_run(names, runs))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("benchmark", overflow="fold")
     for place, name in enumerate(names):
@@ -289,6 +291,24 @@ def comparison_table(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) 
             if place:
                 cells.append("" if found is None else f"{points(found.value)}\n{between(found.interval)}")
         table.add_row(*cells)
+    return _captioned(table)
+
+
+def _table_by_run(names: Sequence[str], runs: Sequence[Sequence[Benchmark]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("benchmark", overflow="fold")
+    table.add_column("run", overflow="fold")
+    table.add_column("pass@1", justify="right", min_width=6)
+    table.add_column(f"minus {names[0]}", overflow="fold", justify="right", min_width=20)
+    for title, results in _compared(runs):
+        for place, (name, (one, found)) in enumerate(zip(names, results, strict=True)):
+            score = "" if one is None else percent(one.result.pass_at_1)
+            gain = "" if found is None else f"{points(found.value)}\n{between(found.interval)}"
+            table.add_row("" if place else title, name, score, gain)
+    return table
+
+
+def _captioned(table: Table) -> Table | None:
     if not table.row_count:
         return None
     table.caption = (
