@@ -278,3 +278,11 @@ def test_the_page_follows_the_run_and_shows_its_text_as_text(
                 "document.getElementById('cards').innerText.replace(/\\s+/g, ' ')"
             )
         assert tab.complaints == []
+
+
+def test_a_run_that_stopped_has_no_time_left(run: Path) -> None:
+    (run / ".rl.lock").unlink()
+    found = live_state(run)
+    assert not found["running"]
+    assert found["training"]["left_seconds"] is None
+    assert training_line(found["training"]) == "RL: step 40 of 100, 3.0 s a step"

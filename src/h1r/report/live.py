@@ -59,10 +59,13 @@ def live_state(run: Path) -> dict[str, Any]:
     training = _training(run, recipe, metrics)
     planned = plan_of(run)
     speed = trained_per_second(metrics["sft"], RECENT_STEPS)
+    running = bool(planned) or any(stage["running"] for stage in stages)
+    if training is not None and not running:
+        training["left_seconds"] = None  # nobody goes on
     return {
         "name": str(recipe.get("name") or run.resolve().name),
         "state": state_of(run),
-        "running": bool(planned) or any(stage["running"] for stage in stages),
+        "running": running,
         "stages": stages,
         "training": training,
         "whole": _whole(Measured(run, recipe, stages, training, speed).left(planned)) if planned else None,
