@@ -56,10 +56,9 @@ def chat(
     from h1r.serve.talk import Conversation, open_talker
 
     with open_talker(what, model, dict(map(parse_override, set_ or []))) as talker:
-        conversation = Conversation(talker, deepconf, {} if seed is None else {"seed": seed})
+        conversation = Conversation(talker, deepconf, {} if seed is None else {"seed": seed}, alone=talker.alone)
         if why := conversation.refusal(deepconf):
             raise UserError(f"--deepconf {deepconf}: {why}")
-        conversation.alone = talker.alone
         single = "; it has learnt single questions: each is asked alone (/turns changes that)" if talker.alone else ""
         _note(f"{shown(talker.model)}{single}; /help says what else can be typed")
         for line in _lines():

@@ -158,9 +158,9 @@ def plan_for(
         raise ApiError(400, 'deepconf is an object, such as {"budget": 64}', "deepconf")
     try:
         options = None if given is None else Options.model_validate(given)
-    except (ValidationError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            raise ApiError(400, "deepconf is too deep", "deepconf") from None
+    except RecursionError:
+        raise ApiError(400, "deepconf is too deep", "deepconf") from None
+    except ValidationError as error:
         place = place_of(error.errors()[0]["loc"])
         dot = "." if place else ": "
         raise ApiError(

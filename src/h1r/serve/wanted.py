@@ -140,9 +140,9 @@ def read_body(found: dict[str, Any], kind: Kind, limits: Limits) -> Body:
         found["reasoning_effort"] = effort.get("effort") if isinstance(effort, dict) else None
     try:
         body = Body.model_validate(found)
-    except (ValidationError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            raise ApiError(400, "the body is too deep") from None
+    except RecursionError:
+        raise ApiError(400, "the body is too deep") from None
+    except ValidationError as error:
         raise ApiError(400, first_problem(error), place_of(error.errors()[0]["loc"]).split(".")[0] or None) from None
     if not body.model:
         raise ApiError(400, "model is missing; /v1/models lists what there is", "model")

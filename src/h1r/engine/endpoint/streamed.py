@@ -300,9 +300,9 @@ class StreamedChats:
                 if _is_low(live):
                     live.reason = "confidence"
                     return True
-            if was_cut(choice) and len(self.servers.all) > 1:
-                raise OSError("it stopped in the middle of an answer")
             if was_cut(choice):
+                if len(self.servers.all) > 1:
+                    raise OSError("it stopped in the middle of an answer")
                 live.reason = "cancelled"
             elif reason := choice.get("finish_reason"):
                 live.reason = "length" if reason == "length" else "stop"
